@@ -1,0 +1,32 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-all lint clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'segjax needs Python 3.11 or newer: make PYTHON=python3.12 setup'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train a small U-Net on the built-in data set, evaluate it, show where to look
+	$(BIN)/segjax train --config=configs/unet/scenes.py --workdir=runs/demo
+	$(BIN)/segjax evaluate --workdir=runs/demo
+
+test: $(READY)  ## what CI runs, but for the linter
+	$(BIN)/pytest -n 2 -m 'not slow'
+
+test-all: $(READY)  ## every test, the long ones too
+	$(BIN)/pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

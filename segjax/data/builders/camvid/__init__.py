@@ -1,0 +1,1 @@
+"""CamVid: road scenes, in the split of SegNet."""

@@ -1,0 +1,1 @@
+"""ISBI 2012: neuron membranes in electron microscopy."""

@@ -1,0 +1,131 @@
+"""ISBI 2012 EM segmentation challenge: neuron membranes in the fly's ventral nerve cord.
+
+30 neighbouring slices of one volume, 512 x 512, grey. Raw files, in either layout:
+  image/N.png and label/N.png, N = 0 ... 29
+  train-volume.tif and train-labels.tif (or .tiff), of 30 pages: upstream's own
+Raw labels are 0 on membranes and 255 inside cells, as in the pictures, where membranes are dark.
+Class indices keep that order: 0 = membrane, 1 = cell.
+
+Splits. The labels of the challenge's test volume are not public, so some of the 30 slices are held
+out. Neighbouring slices are almost alike, so a held-out block is contiguous: were it scattered,
+nearly every val slice would have its twin in train.
+  isbi2012 (config 'default')     train = slices 0-24, val = 25-29
+  isbi2012/fold0 ... /fold4       val of fold k = slices 6k ... 6k + 5, train = the other 24
+
+Cite Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
+connectomics", 2015, and Cardona et al., PLoS Biology 8(10), 2010. The challenge asks for
+non-commercial use.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax import types
+from segjax.data.builders import common
+
+CLASS_NAMES = ['membrane', 'cell']
+PALETTE = [[213, 94, 0], [86, 180, 233]]
+SLICES = 30
+
+_CONTENT = 'image/ and label/, or train-volume.tif and train-labels.tif'
+
+
+@dataclasses.dataclass(eq=False)
+class IsbiConfig(tfds.core.BuilderConfig):
+  """Which slices are held out as val; the others are train."""
+
+  held_out: range = range(25, 30)
+
+
+class _Page(NamedTuple):
+  """One slice: a page of a file."""
+
+  path: Path
+  number: int
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Prepares ISBI 2012: `isbi2012` (25 / 5 slices) or `isbi2012/fold0` ... `fold4` (24 / 6)."""
+
+  name = 'isbi2012'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  BUILDER_CONFIGS = [
+    IsbiConfig(name='default', description='Train on slices 0-24, val on 25-29.'),
+    *(
+      IsbiConfig(
+        name=f'fold{fold}',
+        description=f'Fold {fold} of 5: val on slices {6 * fold}-{6 * fold + 5}.',
+        held_out=range(6 * fold, 6 * fold + 6),
+      )
+      for fold in range(5)
+    ),
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    features = {
+      'file_name': tfds.features.Text(),
+      'image': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
+      'label': tfds.features.LabeledImage(
+        labels=CLASS_NAMES, shape=(None, None, 1), encoding_format='png'
+      ),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='Neuron membranes in 30 slices of electron microscopy, 512 x 512.',
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(palette=PALETTE),
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    source = common.raw_folder(dl_manager, _CONTENT)
+    images = _pages(source, 'image', 'train-volume')
+    labels = _pages(source, 'label', 'train-labels')
+    held_out = self.builder_config.held_out
+    train = [index for index in range(SLICES) if index not in held_out]
+    return {
+      'train': self._generate_examples(images, labels, train),
+      'val': self._generate_examples(images, labels, held_out),
+    }
+
+  def _generate_examples(
+    self, images: list[_Page], labels: list[_Page], indices: Iterable[int]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index in indices:
+      image, label = (
+        common.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
+      )
+      common.check_same_size(image, images[index].path, label, labels[index].path)
+      if not np.isin(label, (0, 255)).all():
+        raise types.SegjaxError(
+          f'{labels[index].path} has label values other than 0 (membrane) and 255 (cell): '
+          'fetch the file again'
+        )
+      file_name = str(index)
+      yield (
+        file_name,
+        {
+          'file_name': file_name,
+          'image': common.encode_png(image),
+          'label': common.encode_png((label == 255).astype(np.uint8)),
+        },
+      )
+
+
+def _pages(source: Path, folder: str, volume: str) -> list[_Page]:
+  """Where the 30 slices of one kind are: files of a folder, or the pages of a TIFF volume."""
+  if (source / folder).is_dir():
+    return [_Page(source / folder / f'{index}.png', 0) for index in range(SLICES)]
+  for path in (source / f'{volume}.tif', source / f'{volume}.tiff'):
+    if path.is_file():
+      return [_Page(path, index) for index in range(SLICES)]
+  raise types.SegjaxError(
+    f'{source} holds neither a folder {folder} nor {volume}.tif: set data.source to the folder '
+    f'that holds {_CONTENT}'
+  )

@@ -1,0 +1,1 @@
+"""Scenes: drawn pictures, annotated for semantic, instance and panoptic segmentation."""

@@ -1,0 +1,130 @@
+"""Scenes: the embedded data set, drawn from a seed while it is prepared; nothing is downloaded.
+
+Landscapes (sky, hill, grass, water: stuff) with toys in them (ball, box, tree, ring, star: things)
+that overlap, cast shadows and are cut off by the frame; `drawing` paints them. Splits: train (1,000
+pictures) and val (200), 128 x 128. A picture depends on (seed, split, index) alone. Licence: as
+segjax itself.
+
+Every picture is annotated for three tasks, and the annotations agree pixel by pixel:
+  label     semantic class index; there is no void
+  instance  0 = no thing, k = k-th thing, counted from the farthest; visible pixels only
+  objects   one entry for each k: `id` = k, `label` = semantic class index (as in `label`, stuff
+            included in the numbering), `bbox` = tight around the visible pixels, `area` = their
+            number
+  panoptic  256 * class index + k, with k = 0 for stuff
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.builders import common
+from segjax.data.builders.scenes import drawing
+
+
+@dataclasses.dataclass(eq=False)
+class ScenesConfig(tfds.core.BuilderConfig):
+  """How many pictures of which size to draw, and from which seed."""
+
+  num_train: int = 1000
+  num_val: int = 200
+  size: int = 128
+  seed: int = 0
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Draws the scenes data set; `scenes/tiny` is a small one for tests and first trials."""
+
+  name = 'scenes'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  BUILDER_CONFIGS = [
+    ScenesConfig(name='default', description='1,000 + 200 pictures of 128 x 128.'),
+    ScenesConfig(
+      name='tiny', description='16 + 8 pictures of 64 x 64.', num_train=16, num_val=8, size=64
+    ),
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    names = [scene_class.name for scene_class in drawing.CLASSES]
+    size = self.builder_config.size
+    features = {
+      'file_name': tfds.features.Text(),
+      'image': tfds.features.Image(shape=(size, size, 3), encoding_format='png'),
+      'label': tfds.features.LabeledImage(
+        labels=names, shape=(size, size, 1), encoding_format='png'
+      ),
+      'instance': tfds.features.Image(shape=(size, size, 1), encoding_format='png'),
+      'panoptic': tfds.features.Image(
+        shape=(size, size, 1), dtype=np.uint16, encoding_format='png'
+      ),
+      'objects': tfds.features.Sequence(
+        {
+          'id': np.int32,
+          'label': tfds.features.ClassLabel(names=names),
+          'bbox': tfds.features.BBoxFeature(),
+          'area': np.int32,
+        }
+      ),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='Drawn landscapes with toys: semantic, instance and panoptic labels.',
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(
+        class_names=names,
+        palette=[list(scene_class.color) for scene_class in drawing.CLASSES],
+        isthing=[scene_class.isthing for scene_class in drawing.CLASSES],
+      ),
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    del dl_manager  # nothing to find
+    config = self.builder_config
+    return {
+      'train': self._generate_examples('train', (config.seed, 0), config.num_train),
+      'val': self._generate_examples('val', (config.seed, 1), config.num_val),
+    }
+
+  def _generate_examples(
+    self, split: str, seed: tuple[int, int], number: int
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index in range(number):
+      file_name = f'scene_{split}_{index:06d}'
+      rng = np.random.default_rng((*seed, index))
+      scene = drawing.draw_scene(rng, self.builder_config.size)
+      panoptic = scene.label.astype(np.uint16) * 256 + scene.instance
+      yield (
+        file_name,
+        {
+          'file_name': file_name,
+          'image': common.encode_png(scene.image),
+          'label': common.encode_png(scene.label),
+          'instance': common.encode_png(scene.instance),
+          'panoptic': common.encode_png(panoptic),
+          'objects': [
+            _describe(number, class_index, scene.instance == number)
+            for number, class_index in enumerate(scene.classes, start=1)
+          ],
+        },
+      )
+
+
+def _describe(number: int, class_index: int, mask: np.ndarray) -> dict[str, Any]:
+  """The entry of `objects` for one thing, from its visible pixels bool[H, W]."""
+  height, width = mask.shape
+  rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+  return {
+    'id': number,
+    'label': class_index,
+    'bbox': tfds.features.BBox(
+      ymin=float(rows[0] / height),
+      xmin=float(columns[0] / width),
+      ymax=float((rows[-1] + 1) / height),
+      xmax=float((columns[-1] + 1) / width),
+    ),
+    'area': int(mask.sum()),
+  }

@@ -1,0 +1,244 @@
+"""Data sets by name: finding one, preparing it where it is missing, and what its classes are.
+
+A name is one of segjax's own builders (`scenes`, `isbi2012/fold1`: builder and config) or any data
+set of tensorflow-datasets (`oxford_iiit_pet`, `oxford_iiit_pet:4.0.0`). Everything is read from
+ArrayRecord files, without TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder, registered
+from tensorflow_datasets.core.file_adapters import FileFormat
+
+from segjax.types import IGNORE_LABEL, SegjaxError
+
+if TYPE_CHECKING:
+  from segjax.data.pipeline import DataConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DatasetSpec:
+  """What a model, a metric or a picture needs to know of a data set.
+
+  Attributes:
+    name: as in `config.data.name`.
+    version: of the prepared data.
+    class_names: one for each class index.
+    palette: uint8[C, 3], the RGB colour of each class.
+    channels: of the images, 1 or 3.
+    splits: number of examples of each split.
+  """
+
+  name: str
+  version: str
+  class_names: tuple[str, ...]
+  palette: np.ndarray
+  channels: int
+  splits: Mapping[str, int]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  def to_json(self) -> dict[str, Any]:
+    """A dict that `json` can write and `from_json` reads back."""
+    return {**vars(self), 'palette': self.palette.tolist(), 'splits': dict(self.splits)}
+
+  @classmethod
+  def from_json(cls, content: Mapping[str, Any]) -> 'DatasetSpec':
+    """The inverse of `to_json`."""
+    return cls(**{
+        **content,
+        'class_names': tuple(content['class_names']),
+        'palette': np.array(content['palette'], np.uint8),
+    })
+
+
+def default_data_dir() -> Path:
+  """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache folder."""
+  if named := os.environ.get('SEGJAX_DATA_DIR'):
+    return Path(named)
+  return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'segjax' / 'data'
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> tfds.core.DatasetBuilder:
+  """The builder of a data set that is prepared, at the latest when this returns.
+
+  Args:
+    name: the data set, see the module.
+    data_dir: folder of prepared data sets; None for `default_data_dir()`.
+    source: folder with the raw files, for a data set that is not downloaded.
+    report: told in a line what takes long. Nothing goes to standard output.
+
+  Raises:
+    SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
+      here, prepared files of another format.
+  """
+  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+  if source is not None:
+    source = Path(source).expanduser()
+    if not source.is_dir():
+      raise SegjaxError(f'config.data.source={source} is no folder: name the one of the raw files')
+  base, _, config = name.partition('/')
+  own = base in own_names()
+  with contextlib.redirect_stdout(sys.stderr):  # TFDS prints
+    builder = _own_builder(base, config, root) if own else _tfds_builder(name, root)
+    if not builder.data_path.exists():
+      if report:
+        report(f'preparing {name} in {builder.data_path}')
+      _prepare(builder, source, own=own)
+  if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+    raise SegjaxError(
+        f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
+        "file_format='array_record', or name another folder as config.data.dir"
+    )
+  return builder
+
+
+def own_names() -> list[str]:
+  """The names of segjax's own data sets."""
+  return sorted(p.parent.name for p in Path(__file__).parent.glob('builders/*/builder.py'))
+
+
+def _own_builder(base: str, config: str, root: Path) -> tfds.core.DatasetBuilder:
+  builder_class = importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
+  if config and config not in builder_class.builder_configs:
+    known = nearest(config, builder_class.builder_configs)
+    raise SegjaxError(f'config.data.name={base}/{config}: {base} has no config {config}{known}')
+  return builder_class(data_dir=root, config=config or None)
+
+
+def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
+  # What is prepared reads without the code that prepared it, which may need TensorFlow.
+  with contextlib.suppress(registered.DatasetNotFoundError):
+    return read_only_builder.builder_from_files(name, data_dir=os.fspath(root))
+  try:
+    return tfds.builder(name, data_dir=os.fspath(root))
+  except registered.DatasetNotFoundError:
+    known = own_names() + tfds.list_builders(with_community_datasets=False)
+    hint = nearest(name, known, shown=own_names())
+    raise SegjaxError(f'config.data.name={name}: there is no such data set{hint}') from None
+  except Exception as e:
+    raise _not_prepared(name, root, e) from e
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None, *, own: bool) -> None:
+  try:
+    builder.download_and_prepare(
+        file_format='array_record',
+        # TFDS would ask the network whether it hosts the data set already.
+        download_config=tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False),
+    )
+  except SegjaxError:
+    raise
+  except Exception as e:
+    # Another process that prepared the same data set may have been first to rename its folder.
+    if isinstance(e, OSError) and builder.data_path.exists():
+      builder.info.read_from_directory(builder.data_path)
+    elif own:
+      raise
+    else:
+      raise _not_prepared(builder.name, builder.data_path, e) from e
+
+
+def _not_prepared(name: str, folder: Path, reason: Exception) -> SegjaxError:
+  return SegjaxError(
+      f'{name} is not in {folder} and cannot be prepared here ({_first_line(reason)}): prepare it '
+      "where TensorFlow is installed, with file_format='array_record', and name that folder as "
+      'config.data.dir'
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return f'{type(error).__name__}: {error}'.splitlines()[0]
+
+
+def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
+  """`': did you mean X?'` with the nearest of `names`, else `': known are …'` with `shown`."""
+  names = list(names)
+  if close := difflib.get_close_matches(name, names, n=1):
+    return f': did you mean {close[0]}?'
+  return f': known are {", ".join(sorted(names if shown is None else shown)) or "none"}'
+
+
+def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec:
+  """The spec of a prepared data set, read with the keys of `config`.
+
+  Class names come from the config, else from the label's feature, else they are `class 0`, ….
+  Colours come from the builder's metadata, else they are PASCAL VOC's.
+
+  Raises:
+    SegjaxError: a key that the data set does not have, or a number of classes that nothing tells.
+  """
+  features = builder.info.features
+  for key in ('image_key', 'label_key', 'name_key'):
+    value = getattr(config, key)
+    if value is not None and value not in features:
+      raise SegjaxError(
+          f'config.data.{key}={value}: {config.name} has no such feature{nearest(value, features)}'
+      )
+  channels = features[config.image_key].shape[-1]
+  if channels not in (1, 3):
+    raise SegjaxError(f'{config.name} has images of {channels} channels: segjax reads 1 or 3')
+  class_names = _class_names(features[config.label_key], config)
+  metadata = builder.info.metadata
+  palette = metadata.get('palette') if isinstance(metadata, Mapping) else None
+  if palette is None or len(palette) < len(class_names):
+    palette = voc_palette(len(class_names))
+  return DatasetSpec(
+      name=config.name,
+      version=str(builder.version),
+      class_names=class_names,
+      palette=np.array(palette, np.uint8)[: len(class_names)],
+      channels=channels,
+      splits={name: split.num_examples for name, split in builder.info.splits.items()},
+  )
+
+
+def _class_names(feature: tfds.features.FeatureConnector, config: 'DataConfig') -> tuple[str, ...]:
+  if config.class_names is not None:
+    names = config.class_names
+  elif count := getattr(feature, 'num_classes', None):
+    names = tuple(f'class {n}' if n.isdecimal() else n for n in feature.names)
+    # Raw values below -label_offset are void and have no class.
+    names = names[max(0, -config.label_offset) : count]
+  elif config.num_classes is not None:
+    names = tuple(f'class {i}' for i in range(config.num_classes))
+  else:
+    raise SegjaxError(
+        f'{config.name} does not say how many classes its labels have: set config.data.num_classes '
+        'or config.data.class_names'
+    )
+  if config.num_classes not in (None, len(names)):
+    raise SegjaxError(
+        f'config.data.num_classes={config.num_classes} but {config.name} has {len(names)} classes, '
+        f'{", ".join(names)}: leave it out'
+    )
+  if not 0 < len(names) <= IGNORE_LABEL:
+    raise SegjaxError(f'{config.name} has {len(names)} classes: segjax takes 1 to {IGNORE_LABEL}')
+  return names
+
+
+def voc_palette(classes: int) -> np.ndarray:
+  """PASCAL VOC's colour map, uint8[classes, 3]: the bits of the index dealt to R, G, B in turn."""
+  index = np.arange(classes)
+  palette = np.zeros((classes, 3), np.uint8)
+  for bit in range(8):
+    for channel in range(3):
+      palette[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+  return palette

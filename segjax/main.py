@@ -1,0 +1,643 @@
+"""The command line: the only place where data, models, tasks, training and reports meet."""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import functools
+import glob
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+import segjax
+from segjax import config as config_lib
+from segjax.data import datasets, pipeline
+from segjax.data.transforms import Augment
+from segjax.data.weight_map import border_weight_map
+from segjax.losses import dense
+from segjax.report import console, curves, html, overlays
+from segjax.tasks.base import Task
+from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, state, step
+from segjax.types import SegjaxError, SumCount
+from segjax.workdir import Workdir
+
+Config = dict[str, Any]
+
+# Rules that `class_weights` of a loss may name instead of numbers.
+CLASS_WEIGHTS = {
+    'median_frequency': dense.median_frequency_weights, 'natural': dense.natural_weights,
+}
+# Fields that Linen gives every module.
+LINEN = ('parent', 'name')
+# Arguments of a task that are the program's to fill in.
+INJECTED = ('model', 'class_names', 'losses', 'draw')
+
+
+def complete(given: Mapping[str, Any]) -> Config:
+  """The whole config: every key of every part, with its default where `given` says nothing.
+
+  Raises:
+    SegjaxError: a key that no part knows (with the nearest right one), a value of the wrong type.
+  """
+  groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh')
+  for key in given:
+    if key not in groups:
+      raise SegjaxError(f'config.{key} is not a key{config_lib.nearest(key, groups)}')
+  for key in ('task', 'model', 'data'):
+    if key not in given:
+      raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
+  for key, value in given.items():
+    if key != 'task' and not isinstance(value, Mapping):
+      raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
+  model = dict(given['model'])
+  model_name = config_lib.check_type(model.pop('name', None), str, 'config.model.name')
+  model_class = config_lib.locate(model_name, 'segjax.models', 'config.model.name')
+  fill = config_lib.complete_arguments
+  data = fill(pipeline.DataConfig, given['data'], 'config.data')
+  data['augment'] = fill(Augment, data['augment'] or {}, 'config.data.augment')
+  if data['weight_map'] is not None:
+    where = 'config.data.weight_map'
+    data['weight_map'] = fill(border_weight_map, data['weight_map'], where, injected=('label',))
+  return {
+      'task': given['task'],
+      'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
+      'losses': {name: _complete_loss(name, kw) for name, kw in given.get('losses', {}).items()},
+      'eval': fill(_task_factory(given), given.get('eval', {}), 'config.eval', injected=INJECTED),
+      'data': data,
+      'optim': fill(optim.OptimConfig, given.get('optim', {}), 'config.optim'),
+      'train': fill(loop.TrainConfig, given.get('train', {}), 'config.train'),
+      'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
+  }
+
+
+def _task_factory(config: Mapping[str, Any]) -> Callable[..., Task]:
+  return config_lib.locate(f'{config["task"]}.make_task', 'segjax.tasks', 'config.task')
+
+
+def _loss_function(name: str) -> Callable[..., SumCount]:
+  return config_lib.locate(f'dense.{name}', 'segjax.losses', 'config.losses')
+
+
+def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
+  kwargs = dict(kwargs)
+  where = f'config.losses.{name}'
+  scale = config_lib.check_type(kwargs.pop('scale', 1.0), float, f'{where}.scale')
+  rule = kwargs.get('class_weights')
+  if isinstance(rule, str):
+    del kwargs['class_weights']
+    if rule not in CLASS_WEIGHTS:
+      nearest = config_lib.nearest(rule, CLASS_WEIGHTS)
+      raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{nearest}')
+  injected = ('logits', 'label', 'weight')
+  full = config_lib.complete_arguments(_loss_function(name), kwargs, where, injected=injected)
+  return {'scale': scale, **full, **({'class_weights': rule} if isinstance(rule, str) else {})}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A config brought to life.
+
+  Attributes:
+    config: complete.
+    model: the Linen module.
+    task: the task around it.
+    spec: classes, colours and channels of the data set.
+    data: `config.data` as its dataclass.
+  """
+
+  config: Config
+  model: Any
+  task: Task
+  spec: datasets.DatasetSpec
+  data: pipeline.DataConfig
+
+
+def build(
+    config: Config, spec: datasets.DatasetSpec, class_weights: Mapping[str, Sequence[float]]
+) -> Run:
+  """The model and the task of `config` for the data set `spec`.
+
+  Args:
+    config: complete.
+    spec: of the data set.
+    class_weights: weights for each rule that a loss of the config names, see `find_class_weights`.
+  """
+  model_args = dict(config['model'])
+  name = model_args.pop('name')
+  if model_args['classes'] != spec.num_classes:
+    raise SegjaxError(
+        f'config.model.classes={model_args["classes"]} but the data set {spec.name} has '
+        f'{spec.num_classes} classes: set config.model.classes={spec.num_classes}'
+    )
+  model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
+  data = pipeline.DataConfig(**config['data'])
+  if not config['losses']:
+    raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
+  task = _task_factory(config)(
+      model=model,
+      class_names=spec.class_names,
+      losses={n: _bind_loss(n, kw, class_weights) for n, kw in config['losses'].items()},
+      draw=functools.partial(_draw, spec, data),
+      **config['eval'],
+  )
+  return Run(config, model, task, spec, data)
+
+
+def _draw(
+    spec: datasets.DatasetSpec, data: pipeline.DataConfig, image: np.ndarray, truth: np.ndarray,
+    prediction: np.ndarray,
+) -> dict[str, np.ndarray]:
+  picture = overlays.denormalize(image, data.mean, data.std)
+  return overlays.panels(picture, truth, prediction, spec.palette)
+
+
+def _bind_loss(
+    name: str, kwargs: Mapping[str, Any], class_weights: Mapping[str, Sequence[float]]
+) -> Callable[..., SumCount]:
+  kwargs = dict(kwargs)
+  scale = kwargs.pop('scale')
+  if isinstance(kwargs.get('class_weights'), str):
+    kwargs['class_weights'] = class_weights[kwargs['class_weights']]
+  if kwargs.get('class_weights') is not None:
+    kwargs['class_weights'] = np.asarray(kwargs['class_weights'], np.float32)
+  function = functools.partial(_loss_function(name), **kwargs)
+
+  def scaled(*args: Any) -> SumCount:
+    total, count = function(*args)
+    return SumCount(total * scale, count)
+
+  return scaled
+
+
+def find_class_weights(
+    config: Config, count: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, list[float]]:
+  """The weights behind each rule, such as 'median_frequency', that a loss of `config` names.
+
+  Args:
+    config: complete.
+    count: counts the labels of the training split: pixels of each class, and pixels of the images
+      in which each class occurs. Called only where a rule is named.
+  """
+  named = {kw['class_weights'] for kw in config['losses'].values()
+           if isinstance(kw.get('class_weights'), str)}
+  counts = count() if named else ()
+  return {rule: np.asarray(CLASS_WEIGHTS[rule](*counts)).tolist() for rule in named}
+
+
+# --- training and evaluation ---------------------------------------------------------------------
+
+
+def load_dataset(config: Config) -> tuple[Any, datasets.DatasetSpec]:
+  """The data set of a config, prepared where it was not yet, and its spec."""
+  data = pipeline.DataConfig(**config['data'])
+  builder = datasets.load(data.name, data.dir, data.source, report=_tell)
+  return builder, datasets.spec(builder, data)
+
+
+def _tell(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+def make_evaluator(
+    run: Run, builder: Any, split: str, mesh: jax.sharding.Mesh, pictures: int
+) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
+  """`variables -> (metrics, named pictures)` on a split; compiles once a shape."""
+  put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+  eval_step = compile.jit(step.make_eval_step(run.task))
+
+  def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
+    batches = pipeline.eval_batches(
+        builder, run.data, run.spec, split=split, process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=pictures)
+
+  return evaluator
+
+
+def _optimizer_and_init(run: Run, batch: Mapping[str, Any]):
+  """The optimiser of a run, and `key -> TrainState`, for batches shaped like `batch`."""
+  config = optim.OptimConfig(**run.config['optim'])
+  params = jax.eval_shape(run.task.init, jax.random.key(0), batch)['params']
+  optimizer = optim.make_optimizer(config, run.config['train']['steps'], params)
+  init = functools.partial(
+      state.init_state, run.task, optimizer, batch=batch, ema=config.ema is not None
+  )
+  return optimizer, init
+
+
+def train(args: argparse.Namespace) -> int:
+  """`segjax train`."""
+  workdir = Workdir(args.workdir)
+  given = config_lib.read_file(args.config) if args.config else workdir.read_config()
+  config = complete(config_lib.override(given, args.overrides))
+  first = jax.process_index() == 0
+  with workdir.lock() if first else contextlib.nullcontext():
+    builder, spec = load_dataset(config)
+    data = pipeline.DataConfig(**config['data'])
+    weights = find_class_weights(config, lambda: pipeline.count_labels(builder, data, spec))
+    run = build(config, spec, weights)
+    if first:
+      workdir.settle_config(config)
+      workdir.write_dataset({'spec': spec.to_json(), 'class_weights': weights})
+    return _train(run, builder, workdir)
+
+
+def _train(run: Run, builder: Any, workdir: Workdir) -> int:
+  first = jax.process_index() == 0
+  config = loop.TrainConfig(**run.config['train'])
+  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  make_batches = functools.partial(
+      pipeline.train_batches, builder, run.data, run.spec, seed=config.seed,
+      margin=getattr(run.model, 'margin', 0), process_index=jax.process_index(),
+      process_count=jax.process_count(),
+  )
+  example, _ = next(make_batches(start_step=0))
+  optimizer, init = _optimizer_and_init(run, example)
+  checkpoints = checkpoint.Checkpoints(
+      workdir.checkpoints, keep=config.keep, best_metric=config.best_metric,
+      best_mode=config.best_mode, warn=_tell,
+  )
+  key = jax.random.key(config.seed)
+  restored = checkpoints.restore('latest', jax.eval_shape(init, key))
+  if restored is None:
+    current = compile.jit(init, once=True, out_shardings=sharding.replicated(mesh))(key)
+  else:
+    current = sharding.put_replicated(restored.state, mesh)
+  start = int(current.step)
+  _tell(
+      f'{workdir.path}: {"going on" if start else "starting"} at step {start} of {config.steps}, '
+      f'{sum(x.size for x in jax.tree.leaves(current.params)):,} parameters, '
+      f'{mesh.size} x {jax.devices()[0].device_kind}'
+  )
+  optim_config = optim.OptimConfig(**run.config['optim'])
+  train_step = compile.jit(
+      step.make_train_step(
+          run.task, optimizer, optim.make_schedule(optim_config, config.steps), seed=config.seed,
+          accumulate=optim_config.accumulate, ema=optim_config.ema,
+      ),
+      donate_argnums=0,
+      out_shardings=sharding.replicated(mesh),
+  )
+  evaluator = make_evaluator(run, builder, run.data.eval_split, mesh, config.pictures)
+  put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+  batches = pipeline.prefetch_to_device(
+      make_batches(start_step=start), lambda pair: (put(pair[0]), pair[1])
+  )
+  with contextlib.ExitStack() as stack:
+    stack.callback(checkpoints.close)
+    run_log = log.RunLog(workdir.path, start_step=start) if first else None
+    if run_log:
+      stack.callback(run_log.close)
+    progress = stack.enter_context(console.TrainProgress(config.steps, start))
+
+    def evaluate_now(current: state.TrainState, now: int) -> dict[str, Any]:
+      metrics, pictures = evaluator(state.eval_variables(current))
+      if run_log:
+        run_log.scalars(now, run.data.eval_split, metrics)
+        run_log.pictures(now, run.data.eval_split, pictures)
+        write_report(workdir, run, metrics, pictures, run.data.eval_split, now)
+      value = metrics.get(config.best_metric, float('nan'))
+      progress.message(
+          f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
+          f'loss={metrics["loss"]:.4f}'
+      )
+      return metrics
+
+    loop.run(
+        current, train_step, batches, config, batch_size=run.data.batch_size,
+        checkpoints=checkpoints, log=run_log, progress=progress, evaluate=evaluate_now,
+    )
+  _tell(f'done: {config.steps} steps; look at {workdir.report}')
+  return 0
+
+
+def write_report(
+    workdir: Workdir, run: Run, metrics: Mapping[str, Any],
+    pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]], split: str, step_now: int,
+) -> None:
+  """Writes `report.html` from the log of the workdir and one evaluation."""
+  records = curves.read_log(workdir.log)
+  colors = dict(zip(run.spec.class_names, run.spec.palette.tolist(), strict=True))
+  mode, best_metric = run.config['train']['best_mode'], run.config['train']['best_metric']
+  scored = [(r[best_metric], r['step']) for r in records if r.get(best_metric) is not None]
+  best = (max if mode == 'max' else min)(scored, default=None)
+  summary = {
+      'model': run.config['model']['name'],
+      'data set': f'{run.spec.name} {run.spec.version}, split {split}',
+      'step': f'{step_now} of {run.config["train"]["steps"]}',
+      'best': f'{best_metric} {best[0]:.4f} at step {best[1]}' if best else '',
+      'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'written': datetime.datetime.now().isoformat(' ', 'minutes'),
+      'versions': f'segjax {segjax.__version__}, jax {jax.__version__}',
+      'config digest': config_lib.digest(run.config),
+      'command': f'segjax evaluate --workdir={shlex.quote(str(workdir.path))} --split={split}',
+  }
+  sections = [
+      html.metrics_section('Metrics', metrics),
+      html.table_section('Classes', metrics.get('per_class', {}), colors),
+      html.curves_section('Curves', records),
+      html.pictures_section('Pictures', pictures, colors),
+      html.text_section('Config', config_lib.to_json(run.config)),
+  ]
+  html.write_report(workdir.report, title=workdir.path.name, summary=summary, sections=sections)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A trained run: what it was built from, and the variables of one of its checkpoints."""
+
+  run: Run
+  restored: checkpoint.Restored
+  variables: Mapping[str, Any]
+
+
+def load_run(workdir: Workdir, which: checkpoint.Which, overrides: Sequence[Any] = ()) -> Loaded:
+  """The run in `workdir`, without its data set.
+
+  Raises:
+    SegjaxError: no such workdir or checkpoint, or a damaged one.
+  """
+  config = complete(config_lib.override(workdir.read_config(), overrides))
+  dataset = workdir.read_dataset()
+  spec = datasets.DatasetSpec.from_json(dataset['spec'])
+  run = build(config, spec, dataset['class_weights'])
+  restored = open_checkpoints(workdir, config).restore(which)
+  if restored is None:
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+  trees = state.variables_from_arrays(restored.state)
+  return Loaded(run, restored, trees)
+
+
+def open_checkpoints(workdir: Workdir, config: Config) -> checkpoint.Checkpoints:
+  """The checkpoints of a workdir, to read."""
+  if not workdir.checkpoints.is_dir():
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+  train_config = config['train']
+  return checkpoint.Checkpoints(
+      workdir.checkpoints, best_metric=train_config['best_metric'],
+      best_mode=train_config['best_mode'], read_only=True, warn=_tell,
+  )
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+  """`segjax evaluate`."""
+  workdir = Workdir(args.workdir)
+  loaded = load_run(workdir, args.checkpoint, args.overrides)
+  run = loaded.run
+  builder, spec = load_dataset(run.config)
+  if spec.class_names != run.spec.class_names:
+    raise SegjaxError(
+        f'{workdir.path} was trained on {run.spec.num_classes} other classes than those of '
+        f'{spec.name}: set config.data.name to a data set with the same'
+    )
+  split = args.split or run.data.eval_split
+  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  evaluator = make_evaluator(run, builder, split, mesh, run.config['train']['pictures'])
+  metrics, pictures = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  if jax.process_index() == 0:
+    write_report(workdir, run, metrics, pictures, split, loaded.restored.step)
+    if args.json:
+      print(json.dumps(log.no_nan({'step': loaded.restored.step, 'split': split, **metrics})))
+    else:
+      Console().print(console.metrics_table(metrics))
+      print(f'{split} at step {loaded.restored.step}; report: {workdir.report}')
+  return 0
+
+
+# --- predict, data, info -------------------------------------------------------------------------
+
+
+def predict(args: argparse.Namespace) -> int:
+  """`segjax predict`: a label map and an overlay for each image."""
+  paths = find_images(args.images)
+  loaded = load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
+  run, output = loaded.run, Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)
+
+  @compile.jit
+  def apply(variables, image):
+    outputs, _ = run.task.forward(variables, {'image': image}, train=False)
+    return run.task.predict(outputs, {'image': image})['probability']
+
+  variables = jax.device_put(loaded.variables)
+  for path in paths:
+    image = pipeline.decode_image(path.read_bytes(), run.spec.channels, str(path))
+    prepared, restore = pipeline.prepare_image(image, run.data)
+    probability = restore(np.asarray(apply(variables, prepared[None]))[0])
+    label = probability.argmax(-1)
+    stem = path.stem if len({p.stem for p in paths}) == len(paths) else path.name
+    overlays.write_label_png(output / f'{stem}.png', label, run.spec.palette)
+    picture = overlays.overlay(image, label, run.spec.palette)
+    cv2.imwrite(str(output / f'{stem}_overlay.png'), picture[:, :, ::-1])
+    _tell(f'{path} -> {output / stem}.png')
+  _tell(f'{len(paths)} images: label maps and overlays are in {output}')
+  return 0
+
+
+def find_images(pattern: str) -> list[Path]:
+  """The image files that a folder holds or a glob pattern names, sorted.
+
+  Raises:
+    SegjaxError: there are none.
+  """
+  folder = Path(pattern)
+  found = folder.iterdir() if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True))
+  suffixes = {'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp'}
+  images = sorted(p for p in found if p.suffix.lower() in suffixes)
+  if not images:
+    kinds = ', '.join(sorted(suffixes))
+    raise SegjaxError(f'--images={pattern} holds no image ({kinds}): give a folder or a pattern')
+  return images
+
+
+def data_command(args: argparse.Namespace) -> int:
+  """`segjax data prepare`."""
+  builder = datasets.load(args.name, args.data_dir, args.source, report=_tell)
+  splits = ', '.join(f'{n} {s.num_examples}' for n, s in builder.info.splits.items())
+  print(f'{args.name} {builder.version}: {splits} in {builder.data_path}')
+  return 0
+
+
+def info(args: argparse.Namespace) -> int:
+  """`segjax info`."""
+  workdir = Workdir(args.workdir)
+  config = workdir.read_config()
+  checkpoints = open_checkpoints(workdir, config)
+  restored = checkpoints.restore(args.checkpoint)
+  if restored is None:
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+  best = checkpoints.best()
+  sizes = [a.size for n, a in restored.state.items() if n.startswith('params.')]
+  facts = {
+      'step': restored.step,
+      'steps': config['train']['steps'],
+      'parameter_count': sum(sizes),
+      'parameters_sha256': restored.params_sha256,
+      'config_digest': config_lib.digest(config),
+      'best_metric': config['train']['best_metric'],
+      'best_value': best[1] if best else None,
+      'best_step': best[0] if best else None,
+      'checkpoints': checkpoints.steps(),
+  }
+  if args.json:
+    print(json.dumps(facts))
+  else:
+    for name, value in facts.items():
+      print(f'{name:18} {value}')
+  return 0
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+_EXAMPLES = {
+    'train': """example:
+  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
+
+Any key of the config can be set by --config.KEY=VALUE. The same command again goes on where the run
+stopped; without --config the workdir's own config is taken.""",
+    'evaluate': """example:
+  segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json""",
+    'predict': """example:
+  segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
+
+Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png.""",
+    'data': """example:
+  segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
+    'info': """example:
+  segjax info --workdir=runs/scenes --json""",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The parser of `segjax`."""
+  parser = argparse.ArgumentParser(
+      prog='segjax', description='Image segmentation in JAX: from a config to a measured network.',
+      epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
+      '  segjax evaluate --workdir=runs/scenes',
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--version', action='version', version=segjax.__version__)
+  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+  def add(name: str, run: Callable[[argparse.Namespace], int], text: str):
+    sub = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + '.', epilog=_EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    sub.set_defaults(run=run)
+    sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    return sub
+
+  def add_workdir(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--workdir', required=True, help='folder of the run')
+
+  def add_checkpoint(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        '--checkpoint', type=_which, default='latest', help='latest (default), best, or a step'
+    )
+
+  sub = add('train', train, 'train a network from a config, or go on with a run')
+  add_workdir(sub)
+  sub.add_argument('--config', help='path of a config file')
+  sub.add_argument(
+      '--distributed', nargs='?', const='auto', metavar='HOST:PORT,COUNT,INDEX',
+      help='several processes: found by JAX on TPU pods, SLURM and the like, or as given',
+  )
+
+  sub = add('evaluate', evaluate_command, 'compute the metrics of a trained network')
+  add_workdir(sub)
+  add_checkpoint(sub)
+  sub.add_argument('--split', help='split of the data set; default: config.data.eval_split')
+  sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
+
+  sub = add('predict', predict, 'segment images')
+  add_workdir(sub)
+  add_checkpoint(sub)
+  sub.add_argument('--images', required=True, help='a folder, or a pattern in quotes')
+  sub.add_argument('--output', required=True, help='folder to write to')
+
+  sub = add('data', data_command, 'prepare a data set')
+  sub.add_argument('action', choices=['prepare'])
+  sub.add_argument('name', help='for example scenes, camvid, isbi2012/fold1')
+  sub.add_argument('--data_dir', help='where prepared data goes')
+  sub.add_argument('--source', help='where the raw files lie')
+
+  sub = add('info', info, 'tell the step, the size and the digest of a run')
+  add_workdir(sub)
+  add_checkpoint(sub)
+  sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
+  return parser
+
+
+def _which(text: str) -> checkpoint.Which:
+  return int(text) if text.isdigit() else text
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+  """The parsed command line; `overrides` holds each `--config.KEY=VALUE` as `(KEY, VALUE)`."""
+  parser = make_parser()
+  plain, overrides, rest = [], [], iter(argv)
+  for word in rest:
+    if not word.startswith('--config.'):
+      plain.append(word)
+      continue
+    key, equals, value = word.removeprefix('--config.').partition('=')
+    overrides.append((key, value if equals else next(rest, '')))
+  args = parser.parse_args(plain)
+  args.overrides = overrides
+  return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command and returns its exit status; an error that the user can mend is one line."""
+  args = parse_arguments(sys.argv[1:] if argv is None else argv)
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
+  try:
+    compile.enable_cache()
+    if getattr(args, 'distributed', None):
+      start_distributed(args.distributed)
+    return args.run(args)
+  except SegjaxError as e:
+    if args.debug:
+      raise
+    print(f'segjax: {e}', file=sys.stderr)
+    return 2
+  except loop.StoppedError as e:
+    print(
+        f'segjax: stopped by {e}; the state is saved: the same command goes on from there',
+        file=sys.stderr,
+    )
+    return 128 + e.signum
+
+
+def start_distributed(how: str) -> None:
+  """Joins the other processes: 'auto', or 'host:port,number of processes,index of this one'."""
+  if how == 'auto':
+    jax.distributed.initialize()
+    return
+  try:
+    address, count, index = how.split(',')
+    count, index = int(count), int(index)
+  except ValueError:
+    raise SegjaxError(
+        f'--distributed={how} is not HOST:PORT,COUNT,INDEX: write for example '
+        '--distributed=10.0.0.1:1234,4,0'
+    ) from None
+  jax.distributed.initialize(address, count, index)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

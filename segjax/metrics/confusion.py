@@ -1,0 +1,99 @@
+"""Semantic segmentation metrics, all read from one confusion matrix over the whole set."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.metrics.base import Metric, widen
+from segjax.types import IGNORE_LABEL, Array, Batch
+
+
+def confusion_metrics(class_names: Sequence[str]) -> Metric:
+  """The metrics of FCN (section 5) and their like, on the device; see `scores`.
+
+  Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
+  """
+
+  def from_batch(predictions: Mapping[str, Array], batch: Batch) -> Array:
+    return confusion_matrix(
+        predictions['label'], batch['label'], len(class_names), batch['valid']
+    )
+
+  return Metric(
+      name='confusion',
+      from_batch=from_batch,
+      compute=lambda matrix: scores(matrix, class_names),
+      device=True,
+  )
+
+
+def confusion_matrix(
+    prediction: Array, label: Array, num_classes: int, valid: Array | None = None
+) -> Array:
+  """Counts the pixels of each (true class, predicted class).
+
+  Args:
+    prediction: i[B, H, W], class indices.
+    label: i[B, H, W], class indices; pixels of IGNORE_LABEL are not counted.
+    num_classes: C.
+    valid: bool[B], the images to count; None for all.
+
+  Returns:
+    i32[C, C], rows the truth and columns the prediction; exact below 2^31 pixels a batch.
+  """
+  counted = label != IGNORE_LABEL
+  if valid is not None:
+    counted &= valid[:, None, None]
+  bins = num_classes**2
+  pair = jnp.where(counted, label.astype(jnp.int32) * num_classes + prediction, bins)
+  # Image by image, so that a batch split over devices is counted where it lies.
+  counts = jax.vmap(lambda p: jnp.bincount(p.ravel(), length=bins + 1))(pair)
+  return counts.sum(0)[:bins].reshape(num_classes, num_classes)
+
+
+def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+  """Reads a confusion matrix n, with t_i the pixels of class i and p_i those predicted as it.
+
+  Args:
+    matrix: i[C, C], rows the truth.
+    class_names: C names.
+
+  Returns:
+    pixel_accuracy: Σ n_ii / Σ t_i.
+    mean_class_accuracy: n_ii / t_i, averaged over the classes in the truth.
+    mean_iou: n_ii / (t_i + p_i - n_ii), averaged over the classes in the truth or the prediction.
+    frequency_weighted_iou: the same, weighted by t_i.
+    mean_dice: 2 n_ii / (t_i + p_i), averaged like mean_iou.
+    per_class: {name: {'iou', 'accuracy', 'dice'}}.
+    Floats, nan where there is nothing to divide by.
+  """
+  n = widen(matrix)
+  hit, truth, predicted = np.diagonal(n), n.sum(1), n.sum(0)
+  iou = _divide(hit, truth + predicted - hit)
+  accuracy = _divide(hit, truth)
+  dice = _divide(2 * hit, truth + predicted)
+  present = truth > 0
+  return {
+      'pixel_accuracy': float(_divide(hit.sum(), n.sum())),
+      'mean_class_accuracy': _mean(accuracy),
+      'mean_iou': _mean(iou),
+      'frequency_weighted_iou': float(_divide((truth * iou)[present].sum(), n.sum())),
+      'mean_dice': _mean(dice),
+      'per_class': {
+          name: {'iou': float(iou[i]), 'accuracy': float(accuracy[i]), 'dice': float(dice[i])}
+          for i, name in enumerate(class_names)
+      },
+  }
+
+
+def _divide(a: Any, b: Any) -> np.ndarray:
+  return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+  """The mean without nan; nan if there is nothing else."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float('nan')

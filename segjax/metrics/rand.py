@@ -1,0 +1,152 @@
+"""Metrics of the ISBI 2012 challenge on neuron boundaries: pixel error, Rand error, V_Rand, V_Info.
+
+The definitions are those of Arganda-Carreras et al. 2015 (Front. Neuroanat. 9:142) and of the
+organisers' Fiji scripts (`trainableSegmentation.metrics`):
+
+- A predicted probability of the inside of a cell is cut at the thresholds 0, 0.1 … 0.9 (inside is
+  above), and the score of the best threshold counts, one threshold for all images.
+- Segments are the 4-connected components of the inside, image by image. Rand and information
+  scores look only at the pixels inside a cell of the truth; there, a pixel predicted to be membrane
+  is a segment of its own.
+- Pixel error and Rand error (the first leader board, and U-Net's Table 1) take the components as
+  they are. V_Rand and V_Info (the second one) first thin the predicted membranes to lines one pixel
+  wide: a watershed grows the predicted components until they meet. The truth is not thinned.
+- Counts of pixels and of pairs are summed over the images before F = 2 TP / (truth + predicted) is
+  formed. V_Info, which has no counts, is averaged over the images.
+
+The challenge's test labels are not public: say on which images a score was taken.
+"""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from segjax.metrics.base import Metric
+from segjax.types import IGNORE_LABEL
+
+THRESHOLDS = tuple(k / 10 for k in range(10))
+
+
+def isbi_metrics(foreground: int = 1) -> Metric:
+  """The ISBI 2012 metrics, on the host: pixel_error, rand_error, v_rand and v_info.
+
+  The errors are 1 - F of the pixels inside cells, and of the pairs of pixels that share a segment.
+  v_rand is F of those pairs after thinning, v_info that of the information; higher is better.
+  Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W] and
+  `batch['valid']` bool[B]. Pixels of IGNORE_LABEL are in no count.
+
+  Args:
+    foreground: the class of the inside of cells.
+  """
+
+  def from_batch(
+      predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    state = {
+        'pixel': np.zeros((len(THRESHOLDS), 3), np.int64),
+        'rand': np.zeros((len(THRESHOLDS), 3), np.int64),
+        'v_rand': np.zeros((len(THRESHOLDS), 3), np.int64),
+        'v_info': np.zeros(len(THRESHOLDS)),
+        'images': np.zeros((), np.int64),
+    }
+    for i in np.flatnonzero(batch['valid']):
+      probability, label = predictions['probability'][i, ..., foreground], batch['label'][i]
+      inside, labelled = label == foreground, label != IGNORE_LABEL
+      state['images'] += inside.any()
+      truth = segments(inside)
+      for t, threshold in enumerate(THRESHOLDS):
+        predicted = labelled & (probability > threshold)
+        state['pixel'][t] += ((inside & predicted).sum(), inside.sum(), predicted.sum())
+        parts = segments(probability > threshold)
+        state['rand'][t] += pair_counts(truth, parts)
+        thinned = thin(parts)
+        state['v_rand'][t] += pair_counts(truth, thinned)
+        state['v_info'][t] += information_score(truth, thinned)
+    return state
+
+  return Metric(name='isbi', from_batch=from_batch, compute=_compute, device=False)
+
+
+def _compute(state: Mapping[str, np.ndarray]) -> dict[str, float]:
+  images = int(state['images'])
+  if not images:
+    return dict.fromkeys(('pixel_error', 'rand_error', 'v_rand', 'v_info'), float('nan'))
+
+  def best_f(counts: np.ndarray) -> float:
+    both, truth, predicted = counts.T
+    return float((2 * both / (truth + predicted)).max())
+
+  return {
+      'pixel_error': 1 - best_f(state['pixel']),
+      'rand_error': 1 - best_f(state['rand']),
+      'v_rand': best_f(state['v_rand']),
+      'v_info': float(state['v_info'].max() / images),
+  }
+
+
+def segments(mask: np.ndarray) -> np.ndarray:
+  """4-connected components of bool[H, W]: i32[H, W], 1, 2, … and 0 outside the mask."""
+  return cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
+
+
+def thin(parts: np.ndarray) -> np.ndarray:
+  """Grows segments i32[H, W] over their background until they meet in lines one pixel wide.
+
+  It is the watershed of a flat landscape: each background pixel joins the nearest segment, in steps
+  up, down, left or right, and stays 0 where two segments arrive. Without segments nothing grows.
+  """
+  h, w = parts.shape
+  # OpenCV turns the outermost pixels into a border: give it a frame to spend.
+  markers = np.pad(parts, 1).astype(np.int32)
+  cv2.watershed(np.zeros((h + 2, w + 2, 3), np.uint8), markers)
+  return np.maximum(markers[1:-1, 1:-1], 0)
+
+
+def pair_counts(truth: np.ndarray, parts: np.ndarray) -> np.ndarray:
+  """Ordered pairs of pixels that share a segment, over the pixels with `truth` > 0.
+
+  A pixel of `parts` 0 is alone; every pixel pairs with itself, as in the challenge's definition
+  (Arganda-Carreras et al. 2015, eq. 3), so that V_Rand = 2 both / (truth + parts).
+
+  Args:
+    truth: i[H, W], segments of the ground truth, 0 where not to look.
+    parts: i[H, W], segments of the prediction, 0 for membrane.
+
+  Returns:
+    i64[3]: pairs that share a segment in both, in the truth, in the prediction.
+  """
+  both, of_truth, of_parts, alone = _sizes(truth, parts)
+  squares = [int(n @ n) for n in (both, of_truth, of_parts)]
+  return np.array(squares, np.int64) + np.array([alone, 0, alone])
+
+
+def information_score(truth: np.ndarray, parts: np.ndarray) -> float:
+  """V_Info, 2 I(T; S) / (H(T) + H(S)), over the pixels with `truth` > 0 (eq. 6 ibid.).
+
+  Arguments as in `pair_counts`. 1 if both are one and the same segment, 0 without a true segment.
+  """
+  both, of_truth, of_parts, alone = _sizes(truth, parts)
+  n = of_truth.sum()
+  if not n:
+    return 0.0
+  h_both, h_truth, h_parts = (-np.sum(k / n * np.log(k / n)) for k in (both, of_truth, of_parts))
+  h_alone = alone / n * np.log(n)
+  h_both, h_parts = h_both + h_alone, h_parts + h_alone
+  if h_truth + h_parts == 0:
+    return 1.0
+  return float(2 * (h_truth + h_parts - h_both) / (h_truth + h_parts))
+
+
+def _sizes(
+    truth: np.ndarray, parts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Pixel counts of the overlaps, of the true and of the predicted segments; pixels in none."""
+  look = truth > 0
+  t, p = truth[look].astype(np.int64), parts[look]
+  of_truth = np.bincount(t)
+  assigned = p > 0
+  t, p = t[assigned], p[assigned]
+  of_parts = np.bincount(p)
+  both = np.unique(t * (len(of_parts) + 1) + p, return_counts=True)[1]
+  return both, of_truth[of_truth > 0], of_parts[of_parts > 0], int((~assigned).sum())

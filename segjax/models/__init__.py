@@ -1,0 +1,1 @@
+"""One paper, one file: its variants are a table that cites the paper's."""

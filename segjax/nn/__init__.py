@@ -1,0 +1,1 @@
+"""Flax Linen layers and backbones that two papers or more use."""

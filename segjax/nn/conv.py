@@ -1,0 +1,66 @@
+"""Convolution, transposed convolution and normalisation layers."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.ops import upsample
+
+Norm = Literal['none', 'batch', 'group']
+
+# N(0, sqrt(2 / N)), N the incoming connections of one neuron: He et al. 2015, U-Net §3.
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+def make_norm(
+    kind: Norm, *, train: bool, dtype: Any, name: str
+) -> Callable[[jax.Array], jax.Array]:
+  """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
+
+  `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
+  (momentum 0.9); `'group'` has groups of 16 channels, or one group where 16 do not divide C.
+  """
+  if kind == 'none':
+    return lambda x: x
+  if kind == 'batch':
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+  def group_norm(x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    groups = channels // 16 if channels % 16 == 0 else 1
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+
+  return group_norm
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution with a bias: f[B, H, W, Cin] -> f[B, s(H-1)+k-2p, s(W-1)+k-2p, Cout].
+
+  Attributes:
+    features: Cout.
+    kernel_size: k, the same for rows and columns.
+    stride: s, which acts on the output.
+    padding: p, the rows and columns taken off each side of the output.
+    kernel_init: initialiser for the kernel [k, k, Cin, Cout].
+    dtype: type of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int
+  padding: int = 0
+  kernel_init: Callable[..., jax.Array] = he_normal
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    k = self.kernel_size
+    kernel = self.param('kernel', self.kernel_init, (k, k, x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+    return upsample.conv_transpose(x, kernel, self.stride, self.padding) + bias

@@ -1,0 +1,86 @@
+"""Inference on images of any size, tile by tile."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segjax.types import Array, SegjaxError
+
+
+def overlap_tile(
+    apply: Callable[[Array], Array],
+    image: Array,
+    tile: int | tuple[int, int],
+    margin: int | tuple[int, int],
+    stride: int = 1,
+) -> Array:
+  """Overlap-tile inference (U-Net, Fig. 2): the image in tiles, each read with its surroundings.
+
+  Beyond its borders the image is mirrored, as often as needed. The tiles run one after the other,
+  so memory is that of one tile of the whole batch.
+
+  The result is that of the network on the whole mirrored image if the margin covers the receptive
+  field and `stride` is the network's: tiles then start at multiples of it, so that a pooling window
+  holds the same pixels in every tile. (A padded network's margin must be a multiple of it too.)
+
+  Args:
+    apply: the network, f[B, th + 2 * mh, tw + 2 * mw, C] -> f[B, th, tw, K] if it is unpadded and
+      uses the margin up, or -> f[B, th + 2 * mh, tw + 2 * mw, K] if it is padded; of the latter
+      the centre is kept.
+    image: f[B, H, W, C], of any size.
+    tile: rows and columns of one tile, th and tw.
+    margin: rows and columns read around a tile, mh and mw.
+    stride: input pixels a pixel of the network's coarsest level, at most `tile`.
+
+  Returns:
+    f[B, H, W, K].
+
+  Raises:
+    SegjaxError: the tile is smaller than the stride, or what the network puts out is neither the
+      tile nor the tile with its margin.
+  """
+  (th, tw), (mh, mw) = np.broadcast_to(tile, 2).tolist(), np.broadcast_to(margin, 2).tolist()
+  if min(th, tw) < stride:
+    raise SegjaxError(f'a tile of {th}x{tw} is too small: this model needs {stride}x{stride}')
+  b, h, w, _ = image.shape
+  step_h, step_w = th // stride * stride, tw // stride * stride
+  # What each row (column) of tiles reads: i32[tiles, th + 2 * mh].
+  rows, cols = _mirrored_windows(h, th, mh, step_h), _mirrored_windows(w, tw, mw, step_w)
+
+  def run(window: tuple[Array, Array]) -> Array:
+    row, col = window
+    y = apply(jnp.take(jnp.take(image, row, axis=1), col, axis=2))
+    if y.shape[1:3] == (th, tw):
+      return y
+    if y.shape[1:3] == (th + 2 * mh, tw + 2 * mw):
+      return y[:, mh : mh + th, mw : mw + tw]
+    raise SegjaxError(
+        f'a tile of {th}x{tw} with a margin of {mh}x{mw} came out of the model as '
+        f'{y.shape[1]}x{y.shape[2]}: choose a tile and a margin that fit the model'
+    )
+
+  y = lax.map(run, (np.repeat(rows, len(cols), axis=0), np.tile(cols, (len(rows), 1))))
+  y = y.reshape(len(rows), len(cols), b, th, tw, -1).swapaxes(0, 1)
+  y = _stitch(_stitch(y, step_w, axis=3), step_h, axis=1)
+  return y[:, :h, :w]
+
+
+def _mirrored_windows(size: int, tile: int, margin: int, step: int) -> np.ndarray:
+  """One axis: the source index of every pixel that a tile reads, i32[tiles, tile + 2 * margin]."""
+  starts = np.arange(0, max(size - tile, 0) + step, step)
+  index = starts[:, None] + np.arange(-margin, tile + margin)
+  # A mirror that does not repeat the border pixel: a triangle wave of period 2 * (size - 1).
+  period = max(2 * (size - 1), 1)
+  index = index % period
+  return np.minimum(index, period - index).astype(np.int32)
+
+
+def _stitch(tiles: Array, step: int, axis: int) -> Array:
+  """Joins tiles [n, ...] along `axis` of one tile, each `step` after the one before."""
+  last = tiles[-1]
+  body = jnp.moveaxis(lax.slice_in_dim(tiles[:-1], 0, step, axis=axis + 1), 0, axis)
+  shape = list(last.shape)
+  shape[axis] = (len(tiles) - 1) * step
+  return jnp.concatenate([body.reshape(shape), last], axis)

@@ -1,0 +1,193 @@
+"""Transposed convolution in three equal forms, and the bilinear kernel that FCN starts from.
+
+Definition, per axis, with stride `s`, padding `p` and kernel size `k`:
+
+  output[s * i + j - p] += input[i] * kernel[j]        for 0 <= j < k
+
+The stride acts on the output, and the padding removes `p` rows and columns from each side of it:
+`n` inputs give `s * (n - 1) + k - 2 * p` outputs. It is the transpose (the gradient) of the
+convolution with the same stride, padding and kernel.
+
+A kernel is `f[kh, kw, Cin, Cout]` and is not flipped: a one-hot input reproduces it. It is
+`lax.conv_transpose`'s kernel rotated by 180 degrees, and PyTorch's `ConvTranspose2d` weight
+`[Cin, Cout, kh, kw]` with its axes permuted.
+"""
+
+import functools
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segjax.types import Array
+
+IntOrPair: TypeAlias = int | tuple[int, int]
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def _pair(value: IntOrPair) -> tuple[int, int]:
+  return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def conv_transpose(
+    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
+) -> Array:
+  """Transposed convolution, in the form that is fast forwards and backwards.
+
+  Where the kernel tiles the output (kernel size = stride, no padding) it is one matrix product and
+  a depth-to-space. Otherwise it is a convolution of the input dilated by the stride, whose gradient
+  is written as that of the forward convolution: XLA's own rule for the kernel of a dilated
+  convolution is tens of times slower on a CPU. Reverse mode only, for that reason.
+
+  Args:
+    x: f[B, H, W, Cin].
+    kernel: f[kh, kw, Cin, Cout], of x's dtype; the orientation is in the module docstring.
+    stride: output step of one input step, an int or (rows, columns).
+    padding: rows and columns removed from each side of the output, an int or (rows, columns).
+
+  Returns:
+    f[B, s * (H - 1) + kh - 2 * p, s * (W - 1) + kw - 2 * p, Cout].
+  """
+  stride, padding = _pair(stride), _pair(padding)
+  if kernel.shape[:2] == stride and padding == (0, 0):
+    return _tile(x, kernel)
+  return _dilated(x, kernel, stride, padding)
+
+
+def _tile(x: Array, kernel: Array) -> Array:
+  b, h, w, _ = x.shape
+  kh, kw, _, cout = kernel.shape
+  y = jnp.einsum('bhwi,klio->bhwklo', x, kernel)
+  return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * kh, w * kw, cout)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dilated(x, kernel, stride, padding):
+  kh, kw = kernel.shape[:2]
+  return lax.conv_general_dilated(
+      x,
+      kernel[::-1, ::-1],
+      window_strides=(1, 1),
+      padding=[(kh - 1 - padding[0],) * 2, (kw - 1 - padding[1],) * 2],
+      lhs_dilation=stride,
+      dimension_numbers=_LAYOUT,
+  )
+
+
+def _dilated_fwd(x, kernel, stride, padding):
+  return _dilated(x, kernel, stride, padding), (x, kernel)
+
+
+def _dilated_bwd(stride, padding, residuals, g):
+  # The output is the gradient of `convolve` by g, at x; so x's gradient is convolve(g, kernel),
+  # and <x, convolve(g, kernel)> has the kernel's.
+  x, kernel = residuals
+
+  def convolve(kernel):
+    return lax.conv_general_dilated(
+        g,
+        kernel.transpose(0, 1, 3, 2),
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        dimension_numbers=_LAYOUT,
+    )
+
+  dx, pullback = jax.vjp(convolve, kernel)
+  return dx, *pullback(x)
+
+
+_dilated.defvjp(_dilated_fwd, _dilated_bwd)
+
+
+def conv_transpose_scatter(
+    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
+) -> Array:
+  """`conv_transpose` word by word from its definition: every input adds a kernel to the output."""
+  (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
+  b, h, w, _ = x.shape
+  kh, kw, _, cout = kernel.shape
+  full_h, full_w = sh * (h - 1) + kh, sw * (w - 1) + kw
+  y = jnp.zeros((b, full_h, full_w, cout), jnp.result_type(x, kernel))
+  for i in range(kh):
+    for j in range(kw):
+      rows, cols = slice(i, i + sh * (h - 1) + 1, sh), slice(j, j + sw * (w - 1) + 1, sw)
+      y = y.at[:, rows, cols].add(x @ kernel[i, j])
+  return y[:, ph : full_h - ph, pw : full_w - pw]
+
+
+def conv_transpose_matrix(
+    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
+) -> Array:
+  """`conv_transpose` as the transpose of `conv_matrix`, multiplied out. For tests and teaching."""
+  b, h, w, _ = x.shape
+  kh, kw, _, cout = kernel.shape
+  (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
+  matrix = conv_matrix(kernel, (h, w), stride, padding)
+  y = (matrix.T @ x.reshape(b, -1).T).T
+  return y.reshape(b, sh * (h - 1) + kh - 2 * ph, sw * (w - 1) + kw - 2 * pw, cout)
+
+
+def conv_matrix(
+    kernel: Array, size: tuple[int, int], stride: IntOrPair, padding: IntOrPair = 0
+) -> Array:
+  """The matrix of the strided convolution that `conv_transpose` transposes.
+
+  Args:
+    kernel: f[kh, kw, Cin, Cout]. The convolution runs from Cout channels to Cin.
+    size: (H, W), rows and columns of the convolution's output, `conv_transpose`'s input.
+    stride: of the convolution, an int or (rows, columns).
+    padding: zeros around the convolution's input, an int or (rows, columns).
+
+  Returns:
+    f[H * W * Cin, H' * W' * Cout], mostly zeros.
+  """
+  kh, kw, cin, cout = kernel.shape
+  taps_h, taps_w = (
+      _taps(n, k, s, p)
+      for n, k, s, p in zip(size, (kh, kw), _pair(stride), _pair(padding), strict=True)
+  )
+  matrix = jnp.einsum('hkp,wlq,klio->hwipqo', taps_h, taps_w, kernel)
+  return matrix.reshape(size[0] * size[1] * cin, taps_h.shape[-1] * taps_w.shape[-1] * cout)
+
+
+def _taps(size: int, k: int, stride: int, padding: int) -> np.ndarray:
+  """One axis: [i, j, o] is 1 where convolution output i reads input o with kernel element j."""
+  i, j = np.ogrid[:size, :k]
+  o = np.arange(stride * (size - 1) + k - 2 * padding)
+  return (o == (stride * i + j - padding)[..., None]).astype(np.int8)
+
+
+def bilinear_kernel(size: IntOrPair, channels: int, dtype: jnp.dtype = jnp.float32) -> Array:
+  """The kernel of a transposed convolution that interpolates each channel bilinearly (FCN, 3.3).
+
+  With `factor = (size + 1) // 2` and `centre = factor - 1` for odd sizes, `factor - 0.5` for even,
+  an axis has `1 - |i - centre| / factor`. Stride `factor` makes a constant image constant again,
+  away from its borders.
+
+  Args:
+    size: kernel rows and columns, odd or even.
+    channels: every channel is upsampled alone.
+    dtype: of the result.
+
+  Returns:
+    f[size, size, channels, channels], zero between different channels.
+  """
+  rows, cols = (_triangle(k) for k in _pair(size))
+  return jnp.asarray(np.multiply.outer(np.outer(rows, cols), np.eye(channels)), dtype)
+
+
+def _triangle(size: int) -> np.ndarray:
+  factor = (size + 1) // 2
+  centre = factor - 1 if size % 2 else factor - 0.5
+  return 1 - np.abs(np.arange(size) - centre) / factor
+
+
+def bilinear_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+  """`bilinear_kernel` as an initialiser, for a shape [kh, kw, C, C]; the key is not used."""
+  del key
+  if shape[2] != shape[3]:
+    raise ValueError(f'bilinear_init keeps the channels apart: shape {shape} must end in C, C')
+  return bilinear_kernel(shape[:2], shape[2], dtype)

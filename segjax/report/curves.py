@@ -1,0 +1,172 @@
+"""Curves of a run, from its metrics log to one small SVG a metric.
+
+The log `metrics.jsonl` has one JSON object a line: `step`, `split` ("train" or the name of an
+evaluation split), `time`, and scalars by name.
+"""
+
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+# Light-mode colours; a page sets --series-0, --series-1, ... to replace them.
+SERIES_COLORS = ('#2563eb', '#ea580c', '#0d9488', '#9333ea', '#ca8a04', '#db2777')
+
+# Drawn by matplotlib, then replaced with the text colour of the page around the SVG.
+_INK = '#123456'
+
+# Fewer points than these are marked one by one and not smoothed.
+_FEW_POINTS = 20
+
+# Set, not measured: there is no noise to smooth away.
+_EXACT = ('learning_rate',)
+
+
+class Curve(NamedTuple):
+  """One metric on one split over training.
+
+  Attributes:
+    steps: i64[N] increasing.
+    values: f64[N] finite.
+  """
+
+  steps: np.ndarray
+  values: np.ndarray
+
+
+def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads `metrics.jsonl`; the log of a run that has not started is empty.
+
+  A line that is no JSON object is left out: a run killed while it writes leaves half a line.
+  """
+  try:
+    with open(path, encoding='utf-8', errors='replace') as lines:
+      records = [_parse(line) for line in lines]
+  except FileNotFoundError:
+    return []
+  return [record for record in records if isinstance(record, dict)]
+
+
+def _parse(line: str) -> Any:
+  try:
+    return json.loads(line)
+  except json.JSONDecodeError:
+    return None
+
+
+def collect_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+  """Turns a log into curves.
+
+  A step logged twice (a run continued from an earlier checkpoint) counts as it was logged last;
+  values that are not finite numbers are left out.
+
+  Args:
+    log: records with `step`, `split` and scalars by name.
+
+  Returns:
+    Metric name -> split -> curve: the loss, then what evaluation measured, then the rest.
+  """
+  points: dict[str, dict[str, dict[int, float]]] = {}
+  for record in log:
+    for name, value in record.items():
+      if name != 'step' and isinstance(value, int | float) and math.isfinite(value):
+        splits = points.setdefault(name, {})
+        splits.setdefault(record['split'], {})[record['step']] = value
+
+  def rank(name: str) -> int:
+    return 0 if name == 'loss' else 1 if set(points[name]) != {'train'} else 2
+
+  return {
+    name: {split: _curve(values) for split, values in points[name].items()}
+    for name in sorted(points, key=rank)
+  }
+
+
+def _curve(values: Mapping[int, float]) -> Curve:
+  steps = sorted(values)
+  return Curve(np.array(steps, np.int64), np.array([values[s] for s in steps], np.float64))
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+  """Centred running mean of f[N] over `window` (odd) values, over fewer at both ends."""
+  kernel = np.ones(min(window, 2 * len(values) - 1))
+  total = np.convolve(values, kernel, mode='full')
+  count = np.convolve(np.ones_like(values), kernel, mode='full')
+  start = len(kernel) // 2
+  return (total / count)[start : start + len(values)]
+
+
+def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int]) -> str:
+  """Draws one metric over the steps, one line a split, without a title or legend.
+
+  Training values are drawn faint with their running mean over a tenth of the run on top,
+  evaluation values as they are. The ground is transparent, text and axes take `currentColor`, so
+  the SVG suits any page that it is written into. Positive values that span more than two decades
+  get a logarithmic axis.
+
+  Args:
+    name: of the metric.
+    curves: by split.
+    colors: split -> number of its colour, SERIES_COLORS or the CSS variable `--series-<number>`.
+
+  Returns:
+    An `<svg>` element.
+  """
+  style = {
+    'svg.fonttype': 'none',  # text stays text, in the page's font
+    'svg.hashsalt': name,  # the same file for the same curves, and ids of its own
+    'path.simplify_threshold': 0.5,
+    'font.size': 9,
+    'text.color': _INK,
+    'axes.edgecolor': _INK,
+    'xtick.color': _INK,
+    'ytick.color': _INK,
+  }
+  with matplotlib.rc_context(style):
+    figure = Figure(figsize=(4.4, 2.4), layout='constrained')
+    axes = figure.add_subplot()
+    for split, curve in curves.items():
+      noisy = split == 'train' and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
+      _draw(axes, curve, noisy, SERIES_COLORS[colors[split] % len(SERIES_COLORS)])
+    _style(axes, np.concatenate([curve.values for curve in curves.values()]))
+    buffer = io.StringIO()
+    unknown = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(buffer, format='svg', transparent=True, metadata=unknown)
+  svg = buffer.getvalue()
+  svg = svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+  svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # the same in every plot, but unique in a page
+  for index, color in enumerate(SERIES_COLORS):
+    svg = svg.replace(color, f'var(--series-{index}, {color})')
+  return svg
+
+
+def _draw(axes, curve: Curve, noisy: bool, color: str) -> None:
+  steps, values = curve
+  if noisy:
+    axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
+    values = smooth(values, len(values) // 20 * 2 + 1)
+  marker = 'o' if len(values) < _FEW_POINTS else None
+  axes.plot(steps, values, color=color, linewidth=1.5, marker=marker, markersize=3)
+
+
+def _style(axes, values: np.ndarray) -> None:
+  if values.min() > 0 and values.max() > 100 * values.min():
+    axes.set_yscale('log')
+  else:
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+  axes.yaxis.set_major_formatter('{x:g}')
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+  axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+  axes.grid(axis='y', color=_INK, alpha=0.15, linewidth=0.6)
+  axes.tick_params(which='both', length=0)
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  axes.spines['bottom'].set_alpha(0.4)
+  axes.set_xlim(left=0)

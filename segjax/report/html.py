@@ -1,0 +1,152 @@
+"""The page of a run: one self-contained HTML file without scripts and without a network.
+
+A page is a title, a summary and a list of sections. A task that has more to show makes more
+sections from the functions here; none of them knows a task.
+"""
+
+import base64
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from segjax.report.curves import SERIES_COLORS, collect_curves, curve_svg
+from segjax.report.values import column_names, format_value, is_integer, split_metrics
+
+# A picture on the page has at most this many pixels a side; the full ones stay on disk.
+MAX_SIDE = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of the page; one with an empty body is left out.
+
+  Attributes:
+    title: the heading, plain text.
+    body: HTML, escaped.
+    collapsed: show the heading only, until the reader opens it.
+  """
+
+  title: str
+  body: Markup
+  collapsed: bool = False
+
+
+def metrics_section(title: str, metrics: Mapping[str, Any]) -> Section:
+  """The scalars of a metrics mapping; its tables are for `table_section`."""
+  scalars, _ = split_metrics(metrics)
+  return Section(title, _render('scalars', scalars))
+
+
+def table_section(
+  title: str,
+  table: Mapping[str, Mapping[str, Any]],
+  colors: Mapping[str, Sequence[int]] | None = None,
+) -> Section:
+  """A table such as the `per_class` of a metrics mapping.
+
+  Args:
+    title: the heading.
+    table: row name -> column name -> scalar. A scalar from 0 to 1 is also drawn as a bar.
+    colors: row name -> RGB from 0 to 255, shown before the name.
+  """
+  return Section(title, _render('table', table, column_names(table), colors or {}))
+
+
+def curves_section(title: str, log: Sequence[Mapping[str, Any]]) -> Section:
+  """One plot for each scalar of the metrics log (`curves.read_log`)."""
+  metrics = collect_curves(log)
+  splits = dict.fromkeys(split for curves in metrics.values() for split in curves)
+  colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}
+  plots = [
+    (name, curves, Markup(curve_svg(name, curves, colors))) for name, curves in metrics.items()
+  ]
+  return Section(title, _render('curves', plots, colors))
+
+
+def pictures_section(
+  title: str,
+  pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]],
+  colors: Mapping[str, Sequence[int]] | None = None,
+) -> Section:
+  """Rows of pictures.
+
+  Args:
+    title: the heading.
+    pictures: a caption such as the file name, and pictures u8[H, W, 3] by name
+      (`overlays.panels`).
+    colors: legend, name -> RGB from 0 to 255.
+  """
+  return Section(title, _render('pictures', pictures, colors or {}))
+
+
+def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
+  """Text as it stands, such as the frozen config or the command."""
+  return Section(title, _render('text', text), collapsed)
+
+
+def write_report(
+  path: str | os.PathLike, *, title: str, summary: Mapping[str, Any], sections: Sequence[Section]
+) -> None:
+  """Writes the page; a reader sees the old one or the new one, never half of it.
+
+  Args:
+    path: of the HTML file; its folder exists.
+    title: of the run, such as the name of its config.
+    summary: facts by name, such as the model, the data set and the best metric.
+    sections: in order.
+  """
+  page = _ENVIRONMENT.get_template('report.html.j2').render(
+    title=title, summary=summary, sections=[section for section in sections if section.body]
+  )
+  path = Path(path)
+  partial = path.with_name(path.name + '.partial')
+  # A file name among the captions need not be Unicode.
+  partial.write_text(page, encoding='utf-8', errors='replace')
+  partial.replace(path)
+
+
+def _render(macro: str, *args: Any) -> Markup:
+  return getattr(_ENVIRONMENT.get_template('sections.html.j2').module, macro)(*args).strip()
+
+
+def _png_uri(picture: np.ndarray) -> str:
+  image = Image.fromarray(picture)
+  image.thumbnail((MAX_SIDE, MAX_SIDE))
+  buffer = io.BytesIO()
+  image.save(buffer, format='PNG', optimize=True)
+  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')
+
+
+def _is_small(picture: np.ndarray) -> bool:
+  """Whether the page shows it enlarged, so that its pixels should stay sharp."""
+  return max(picture.shape[:2]) <= MAX_SIDE // 2
+
+
+def _bar(value: Any) -> float | None:
+  """Length of a bar in percent, or None for a count and all else that is no share of 1."""
+  if value is None or isinstance(value, str) or is_integer(value) or not 0 <= value <= 1:
+    return None
+  return 100 * float(value)
+
+
+_ENVIRONMENT = jinja2.Environment(
+  loader=jinja2.PackageLoader('segjax.report', '.'),
+  autoescape=True,
+  undefined=jinja2.StrictUndefined,
+  trim_blocks=True,
+  lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+  'bar': _bar,
+  'png_uri': _png_uri,
+  'small': _is_small,
+  'value': format_value,
+}

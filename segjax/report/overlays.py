@@ -1,0 +1,204 @@
+"""Label maps as pictures: colours, overlays, panels side by side, and palette PNGs.
+
+All of it is NumPy on one image. `label` is i[H, W] with a class index or IGNORE_LABEL at each
+pixel, `palette` is u8[C, 3] with the RGB colour of each class, and a picture is u8[H, W, 3].
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segjax.types import IGNORE_LABEL
+
+# PASCAL VOC's colour of label 255, which no class among the first 254 of its colour map has.
+IGNORE_COLOR = (224, 224, 192)
+ERROR_COLOR = (220, 38, 38)
+
+
+def default_palette(num_classes: int) -> np.ndarray:
+  """Returns PASCAL VOC's colour map u8[num_classes, 3], for a data set without colours of its own.
+
+  Bits 0, 3, 6 of the class index give red its highest three bits, bits 1, 4, 7 green and
+  bits 2, 5 blue, the lowest bit of the index the highest of the colour.
+  """
+  bits = (np.arange(num_classes)[:, None] >> np.arange(9)) & 1
+  weights = np.array([128, 64, 32])
+  return np.stack([bits[:, c::3] @ weights for c in range(3)], axis=-1).astype(np.uint8)
+
+
+def colorize(label: npt.ArrayLike, palette: npt.ArrayLike) -> np.ndarray:
+  """Draws a label map in the colours of its classes, IGNORE_LABEL in IGNORE_COLOR.
+
+  Returns:
+    u8[H, W, 3].
+
+  Raises:
+    ValueError: a label is neither a row of the palette nor IGNORE_LABEL.
+  """
+  return _color_table(palette)[_checked(label, palette)]
+
+
+def overlay(
+  image: npt.ArrayLike,
+  label: npt.ArrayLike,
+  palette: npt.ArrayLike,
+  *,
+  alpha: float = 0.5,
+  outline: bool = True,
+) -> np.ndarray:
+  """Tints an image with the colours of its classes.
+
+  Args:
+    image: u8[H, W, 3], or u8[H, W, 1] or u8[H, W], which are shown grey.
+    label: i[H, W].
+    palette: u8[C, 3].
+    alpha: weight of the class colour, from 0 (image only) to 1 (colour only).
+    outline: draw the pixels along the border between two labels in the full class colour.
+
+  Returns:
+    u8[H, W, 3].
+  """
+  rgb = _rgb(image)
+  colors = colorize(label, palette)
+  _check_same_size(image=rgb, label=colors)
+  picture = np.rint((1 - alpha) * rgb + alpha * colors).astype(np.uint8)
+  if outline:
+    border = _border(np.asarray(label))
+    picture[border] = colors[border]
+  return picture
+
+
+def panels(
+  image: npt.ArrayLike,
+  truth: npt.ArrayLike,
+  prediction: npt.ArrayLike,
+  palette: npt.ArrayLike,
+) -> dict[str, np.ndarray]:
+  """Shows a prediction beside its image and the truth.
+
+  Args:
+    image: u8[H, W, 3], u8[H, W, 1] or u8[H, W].
+    truth: i[H, W].
+    prediction: i[H, W].
+    palette: u8[C, 3].
+
+  Returns:
+    Pictures u8[H, W, 3] by name: `image`, `truth`, `prediction`, and `errors`, the image faded with
+    the wrong pixels in ERROR_COLOR. Where the truth is IGNORE_LABEL nothing is wrong.
+  """
+  rgb, truth, prediction = _rgb(image), np.asarray(truth), np.asarray(prediction)
+  _check_same_size(image=rgb, truth=truth, prediction=prediction)
+  grey = rgb.mean(axis=-1, keepdims=True)
+  errors = np.repeat(np.rint(140 + 0.45 * grey).astype(np.uint8), 3, axis=-1)
+  errors[(prediction != truth) & (truth != IGNORE_LABEL)] = ERROR_COLOR
+  return {
+    'image': rgb,
+    'truth': colorize(truth, palette),
+    'prediction': colorize(prediction, palette),
+    'errors': errors,
+  }
+
+
+def triptych(
+  image: npt.ArrayLike,
+  truth: npt.ArrayLike,
+  prediction: npt.ArrayLike,
+  palette: npt.ArrayLike,
+  *,
+  gap: int = 4,
+) -> np.ndarray:
+  """The `panels` side by side as one picture, u8[H, 4 * W + 3 * gap, 3], with white gaps."""
+  return _join(panels(image, truth, prediction, palette).values(), axis=1, gap=gap)
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], *, gap: int = 8) -> np.ndarray:
+  """Pictures of any size below each other with white gaps: u8[sum of H and gaps, greatest W, 3]."""
+  return _join(pictures, axis=0, gap=gap)
+
+
+def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> np.ndarray:
+  """Undoes `(pixel - mean) / std`.
+
+  Args:
+    image: f32[H, W, C], normalised.
+    mean: f[C] in pixel units from 0 to 255.
+    std: f[C] in the same units.
+
+  Returns:
+    u8[H, W, C], rounded and clipped.
+  """
+  pixels = np.asarray(image, np.float32) * np.asarray(std) + np.asarray(mean)
+  return np.rint(pixels.clip(0, 255)).astype(np.uint8)
+
+
+def write_label_png(path: str | os.PathLike, label: npt.ArrayLike, palette: npt.ArrayLike) -> None:
+  """Writes a palette PNG: its pixel values are the labels, its palette shows them in colour."""
+  picture = Image.fromarray(_checked(label, palette).astype(np.uint8))
+  picture.putpalette(_color_table(palette).tobytes())
+  picture.save(path, format='PNG')
+
+
+def _color_table(palette: npt.ArrayLike) -> np.ndarray:
+  """The colour of each 8-bit label, u8[256, 3]."""
+  palette = np.asarray(palette, np.uint8)
+  table = np.zeros((256, 3), np.uint8)
+  table[: len(palette)] = palette
+  table[IGNORE_LABEL] = IGNORE_COLOR
+  return table
+
+
+def _checked(label: npt.ArrayLike, palette: npt.ArrayLike) -> np.ndarray:
+  label, count = np.asarray(label), len(np.asarray(palette))
+  unknown = (label != IGNORE_LABEL) & ((label < 0) | (label >= count))
+  if unknown.any():
+    raise ValueError(
+      f'label {label[unknown][0]} has no colour: the palette has {count} and only'
+      f' {IGNORE_LABEL} stands for "ignore"'
+    )
+  return label
+
+
+def _rgb(image: npt.ArrayLike) -> np.ndarray:
+  image = np.asarray(image)
+  if image.dtype != np.uint8:
+    raise ValueError(f'a picture is uint8, got {image.dtype}: call denormalize first')
+  if image.ndim == 2:
+    image = image[:, :, None]
+  if image.ndim != 3 or image.shape[2] not in (1, 3):
+    raise ValueError(f'an image is [H, W], [H, W, 1] or [H, W, 3], got {image.shape}')
+  return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _check_same_size(**arrays: np.ndarray) -> None:
+  sizes = {name: array.shape[:2] for name, array in arrays.items()}
+  if len(set(sizes.values())) > 1:
+    raise ValueError(f'sizes differ: {sizes}')
+
+
+def _border(label: np.ndarray) -> np.ndarray:
+  """Pixels with another label among their four neighbours, bool[H, W]."""
+  border = np.zeros(label.shape, bool)
+  below = label[1:] != label[:-1]
+  right = label[:, 1:] != label[:, :-1]
+  border[1:] |= below
+  border[:-1] |= below
+  border[:, 1:] |= right
+  border[:, :-1] |= right
+  return border
+
+
+def _join(pictures: Iterable[np.ndarray], axis: int, gap: int) -> np.ndarray:
+  """Pictures along an axis on a white ground, `gap` pixels apart, aligned at the top left."""
+  pictures = list(pictures)
+  across = max(picture.shape[1 - axis] for picture in pictures)
+  padded = []
+  for index, picture in enumerate(pictures):
+    before = gap if index else 0
+    margins = [(0, 0), (0, 0), (0, 0)]
+    margins[axis] = (before, 0)
+    margins[1 - axis] = (0, across - picture.shape[1 - axis])
+    padded.append(np.pad(picture, margins, constant_values=255))
+  return np.concatenate(padded, axis=axis)

@@ -1,0 +1,1 @@
+"""The training loop and what it needs: state, step, optimiser, sharding, checkpoints."""

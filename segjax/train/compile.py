@@ -1,0 +1,52 @@
+"""How steps are compiled: the persistent cache, and the options that make a CPU fast."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# jaxlib 0.10 sends a CPU's convolutions to YNNPACK, whose filter gradient is several times slower
+# than Eigen's: leave it the fusions that pay, without convolutions.
+_CPU_OPTIONS = {
+    'xla_cpu_experimental_ynn_fusion_type': (
+        'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+    )
+}
+
+
+# A program that runs once, such as the initialiser, is not worth its optimisation.
+_ONCE_OPTIONS = {'xla_backend_optimization_level': '0'}
+
+
+@functools.cache
+def compiler_options(*, once: bool = False) -> dict[str, str]:
+  """The options to compile a step with; empty except on a CPU that knows them.
+
+  Args:
+    once: for a program that runs once, compile fast instead.
+  """
+  if jax.default_backend() != 'cpu':
+    return {}
+  options = _ONCE_OPTIONS if once else _CPU_OPTIONS
+  try:
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(jnp.zeros(())).compile()
+  except jax.errors.JaxRuntimeError:  # another jaxlib, without the option
+    return {}
+  return options
+
+
+def jit(function: Callable[..., Any], *, once: bool = False, **kwargs: Any) -> Callable[..., Any]:
+  """`jax.jit` with `compiler_options()`."""
+  return jax.jit(function, compiler_options=compiler_options(once=once) or None, **kwargs)
+
+
+def enable_cache() -> None:
+  """Keeps compiled programs in the user's cache folder, unless JAX was told of another already."""
+  if jax.config.jax_compilation_cache_dir is None:
+    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    jax.config.update('jax_compilation_cache_dir', str(Path(root) / 'segjax' / 'jax'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

@@ -1,0 +1,64 @@
+"""Metrics over a whole split: every image once, divided once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.tasks.base import Task
+from segjax.train import sharding
+
+Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
+
+
+def evaluate(
+    eval_step: Callable[..., tuple[dict, tuple, dict]],
+    variables: Mapping[str, Any],
+    batches: Iterable[tuple[Mapping[str, np.ndarray], Sequence[str]]],
+    task: Task,
+    put: Put,
+    *,
+    pictures: int = 0,
+) -> tuple[dict[str, Any], list[tuple[str, dict[str, np.ndarray]]]]:
+  """Runs `variables` over a split.
+
+  Args:
+    eval_step: from `segjax.train.step.make_eval_step`, compiled.
+    variables: parameters and model state on the mesh.
+    batches: this process's part of the split, `(batch, names)`, the last batch padded.
+    task: whose metrics to compute.
+    put: moves a batch to the mesh.
+    pictures: how many examples to draw.
+
+  Returns:
+    The metrics by name, with the mean losses as `loss` and `loss_<name>`, and `(name, panels)`
+    of the first examples.
+  """
+  totals: dict[str, np.ndarray] = {}
+  states: list[Any] = [None] * len(task.metrics)
+  drawn: list[tuple[str, dict[str, np.ndarray]]] = []
+  for local, names in batches:
+    batch = put(local)
+    losses, device_states, predictions = eval_step(variables, batch)
+    for name, pair in sharding.to_host(losses).items():
+      totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+    if len(drawn) < pictures or not all(m.device for m in task.metrics):
+      host_batch, host_predictions = sharding.to_host((batch, predictions))
+    device_states = iter(sharding.to_host(device_states))
+    for i, metric in enumerate(task.metrics):
+      new = (
+          next(device_states) if metric.device
+          else metric.from_batch(host_predictions, host_batch)
+      )
+      states[i] = new if states[i] is None else metric.merge(states[i], new)
+    if len(drawn) < pictures:
+      images = task.pictures(host_batch, host_predictions, pictures - len(drawn))
+      drawn += zip(names, images, strict=False)
+
+  metrics = {f'loss_{n}': float(t[0] / t[1]) if t[1] else 0.0 for n, t in totals.items()}
+  metrics = {'loss': sum(metrics.values()), **metrics}
+  for metric, state in zip(task.metrics, states, strict=True):
+    metrics |= metric.compute(state)
+  return metrics, drawn
+

@@ -1,0 +1,218 @@
+"""The training loop: the same for every task, every model and any number of devices."""
+
+import collections
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import jax
+from jax.experimental import multihost_utils
+
+from segjax.train import sharding
+from segjax.train.checkpoint import Checkpoints
+from segjax.train.log import RunLog
+from segjax.train.state import TrainState
+from segjax.types import SegjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Keys of `config.train`.
+
+  Attributes:
+    steps: updates in the whole run.
+    seed: of the parameters, the order of the examples, augmentation and dropout.
+    log_every: steps between two lines of the log.
+    eval_every: steps between two evaluations; there is always one after the last step.
+    checkpoint_every: steps between two checkpoints; there is always one after the last step.
+    keep: how many of the newest checkpoints stay, beside the best.
+    best_metric: the metric of the evaluation split that names the best checkpoint.
+    best_mode: 'max' or 'min'.
+    nonfinite: what a loss or gradient that is not finite does: 'stop' the run or 'skip' the update.
+    max_skipped: with 'skip', how many updates may be left out before the run stops.
+    pictures: how many examples an evaluation draws.
+  """
+
+  steps: int = 1000
+  seed: int = 0
+  log_every: int = 20
+  eval_every: int = 500
+  checkpoint_every: int = 500
+  keep: int = 2
+  best_metric: str = 'mean_iou'
+  best_mode: Literal['max', 'min'] = 'max'
+  nonfinite: Literal['stop', 'skip'] = 'stop'
+  max_skipped: int = 10
+  pictures: int = 6
+
+
+class Progress(Protocol):
+  """What shows a person how far the run is."""
+
+  def update(self, step: int, values: Mapping[str, float]) -> None: ...
+
+  def message(self, text: str) -> None: ...
+
+
+class StoppedError(Exception):
+  """The run was asked to stop and has saved its state.
+
+  Attributes:
+    step: the step it stopped after.
+    signum: the signal that asked.
+  """
+
+  def __init__(self, step: int, signum: int):
+    super().__init__(f'{signal.Signals(signum).name} after step {step}')
+    self.step, self.signum = step, signum
+
+
+class _StopSignal:
+  """Remembers SIGTERM and SIGINT inside a `with` block; a second one acts as usual."""
+
+  def __enter__(self) -> '_StopSignal':
+    self.received: int | None = None
+    self._old = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._restore()
+
+  def _handle(self, signum: int, frame: FrameType | None) -> None:
+    del frame
+    self.received = signum
+    self._restore()
+
+  def _restore(self) -> None:
+    for signum, handler in self._old.items():
+      signal.signal(signum, handler)
+
+  def agreed(self, step: int) -> int | None:
+    """The signal to stop for now: with several processes, once all can stop after this step."""
+    if jax.process_count() > 1:
+      return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+    return self.received
+
+
+class _Meter:
+  """Means of the scalars since the last line of the log, and the check that they are finite."""
+
+  def __init__(self, config: TrainConfig):
+    self._config = config
+    self._sums: dict[str, float] = collections.defaultdict(float)
+    self._count = 0
+    self._last_finite: dict[str, float] = {}
+
+  def add(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
+    values = {k: float(v) for k, v in sharding.to_host(dict(scalars)).items()}
+    if not values.pop('finite'):
+      self._check_skip(step, values, names)
+      return
+    self._last_finite = {'step': step, **values}
+    self._count += 1
+    for name, value in values.items():
+      self._sums[name] += value
+
+  def _check_skip(self, step: int, values: Mapping[str, float], names: Sequence[str]) -> None:
+    if self._config.nonfinite == 'skip' and values['skipped'] <= self._config.max_skipped:
+      return
+    bad = _spell({k: v for k, v in values.items() if not math.isfinite(v)})
+    skipped = f' ({values["skipped"]:.0f} updates left out)' if values['skipped'] > 1 else ''
+    raise SegjaxError(
+        f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
+        f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
+        f'examples in the batch: {", ".join(names)}; look at these, lower '
+        'config.optim.learning_rate, or set config.train.nonfinite=skip'
+    )
+
+  def take(self) -> dict[str, float]:
+    """The means since the last call; what is a level rather than a mean is as it was last."""
+    means = {k: v / self._count for k, v in self._sums.items()} if self._count else {}
+    levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if k in means}
+    self._sums.clear()
+    self._count = 0
+    return {**means, **levels}
+
+
+def _spell(values: Mapping[str, float]) -> str:
+  return ', '.join(f'{k}={v:.6g}' for k, v in values.items())
+
+
+def run(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    batches: Iterator[tuple[Any, Sequence[str]]],
+    config: TrainConfig,
+    *,
+    batch_size: int,
+    checkpoints: Checkpoints,
+    log: RunLog | None,
+    progress: Progress,
+    evaluate: Callable[[TrainState, int], dict[str, Any]],
+) -> TrainState:
+  """Trains from `state.step` to `config.steps`.
+
+  Args:
+    state: on the mesh; its buffers are given up.
+    train_step: compiled, from `segjax.train.step.make_train_step`.
+    batches: `(batch on the mesh, names of its examples)` from step `state.step` on.
+    config: see `TrainConfig`.
+    batch_size: examples a step, over all processes.
+    checkpoints: where to save.
+    log: where to record; None on all processes but the first.
+    progress: what the person sees.
+    evaluate: `(state, step) -> metrics` on the evaluation split.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    StoppedError: on SIGTERM or SIGINT, after saving.
+    SegjaxError: the loss is not finite.
+  """
+  start = step = int(state.step)
+  meter, pending = _Meter(config), collections.deque()
+  mark, mark_step = time.perf_counter(), step
+  with _StopSignal() as stop:
+    while step < config.steps:
+      batch, names = next(batches)
+      state, scalars = train_step(state, batch)
+      step += 1
+      pending.append((step, scalars, names))
+      # One step behind: the device works on this step while the host reads the one before.
+      if len(pending) > 1:
+        meter.add(*pending.popleft())
+      if step == start + 1:  # keep compilation out of the first images/s
+        jax.block_until_ready(scalars)
+        mark, mark_step = time.perf_counter(), step
+
+      stopping = stop.agreed(step)
+      last = step == config.steps
+      evaluating = not stopping and (last or step % config.eval_every == 0)
+      saving = last or bool(stopping) or step % config.checkpoint_every == 0
+      if step % config.log_every == 0 or evaluating or saving:
+        while pending:
+          meter.add(*pending.popleft())
+        seconds = time.perf_counter() - mark
+        values = meter.take()
+        if step > mark_step:
+          values['images_per_second'] = (step - mark_step) * batch_size / seconds
+        if log:
+          log.scalars(step, 'train', values)
+        progress.update(step, values)
+        mark, mark_step = time.perf_counter(), step
+      metrics = None
+      if evaluating:
+        metrics = evaluate(state, step)
+        saving = saving or checkpoints.is_better(metrics)
+      if saving:
+        checkpoints.save(state, metrics=metrics)
+      if evaluating or saving:
+        mark = time.perf_counter()
+      if stopping:
+        raise StoppedError(step, stopping)
+  return state

@@ -1,0 +1,85 @@
+"""One program over a named mesh: `data` splits the batch, `space` splits the image height."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from segjax.types import SegjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Keys of `config.mesh`.
+
+  Attributes:
+    data: devices along the batch; -1 takes all that `space` leaves.
+    space: devices along the image height.
+  """
+
+  data: int = -1
+  space: int = 1
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+  """The mesh over all devices of all processes, or over the first data x space of them.
+
+  Raises:
+    SegjaxError: more devices asked for than there are, or a remainder left over.
+  """
+  devices = jax.devices()
+  data = len(devices) // config.space if config.data == -1 else config.data
+  used = data * config.space
+  several = jax.process_count() > 1
+  if used < 1 or used > len(devices) or (several and used != len(devices)):
+    raise SegjaxError(
+        f'config.mesh asks for {config.data} x {config.space} devices where there are '
+        f'{len(devices)}: set config.mesh.data and config.mesh.space to fit'
+    )
+  return Mesh(np.asarray(devices[:used]).reshape(data, config.space), ('data', 'space'))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole: parameters, optimiser state, metrics."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, spec: Mapping[str, PartitionSpec]
+) -> dict[str, jax.Array]:
+  """This process's part of a batch, NumPy, as global arrays on the mesh.
+
+  Raises:
+    SegjaxError: the batch or the image height does not divide over the mesh.
+  """
+  return {key: _put(key, value, NamedSharding(mesh, spec[key])) for key, value in batch.items()}
+
+
+def _put(key: str, value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  try:
+    return jax.make_array_from_process_local_data(sharding, value)
+  except ValueError as e:
+    shape = dict(sharding.mesh.shape)
+    raise SegjaxError(
+        f"the batch's {key} of shape {value.shape} does not divide over the mesh {shape}: set "
+        'config.data.batch_size to a multiple of config.mesh.data, and the image height to one of '
+        'config.mesh.space'
+    ) from e
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+  """NumPy arrays, the same on every process, as arrays that every device holds whole."""
+  put = lambda x: jax.make_array_from_callback(np.shape(x), replicated(mesh), lambda i: x[i])
+  return jax.tree.map(lambda x: put(np.asarray(x)), tree)
+
+
+def to_host(tree: Any) -> Any:
+  """The whole of every array in `tree` as NumPy, on every process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,118 @@
+"""The train step and the evaluation step: pure, short, the same for every task."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax.tasks.base import Task
+from segjax.train import optim
+from segjax.train.state import TrainState
+from segjax.types import Array, Batch, SumCount
+
+
+def mean(value: SumCount) -> Array:
+  """`sum / count`, and 0 where nothing was counted; its gradient is finite there too."""
+  some = value.count > 0
+  return jnp.where(some, value.sum / jnp.where(some, value.count, 1), 0.0)
+
+
+def make_train_step(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    ema: float | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """`(state, batch) -> (state, scalars)` for one update.
+
+  Sums and counts are added over the `accumulate` parts of the batch and divided once, so that the
+  parts' gradient is that of the whole batch however its counts fall (BatchNorm excepted, which
+  normalises each part by itself). An update whose loss or gradient is not finite is left out:
+  `scalars['finite']` says so, and the loop decides.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    updates_made = state.step - state.skipped
+
+    def loss_function(params):
+      parts, model_state = sum_losses(task, params, state.model_state, batch, key, accumulate)
+      means = {name: mean(part) for name, part in parts.items()}
+      return sum(means.values()), (means, model_state)
+
+    (loss, (means, model_state)), grads = jax.value_and_grad(loss_function, has_aux=True)(
+        state.params
+    )
+    grad_norm = optax.tree.norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new_ema = None if ema is None else optim.update_ema(state.ema, params, state.step, ema)
+
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    state = TrainState(
+        step=state.step + 1,
+        skipped=state.skipped + jnp.where(finite, 0, 1),
+        params=keep(params, state.params),
+        model_state=keep({**state.model_state, **model_state}, state.model_state),
+        opt_state=keep(opt_state, state.opt_state),
+        ema=keep(new_ema, state.ema),
+    )
+    scalars = {
+        'loss': loss,
+        **{f'loss_{name}': value for name, value in means.items()},
+        'grad_norm': grad_norm,
+        'learning_rate': jnp.asarray(schedule(updates_made), jnp.float32),
+        'skipped': state.skipped,
+        'finite': finite,
+    }
+    return state, scalars
+
+  return train_step
+
+
+def sum_losses(
+    task: Task, params: Any, model_state: Any, batch: Batch, key: Array, accumulate: int
+) -> tuple[dict[str, SumCount], Any]:
+  """The losses' sums and counts over `accumulate` parts of the batch, and the new model state.
+
+  The parts run one after another under rematerialisation: the backward pass of one part is in
+  memory at a time, for one more forward pass.
+  """
+
+  def part(model_state: Any, inputs: tuple[Batch, Array]) -> tuple[Any, dict[str, SumCount]]:
+    part_batch, part_key = inputs
+    variables = {'params': params, **model_state}
+    outputs, new = task.forward(variables, part_batch, train=True, key=part_key)
+    return {**model_state, **new}, task.losses(outputs, part_batch)
+
+  if accumulate == 1:
+    model_state, losses = part(model_state, (batch, key))
+    return losses, model_state
+  # Part m takes rows m, m + accumulate, …: each part then lies on all devices as the batch does.
+  split = lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1)
+  inputs = (jax.tree.map(split, dict(batch)), jax.random.split(key, accumulate))
+  model_state, losses = jax.lax.scan(jax.checkpoint(part), model_state, inputs)
+  return jax.tree.map(lambda x: x.sum(0), losses), model_state
+
+
+def make_eval_step(
+    task: Task,
+) -> Callable[[Mapping[str, Any], Batch], tuple[dict[str, SumCount], tuple, dict[str, Array]]]:
+  """`(variables, batch) -> (losses, states of the metrics on the device, predictions)`.
+
+  Predictions stay on the device until a picture or a metric on the host asks for them.
+  """
+
+  def eval_step(variables: Mapping[str, Any], batch: Batch):
+    outputs, _ = task.forward(variables, batch, train=False)
+    predictions = task.predict(outputs, batch)
+    states = tuple(m.from_batch(predictions, batch) for m in task.metrics if m.device)
+    return task.losses(outputs, batch), states, predictions
+
+  return eval_step

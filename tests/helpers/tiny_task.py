@@ -1,0 +1,36 @@
+"""A small semantic task on random pictures, for the tests of the training loop."""
+"""A small semantic task on random pictures, for the tests of the training loop."""
+import numpy as np
+
+from segjax.losses import dense
+from segjax.models.unet import UNet
+from segjax.tasks import semantic
+from segjax.types import IGNORE_LABEL
+
+
+def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **kwargs):
+  model = UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout)
+  functions = {
+      'softmax_cross_entropy': dense.softmax_cross_entropy,
+      'dice': dense.dice,
+  }
+  return semantic.make_task(
+      model,
+      class_names=('a', 'b', 'c'),
+      losses={name: functions[name] for name in losses},
+      draw=lambda image, truth, prediction: {'image': image},
+      **kwargs,
+  )
+
+
+def make_batch(size=8, height=8, width=8, seed=0):
+  """A batch with ignored pixels, their number different from example to example."""
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 3, (size, height, width)).astype(np.int32)
+  for i in range(size):
+    label[i, :, : i % width] = IGNORE_LABEL
+  return {
+      'image': rng.normal(size=(size, height, width, 3)).astype(np.float32),
+      'label': label,
+      'valid': np.ones(size, bool),
+  }

@@ -1,0 +1,236 @@
+import os
+import pathlib
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+from segjax.losses import dense
+from segjax.types import IGNORE_LABEL, SegjaxError
+
+LOSSES = [dense.softmax_cross_entropy, dense.sigmoid_cross_entropy, dense.focal, dense.dice]
+
+
+def example(classes=3, size=(2, 4, 5), seed=0):
+  """Logits, and labels of which about a fifth are ignored."""
+  rng = np.random.default_rng(seed)
+  logits = rng.normal(size=(*size, classes)).astype(np.float32)
+  label = rng.integers(0, max(classes, 2), size).astype(np.int32)
+  label[rng.random(size) < 0.2] = IGNORE_LABEL
+  return jnp.asarray(logits), jnp.asarray(label)
+
+
+def log_softmax(logits):
+  z = np.asarray(logits, np.float64)
+  return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def sigmoid(logits):
+  return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+
+
+def test_softmax_cross_entropy_of_known_probabilities():
+  # p = (1/4, 3/4) at each of three pixels, of which the last is ignored.
+  logits = jnp.log(jnp.array([[0.25, 0.75]] * 3)).reshape(1, 1, 3, 2)
+  label = jnp.array([0, 1, IGNORE_LABEL]).reshape(1, 1, 3)
+  total, count = dense.softmax_cross_entropy(logits, label)
+  np.testing.assert_allclose(total, np.log(4) + np.log(4 / 3), rtol=1e-6)
+  assert count == 2
+
+
+def test_softmax_cross_entropy_equals_optax_on_the_labelled_pixels():
+  logits, label = example()
+  keep = np.asarray(label) != IGNORE_LABEL
+  expected = optax.softmax_cross_entropy_with_integer_labels(logits[keep], label[keep])
+  total, count = dense.softmax_cross_entropy(logits, label)
+  np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
+  assert count == keep.sum()
+
+
+def test_softmax_cross_entropy_is_exact_for_large_logits():
+  logits = jnp.array([1e4, 1e4 + 1.0]).reshape(1, 1, 1, 2)
+  total, _ = dense.softmax_cross_entropy(logits, jnp.zeros((1, 1, 1), jnp.int32))
+  np.testing.assert_allclose(total, np.log1p(np.e), rtol=1e-6)
+
+
+@pytest.mark.parametrize('classes', [1, 3])
+def test_sigmoid_cross_entropy_equals_optax_on_the_labelled_pixels(classes):
+  logits, label = example(classes)
+  keep = np.asarray(label) != IGNORE_LABEL
+  target = np.eye(3)[label[keep]] if classes == 3 else np.asarray(label)[keep][:, None]
+  expected = optax.sigmoid_binary_cross_entropy(logits[keep], jnp.asarray(target)).mean(-1).sum()
+  total, count = dense.sigmoid_cross_entropy(logits, label)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  assert count == keep.sum()
+
+
+@pytest.mark.parametrize('gamma, alpha', [(2.0, 0.25), (0.5, None), (0.0, 0.5)])
+def test_focal_equals_its_formula(gamma, alpha):
+  logits, label = example()
+  keep = np.asarray(label) != IGNORE_LABEL
+  target = np.eye(3)[label[keep]]
+  p = sigmoid(logits[keep])
+  p_t = np.where(target == 1, p, 1 - p)
+  alpha_t = 1 if alpha is None else np.where(target == 1, alpha, 1 - alpha)
+  expected = -alpha_t * (1 - p_t) ** gamma * np.log(p_t)
+  total, count = dense.focal(logits, label, gamma=gamma, alpha=alpha)
+  np.testing.assert_allclose(total, expected.mean(-1).sum(), rtol=1e-5)
+  assert count == keep.sum()
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+def test_focal_gradient_is_finite_where_p_is_0_or_1(gamma):
+  logits = jnp.array([[200.0, -200.0], [-200.0, 200.0]]).reshape(1, 1, 2, 2)
+  label = jnp.zeros((1, 1, 2), jnp.int32)
+  gradient = jax.grad(lambda x: dense.focal(x, label, gamma=gamma).sum)(logits)
+  assert np.isfinite(gradient).all()
+
+
+def test_dice_of_known_masks():
+  # Image 1: certain predictions, class 1 in columns 0 and 1, truth in columns 1 and 2 of 4.
+  # Dice of class 1 is (2 * 1 + 1) / (2 + 2 + 1), and of class 0 the same.
+  prediction = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
+  label = np.array([[0, 1, 1, 0], [0, 0, 0, IGNORE_LABEL]])[:, None]
+  logits = jnp.asarray(200.0 * np.eye(2)[prediction] - 100.0)[:, None]
+  total, count = dense.dice(logits, jnp.asarray(label))
+  np.testing.assert_allclose(total, 1 - 3 / 5, rtol=1e-6)  # Image 2 is right: loss 0.
+  assert count == 2
+  # A single channel has class 1 only; class weights choose among more.
+  single, _ = dense.dice(logits[..., 1:], jnp.asarray(label))
+  np.testing.assert_allclose(single, 1 - 3 / 5, rtol=1e-6)
+  logits = logits.at[0, 0, 3].set(jnp.array([-100.0, 100.0]))  # Class 1: 3/6, class 0: 1/4.
+  for weights, expected in [([0, 1], 3 / 6), ([1, 0], 3 / 4), ([1, 3], (3 / 4 + 3 * 3 / 6) / 4)]:
+    total, _ = dense.dice(logits, jnp.asarray(label), class_weights=weights)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_dice_equals_its_formula():
+  logits, label = example()
+  expected = 0
+  for z, t in zip(np.asarray(logits), np.asarray(label), strict=True):
+    keep = t != IGNORE_LABEL
+    p, g = np.exp(log_softmax(z[keep])), np.eye(3)[t[keep]]
+    dice = (2 * (p * g).sum(0) + 0.5) / (p.sum(0) + g.sum(0) + 0.5)
+    expected += 1 - dice.mean()
+  total, count = dense.dice(logits, label, smooth=0.5)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  assert count == 2
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_ignored_pixels_change_nothing(loss):
+  logits, label = example()
+  ignored = (label == IGNORE_LABEL)[..., None]
+  a, b = loss(logits, label), loss(jnp.where(ignored, 50.0, logits), label)
+  np.testing.assert_allclose(a, b, rtol=1e-6)
+  gradient = jax.grad(lambda x: loss(x, label).sum)(logits)
+  assert not np.asarray(gradient)[ignored[..., 0]].any()
+  assert np.asarray(gradient)[~ignored[..., 0]].any(-1).all()
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_all_ignored_is_zero_without_nan(loss):
+  logits, label = example()
+  label = jnp.full_like(label, IGNORE_LABEL)
+  total, count = loss(logits, label)
+  gradient = jax.grad(lambda x: loss(x, label).sum)(logits)
+  assert total == 0
+  assert count == 0
+  assert not np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_sums_and_counts_add_over_a_split_batch_and_padding(loss):
+  logits, label = example(size=(4, 4, 5))
+  whole = loss(logits, label)
+  parts = [loss(logits[i : i + 2], label[i : i + 2]) for i in (0, 2)]
+  np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-5)
+  pad = ((0, 1), (0, 3), (0, 2))
+  padded = loss(
+      jnp.pad(logits, (*pad, (0, 0))), jnp.pad(label, pad, constant_values=IGNORE_LABEL)
+  )
+  np.testing.assert_allclose(whole, padded, rtol=1e-5)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_bfloat16_logits_are_summed_in_float32(loss):
+  logits, label = example()
+  low = logits.astype(jnp.bfloat16)
+  result = loss(low, label)
+  assert result.sum.dtype == result.count.dtype == jnp.float32
+  np.testing.assert_allclose(result, loss(low.astype(jnp.float32), label), rtol=1e-6)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_numerical_gradient(loss):
+  logits, label = example(size=(1, 2, 3))
+  check_grads(lambda x: loss(x, label).sum, (logits,), 1, ['rev'], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_pixel_weights_0_and_1_select_pixels(loss):
+  logits, label = example()
+  weight = jnp.asarray(np.random.default_rng(1).integers(0, 2, label.shape), jnp.float32)
+  selected = loss(logits, jnp.where(weight == 1, label, IGNORE_LABEL))
+  np.testing.assert_allclose(loss(logits, label, weight).sum, selected.sum, rtol=1e-5)
+  if loss is not dense.dice:
+    weighted = loss(logits, label, weight, divide_by='weight')
+    np.testing.assert_allclose(weighted, selected, rtol=1e-5)
+    assert loss(logits, label, weight).count == (label != IGNORE_LABEL).sum()
+
+
+@pytest.mark.parametrize(
+    'loss, classes',
+    [
+        (dense.softmax_cross_entropy, 3),
+        (dense.sigmoid_cross_entropy, 3),
+        (dense.sigmoid_cross_entropy, 1),
+        (dense.focal, 3),
+    ],
+)
+def test_class_weights_multiply_the_pixels_of_their_class(loss, classes):
+  logits, label = example(classes)
+  weights = [2.0, 0.5, 3.0][: max(classes, 2)]
+  by_pixel = jnp.where(label == IGNORE_LABEL, 7.0, jnp.asarray([*weights, 0.0])[label % 4])
+  for divide_by in ('count', 'weight'):
+    np.testing.assert_allclose(
+        loss(logits, label, class_weights=weights, divide_by=divide_by),
+        loss(logits, label, by_pixel, divide_by=divide_by),
+        rtol=1e-5,
+    )
+
+
+def test_wrong_arguments():
+  logits, label = example()
+  with pytest.raises(SegjaxError, match='2 values for 3 classes'):
+    dense.softmax_cross_entropy(logits, label, class_weights=[1, 2])
+  with pytest.raises(SegjaxError, match="divide_by is 'mean'"):
+    dense.focal(logits, label, divide_by='mean')
+
+
+def test_median_frequency_weights_hand_computed():
+  # Frequencies 0.1, 0.4, 0.2; the fourth class never occurs.
+  weights = dense.median_frequency_weights([10, 20, 40, 0], [100, 50, 200, 0])
+  np.testing.assert_allclose(weights, [2, 0.5, 1, 0])
+  assert weights.dtype == np.float32
+  np.testing.assert_array_equal(dense.natural_weights([10, 0], [100, 0]), [1, 1])
+
+
+def test_median_frequency_weights_of_camvid_are_near_the_released_ones():
+  # SegNet's released weights, sky to bicyclist; they were counted on other renderings of the labels
+  # (the sign's weight differs by 2.5 times).
+  if 'SEGJAX_TEST_DATA' not in os.environ:
+    pytest.skip('SEGJAX_TEST_DATA, the folder with camvid/, is not set')
+  released = [0.2595, 0.1826, 4.564, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614]
+  pixels, image_pixels = np.zeros(11), np.zeros(11)
+  for path in pathlib.Path(os.environ['SEGJAX_TEST_DATA'], 'camvid/trainannot').glob('*.png'):
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    counts = np.bincount(label.ravel(), minlength=12)[:11]
+    pixels += counts
+    image_pixels += np.where(counts > 0, label.size, 0)
+  ratio = np.delete(dense.median_frequency_weights(pixels, image_pixels) / released, 6)
+  assert (abs(np.log(ratio)) < np.log(1.25)).all()

@@ -1,0 +1,146 @@
+"""U-Net against the figures of the paper (arXiv 1505.04597, Fig. 1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.unet import UNet, center_crop, pad_to_multiple
+from segjax.types import SegjaxError
+
+
+def abstract(model, shape):
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  return variables, jax.eval_shape(model.apply, variables, image)
+
+
+def tiny(**kwargs):
+  return UNet(classes=2, **{'width': 2, 'depth': 2, 'dropout': 0.0} | kwargs)
+
+
+def test_paper_has_31030658_parameters_and_maps_572_to_388():
+  variables, logits = abstract(UNet(classes=2), (1, 572, 572, 1))
+  assert sum(x.size for x in jax.tree.leaves(variables)) == 31_030_658
+  assert logits.shape == (1, 388, 388, 2)
+  assert UNet(classes=2).margin == (572 - 388) // 2
+
+
+def test_paper_level_sizes(monkeypatch):
+  sizes = []
+  monkeypatch.setattr(
+      'segjax.models.unet.max_pool_2x2', lambda x: (sizes.append(x.shape[1]), x[:, ::2, ::2])[1]
+  )
+  monkeypatch.setattr(
+      'segjax.models.unet.center_crop',
+      lambda x, h, w: (sizes.append((x.shape[1] - h) // 2), center_crop(x, h, w))[1],
+  )
+  model = UNet(classes=2, width=1)
+  jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 572, 572, 1)))
+  assert sizes == [568, 280, 136, 64, 4, 16, 40, 88]
+
+
+@pytest.mark.parametrize('depth', [1, 2, 3, 4])
+def test_valid_sizes_are_exactly_those_that_output_size_names(depth):
+  model = UNet(classes=2, width=1, depth=depth)
+  fits = []
+  for size in range(2 * model.margin + 1, 2 * model.margin + 3 * model.stride):
+    # Independent of `output_size`: every pooled size must be even and nothing may vanish.
+    level, good = size, True
+    for _ in range(depth):
+      level -= 4
+      good &= level > 0 and level % 2 == 0
+      level //= 2
+    if good and level > 4:
+      fits.append(size - 2 * model.margin)
+  assert [model.output_size(f) for f in fits] == fits
+  assert model.output_size(1) == fits[0]
+  assert model.output_size(fits[0] + 1) == fits[1]
+  height, width = (out + 2 * model.margin for out in (fits[1], fits[0]))
+  _, logits = abstract(model, (1, height, width, 1))
+  assert logits.shape == (1, fits[1], fits[0], 2)
+  with pytest.raises(SegjaxError, match=f'crop_size to {fits[1]}'):
+    abstract(model, (1, width + 1, width, 1))
+
+
+def test_error_names_the_size_that_fits():
+  with pytest.raises(SegjaxError, match='570.*that fits is 572.*crop_size to 388'):
+    abstract(UNet(classes=2), (1, 570, 572, 1))
+
+
+@pytest.mark.parametrize('size', [(16, 16), (17, 31), (1, 5), (3, 3)])
+def test_same_padding_keeps_any_size(size):
+  _, logits = abstract(tiny(padding='same', norm='batch'), (2, *size, 3))
+  assert logits.shape == (2, *size, 2)
+
+
+def test_unpadded_output_sees_only_its_own_receptive_field():
+  """Shifting an image by the stride shifts the logits by the stride, to the pixel."""
+  model = tiny()
+  size = model.output_size(20) + 2 * model.margin
+  image = jax.random.normal(jax.random.key(1), (1, size + model.stride, size, 1))
+  variables = model.init(jax.random.key(0), image[:, :size])
+  first = model.apply(variables, image[:, :size])
+  second = model.apply(variables, image[:, model.stride :])
+  np.testing.assert_allclose(
+      first[:, model.stride :], second[:, : -model.stride], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_output_is_aligned_with_the_input():
+  """Only a change inside the output's receptive field, centred on it, changes the output."""
+  model = tiny()
+  size = model.output_size(8) + 2 * model.margin
+  image = jnp.ones((1, size, size, 1))
+  variables = model.init(jax.random.key(0), image)
+  params = jax.tree.map(jnp.abs, variables)  # so that nothing dies in a ReLU
+  gradient = jax.grad(lambda x: model.apply(params, x)[0, 4, 4, 0])(image)[0, :, :, 0]
+  rows = np.flatnonzero(np.abs(gradient).sum(1))
+  centre = (rows.min() + rows.max()) / 2
+  assert abs(centre - (model.margin + 4)) <= model.stride / 2
+
+
+def test_dropout_acts_in_training_only():
+  model = tiny(padding='same', dropout=0.5)
+  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
+  variables = model.init(jax.random.key(0), image)
+  train = [
+      model.apply(variables, image, train=True, rngs={'dropout': jax.random.key(i)}) for i in (0, 1)
+  ]
+  assert not np.allclose(train[0], train[1])
+  np.testing.assert_array_equal(model.apply(variables, image), model.apply(variables, image))
+
+
+def test_initialisation_is_he_normal():
+  """N(0, sqrt(2 / N)) with N the incoming connections of a neuron (§3)."""
+  model = UNet(classes=2, width=32, depth=2)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 44, 44, 1)))['params']
+  kernel = params['down1']['conv2']['kernel']
+  assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+  assert not params['down1']['conv2']['bias'].any()
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+  model = tiny(padding='same', norm='batch', dtype='bfloat16')
+  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+  variables = model.init(jax.random.key(0), image)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  logits = model.apply(variables, image)
+  assert logits.dtype == jnp.float32
+  exact = tiny(padding='same', norm='batch').apply(variables, image)
+  np.testing.assert_allclose(logits, exact, atol=0.1)
+  assert not np.array_equal(logits, exact)
+
+
+def test_group_norm_does_not_mix_examples():
+  model = tiny(padding='same', norm='group')
+  image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+  variables = model.init(jax.random.key(0), image)
+  both = model.apply(variables, image, train=True)
+  np.testing.assert_allclose(both[:1], model.apply(variables, image[:1]), atol=1e-5)
+
+
+def test_center_crop_and_pad_to_multiple():
+  x = jnp.arange(5.0).reshape(1, 5, 1, 1)
+  np.testing.assert_array_equal(center_crop(x, 2, 1)[0, :, 0, 0], [1, 2])
+  np.testing.assert_array_equal(pad_to_multiple(x, 4)[0, :, 0, 0], [0, 1, 2, 3, 4, 4, 3, 2])

@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from segjax.ops.pooling import max_pool_2x2
+from segjax.ops.tiles import overlap_tile
+from segjax.ops.upsample import conv_transpose
+from segjax.types import SegjaxError
+
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def normal(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def network(padding, cin=2, cout=3):
+  """Two 3x3 convolutions: a receptive field of 5x5, so a margin of 2."""
+  k1, k2 = normal(3, 3, cin, 4), normal(3, 3, 4, cout)
+
+  def apply(x):
+    y = jnp.tanh(lax.conv_general_dilated(x, k1, (1, 1), padding, dimension_numbers=LAYOUT))
+    return lax.conv_general_dilated(y, k2, (1, 1), padding, dimension_numbers=LAYOUT)
+
+  return apply
+
+
+def mirrored(image, margin):
+  """np.pad keeps reflecting where the margin exceeds the image."""
+  (mh, mw) = np.broadcast_to(margin, 2)
+  return np.pad(np.asarray(image), ((0, 0), (mh, mh), (mw, mw), (0, 0)), mode='reflect')
+
+
+@pytest.mark.parametrize(
+    'size, tile, margin',
+    [
+        ((8, 8), 4, 2),  # whole tiles
+        ((11, 7), 4, 2),  # sizes that the tile does not divide
+        ((5, 9), (3, 4), 2),  # rectangular tiles
+        ((3, 2), 8, 2),  # an image smaller than a tile, and a mirror longer than the image
+        ((1, 1), 4, 2),  # one pixel
+        ((1, 6), 4, 2),
+        ((6, 5), 1, 2),  # tiles of one pixel
+    ],
+)
+@pytest.mark.parametrize('padding', ['VALID', 'SAME'])
+def test_equals_the_whole_image(size, tile, margin, padding):
+  image = normal(2, *size, 2)
+  expected = jax.jit(network('VALID'))(mirrored(image, margin))
+  y = jax.jit(lambda x: overlap_tile(network(padding), x, tile, margin))(image)
+  assert y.shape == (2, *size, 3)
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def pooled(x):
+  """An unpadded U-Net of one level: stride 2, margin 6, any even size out."""
+  def convolve(x, cout):
+    y = lax.conv_general_dilated(
+        x, normal(3, 3, x.shape[-1], cout), (1, 1), 'VALID', dimension_numbers=LAYOUT
+    )
+    return jnp.tanh(y / 4)
+
+  skip = convolve(x, 4)
+  y = conv_transpose(convolve(convolve(max_pool_2x2(skip), 4), 4), normal(2, 2, 4, 4), 2)
+  cut = (skip.shape[1] - y.shape[1]) // 2
+  return convolve(jnp.concatenate([skip[:, cut:-cut, cut:-cut], y], -1), 3)
+
+
+@pytest.mark.parametrize('size', [(14, 18), (26, 10), (5, 7)])
+@pytest.mark.parametrize('tile', [(6, 10), (10, 14)])
+def test_equals_the_whole_image_for_a_network_that_pools(size, tile):
+  # Tiles lie side by side at stride 2; at stride 4 they overlap by 2.
+  image = normal(1, *size, 2)
+  ends = [6 + n % 2 for n in size]
+  pads = ((0, 0), (6, ends[0]), (6, ends[1]), (0, 0))
+  expected = jax.jit(pooled)(np.pad(image, pads, mode='reflect'))
+  for stride in (2, 4):
+    y = jax.jit(lambda x, s=stride: overlap_tile(pooled, x, tile, 6, s))(image)
+    np.testing.assert_allclose(y, expected[:, : size[0], : size[1]], rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_start_at_multiples_of_the_stride():
+  image = np.arange(11.0, dtype=np.float32).reshape(1, 1, 11, 1)
+  starts = []
+
+  def apply(x):
+    jax.debug.callback(lambda x: starts.append(int(x)), x[0, 0, 0, 0])
+    return x
+
+  y = overlap_tile(apply, image, (4, 7), 0, stride=4)
+  jax.effects_barrier()
+  np.testing.assert_array_equal(y, image)
+  assert starts == [0, 4]  # And no third tile: the second reaches the end.
+  with pytest.raises(SegjaxError, match='4x4 is too small: this model needs 8x8'):
+    overlap_tile(apply, image, 4, 0, stride=8)
+
+
+def test_reads_the_mirrored_surroundings_however_far():
+  image = normal(1, 4, 3, 1)
+  margin, tile = 9, (4, 3)
+  seen = []
+
+  def apply(x):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+    return x[:, margin:-margin, margin:-margin]
+
+  y = overlap_tile(apply, image, tile, margin)
+  jax.effects_barrier()
+  np.testing.assert_array_equal(y, image)
+  np.testing.assert_array_equal(seen[0], mirrored(image, margin))
+
+
+def test_no_margin_and_jit():
+  image = normal(2, 5, 6, 1)
+  y = jax.jit(lambda x: overlap_tile(lambda t: 2 * t, x, 4, 0))(image)
+  np.testing.assert_allclose(y, 2 * image)
+
+
+def test_gradient_reaches_every_pixel_once():
+  image = jnp.zeros((1, 5, 7, 1))
+
+  def total(x):
+    return overlap_tile(lambda t: t[:, 2:-2, 2:-2], x, 3, 2, stride=2).sum()
+
+  gradient = jax.jit(jax.grad(total))(image)
+  np.testing.assert_array_equal(gradient, jnp.ones_like(image))
+
+
+def test_a_tile_that_does_not_fit_the_model():
+  with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 came out of the model as 7x7'):
+    overlap_tile(lambda t: t[:, :7, :7], jnp.zeros((1, 8, 8, 1)), 4, 2)

@@ -1,0 +1,103 @@
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from segjax.report import curves
+from segjax.report.curves import Curve
+
+
+def _write(path, *lines):
+  path.write_text('\n'.join(lines), encoding='utf-8')
+  return path
+
+
+def test_read_log_leaves_out_lines_cut_short(tmp_path):
+  records = [{'step': step, 'split': 'train', 'loss': 1 / step} for step in (1, 2, 3)]
+  lines = [json.dumps(record) for record in records]
+  path = _write(tmp_path / 'metrics.jsonl', lines[0], lines[1], lines[2][:-4])
+  assert curves.read_log(path) == records[:2]
+  # The process that goes on writes behind the half line of the one that was killed.
+  path = _write(tmp_path / 'metrics.jsonl', lines[0], lines[1][:-4] + lines[1], '17', lines[2], '')
+  assert curves.read_log(path) == [records[0], records[2]]
+
+
+def test_read_log_survives_a_character_cut_in_two(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": 1, "split": "train"}\n{"note": "\xc3')
+  assert curves.read_log(path) == [{'step': 1, 'split': 'train'}]
+
+
+def test_read_log_of_a_run_without_one_is_empty(tmp_path):
+  assert curves.read_log(tmp_path / 'metrics.jsonl') == []
+
+
+def test_collect_curves_sorts_and_keeps_what_was_logged_last():
+  log = [
+    {'step': 10, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 3.0},
+    {'step': 20, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 2.0},
+    {'step': 20, 'split': 'val', 'time': 'x', 'mean_iou': 0.5, 'loss': 2.5},
+    {'step': 10, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 2.9},
+    {'step': 30, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': float('nan')},
+  ]
+  collected = curves.collect_curves(log)
+  assert list(collected) == ['loss', 'mean_iou', 'learning_rate']
+  assert list(collected['loss']) == ['train', 'val']
+  np.testing.assert_array_equal(collected['loss']['train'].steps, [10, 20])
+  np.testing.assert_array_equal(collected['loss']['train'].values, [2.9, 2.0])
+  np.testing.assert_array_equal(collected['mean_iou']['val'].values, [0.5])
+
+
+def test_collect_curves_leaves_out_a_metric_that_was_never_finite():
+  assert curves.collect_curves([{'step': 1, 'split': 'train', 'loss': float('inf')}]) == {}
+
+
+@pytest.mark.parametrize('count, window', [(9, 1), (9, 3), (9, 5), (2, 5), (1, 3)])
+def test_smooth_is_the_mean_of_the_values_within_half_a_window(count, window):
+  values = np.random.default_rng(0).normal(size=count)
+  expected = [values[max(0, i - window // 2) : i + window // 2 + 1].mean() for i in range(count)]
+  np.testing.assert_allclose(curves.smooth(values, window), expected)
+
+
+def _drawn(name='loss', count=100, split='train', values=None):
+  values = np.linspace(2, 1, count) if values is None else values
+  return curves.curve_svg(name, {split: Curve(np.arange(count), values)}, {split: 0})
+
+
+def test_curve_svg_is_an_element_in_the_colours_of_the_page():
+  svg = _drawn()
+  assert ElementTree.fromstring(svg).tag == '{http://www.w3.org/2000/svg}svg'
+  assert svg.startswith('<svg') and 'currentColor' in svg and '#123456' not in svg
+  assert 'var(--series-0, #2563eb)' in svg
+  assert '<metadata' not in svg and '<image' not in svg
+  assert svg == _drawn()
+
+
+@pytest.mark.parametrize(
+  'kwargs, lines',
+  [
+    ({}, 2),  # the noisy values and their mean
+    ({'split': 'val'}, 1),
+    ({'name': 'learning_rate'}, 1),
+  ],
+)
+def test_only_measured_training_values_are_smoothed(kwargs, lines):
+  assert _drawn(**kwargs).count('stroke: var(--series-0') == lines
+
+
+def test_one_point_is_visible():
+  assert '<use' in _drawn(count=1).split('var(--series-0', 1)[1]
+
+
+def test_a_wide_range_of_positive_values_gets_a_logarithmic_axis():
+  svg = _drawn(values=np.geomspace(1e-4, 1, 100))
+  assert all(f'>{tick}</text>' in svg for tick in ('0.001', '0.01', '0.1'))
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+  import matplotlib
+
+  before = dict(matplotlib.rcParams)
+  _drawn()
+  assert dict(matplotlib.rcParams) == before

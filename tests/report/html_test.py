@@ -1,0 +1,197 @@
+import base64
+import html.parser
+import io
+import os
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.report import html as report
+
+METRICS = {
+  'mean_iou': 0.6172,
+  'pixel_error': float('nan'),
+  'images': 101,
+  'per_class': {
+    '<b>x</b>': {'iou': 0.25, 'accuracy': 0.5, 'count': 1},
+    'road & car': {'iou': float('nan'), 'dice': 1.0},
+  },
+}
+COLORS = {'<b>x</b>': (1, 2, 3), 'road & car': np.array([4, 5, 6], np.uint8)}
+LOG = [
+  {'step': 10, 'split': 'train', 'time': 'x', 'loss': 2.0, 'learning_rate': 0.1},
+  {'step': 20, 'split': 'train', 'time': 'x', 'loss': 1.0, 'learning_rate': 0.1},
+  {'step': 20, 'split': 'val', 'time': 'x', 'loss': 1.5, 'mean_iou': 0.6172},
+]
+VOID = {'meta', 'img', 'br'}
+
+
+class _Page(html.parser.HTMLParser):
+  """Text, attributes and nesting of a page."""
+
+  def __init__(self, source):
+    super().__init__()
+    self.tags, self.open, self.words = [], [], []
+    self.feed(source)
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append((tag, dict(attributes)))
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.tags.append((tag, dict(attributes)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if data.strip():
+      self.words.append(' '.join(data.split()))
+
+  def named(self, tag):
+    return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(name='source')
+def full_report(tmp_path):
+  picture = np.zeros((6, 8, 3), np.uint8)
+  report.write_report(
+    tmp_path / 'report.html',
+    title='unet/<camvid>',
+    summary={'model': 'U-Net', 'parameters': 31030658, 'best': '0.6172 at "20"'},
+    sections=[
+      report.metrics_section('Metrics', METRICS),
+      report.table_section('Classes', METRICS['per_class'], COLORS),
+      report.curves_section('Curves', LOG),
+      report.pictures_section('Pictures', [('a" <b>.png', {'image': picture})], COLORS),
+      report.text_section('Config', 'name: <unet>\nlr: 0.1'),
+    ],
+  )
+  assert [path.name for path in tmp_path.iterdir()] == ['report.html']
+  return (tmp_path / 'report.html').read_text(encoding='utf-8')
+
+
+def test_report_shows_everything(source):
+  words = _Page(source).words
+  for expected in (
+    *('unet/<camvid>', 'U-Net', '31,030,658', '0.6172 at "20"'),
+    *('mean_iou', '0.6172', 'pixel_error', '–', 'images', '101'),
+    *('<b>x</b>', 'road & car', 'iou', '0.2500', 'accuracy', '0.5000', 'dice', '1.0000'),
+    *('loss', 'learning_rate', 'train 1.0000', 'val 1.500'),
+    *('image', 'a" <b>.png', 'name: <unet> lr: 0.1'),
+    *('Metrics', 'Classes', 'Curves', 'Pictures', 'Config'),
+  ):
+    assert expected in words, expected
+
+
+def test_report_escapes_what_it_is_given(source):
+  assert not re.search(r'<b>x|<camvid>|<unet>|"a" ', source)
+  [image] = _Page(source).named('img')
+  assert image['alt'] == 'image of a" <b>.png'
+
+
+def test_report_fetches_nothing(source):
+  page = _Page(source)
+  for tag, attributes in page.tags:
+    assert tag not in ('script', 'link', 'iframe', 'object')
+    for name, value in attributes.items():
+      if name in ('src', 'href', 'xlink:href', 'srcset', 'poster', 'data'):
+        assert value.startswith(('data:', '#')), (tag, name, value)
+      assert not name.startswith('on')
+  assert not re.search(r'url\((?!#)|@import', source)
+
+
+def test_ids_are_unique_and_references_resolve(source):
+  page = _Page(source)
+  ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
+  references = re.findall(r'(?:href="|url\()#([^")]+)', source)
+  assert references
+  assert len(ids) == len(set(ids))
+  assert set(references) <= set(ids)
+
+
+def test_table_draws_shares_as_bars_and_colours_as_swatches():
+  body = report.table_section('Classes', METRICS['per_class'], COLORS).body
+  # Not the count, although it is 1, and not the values that are NaN or absent.
+  assert re.findall(r'width: ([\d.]+)%', body) == ['25.0', '50.0', '100.0']
+  assert re.findall(r'rgb\(([\d, ]+)\)', body) == ['1, 2, 3', '4, 5, 6']
+  assert body.count('<td>') == 2 * 4
+
+
+def test_table_without_colours_has_no_swatches():
+  assert 'swatch' not in report.table_section('Classes', METRICS['per_class']).body
+
+
+def test_curves_keep_one_colour_a_split():
+  body = report.curves_section('Curves', LOG).body
+  assert re.findall(r'background: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
+    ('0', 'train'),
+    ('1', 'val'),
+    ('1', 'val'),
+    ('0', 'train'),
+  ]
+  assert body.count('<svg') == 3
+
+
+def _pictures(body):
+  return [
+    np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+    for code in re.findall(r'src="data:image/png;base64,([^"]+)"', body)
+  ]
+
+
+def test_pictures_are_png_in_full_and_large_ones_smaller():
+  rng = np.random.default_rng(0)
+  small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+  large = rng.integers(0, 256, (300, 1024, 3), np.uint8)
+  body = report.pictures_section('', [('a', {'truth': small, 'other': large})]).body
+  shown = _pictures(body)
+  np.testing.assert_array_equal(shown[0], small)
+  assert shown[1].shape == (150, 512, 3)
+  assert body.count('class="small"') == 1
+
+
+def test_sections_without_content_are_left_out(tmp_path):
+  path = tmp_path / 'report.html'
+  empty = [
+    report.metrics_section('Metrics', {'per_class': {}}),
+    report.table_section('Classes', {}, COLORS),
+    report.curves_section('Curves', []),
+    report.pictures_section('Pictures', [], COLORS),
+    report.text_section('Config', ''),
+  ]
+  report.write_report(path, title='new', summary={}, sections=empty)
+  page = _Page(path.read_text(encoding='utf-8'))
+  assert [tag for tag, _ in page.tags if tag in ('section', 'details', 'dl')] == []
+
+
+def test_collapsed_sections_are_details(source):
+  page = _Page(source)
+  assert len(page.named('details')) == 1 and len(page.named('section')) == 4
+  assert not report.text_section('Command', 'segjax', collapsed=False).collapsed
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_page(tmp_path, monkeypatch):
+  path = tmp_path / 'report.html'
+  path.write_text('old')
+
+  def cut_short(self, *args, **kwargs):
+    self.write_bytes(b'<!doc')
+    raise OSError('no space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', cut_short)
+  with pytest.raises(OSError, match='no space'):
+    report.write_report(path, title='new', summary={}, sections=[])
+  assert path.read_bytes() == b'old'
+
+
+def test_a_file_name_that_is_no_unicode_can_be_a_caption(tmp_path):
+  path = tmp_path / 'report.html'
+  pictures = report.pictures_section('', [(os.fsdecode(b'\xff.png'), {})])
+  report.write_report(path, title='', summary={}, sections=[pictures])
+  assert '?.png' in path.read_text(encoding='utf-8')

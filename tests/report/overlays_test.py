@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.report import overlays
+from segjax.types import IGNORE_LABEL
+
+PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 100, 250]], np.uint8)
+LABEL = np.array([[0, 1, 2], [2, IGNORE_LABEL, 0]])
+
+
+def test_colorize_gives_each_class_its_colour():
+  expected = [
+    [(10, 20, 30), (200, 0, 0), (0, 100, 250)],
+    [(0, 100, 250), overlays.IGNORE_COLOR, (10, 20, 30)],
+  ]
+  picture = overlays.colorize(LABEL, PALETTE)
+  assert picture.dtype == np.uint8
+  np.testing.assert_array_equal(picture, expected)
+
+
+@pytest.mark.parametrize('bad', [3, -1, 254])
+def test_a_label_without_a_colour_is_an_error(bad):
+  label = LABEL.copy()
+  label[0, 0] = bad
+  with pytest.raises(ValueError, match=f'label {bad} has no colour: the palette has 3'):
+    overlays.colorize(label, PALETTE)
+
+
+def test_default_palette_is_pascal_voc():
+  palette = overlays.default_palette(256)
+  assert palette.dtype == np.uint8
+  published = {
+    0: (0, 0, 0),  # background
+    1: (128, 0, 0),  # aeroplane
+    2: (0, 128, 0),  # bicycle
+    3: (128, 128, 0),  # bird
+    8: (64, 0, 0),  # cat
+    15: (192, 128, 128),  # person
+    20: (0, 64, 128),  # tv/monitor
+    255: (224, 224, 192),  # void
+  }
+  for index, color in published.items():
+    assert tuple(palette[index]) == color
+  assert len(np.unique(palette, axis=0)) == 256
+  assert tuple(palette[IGNORE_LABEL]) == overlays.IGNORE_COLOR
+
+
+def test_overlay_blends_with_alpha():
+  image = np.full((2, 3, 3), 100, np.uint8)
+  colors = overlays.colorize(LABEL, PALETTE)
+  blend = overlays.overlay(image, LABEL, PALETTE, alpha=0.25, outline=False)
+  np.testing.assert_array_equal(blend, np.rint(0.75 * image + 0.25 * colors))
+  np.testing.assert_array_equal(
+    overlays.overlay(image, LABEL, PALETTE, alpha=0, outline=False), image
+  )
+
+
+def test_overlay_outlines_both_sides_of_a_border():
+  label = np.zeros((5, 6), int)
+  label[:, 3:] = 1
+  image = np.full((5, 6, 3), 100, np.uint8)
+  picture = overlays.overlay(image, label, PALETTE, alpha=0)
+  np.testing.assert_array_equal(picture[:, 2], np.tile(PALETTE[0], (5, 1)))
+  np.testing.assert_array_equal(picture[:, 3], np.tile(PALETTE[1], (5, 1)))
+  np.testing.assert_array_equal(picture[:, [0, 1, 4, 5]], 100)
+
+
+def test_overlay_outlines_horizontal_borders():
+  label = np.array([[0], [0], [1], [1]])
+  picture = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)
+  np.testing.assert_array_equal(
+    picture[:, 0], [(100, 100, 100), PALETTE[0], PALETTE[1], (100, 100, 100)]
+  )
+
+
+@pytest.mark.parametrize('shape', [(2, 3), (2, 3, 1)])
+def test_grey_images_are_shown_as_rgb(shape):
+  grey = np.arange(6, dtype=np.uint8).reshape(shape) * 40
+  rgb = np.repeat(grey.reshape(2, 3, 1), 3, axis=-1)
+  np.testing.assert_array_equal(
+    overlays.overlay(grey, LABEL, PALETTE), overlays.overlay(rgb, LABEL, PALETTE)
+  )
+
+
+@pytest.mark.parametrize(
+  'image, message',
+  [
+    (np.zeros((2, 3, 3), np.float32), 'float32: call denormalize first'),
+    (np.zeros((2, 3, 4), np.uint8), r'got \(2, 3, 4\)'),
+    (np.zeros((3, 3, 3), np.uint8), 'sizes differ'),
+  ],
+)
+def test_an_image_of_another_kind_or_size_is_an_error(image, message):
+  with pytest.raises(ValueError, match=message):
+    overlays.overlay(image, LABEL, PALETTE)
+
+
+def test_panels_mark_the_wrong_pixels_only():
+  image = np.full((2, 3, 1), 100, np.uint8)
+  prediction = np.array([[0, 2, 2], [2, 1, 1]])
+  panels = overlays.panels(image, LABEL, prediction, PALETTE)
+  assert list(panels) == ['image', 'truth', 'prediction', 'errors']
+  np.testing.assert_array_equal(panels['image'], np.full((2, 3, 3), 100))
+  np.testing.assert_array_equal(panels['truth'], overlays.colorize(LABEL, PALETTE))
+  np.testing.assert_array_equal(panels['prediction'], overlays.colorize(prediction, PALETTE))
+  wrong = (panels['errors'] == overlays.ERROR_COLOR).all(axis=-1)
+  np.testing.assert_array_equal(wrong, [[False, True, False], [False, False, True]])
+
+
+def test_triptych_puts_the_panels_side_by_side():
+  image = np.full((2, 3, 3), 100, np.uint8)
+  panels = list(overlays.panels(image, LABEL, LABEL, PALETTE).values())
+  strip = overlays.triptych(image, LABEL, LABEL, PALETTE, gap=2)
+  assert strip.shape == (2, 4 * 3 + 3 * 2, 3)
+  for index, panel in enumerate(panels):
+    np.testing.assert_array_equal(strip[:, 5 * index : 5 * index + 3], panel)
+    np.testing.assert_array_equal(strip[:, 5 * index + 3 : 5 * index + 5], 255)
+
+
+def test_contact_sheet_takes_pictures_of_different_sizes():
+  narrow, wide = np.zeros((2, 3, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)
+  sheet = overlays.contact_sheet([narrow, wide], gap=1)
+  expected = np.zeros((7, 5, 3))
+  expected[:2, 3:] = 255
+  expected[2] = 255
+  np.testing.assert_array_equal(sheet, expected)
+
+
+def test_denormalize_undoes_the_normalisation():
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+  mean, std = np.array([123.7, 116.3, 103.5]), np.array([58.4, 57.1, 57.4])
+  normalised = ((pixels - mean) / std).astype(np.float32)
+  restored = overlays.denormalize(normalised, mean, std)
+  assert restored.dtype == np.uint8
+  np.testing.assert_array_equal(restored, pixels)
+
+
+def test_denormalize_clips():
+  image = np.array([[[-9.0], [9.0]]], np.float32)
+  np.testing.assert_array_equal(overlays.denormalize(image, [128], [64]), [[[0], [255]]])
+
+
+def test_label_png_holds_the_class_index_and_shows_the_colour(tmp_path):
+  path = tmp_path / 'label.png'
+  overlays.write_label_png(path, LABEL, PALETTE)
+  with Image.open(path) as picture:
+    assert picture.mode == 'P'
+    np.testing.assert_array_equal(np.asarray(picture), LABEL)
+    np.testing.assert_array_equal(
+      np.asarray(picture.convert('RGB')), overlays.colorize(LABEL, PALETTE)
+    )
+
+
+def test_label_png_keeps_a_two_class_map_without_ignore(tmp_path):
+  path = tmp_path / 'label.png'
+  label = np.array([[1, 1], [1, 0]], np.int32)
+  overlays.write_label_png(path, label, PALETTE[:2])
+  with Image.open(path) as picture:
+    np.testing.assert_array_equal(np.asarray(picture), label)
+
+
+def test_label_png_refuses_what_eight_bits_would_wrap(tmp_path):
+  with pytest.raises(ValueError, match='label 256'):
+    overlays.write_label_png(tmp_path / 'label.png', np.array([[256]]), PALETTE)

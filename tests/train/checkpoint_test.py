@@ -1,0 +1,160 @@
+"""Checkpoints: what goes in comes out, and what is damaged is told."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_task import make_batch, make_task
+
+from segjax.train.checkpoint import Checkpoints
+from segjax.train.state import eval_variables, init_state, variables_from_arrays
+from segjax.types import SegjaxError
+
+
+@functools.cache
+def shapes(norm, ema):
+  """The state of a small network, with momentum, a counter and running statistics."""
+  task = make_task(norm=norm)
+  optimizer = optax.chain(optax.clip(1.0), optax.trace(0.9), optax.scale_by_schedule(lambda t: t))
+  init = lambda key: init_state(task, optimizer, key, make_batch(), ema=ema)
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def make_state(step, *, norm='batch', seed=0, ema=True):
+  rng = np.random.default_rng(seed)
+  state = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes(norm, ema))
+  return dataclasses.replace(state, step=np.int32(step))
+
+
+@pytest.fixture
+def told():
+  return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path, told):
+  result = Checkpoints(tmp_path / 'c', keep=2, best_metric='iou', warn=told.append)
+  yield result
+  result.close()
+
+
+def save(checkpoints, step, iou=None, **kwargs):
+  state = make_state(step, seed=step, **kwargs)
+  checkpoints.save(state, metrics=None if iou is None else {'iou': iou, 'other': float('nan')})
+  checkpoints._manager.wait_until_finished()
+  return state
+
+
+def damage(folder):
+  """Flips one byte in the largest array file."""
+  files = [p for p in folder.rglob('*') if p.is_file() and 'state' in p.parts]
+  path = max(files, key=lambda p: p.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  path.write_bytes(content)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_round_trip_is_exact(checkpoints):
+  state = save(checkpoints, 3, iou=0.5)
+  restored = checkpoints.restore('latest', shapes('batch', True))
+  assert_equal(restored.state, state)
+  assert jax.tree.structure(restored.state) == jax.tree.structure(state)
+  assert restored.step == 3
+  assert restored.metrics['iou'] == 0.5
+
+
+def test_arrays_without_a_target_make_the_variables(checkpoints):
+  state = save(checkpoints, 1)
+  assert_equal(variables_from_arrays(checkpoints.restore().state), eval_variables(state))
+
+
+def test_variables_without_an_average(checkpoints):
+  state = save(checkpoints, 1, ema=False)
+  assert_equal(variables_from_arrays(checkpoints.restore().state), eval_variables(state))
+
+
+def test_no_checkpoint_is_none(checkpoints):
+  assert checkpoints.restore() is None
+
+
+def test_keeps_the_newest_and_the_best(checkpoints):
+  for step, iou in [(1, 0.1), (2, 0.9), (3, 0.2), (4, None), (5, 0.3), (6, float('nan'))]:
+    save(checkpoints, step, iou)
+  assert checkpoints.steps() == [2, 5, 6]
+  assert checkpoints.best() == (2, 0.9)
+  assert checkpoints.restore('best').step == 2
+  assert checkpoints.restore('latest').step == 6
+  assert checkpoints.restore(5).step == 5
+  with pytest.raises(SegjaxError, match='no checkpoint of step 4: it has 2, 5, 6'):
+    checkpoints.restore(4)
+
+
+def test_is_better(tmp_path):
+  for mode, better, worse in (('max', 0.6, 0.4), ('min', 0.4, 0.6)):
+    checkpoints = Checkpoints(tmp_path / mode, best_metric='iou', best_mode=mode)
+    assert checkpoints.is_better({'iou': 0.5})
+    save(checkpoints, 1, 0.5)
+    assert checkpoints.is_better({'iou': better})
+    assert not checkpoints.is_better({'iou': worse})
+    assert not checkpoints.is_better({'iou': 0.5})
+    assert not checkpoints.is_better({'iou': float('nan')})
+    assert not checkpoints.is_better({})
+    checkpoints.close()
+
+
+def test_damaged_newest_is_told_and_the_one_before_used(checkpoints, told, tmp_path):
+  old = save(checkpoints, 1)
+  save(checkpoints, 2)
+  damage(tmp_path / 'c' / '2')
+  before = sorted(tmp_path.rglob('*'))
+  restored = checkpoints.restore('latest', shapes('batch', True))
+  assert restored.step == 1
+  assert_equal(restored.state, old)
+  assert len(told) == 1
+  assert 'damaged' in told[0]
+  assert str(tmp_path / 'c' / '2') in told[0]
+  assert sorted(tmp_path.rglob('*')) == before, 'nothing may be deleted'
+  with pytest.raises(SegjaxError, match='damaged'):
+    checkpoints.restore(2)
+
+
+# Orbax leaves coroutines behind where a file is gone.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('gone', ['meta/metadata', 'state/manifest.ocdbt', 'state/_METADATA'])
+def test_missing_file_is_damage(checkpoints, told, tmp_path, gone):
+  save(checkpoints, 1)
+  save(checkpoints, 2)
+  (tmp_path / 'c' / '2' / gone).unlink()
+  assert checkpoints.restore().step == 1
+  assert 'damaged' in told[0]
+
+
+def test_all_damaged(checkpoints, tmp_path):
+  save(checkpoints, 1)
+  damage(tmp_path / 'c' / '1')
+  with pytest.raises(SegjaxError, match='no checkpoint in .* can be read: .*damaged'):
+    checkpoints.restore()
+
+
+def test_another_network(checkpoints):
+  save(checkpoints, 1)
+  with pytest.raises(SegjaxError, match='of another network .*take another --workdir'):
+    checkpoints.restore('latest', shapes('none', True))
+
+
+def test_digest_is_that_of_the_parameters(tmp_path):
+  digests = []
+  for i, (seed, step) in enumerate([(0, 1), (0, 2), (1, 1)]):
+    checkpoints = Checkpoints(tmp_path / str(i))
+    checkpoints.save(make_state(step, seed=seed))
+    checkpoints._manager.wait_until_finished()
+    digests.append(checkpoints.restore().params_sha256)
+    checkpoints.close()
+  assert digests[0] == digests[1] != digests[2]

@@ -1,0 +1,110 @@
+"""Optimisers against their definitions in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segjax.train.optim import OptimConfig, make_optimizer, make_schedule, update_ema
+from segjax.types import SegjaxError
+
+PARAMS = {
+    'conv': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])},
+    'norm': {'scale': jnp.array([2.0])},
+}
+GRADS = {
+    'conv': {'kernel': jnp.array([0.1, 0.2]), 'bias': jnp.array([0.3])},
+    'norm': {'scale': jnp.array([-0.4])},
+}
+
+
+def run(config, steps=2, grads=GRADS):
+  optimizer = make_optimizer(config, 10, PARAMS)
+  params, state = PARAMS, optimizer.init(PARAMS)
+  for _ in range(steps):
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def test_sgd_momentum_and_decay_by_hand():
+  params = run(OptimConfig(learning_rate=0.1, momentum=0.9, weight_decay=0.01))
+  for path in (('conv', 'kernel'), ('conv', 'bias'), ('norm', 'scale')):
+    w, g = np.asarray(PARAMS[path[0]][path[1]]), np.asarray(GRADS[path[0]][path[1]])
+    decay = 0.01 if path[1] == 'kernel' else 0.0
+    v = np.zeros_like(w)
+    for _ in range(2):
+      v = 0.9 * v + g + decay * w
+      w = w - 0.1 * v
+    np.testing.assert_allclose(params[path[0]][path[1]], w, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_adam_against_optax(name):
+  config = OptimConfig(name=name, learning_rate=0.1, weight_decay=0.0)
+  expected, state = PARAMS, optax.adam(0.1).init(PARAMS)
+  for _ in range(2):
+    updates, state = optax.adam(0.1).update(GRADS, state, expected)
+    expected = optax.apply_updates(expected, updates)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), run(config), expected)
+
+
+def test_adamw_decays_kernels_only_and_apart_from_the_moments():
+  with_decay = run(OptimConfig(name='adamw', learning_rate=0.1, weight_decay=0.5), steps=1)
+  without = run(OptimConfig(name='adamw', learning_rate=0.1), steps=1)
+  difference = jax.tree.map(lambda a, b: np.asarray(a - b), with_decay, without)
+  np.testing.assert_allclose(
+      difference['conv']['kernel'], -0.1 * 0.5 * PARAMS['conv']['kernel'], rtol=1e-5
+  )
+  assert difference['conv']['bias'] == 0
+  assert difference['norm']['scale'] == 0
+
+
+def test_multipliers_scale_the_updates_that_match():
+  plain = run(OptimConfig(learning_rate=0.1))
+  scaled = run(OptimConfig(learning_rate=0.1, multipliers=(('bias$', 2.0), ('^norm/', 0.0))))
+  np.testing.assert_array_equal(scaled['conv']['kernel'], plain['conv']['kernel'])
+  np.testing.assert_allclose(
+      scaled['conv']['bias'] - 0.5, 2 * (plain['conv']['bias'] - 0.5), rtol=1e-6
+  )
+  np.testing.assert_array_equal(scaled['norm']['scale'], PARAMS['norm']['scale'])
+
+
+@pytest.mark.parametrize('pattern', ['nothing_like_it', '('])
+def test_multipliers_that_match_nothing_are_an_error(pattern):
+  with pytest.raises(SegjaxError, match='config.optim.multipliers'):
+    make_optimizer(OptimConfig(multipliers=((pattern, 2.0),)), 10, PARAMS)
+
+
+def test_clip_norm_scales_to_the_norm():
+  big = jax.tree.map(lambda g: 100 * g, GRADS)
+  config = OptimConfig(learning_rate=1.0, momentum=0.0, clip_norm=0.5)
+  moved = jax.tree.map(lambda a, b: a - b, run(config, 1, big), PARAMS)
+  assert optax.tree.norm(moved) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('config', 'expected'),
+    [
+        ({}, {0: 1.0, 99: 1.0}),
+        ({'schedule': 'poly', 'power': 2.0}, {0: 1.0, 50: 0.25, 100: 0.0}),
+        ({'schedule': 'cosine'}, {0: 1.0, 50: 0.5, 100: 0.0}),
+        ({'schedule': 'step', 'boundaries': (30, 60)}, {29: 1.0, 30: 0.1, 59: 0.1, 60: 0.01}),
+        ({'warmup_steps': 10}, {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
+        ({'warmup_steps': 10, 'warmup_factor': 0.5}, {0: 0.5, 10: 1.0}),
+        ({'schedule': 'step', 'boundaries': (30,), 'warmup_steps': 10}, {29: 1.0, 30: 0.1}),
+        ({'schedule': 'cosine', 'warmup_steps': 20}, {20: 1.0, 60: 0.5, 100: 0.0}),
+    ],
+)
+def test_schedules(config, expected):
+  schedule = make_schedule(OptimConfig(learning_rate=1.0, **config), 100)
+  for step, value in expected.items():
+    assert float(schedule(step)) == pytest.approx(value, abs=1e-6), step
+
+
+def test_ema_forgets_its_start_at_first():
+  ema = update_ema({'w': jnp.array(0.0)}, {'w': jnp.array(1.0)}, jnp.array(0), 0.99)
+  assert float(ema['w']) == pytest.approx(0.9)
+  ema = update_ema({'w': jnp.array(0.0)}, {'w': jnp.array(1.0)}, jnp.array(10**6), 0.99)
+  assert float(ema['w']) == pytest.approx(0.01)

@@ -22,7 +22,7 @@ import ml_collections
 
 from segjax.types import SegjaxError
 
-_WORDS = {'true': True, 'false': False, 'none': None, 'null': None}
+_WORDS = {'true': True, 'false': False}
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-  """The Python literal that `text` spells, `true`/`false`/`none` included, else the text itself."""
+  """The Python literal that `text` spells, `true` and `false` included, else the text itself."""
   if text.lower() in _WORDS:
     return _WORDS[text.lower()]
   try:
@@ -211,7 +211,7 @@ def _convert(value: Any, hint: Any) -> Any:
   if hint is int and isinstance(value, bool):
     return _WRONG
   if hint is None or hint is type(None):
-    return None if value is None else _WRONG
+    return None if value in (None, 'none') else _WRONG
   if dataclasses.is_dataclass(hint):
     return _copy(value) if isinstance(value, Mapping) else _WRONG
   if inspect.isclass(hint):

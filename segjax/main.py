@@ -7,6 +7,7 @@ import datetime
 import functools
 import glob
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import Any
 import cv2
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from rich.console import Console
 
 import segjax
 from segjax import config as config_lib
-from segjax.data import datasets, pipeline
+from segjax.data import datasets, images, pipeline
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
@@ -278,8 +279,8 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   start = int(current.step)
   _tell(
       f'{workdir.path}: {"going on" if start else "starting"} at step {start} of {config.steps}, '
-      f'{sum(x.size for x in jax.tree.leaves(current.params)):,} parameters, '
-      f'{mesh.size} x {jax.devices()[0].device_kind}'
+      f'{size(current.params):,} parameters, '
+      f'{hardware()}'
   )
   optim_config = optim.OptimConfig(**run.config['optim'])
   train_step = compile.jit(
@@ -307,7 +308,9 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
       if run_log:
         run_log.scalars(now, run.data.eval_split, metrics)
         run_log.pictures(now, run.data.eval_split, pictures)
-        write_report(workdir, run, metrics, pictures, run.data.eval_split, now)
+        write_report(
+            workdir, run, metrics, pictures, run.data.eval_split, now, size(current.params)
+        )
       value = metrics.get(config.best_metric, float('nan'))
       progress.message(
           f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
@@ -323,9 +326,22 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   return 0
 
 
+def hardware() -> str:
+  """The devices of this run, such as '8 x NVIDIA H100' or '1 x cpu (2 cores)'."""
+  device = jax.devices()[0]
+  cores = f' ({len(os.sched_getaffinity(0))} cores)' if device.platform == 'cpu' else ''
+  return f'{jax.device_count()} x {device.device_kind}{cores}'
+
+
+def size(params: Any) -> int:
+  """The number of parameters."""
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
 def write_report(
     workdir: Workdir, run: Run, metrics: Mapping[str, Any],
     pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]], split: str, step_now: int,
+    parameters: int,
 ) -> None:
   """Writes `report.html` from the log of the workdir and one evaluation."""
   records = curves.read_log(workdir.log)
@@ -334,11 +350,11 @@ def write_report(
   scored = [(r[best_metric], r['step']) for r in records if r.get(best_metric) is not None]
   best = (max if mode == 'max' else min)(scored, default=None)
   summary = {
-      'model': run.config['model']['name'],
+      'model': f'{run.config["model"]["name"]}, {parameters:,} parameters',
       'data set': f'{run.spec.name} {run.spec.version}, split {split}',
       'step': f'{step_now} of {run.config["train"]["steps"]}',
       'best': f'{best_metric} {best[0]:.4f} at step {best[1]}' if best else '',
-      'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'hardware': hardware(),
       'written': datetime.datetime.now().isoformat(' ', 'minutes'),
       'versions': f'segjax {segjax.__version__}, jax {jax.__version__}',
       'config digest': config_lib.digest(run.config),
@@ -407,7 +423,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
   evaluator = make_evaluator(run, builder, split, mesh, run.config['train']['pictures'])
   metrics, pictures = evaluator(sharding.put_replicated(loaded.variables, mesh))
   if jax.process_index() == 0:
-    write_report(workdir, run, metrics, pictures, split, loaded.restored.step)
+    parameters = size(loaded.variables['params'])
+    write_report(workdir, run, metrics, pictures, split, loaded.restored.step, parameters)
     if args.json:
       print(json.dumps(log.no_nan({'step': loaded.restored.step, 'split': split, **metrics})))
     else:
@@ -433,7 +450,7 @@ def predict(args: argparse.Namespace) -> int:
 
   variables = jax.device_put(loaded.variables)
   for path in paths:
-    image = pipeline.decode_image(path.read_bytes(), run.spec.channels, str(path))
+    image = images.decode_image(path.read_bytes(), run.spec.channels, str(path))
     prepared, restore = pipeline.prepare_image(image, run.data)
     probability = restore(np.asarray(apply(variables, prepared[None]))[0])
     label = probability.argmax(-1)
@@ -455,11 +472,11 @@ def find_images(pattern: str) -> list[Path]:
   folder = Path(pattern)
   found = folder.iterdir() if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True))
   suffixes = {'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp'}
-  images = sorted(p for p in found if p.suffix.lower() in suffixes)
-  if not images:
+  found = sorted(p for p in found if p.suffix.lower() in suffixes)
+  if not found:
     kinds = ', '.join(sorted(suffixes))
     raise SegjaxError(f'--images={pattern} holds no image ({kinds}): give a folder or a pattern')
-  return images
+  return found
 
 
 def data_command(args: argparse.Namespace) -> int:
@@ -603,6 +620,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status; an error that the user can mend is one line."""
   args = parse_arguments(sys.argv[1:] if argv is None else argv)
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
   try:

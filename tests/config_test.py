@@ -53,7 +53,7 @@ def test_read_file_missing(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'value'),
     [
-        ('1e-3', 1e-3), ('3', 3), ('(1, 2)', (1, 2)), ('true', True), ('None', None),
+        ('1e-3', 1e-3), ('3', 3), ('(1, 2)', (1, 2)), ('true', True), ('None', None), ('none', 'none'),
         ('camvid', 'camvid'), ('isbi2012/fold1', 'isbi2012/fold1'), ('/data/x', '/data/x'),
     ],
 )
@@ -83,6 +83,7 @@ def test_complete_arguments_fills_and_converts():
   assert config.complete_arguments(Thing, {'rate': 1, 'size': [3, 4]}, 'c') == {
       'rate': 1.0, 'size': (3, 4), 'kind': 'a', 'on': False, 'count': 1, 'pairs': (),
   }
+  assert config.complete_arguments(Thing, {'size': 'none'}, 'c')['size'] is None
   pairs = config.complete_arguments(Thing, {'pairs': [['bias', 2]]}, 'c')['pairs']
   assert pairs == (('bias', 2.0),)
 

@@ -1,4 +1,4 @@
-"""U-Net as published (arXiv 1505.04597) on the ISBI 2012 EM challenge.
+r"""U-Net as published (arXiv 1505.04597) on the ISBI 2012 EM challenge.
 
 Paper: Table 1, warping .000353, Rand .0382, pixel error .0611 on the organisers' 30 test images,
 averaged over 7 rotations. Their labels cannot be had: here 25 of the 30 training images train and
@@ -8,7 +8,8 @@ rotations and grey values. The paper prints no learning rate, length or weight d
 
 Cost: made for a GPU; 2 CPU cores take isbi2012_cpu.py.
 
-  segjax train --config=configs/unet/isbi2012.py --workdir=runs/isbi --config.data.source=isbi2012/
+  segjax train --config=configs/unet/isbi2012.py --workdir=runs/isbi \
+    --config.data.source=isbi2012/
 """
 
 import ml_collections

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -42,6 +42,9 @@ _SIZE_MULTIPLE = 32
 _READ_THREADS = 4
 # Batches that wait ready in each worker process.
 _WORKER_BUFFER = 2
+# Workers send batches through pipes: Grain's shared memory is small in many containers, and what is
+# in flight at the end leaks.
+_NO_SHARED_MEMORY = grain.experimental.DatasetOptions(min_shm_size=2**62)
 # Weight maps are kept in memory up to this many bytes a process.
 _WEIGHT_MAP_BYTES = 2**28
 
@@ -165,7 +168,7 @@ def train_batches(
   examples = _Examples(builder, config.train_split, config, spec)
   rows = _host_rows('batch_size', config.batch_size, process_index, process_count)
   make = functools.partial(_train_batch, examples, seed, margin, rows)
-  return _stream(grain.MapDataset.range(start_step, 2**62).map(make), config.workers)
+  return _stream(grain.MapDataset.range(start_step, 2**62).map(make), config, config.workers)
 
 
 def eval_batches(
@@ -204,7 +207,7 @@ def eval_batches(
       for start in range(0, len(indices), batch_size)
   ]
   make = functools.partial(_eval_batch, examples, rows)
-  return _stream(grain.MapDataset.source(batches).map(make), workers=0)
+  return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
 
 
 def count_labels(
@@ -246,7 +249,8 @@ def prepare_image(
     back = cv2.resize(inside, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return back.reshape(*image.shape[:2], -1)
 
-  return _normalize(transforms.pad(resized, size, _mean_colour(config)), config), restore
+  padded = transforms.pad(resized, size, _mean_colour(config))
+  return _normalize(padded[None], config)[0], restore
 
 
 def prefetch_to_device(
@@ -433,21 +437,28 @@ def _size_groups(examples: _Examples) -> dict[Size, Sequence[int]]:
 def _collate(
     parts: Sequence[_Example], count: int, image_size: Size, label_size: Size, examples: _Examples
 ) -> NamedBatch:
-  """A batch of `count` examples: `parts`, normalised, and examples that are not valid."""
-  config = examples.config
+  """A batch of `count` examples, the last ones not valid where `parts` are fewer; see `_finish`."""
   batch = {
-      'image': np.zeros((count, *image_size, examples.spec.channels), np.float32),
-      'label': np.full((count, *label_size), IGNORE_LABEL, np.int32),
+      'image': np.zeros((count, *image_size, examples.spec.channels), np.uint8),
+      'label': np.full((count, *label_size), IGNORE_LABEL, np.uint8),
       'valid': np.arange(count) < len(parts),
   }
-  if config.weight_map is not None:
+  if examples.config.weight_map is not None:
     batch['weight'] = np.zeros((count, *label_size), np.float32)
   for row, part in enumerate(parts):
-    batch['image'][row] = _normalize(part.image, config)
+    batch['image'][row] = part.image
     batch['label'][row] = part.label
     if part.weight is not None:
       batch['weight'][row] = part.weight
   return batch, [part.name for part in parts] + [''] * (count - len(parts))
+
+
+def _finish(config: DataConfig, item: NamedBatch) -> NamedBatch:
+  """From the bytes that processes exchange to the types of a `Batch`, four times as large."""
+  batch, names = item
+  image = _normalize(batch['image'], config)
+  image[~batch['valid']] = 0
+  return {**batch, 'image': image, 'label': batch['label'].astype(np.int32)}, names
 
 
 def _resize(image: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -474,9 +485,10 @@ def _mean_colour(config: DataConfig) -> np.ndarray:
 
 
 def _normalize(image: np.ndarray, config: DataConfig) -> np.ndarray:
-  """uint8[H, W, C] → f32[H, W, C], (image - mean) / std."""
-  table = _normalize_table(config.mean, config.std, image.shape[2])
-  return cv2.LUT(image, table).reshape(image.shape)
+  """uint8[B, H, W, C] → f32[B, H, W, C], (image - mean) / std."""
+  width, channels = image.shape[2:]
+  table = _normalize_table(config.mean, config.std, channels)
+  return cv2.LUT(image.reshape(-1, width, channels), table).reshape(image.shape)
 
 
 @functools.lru_cache(maxsize=4)
@@ -500,14 +512,15 @@ def _host_rows(key: str, batch_size: int, process_index: int, process_count: int
 
 
 def _stream(
-    batches: grain.MapDataset[NamedBatch], workers: int
+    batches: grain.MapDataset[NamedBatch], config: DataConfig, workers: int
 ) -> Generator[NamedBatch, None, None]:
   """The batches in order, prepared ahead by threads or by worker processes."""
   if workers:
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain reads its flags before it starts a worker
-    dataset = batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+      flags.FLAGS.mark_as_parsed()  # Grain reads its flags before it starts a worker.
+    serial = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    dataset = grain.experimental.WithOptionsIterDataset(
+        batches.to_iter_dataset(serial), _NO_SHARED_MEMORY
     ).mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER),
         worker_init_fn=_start_worker,
@@ -516,7 +529,7 @@ def _stream(
     dataset = batches.to_iter_dataset(
         grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_THREADS)
     )
-  iterator = iter(dataset)
+  iterator = iter(dataset.map(functools.partial(_finish, config)))
   try:
     yield from iterator
   finally:
@@ -533,6 +546,8 @@ def _start_worker(index: int, count: int) -> None:
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   # Where it cannot, because it was killed, they end too: Grain's would wait for ever.
   threading.Thread(target=_end_with_parent, daemon=True).start()
+  # Nobody takes the batches that are left when the iterator is closed: do not wait for that.
+  multiprocessing.util.Finalize(None, os._exit, args=(1,), exitpriority=100)
 
 
 def _end_with_parent() -> None:

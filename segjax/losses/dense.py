@@ -149,8 +149,8 @@ def dice(
   size = jnp.sum(w * (p + g), axis=(1, 2))
   loss = 1 - (2 * overlap + smooth) / (size + smooth)
   loss = jnp.average(loss, axis=-1, weights=_per_class(class_weights, channels))
-  counted = labelled.any((1, 2))
-  return SumCount(jnp.sum(jnp.where(counted, loss, 0)), jnp.sum(counted, dtype=jnp.float32))
+  # An image without a labelled pixel has the loss 1 - smooth / smooth = 0.
+  return SumCount(jnp.sum(loss), jnp.sum(labelled.any((1, 2)), dtype=jnp.float32))
 
 
 def median_frequency_weights(
@@ -185,9 +185,9 @@ def natural_weights(
 
 
 def _one_hot(label: Array, channels: int) -> Array:
-  """bool[B, H, W, C], True at the label's channel, nowhere at IGNORE_LABEL."""
+  """bool[B, H, W, C], True at the label's channel."""
   classes = jnp.arange(channels) if channels > 1 else jnp.ones(1, jnp.int32)
-  return (label[..., None] == classes) & (label != IGNORE_LABEL)[..., None]
+  return label[..., None] == classes
 
 
 def _per_class(class_weights: Sequence[float] | None, classes: int) -> Array | None:
@@ -220,5 +220,4 @@ def _reduce(
   counts = {'count': labelled, 'weight': w}
   if divide_by not in counts:
     raise SegjaxError(f"divide_by is {divide_by!r}: a loss divides by 'count' or by 'weight'")
-  total = jnp.sum(w * jnp.where(labelled, loss, 0))
-  return SumCount(total, jnp.sum(counts[divide_by], dtype=jnp.float32))
+  return SumCount(jnp.sum(w * loss), jnp.sum(counts[divide_by], dtype=jnp.float32))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from segjax.train import sharding
@@ -55,6 +57,7 @@ class Checkpoints:
   ):
     self._directory = directory.absolute()
     self._best_metric, self._best_mode, self._warn = best_metric, best_mode, warn
+    self._damaged: set[int] = set()
     policies = checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
         read_only=read_only,
@@ -65,7 +68,10 @@ class Checkpoints:
             _KeepBest(self),
         ]),
     )
-    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    handlers = {'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+    self._manager = ocp.CheckpointManager(
+        self._directory, options=options, item_handlers=handlers
+    )
 
   def steps(self) -> list[int]:
     """The steps that have a whole checkpoint, oldest first."""
@@ -105,6 +111,8 @@ class Checkpoints:
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save `state` under its step; a step that is there already stays as it is."""
     step = int(state.step)
+    if step in self._damaged:
+      self._set_aside(step)
     if step in self._manager.all_steps():
       return
     # A copy: on a CPU the host's view is the buffer that the next step is about to overwrite.
@@ -116,6 +124,17 @@ class Checkpoints:
             state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
         ),
     )
+
+  def _set_aside(self, step: int) -> None:
+    """Moves a damaged checkpoint out of the way of a good one of the same step."""
+    if jax.process_index() == 0:
+      aside = self._directory.with_name(f'{self._directory.name}.damaged')
+      aside.mkdir(exist_ok=True)
+      (self._directory / str(step)).rename(aside / f'{step}-{time.time_ns()}')
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('set aside')
+    self._damaged.remove(step)
+    self._manager.reload()
 
   def restore(self, which: Which = 'latest', target: TrainState | None = None) -> Restored | None:
     """A checkpoint whose every array is as it was saved, or None where there is none at all.
@@ -147,6 +166,7 @@ class Checkpoints:
         restored = self._restore_step(step, target)
       except DamagedCheckpointError as e:
         problems.append(str(e))
+        self._damaged.add(step)
         continue
       for problem in problems:
         self._warn(f'{problem}: going on from step {step} instead; nothing was deleted')

@@ -8,6 +8,7 @@ import numpy as np
 
 from segjax.tasks.base import Task
 from segjax.train import sharding
+from segjax.train.step import name_parts
 
 Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
 
@@ -56,8 +57,8 @@ def evaluate(
       images = task.pictures(host_batch, host_predictions, pictures - len(drawn))
       drawn += zip(names, images, strict=False)
 
-  metrics = {f'loss_{n}': float(t[0] / t[1]) if t[1] else 0.0 for n, t in totals.items()}
-  metrics = {'loss': sum(metrics.values()), **metrics}
+  means = {name: float(t[0] / t[1]) if t[1] else 0.0 for name, t in totals.items()}
+  metrics = {'loss': sum(means.values()), **name_parts(means)}
   for metric, state in zip(task.metrics, states, strict=True):
     metrics |= metric.compute(state)
   return metrics, drawn

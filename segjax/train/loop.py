@@ -132,7 +132,8 @@ class _Meter:
   def take(self) -> dict[str, float]:
     """The means since the last call; what is a level rather than a mean is as it was last."""
     means = {k: v / self._count for k, v in self._sums.items()} if self._count else {}
-    levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if k in means}
+    levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if means.get(k)}
+    means.pop('skipped', None)
     self._sums.clear()
     self._count = 0
     return {**means, **levels}

@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure, short, the same for every task."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,18 @@ from segjax.train import optim
 from segjax.train.state import TrainState
 from segjax.types import Array, Batch, SumCount
 
+T = TypeVar('T')
+
 
 def mean(value: SumCount) -> Array:
   """`sum / count`, and 0 where nothing was counted; its gradient is finite there too."""
   some = value.count > 0
   return jnp.where(some, value.sum / jnp.where(some, value.count, 1), 0.0)
+
+
+def name_parts(means: Mapping[str, T]) -> dict[str, T]:
+  """`loss_<name>` for each part of the loss, where it has more than one."""
+  return {f'loss_{name}': value for name, value in means.items()} if len(means) > 1 else {}
 
 
 def make_train_step(
@@ -65,7 +72,7 @@ def make_train_step(
     )
     scalars = {
         'loss': loss,
-        **{f'loss_{name}': value for name, value in means.items()},
+        **name_parts(means),
         'grad_norm': grad_norm,
         'learning_rate': jnp.asarray(schedule(updates_made), jnp.float32),
         'skipped': state.skipped,

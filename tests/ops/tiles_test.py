@@ -81,20 +81,25 @@ def test_equals_the_whole_image_for_a_network_that_pools(size, tile):
     np.testing.assert_allclose(y, expected[:, : size[0], : size[1]], rtol=1e-5, atol=1e-5)
 
 
-def test_tiles_start_at_multiples_of_the_stride():
-  image = np.arange(11.0, dtype=np.float32).reshape(1, 1, 11, 1)
+@pytest.mark.parametrize('axis', [1, 2])
+def test_tiles_start_at_multiples_of_the_stride(axis):
+  image = np.expand_dims(np.arange(11.0, dtype=np.float32), [i for i in range(4) if i != axis])
   starts = []
 
   def apply(x):
     jax.debug.callback(lambda x: starts.append(int(x)), x[0, 0, 0, 0])
     return x
 
-  y = overlap_tile(apply, image, (4, 7), 0, stride=4)
+  tile = (7, 4) if axis == 1 else (4, 7)
+  y = overlap_tile(apply, image, tile, 0, stride=4)
   jax.effects_barrier()
   np.testing.assert_array_equal(y, image)
   assert starts == [0, 4]  # And no third tile: the second reaches the end.
+
+
+def test_a_tile_smaller_than_the_stride():
   with pytest.raises(SegjaxError, match='4x4 is too small: this model needs 8x8'):
-    overlap_tile(apply, image, 4, 0, stride=8)
+    overlap_tile(lambda x: x, jnp.zeros((1, 8, 8, 1)), 4, 0, stride=8)
 
 
 def test_reads_the_mirrored_surroundings_however_far():

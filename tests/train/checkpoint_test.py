@@ -80,6 +80,14 @@ def test_variables_without_an_average(checkpoints):
   assert_equal(variables_from_arrays(checkpoints.restore().state), eval_variables(state))
 
 
+def test_another_process_reads_them(checkpoints, tmp_path):
+  state = save(checkpoints, 1, iou=0.5)
+  reader = Checkpoints(tmp_path / 'c', best_metric='iou', read_only=True)
+  assert_equal(variables_from_arrays(reader.restore('best').state), eval_variables(state))
+  assert reader.best() == (1, 0.5)
+  reader.close()
+
+
 def test_no_checkpoint_is_none(checkpoints):
   assert checkpoints.restore() is None
 
@@ -123,6 +131,16 @@ def test_damaged_newest_is_told_and_the_one_before_used(checkpoints, told, tmp_p
   assert sorted(tmp_path.rglob('*')) == before, 'nothing may be deleted'
   with pytest.raises(SegjaxError, match='damaged'):
     checkpoints.restore(2)
+
+
+def test_damaged_step_is_moved_when_its_turn_comes_again(checkpoints, tmp_path):
+  save(checkpoints, 1)
+  save(checkpoints, 2)
+  damage(tmp_path / 'c' / '2')
+  assert checkpoints.restore().step == 1
+  again = save(checkpoints, 2)
+  assert_equal(checkpoints.restore('latest', shapes('batch', True)).state, again)
+  assert len(list((tmp_path / 'c.damaged').iterdir())) == 1
 
 
 # Orbax leaves coroutines behind where a file is gone.

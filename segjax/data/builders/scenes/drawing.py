@@ -369,21 +369,26 @@ def _star(rng, u, v, light) -> _Form:
   return _Form(distance, shade, u, v)
 
 
-# Range of the radius of a near thing, as a share of the picture; a tree fills less of its circle.
-_RADIUS = {
-  'ball': (0.10, 0.18),
-  'box': (0.12, 0.20),
-  'tree': (0.17, 0.28),
-  'ring': (0.14, 0.22),
-  'star': (0.14, 0.22),
-}
+class _Kind(NamedTuple):
+  """How things of one kind differ: a kind has its textures, as real things do, but no colour.
 
-_FORMS: dict[str, Callable[..., _Form]] = {
-  'ball': _ball,
-  'box': _box,
-  'tree': _tree,
-  'ring': _ring,
-  'star': _star,
+  Attributes:
+    form: draws the shape.
+    radius: range of the radius of a near thing, as a share of the picture.
+    patterns: which of `_PATTERNS` it may carry, all equally likely.
+  """
+
+  form: Callable[..., _Form]
+  radius: tuple[float, float]
+  patterns: tuple[str, ...]
+
+
+_KINDS = {
+  'ball': _Kind(_ball, (0.11, 0.19), ('plain', 'stripes', 'dots')),
+  'box': _Kind(_box, (0.13, 0.21), ('plain', 'checks', 'stripes')),
+  'tree': _Kind(_tree, (0.19, 0.30), ('plain', 'mottled')),
+  'ring': _Kind(_ring, (0.15, 0.23), ('plain', 'stripes')),
+  'star': _Kind(_star, (0.15, 0.23), ('plain', 'shaded')),
 }
 
 _INDEX = {scene_class.name: index for index, scene_class in enumerate(CLASSES)}
@@ -397,10 +402,10 @@ def _rotated(u, v, angle: float):
 def _places(rng, view: _View) -> list[_Place]:
   """Draws kinds and places, the farthest first."""
   places = []
-  for _ in range(rng.integers(3, 10)):
-    kind = str(rng.choice(list(_FORMS)))
+  for _ in range(rng.integers(2, 9)):
+    kind = str(rng.choice(list(_KINDS)))
     near = rng.uniform(0.0, 1.0)
-    radius = view.size * rng.uniform(*_RADIUS[kind]) * (0.6 + 0.5 * near)
+    radius = view.size * rng.uniform(*_KINDS[kind].radius) * (0.6 + 0.5 * near)
     stands = kind in ('box', 'tree') or rng.random() < 0.7
     if stands:
       foot = view.horizon + (view.size - view.horizon) * (0.04 + 0.96 * near)
@@ -422,10 +427,14 @@ def _sprite(rng, view: _View, place: _Place) -> _Sprite:
   u = (columns - np.float32(place.u)) / np.float32(place.radius)
   v = (rows - np.float32(place.v)) / np.float32(place.radius)
 
-  form = _FORMS[place.kind](rng, u, v, view.light)
+  kind = _KINDS[place.kind]
+  form = kind.form(rng, u, v, view.light)
   alpha = np.clip(0.5 - form.distance * place.radius, 0, 1)
   colors = [_rgb(rng.random(), rng.uniform(0.15, 1), rng.uniform(0.3, 1)) for _ in range(2)]
-  pattern = _pattern(rng, form.s, form.t)
+  frequency, phase = np.float32(rng.uniform(4, 9)), np.float32(rng.uniform(0, 6))
+  pattern = _PATTERNS[rng.choice(kind.patterns)](
+    rng, form.s * frequency + phase, form.t * frequency
+  )
   rgb = _mix(colors[0], colors[1], pattern) * form.shade[..., None]
   fade = rng.uniform(0, 0.35) * (1 - place.near)
   rgb = _mix(rgb, view.haze, np.full_like(u, fade))
@@ -437,19 +446,15 @@ def _sprite(rng, view: _View, place: _Place) -> _Sprite:
   return _Sprite(_INDEX[place.kind], window, alpha, rgb, shadow)
 
 
-def _pattern(rng, s: np.ndarray, t: np.ndarray) -> np.ndarray:
-  """Weight of the second colour: plain, stripes, checks, dots, mottled or shaded across."""
-  frequency = rng.uniform(3, 9)
-  s, t = _rotated(s, t, rng.choice([0.0, rng.uniform(0, np.pi)]))
-  waves, cross = np.sin(frequency * s + rng.uniform(0, 6)), np.sin(frequency * t)
-  return (
-    lambda: np.zeros_like(s),
-    lambda: _edge(waves, 0.3),
-    lambda: _edge(waves * cross, 0.2),
-    lambda: _edge(waves * cross - 0.3, 0.2),
-    lambda: _edge(_noise(rng, s * 30, t * 30, 1.2), 1.0),
-    lambda: np.clip(0.5 + 0.5 * s, 0, 1),
-  )[rng.choice(6, p=[0.3, 0.15, 0.1, 0.15, 0.1, 0.2])]()
+# Weight of the second colour, 0 to 1, at texture coordinates in which a wave is 2 pi long.
+_PATTERNS: dict[str, Callable[..., np.ndarray]] = {
+  'plain': lambda rng, s, t: np.zeros_like(s),
+  'stripes': lambda rng, s, t: _edge(np.sin(s), 0.3),
+  'checks': lambda rng, s, t: _edge(np.sin(s) * np.sin(t), 0.2),
+  'dots': lambda rng, s, t: _edge(np.sin(s) * np.sin(t) - 0.3, 0.2),
+  'mottled': lambda rng, s, t: _edge(_noise(rng, s * 6, t * 6, 1.2), 1.0),
+  'shaded': lambda rng, s, t: np.clip(0.5 + s / 10, 0, 1),
+}
 
 
 def _visible(sprites: list[_Sprite], size: int) -> list[_Sprite]:

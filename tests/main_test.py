@@ -1,0 +1,376 @@
+"""The commands, as a person uses and misuses them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from segjax import main as program
+from segjax.types import IGNORE_LABEL
+
+# The shipped demo config, shrunk.
+SMALL = [
+    '--config.data.name=scenes/tiny', '--config.data.image_size=(32,32)',
+    '--config.data.batch_size=4', '--config.model.width=2', '--config.model.depth=2',
+    '--config.train.log_every=1', '--config.train.pictures=2', '--config.optim.warmup_steps=1',
+]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def folders(tmp_path_factory):
+  """Prepared data and compiled programs of this test run, apart from the user's own."""
+  cache = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(cache))
+    yield cache
+
+
+@pytest.fixture
+def config(root):
+  return f'--config={root / "configs/unet/scenes.py"}'
+
+
+def run(*args):
+  """The exit status of `segjax args`."""
+  return program.main([str(a) for a in args])
+
+
+def train(workdir, config, *args, steps=4):
+  every = [f'--config.train.{k}_every=2' for k in ('eval', 'checkpoint')]
+  return run(
+      'train', config, f'--workdir={workdir}', *SMALL, *every, f'--config.train.steps={steps}', *args
+  )
+
+
+def info(workdir, capsys):
+  capsys.readouterr()
+  assert run('info', f'--workdir={workdir}', '--json') == 0
+  return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, root):
+  workdir = tmp_path_factory.mktemp('runs') / 'trained'
+  assert train(workdir, f'--config={root / "configs/unet/scenes.py"}') == 0
+  return workdir
+
+
+def test_train_leaves_everything_in_the_workdir(trained):
+  assert {p.name for p in trained.iterdir()} >= {
+      'config.json', 'dataset.json', 'metrics.jsonl', 'report.html', 'checkpoints', 'tensorboard',
+  }
+  records = [json.loads(line) for line in (trained / 'metrics.jsonl').read_text().splitlines()]
+  assert [r['step'] for r in records if r['split'] == 'train'] == [1, 2, 3, 4]
+  assert [r['step'] for r in records if r['split'] == 'val'] == [2, 4]
+  report = (trained / 'report.html').read_text()
+  assert 'mean_iou' in report
+  assert 'scene_val_' in report
+  frozen = json.loads((trained / 'config.json').read_text())
+  assert frozen['optim']['momentum'] == 0.9, 'defaults are frozen too'
+
+
+def test_evaluate_json_is_one_object_and_nothing_else(trained, capsys):
+  capsys.readouterr()
+  assert run('evaluate', f'--workdir={trained}', '--json') == 0
+  metrics = json.loads(capsys.readouterr().out)
+  assert metrics['step'] == 4
+  assert metrics['split'] == 'val'
+  assert 0 <= metrics['mean_iou'] <= 1
+  assert 0 <= metrics['pixel_accuracy'] <= 1
+  last = json.loads((trained / 'metrics.jsonl').read_text().splitlines()[-1])
+  assert metrics['mean_iou'] == pytest.approx(last['mean_iou'])
+
+
+def test_evaluate_counts_every_image_once(trained, capsys):
+  """Whatever the batch size: 8 pictures in batches of 8, and of 3 with one padded."""
+  results = []
+  for size in (8, 3):
+    capsys.readouterr()
+    mesh = '--config.mesh.data=1'
+    assert run(
+        'evaluate', f'--workdir={trained}', '--json', mesh, f'--config.data.eval_batch_size={size}'
+    ) == 0
+    results.append(json.loads(capsys.readouterr().out))
+  assert results[0]['per_class'] == results[1]['per_class']
+  assert results[0]['loss'] == pytest.approx(results[1]['loss'], rel=1e-5)
+
+
+def test_evaluate_for_people_names_the_report(trained, capsys):
+  assert run('evaluate', f'--workdir={trained}', '--split=train', '--checkpoint=2') == 0
+  out = capsys.readouterr().out
+  assert 'mean_iou' in out
+  assert f'train at step 2; report: {trained / "report.html"}' in out
+
+
+def test_info(trained, capsys):
+  facts = info(trained, capsys)
+  assert facts['step'] == 4
+  assert re.fullmatch('[0-9a-f]{64}', facts['parameters_sha256'])
+  assert facts['parameter_count'] > 0
+  assert facts['best_metric'] == 'mean_iou'
+  assert run('info', f'--workdir={trained}') == 0
+  assert facts['parameters_sha256'] in capsys.readouterr().out
+
+
+def test_predict_any_size_and_format(trained, tmp_path):
+  images, output = tmp_path / 'images', tmp_path / 'out'
+  images.mkdir()
+  rng = np.random.default_rng(0)
+  for name, size in (('a.png', (40, 70)), ('b.jpg', (32, 32)), ('c.tif', (9, 33))):
+    cv2.imwrite(str(images / name), rng.integers(0, 255, (*size, 3), np.uint8))
+  cv2.imwrite(str(images / 'grey.png'), rng.integers(0, 255, (20, 30), np.uint8))
+  (images / 'notes.txt').write_text('not an image')
+  assert run('predict', f'--workdir={trained}', f'--images={images}', f'--output={output}') == 0
+  assert sorted(p.name for p in output.iterdir()) == sorted(
+      f'{s}{e}.png' for s in ('a', 'b', 'c', 'grey') for e in ('', '_overlay')
+  )
+  from PIL import Image
+
+  label = np.asarray(Image.open(output / 'a.png'))
+  assert label.shape == (40, 70)
+  assert label.max() < 9
+  assert label.max() != IGNORE_LABEL
+  assert np.asarray(Image.open(output / 'a_overlay.png')).shape == (40, 70, 3)
+
+
+def test_resume_continues_and_finished_runs_stay(trained, tmp_path, config, capsys):
+  workdir = tmp_path / 'run'
+  assert train(workdir, config, '--config.train.nonfinite=skip') == 0
+  first = info(workdir, capsys)
+  assert train(workdir, config, '--config.train.nonfinite=skip') == 0
+  assert info(workdir, capsys) == first
+  # Without --config the workdir's own is taken.
+  assert run('train', f'--workdir={workdir}') == 0
+  # The same parameters as another run of the same config: training is deterministic.
+  assert first['parameters_sha256'] == info(trained, capsys)['parameters_sha256']
+
+
+def test_two_processes_on_one_workdir(trained, config, capsys):
+  with program.Workdir(str(trained)).lock():
+    assert train(trained, config) == 2
+  assert 'another process is training in' in capsys.readouterr().err
+
+
+def test_damaged_newest_checkpoint_is_told(trained, tmp_path, config, capsys):
+  import shutil
+
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  (workdir / 'checkpoints/4/meta/metadata').write_text('{')
+  assert train(workdir, config) == 0
+  err = capsys.readouterr().err
+  assert 'damaged' in err
+  assert 'going on at step 2' in err
+  assert (
+      info(workdir, capsys)['parameters_sha256'] == info(trained, capsys)['parameters_sha256']
+  )
+
+
+def fails(capsys, *args):
+  """The sentence that a failing command prints."""
+  capsys.readouterr()
+  assert run(*args) == 2
+  captured = capsys.readouterr()
+  assert captured.out == ''
+  assert 'Traceback' not in captured.err
+  last = captured.err.strip().splitlines()[-1]
+  assert last.startswith('segjax: ')
+  return last
+
+
+@pytest.mark.parametrize(
+    ('override', 'told'),
+    [
+        ('optim.learnig_rate=1', 'config.optim.learnig_rate is not a key: did you mean learning_'),
+        ('optm.learning_rate=1', 'config.optm is not a key: did you mean optim'),
+        ('model.widht=3', 'config.model.widht is not a key: did you mean width'),
+        ('model.name=unet.Unet', 'did you mean UNet'),
+        ('task=semantics', 'there is no module semantics: did you mean semantic'),
+        ('data.augment.flip_h=1', 'config.data.augment.flip_h is not a key: did you mean flip_'),
+        ('losses.dise={}', 'config.losses: segjax.losses.dense has no dise: did you mean dice'),
+        ('losses.dice.smoth=1', 'config.losses.dice.smoth is not a key: did you mean smooth'),
+        ('eval.metric=1', 'config.eval.metric is not a key: did you mean metrics'),
+        ('train.steps=many', "config.train.steps='many' has the wrong type: it takes int"),
+        ('optim.learning_rate=fast', 'config.optim.learning_rate'),
+        ('data.batch_size=0', 'config.data.batch_size=0'),
+        ('data.batch_size=3', 'does not divide over the mesh'),
+        ('data.name=scene', 'did you mean scenes'),
+        ('data.train_split=training', 'has no split'),
+        ('model.classes=3', 'config.model.classes=3 but the data set scenes'),
+        ('mesh.data=64', 'config.mesh asks for'),
+        ('eval.metrics=("iou",)', 'config.eval.metrics: there is no iou'),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(tmp_path, config, capsys, override, told):
+  workdir = tmp_path / 'run'
+  sentence = fails(
+      capsys, 'train', config, f'--workdir={workdir}', *SMALL, f'--config.{override}'
+  )
+  assert told in sentence
+  assert not (workdir / 'checkpoints').exists() or not list((workdir / 'checkpoints').iterdir())
+
+
+def test_missing_things(trained, tmp_path, config, capsys):
+  empty = tmp_path / 'empty'
+  empty.mkdir()
+  output = f'--output={tmp_path / "out"}'
+  assert 'no config file' in fails(capsys, 'train', '--config=no.py', f'--workdir={tmp_path}')
+  assert 'is no workdir' in fails(capsys, 'evaluate', f'--workdir={tmp_path}')
+  assert 'is no workdir' in fails(capsys, 'info', f'--workdir={tmp_path}')
+  assert 'is no workdir' in fails(capsys, 'train', f'--workdir={tmp_path}')
+  told = fails(capsys, 'predict', f'--workdir={trained}', f'--images={empty}', output)
+  assert 'holds no image' in told
+  assert not (tmp_path / 'out').exists()
+  assert 'has no split' in fails(capsys, 'evaluate', f'--workdir={trained}', '--split=tset')
+  told = fails(capsys, 'evaluate', f'--workdir={trained}', '--checkpoint=3')
+  assert 'no checkpoint of step 3: it has 2, 4' in told
+  told = fails(capsys, 'data', 'prepare', 'camvid', f'--source={empty}', f'--data_dir={empty}')
+  assert str(empty) in told
+  told = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
+  assert 'source' in told
+
+
+def test_undecodable_image(trained, tmp_path, capsys):
+  (tmp_path / 'broken.png').write_bytes(b'not a png')
+  told = fails(
+      capsys, 'predict', f'--workdir={trained}', f'--images={tmp_path}', f'--output={tmp_path}/o'
+  )
+  assert 'broken.png' in told
+
+
+def test_workdir_of_another_config(trained, config, capsys):
+  before = (trained / 'config.json').read_text()
+  told = fails(
+      capsys, 'train', config, f'--workdir={trained}', *SMALL, '--config.optim.learning_rate=0.5',
+  )
+  assert 'optim.learning_rate was 0.002 and is 0.5' in told
+  assert (trained / 'config.json').read_text() == before
+
+
+def test_debug_shows_the_traceback(tmp_path):
+  with pytest.raises(program.SegjaxError):
+    run('info', f'--workdir={tmp_path}', '--debug')
+
+
+def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, config, capsys):
+  told = []
+  for args in ([], ['--config.train.nonfinite=skip', '--config.train.max_skipped=2']):
+    workdir = tmp_path / f'run{len(args)}'
+    capsys.readouterr()
+    status = train(
+        workdir, config, '--config.optim.learning_rate=1e30', '--config.model.norm=none',
+        '--config.optim.name=sgd', '--config.optim.warmup_steps=0', *args, steps=9,
+    )
+    assert status == 2
+    told.append(capsys.readouterr().err.strip().splitlines()[-1])
+  assert 'not finite' in told[0]
+  assert 'last finite metrics: step=1' in told[0]
+  assert len(re.findall(r'scene_train_\d{6}', told[0])) == 4
+  assert '(3 updates left out)' in told[1]
+
+
+def test_help_has_examples(capsys):
+  for args, wanted in (
+      (['--help'], 'segjax train --config='), (['train', '--help'], '--config.KEY=VALUE'),
+      (['evaluate', '--help'], 'segjax evaluate'), (['predict', '--help'], 'segjax predict'),
+      (['data', '--help'], 'segjax data prepare'), (['info', '--help'], 'segjax info'),
+  ):
+    with pytest.raises(SystemExit) as e:
+      run(*args)
+    assert e.value.code == 0
+    assert wanted in capsys.readouterr().out
+
+
+def spawn(args, folders):
+  env = {**os.environ, 'XDG_CACHE_HOME': str(folders), 'PYTHONUNBUFFERED': '1'}
+  return subprocess.Popen(
+      [sys.executable, '-m', 'segjax.main', *args], env=env, stderr=subprocess.PIPE, text=True
+  )
+
+
+def wait_for_step(process, step):
+  for line in process.stderr:
+    if re.match(rf'step {step}/', line):
+      return
+  raise AssertionError(f'ended before step {step}')
+
+
+LONG = [
+    *SMALL, '--config.train.steps=60', '--config.train.checkpoint_every=5',
+    '--config.train.eval_every=20', '--config.model.dropout=0.3', '--config.optim.ema=0.9',
+    '--config.data.augment.elastic_sigma=2',
+]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_ends_with_the_same_parameters(tmp_path, config, folders, capsys):
+  """Three SIGKILLs, a SIGTERM, then to the end: bit for bit what an undisturbed run gives."""
+  undisturbed, killed = ['train', config, *LONG], tmp_path / 'killed'
+  process = spawn([*undisturbed, f'--workdir={tmp_path / "whole"}'], folders)
+  assert process.communicate()[1] and process.returncode == 0
+  rng = np.random.default_rng(0)
+  for start in (7, 19, 31):
+    process = spawn([*undisturbed, f'--workdir={killed}'], folders)
+    wait_for_step(process, start + 1)
+    time.sleep(float(rng.uniform(0, 0.2)))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+  process = spawn([*undisturbed, f'--workdir={killed}'], folders)
+  wait_for_step(process, 45)
+  process.terminate()
+  assert 'SIGTERM after step' in process.communicate()[1]
+  assert process.returncode == 128 + signal.SIGTERM
+  assert info(killed, capsys)['step'] >= 45
+  process = spawn([*undisturbed, f'--workdir={killed}'], folders)
+  assert 'going on at step' in process.communicate()[1]
+  whole, resumed = info(tmp_path / 'whole', capsys), info(killed, capsys)
+  assert resumed['step'] == whole['step'] == 60
+  assert resumed['parameters_sha256'] == whole['parameters_sha256']
+  losses = []
+  for workdir in (tmp_path / 'whole', killed):
+    records = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    losses.append([(r['step'], r['split'], r['loss']) for r in records])
+  assert losses[0] == losses[1], 'the log has every step once'
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, config, folders, capsys):
+  """Two hosts of two devices each give the parameters of one host with four."""
+  import socket
+
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  args = ['train', config, *SMALL, '--config.train.steps=4', '--config.train.eval_every=2']
+  flags = {**os.environ, 'XDG_CACHE_HOME': str(folders)}
+  flags['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
+  several = [
+      subprocess.Popen(
+          [sys.executable, '-m', 'segjax.main', *args, f'--workdir={tmp_path / "two"}',
+           f'--distributed=127.0.0.1:{port},2,{i}'],
+          env=flags, stderr=subprocess.PIPE, text=True,
+      )
+      for i in (0, 1)
+  ]
+  for process in several:
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, err
+  process = spawn([*args, f'--workdir={tmp_path / "one"}'], folders)
+  assert process.communicate()[1] and process.returncode == 0
+  finals = []
+  for name in ('one', 'two'):
+    records = [
+        json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+    ]
+    finals.append([(r['loss'], r.get('mean_iou')) for r in records])
+  np.testing.assert_allclose(
+      np.array(finals[0], float), np.array(finals[1], float), rtol=1e-3, equal_nan=True
+  )

@@ -1,6 +1,6 @@
 r"""U-Net (arXiv 1505.04597) on the ISBI 2012 EM challenge, at a size for 2 CPU cores.
 
-The paper's recipe in `isbi2012.py` with a quarter of the channels, BatchNorm, smaller tiles and
+The paper's recipe in `isbi2012.py` with a quarter of the channels, BatchNorm and
 AdamW, so that about 20 minutes are enough. Figures: experiments/unet_table1.
 
   segjax train --config=configs/unet/isbi2012_cpu.py --workdir=runs/isbi \
@@ -26,9 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
       'name': 'isbi2012',
       'train_split': 'train',
       'eval_split': 'val',
-      'batch_size': 4,
+      'batch_size': 1,
       'eval_batch_size': 1,
-      'crop_size': (180, 180),
+      'crop_size': (388, 388),
       'weight_map': {'w0': 10.0, 'sigma': 5.0},
       'augment': {
           'flip_horizontal': 0.5,

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing.util
+import multiprocessing
 import os
 import signal
 import threading
@@ -42,9 +42,8 @@ _SIZE_MULTIPLE = 32
 _READ_THREADS = 4
 # Batches that wait ready in each worker process.
 _WORKER_BUFFER = 2
-# Workers send batches through pipes: Grain's shared memory is small in many containers, and what is
-# in flight at the end leaks.
-_NO_SHARED_MEMORY = grain.experimental.DatasetOptions(min_shm_size=2**62)
+# Arrays of this many bytes come from a worker through shared memory, smaller ones through a pipe.
+_SHARED_MEMORY_FROM = 2**14
 # Weight maps are kept in memory up to this many bytes a process.
 _WEIGHT_MAP_BYTES = 2**28
 
@@ -454,11 +453,15 @@ def _collate(
 
 
 def _finish(config: DataConfig, item: NamedBatch) -> NamedBatch:
-  """From the bytes that processes exchange to the types of a `Batch`, four times as large."""
-  batch, names = item
-  image = _normalize(batch['image'], config)
-  image[~batch['valid']] = 0
-  return {**batch, 'image': image, 'label': batch['label'].astype(np.int32)}, names
+  """From the bytes that processes exchange to the types of a `Batch`, four times as large.
+
+  All arrays are new: shared memory that outlives the iterator would leak.
+  """
+  batch = {key: np.array(value) for key, value in item[0].items() if key != 'image'}
+  batch['label'] = batch['label'].astype(np.int32)
+  batch['image'] = _normalize(item[0]['image'], config)
+  batch['image'][~batch['valid']] = 0
+  return batch, item[1]
 
 
 def _resize(image: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -520,7 +523,8 @@ def _stream(
       flags.FLAGS.mark_as_parsed()  # Grain reads its flags before it starts a worker.
     serial = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     dataset = grain.experimental.WithOptionsIterDataset(
-        batches.to_iter_dataset(serial), _NO_SHARED_MEMORY
+        batches.to_iter_dataset(serial),
+        grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM),
     ).mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER),
         worker_init_fn=_start_worker,
@@ -532,6 +536,13 @@ def _stream(
   iterator = iter(dataset.map(functools.partial(_finish, config)))
   try:
     yield from iterator
+  except RuntimeError as e:
+    if 'Worker process was terminated' not in str(e):
+      raise
+    raise SegjaxError(
+        f'a process that prepares batches died ({str(e).partition(". ")[0]}), probably for lack of '
+        'memory or of shared memory (/dev/shm): lower config.data.workers'
+    ) from e
   finally:
     iterator.close()
 
@@ -546,8 +557,6 @@ def _start_worker(index: int, count: int) -> None:
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   # Where it cannot, because it was killed, they end too: Grain's would wait for ever.
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  # Nobody takes the batches that are left when the iterator is closed: do not wait for that.
-  multiprocessing.util.Finalize(None, os._exit, args=(1,), exitpriority=100)
 
 
 def _end_with_parent() -> None:

@@ -1,8 +1,8 @@
 """Draws the pictures of the scenes data set, with what is where: NumPy and OpenCV, no data.
 
 A picture is a landscape (sky, hill, grass, water: stuff) with toys in it (ball, box, tree, ring,
-star: things). Things take their colours and textures from one and the same distribution, so that
-colour does not tell the class: shape and shading do. Stuff differs in texture and in place.
+star: things). The hues of things lean to their kind and overlap, their textures are shared, and
+light and haze change both: colour helps, shape decides. Stuff differs in texture and in place.
 
 Coordinates: `u` grows to the right and `v` downwards, as rows do; inside a thing they are in units
 of its radius, with the origin at its centre. Colours are RGB, float32, 0 to 1.
@@ -230,15 +230,15 @@ def _paint_hill(rng, view: _View) -> np.ndarray:
   scale = 128 / view.size
   rock = _noise(rng, view.columns * 1.5 * scale, view.rows * 2.5 * scale, 1.4)
   relief = np.gradient(rock, axis=1) / scale * np.sign(view.light[0])
-  color = _rgb(rng.uniform(0, 0.75), rng.uniform(0.1, 0.45), rng.uniform(0.25, 0.6))
+  color = _rgb(rng.uniform(0, 0.75), rng.uniform(0.1, 0.35), rng.uniform(0.25, 0.6))
   hill = color * (1 + 0.10 * rock + 0.45 * relief)[..., None]
   return _mix(hill, view.haze, np.full_like(rock, rng.uniform(0.0, 0.45)))
 
 
 def _paint_grass(rng, view: _View) -> np.ndarray:
   right, away = view.right, view.away
-  color = _rgb(rng.uniform(0.09, 0.40), rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.7))
-  other = _rgb(rng.uniform(0.05, 0.40), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7))
+  color = _rgb(rng.uniform(0.12, 0.36), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6))
+  other = _rgb(rng.uniform(0.09, 0.36), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7))
   blades = _noise(rng, right * 330, away * 60, 0.6)
   patches = _noise(rng, right * 60, away * 60, 1.6)
   grass = color * (1 + rng.uniform(0.12, 0.3) * blades)[..., None]
@@ -252,7 +252,7 @@ def _paint_water(rng, view: _View, air: np.ndarray) -> np.ndarray:
   """Water mirrors the sky `air` at the horizon, broken by waves that lie in the ground's plane."""
   right, away = view.right, view.away
   mirrored = np.clip(2 * view.horizon - view.rows[:, 0], 0, view.size - 1).astype(np.intp)
-  deep = _rgb(rng.uniform(0.3, 0.68), rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.5))
+  deep = _rgb(rng.uniform(0.45, 0.68), rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.5))
   water = _mix(air[mirrored], deep, np.full_like(away, 0.55))
   drift = _noise(rng, right * 40, away * 40, 1.4)
   waves = np.sin(away**0.4 * rng.uniform(40, 90) + drift * 2.5)
@@ -370,26 +370,29 @@ def _star(rng, u, v, light) -> _Form:
 
 
 class _Kind(NamedTuple):
-  """How things of one kind differ: a kind has its textures, as real things do, but no colour.
+  """How things of one kind differ. Colours lean to a kind, as real things' do, and overlap.
 
   Attributes:
     form: draws the shape.
     radius: range of the radius of a near thing, as a share of the picture.
+    hue: middle of its hues, which reach `_HUE_SPREAD` to either side and so into its neighbours'.
     patterns: which of `_PATTERNS` it may carry, all equally likely.
   """
 
   form: Callable[..., _Form]
   radius: tuple[float, float]
+  hue: float
   patterns: tuple[str, ...]
 
 
 _KINDS = {
-  'ball': _Kind(_ball, (0.11, 0.19), ('plain', 'stripes', 'dots')),
-  'box': _Kind(_box, (0.13, 0.21), ('plain', 'checks', 'stripes')),
-  'tree': _Kind(_tree, (0.19, 0.30), ('plain', 'mottled')),
-  'ring': _Kind(_ring, (0.15, 0.23), ('plain', 'stripes')),
-  'star': _Kind(_star, (0.15, 0.23), ('plain', 'shaded')),
+  'ball': _Kind(_ball, (0.13, 0.21), 0.95, ('plain', 'stripes', 'dots')),
+  'box': _Kind(_box, (0.15, 0.23), 0.55, ('plain', 'checks', 'stripes')),
+  'tree': _Kind(_tree, (0.20, 0.31), 0.35, ('plain', 'mottled')),
+  'ring': _Kind(_ring, (0.17, 0.25), 0.75, ('plain', 'stripes')),
+  'star': _Kind(_star, (0.17, 0.25), 0.15, ('plain', 'shaded')),
 }
+_HUE_SPREAD = 0.11
 
 _INDEX = {scene_class.name: index for index, scene_class in enumerate(CLASSES)}
 
@@ -402,7 +405,7 @@ def _rotated(u, v, angle: float):
 def _places(rng, view: _View) -> list[_Place]:
   """Draws kinds and places, the farthest first."""
   places = []
-  for _ in range(rng.integers(2, 9)):
+  for _ in range(rng.integers(2, 8)):
     kind = str(rng.choice(list(_KINDS)))
     near = rng.uniform(0.0, 1.0)
     radius = view.size * rng.uniform(*_KINDS[kind].radius) * (0.6 + 0.5 * near)
@@ -430,7 +433,10 @@ def _sprite(rng, view: _View, place: _Place) -> _Sprite:
   kind = _KINDS[place.kind]
   form = kind.form(rng, u, v, view.light)
   alpha = np.clip(0.5 - form.distance * place.radius, 0, 1)
-  colors = [_rgb(rng.random(), rng.uniform(0.15, 1), rng.uniform(0.3, 1)) for _ in range(2)]
+  colors = [
+    _rgb(kind.hue + rng.uniform(-1, 1) * _HUE_SPREAD, rng.uniform(0.55, 1), rng.uniform(0.4, 1))
+    for _ in range(2)
+  ]
   frequency, phase = np.float32(rng.uniform(4, 9)), np.float32(rng.uniform(0, 6))
   pattern = _PATTERNS[rng.choice(kind.patterns)](
     rng, form.s * frequency + phase, form.t * frequency

@@ -34,7 +34,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
   path = Path(path)
   if not path.is_file():
     raise SegjaxError(
-        f'there is no config file {path}: give --config a path such as configs/unet/scenes.py'
+      f'there is no config file {path}: give --config a path such as configs/unet/scenes.py'
     )
   try:
     config = runpy.run_path(str(path))['get_config']()
@@ -115,8 +115,9 @@ def locate(name: str, package: str, where: str) -> Any:
     if hasattr(module, attribute):
       return getattr(module, attribute)
     known = [
-        n for n, v in vars(module).items()
-        if callable(v) and getattr(v, '__module__', None) == module.__name__
+      n
+      for n, v in vars(module).items()
+      if callable(v) and getattr(v, '__module__', None) == module.__name__
     ]
     raise SegjaxError(f'{where}: {candidate} has no {attribute}{nearest(attribute, known)}')
   folder = Path(importlib.import_module(package).__file__).parent
@@ -136,18 +137,18 @@ def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> di
   """
   hidden = {'self', *injected}
   return {
-      name: p.default
-      for name, p in inspect.signature(target).parameters.items()
-      if name not in hidden and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    name: p.default
+    for name, p in inspect.signature(target).parameters.items()
+    if name not in hidden and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
   }
 
 
 def complete_arguments(
-    target: Callable[..., Any],
-    given: Mapping[str, Any],
-    where: str,
-    *,
-    injected: Sequence[str] = (),
+  target: Callable[..., Any],
+  given: Mapping[str, Any],
+  where: str,
+  *,
+  injected: Sequence[str] = (),
 ) -> dict[str, Any]:
   """`given` with `target`'s defaults filled in and every key and type checked.
 

@@ -36,7 +36,8 @@ Config = dict[str, Any]
 
 # Rules that `class_weights` of a loss may name instead of numbers.
 CLASS_WEIGHTS = {
-    'median_frequency': dense.median_frequency_weights, 'natural': dense.natural_weights,
+  'median_frequency': dense.median_frequency_weights,
+  'natural': dense.natural_weights,
 }
 # Fields that Linen gives every module.
 LINEN = ('parent', 'name')
@@ -70,14 +71,14 @@ def complete(given: Mapping[str, Any]) -> Config:
     where = 'config.data.weight_map'
     data['weight_map'] = fill(border_weight_map, data['weight_map'], where, injected=('label',))
   return {
-      'task': given['task'],
-      'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
-      'losses': {name: _complete_loss(name, kw) for name, kw in given.get('losses', {}).items()},
-      'eval': fill(_task_factory(given), given.get('eval', {}), 'config.eval', injected=INJECTED),
-      'data': data,
-      'optim': fill(optim.OptimConfig, given.get('optim', {}), 'config.optim'),
-      'train': fill(loop.TrainConfig, given.get('train', {}), 'config.train'),
-      'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
+    'task': given['task'],
+    'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
+    'losses': {name: _complete_loss(name, kw) for name, kw in given.get('losses', {}).items()},
+    'eval': fill(_task_factory(given), given.get('eval', {}), 'config.eval', injected=INJECTED),
+    'data': data,
+    'optim': fill(optim.OptimConfig, given.get('optim', {}), 'config.optim'),
+    'train': fill(loop.TrainConfig, given.get('train', {}), 'config.train'),
+    'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
   }
 
 
@@ -124,7 +125,7 @@ class Run:
 
 
 def build(
-    config: Config, spec: datasets.DatasetSpec, class_weights: Mapping[str, Sequence[float]]
+  config: Config, spec: datasets.DatasetSpec, class_weights: Mapping[str, Sequence[float]]
 ) -> Run:
   """The model and the task of `config` for the data set `spec`.
 
@@ -137,33 +138,36 @@ def build(
   name = model_args.pop('name')
   if model_args['classes'] != spec.num_classes:
     raise SegjaxError(
-        f'config.model.classes={model_args["classes"]} but the data set {spec.name} has '
-        f'{spec.num_classes} classes: set config.model.classes={spec.num_classes}'
+      f'config.model.classes={model_args["classes"]} but the data set {spec.name} has '
+      f'{spec.num_classes} classes: set config.model.classes={spec.num_classes}'
     )
   model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
   data = pipeline.DataConfig(**config['data'])
   if not config['losses']:
     raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
   task = _task_factory(config)(
-      model=model,
-      class_names=spec.class_names,
-      losses={n: _bind_loss(n, kw, class_weights) for n, kw in config['losses'].items()},
-      draw=functools.partial(_draw, spec, data),
-      **config['eval'],
+    model=model,
+    class_names=spec.class_names,
+    losses={n: _bind_loss(n, kw, class_weights) for n, kw in config['losses'].items()},
+    draw=functools.partial(_draw, spec, data),
+    **config['eval'],
   )
   return Run(config, model, task, spec, data)
 
 
 def _draw(
-    spec: datasets.DatasetSpec, data: pipeline.DataConfig, image: np.ndarray, truth: np.ndarray,
-    prediction: np.ndarray,
+  spec: datasets.DatasetSpec,
+  data: pipeline.DataConfig,
+  image: np.ndarray,
+  truth: np.ndarray,
+  prediction: np.ndarray,
 ) -> dict[str, np.ndarray]:
   picture = overlays.denormalize(image, data.mean, data.std)
   return overlays.panels(picture, truth, prediction, spec.palette)
 
 
 def _bind_loss(
-    name: str, kwargs: Mapping[str, Any], class_weights: Mapping[str, Sequence[float]]
+  name: str, kwargs: Mapping[str, Any], class_weights: Mapping[str, Sequence[float]]
 ) -> Callable[..., SumCount]:
   kwargs = dict(kwargs)
   scale = kwargs.pop('scale')
@@ -181,7 +185,7 @@ def _bind_loss(
 
 
 def find_class_weights(
-    config: Config, count: Callable[[], tuple[np.ndarray, np.ndarray]]
+  config: Config, count: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, list[float]]:
   """The weights behind each rule, such as 'median_frequency', that a loss of `config` names.
 
@@ -190,8 +194,11 @@ def find_class_weights(
     count: counts the labels of the training split: pixels of each class, and pixels of the images
       in which each class occurs. Called only where a rule is named.
   """
-  named = {kw['class_weights'] for kw in config['losses'].values()
-           if isinstance(kw.get('class_weights'), str)}
+  named = {
+    kw['class_weights']
+    for kw in config['losses'].values()
+    if isinstance(kw.get('class_weights'), str)
+  }
   counts = count() if named else ()
   return {rule: np.asarray(CLASS_WEIGHTS[rule](*counts)).tolist() for rule in named}
 
@@ -211,7 +218,7 @@ def _tell(text: str) -> None:
 
 
 def make_evaluator(
-    run: Run, builder: Any, split: str, mesh: jax.sharding.Mesh, pictures: int
+  run: Run, builder: Any, split: str, mesh: jax.sharding.Mesh, pictures: int
 ) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
   """`variables -> (metrics, named pictures)` on a split; compiles once a shape."""
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
@@ -219,8 +226,12 @@ def make_evaluator(
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
     batches = pipeline.eval_batches(
-        builder, run.data, run.spec, split=split, process_index=jax.process_index(),
-        process_count=jax.process_count(),
+      builder,
+      run.data,
+      run.spec,
+      split=split,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
     )
     return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=pictures)
 
@@ -233,7 +244,7 @@ def _optimizer_and_init(run: Run, batch: Mapping[str, Any]):
   params = jax.eval_shape(run.task.init, jax.random.key(0), batch)['params']
   optimizer = optim.make_optimizer(config, run.config['train']['steps'], params)
   init = functools.partial(
-      state.init_state, run.task, optimizer, batch=batch, ema=config.ema is not None
+    state.init_state, run.task, optimizer, batch=batch, ema=config.ema is not None
   )
   return optimizer, init
 
@@ -260,15 +271,23 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   config = loop.TrainConfig(**run.config['train'])
   mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
   make_batches = functools.partial(
-      pipeline.train_batches, builder, run.data, run.spec, seed=config.seed,
-      margin=getattr(run.model, 'margin', 0), process_index=jax.process_index(),
-      process_count=jax.process_count(),
+    pipeline.train_batches,
+    builder,
+    run.data,
+    run.spec,
+    seed=config.seed,
+    margin=getattr(run.model, 'margin', 0),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
   )
   example, _ = next(make_batches(start_step=0))
   optimizer, init = _optimizer_and_init(run, example)
   checkpoints = checkpoint.Checkpoints(
-      workdir.checkpoints, keep=config.keep, best_metric=config.best_metric,
-      best_mode=config.best_mode, warn=_tell,
+    workdir.checkpoints,
+    keep=config.keep,
+    best_metric=config.best_metric,
+    best_mode=config.best_mode,
+    warn=_tell,
   )
   key = jax.random.key(config.seed)
   restored = checkpoints.restore('latest', jax.eval_shape(init, key))
@@ -278,23 +297,27 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
     current = sharding.put_replicated(restored.state, mesh)
   start = int(current.step)
   _tell(
-      f'{workdir.path}: {"going on" if start else "starting"} at step {start} of {config.steps}, '
-      f'{size(current.params):,} parameters, '
-      f'{hardware()}'
+    f'{workdir.path}: {"going on" if start else "starting"} at step {start} of {config.steps}, '
+    f'{size(current.params):,} parameters, '
+    f'{hardware()}'
   )
   optim_config = optim.OptimConfig(**run.config['optim'])
   train_step = compile.jit(
-      step.make_train_step(
-          run.task, optimizer, optim.make_schedule(optim_config, config.steps), seed=config.seed,
-          accumulate=optim_config.accumulate, ema=optim_config.ema,
-      ),
-      donate_argnums=0,
-      out_shardings=sharding.replicated(mesh),
+    step.make_train_step(
+      run.task,
+      optimizer,
+      optim.make_schedule(optim_config, config.steps),
+      seed=config.seed,
+      accumulate=optim_config.accumulate,
+      ema=optim_config.ema,
+    ),
+    donate_argnums=0,
+    out_shardings=sharding.replicated(mesh),
   )
   evaluator = make_evaluator(run, builder, run.data.eval_split, mesh, config.pictures)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   batches = pipeline.prefetch_to_device(
-      make_batches(start_step=start), lambda pair: (put(pair[0]), pair[1])
+    make_batches(start_step=start), lambda pair: (put(pair[0]), pair[1])
   )
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
@@ -309,18 +332,25 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
         run_log.scalars(now, run.data.eval_split, metrics)
         run_log.pictures(now, run.data.eval_split, pictures)
         write_report(
-            workdir, run, metrics, pictures, run.data.eval_split, now, size(current.params)
+          workdir, run, metrics, pictures, run.data.eval_split, now, size(current.params)
         )
       value = metrics.get(config.best_metric, float('nan'))
       progress.message(
-          f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
-          f'loss={metrics["loss"]:.4f}'
+        f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
+        f'loss={metrics["loss"]:.4f}'
       )
       return metrics
 
     loop.run(
-        current, train_step, batches, config, batch_size=run.data.batch_size,
-        checkpoints=checkpoints, log=run_log, progress=progress, evaluate=evaluate_now,
+      current,
+      train_step,
+      batches,
+      config,
+      batch_size=run.data.batch_size,
+      checkpoints=checkpoints,
+      log=run_log,
+      progress=progress,
+      evaluate=evaluate_now,
     )
   _tell(f'done: {config.steps} steps; look at {workdir.report}')
   return 0
@@ -339,9 +369,13 @@ def size(params: Any) -> int:
 
 
 def write_report(
-    workdir: Workdir, run: Run, metrics: Mapping[str, Any],
-    pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]], split: str, step_now: int,
-    parameters: int,
+  workdir: Workdir,
+  run: Run,
+  metrics: Mapping[str, Any],
+  pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]],
+  split: str,
+  step_now: int,
+  parameters: int,
 ) -> None:
   """Writes `report.html` from the log of the workdir and one evaluation."""
   records = curves.read_log(workdir.log)
@@ -350,22 +384,22 @@ def write_report(
   scored = [(r[best_metric], r['step']) for r in records if r.get(best_metric) is not None]
   best = (max if mode == 'max' else min)(scored, default=None)
   summary = {
-      'model': f'{run.config["model"]["name"]}, {parameters:,} parameters',
-      'data set': f'{run.spec.name} {run.spec.version}, split {split}',
-      'step': f'{step_now} of {run.config["train"]["steps"]}',
-      'best': f'{best_metric} {best[0]:.4f} at step {best[1]}' if best else '',
-      'hardware': hardware(),
-      'written': datetime.datetime.now().isoformat(' ', 'minutes'),
-      'versions': f'segjax {segjax.__version__}, jax {jax.__version__}',
-      'config digest': config_lib.digest(run.config),
-      'command': f'segjax evaluate --workdir={shlex.quote(str(workdir.path))} --split={split}',
+    'model': f'{run.config["model"]["name"]}, {parameters:,} parameters',
+    'data set': f'{run.spec.name} {run.spec.version}, split {split}',
+    'step': f'{step_now} of {run.config["train"]["steps"]}',
+    'best': f'{best_metric} {best[0]:.4f} at step {best[1]}' if best else '',
+    'hardware': hardware(),
+    'written': datetime.datetime.now().isoformat(' ', 'minutes'),
+    'versions': f'segjax {segjax.__version__}, jax {jax.__version__}',
+    'config digest': config_lib.digest(run.config),
+    'command': f'segjax evaluate --workdir={shlex.quote(str(workdir.path))} --split={split}',
   }
   sections = [
-      html.metrics_section('Metrics', metrics),
-      html.table_section('Classes', metrics.get('per_class', {}), colors),
-      html.curves_section('Curves', records),
-      html.pictures_section('Pictures', pictures, colors),
-      html.text_section('Config', config_lib.to_json(run.config)),
+    html.metrics_section('Metrics', metrics),
+    html.table_section('Classes', metrics.get('per_class', {}), colors),
+    html.curves_section('Curves', records),
+    html.pictures_section('Pictures', pictures, colors),
+    html.text_section('Config', config_lib.to_json(run.config)),
   ]
   html.write_report(workdir.report, title=workdir.path.name, summary=summary, sections=sections)
 
@@ -402,8 +436,11 @@ def open_checkpoints(workdir: Workdir, config: Config) -> checkpoint.Checkpoints
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
   train_config = config['train']
   return checkpoint.Checkpoints(
-      workdir.checkpoints, best_metric=train_config['best_metric'],
-      best_mode=train_config['best_mode'], read_only=True, warn=_tell,
+    workdir.checkpoints,
+    best_metric=train_config['best_metric'],
+    best_mode=train_config['best_mode'],
+    read_only=True,
+    warn=_tell,
   )
 
 
@@ -415,8 +452,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
   builder, spec = load_dataset(run.config)
   if spec.class_names != run.spec.class_names:
     raise SegjaxError(
-        f'{workdir.path} was trained on {run.spec.num_classes} other classes than those of '
-        f'{spec.name}: set config.data.name to a data set with the same'
+      f'{workdir.path} was trained on {run.spec.num_classes} other classes than those of '
+      f'{spec.name}: set config.data.name to a data set with the same'
     )
   split = args.split or run.data.eval_split
   mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
@@ -498,15 +535,15 @@ def info(args: argparse.Namespace) -> int:
   best = checkpoints.best()
   sizes = [a.size for n, a in restored.state.items() if n.startswith('params.')]
   facts = {
-      'step': restored.step,
-      'steps': config['train']['steps'],
-      'parameter_count': sum(sizes),
-      'parameters_sha256': restored.params_sha256,
-      'config_digest': config_lib.digest(config),
-      'best_metric': config['train']['best_metric'],
-      'best_value': best[1] if best else None,
-      'best_step': best[0] if best else None,
-      'checkpoints': checkpoints.steps(),
+    'step': restored.step,
+    'steps': config['train']['steps'],
+    'parameter_count': sum(sizes),
+    'parameters_sha256': restored.params_sha256,
+    'config_digest': config_lib.digest(config),
+    'best_metric': config['train']['best_metric'],
+    'best_value': best[1] if best else None,
+    'best_step': best[0] if best else None,
+    'checkpoints': checkpoints.steps(),
   }
   if args.json:
     print(json.dumps(facts))
@@ -519,20 +556,20 @@ def info(args: argparse.Namespace) -> int:
 # --- the command line ----------------------------------------------------------------------------
 
 _EXAMPLES = {
-    'train': """example:
+  'train': """example:
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
 
 Any key of the config can be set by --config.KEY=VALUE. The same command again goes on where the run
 stopped; without --config the workdir's own config is taken.""",
-    'evaluate': """example:
+  'evaluate': """example:
   segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json""",
-    'predict': """example:
+  'predict': """example:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
 Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png.""",
-    'data': """example:
+  'data': """example:
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
-    'info': """example:
+  'info': """example:
   segjax info --workdir=runs/scenes --json""",
 }
 
@@ -540,18 +577,23 @@ Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NA
 def make_parser() -> argparse.ArgumentParser:
   """The parser of `segjax`."""
   parser = argparse.ArgumentParser(
-      prog='segjax', description='Image segmentation in JAX: from a config to a measured network.',
-      epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
-      '  segjax evaluate --workdir=runs/scenes',
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+    prog='segjax',
+    description='Image segmentation in JAX: from a config to a measured network.',
+    epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
+    '  segjax evaluate --workdir=runs/scenes',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--version', action='version', version=segjax.__version__)
   commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
   def add(name: str, run: Callable[[argparse.Namespace], int], text: str):
     sub = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + '.', epilog=_EXAMPLES[name],
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+      name,
+      help=text,
+      description=text[0].upper() + text[1:] + '.',
+      epilog=_EXAMPLES[name],
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
     )
     sub.set_defaults(run=run)
     sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
@@ -562,15 +604,18 @@ def make_parser() -> argparse.ArgumentParser:
 
   def add_checkpoint(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        '--checkpoint', type=_which, default='latest', help='latest (default), best, or a step'
+      '--checkpoint', type=_which, default='latest', help='latest (default), best, or a step'
     )
 
   sub = add('train', train, 'train a network from a config, or go on with a run')
   add_workdir(sub)
   sub.add_argument('--config', help='path of a config file')
   sub.add_argument(
-      '--distributed', nargs='?', const='auto', metavar='HOST:PORT,COUNT,INDEX',
-      help='several processes: found by JAX on TPU pods, SLURM and the like, or as given',
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,COUNT,INDEX',
+    help='several processes: found by JAX on TPU pods, SLURM and the like, or as given',
   )
 
   sub = add('evaluate', evaluate_command, 'compute the metrics of a trained network')
@@ -635,8 +680,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   except loop.StoppedError as e:
     print(
-        f'segjax: stopped by {e}; the state is saved: the same command goes on from there',
-        file=sys.stderr,
+      f'segjax: stopped by {e}; the state is saved: the same command goes on from there',
+      file=sys.stderr,
     )
     return 128 + e.signum
 
@@ -651,8 +696,8 @@ def start_distributed(how: str) -> None:
     count, index = int(count), int(index)
   except ValueError:
     raise SegjaxError(
-        f'--distributed={how} is not HOST:PORT,COUNT,INDEX: write for example '
-        '--distributed=10.0.0.1:1234,4,0'
+      f'--distributed={how} is not HOST:PORT,COUNT,INDEX: write for example '
+      '--distributed=10.0.0.1:1234,4,0'
     ) from None
   jax.distributed.initialize(address, count, index)
 

@@ -12,8 +12,16 @@ from segjax.types import SegjaxError
 
 # Keys that a run may change when it goes on: they change where and how it runs, not what comes out.
 FREE_KEYS = (
-    'data.dir', 'data.source', 'data.workers', 'data.eval_batch_size', 'mesh.',
-    'train.log_every', 'train.eval_every', 'train.checkpoint_every', 'train.keep', 'train.pictures',
+  'data.dir',
+  'data.source',
+  'data.workers',
+  'data.eval_batch_size',
+  'mesh.',
+  'train.log_every',
+  'train.eval_every',
+  'train.checkpoint_every',
+  'train.keep',
+  'train.pictures',
 )
 
 
@@ -52,7 +60,7 @@ class Workdir:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
         raise SegjaxError(
-            f'another process is training in {self.path}: wait for it, or take another --workdir'
+          f'another process is training in {self.path}: wait for it, or take another --workdir'
         ) from None
       yield
 
@@ -60,14 +68,15 @@ class Workdir:
     """Writes the config of a new run, or checks that an old run goes on with the same one."""
     if self.config.is_file():
       changed = {
-          k: v for k, v in config_lib.differences(self.read_config(), config).items()
-          if not k.startswith(FREE_KEYS)
+        k: v
+        for k, v in config_lib.differences(self.read_config(), config).items()
+        if not k.startswith(FREE_KEYS)
       }
       if changed:
         told = ', '.join(f'{k} was {old!r} and is {new!r}' for k, (old, new) in changed.items())
         raise SegjaxError(
-            f'{self.path} belongs to a run of another config (config.{told}): take another '
-            '--workdir, or the config it was started with'
+          f'{self.path} belongs to a run of another config (config.{told}): take another '
+          '--workdir, or the config it was started with'
         )
     _write(self.config, config_lib.to_json(config))
 

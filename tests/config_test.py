@@ -22,20 +22,20 @@ class Thing:
 def test_read_file_runs_get_config(tmp_path):
   path = tmp_path / 'c.py'
   path.write_text(
-      'import ml_collections\n'
-      'def get_config():\n  return ml_collections.ConfigDict({"a": {"b": (1, 2)}})\n'
+    'import ml_collections\n'
+    'def get_config():\n  return ml_collections.ConfigDict({"a": {"b": (1, 2)}})\n'
   )
   assert config.read_file(path) == {'a': {'b': (1, 2)}}
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
-    [
-        ('x = 1', 'has no get_config'),
-        ('raise ValueError("oops")', 'ValueError: oops'),
-        ('def get_config(): return 3', 'returned int'),
-        ('def get_config(', 'SyntaxError'),
-    ],
+  ('text', 'told'),
+  [
+    ('x = 1', 'has no get_config'),
+    ('raise ValueError("oops")', 'ValueError: oops'),
+    ('def get_config(): return 3', 'returned int'),
+    ('def get_config(', 'SyntaxError'),
+  ],
 )
 def test_read_file_names_the_broken_file(tmp_path, text, told):
   path = tmp_path / 'broken.py'
@@ -51,11 +51,18 @@ def test_read_file_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('text', 'value'),
-    [
-        ('1e-3', 1e-3), ('3', 3), ('(1, 2)', (1, 2)), ('true', True), ('None', None), ('none', 'none'),
-        ('camvid', 'camvid'), ('isbi2012/fold1', 'isbi2012/fold1'), ('/data/x', '/data/x'),
-    ],
+  ('text', 'value'),
+  [
+    ('1e-3', 1e-3),
+    ('3', 3),
+    ('(1, 2)', (1, 2)),
+    ('true', True),
+    ('None', None),
+    ('none', 'none'),
+    ('camvid', 'camvid'),
+    ('isbi2012/fold1', 'isbi2012/fold1'),
+    ('/data/x', '/data/x'),
+  ],
 )
 def test_parse_value(text, value):
   assert config.parse_value(text) == value
@@ -64,10 +71,12 @@ def test_parse_value(text, value):
 def test_override_sets_old_and_new_keys_on_a_copy():
   given = {'optim': {'learning_rate': 1.0}, 'model': None}
   new = config.override(
-      given, [('optim.learning_rate', '0.5'), ('optim.ema', '0.9'), ('train.steps', '3')]
+    given, [('optim.learning_rate', '0.5'), ('optim.ema', '0.9'), ('train.steps', '3')]
   )
   assert new == {
-      'optim': {'learning_rate': 0.5, 'ema': 0.9}, 'model': None, 'train': {'steps': 3},
+    'optim': {'learning_rate': 0.5, 'ema': 0.9},
+    'model': None,
+    'train': {'steps': 3},
   }
   assert given['optim'] == {'learning_rate': 1.0}
 
@@ -81,7 +90,12 @@ def test_override_keeps_groups_and_values_apart():
 
 def test_complete_arguments_fills_and_converts():
   assert config.complete_arguments(Thing, {'rate': 1, 'size': [3, 4]}, 'c') == {
-      'rate': 1.0, 'size': (3, 4), 'kind': 'a', 'on': False, 'count': 1, 'pairs': (),
+    'rate': 1.0,
+    'size': (3, 4),
+    'kind': 'a',
+    'on': False,
+    'count': 1,
+    'pairs': (),
   }
   assert config.complete_arguments(Thing, {'size': 'none'}, 'c')['size'] is None
   pairs = config.complete_arguments(Thing, {'pairs': [['bias', 2]]}, 'c')['pairs']
@@ -89,20 +103,20 @@ def test_complete_arguments_fills_and_converts():
 
 
 @pytest.mark.parametrize(
-    ('given', 'told'),
-    [
-        ({'rats': 1}, 'c.rats is not a key: did you mean rate'),
-        ({'zzz': 1}, 'c.zzz is not a key: known are count, kind'),
-        ({'rate': 'fast'}, "c.rate='fast' has the wrong type: it takes float"),
-        ({'rate': True}, 'c.rate=True has the wrong type'),
-        ({'size': (1, 2, 3)}, 'c.size'),
-        ({'size': 'ab'}, 'c.size'),
-        ({'kind': 'c'}, "c.kind='c' has the wrong type: it takes one of 'a', 'b'"),
-        ({'on': 1}, 'c.on=1 has the wrong type: it takes bool'),
-        ({'count': 1.5}, 'c.count=1.5'),
-        ({'count': True}, 'c.count=True'),
-        ({'count': None}, 'c.count=None'),
-    ],
+  ('given', 'told'),
+  [
+    ({'rats': 1}, 'c.rats is not a key: did you mean rate'),
+    ({'zzz': 1}, 'c.zzz is not a key: known are count, kind'),
+    ({'rate': 'fast'}, "c.rate='fast' has the wrong type: it takes float"),
+    ({'rate': True}, 'c.rate=True has the wrong type'),
+    ({'size': (1, 2, 3)}, 'c.size'),
+    ({'size': 'ab'}, 'c.size'),
+    ({'kind': 'c'}, "c.kind='c' has the wrong type: it takes one of 'a', 'b'"),
+    ({'on': 1}, 'c.on=1 has the wrong type: it takes bool'),
+    ({'count': 1.5}, 'c.count=1.5'),
+    ({'count': True}, 'c.count=True'),
+    ({'count': None}, 'c.count=None'),
+  ],
 )
 def test_complete_arguments_names_the_key(given, told):
   with pytest.raises(SegjaxError, match=told):
@@ -137,7 +151,8 @@ def test_differences_sees_through_json():
   a = {'x': {'size': (1, 2), 'rate': 1.0}}
   assert config.differences(a, {'x': {'size': [1, 2], 'rate': 1.0}}) == {}
   assert config.differences(a, {'x': {'size': [1, 3], 'rate': 1.0}, 'y': 1}) == {
-      'x.size': ([1, 2], [1, 3]), 'y': ('(not set)', 1),
+    'x.size': ([1, 2], [1, 3]),
+    'y': ('(not set)', 1),
   }
 
 

@@ -4,7 +4,7 @@ import os
 
 # Before anything imports JAX.
 os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 

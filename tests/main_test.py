@@ -17,9 +17,14 @@ from segjax.types import IGNORE_LABEL
 
 # The shipped demo config, shrunk.
 SMALL = [
-    '--config.data.name=scenes/tiny', '--config.data.image_size=(32,32)',
-    '--config.data.batch_size=4', '--config.model.width=2', '--config.model.depth=2',
-    '--config.train.log_every=1', '--config.train.pictures=2', '--config.optim.warmup_steps=1',
+  '--config.data.name=scenes/tiny',
+  '--config.data.image_size=(32,32)',
+  '--config.data.batch_size=4',
+  '--config.model.width=2',
+  '--config.model.depth=2',
+  '--config.train.log_every=1',
+  '--config.train.pictures=2',
+  '--config.optim.warmup_steps=1',
 ]
 
 
@@ -45,7 +50,7 @@ def run(*args):
 def train(workdir, config, *args, steps=4):
   every = [f'--config.train.{k}_every=2' for k in ('eval', 'checkpoint')]
   return run(
-      'train', config, f'--workdir={workdir}', *SMALL, *every, f'--config.train.steps={steps}', *args
+    'train', config, f'--workdir={workdir}', *SMALL, *every, f'--config.train.steps={steps}', *args
   )
 
 
@@ -64,7 +69,12 @@ def trained(tmp_path_factory, root):
 
 def test_train_leaves_everything_in_the_workdir(trained):
   assert {p.name for p in trained.iterdir()} >= {
-      'config.json', 'dataset.json', 'metrics.jsonl', 'report.html', 'checkpoints', 'tensorboard',
+    'config.json',
+    'dataset.json',
+    'metrics.jsonl',
+    'report.html',
+    'checkpoints',
+    'tensorboard',
   }
   records = [json.loads(line) for line in (trained / 'metrics.jsonl').read_text().splitlines()]
   assert [r['step'] for r in records if r['split'] == 'train'] == [1, 2, 3, 4]
@@ -94,9 +104,12 @@ def test_evaluate_counts_every_image_once(trained, capsys):
   for size in (8, 3):
     capsys.readouterr()
     mesh = '--config.mesh.data=1'
-    assert run(
+    assert (
+      run(
         'evaluate', f'--workdir={trained}', '--json', mesh, f'--config.data.eval_batch_size={size}'
-    ) == 0
+      )
+      == 0
+    )
     results.append(json.loads(capsys.readouterr().out))
   assert results[0]['per_class'] == results[1]['per_class']
   assert results[0]['loss'] == pytest.approx(results[1]['loss'], rel=1e-5)
@@ -129,7 +142,7 @@ def test_predict_any_size_and_format(trained, tmp_path):
   (images / 'notes.txt').write_text('not an image')
   assert run('predict', f'--workdir={trained}', f'--images={images}', f'--output={output}') == 0
   assert sorted(p.name for p in output.iterdir()) == sorted(
-      f'{s}{e}.png' for s in ('a', 'b', 'c', 'grey') for e in ('', '_overlay')
+    f'{s}{e}.png' for s in ('a', 'b', 'c', 'grey') for e in ('', '_overlay')
   )
   from PIL import Image
 
@@ -168,9 +181,7 @@ def test_damaged_newest_checkpoint_is_told(trained, tmp_path, config, capsys):
   err = capsys.readouterr().err
   assert 'damaged' in err
   assert 'going on at step 2' in err
-  assert (
-      info(workdir, capsys)['parameters_sha256'] == info(trained, capsys)['parameters_sha256']
-  )
+  assert info(workdir, capsys)['parameters_sha256'] == info(trained, capsys)['parameters_sha256']
 
 
 def fails(capsys, *args):
@@ -186,33 +197,31 @@ def fails(capsys, *args):
 
 
 @pytest.mark.parametrize(
-    ('override', 'told'),
-    [
-        ('optim.learnig_rate=1', 'config.optim.learnig_rate is not a key: did you mean learning_'),
-        ('optm.learning_rate=1', 'config.optm is not a key: did you mean optim'),
-        ('model.widht=3', 'config.model.widht is not a key: did you mean width'),
-        ('model.name=unet.Unet', 'did you mean UNet'),
-        ('task=semantics', 'there is no module semantics: did you mean semantic'),
-        ('data.augment.flip_h=1', 'config.data.augment.flip_h is not a key: did you mean flip_'),
-        ('losses.dise={}', 'config.losses: segjax.losses.dense has no dise: did you mean dice'),
-        ('losses.dice.smoth=1', 'config.losses.dice.smoth is not a key: did you mean smooth'),
-        ('eval.metric=1', 'config.eval.metric is not a key: did you mean metrics'),
-        ('train.steps=many', "config.train.steps='many' has the wrong type: it takes int"),
-        ('optim.learning_rate=fast', 'config.optim.learning_rate'),
-        ('data.batch_size=0', 'config.data.batch_size=0'),
-        ('data.batch_size=3', 'does not divide over the mesh'),
-        ('data.name=scene', 'did you mean scenes'),
-        ('data.train_split=training', 'has no split'),
-        ('model.classes=3', 'config.model.classes=3 but the data set scenes'),
-        ('mesh.data=64', 'config.mesh asks for'),
-        ('eval.metrics=("iou",)', 'config.eval.metrics: there is no iou'),
-    ],
+  ('override', 'told'),
+  [
+    ('optim.learnig_rate=1', 'config.optim.learnig_rate is not a key: did you mean learning_'),
+    ('optm.learning_rate=1', 'config.optm is not a key: did you mean optim'),
+    ('model.widht=3', 'config.model.widht is not a key: did you mean width'),
+    ('model.name=unet.Unet', 'did you mean UNet'),
+    ('task=semantics', 'there is no module semantics: did you mean semantic'),
+    ('data.augment.flip_h=1', 'config.data.augment.flip_h is not a key: did you mean flip_'),
+    ('losses.dise={}', 'config.losses: segjax.losses.dense has no dise: did you mean dice'),
+    ('losses.dice.smoth=1', 'config.losses.dice.smoth is not a key: did you mean smooth'),
+    ('eval.metric=1', 'config.eval.metric is not a key: did you mean metrics'),
+    ('train.steps=many', "config.train.steps='many' has the wrong type: it takes int"),
+    ('optim.learning_rate=fast', 'config.optim.learning_rate'),
+    ('data.batch_size=0', 'config.data.batch_size=0'),
+    ('data.batch_size=3', 'does not divide over the mesh'),
+    ('data.name=scene', 'did you mean scenes'),
+    ('data.train_split=training', 'has no split'),
+    ('model.classes=3', 'config.model.classes=3 but the data set scenes'),
+    ('mesh.data=64', 'config.mesh asks for'),
+    ('eval.metrics=("iou",)', 'config.eval.metrics: there is no iou'),
+  ],
 )
 def test_a_wrong_config_is_one_sentence(tmp_path, config, capsys, override, told):
   workdir = tmp_path / 'run'
-  sentence = fails(
-      capsys, 'train', config, f'--workdir={workdir}', *SMALL, f'--config.{override}'
-  )
+  sentence = fails(capsys, 'train', config, f'--workdir={workdir}', *SMALL, f'--config.{override}')
   assert told in sentence
   assert not (workdir / 'checkpoints').exists() or not list((workdir / 'checkpoints').iterdir())
 
@@ -240,7 +249,7 @@ def test_missing_things(trained, tmp_path, config, capsys):
 def test_undecodable_image(trained, tmp_path, capsys):
   (tmp_path / 'broken.png').write_bytes(b'not a png')
   told = fails(
-      capsys, 'predict', f'--workdir={trained}', f'--images={tmp_path}', f'--output={tmp_path}/o'
+    capsys, 'predict', f'--workdir={trained}', f'--images={tmp_path}', f'--output={tmp_path}/o'
   )
   assert 'broken.png' in told
 
@@ -248,7 +257,12 @@ def test_undecodable_image(trained, tmp_path, capsys):
 def test_workdir_of_another_config(trained, config, capsys):
   before = (trained / 'config.json').read_text()
   told = fails(
-      capsys, 'train', config, f'--workdir={trained}', *SMALL, '--config.optim.learning_rate=0.5',
+    capsys,
+    'train',
+    config,
+    f'--workdir={trained}',
+    *SMALL,
+    '--config.optim.learning_rate=0.5',
   )
   assert 'optim.learning_rate was 0.002 and is 0.5' in told
   assert (trained / 'config.json').read_text() == before
@@ -265,8 +279,14 @@ def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, config, capsys):
     workdir = tmp_path / f'run{len(args)}'
     capsys.readouterr()
     status = train(
-        workdir, config, '--config.optim.learning_rate=1e30', '--config.model.norm=none',
-        '--config.optim.name=sgd', '--config.optim.warmup_steps=0', *args, steps=9,
+      workdir,
+      config,
+      '--config.optim.learning_rate=1e30',
+      '--config.model.norm=none',
+      '--config.optim.name=sgd',
+      '--config.optim.warmup_steps=0',
+      *args,
+      steps=9,
     )
     assert status == 2
     told.append(capsys.readouterr().err.strip().splitlines()[-1])
@@ -278,9 +298,12 @@ def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, config, capsys):
 
 def test_help_has_examples(capsys):
   for args, wanted in (
-      (['--help'], 'segjax train --config='), (['train', '--help'], '--config.KEY=VALUE'),
-      (['evaluate', '--help'], 'segjax evaluate'), (['predict', '--help'], 'segjax predict'),
-      (['data', '--help'], 'segjax data prepare'), (['info', '--help'], 'segjax info'),
+    (['--help'], 'segjax train --config='),
+    (['train', '--help'], '--config.KEY=VALUE'),
+    (['evaluate', '--help'], 'segjax evaluate'),
+    (['predict', '--help'], 'segjax predict'),
+    (['data', '--help'], 'segjax data prepare'),
+    (['info', '--help'], 'segjax info'),
   ):
     with pytest.raises(SystemExit) as e:
       run(*args)
@@ -291,7 +314,7 @@ def test_help_has_examples(capsys):
 def spawn(args, folders):
   env = {**os.environ, 'XDG_CACHE_HOME': str(folders), 'PYTHONUNBUFFERED': '1'}
   return subprocess.Popen(
-      [sys.executable, '-m', 'segjax.main', *args], env=env, stderr=subprocess.PIPE, text=True
+    [sys.executable, '-m', 'segjax.main', *args], env=env, stderr=subprocess.PIPE, text=True
   )
 
 
@@ -303,9 +326,13 @@ def wait_for_step(process, step):
 
 
 LONG = [
-    *SMALL, '--config.train.steps=60', '--config.train.checkpoint_every=5',
-    '--config.train.eval_every=20', '--config.model.dropout=0.3', '--config.optim.ema=0.9',
-    '--config.data.augment.elastic_sigma=2',
+  *SMALL,
+  '--config.train.steps=60',
+  '--config.train.checkpoint_every=5',
+  '--config.train.eval_every=20',
+  '--config.model.dropout=0.3',
+  '--config.optim.ema=0.9',
+  '--config.data.augment.elastic_sigma=2',
 ]
 
 
@@ -353,12 +380,20 @@ def test_two_processes_train_as_one(tmp_path, config, folders, capsys):
   flags = {**os.environ, 'XDG_CACHE_HOME': str(folders)}
   flags['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
   several = [
-      subprocess.Popen(
-          [sys.executable, '-m', 'segjax.main', *args, f'--workdir={tmp_path / "two"}',
-           f'--distributed=127.0.0.1:{port},2,{i}'],
-          env=flags, stderr=subprocess.PIPE, text=True,
-      )
-      for i in (0, 1)
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'segjax.main',
+        *args,
+        f'--workdir={tmp_path / "two"}',
+        f'--distributed=127.0.0.1:{port},2,{i}',
+      ],
+      env=flags,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in (0, 1)
   ]
   for process in several:
     err = process.communicate(timeout=240)[1]
@@ -368,9 +403,9 @@ def test_two_processes_train_as_one(tmp_path, config, folders, capsys):
   finals = []
   for name in ('one', 'two'):
     records = [
-        json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+      json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
     ]
     finals.append([(r['loss'], r.get('mean_iou')) for r in records])
   np.testing.assert_allclose(
-      np.array(finals[0], float), np.array(finals[1], float), rtol=1e-3, equal_nan=True
+    np.array(finals[0], float), np.array(finals[1], float), rtol=1e-3, equal_nan=True
   )

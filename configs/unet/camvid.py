@@ -13,36 +13,48 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
 
-  config.model = ml_collections.ConfigDict({
-      'name': 'unet.UNet', 'classes': 11, 'width': 16, 'padding': 'same', 'norm': 'batch',
+  config.model = ml_collections.ConfigDict(
+    {
+      'name': 'unet.UNet',
+      'classes': 11,
+      'width': 16,
+      'padding': 'same',
+      'norm': 'batch',
       'dropout': 0.1,
-  })
+    }
+  )
   config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
 
-  config.data = ml_collections.ConfigDict({
+  config.data = ml_collections.ConfigDict(
+    {
       'name': 'camvid',
       'train_split': 'train',
       'eval_split': 'val',
       'batch_size': 6,
       'image_size': (180, 240),
       'augment': {
-          'flip_horizontal': 0.5,
-          'scale': (0.75, 1.5),
-          'brightness': 0.1,
-          'contrast': 0.1,
-          'saturation': 0.1,
+        'flip_horizontal': 0.5,
+        'scale': (0.75, 1.5),
+        'brightness': 0.1,
+        'contrast': 0.1,
+        'saturation': 0.1,
       },
-  })
-  config.optim = ml_collections.ConfigDict({
+    }
+  )
+  config.optim = ml_collections.ConfigDict(
+    {
       'name': 'adamw',
       'learning_rate': 3e-3,
       'schedule': 'cosine',
       'warmup_steps': 100,
       'weight_decay': 1e-3,
-  })
-  config.train = ml_collections.ConfigDict({
+    }
+  )
+  config.train = ml_collections.ConfigDict(
+    {
       'steps': 1_500,
       'eval_every': 300,
       'checkpoint_every': 300,
-  })
+    }
+  )
   return config

@@ -15,12 +15,19 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
 
-  config.model = ml_collections.ConfigDict({
-      'name': 'unet.UNet', 'classes': 3, 'width': 32, 'padding': 'same', 'norm': 'batch',
-  })
+  config.model = ml_collections.ConfigDict(
+    {
+      'name': 'unet.UNet',
+      'classes': 3,
+      'width': 32,
+      'padding': 'same',
+      'norm': 'batch',
+    }
+  )
   config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
 
-  config.data = ml_collections.ConfigDict({
+  config.data = ml_collections.ConfigDict(
+    {
       'name': 'oxford_iiit_pet',
       'train_split': 'train',
       'eval_split': 'test',
@@ -30,11 +37,21 @@ def get_config() -> ml_collections.ConfigDict:
       'label_offset': -1,
       'class_names': ('pet', 'background', 'border'),
       'augment': {'flip_horizontal': 0.5},
-  })
-  config.optim = ml_collections.ConfigDict({
-      'name': 'adamw', 'learning_rate': 1e-3, 'schedule': 'cosine', 'weight_decay': 1e-4,
-  })
-  config.train = ml_collections.ConfigDict({
-      'steps': 10_000, 'eval_every': 1_000, 'checkpoint_every': 1_000,
-  })
+    }
+  )
+  config.optim = ml_collections.ConfigDict(
+    {
+      'name': 'adamw',
+      'learning_rate': 1e-3,
+      'schedule': 'cosine',
+      'weight_decay': 1e-4,
+    }
+  )
+  config.train = ml_collections.ConfigDict(
+    {
+      'steps': 10_000,
+      'eval_every': 1_000,
+      'checkpoint_every': 1_000,
+    }
+  )
   return config

@@ -12,7 +12,8 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
 
-  config.model = ml_collections.ConfigDict({
+  config.model = ml_collections.ConfigDict(
+    {
       'name': 'unet.UNet',
       'classes': 9,
       'width': 16,
@@ -20,28 +21,35 @@ def get_config() -> ml_collections.ConfigDict:
       'padding': 'same',
       'norm': 'batch',
       'dropout': 0.0,
-  })
+    }
+  )
   config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
 
-  config.data = ml_collections.ConfigDict({
+  config.data = ml_collections.ConfigDict(
+    {
       'name': 'scenes',
       'train_split': 'train',
       'eval_split': 'val',
       'batch_size': 4,
       'image_size': (64, 64),
       'augment': {'flip_horizontal': 0.5},
-  })
-  config.optim = ml_collections.ConfigDict({
+    }
+  )
+  config.optim = ml_collections.ConfigDict(
+    {
       'name': 'adamw',
       'learning_rate': 3e-3,
       'schedule': 'cosine',
       'warmup_steps': 50,
       'weight_decay': 1e-4,
-  })
-  config.train = ml_collections.ConfigDict({
+    }
+  )
+  config.train = ml_collections.ConfigDict(
+    {
       'steps': 1_600,
       'log_every': 50,
       'eval_every': 400,
       'checkpoint_every': 400,
-  })
+    }
+  )
   return config

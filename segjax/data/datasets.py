@@ -57,11 +57,13 @@ class DatasetSpec:
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'DatasetSpec':
     """The inverse of `to_json`."""
-    return cls(**{
+    return cls(
+      **{
         **content,
         'class_names': tuple(content['class_names']),
         'palette': np.array(content['palette'], np.uint8),
-    })
+      }
+    )
 
 
 def default_data_dir() -> Path:
@@ -72,10 +74,10 @@ def default_data_dir() -> Path:
 
 
 def load(
-    name: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    source: str | os.PathLike[str] | None = None,
-    report: Callable[[str], None] | None = None,
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  source: str | os.PathLike[str] | None = None,
+  report: Callable[[str], None] | None = None,
 ) -> tfds.core.DatasetBuilder:
   """The builder of a data set that is prepared, at the latest when this returns.
 
@@ -104,8 +106,8 @@ def load(
       _prepare(builder, source, own=own)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
-        f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
-        "file_format='array_record', or name another folder as config.data.dir"
+      f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
+      "file_format='array_record', or name another folder as config.data.dir"
     )
   return builder
 
@@ -140,9 +142,9 @@ def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
 def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None, *, own: bool) -> None:
   try:
     builder.download_and_prepare(
-        file_format='array_record',
-        # TFDS would ask the network whether it hosts the data set already.
-        download_config=tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False),
+      file_format='array_record',
+      # TFDS would ask the network whether it hosts the data set already.
+      download_config=tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False),
     )
   except SegjaxError:
     raise
@@ -158,9 +160,9 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None, *, own: boo
 
 def _not_prepared(name: str, folder: Path, reason: Exception) -> SegjaxError:
   return SegjaxError(
-      f'{name} is not in {folder} and cannot be prepared here ({_first_line(reason)}): prepare it '
-      "where TensorFlow is installed, with file_format='array_record', and name that folder as "
-      'config.data.dir'
+    f'{name} is not in {folder} and cannot be prepared here ({_first_line(reason)}): prepare it '
+    "where TensorFlow is installed, with file_format='array_record', and name that folder as "
+    'config.data.dir'
   )
 
 
@@ -190,7 +192,7 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
     value = getattr(config, key)
     if value is not None and value not in features:
       raise SegjaxError(
-          f'config.data.{key}={value}: {config.name} has no such feature{nearest(value, features)}'
+        f'config.data.{key}={value}: {config.name} has no such feature{nearest(value, features)}'
       )
   channels = features[config.image_key].shape[-1]
   if channels not in (1, 3):
@@ -201,12 +203,12 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   if palette is None or len(palette) < len(class_names):
     palette = voc_palette(len(class_names))
   return DatasetSpec(
-      name=config.name,
-      version=str(builder.version),
-      class_names=class_names,
-      palette=np.array(palette, np.uint8)[: len(class_names)],
-      channels=channels,
-      splits={name: split.num_examples for name, split in builder.info.splits.items()},
+    name=config.name,
+    version=str(builder.version),
+    class_names=class_names,
+    palette=np.array(palette, np.uint8)[: len(class_names)],
+    channels=channels,
+    splits={name: split.num_examples for name, split in builder.info.splits.items()},
   )
 
 
@@ -221,13 +223,13 @@ def _class_names(feature: tfds.features.FeatureConnector, config: 'DataConfig') 
     names = tuple(f'class {i}' for i in range(config.num_classes))
   else:
     raise SegjaxError(
-        f'{config.name} does not say how many classes its labels have: set config.data.num_classes '
-        'or config.data.class_names'
+      f'{config.name} does not say how many classes its labels have: set config.data.num_classes '
+      'or config.data.class_names'
     )
   if config.num_classes not in (None, len(names)):
     raise SegjaxError(
-        f'config.data.num_classes={config.num_classes} but {config.name} has {len(names)} classes, '
-        f'{", ".join(names)}: leave it out'
+      f'config.data.num_classes={config.num_classes} but {config.name} has {len(names)} classes, '
+      f'{", ".join(names)}: leave it out'
     )
   if not 0 < len(names) <= IGNORE_LABEL:
     raise SegjaxError(f'{config.name} has {len(names)} classes: segjax takes 1 to {IGNORE_LABEL}')

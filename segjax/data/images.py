@@ -46,7 +46,7 @@ def decode_label(encoded: bytes, what: str) -> np.ndarray:
     label = np.asarray(Image.open(io.BytesIO(encoded)))
   if label.ndim != 2 or label.dtype.kind not in 'bui':
     raise SegjaxError(
-        f'{what} has pixels of {label.dtype}{list(label.shape[2:])}: convert it to one integer each'
+      f'{what} has pixels of {label.dtype}{list(label.shape[2:])}: convert it to one integer each'
     )
   return label
 

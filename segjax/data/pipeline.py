@@ -126,15 +126,15 @@ class DataConfig:
 
 
 def train_batches(
-    builder: tfds.core.DatasetBuilder,
-    config: DataConfig,
-    spec: datasets.DatasetSpec,
-    *,
-    seed: int,
-    start_step: int = 0,
-    margin: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+  builder: tfds.core.DatasetBuilder,
+  config: DataConfig,
+  spec: datasets.DatasetSpec,
+  *,
+  seed: int,
+  start_step: int = 0,
+  margin: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[NamedBatch]:
   """The endless stream of training batches, from that of `start_step` on.
 
@@ -171,13 +171,13 @@ def train_batches(
 
 
 def eval_batches(
-    builder: tfds.core.DatasetBuilder,
-    config: DataConfig,
-    spec: datasets.DatasetSpec,
-    *,
-    split: str | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+  builder: tfds.core.DatasetBuilder,
+  config: DataConfig,
+  spec: datasets.DatasetSpec,
+  *,
+  split: str | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[NamedBatch]:
   """Every example of a split once, resized but neither cropped nor augmented.
 
@@ -201,16 +201,16 @@ def eval_batches(
   batch_size = config.eval_batch_size or config.batch_size
   rows = _host_rows('eval_batch_size', batch_size, process_index, process_count)
   batches = [
-      (size, indices[start : start + batch_size])
-      for size, indices in _size_groups(examples).items()
-      for start in range(0, len(indices), batch_size)
+    (size, indices[start : start + batch_size])
+    for size, indices in _size_groups(examples).items()
+    for start in range(0, len(indices), batch_size)
   ]
   make = functools.partial(_eval_batch, examples, rows)
   return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
 
 
 def count_labels(
-    builder: tfds.core.DatasetBuilder, config: DataConfig, spec: datasets.DatasetSpec
+  builder: tfds.core.DatasetBuilder, config: DataConfig, spec: datasets.DatasetSpec
 ) -> tuple[np.ndarray, np.ndarray]:
   """Counts the training split's labels at their native size, for class weights.
 
@@ -227,7 +227,7 @@ def count_labels(
 
 
 def prepare_image(
-    image: np.ndarray, config: DataConfig
+  image: np.ndarray, config: DataConfig
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
   """An image as the evaluation would read it, and the way back.
 
@@ -252,9 +252,7 @@ def prepare_image(
   return _normalize(padded[None], config)[0], restore
 
 
-def prefetch_to_device(
-    batches: Generator[T], put: Callable[[T], U], size: int = 2
-) -> Generator[U]:
+def prefetch_to_device(batches: Generator[T], put: Callable[[T], U], size: int = 2) -> Generator[U]:
   """Keeps `size` results of `put` ahead, so that transfers overlap with computation.
 
   Args:
@@ -283,17 +281,17 @@ class _Examples:
   """Random access to the examples of a split. Pickles small: what is cached stays behind."""
 
   def __init__(
-      self,
-      builder: tfds.core.DatasetBuilder,
-      split: str,
-      config: DataConfig,
-      spec: datasets.DatasetSpec,
+    self,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: DataConfig,
+    spec: datasets.DatasetSpec,
   ):
     for key in ('mean', 'std'):
       if len(getattr(config, key)) not in (1, spec.channels):
         raise SegjaxError(
-            f'config.data.{key}={getattr(config, key)} must be 1 number, or 1 for each of the '
-            f'{spec.channels} channels of {spec.name}'
+          f'config.data.{key}={getattr(config, key)} must be 1 number, or 1 for each of the '
+          f'{spec.channels} channels of {spec.name}'
         )
     try:
       count = builder.info.splits[split].num_examples
@@ -306,7 +304,7 @@ class _Examples:
     self.spec = spec
     # The records' bytes; only the features that are needed are parsed, and decoded by Pillow.
     self._records = builder.as_data_source(
-        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     ).data_source
     keys = {config.image_key, config.label_key, config.name_key} - {None}
     self._features = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys})
@@ -326,8 +324,8 @@ class _Examples:
     label = self._decode_label(record, name)
     if image.shape[:2] != label.shape:
       raise SegjaxError(
-          f'{name}: the image is {image.shape[0]}x{image.shape[1]} and its label '
-          f'{label.shape[0]}x{label.shape[1]} pixels (height x width): mend the data set'
+        f'{name}: the image is {image.shape[0]}x{image.shape[1]} and its label '
+        f'{label.shape[0]}x{label.shape[1]} pixels (height x width): mend the data set'
       )
     image = _resize(image, self.config)
     label = transforms.resize_label(label, image.shape[:2])
@@ -356,8 +354,8 @@ class _Examples:
     wrong = (label >= self.spec.num_classes) & (label != IGNORE_LABEL)
     if wrong.any():
       raise SegjaxError(
-          f'{what} has the value {label[wrong][0]} but {self.spec.name} has '
-          f'{self.spec.num_classes} classes: mend it, or set config.data.label_offset'
+        f'{what} has the value {label[wrong][0]} but {self.spec.name} has '
+        f'{self.spec.num_classes} classes: mend it, or set config.data.label_offset'
       )
     return label.astype(np.uint8)
 
@@ -373,17 +371,15 @@ class _Examples:
     return weight
 
 
-def _train_batch(
-    examples: _Examples, seed: int, margin: int, rows: range, step: int
-) -> NamedBatch:
+def _train_batch(examples: _Examples, seed: int, margin: int, rows: range, step: int) -> NamedBatch:
   """The rows of one training batch that are this host's."""
   first = step * examples.config.batch_size
   parts = [_train_example(examples, seed, margin, first + row) for row in rows]
   for part in parts:
     if part.label.shape != parts[0].label.shape:
       raise SegjaxError(
-          f'{parts[0].name} and {part.name} differ in size, {parts[0].label.shape} and '
-          f'{part.label.shape}: set config.data.crop_size or config.data.image_size'
+        f'{parts[0].name} and {part.name} differ in size, {parts[0].label.shape} and '
+        f'{part.label.shape}: set config.data.crop_size or config.data.image_size'
       )
   return _collate(parts, len(rows), parts[0].image.shape[:2], parts[0].label.shape, examples)
 
@@ -397,13 +393,13 @@ def _train_example(examples: _Examples, seed: int, margin: int, position: int) -
   if config.crop_size is None and config.image_size is not None:
     example = _pad(example, config.image_size, config)
   image, label, weight = transforms.augment_example(
-      np.random.default_rng([_AUGMENT, seed, epoch, index]),
-      example.image,
-      example.label,
-      example.weight,
-      out_size=config.crop_size or example.label.shape,
-      augment=config.augment,
-      margin=margin,
+    np.random.default_rng([_AUGMENT, seed, epoch, index]),
+    example.image,
+    example.label,
+    example.weight,
+    out_size=config.crop_size or example.label.shape,
+    augment=config.augment,
+    margin=margin,
   )
   return _Example(example.name, image, label, weight)
 
@@ -434,13 +430,13 @@ def _size_groups(examples: _Examples) -> dict[Size, Sequence[int]]:
 
 
 def _collate(
-    parts: Sequence[_Example], count: int, image_size: Size, label_size: Size, examples: _Examples
+  parts: Sequence[_Example], count: int, image_size: Size, label_size: Size, examples: _Examples
 ) -> NamedBatch:
   """A batch of `count` examples, the last ones not valid where `parts` are fewer; see `_finish`."""
   batch = {
-      'image': np.zeros((count, *image_size, examples.spec.channels), np.uint8),
-      'label': np.full((count, *label_size), IGNORE_LABEL, np.uint8),
-      'valid': np.arange(count) < len(parts),
+    'image': np.zeros((count, *image_size, examples.spec.channels), np.uint8),
+    'label': np.full((count, *label_size), IGNORE_LABEL, np.uint8),
+    'valid': np.arange(count) < len(parts),
   }
   if examples.config.weight_map is not None:
     batch['weight'] = np.zeros((count, *label_size), np.float32)
@@ -477,9 +473,9 @@ def _resize(image: np.ndarray, config: DataConfig) -> np.ndarray:
 def _pad(example: _Example, size: Size, config: DataConfig) -> _Example:
   weight = None if example.weight is None else transforms.pad(example.weight, size, 0)
   return example._replace(
-      image=transforms.pad(example.image, size, _mean_colour(config)),
-      label=transforms.pad(example.label, size, IGNORE_LABEL),
-      weight=weight,
+    image=transforms.pad(example.image, size, _mean_colour(config)),
+    label=transforms.pad(example.label, size, IGNORE_LABEL),
+    weight=weight,
   )
 
 
@@ -495,9 +491,7 @@ def _normalize(image: np.ndarray, config: DataConfig) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _normalize_table(
-    mean: tuple[float, ...], std: tuple[float, ...], channels: int
-) -> np.ndarray:
+def _normalize_table(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> np.ndarray:
   """f32[1, 256, C]: what each pixel value becomes."""
   values = np.repeat(np.arange(256, dtype=np.float32)[:, None], channels, axis=1)
   return ((values - np.float32(mean)) / np.float32(std))[None]
@@ -507,15 +501,15 @@ def _host_rows(key: str, batch_size: int, process_index: int, process_count: int
   """Which rows of a global batch are those of one host."""
   if batch_size % process_count:
     raise SegjaxError(
-        f'config.data.{key}={batch_size} does not divide among {process_count} processes: set a '
-        'multiple'
+      f'config.data.{key}={batch_size} does not divide among {process_count} processes: set a '
+      'multiple'
     )
   rows = batch_size // process_count
   return range(process_index * rows, (process_index + 1) * rows)
 
 
 def _stream(
-    batches: grain.MapDataset[NamedBatch], config: DataConfig, workers: int
+  batches: grain.MapDataset[NamedBatch], config: DataConfig, workers: int
 ) -> Generator[NamedBatch, None, None]:
   """The batches in order, prepared ahead by threads or by worker processes."""
   if workers:
@@ -523,15 +517,15 @@ def _stream(
       flags.FLAGS.mark_as_parsed()  # Grain reads its flags before it starts a worker.
     serial = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     dataset = grain.experimental.WithOptionsIterDataset(
-        batches.to_iter_dataset(serial),
-        grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM),
+      batches.to_iter_dataset(serial),
+      grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM),
     ).mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER),
-        worker_init_fn=_start_worker,
+      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER),
+      worker_init_fn=_start_worker,
     )
   else:
     dataset = batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_THREADS)
+      grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_THREADS)
     )
   iterator = iter(dataset.map(functools.partial(_finish, config)))
   try:
@@ -540,8 +534,8 @@ def _stream(
     if 'Worker process was terminated' not in str(e):
       raise
     raise SegjaxError(
-        f'a process that prepares batches died ({str(e).partition(". ")[0]}), probably for lack of '
-        'memory or of shared memory (/dev/shm): lower config.data.workers'
+      f'a process that prepares batches died ({str(e).partition(". ")[0]}), probably for lack of '
+      'memory or of shared memory (/dev/shm): lower config.data.workers'
     ) from e
   finally:
     iterator.close()

@@ -68,14 +68,14 @@ class Augment:
 
 
 def augment_example(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    label: np.ndarray,
-    weight: np.ndarray | None = None,
-    *,
-    out_size: Size,
-    augment: Augment,
-    margin: int = 0,
+  rng: np.random.Generator,
+  image: np.ndarray,
+  label: np.ndarray,
+  weight: np.ndarray | None = None,
+  *,
+  out_size: Size,
+  augment: Augment,
+  margin: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
   """Draws a crop and its augmentation.
 
@@ -96,18 +96,18 @@ def augment_example(
   positions = sample_map(rng, image.shape[:2], out_size, augment, margin)
   inner = positions[margin : margin + out_size[0], margin : margin + out_size[1]]
   return (
-      shift_colour(rng, warp(image, positions), augment),
-      warp_label(label, inner),
-      None if weight is None else warp(weight, inner),
+    shift_colour(rng, warp(image, positions), augment),
+    warp_label(label, inner),
+    None if weight is None else warp(weight, inner),
   )
 
 
 def sample_map(
-    rng: np.random.Generator,
-    in_size: Size,
-    out_size: Size,
-    augment: Augment,
-    margin: int = 0,
+  rng: np.random.Generator,
+  in_size: Size,
+  out_size: Size,
+  augment: Augment,
+  margin: int = 0,
 ) -> np.ndarray:
   """Where each output pixel lies in the input: f32[h + 2·margin, w + 2·margin, 2].
 
@@ -118,8 +118,8 @@ def sample_map(
   height, width = (size + 2 * margin for size in out_size)
   # Output pixels from the centre of the crop; halves are exact in float32.
   x, y = np.meshgrid(
-      np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2),
-      np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2),
+    np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2),
+    np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2),
   )
   if augment.elastic_sigma:
     dx, dy = elastic_displacement(rng, (height, width), augment.elastic_sigma, augment.elastic_grid)
@@ -135,14 +135,12 @@ def sample_map(
   cos, sin = math.cos(angle), math.sin(angle)
   turn = np.array([[cos, -sin], [sin, cos]])
   quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), quarter_turns)
-  (xx, xy), (yx, yy) = (
-      quarter @ turn @ np.diag(np.where(flip, -1, 1)) / scale
-  ).astype(np.float32)
+  (xx, xy), (yx, yy) = (quarter @ turn @ np.diag(np.where(flip, -1, 1)) / scale).astype(np.float32)
 
   footprint = [size / scale for size in (out_size if quarter_turns % 2 == 0 else out_size[::-1])]
   centre_y, centre_x = (
-      np.float32(_place(rng, available, needed) + (needed - 1) / 2)
-      for available, needed in zip(in_size, footprint, strict=True)
+    np.float32(_place(rng, available, needed) + (needed - 1) / 2)
+    for available, needed in zip(in_size, footprint, strict=True)
   )
   return np.stack([xx * x + xy * y + centre_x, yx * x + yy * y + centre_y], axis=-1)
 
@@ -154,7 +152,7 @@ def _place(rng: np.random.Generator, available: int, needed: float) -> int:
 
 
 def elastic_displacement(
-    rng: np.random.Generator, size: Size, sigma: float, grid: int = 3
+  rng: np.random.Generator, size: Size, sigma: float, grid: int = 3
 ) -> np.ndarray:
   """Smooth displacement of each pixel (U-Net, section 3.1).
 
@@ -175,7 +173,7 @@ def elastic_displacement(
 def _cubic_matrix(size: int, nodes: int) -> np.ndarray:
   """f32[size, nodes]: weights of cubic convolution (Keys, a = -1/2) from nodes to pixels."""
   at = np.linspace(0, nodes - 1, size)
-  first = np.minimum(np.floor(at).astype(int), nodes - 2)
+  first = np.floor(at).astype(int)
   matrix = np.zeros((size, nodes))
   for step in (-1, 0, 1, 2):
     d = np.abs(at - (first + step))
@@ -195,26 +193,30 @@ def warp(array: np.ndarray, positions: np.ndarray) -> np.ndarray:
   Returns:
     [h, w] or [h, w, C] of the same dtype; exact where the positions are whole pixels.
   """
-  out = cv2.remap(
-      array, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-  )
+  out = cv2.remap(array, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
   return out.reshape(positions.shape[:2] + array.shape[2:])
 
 
 def warp_label(label: np.ndarray, positions: np.ndarray) -> np.ndarray:
   """Nearest samples of uint8[H, W], `IGNORE_LABEL` outside: uint8[h, w]."""
   return cv2.remap(
-      label, positions, None, cv2.INTER_NEAREST,
-      borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE_LABEL,
+    label,
+    positions,
+    None,
+    cv2.INTER_NEAREST,
+    borderMode=cv2.BORDER_CONSTANT,
+    borderValue=IGNORE_LABEL,
   )
 
 
 # From RGB to brightness and two axes of colour (NTSC's YIQ): grey lies on the first axis alone.
-_RGB_TO_YIQ = np.array([
+_RGB_TO_YIQ = np.array(
+  [
     [0.299, 0.587, 0.114],
     [0.595716, -0.274453, -0.321263],
     [0.211456, -0.522591, 0.311135],
-])
+  ]
+)
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
@@ -230,7 +232,10 @@ def shift_colour(rng: np.random.Generator, image: np.ndarray, augment: Augment) 
     uint8[H, W, C], rounded and clipped to 0..255.
   """
   offset, contrast, saturation, turn = rng.uniform(-1, 1, 4) * (
-      augment.brightness, augment.contrast, augment.saturation, augment.hue
+    augment.brightness,
+    augment.contrast,
+    augment.saturation,
+    augment.hue,
   )
   if not (offset or contrast or saturation or turn):
     return image

@@ -12,12 +12,13 @@ _REACH = 6.0
 
 
 def border_weight_map(
-    label: np.ndarray,
-    *,
-    w0: float = 10.0,
-    sigma: float = 5.0,
-    foreground: int = 1,
-    class_weights: Sequence[float] | None = None,
+  label: np.ndarray,
+  *,
+  w0: float = 10.0,
+  sigma: float = 5.0,
+  foreground: int = 1,
+  background_only: bool = False,
+  class_weights: Sequence[float] | None = None,
 ) -> np.ndarray:
   """The weight map w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) of U-Net, eq. 2.
 
@@ -31,6 +32,8 @@ def border_weight_map(
     w0: weight between two cells that touch.
     sigma: how far the weight reaches, in pixels.
     foreground: the class of the cells.
+    background_only: leave the border term out inside cells, where eq. 2 as printed has it too; the
+      network then prefers to see a border where it doubts.
     class_weights: w_c for each class, to balance their frequencies in the training set; None for 1.
 
   Returns:
@@ -48,8 +51,8 @@ def border_weight_map(
   for cell in range(1, cells):
     left, top, width, height = stats[cell, :4]
     near = (
-        slice(max(top - reach, 0), top + height + reach),
-        slice(max(left - reach, 0), left + width + reach),
+      slice(max(top - reach, 0), top + height + reach),
+      slice(max(left - reach, 0), left + width + reach),
     )
     outside = (border[near] != cell).astype(np.uint8)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -59,9 +62,11 @@ def border_weight_map(
     second[near] = np.minimum(second[near], np.maximum(nearest[near], distance))
     nearest[near] = np.minimum(nearest[near], distance)
 
+  gap = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
+  if background_only:
+    gap = np.where(label == foreground, 0, gap)
   labelled = label != IGNORE_LABEL
   balance = 1.0
   if class_weights is not None:
     balance = np.asarray(class_weights)[np.where(labelled, label, 0)]
-  gap = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
   return np.where(labelled, balance + gap, 0).astype(np.float32)

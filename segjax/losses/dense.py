@@ -25,12 +25,12 @@ DivideBy = Literal['count', 'weight']
 
 
 def softmax_cross_entropy(
-    logits: Array,
-    label: Array,
-    weight: Array | None = None,
-    *,
-    class_weights: Sequence[float] | None = None,
-    divide_by: DivideBy = 'count',
+  logits: Array,
+  label: Array,
+  weight: Array | None = None,
+  *,
+  class_weights: Sequence[float] | None = None,
+  divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Cross-entropy of the softmax over the classes: -w log p[label] (U-Net, eq. 1).
 
@@ -52,12 +52,12 @@ def softmax_cross_entropy(
 
 
 def sigmoid_cross_entropy(
-    logits: Array,
-    label: Array,
-    weight: Array | None = None,
-    *,
-    class_weights: Sequence[float] | None = None,
-    divide_by: DivideBy = 'count',
+  logits: Array,
+  label: Array,
+  weight: Array | None = None,
+  *,
+  class_weights: Sequence[float] | None = None,
+  divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Binary cross-entropy of each class against the rest, averaged over the classes.
 
@@ -70,25 +70,25 @@ def sigmoid_cross_entropy(
     divide_by: as in `softmax_cross_entropy`.
   """
   return focal(
-      logits,
-      label,
-      weight,
-      gamma=0.0,
-      alpha=None,
-      class_weights=class_weights,
-      divide_by=divide_by,
+    logits,
+    label,
+    weight,
+    gamma=0.0,
+    alpha=None,
+    class_weights=class_weights,
+    divide_by=divide_by,
   )
 
 
 def focal(
-    logits: Array,
-    label: Array,
-    weight: Array | None = None,
-    *,
-    gamma: float = 2.0,
-    alpha: float | None = 0.25,
-    class_weights: Sequence[float] | None = None,
-    divide_by: DivideBy = 'count',
+  logits: Array,
+  label: Array,
+  weight: Array | None = None,
+  *,
+  gamma: float = 2.0,
+  alpha: float | None = 0.25,
+  class_weights: Sequence[float] | None = None,
+  divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Focal loss, -alpha_t (1 - p_t)^gamma log p_t, averaged over classes (Lin et al. 2017, eq. 5).
 
@@ -114,17 +114,17 @@ def focal(
   if alpha is not None:
     loss *= jnp.where(positive, alpha, 1 - alpha)
   return _reduce(
-      loss.mean(-1), label, weight, _per_class(class_weights, max(channels, 2)), divide_by
+    loss.mean(-1), label, weight, _per_class(class_weights, max(channels, 2)), divide_by
   )
 
 
 def dice(
-    logits: Array,
-    label: Array,
-    weight: Array | None = None,
-    *,
-    class_weights: Sequence[float] | None = None,
-    smooth: float = 1.0,
+  logits: Array,
+  label: Array,
+  weight: Array | None = None,
+  *,
+  class_weights: Sequence[float] | None = None,
+  smooth: float = 1.0,
 ) -> SumCount:
   """Soft Dice loss of each image: 1 - (2 Σpg + smooth) / (Σp + Σg + smooth), averaged over classes.
 
@@ -154,7 +154,7 @@ def dice(
 
 
 def median_frequency_weights(
-    pixel_counts: Sequence[float], image_pixel_counts: Sequence[float]
+  pixel_counts: Sequence[float], image_pixel_counts: Sequence[float]
 ) -> np.ndarray:
   """Median-frequency class weights (SegNet, section 3.2; Eigen and Fergus 2015, section 6.3.2).
 
@@ -177,7 +177,7 @@ def median_frequency_weights(
 
 
 def natural_weights(
-    pixel_counts: Sequence[float], image_pixel_counts: Sequence[float]
+  pixel_counts: Sequence[float], image_pixel_counts: Sequence[float]
 ) -> np.ndarray:
   """The weights of natural frequency, f32[C] ones: SegNet's "no balancing"."""
   del image_pixel_counts
@@ -195,7 +195,7 @@ def _per_class(class_weights: Sequence[float] | None, classes: int) -> Array | N
     return None
   if len(class_weights) != classes:
     raise SegjaxError(
-        f'class_weights has {len(class_weights)} values for {classes} classes: give one a class'
+      f'class_weights has {len(class_weights)} values for {classes} classes: give one a class'
     )
   return jnp.asarray(class_weights, jnp.float32)
 
@@ -206,11 +206,11 @@ def _pixel_weight(labelled: Array, weight: Array | None) -> Array:
 
 
 def _reduce(
-    loss: Array,
-    label: Array,
-    weight: Array | None,
-    class_weights: Array | None,
-    divide_by: DivideBy,
+  loss: Array,
+  label: Array,
+  weight: Array | None,
+  class_weights: Array | None,
+  divide_by: DivideBy,
 ) -> SumCount:
   """The weighted sum over the labelled pixels of `loss` f32[B, H, W], and what divides it."""
   labelled = label != IGNORE_LABEL

@@ -18,20 +18,18 @@ def confusion_metrics(class_names: Sequence[str]) -> Metric:
   """
 
   def from_batch(predictions: Mapping[str, Array], batch: Batch) -> Array:
-    return confusion_matrix(
-        predictions['label'], batch['label'], len(class_names), batch['valid']
-    )
+    return confusion_matrix(predictions['label'], batch['label'], len(class_names), batch['valid'])
 
   return Metric(
-      name='confusion',
-      from_batch=from_batch,
-      compute=lambda matrix: scores(matrix, class_names),
-      device=True,
+    name='confusion',
+    from_batch=from_batch,
+    compute=lambda matrix: scores(matrix, class_names),
+    device=True,
   )
 
 
 def confusion_matrix(
-    prediction: Array, label: Array, num_classes: int, valid: Array | None = None
+  prediction: Array, label: Array, num_classes: int, valid: Array | None = None
 ) -> Array:
   """Counts the pixels of each (true class, predicted class).
 
@@ -77,15 +75,15 @@ def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
   dice = _divide(2 * hit, truth + predicted)
   present = truth > 0
   return {
-      'pixel_accuracy': float(_divide(hit.sum(), n.sum())),
-      'mean_class_accuracy': _mean(accuracy),
-      'mean_iou': _mean(iou),
-      'frequency_weighted_iou': float(_divide((truth * iou)[present].sum(), n.sum())),
-      'mean_dice': _mean(dice),
-      'per_class': {
-          name: {'iou': float(iou[i]), 'accuracy': float(accuracy[i]), 'dice': float(dice[i])}
-          for i, name in enumerate(class_names)
-      },
+    'pixel_accuracy': float(_divide(hit.sum(), n.sum())),
+    'mean_class_accuracy': _mean(accuracy),
+    'mean_iou': _mean(iou),
+    'frequency_weighted_iou': float(_divide((truth * iou)[present].sum(), n.sum())),
+    'mean_dice': _mean(dice),
+    'per_class': {
+      name: {'iou': float(iou[i]), 'accuracy': float(accuracy[i]), 'dice': float(dice[i])}
+      for i, name in enumerate(class_names)
+    },
   }
 
 

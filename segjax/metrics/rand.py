@@ -41,14 +41,14 @@ def isbi_metrics(foreground: int = 1) -> Metric:
   """
 
   def from_batch(
-      predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
   ) -> dict[str, np.ndarray]:
     state = {
-        'pixel': np.zeros((len(THRESHOLDS), 3), np.int64),
-        'rand': np.zeros((len(THRESHOLDS), 3), np.int64),
-        'v_rand': np.zeros((len(THRESHOLDS), 3), np.int64),
-        'v_info': np.zeros(len(THRESHOLDS)),
-        'images': np.zeros((), np.int64),
+      'pixel': np.zeros((len(THRESHOLDS), 3), np.int64),
+      'rand': np.zeros((len(THRESHOLDS), 3), np.int64),
+      'v_rand': np.zeros((len(THRESHOLDS), 3), np.int64),
+      'v_info': np.zeros(len(THRESHOLDS)),
+      'images': np.zeros((), np.int64),
     }
     for i in np.flatnonzero(batch['valid']):
       probability, label = predictions['probability'][i, ..., foreground], batch['label'][i]
@@ -78,10 +78,10 @@ def _compute(state: Mapping[str, np.ndarray]) -> dict[str, float]:
     return float((2 * both / (truth + predicted)).max())
 
   return {
-      'pixel_error': 1 - best_f(state['pixel']),
-      'rand_error': 1 - best_f(state['rand']),
-      'v_rand': best_f(state['v_rand']),
-      'v_info': float(state['v_info'].max() / images),
+    'pixel_error': 1 - best_f(state['pixel']),
+    'rand_error': 1 - best_f(state['rand']),
+    'v_rand': best_f(state['v_rand']),
+    'v_info': float(state['v_info'].max() / images),
   }
 
 
@@ -138,9 +138,7 @@ def information_score(truth: np.ndarray, parts: np.ndarray) -> float:
   return float(2 * (h_truth + h_parts - h_both) / (h_truth + h_parts))
 
 
-def _sizes(
-    truth: np.ndarray, parts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _sizes(truth: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
   """Pixel counts of the overlaps, of the true and of the predicted segments; pixels in none."""
   look = truth > 0
   t, p = truth[look].astype(np.int64), parts[look]

@@ -29,8 +29,13 @@ class DoubleConv(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for i in (1, 2):
       x = nn.Conv(
-          self.features, (3, 3), padding=self.padding.upper(), use_bias=self.norm == 'none',
-          kernel_init=he_normal, dtype=self.dtype, name=f'conv{i}',
+        self.features,
+        (3, 3),
+        padding=self.padding.upper(),
+        use_bias=self.norm == 'none',
+        kernel_init=he_normal,
+        dtype=self.dtype,
+        name=f'conv{i}',
       )(x)
       x = nn.relu(make_norm(self.norm, train=train, dtype=self.dtype, name=f'norm{i}')(x))
     return x
@@ -125,9 +130,9 @@ class UNet(nn.Module):
       if out < 1 or self.output_size(out) != out:
         fits = self.output_size(out) + 2 * self.margin
         raise SegjaxError(
-            f'an unpadded U-Net of depth {self.depth} cannot take an image of {name} {size}: the '
-            f'next {name} that fits is {fits} (set config.data.crop_size to '
-            f'{fits - 2 * self.margin})'
+          f'an unpadded U-Net of depth {self.depth} cannot take an image of {name} {size}: the '
+          f'next {name} that fits is {fits} (set config.data.crop_size to '
+          f'{fits - 2 * self.margin})'
         )
 
 

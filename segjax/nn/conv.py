@@ -16,7 +16,7 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 def make_norm(
-    kind: Norm, *, train: bool, dtype: Any, name: str
+  kind: Norm, *, train: bool, dtype: Any, name: str
 ) -> Callable[[jax.Array], jax.Array]:
   """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
 
@@ -27,7 +27,7 @@ def make_norm(
     return lambda x: x
   if kind == 'batch':
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+      use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
     )
 
   def group_norm(x: jax.Array) -> jax.Array:

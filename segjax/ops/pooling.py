@@ -21,6 +21,6 @@ def max_pool_2x2(x: Array) -> Array:
   h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
   top, bottom = x[:, 0:h:2], x[:, 1:h:2]
   return jnp.maximum(
-      jnp.maximum(top[:, :, 0:w:2], top[:, :, 1:w:2]),
-      jnp.maximum(bottom[:, :, 0:w:2], bottom[:, :, 1:w:2]),
+    jnp.maximum(top[:, :, 0:w:2], top[:, :, 1:w:2]),
+    jnp.maximum(bottom[:, :, 0:w:2], bottom[:, :, 1:w:2]),
   )

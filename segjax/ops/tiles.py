@@ -10,11 +10,11 @@ from segjax.types import Array, SegjaxError
 
 
 def overlap_tile(
-    apply: Callable[[Array], Array],
-    image: Array,
-    tile: int | tuple[int, int],
-    margin: int | tuple[int, int],
-    stride: int = 1,
+  apply: Callable[[Array], Array],
+  image: Array,
+  tile: int | tuple[int, int],
+  margin: int | tuple[int, int],
+  stride: int = 1,
 ) -> Array:
   """Overlap-tile inference (U-Net, Fig. 2): the image in tiles, each read with its surroundings.
 
@@ -57,8 +57,8 @@ def overlap_tile(
     if y.shape[1:3] == (th + 2 * mh, tw + 2 * mw):
       return y[:, mh : mh + th, mw : mw + tw]
     raise SegjaxError(
-        f'a tile of {th}x{tw} with a margin of {mh}x{mw} came out of the model as '
-        f'{y.shape[1]}x{y.shape[2]}: choose a tile and a margin that fit the model'
+      f'a tile of {th}x{tw} with a margin of {mh}x{mw} came out of the model as '
+      f'{y.shape[1]}x{y.shape[2]}: choose a tile and a margin that fit the model'
     )
 
   y = lax.map(run, (np.repeat(rows, len(cols), axis=0), np.tile(cols, (len(rows), 1))))

@@ -32,9 +32,7 @@ def _pair(value: IntOrPair) -> tuple[int, int]:
   return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def conv_transpose(
-    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
-) -> Array:
+def conv_transpose(x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0) -> Array:
   """Transposed convolution, in the form that is fast forwards and backwards.
 
   Where the kernel tiles the output (kernel size = stride, no padding) it is one matrix product and
@@ -68,12 +66,12 @@ def _tile(x: Array, kernel: Array) -> Array:
 def _dilated(x, kernel, stride, padding):
   kh, kw = kernel.shape[:2]
   return lax.conv_general_dilated(
-      x,
-      kernel[::-1, ::-1],
-      window_strides=(1, 1),
-      padding=[(kh - 1 - padding[0],) * 2, (kw - 1 - padding[1],) * 2],
-      lhs_dilation=stride,
-      dimension_numbers=_LAYOUT,
+    x,
+    kernel[::-1, ::-1],
+    window_strides=(1, 1),
+    padding=[(kh - 1 - padding[0],) * 2, (kw - 1 - padding[1],) * 2],
+    lhs_dilation=stride,
+    dimension_numbers=_LAYOUT,
   )
 
 
@@ -88,11 +86,11 @@ def _dilated_bwd(stride, padding, residuals, g):
 
   def convolve(kernel):
     return lax.conv_general_dilated(
-        g,
-        kernel.transpose(0, 1, 3, 2),
-        window_strides=stride,
-        padding=[(p, p) for p in padding],
-        dimension_numbers=_LAYOUT,
+      g,
+      kernel.transpose(0, 1, 3, 2),
+      window_strides=stride,
+      padding=[(p, p) for p in padding],
+      dimension_numbers=_LAYOUT,
     )
 
   dx, pullback = jax.vjp(convolve, kernel)
@@ -103,7 +101,7 @@ _dilated.defvjp(_dilated_fwd, _dilated_bwd)
 
 
 def conv_transpose_scatter(
-    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
+  x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
 ) -> Array:
   """`conv_transpose` word by word from its definition: every input adds a kernel to the output."""
   (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
@@ -119,7 +117,7 @@ def conv_transpose_scatter(
 
 
 def conv_transpose_matrix(
-    x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
+  x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
 ) -> Array:
   """`conv_transpose` as the transpose of `conv_matrix`, multiplied out. For tests and teaching."""
   b, h, w, _ = x.shape
@@ -131,7 +129,7 @@ def conv_transpose_matrix(
 
 
 def conv_matrix(
-    kernel: Array, size: tuple[int, int], stride: IntOrPair, padding: IntOrPair = 0
+  kernel: Array, size: tuple[int, int], stride: IntOrPair, padding: IntOrPair = 0
 ) -> Array:
   """The matrix of the strided convolution that `conv_transpose` transposes.
 
@@ -146,8 +144,8 @@ def conv_matrix(
   """
   kh, kw, cin, cout = kernel.shape
   taps_h, taps_w = (
-      _taps(n, k, s, p)
-      for n, k, s, p in zip(size, (kh, kw), _pair(stride), _pair(padding), strict=True)
+    _taps(n, k, s, p)
+    for n, k, s, p in zip(size, (kh, kw), _pair(stride), _pair(padding), strict=True)
   )
   matrix = jnp.einsum('hkp,wlq,klio->hwipqo', taps_h, taps_w, kernel)
   return matrix.reshape(size[0] * size[1] * cin, taps_h.shape[-1] * taps_w.shape[-1] * cout)

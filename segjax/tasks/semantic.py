@@ -16,28 +16,28 @@ from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount
 
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {
-    'confusion': lambda class_names: confusion.confusion_metrics(class_names),
-    'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
+  'confusion': lambda class_names: confusion.confusion_metrics(class_names),
+  'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }
 
 # Symmetries of the square that test-time augmentation averages over, as (quarter turns, flip).
 SYMMETRIES = {
-    'none': ((0, False),),
-    'flip': ((0, False), (0, True)),
-    'dihedral': tuple((k, flip) for k in range(4) for flip in (False, True)),
+  'none': ((0, False),),
+  'flip': ((0, False), (0, True)),
+  'dihedral': tuple((k, flip) for k in range(4) for flip in (False, True)),
 }
 
 
 def make_task(
-    model: Any,
-    *,
-    class_names: Sequence[str],
-    losses: Mapping[str, Callable[..., SumCount]],
-    metrics: Sequence[str] = ('confusion',),
-    tile: tuple[int, int] | None = None,
-    overlap: int = 0,
-    test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none',
-    draw: Callable[..., dict[str, np.ndarray]] | None = None,
+  model: Any,
+  *,
+  class_names: Sequence[str],
+  losses: Mapping[str, Callable[..., SumCount]],
+  metrics: Sequence[str] = ('confusion',),
+  tile: tuple[int, int] | None = None,
+  overlap: int = 0,
+  test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none',
+  draw: Callable[..., dict[str, np.ndarray]] | None = None,
 ) -> Task:
   """The semantic task around `model`.
 
@@ -60,7 +60,7 @@ def make_task(
   def forward(variables: Variables, batch: Batch, *, train: bool, key: Array | None = None):
     if train:
       return model.apply(
-          variables, batch['image'], train=True, rngs={'dropout': key}, mutable=['batch_stats']
+        variables, batch['image'], train=True, rngs={'dropout': key}, mutable=['batch_stats']
       )
     network = functools.partial(model.apply, variables)
     apply = functools.partial(_whole, network, model, margin, tile)
@@ -70,16 +70,16 @@ def make_task(
     label = _masked_label(batch)
     if logits.shape[:3] != label.shape:
       raise SegjaxError(
-          f'the model puts out {logits.shape[1]}x{logits.shape[2]} for labels of '
-          f'{label.shape[1]}x{label.shape[2]}: set config.data.crop_size to a size it can put out'
+        f'the model puts out {logits.shape[1]}x{logits.shape[2]} for labels of '
+        f'{label.shape[1]}x{label.shape[2]}: set config.data.crop_size to a size it can put out'
       )
     return {n: f(logits, label, batch.get('weight')) for n, f in losses.items()}
 
   def predict(logits: Array, batch: Batch) -> dict[str, Array]:
     del batch
     return {
-        'label': jnp.argmax(logits, -1).astype(jnp.int32),
-        'probability': jax.nn.softmax(logits, -1),
+      'label': jnp.argmax(logits, -1).astype(jnp.int32),
+      'probability': jax.nn.softmax(logits, -1),
     }
 
   def pictures(batch: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], count: int):
@@ -88,15 +88,18 @@ def make_task(
 
   dense_spec = P('data', 'space')
   return Task(
-      batch_spec={
-          'image': dense_spec, 'label': dense_spec, 'weight': dense_spec, 'valid': P('data'),
-      },
-      init=init,
-      forward=forward,
-      losses=compute_losses,
-      predict=predict,
-      metrics=tuple(_metric(name, class_names) for name in metrics),
-      pictures=pictures,
+    batch_spec={
+      'image': dense_spec,
+      'label': dense_spec,
+      'weight': dense_spec,
+      'valid': P('data'),
+    },
+    init=init,
+    forward=forward,
+    losses=compute_losses,
+    predict=predict,
+    metrics=tuple(_metric(name, class_names) for name in metrics),
+    pictures=pictures,
   )
 
 
@@ -115,11 +118,11 @@ def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
 
 
 def _whole(
-    apply: Callable[[Array], Array],
-    model: Any,
-    margin: int,
-    tile: tuple[int, int] | None,
-    image: Array,
+  apply: Callable[[Array], Array],
+  model: Any,
+  margin: int,
+  tile: tuple[int, int] | None,
+  image: Array,
 ) -> Array:
   """Logits as large as `image`, by one tile or by many."""
   if tile is None and margin == 0:

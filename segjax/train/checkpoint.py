@@ -46,32 +46,34 @@ class Checkpoints:
   """
 
   def __init__(
-      self,
-      directory: Path,
-      *,
-      keep: int = 2,
-      best_metric: str | None = None,
-      best_mode: Literal['max', 'min'] = 'max',
-      read_only: bool = False,
-      warn: Callable[[str], None] = print,
+    self,
+    directory: Path,
+    *,
+    keep: int = 2,
+    best_metric: str | None = None,
+    best_mode: Literal['max', 'min'] = 'max',
+    read_only: bool = False,
+    warn: Callable[[str], None] = print,
   ):
     self._directory = directory.absolute()
     self._best_metric, self._best_mode, self._warn = best_metric, best_mode, warn
     self._damaged: set[int] = set()
+    # Of the steps saved or read here: what is still being saved is not yet on disk.
+    self._metrics: dict[int, Mapping[str, Any]] = {}
     policies = checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
-        read_only=read_only,
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-        preservation_policy=policies.AnyPreservationPolicy([
-            policies.LatestN(keep),
-            _KeepBest(self),
-        ]),
+      read_only=read_only,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [
+          policies.LatestN(keep),
+          _KeepBest(self),
+        ]
+      ),
     )
     handlers = {'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
-    self._manager = ocp.CheckpointManager(
-        self._directory, options=options, item_handlers=handlers
-    )
+    self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
   def steps(self) -> list[int]:
     """The steps that have a whole checkpoint, oldest first."""
@@ -95,8 +97,9 @@ class Checkpoints:
     return best is None or (value > best[1] if self._best_mode == 'max' else value < best[1])
 
   def _score(self, step: int) -> float | None:
-    metrics = self._meta(step).get('metrics') or {}
-    value = metrics.get(self._best_metric)
+    if step not in self._metrics:
+      self._metrics[step] = self._meta(step).get('metrics') or {}
+    value = self._metrics[step].get(self._best_metric)
     if not isinstance(value, float) or math.isnan(value):
       return None
     return value if self._best_mode == 'max' else -value
@@ -118,11 +121,12 @@ class Checkpoints:
     # A copy: on a CPU the host's view is the buffer that the next step is about to overwrite.
     arrays = {name: np.array(a) for name, a in sharding.to_host(flat_arrays(state)).items()}
     meta = {'sha256': array_digests(arrays), 'metrics': metrics}
+    self._metrics[step] = metrics or {}
     self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
-        ),
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
+      ),
     )
 
   def _set_aside(self, step: int) -> None:
@@ -155,7 +159,7 @@ class Checkpoints:
     step = (best[0] if best else steps[-1]) if which == 'best' else which
     if step not in steps:
       raise SegjaxError(
-          f'{self._directory} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
+        f'{self._directory} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
       )
     return self._restore_step(step, target)
 
@@ -193,7 +197,7 @@ class Checkpoints:
       return self._manager.restore(step, args=args)['state']
     except Exception as e:  # whatever a broken file makes the readers raise
       raise DamagedCheckpointError(
-          f'checkpoint {self._directory / str(step)} is damaged ({type(e).__name__})'
+        f'checkpoint {self._directory / str(step)} is damaged ({type(e).__name__})'
       ) from e
 
   def close(self) -> None:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 # jaxlib 0.10 sends a CPU's convolutions to YNNPACK, whose filter gradient is several times slower
 # than Eigen's: leave it the fusions that pay, without convolutions.
 _CPU_OPTIONS = {
-    'xla_cpu_experimental_ynn_fusion_type': (
-        'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-    )
+  'xla_cpu_experimental_ynn_fusion_type': (
+    'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  )
 }
 
 

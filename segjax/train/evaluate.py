@@ -14,13 +14,13 @@ Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
 
 
 def evaluate(
-    eval_step: Callable[..., tuple[dict, tuple, dict]],
-    variables: Mapping[str, Any],
-    batches: Iterable[tuple[Mapping[str, np.ndarray], Sequence[str]]],
-    task: Task,
-    put: Put,
-    *,
-    pictures: int = 0,
+  eval_step: Callable[..., tuple[dict, tuple, dict]],
+  variables: Mapping[str, Any],
+  batches: Iterable[tuple[Mapping[str, np.ndarray], Sequence[str]]],
+  task: Task,
+  put: Put,
+  *,
+  pictures: int = 0,
 ) -> tuple[dict[str, Any], list[tuple[str, dict[str, np.ndarray]]]]:
   """Runs `variables` over a split.
 
@@ -49,8 +49,7 @@ def evaluate(
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
       new = (
-          next(device_states) if metric.device
-          else metric.from_batch(host_predictions, host_batch)
+        next(device_states) if metric.device else metric.from_batch(host_predictions, host_batch)
       )
       states[i] = new if states[i] is None else metric.merge(states[i], new)
     if len(drawn) < pictures:
@@ -62,4 +61,3 @@ def evaluate(
   for metric, state in zip(task.metrics, states, strict=True):
     metrics |= metric.compute(state)
   return metrics, drawn
-

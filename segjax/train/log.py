@@ -49,7 +49,7 @@ class RunLog:
         self._events.add_scalar(f'{split}/{name}', value, step)
 
   def pictures(
-      self, step: int, split: str, pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]]
+    self, step: int, split: str, pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]]
   ) -> None:
     """Records `(name, panels)`, each panel uint8[H, W, 3], the panels side by side."""
     for name, panels in pictures:

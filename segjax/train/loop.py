@@ -123,10 +123,10 @@ class _Meter:
     bad = _spell({k: v for k, v in values.items() if not math.isfinite(v)})
     skipped = f' ({values["skipped"]:.0f} updates left out)' if values['skipped'] > 1 else ''
     raise SegjaxError(
-        f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
-        f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
-        f'examples in the batch: {", ".join(names)}; look at these, lower '
-        'config.optim.learning_rate, or set config.train.nonfinite=skip'
+      f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
+      f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
+      f'examples in the batch: {", ".join(names)}; look at these, lower '
+      'config.optim.learning_rate, or set config.train.nonfinite=skip'
     )
 
   def take(self) -> dict[str, float]:
@@ -144,16 +144,16 @@ def _spell(values: Mapping[str, float]) -> str:
 
 
 def run(
-    state: TrainState,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Iterator[tuple[Any, Sequence[str]]],
-    config: TrainConfig,
-    *,
-    batch_size: int,
-    checkpoints: Checkpoints,
-    log: RunLog | None,
-    progress: Progress,
-    evaluate: Callable[[TrainState, int], dict[str, Any]],
+  state: TrainState,
+  train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+  batches: Iterator[tuple[Any, Sequence[str]]],
+  config: TrainConfig,
+  *,
+  batch_size: int,
+  checkpoints: Checkpoints,
+  log: RunLog | None,
+  progress: Progress,
+  evaluate: Callable[[TrainState, int], dict[str, Any]],
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
 

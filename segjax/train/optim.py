@@ -66,12 +66,12 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   after = max(steps - config.warmup_steps, 1)
   rate = config.learning_rate
   main = {
-      'constant': lambda: optax.constant_schedule(rate),
-      'poly': lambda: optax.polynomial_schedule(rate, 0.0, config.power, after),
-      'cosine': lambda: optax.cosine_decay_schedule(rate, after),
-      'step': lambda: optax.piecewise_constant_schedule(
-          rate, {b - config.warmup_steps: config.decay_factor for b in config.boundaries}
-      ),
+    'constant': lambda: optax.constant_schedule(rate),
+    'poly': lambda: optax.polynomial_schedule(rate, 0.0, config.power, after),
+    'cosine': lambda: optax.cosine_decay_schedule(rate, after),
+    'step': lambda: optax.piecewise_constant_schedule(
+      rate, {b - config.warmup_steps: config.decay_factor for b in config.boundaries}
+    ),
   }[config.schedule]()
   if not config.warmup_steps:
     return main
@@ -92,12 +92,12 @@ def make_optimizer(config: OptimConfig, steps: int, params: Any) -> optax.Gradie
   decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
   adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
   direction = {
-      'sgd': lambda: (decay, optax.trace(config.momentum, config.nesterov)),
-      'adam': lambda: (decay, adam),
-      'adamw': lambda: (adam, decay),
+    'sgd': lambda: (decay, optax.trace(config.momentum, config.nesterov)),
+    'adam': lambda: (decay, adam),
+    'adamw': lambda: (adam, decay),
   }[config.name]()
   multiply = optax.stateless(
-      lambda updates, _: jax.tree.map(lambda update, factor: update * factor, updates, factors)
+    lambda updates, _: jax.tree.map(lambda update, factor: update * factor, updates, factors)
   )
   rate = optax.scale_by_learning_rate(make_schedule(config, steps))
   return optax.chain(clip, *direction, multiply, rate)
@@ -106,7 +106,7 @@ def make_optimizer(config: OptimConfig, steps: int, params: Any) -> optax.Gradie
 def parameter_paths(params: Any) -> Any:
   """The tree of `params` with each leaf's path, `'down0/conv1/kernel'`, in its place."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'), params
+    lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'), params
   )
 
 
@@ -116,12 +116,12 @@ def _factors(multipliers: tuple[tuple[str, float], ...], paths: Any) -> Any:
       matched = any(re.search(pattern, path) for path in jax.tree.leaves(paths))
     except re.error as e:
       raise SegjaxError(
-          f'config.optim.multipliers: {pattern!r} is no regular expression: {e}'
+        f'config.optim.multipliers: {pattern!r} is no regular expression: {e}'
       ) from e
     if not matched:
       raise SegjaxError(
-          f'config.optim.multipliers: {pattern!r} matches no parameter; paths look like '
-          f'{jax.tree.leaves(paths)[0]}'
+        f'config.optim.multipliers: {pattern!r} matches no parameter; paths look like '
+        f'{jax.tree.leaves(paths)[0]}'
       )
 
   def factor(path: str) -> float:
@@ -140,5 +140,3 @@ def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
   """
   decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return optax.incremental_update(params, ema, 1.0 - decay)
-
-

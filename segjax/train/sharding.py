@@ -36,8 +36,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
   several = jax.process_count() > 1
   if used < 1 or used > len(devices) or (several and used != len(devices)):
     raise SegjaxError(
-        f'config.mesh asks for {config.data} x {config.space} devices where there are '
-        f'{len(devices)}: set config.mesh.data and config.mesh.space to fit'
+      f'config.mesh asks for {config.data} x {config.space} devices where there are '
+      f'{len(devices)}: set config.mesh.data and config.mesh.space to fit'
     )
   return Mesh(np.asarray(devices[:used]).reshape(data, config.space), ('data', 'space'))
 
@@ -48,7 +48,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(
-    batch: Mapping[str, np.ndarray], mesh: Mesh, spec: Mapping[str, PartitionSpec]
+  batch: Mapping[str, np.ndarray], mesh: Mesh, spec: Mapping[str, PartitionSpec]
 ) -> dict[str, jax.Array]:
   """This process's part of a batch, NumPy, as global arrays on the mesh.
 
@@ -64,9 +64,9 @@ def _put(key: str, value: np.ndarray, sharding: NamedSharding) -> jax.Array:
   except ValueError as e:
     shape = dict(sharding.mesh.shape)
     raise SegjaxError(
-        f"the batch's {key} of shape {value.shape} does not divide over the mesh {shape}: set "
-        'config.data.batch_size to a multiple of config.mesh.data, and the image height to one of '
-        'config.mesh.space'
+      f"the batch's {key} of shape {value.shape} does not divide over the mesh {shape}: set "
+      'config.data.batch_size to a multiple of config.mesh.data, and the image height to one of '
+      'config.mesh.space'
     ) from e
 
 

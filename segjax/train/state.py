@@ -36,18 +36,18 @@ class TrainState:
 
 
 def init_state(
-    task: Task, optimizer: optax.GradientTransformation, key: Array, batch: Batch, *, ema: bool
+  task: Task, optimizer: optax.GradientTransformation, key: Array, batch: Batch, *, ema: bool
 ) -> TrainState:
   """The state before the first step; can be traced by `jit`."""
   variables = dict(task.init(key, batch))
   params = variables.pop('params')
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      skipped=jnp.zeros((), jnp.int32),
-      params=params,
-      model_state=variables,
-      opt_state=optimizer.init(params),
-      ema=params if ema else None,
+    step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=variables,
+    opt_state=optimizer.init(params),
+    ema=params if ema else None,
   )
 
 

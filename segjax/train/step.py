@@ -27,13 +27,13 @@ def name_parts(means: Mapping[str, T]) -> dict[str, T]:
 
 
 def make_train_step(
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    seed: int,
-    accumulate: int = 1,
-    ema: float | None = None,
+  task: Task,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  seed: int,
+  accumulate: int = 1,
+  ema: float | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """`(state, batch) -> (state, scalars)` for one update.
 
@@ -53,7 +53,7 @@ def make_train_step(
       return sum(means.values()), (means, model_state)
 
     (loss, (means, model_state)), grads = jax.value_and_grad(loss_function, has_aux=True)(
-        state.params
+      state.params
     )
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -63,20 +63,20 @@ def make_train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     state = TrainState(
-        step=state.step + 1,
-        skipped=state.skipped + jnp.where(finite, 0, 1),
-        params=keep(params, state.params),
-        model_state=keep({**state.model_state, **model_state}, state.model_state),
-        opt_state=keep(opt_state, state.opt_state),
-        ema=keep(new_ema, state.ema),
+      step=state.step + 1,
+      skipped=state.skipped + jnp.where(finite, 0, 1),
+      params=keep(params, state.params),
+      model_state=keep({**state.model_state, **model_state}, state.model_state),
+      opt_state=keep(opt_state, state.opt_state),
+      ema=keep(new_ema, state.ema),
     )
     scalars = {
-        'loss': loss,
-        **name_parts(means),
-        'grad_norm': grad_norm,
-        'learning_rate': jnp.asarray(schedule(updates_made), jnp.float32),
-        'skipped': state.skipped,
-        'finite': finite,
+      'loss': loss,
+      **name_parts(means),
+      'grad_norm': grad_norm,
+      'learning_rate': jnp.asarray(schedule(updates_made), jnp.float32),
+      'skipped': state.skipped,
+      'finite': finite,
     }
     return state, scalars
 
@@ -84,7 +84,7 @@ def make_train_step(
 
 
 def sum_losses(
-    task: Task, params: Any, model_state: Any, batch: Batch, key: Array, accumulate: int
+  task: Task, params: Any, model_state: Any, batch: Batch, key: Array, accumulate: int
 ) -> tuple[dict[str, SumCount], Any]:
   """The losses' sums and counts over `accumulate` parts of the batch, and the new model state.
 
@@ -109,7 +109,7 @@ def sum_losses(
 
 
 def make_eval_step(
-    task: Task,
+  task: Task,
 ) -> Callable[[Mapping[str, Any], Batch], tuple[dict[str, SumCount], tuple, dict[str, Array]]]:
   """`(variables, batch) -> (losses, states of the metrics on the device, predictions)`.
 

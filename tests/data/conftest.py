@@ -1,6 +1,7 @@
 """A data set made of given arrays, written and read back by TFDS."""
 
 import io
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,36 +28,40 @@ def write_dataset() -> Callable[..., tfds.core.DatasetBuilder]:
   """Prepares a data set from examples as features want them, and returns its builder."""
 
   def write(
-      data_dir: Any,
-      features: Mapping[str, Any],
-      splits: Mapping[str, Sequence[Mapping[str, Any]]],
-      metadata: Mapping[str, Any] | None = None,
-      name: str = 'tiny',
-      version: str = '1.0.0',
+    data_dir: Any,
+    features: Mapping[str, Any],
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    metadata: Mapping[str, Any] | None = None,
+    name: str = 'tiny',
+    version: str = '1.0.0',
   ) -> tfds.core.DatasetBuilder:
     def info(self):
       return tfds.core.DatasetInfo(
-          builder=self,
-          features=tfds.features.FeaturesDict(features),
-          metadata=tfds.core.MetadataDict(metadata) if metadata else None,
+        builder=self,
+        features=tfds.features.FeaturesDict(features),
+        metadata=tfds.core.MetadataDict(metadata) if metadata else None,
       )
 
     def generate(self, split):
       yield from enumerate(splits[split])
 
     members = {
-        'name': name,
-        'VERSION': tfds.core.Version(version),
-        '_info': info,
-        '_split_generators': lambda self, manager: {s: self._generate_examples(s) for s in splits},
-        '_generate_examples': generate,
+      'name': name,
+      'VERSION': tfds.core.Version(version),
+      '_info': info,
+      '_split_generators': lambda self, manager: {s: self._generate_examples(s) for s in splits},
+      '_generate_examples': generate,
     }
-    with tfds.core.registered.skip_registering():
-      builder_class = type('Builder', (tfds.core.GeneratorBasedBuilder,), members)
+    builder_class = types.new_class(
+      'Builder',
+      (tfds.core.GeneratorBasedBuilder,),
+      {'skip_registration': True},
+      lambda namespace: namespace.update(members),
+    )
     builder = builder_class(data_dir=data_dir)
     builder.download_and_prepare(
-        file_format='array_record',
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+      file_format='array_record',
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
     return builder
 

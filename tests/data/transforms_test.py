@@ -21,7 +21,7 @@ def coordinates(height, width):
 
 def draw(seed, image, label, augment=OFF, **kwargs):
   return transforms.augment_example(
-      np.random.default_rng(seed), image, label, augment=augment, **kwargs
+    np.random.default_rng(seed), image, label, augment=augment, **kwargs
   )
 
 
@@ -69,16 +69,27 @@ def test_margin_is_context_around_the_label():
     np.testing.assert_array_equal(crop, mirrored[top : top + 20, left : left + 22])
 
 
-@pytest.mark.parametrize('augment', [
+@pytest.mark.parametrize(
+  'augment',
+  [
     Augment(flip_horizontal=1, flip_vertical=0.5),
     Augment(rotate90=True),
     Augment(rotate=180),
     Augment(scale=(0.5, 2)),
     Augment(shift=9),
     Augment(elastic_sigma=6),
-    Augment(flip_horizontal=0.5, rotate90=True, rotate=30, scale=(0.7, 1.4), shift=5,
-            elastic_sigma=4, elastic_grid=4),
-], ids=lambda a: ','.join(k for k, v in vars(a).items() if v != getattr(OFF, k)))
+    Augment(
+      flip_horizontal=0.5,
+      rotate90=True,
+      rotate=30,
+      scale=(0.7, 1.4),
+      shift=5,
+      elastic_sigma=4,
+      elastic_grid=4,
+    ),
+  ],
+  ids=lambda a: ','.join(k for k, v in vars(a).items() if v != getattr(OFF, k)),
+)
 @pytest.mark.parametrize('margin', [0, 5])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_label_stays_on_the_image(augment, margin, axis):
@@ -88,8 +99,13 @@ def test_label_stays_on_the_image(augment, margin, axis):
   kept, differences = 0, []
   for seed in range(8):
     crop, crop_label, crop_weight = transforms.augment_example(
-        np.random.default_rng(seed), image, label, weight,
-        out_size=(60, 72), augment=augment, margin=margin,
+      np.random.default_rng(seed),
+      image,
+      label,
+      weight,
+      out_size=(60, 72),
+      augment=augment,
+      margin=margin,
     )
     assert crop.shape == (60 + 2 * margin, 72 + 2 * margin, 1)
     crop = crop[margin : margin + 60, margin : margin + 72, 0]
@@ -117,8 +133,8 @@ def test_flips_are_exact():
 def test_flip_probability():
   image, label = coordinates(4, 4)
   flipped = [
-      draw(seed, image, label, Augment(flip_horizontal=0.25), out_size=(4, 4))[0][0, 0, 1] == 3
-      for seed in range(400)
+    draw(seed, image, label, Augment(flip_horizontal=0.25), out_size=(4, 4))[0][0, 0, 1] == 3
+    for seed in range(400)
   ]
   assert 0.18 < np.mean(flipped) < 0.32
 
@@ -176,21 +192,29 @@ def test_rotation_and_scale_are_similarities_in_range():
   assert 0.499 < min(scales) < 0.52 and 1.97 < max(scales) < 2.001
 
 
-def test_zoomed_crop_lies_in_the_image():
-  for seed in range(100):
+@pytest.mark.parametrize('scale', [0.6, 3.0])
+def test_scaled_crop_lies_anywhere_in_the_image(scale):
+  low, high = np.full(2, np.inf), np.zeros(2)
+  for seed in range(300):
     positions = transforms.sample_map(
-        np.random.default_rng(seed), (50, 70), (40, 40), Augment(scale=(1, 3))
-    )
-    assert positions.min() >= -0.5
-    assert positions[..., 0].max() <= 69.5 and positions[..., 1].max() <= 49.5
+      np.random.default_rng(seed), (50, 70), (20, 24), Augment(scale=(scale, scale))
+    ).reshape(-1, 2)
+    low, high = np.minimum(low, positions.min(axis=0)), np.maximum(high, positions.max(axis=0))
+  # Half an output pixel further on are the borders of the outermost pixels, at -0.5 and 49.5, 69.5.
+  low, high = low - 0.5 / scale, high + 0.5 / scale
+  np.testing.assert_allclose(low, -0.5, atol=1e-3)
+  # The upper end is short of the border by less than the pixel that positions are rounded to.
+  assert (high < (69.501, 49.501)).all() and (high > (68.5, 48.5)).all()
 
 
 def test_elastic_statistics_at_the_nodes():
   """Independent Gaussians of the given standard deviation at 3 × 3 nodes, corners included."""
-  draws = np.stack([
+  draws = np.stack(
+    [
       transforms.elastic_displacement(np.random.default_rng(seed), (41, 61), 10.0)
       for seed in range(600)
-  ])
+    ]
+  )
   nodes = draws[:, :, ::20, ::30].reshape(600, -1)
   assert nodes.shape[1] == 2 * 9
   np.testing.assert_allclose(nodes.std(axis=0), 10, rtol=0.1)
@@ -211,11 +235,15 @@ def test_elastic_is_bicubic_between_the_nodes():
       cell = min(int(t), grid - 2)
       yield cell, (t - cell) ** np.arange(4) @ basis
 
-  expected = np.array([
-      [[rows @ plane[i : i + 4, j : j + 4] @ columns for j, columns in weights(size[1])]
-       for i, rows in weights(size[0])]
+  expected = np.array(
+    [
+      [
+        [rows @ plane[i : i + 4, j : j + 4] @ columns for j, columns in weights(size[1])]
+        for i, rows in weights(size[0])
+      ]
       for plane in padded
-  ])
+    ]
+  )
   actual = transforms.elastic_displacement(np.random.default_rng(7), size, 3.0, grid)
   np.testing.assert_allclose(actual, expected, atol=1e-4)
 
@@ -230,8 +258,14 @@ def test_elastic_displaces_by_output_pixels():
 
 def test_same_generator_same_result():
   augment = Augment(
-      flip_horizontal=0.5, rotate=30, scale=(0.8, 1.2), elastic_sigma=3, brightness=0.2,
-      contrast=0.2, saturation=0.2, hue=0.1,
+    flip_horizontal=0.5,
+    rotate=30,
+    scale=(0.8, 1.2),
+    elastic_sigma=3,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    hue=0.1,
   )
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -268,7 +302,7 @@ def test_brightness_and_contrast(channels):
   image = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
   luma = image @ (np.array([0.299, 0.587, 0.114]) if channels == 3 else np.ones(1))
   np.testing.assert_allclose(
-      shifted(image, brightness=0.2), np.clip(image.astype(int) + 51, 0, 255), atol=1
+    shifted(image, brightness=0.2), np.clip(image.astype(int) + 51, 0, 255), atol=1
   )
   expected = np.clip((image - luma.mean()) * 1.5 + luma.mean(), 0, 255)
   np.testing.assert_allclose(shifted(image, contrast=0.5), expected, atol=1)
@@ -279,10 +313,10 @@ def test_saturation_scales_the_distance_from_grey():
   image = np.random.default_rng(0).integers(64, 192, (16, 16, 3), dtype=np.uint8)
   luma = (image @ [0.299, 0.587, 0.114])[..., None]
   np.testing.assert_allclose(
-      shifted(image, saturation=0.5), np.clip(luma + 1.5 * (image - luma), 0, 255), atol=1
+    shifted(image, saturation=0.5), np.clip(luma + 1.5 * (image - luma), 0, 255), atol=1
   )
   np.testing.assert_allclose(
-      shifted(image, sign=-1, saturation=1.0), np.broadcast_to(luma, image.shape), atol=1
+    shifted(image, sign=-1, saturation=1.0), np.broadcast_to(luma, image.shape), atol=1
   )
 
 
@@ -309,11 +343,12 @@ def test_resize_keeps_label_and_image_aligned():
   rng = np.random.default_rng(0)
   small = rng.integers(0, 5, (6, 8), dtype=np.uint8)
   large = small.repeat(3, axis=0).repeat(3, axis=1)
-  np.testing.assert_array_equal(transforms.resize_label(large, (6, 8)), small)
   np.testing.assert_array_equal(transforms.resize_label(small, (18, 24)), large)
   np.testing.assert_array_equal(
-      transforms.resize_image(20 * large[..., None], (6, 8)), 20 * small[..., None]
+    transforms.resize_image(20 * large[..., None], (6, 8)), 20 * small[..., None]
   )
+  noise = rng.integers(0, 256, (18, 24), dtype=np.uint8)
+  np.testing.assert_array_equal(transforms.resize_label(noise, (6, 8)), noise[1::3, 1::3])
   up = transforms.resize_image(20 * small[..., None], (18, 24))
   np.testing.assert_array_equal(up[1::3, 1::3], 20 * small[..., None])
 
@@ -334,13 +369,16 @@ def test_resize_to_the_same_size_is_free():
   assert transforms.resize_label(label, (6, 7)) is label
 
 
-@pytest.mark.parametrize(('size', 'box', 'expected'), [
+@pytest.mark.parametrize(
+  ('size', 'box', 'expected'),
+  [
     ((100, 200), (50, 50), (25, 50)),
     ((200, 100), (50, 60), (50, 25)),
     ((10, 10), (64, 48), (48, 48)),
     ((333, 500), (512, 512), (341, 512)),
     ((1, 1000), (8, 8), (1, 8)),
-])
+  ],
+)
 def test_fit_size(size, box, expected):
   assert transforms.fit_size(size, box) == expected
 
@@ -348,17 +386,25 @@ def test_fit_size(size, box, expected):
 def test_pad():
   label = np.ones((2, 3), np.uint8)
   np.testing.assert_array_equal(
-      transforms.pad(label, (3, 4), 9), [[1, 1, 1, 9], [1, 1, 1, 9], [9, 9, 9, 9]]
+    transforms.pad(label, (3, 4), 9), [[1, 1, 1, 9], [1, 1, 1, 9], [9, 9, 9, 9]]
   )
   image = transforms.pad(np.zeros((1, 1, 3), np.uint8), (1, 2), (1, 2, 3))
   np.testing.assert_array_equal(image, [[[0, 0, 0], [1, 2, 3]]])
   assert transforms.pad(label, (2, 3), 9) is label
 
 
-@pytest.mark.parametrize(('key', 'value'), [
-    ('flip_horizontal', 1.5), ('rotate', -1.0), ('scale', (1.2, 0.8)), ('scale', (0.0, 1.0)),
-    ('elastic_grid', 1), ('shift', -2.0), ('hue', 2.0),
-])
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('flip_horizontal', 1.5),
+    ('rotate', -1.0),
+    ('scale', (1.2, 0.8)),
+    ('scale', (0.0, 1.0)),
+    ('elastic_grid', 1),
+    ('shift', -2.0),
+    ('hue', 2.0),
+  ],
+)
 def test_impossible_values_name_their_key(key, value):
   with pytest.raises(SegjaxError, match=rf'data\.augment\.{key}'):
     Augment(**{key: value})

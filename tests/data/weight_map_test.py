@@ -33,7 +33,7 @@ def cells(size, count):
   seeds = np.full((size, size), 255, np.uint8)
   seeds[tuple(rng.integers(0, size, (2, count)))] = 0
   _, nearest = cv2.distanceTransformWithLabels(
-      seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
   )
   edges = ndimage.maximum_filter(nearest, 5) != ndimage.minimum_filter(nearest, 5)
   return (~edges).astype(np.uint8)
@@ -55,6 +55,14 @@ def test_between_two_cells():
   # d1 + d2 is 4 in the gap and at the borders, and a step farther on each side inside the cells.
   gap, inside = 1 + 10 * np.exp(-16 / 50), 1 + 10 * np.exp(-36 / 50)
   np.testing.assert_allclose(weights, [inside, *[gap] * 5, inside], rtol=1e-5)
+
+
+def test_background_only():
+  label = cells(64, 8)
+  everywhere = border_weight_map(label)
+  outside = border_weight_map(label, background_only=True)
+  np.testing.assert_array_equal(outside, np.where(label == 1, 1, everywhere))
+  assert everywhere[label == 1].max() > 2
 
 
 def test_cells_that_touch_at_a_corner_are_two():
@@ -80,7 +88,7 @@ def test_class_weights_and_ignored_pixels():
 def test_another_foreground():
   label = blobs((20, 20), seed=0, spread=1)
   np.testing.assert_array_equal(
-      border_weight_map(1 - label, foreground=0), border_weight_map(label)
+    border_weight_map(1 - label, foreground=0), border_weight_map(label)
   )
 
 

@@ -1,4 +1,5 @@
 """A small semantic task on random pictures, for the tests of the training loop."""
+
 """A small semantic task on random pictures, for the tests of the training loop."""
 import numpy as np
 
@@ -11,15 +12,15 @@ from segjax.types import IGNORE_LABEL
 def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **kwargs):
   model = UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout)
   functions = {
-      'softmax_cross_entropy': dense.softmax_cross_entropy,
-      'dice': dense.dice,
+    'softmax_cross_entropy': dense.softmax_cross_entropy,
+    'dice': dense.dice,
   }
   return semantic.make_task(
-      model,
-      class_names=('a', 'b', 'c'),
-      losses={name: functions[name] for name in losses},
-      draw=lambda image, truth, prediction: {'image': image},
-      **kwargs,
+    model,
+    class_names=('a', 'b', 'c'),
+    losses={name: functions[name] for name in losses},
+    draw=lambda image, truth, prediction: {'image': image},
+    **kwargs,
   )
 
 
@@ -30,7 +31,7 @@ def make_batch(size=8, height=8, width=8, seed=0):
   for i in range(size):
     label[i, :, : i % width] = IGNORE_LABEL
   return {
-      'image': rng.normal(size=(size, height, width, 3)).astype(np.float32),
-      'label': label,
-      'valid': np.ones(size, bool),
+    'image': rng.normal(size=(size, height, width, 3)).astype(np.float32),
+    'label': label,
+    'valid': np.ones(size, bool),
   }

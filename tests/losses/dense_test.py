@@ -150,9 +150,7 @@ def test_sums_and_counts_add_over_a_split_batch_and_padding(loss):
   parts = [loss(logits[i : i + 2], label[i : i + 2]) for i in (0, 2)]
   np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-5)
   pad = ((0, 1), (0, 3), (0, 2))
-  padded = loss(
-      jnp.pad(logits, (*pad, (0, 0))), jnp.pad(label, pad, constant_values=IGNORE_LABEL)
-  )
+  padded = loss(jnp.pad(logits, (*pad, (0, 0))), jnp.pad(label, pad, constant_values=IGNORE_LABEL))
   np.testing.assert_allclose(whole, padded, rtol=1e-5)
 
 
@@ -184,13 +182,13 @@ def test_pixel_weights_0_and_1_select_pixels(loss):
 
 
 @pytest.mark.parametrize(
-    'loss, classes',
-    [
-        (dense.softmax_cross_entropy, 3),
-        (dense.sigmoid_cross_entropy, 3),
-        (dense.sigmoid_cross_entropy, 1),
-        (dense.focal, 3),
-    ],
+  'loss, classes',
+  [
+    (dense.softmax_cross_entropy, 3),
+    (dense.sigmoid_cross_entropy, 3),
+    (dense.sigmoid_cross_entropy, 1),
+    (dense.focal, 3),
+  ],
 )
 def test_class_weights_multiply_the_pixels_of_their_class(loss, classes):
   logits, label = example(classes)
@@ -198,9 +196,9 @@ def test_class_weights_multiply_the_pixels_of_their_class(loss, classes):
   by_pixel = jnp.where(label == IGNORE_LABEL, 7.0, jnp.asarray([*weights, 0.0])[label % 4])
   for divide_by in ('count', 'weight'):
     np.testing.assert_allclose(
-        loss(logits, label, class_weights=weights, divide_by=divide_by),
-        loss(logits, label, by_pixel, divide_by=divide_by),
-        rtol=1e-5,
+      loss(logits, label, class_weights=weights, divide_by=divide_by),
+      loss(logits, label, by_pixel, divide_by=divide_by),
+      rtol=1e-5,
     )
 
 

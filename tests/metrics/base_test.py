@@ -19,7 +19,7 @@ def test_add_widens_every_leaf():
 
 def test_a_metric_adds_unless_told_otherwise_and_is_frozen():
   metric = Metric(
-      name='sum', from_batch=lambda predictions, batch: predictions, compute=float, device=False
+    name='sum', from_batch=lambda predictions, batch: predictions, compute=float, device=False
   )
   assert metric.merge is add
   with pytest.raises(dataclasses.FrozenInstanceError):

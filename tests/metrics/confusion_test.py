@@ -36,13 +36,15 @@ def test_hand_computed():
   assert per_class['sky'] == pytest.approx({'iou': 3 / 4, 'accuracy': 3 / 4, 'dice': 6 / 7})
   assert per_class['road'] == pytest.approx({'iou': 2 / 5, 'accuracy': 2 / 3, 'dice': 4 / 7})
   assert per_class['car'] == pytest.approx({'iou': 0, 'accuracy': 0, 'dice': 0})
-  assert result == pytest.approx({
+  assert result == pytest.approx(
+    {
       'pixel_accuracy': 5 / 8,
       'mean_class_accuracy': (3 / 4 + 2 / 3 + 0) / 3,
       'mean_iou': (3 / 4 + 2 / 5 + 0) / 3,
       'frequency_weighted_iou': (4 * 3 / 4 + 3 * 2 / 5 + 0) / 8,
       'mean_dice': (6 / 7 + 4 / 7 + 0) / 3,
-  })
+    }
+  )
 
 
 def test_equals_scikit_learn():
@@ -58,14 +60,12 @@ def test_equals_scikit_learn():
   for i, name in enumerate(NAMES):
     expected = {'iou': iou[i], 'accuracy': accuracy[i], 'dice': dice[i]}
     assert result['per_class'][name] == pytest.approx(expected)
-  assert result['pixel_accuracy'] == pytest.approx(
-      sklearn_metrics.accuracy_score(truth, predicted)
-  )
+  assert result['pixel_accuracy'] == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
   assert result['mean_class_accuracy'] == pytest.approx(accuracy.mean())
   assert result['mean_iou'] == pytest.approx(iou.mean())
   assert result['mean_dice'] == pytest.approx(dice.mean())
   assert result['frequency_weighted_iou'] == pytest.approx(
-      sklearn_metrics.jaccard_score(truth, predicted, average='weighted')
+    sklearn_metrics.jaccard_score(truth, predicted, average='weighted')
   )
 
 
@@ -74,7 +74,7 @@ def test_images_that_only_fill_the_batch_are_not_counted():
   matrix = state(prediction, label, valid=[True, False, True])
   np.testing.assert_array_equal(matrix, state(prediction[[0, 2]], label[[0, 2]]))
   np.testing.assert_array_equal(
-      confusion.confusion_matrix(prediction, label, 3), state(prediction, label)
+    confusion.confusion_matrix(prediction, label, 3), state(prediction, label)
   )
 
 

@@ -46,9 +46,9 @@ def test_pair_counts_equal_brute_force():
   pixels = list(zip(truth.ravel(), with_singletons(parts).ravel(), strict=True))
   pairs = [(a, b) for a, b in itertools.product(pixels, pixels) if a[0] > 0 and b[0] > 0]
   expected = [
-      sum(a[0] == b[0] and a[1] == b[1] for a, b in pairs),
-      sum(a[0] == b[0] for a, b in pairs),
-      sum(a[1] == b[1] for a, b in pairs),
+    sum(a[0] == b[0] and a[1] == b[1] for a, b in pairs),
+    sum(a[0] == b[0] for a, b in pairs),
+    sum(a[1] == b[1] for a, b in pairs),
   ]
   assert rand.pair_counts(truth, parts).tolist() == expected
 
@@ -60,9 +60,9 @@ def test_equals_scikit_image(seed):
   # Scikit-image leaves out the pairs of a pixel with itself.
   error, of_true_pairs, of_test_pairs = adapted_rand_error(truth, with_singletons(parts))
   np.testing.assert_allclose(
-      [1 - 2 * both / (of_truth + of_parts), both / of_truth, both / of_parts],
-      [error, of_true_pairs, of_test_pairs],
-      rtol=1e-9,
+    [1 - 2 * both / (of_truth + of_parts), both / of_truth, both / of_parts],
+    [error, of_true_pairs, of_test_pairs],
+    rtol=1e-9,
   )
 
 
@@ -71,14 +71,14 @@ def test_information_score_equals_scikit_image(seed):
   truth, parts = rand.segments(cells(seed=0)), rand.segments(cells(seed=seed))
   splits_and_merges = variation_of_information(truth, with_singletons(parts), ignore_labels=(0,))
   entropies = [
-      stats.entropy(np.unique(s[truth > 0], return_counts=True)[1], base=2)
-      for s in (truth, with_singletons(parts))
+    stats.entropy(np.unique(s[truth > 0], return_counts=True)[1], base=2)
+    for s in (truth, with_singletons(parts))
   ]
   # VI = H(T) + H(S) - 2 I.
   np.testing.assert_allclose(
-      rand.information_score(truth, parts),
-      1 - splits_and_merges.sum() / sum(entropies),
-      rtol=1e-9,
+    rand.information_score(truth, parts),
+    1 - splits_and_merges.sum() / sum(entropies),
+    rtol=1e-9,
   )
 
 
@@ -128,9 +128,9 @@ def test_thin_leaves_one_pixel_between_nearest_segments():
   assert min(kinds) >= 2
   assert line.sum() < 0.5 * (parts == 0).sum()
   # A grown pixel belongs to its nearest segment, in city-block steps, save where a line is round.
-  distance = np.stack([
-      ndimage.distance_transform_cdt(parts != k, 'taxicab') for k in range(1, parts.max() + 1)
-  ])
+  distance = np.stack(
+    [ndimage.distance_transform_cdt(parts != k, 'taxicab') for k in range(1, parts.max() + 1)]
+  )
   own = np.take_along_axis(distance, np.maximum(thinned - 1, 0)[None], 0)[0]
   assert (own != distance.min(0))[~line].mean() < 1e-3
 
@@ -158,12 +158,14 @@ def test_values_by_definition():
     pairs.append(sum(map(rand.pair_counts, truths, parts)))
     thinned.append(sum(map(rand.pair_counts, truths, thin)))
     info.append(np.mean(list(map(rand.information_score, truths, thin))))
-  assert result == pytest.approx({
+  assert result == pytest.approx(
+    {
       'pixel_error': 1 - max(pixel),
       'rand_error': 1 - max(2 * b / (t + p) for b, t, p in pairs),
       'v_rand': max(2 * b / (t + p) for b, t, p in thinned),
       'v_info': max(info),
-  })
+    }
+  )
   assert 0.01 < result['pixel_error'] < 0.5
 
 
@@ -171,7 +173,7 @@ def test_the_foreground_is_the_named_class():
   probability, label = example()
   flipped = rand.isbi_metrics(foreground=0)
   state = flipped.from_batch(
-      {'probability': probability[..., ::-1]}, {'label': 1 - label, 'valid': np.ones(2, bool)}
+    {'probability': probability[..., ::-1]}, {'label': 1 - label, 'valid': np.ones(2, bool)}
   )
   expected = rand.isbi_metrics().compute(evaluate(probability, label))
   assert flipped.compute(state) == expected
@@ -182,8 +184,8 @@ def test_states_add_and_padding_leaves_no_trace():
   metric = rand.isbi_metrics()
   whole = metric.compute(evaluate(probability, label))
   parts = [
-      evaluate(probability[:2], label[:2]),
-      evaluate(probability[1:], label[1:], valid=[False, True]),
+    evaluate(probability[:2], label[:2]),
+    evaluate(probability[1:], label[1:], valid=[False, True]),
   ]
   assert metric.compute(metric.merge(*parts)) == pytest.approx(whole, rel=1e-12)
 

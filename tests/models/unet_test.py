@@ -29,11 +29,11 @@ def test_paper_has_31030658_parameters_and_maps_572_to_388():
 def test_paper_level_sizes(monkeypatch):
   sizes = []
   monkeypatch.setattr(
-      'segjax.models.unet.max_pool_2x2', lambda x: (sizes.append(x.shape[1]), x[:, ::2, ::2])[1]
+    'segjax.models.unet.max_pool_2x2', lambda x: (sizes.append(x.shape[1]), x[:, ::2, ::2])[1]
   )
   monkeypatch.setattr(
-      'segjax.models.unet.center_crop',
-      lambda x, h, w: (sizes.append((x.shape[1] - h) // 2), center_crop(x, h, w))[1],
+    'segjax.models.unet.center_crop',
+    lambda x, h, w: (sizes.append((x.shape[1] - h) // 2), center_crop(x, h, w))[1],
   )
   model = UNet(classes=2, width=1)
   jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 572, 572, 1)))
@@ -83,7 +83,7 @@ def test_unpadded_output_sees_only_its_own_receptive_field():
   first = model.apply(variables, image[:, :size])
   second = model.apply(variables, image[:, model.stride :])
   np.testing.assert_allclose(
-      first[:, model.stride :], second[:, : -model.stride], rtol=1e-4, atol=1e-5
+    first[:, model.stride :], second[:, : -model.stride], rtol=1e-4, atol=1e-5
   )
 
 
@@ -105,7 +105,7 @@ def test_dropout_acts_in_training_only():
   image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
   variables = model.init(jax.random.key(0), image)
   train = [
-      model.apply(variables, image, train=True, rngs={'dropout': jax.random.key(i)}) for i in (0, 1)
+    model.apply(variables, image, train=True, rngs={'dropout': jax.random.key(i)}) for i in (0, 1)
   ]
   assert not np.allclose(train[0], train[1])
   np.testing.assert_array_equal(model.apply(variables, image), model.apply(variables, image))

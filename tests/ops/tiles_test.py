@@ -34,16 +34,16 @@ def mirrored(image, margin):
 
 
 @pytest.mark.parametrize(
-    'size, tile, margin',
-    [
-        ((8, 8), 4, 2),  # whole tiles
-        ((11, 7), 4, 2),  # sizes that the tile does not divide
-        ((5, 9), (3, 4), 2),  # rectangular tiles
-        ((3, 2), 8, 2),  # an image smaller than a tile, and a mirror longer than the image
-        ((1, 1), 4, 2),  # one pixel
-        ((1, 6), 4, 2),
-        ((6, 5), 1, 2),  # tiles of one pixel
-    ],
+  'size, tile, margin',
+  [
+    ((8, 8), 4, 2),  # whole tiles
+    ((11, 7), 4, 2),  # sizes that the tile does not divide
+    ((5, 9), (3, 4), 2),  # rectangular tiles
+    ((3, 2), 8, 2),  # an image smaller than a tile, and a mirror longer than the image
+    ((1, 1), 4, 2),  # one pixel
+    ((1, 6), 4, 2),
+    ((6, 5), 1, 2),  # tiles of one pixel
+  ],
 )
 @pytest.mark.parametrize('padding', ['VALID', 'SAME'])
 def test_equals_the_whole_image(size, tile, margin, padding):
@@ -56,9 +56,10 @@ def test_equals_the_whole_image(size, tile, margin, padding):
 
 def pooled(x):
   """An unpadded U-Net of one level: stride 2, margin 6, any even size out."""
+
   def convolve(x, cout):
     y = lax.conv_general_dilated(
-        x, normal(3, 3, x.shape[-1], cout), (1, 1), 'VALID', dimension_numbers=LAYOUT
+      x, normal(3, 3, x.shape[-1], cout), (1, 1), 'VALID', dimension_numbers=LAYOUT
     )
     return jnp.tanh(y / 4)
 

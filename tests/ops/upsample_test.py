@@ -9,20 +9,20 @@ from segjax.ops import upsample
 
 # input H, W; kernel; stride; padding. Odd and even, rectangular, kernel <, = and > stride.
 CASES = [
-    ((3, 4), (2, 2), 2, 0),
-    ((3, 4), (2, 3), (2, 3), 0),
-    ((2, 3), (4, 4), 2, 1),
-    ((3, 2), (3, 3), 2, 1),
-    ((4, 3), (5, 2), (1, 2), (2, 0)),
-    ((3, 3), (2, 1), (3, 2), 0),
-    ((3, 5), (1, 1), 1, 0),
-    ((3, 3), (2, 2), 2, 1),
-    ((4, 4), (1, 1), 2, 1),
+  ((3, 4), (2, 2), 2, 0),
+  ((3, 4), (2, 3), (2, 3), 0),
+  ((2, 3), (4, 4), 2, 1),
+  ((3, 2), (3, 3), 2, 1),
+  ((4, 3), (5, 2), (1, 2), (2, 0)),
+  ((3, 3), (2, 1), (3, 2), 0),
+  ((3, 5), (1, 1), 1, 0),
+  ((3, 3), (2, 2), 2, 1),
+  ((4, 4), (1, 1), 2, 1),
 ]
 FORMS = [
-    upsample.conv_transpose_scatter,
-    upsample.conv_transpose,
-    upsample.conv_transpose_matrix,
+  upsample.conv_transpose_scatter,
+  upsample.conv_transpose,
+  upsample.conv_transpose_matrix,
 ]
 
 
@@ -75,13 +75,13 @@ def test_is_the_transpose_of_the_convolution():
   y = upsample.conv_transpose(x, k, 2, 1)
   g = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32)
   convolved = lax.conv_general_dilated(
-      g, k.swapaxes(2, 3), (2, 2), [(1, 1), (1, 1)], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    g, k.swapaxes(2, 3), (2, 2), [(1, 1), (1, 1)], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
   assert convolved.shape == x.shape
   np.testing.assert_allclose(jnp.vdot(convolved, x), jnp.vdot(g, y), rtol=1e-4)
   matrix = upsample.conv_matrix(k, (3, 4), 2, 1)
   np.testing.assert_allclose(
-      g.reshape(2, -1) @ matrix.T, convolved.reshape(2, -1), rtol=1e-5, atol=1e-5
+    g.reshape(2, -1) @ matrix.T, convolved.reshape(2, -1), rtol=1e-5, atol=1e-5
   )
 
 
@@ -131,10 +131,10 @@ def test_kernel_gradient_is_no_convolution_of_a_dilated_input():
   x, k = arrays((5, 5), (4, 4))
   gradient = jax.grad(lambda x, k: upsample.conv_transpose(x, k, 2, 1).sum(), 1)
   convolutions = [
-      e for e in jax.make_jaxpr(gradient)(x, k).eqns if e.primitive.name == 'conv_general_dilated'
+    e for e in jax.make_jaxpr(gradient)(x, k).eqns if e.primitive.name == 'conv_general_dilated'
   ]
   assert [c.params['lhs_dilation'] for c in convolutions if c.outvars[0].aval.size == k.size] == [
-      (1, 1)
+    (1, 1)
   ]
 
 

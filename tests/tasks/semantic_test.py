@@ -58,8 +58,10 @@ def test_same_padded_tiles_equal_the_whole_image_away_from_the_border():
   variables = model.init(jax.random.key(0), image)
   inner = np.s_[:, 10:-10, 10:-10]
   np.testing.assert_allclose(
-      forward(tiled, variables, image)[inner], forward(whole, variables, image)[inner],
-      rtol=1e-4, atol=1e-5,
+    forward(tiled, variables, image)[inner],
+    forward(whole, variables, image)[inner],
+    rtol=1e-4,
+    atol=1e-5,
   )
 
 
@@ -68,17 +70,19 @@ def test_symmetric_average_does_not_care_for_the_symmetry(kind):
   key = jax.random.key(0)
   kernel = jax.random.normal(key, (3, 3, 1, 2))
   apply = lambda x: jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
   image = jax.random.normal(jax.random.key(1), (1, 6, 9, 1))
   average = lambda x: semantic.symmetric_average(apply, x, kind)
   np.testing.assert_allclose(
-      average(image[:, :, ::-1]), average(image)[:, :, ::-1], rtol=1e-5, atol=1e-6
+    average(image[:, :, ::-1]), average(image)[:, :, ::-1], rtol=1e-5, atol=1e-6
   )
   if kind == 'dihedral':
     np.testing.assert_allclose(
-        average(jnp.rot90(image, 1, (1, 2))), jnp.rot90(average(image), 1, (1, 2)),
-        rtol=1e-5, atol=1e-6,
+      average(jnp.rot90(image, 1, (1, 2))),
+      jnp.rot90(average(image), 1, (1, 2)),
+      rtol=1e-5,
+      atol=1e-6,
     )
   assert not np.allclose(apply(image[:, :, ::-1]), apply(image)[:, :, ::-1])
   np.testing.assert_allclose(jnp.exp(average(image)).sum(-1), 1, rtol=1e-5)
@@ -105,8 +109,9 @@ def test_padded_examples_leave_no_trace():
   batch['valid'][2] = False
   first = {k: v[:2] for k, v in batch.items()}
   for a, b in zip(
-      jax.tree.leaves(task.losses(logits, batch)), jax.tree.leaves(task.losses(logits[:2], first)),
-      strict=True,
+    jax.tree.leaves(task.losses(logits, batch)),
+    jax.tree.leaves(task.losses(logits[:2], first)),
+    strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -121,5 +126,7 @@ def test_pictures_are_of_valid_examples():
 
 
 def test_unknown_metric_names_those_there_are():
-  with pytest.raises(SegjaxError, match='config.eval.metrics: there is no iou; known are confusion'):
+  with pytest.raises(
+    SegjaxError, match='config.eval.metrics: there is no iou; known are confusion'
+  ):
     make_task(metrics=('iou',))

@@ -10,12 +10,12 @@ from segjax.train.optim import OptimConfig, make_optimizer, make_schedule, updat
 from segjax.types import SegjaxError
 
 PARAMS = {
-    'conv': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])},
-    'norm': {'scale': jnp.array([2.0])},
+  'conv': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])},
+  'norm': {'scale': jnp.array([2.0])},
 }
 GRADS = {
-    'conv': {'kernel': jnp.array([0.1, 0.2]), 'bias': jnp.array([0.3])},
-    'norm': {'scale': jnp.array([-0.4])},
+  'conv': {'kernel': jnp.array([0.1, 0.2]), 'bias': jnp.array([0.3])},
+  'norm': {'scale': jnp.array([-0.4])},
 }
 
 
@@ -55,7 +55,7 @@ def test_adamw_decays_kernels_only_and_apart_from_the_moments():
   without = run(OptimConfig(name='adamw', learning_rate=0.1), steps=1)
   difference = jax.tree.map(lambda a, b: np.asarray(a - b), with_decay, without)
   np.testing.assert_allclose(
-      difference['conv']['kernel'], -0.1 * 0.5 * PARAMS['conv']['kernel'], rtol=1e-5
+    difference['conv']['kernel'], -0.1 * 0.5 * PARAMS['conv']['kernel'], rtol=1e-5
   )
   assert difference['conv']['bias'] == 0
   assert difference['norm']['scale'] == 0
@@ -66,7 +66,7 @@ def test_multipliers_scale_the_updates_that_match():
   scaled = run(OptimConfig(learning_rate=0.1, multipliers=(('bias$', 2.0), ('^norm/', 0.0))))
   np.testing.assert_array_equal(scaled['conv']['kernel'], plain['conv']['kernel'])
   np.testing.assert_allclose(
-      scaled['conv']['bias'] - 0.5, 2 * (plain['conv']['bias'] - 0.5), rtol=1e-6
+    scaled['conv']['bias'] - 0.5, 2 * (plain['conv']['bias'] - 0.5), rtol=1e-6
   )
   np.testing.assert_array_equal(scaled['norm']['scale'], PARAMS['norm']['scale'])
 
@@ -85,17 +85,17 @@ def test_clip_norm_scales_to_the_norm():
 
 
 @pytest.mark.parametrize(
-    ('config', 'expected'),
-    [
-        ({}, {0: 1.0, 99: 1.0}),
-        ({'schedule': 'poly', 'power': 2.0}, {0: 1.0, 50: 0.25, 100: 0.0}),
-        ({'schedule': 'cosine'}, {0: 1.0, 50: 0.5, 100: 0.0}),
-        ({'schedule': 'step', 'boundaries': (30, 60)}, {29: 1.0, 30: 0.1, 59: 0.1, 60: 0.01}),
-        ({'warmup_steps': 10}, {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
-        ({'warmup_steps': 10, 'warmup_factor': 0.5}, {0: 0.5, 10: 1.0}),
-        ({'schedule': 'step', 'boundaries': (30,), 'warmup_steps': 10}, {29: 1.0, 30: 0.1}),
-        ({'schedule': 'cosine', 'warmup_steps': 20}, {20: 1.0, 60: 0.5, 100: 0.0}),
-    ],
+  ('config', 'expected'),
+  [
+    ({}, {0: 1.0, 99: 1.0}),
+    ({'schedule': 'poly', 'power': 2.0}, {0: 1.0, 50: 0.25, 100: 0.0}),
+    ({'schedule': 'cosine'}, {0: 1.0, 50: 0.5, 100: 0.0}),
+    ({'schedule': 'step', 'boundaries': (30, 60)}, {29: 1.0, 30: 0.1, 59: 0.1, 60: 0.01}),
+    ({'warmup_steps': 10}, {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
+    ({'warmup_steps': 10, 'warmup_factor': 0.5}, {0: 0.5, 10: 1.0}),
+    ({'schedule': 'step', 'boundaries': (30,), 'warmup_steps': 10}, {29: 1.0, 30: 0.1}),
+    ({'schedule': 'cosine', 'warmup_steps': 20}, {20: 1.0, 60: 0.5, 100: 0.0}),
+  ],
 )
 def test_schedules(config, expected):
   schedule = make_schedule(OptimConfig(learning_rate=1.0, **config), 100)

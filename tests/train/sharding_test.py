@@ -10,8 +10,8 @@ from segjax.types import SegjaxError
 
 
 @pytest.mark.parametrize(
-    ('config', 'shape'),
-    [((-1, 1), (4, 1)), ((-1, 2), (2, 2)), ((2, 2), (2, 2)), ((1, 1), (1, 1)), ((2, 1), (2, 1))],
+  ('config', 'shape'),
+  [((-1, 1), (4, 1)), ((-1, 2), (2, 2)), ((2, 2), (2, 2)), ((1, 1), (1, 1)), ((2, 1), (2, 1))],
 )
 def test_mesh_shapes(config, shape):
   assert tuple(make_mesh(MeshConfig(*config)).shape.values()) == shape
@@ -35,7 +35,7 @@ def test_put_batch_splits_batch_and_height():
 def test_what_does_not_divide_names_the_keys(shape):
   with pytest.raises(SegjaxError, match='config.data.batch_size .*config.mesh.space'):
     put_batch(
-        {'image': np.zeros(shape)}, make_mesh(MeshConfig(2, 2)), {'image': P('data', 'space')}
+      {'image': np.zeros(shape)}, make_mesh(MeshConfig(2, 2)), {'image': P('data', 'space')}
     )
 
 

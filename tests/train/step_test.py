@@ -71,8 +71,9 @@ def test_nonfinite_update_is_left_out_and_counted():
   assert [h['finite'] for h in history] == [0, 0]
   assert (after.step, after.skipped) == (2, 2)
   assert_same(
-      dataclasses.replace(after, step=0, skipped=0),
-      dataclasses.replace(before, step=0, skipped=0), rtol=0,
+    dataclasses.replace(after, step=0, skipped=0),
+    dataclasses.replace(before, step=0, skipped=0),
+    rtol=0,
   )
 
 

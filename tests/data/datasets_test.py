@@ -1,0 +1,278 @@
+"""Finding, preparing and describing data sets, by segjax's own builders and by TFDS alone."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from segjax.data import datasets, pipeline
+from segjax.types import SegjaxError
+
+FEATURES = tfds.features
+
+
+def dense_features(label, channels=3):
+  return {
+    'file_name': FEATURES.Text(),
+    'image': FEATURES.Image(shape=(None, None, channels)),
+    'label': label,
+  }
+
+
+def labelled(labels):
+  return FEATURES.LabeledImage(labels=labels, shape=(None, None, 1))
+
+
+@pytest.fixture
+def tiny(tmp_path, write_dataset, png):
+  """Writes a data set of one 4 × 4 example, given its label feature."""
+
+  def write(label=None, metadata=None, channels=3, **kwargs):
+    example = {
+      'file_name': 'a',
+      'image': png(np.zeros((4, 4, channels), np.uint8)),
+      'label': png(np.zeros((4, 4), np.uint8)),
+    }
+    label = labelled(['x', 'y']) if label is None else label
+    features = dense_features(label, channels)
+    return write_dataset(tmp_path, features, {'train': [example]}, metadata, **kwargs)
+
+  return write
+
+
+def spec(builder, **kwargs):
+  return datasets.spec(builder, pipeline.DataConfig(builder.name, **kwargs))
+
+
+@pytest.fixture
+def isbi(tmp_path):
+  """Raw files like those of ISBI 2012, but small."""
+  for folder in ('image', 'label'):
+    (tmp_path / 'raw' / folder).mkdir(parents=True)
+    for i in range(30):
+      pixels = np.full((8, 8), 255 * (i % 2), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / 'raw' / folder / f'{i}.png')
+  return tmp_path / 'raw'
+
+
+def test_own_data_set_is_prepared_once_without_a_word_on_stdout(tmp_path, isbi, capsys):
+  told = []
+  builder = datasets.load('isbi2012/fold1', tmp_path / 'data', isbi, report=told.append)
+  assert len(told) == 1 and 'isbi2012/fold1' in told[0]
+  result = datasets.spec(builder, pipeline.DataConfig('isbi2012/fold1'))
+  assert result.splits == {'train': 24, 'val': 6}
+  assert result.channels == 1
+  assert result.num_classes == 2
+  assert result.version == '1.0.0'
+
+  again = datasets.load('isbi2012/fold1', tmp_path / 'data', report=told.append)
+  assert len(told) == 1
+  assert len(again.as_data_source('val')) == 6
+  assert capsys.readouterr().out == ''
+
+
+def test_failed_preparation_leaves_nothing_and_can_be_repeated(tmp_path, isbi):
+  broken = isbi / 'image' / '29.png'
+  good = broken.read_bytes()
+  broken.write_bytes(good[:40])
+  with pytest.raises(SegjaxError, match=r'29\.png'):
+    datasets.load('isbi2012', tmp_path / 'data', isbi)
+  broken.write_bytes(good)
+  builder = datasets.load('isbi2012', tmp_path / 'data', isbi)
+  assert builder.info.splits['val'].num_examples == 5
+
+
+def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, monkeypatch):
+  from segjax.data.builders.isbi2012.builder import Builder
+
+  generate = Builder._generate_examples
+  first = []
+
+  def overtaken(self, *args):
+    if not first:
+      first.append(True)
+      datasets.load('isbi2012', tmp_path / 'data', isbi)
+    return generate(self, *args)
+
+  monkeypatch.setattr(Builder, '_generate_examples', overtaken)
+  builder = datasets.load('isbi2012', tmp_path / 'data', isbi)
+  assert first
+  assert len(builder.as_data_source('val')) == 5
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('scnes', 'no such data set: did you mean scenes'),
+    ('oxford_iiit_pets', 'no such data set: did you mean oxford_iiit_pet'),
+    ('qqqqqq', 'no such data set: known are camvid, isbi2012, scenes'),
+    ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
+  ],
+)
+def test_unknown_names(tmp_path, name, message):
+  with pytest.raises(SegjaxError, match=message):
+    datasets.load(name, tmp_path)
+
+
+def test_third_party_data_set_that_is_not_there(tmp_path):
+  """The stock builder of coco needs TensorFlow even to be constructed."""
+  with pytest.raises(SegjaxError, match=rf'coco is not in {tmp_path} .*TensorFlow.*array_record'):
+    datasets.load('coco', tmp_path)
+
+
+def test_source_must_be_a_folder(tmp_path):
+  with pytest.raises(SegjaxError, match=r'config\.data\.source=.*nowhere'):
+    datasets.load('isbi2012', tmp_path, tmp_path / 'nowhere')
+
+
+def test_other_file_formats_are_refused(tmp_path, tiny):
+  folder = tiny().data_path
+  for record in folder.glob('*array_record*'):
+    record.rename(folder / record.name.replace('array_record', 'tfrecord'))
+  info = json.loads((folder / 'dataset_info.json').read_text())
+  info['fileFormat'] = 'tfrecord'
+  for split in info['splits']:
+    split['filepathTemplate'] = split['filepathTemplate'].replace('array_record', 'tfrecord')
+  (folder / 'dataset_info.json').write_text(json.dumps(info))
+  with pytest.raises(SegjaxError, match=r'tfrecord files.*array_record'):
+    datasets.load('tiny', tmp_path)
+
+
+def test_stock_data_set_through_a_config_alone(tmp_path, write_dataset, png):
+  """Oxford-IIIT Pet's features as TFDS 4.9 declares them; trimaps of 1, 2, 3."""
+  rng = np.random.default_rng(0)
+  trimaps = [rng.integers(1, 4, (20, 30), dtype=np.uint8) for _ in range(4)]
+  features = {
+    'image': FEATURES.Image(encoding_format='jpeg'),
+    'label': FEATURES.ClassLabel(names=['Abyssinian', 'beagle']),
+    'species': FEATURES.ClassLabel(names=['Cat', 'Dog']),
+    'file_name': FEATURES.Text(),
+    'segmentation_mask': FEATURES.Image(shape=(None, None, 1), use_colormap=True),
+    'head_bbox': FEATURES.BBoxFeature(),
+  }
+  picture = png(np.zeros((20, 30, 3), np.uint8))
+  examples = [
+    {
+      'image': picture,
+      'label': 1,
+      'species': 1,
+      'file_name': f'beagle_{i}.jpg',
+      'segmentation_mask': png(trimap),
+      'head_bbox': FEATURES.BBox(0.1, 0.1, 0.5, 0.5),
+    }
+    for i, trimap in enumerate(trimaps)
+  ]
+  splits = {'train': examples, 'test': examples[:2]}
+  write_dataset(tmp_path, features, splits, name='oxford_iiit_pet', version='4.0.0')
+
+  config = pipeline.DataConfig(
+    'oxford_iiit_pet',
+    dir=str(tmp_path),
+    image_key='image',
+    label_key='segmentation_mask',
+    label_offset=-1,
+    name_key='file_name',
+    class_names=('pet', 'background', 'border'),
+    eval_split='test',
+    batch_size=2,
+    shuffle=False,
+  )
+  builder = datasets.load(config.name, config.dir)
+  result = datasets.spec(builder, config)
+  assert result.class_names == ('pet', 'background', 'border')
+  assert result.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+  assert result.splits == {'train': 4, 'test': 2}
+  assert (result.version, result.channels) == ('4.0.0', 3)
+
+  batches = pipeline.train_batches(builder, config, result, seed=0)
+  by_name = {
+    name: label
+    for batch, names in (next(batches), next(batches))
+    for name, label in zip(names, batch['label'], strict=True)
+  }
+  assert sorted(by_name) == [f'beagle_{i}.jpg' for i in range(4)]
+  for i, trimap in enumerate(trimaps):
+    np.testing.assert_array_equal(by_name[f'beagle_{i}.jpg'], trimap.astype(int) - 1)
+
+
+def test_classes_and_colours_of_the_builder(tiny):
+  result = spec(tiny(labelled(['sky', 'road']), {'palette': [[1, 2, 3], [4, 5, 6]]}))
+  assert result.class_names == ('sky', 'road')
+  assert result.num_classes == 2
+  assert result.palette.dtype == np.uint8
+  assert result.palette.tolist() == [[1, 2, 3], [4, 5, 6]]
+  assert result.splits == {'train': 1}
+
+
+def test_classes_without_names_and_colours(tiny):
+  result = spec(tiny(labelled(3)))
+  assert result.class_names == ('class 0', 'class 1', 'class 2')
+  assert result.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+
+
+def test_names_move_with_the_label_offset(tiny):
+  assert spec(tiny(labelled(['void', 'a', 'b'])), label_offset=-1).class_names == ('a', 'b')
+
+
+def test_number_of_classes_from_the_config(tiny):
+  builder = tiny(FEATURES.Image(shape=(None, None, 1)))
+  with pytest.raises(SegjaxError, match=r'config\.data\.num_classes'):
+    spec(builder)
+  assert spec(builder, num_classes=2).class_names == ('class 0', 'class 1')
+  assert spec(builder, class_names=('a', 'b', 'c')).class_names == ('a', 'b', 'c')
+  with pytest.raises(SegjaxError, match=r'num_classes=2 but tiny has 3 classes'):
+    spec(builder, class_names=('a', 'b', 'c'), num_classes=2)
+  with pytest.raises(SegjaxError, match='256 classes'):
+    spec(builder, num_classes=256)
+
+
+def test_keys_that_the_data_set_lacks(tiny):
+  builder = tiny()
+  with pytest.raises(SegjaxError, match=r'data\.label_key=lable.*did you mean label'):
+    spec(builder, label_key='lable')
+  with pytest.raises(SegjaxError, match=r'data\.name_key=id.*known are file_name, image, label'):
+    spec(builder, name_key='id')
+  assert spec(builder, name_key=None).num_classes == 2
+
+
+def test_images_of_four_channels_are_refused(tiny):
+  with pytest.raises(SegjaxError, match='4 channels'):
+    spec(tiny(channels=4))
+
+
+def test_spec_survives_json(tiny):
+  result = spec(tiny(labelled(['sky', 'road'])))
+  read = datasets.DatasetSpec.from_json(json.loads(json.dumps(result.to_json())))
+  assert read.class_names == result.class_names
+  assert read.palette.dtype == np.uint8
+  np.testing.assert_array_equal(read.palette, result.palette)
+  assert read.to_json() == result.to_json()
+
+
+def test_voc_palette():
+  """The development kit's colours of background, aeroplane, …, tv/monitor, and of void."""
+  palette = datasets.voc_palette(256)
+  assert palette[[0, 1, 2, 7, 8, 15, 20]].tolist() == [
+    [0, 0, 0],
+    [128, 0, 0],
+    [0, 128, 0],
+    [128, 128, 128],
+    [64, 0, 0],
+    [192, 128, 128],
+    [0, 64, 128],
+  ]
+  assert palette[255].tolist() == [224, 224, 192]
+  assert len(np.unique(palette, axis=0)) == 256
+
+
+def test_default_data_dir(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.delenv('SEGJAX_DATA_DIR', raising=False)
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  assert datasets.default_data_dir() == tmp_path / '.cache' / 'segjax' / 'data'
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  assert datasets.default_data_dir() == tmp_path / 'cache' / 'segjax' / 'data'
+  monkeypatch.setenv('SEGJAX_DATA_DIR', str(tmp_path / 'sets'))
+  assert datasets.default_data_dir() == tmp_path / 'sets'

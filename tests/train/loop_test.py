@@ -1,0 +1,120 @@
+"""The loop: when it logs, evaluates, saves and stops."""
+
+import itertools
+import os
+import signal
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_task import make_batch, make_task
+
+from segjax.train import loop, sharding
+from segjax.train.checkpoint import Checkpoints
+from segjax.train.log import RunLog
+from segjax.train.state import init_state
+from segjax.train.step import make_train_step
+from segjax.types import SegjaxError
+
+
+class Quiet:
+  def update(self, step, values):
+    pass
+
+  def message(self, text):
+    pass
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  task, optimizer = make_task(), optax.sgd(0.1)
+  step = jax.jit(make_train_step(task, optimizer, optax.constant_schedule(0.1), seed=0))
+  state = jax.jit(lambda k: init_state(task, optimizer, k, make_batch(), ema=False))(
+    jax.random.key(0)
+  )
+  return task, step, jax.device_get(state)
+
+
+@pytest.fixture
+def go(compiled, tmp_path):
+  """Runs the loop; returns the steps it evaluated and the steps it saved."""
+
+  def go(config, *, batches=None, scores=None, keep=99):
+    task, step, state = compiled
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+    batch = sharding.put_batch(make_batch(), mesh, task.batch_spec)
+    evaluated = []
+
+    def evaluate(state, now):
+      evaluated.append(now)
+      return {'mean_iou': (scores or {}).get(now, 0.0)}
+
+    checkpoints = Checkpoints(tmp_path / 'c', keep=keep, best_metric='mean_iou')
+    log = RunLog(tmp_path)
+    try:
+      loop.run(
+        sharding.put_replicated(state, mesh),
+        step,
+        batches or ((batch, ['a', 'b']) for _ in itertools.count()),
+        config,
+        batch_size=8,
+        checkpoints=checkpoints,
+        log=log,
+        progress=Quiet(),
+        evaluate=evaluate,
+      )
+    finally:
+      checkpoints.close()
+      log.close()
+      go.evaluated = evaluated
+      go.saved = sorted(int(p.name) for p in (tmp_path / 'c').iterdir() if p.name.isdigit())
+    return go.evaluated, go.saved
+
+  return go
+
+
+def test_evaluates_and_saves_on_time_and_at_the_end(go):
+  config = loop.TrainConfig(steps=7, eval_every=3, checkpoint_every=2)
+  # 3 is the first evaluation and so the best; 6 and 7 are no better.
+  assert go(config) == ([3, 6, 7], [2, 3, 4, 6, 7])
+
+
+def test_a_better_evaluation_is_saved(go):
+  config = loop.TrainConfig(steps=8, eval_every=1, checkpoint_every=100)
+  assert go(config, scores={1: 0.1, 2: 0.0, 3: 0.3, 4: 0.2, 5: 0.3})[1] == [1, 3, 8]
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(go, compiled, signum):
+  task = compiled[0]
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  batch = sharding.put_batch(make_batch(), mesh, task.batch_spec)
+
+  def batches():
+    for step in itertools.count():
+      if step == 4:
+        os.kill(os.getpid(), signum)
+      yield batch, ['a']
+
+  before = signal.getsignal(signum)
+  with pytest.raises(loop.StoppedError) as stopped:
+    go(loop.TrainConfig(steps=100), batches=batches())
+  assert (stopped.value.step, stopped.value.signum) == (5, signum)
+  assert go.saved == [5]
+  assert go.evaluated == []
+  assert signal.getsignal(signum) is before
+
+
+def test_nonfinite_names_step_metrics_and_examples(go, compiled):
+  task = compiled[0]
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  good = sharding.put_batch(make_batch(), mesh, task.batch_spec)
+  broken = {**make_batch(), 'image': np.full((8, 8, 8, 3), np.nan, np.float32)}
+  bad = sharding.put_batch(broken, mesh, task.batch_spec)
+  stream = lambda: iter([(good, ['a']), (good, ['b']), (bad, ['c', 'd']), *[(good, ['e'])] * 9])
+  with pytest.raises(SegjaxError, match=r'step 3 .*loss=nan.*: step=2, .*in the batch: c, d;'):
+    go(loop.TrainConfig(steps=6), batches=stream())
+  assert go.saved == []
+  go(loop.TrainConfig(steps=6, nonfinite='skip', max_skipped=1), batches=stream())
+  assert go.saved == [6]

@@ -1,6 +1,5 @@
 """A small semantic task on random pictures, for the tests of the training loop."""
 
-"""A small semantic task on random pictures, for the tests of the training loop."""
 import numpy as np
 
 from segjax.losses import dense
@@ -8,17 +7,15 @@ from segjax.models.unet import UNet
 from segjax.tasks import semantic
 from segjax.types import IGNORE_LABEL
 
+LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy, 'dice': dense.dice}
+
 
 def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **kwargs):
-  model = UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout)
-  functions = {
-    'softmax_cross_entropy': dense.softmax_cross_entropy,
-    'dice': dense.dice,
-  }
+  """A U-Net of depth 1 for three classes."""
   return semantic.make_task(
-    model,
+    UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout),
     class_names=('a', 'b', 'c'),
-    losses={name: functions[name] for name in losses},
+    losses={name: LOSSES[name] for name in losses},
     draw=lambda image, truth, prediction: {'image': image},
     **kwargs,
   )

@@ -6,7 +6,6 @@ types and defaults are the schema: there is no second list of keys to keep in st
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -20,7 +19,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, nearest
 
 _WORDS = {'true': True, 'false': False}
 
@@ -81,13 +80,6 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
 
 def _copy(value: Any) -> Any:
   return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-  """`'; did you mean X?'` with the nearest of `names`, else `'; known: …'`."""
-  names = sorted(names)
-  close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-  return f': did you mean {close[0]}?' if close else f': known are {", ".join(names) or "none"}'
 
 
 def locate(name: str, package: str, where: str) -> Any:

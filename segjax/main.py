@@ -29,7 +29,7 @@ from segjax.losses import dense
 from segjax.report import console, curves, html, overlays
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, state, step
-from segjax.types import SegjaxError, SumCount
+from segjax.types import SegjaxError, SumCount, nearest
 from segjax.workdir import Workdir
 
 Config = dict[str, Any]
@@ -54,7 +54,7 @@ def complete(given: Mapping[str, Any]) -> Config:
   groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh')
   for key in given:
     if key not in groups:
-      raise SegjaxError(f'config.{key} is not a key{config_lib.nearest(key, groups)}')
+      raise SegjaxError(f'config.{key} is not a key{nearest(key, groups)}')
   for key in ('task', 'model', 'data'):
     if key not in given:
       raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
@@ -98,8 +98,8 @@ def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
   if isinstance(rule, str):
     del kwargs['class_weights']
     if rule not in CLASS_WEIGHTS:
-      nearest = config_lib.nearest(rule, CLASS_WEIGHTS)
-      raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{nearest}')
+      hint = nearest(rule, CLASS_WEIGHTS)
+      raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{hint}')
   injected = ('logits', 'label', 'weight')
   full = config_lib.complete_arguments(_loss_function(name), kwargs, where, injected=injected)
   return {'scale': scale, **full, **({'class_weights': rule} if isinstance(rule, str) else {})}
@@ -273,14 +273,14 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   make_batches = functools.partial(
     pipeline.train_batches,
     builder,
-    run.data,
-    run.spec,
+    spec=run.spec,
     seed=config.seed,
     margin=getattr(run.model, 'margin', 0),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
-  example, _ = next(make_batches(start_step=0))
+  # One example for its shapes: no worker process starts for that.
+  example, _ = next(make_batches(dataclasses.replace(run.data, workers=0)))
   optimizer, init = _optimizer_and_init(run, example)
   checkpoints = checkpoint.Checkpoints(
     workdir.checkpoints,
@@ -317,10 +317,11 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   evaluator = make_evaluator(run, builder, run.data.eval_split, mesh, config.pictures)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   batches = pipeline.prefetch_to_device(
-    make_batches(start_step=start), lambda pair: (put(pair[0]), pair[1])
+    make_batches(run.data, start_step=start), lambda pair: (put(pair[0]), pair[1])
   )
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
+    stack.callback(batches.close)
     run_log = log.RunLog(workdir.path, start_step=start) if first else None
     if run_log:
       stack.callback(run_log.close)

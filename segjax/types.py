@@ -5,7 +5,8 @@ instances, R regions, K detections. Images are NHWC, RGB, float32, normalised. B
 `[x0, y0, x1, y1]` in input pixels, continuous coordinates (no +1).
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -40,3 +41,11 @@ class SegjaxError(Exception):
 
   The command line prints it without a traceback and exits with status 2.
   """
+
+
+def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
+  """`': did you mean X?'` with the nearest of `names`, else `': known are …'` with `shown`."""
+  names = list(names)
+  if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+    return f': did you mean {close[0]}?'
+  return f': known are {", ".join(sorted(names if shown is None else shown)) or "none"}'

@@ -264,7 +264,7 @@ def test_workdir_of_another_config(trained, config, capsys):
     *SMALL,
     '--config.optim.learning_rate=0.5',
   )
-  assert 'optim.learning_rate was 0.002 and is 0.5' in told
+  assert 'optim.learning_rate was 0.003 and is 0.5' in told
   assert (trained / 'config.json').read_text() == before
 
 

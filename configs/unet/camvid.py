@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 1_500,
+      'steps': 1_200,
       'eval_every': 300,
       'checkpoint_every': 300,
     }

@@ -7,11 +7,10 @@ ArrayRecord files, without TensorFlow.
 
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
-from segjax.types import IGNORE_LABEL, SegjaxError
+from segjax.types import IGNORE_LABEL, SegjaxError, nearest
 
 if TYPE_CHECKING:
   from segjax.data.pipeline import DataConfig
@@ -99,6 +98,8 @@ def load(
   base, _, config = name.partition('/')
   own = base in own_names()
   with contextlib.redirect_stdout(sys.stderr):  # TFDS prints
+    if not sys.stderr.isatty():
+      tfds.disable_progress_bar()
     builder = _own_builder(base, config, root) if own else _tfds_builder(name, root)
     if not builder.data_path.exists():
       if report:
@@ -168,14 +169,6 @@ def _not_prepared(name: str, folder: Path, reason: Exception) -> SegjaxError:
 
 def _first_line(error: Exception) -> str:
   return f'{type(error).__name__}: {error}'.splitlines()[0]
-
-
-def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
-  """`': did you mean X?'` with the nearest of `names`, else `': known are …'` with `shown`."""
-  names = list(names)
-  if close := difflib.get_close_matches(name, names, n=1):
-    return f': did you mean {close[0]}?'
-  return f': known are {", ".join(sorted(names if shown is None else shown)) or "none"}'
 
 
 def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec:

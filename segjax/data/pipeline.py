@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
@@ -28,7 +28,7 @@ from absl import flags
 from segjax.data import datasets, images, transforms
 from segjax.data.transforms import Augment, Size
 from segjax.data.weight_map import border_weight_map
-from segjax.types import IGNORE_LABEL, SegjaxError
+from segjax.types import IGNORE_LABEL, SegjaxError, nearest
 
 T = TypeVar('T')
 U = TypeVar('U')
@@ -135,7 +135,7 @@ def train_batches(
   margin: int = 0,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[NamedBatch]:
+) -> Generator[NamedBatch, None, None]:
   """The endless stream of training batches, from that of `start_step` on.
 
   Every batch is full: epochs follow each other without a gap. With `config.workers` above 0, these
@@ -178,7 +178,7 @@ def eval_batches(
   split: str | None = None,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[NamedBatch]:
+) -> Generator[NamedBatch, None, None]:
   """Every example of a split once, resized but neither cropped nor augmented.
 
   Images of different native sizes are padded like `resize='fit'` to multiples of 32, and come
@@ -252,7 +252,9 @@ def prepare_image(
   return _normalize(padded[None], config)[0], restore
 
 
-def prefetch_to_device(batches: Generator[T], put: Callable[[T], U], size: int = 2) -> Generator[U]:
+def prefetch_to_device(
+  batches: Generator[T, None, None], put: Callable[[T], U], size: int = 2
+) -> Generator[U, None, None]:
   """Keeps `size` results of `put` ahead, so that transfers overlap with computation.
 
   Args:
@@ -296,7 +298,7 @@ class _Examples:
     try:
       count = builder.info.splits[split].num_examples
     except (KeyError, ValueError):
-      known = datasets.nearest(split, spec.splits)
+      known = nearest(split, spec.splits)
       raise SegjaxError(f'{spec.name} has no split {split!r}{known}') from None
     if not count:
       raise SegjaxError(f'split {split!r} of {spec.name} is empty: name another one')

@@ -18,17 +18,6 @@ IGNORE_COLOR = (224, 224, 192)
 ERROR_COLOR = (220, 38, 38)
 
 
-def default_palette(num_classes: int) -> np.ndarray:
-  """Returns PASCAL VOC's colour map u8[num_classes, 3], for a data set without colours of its own.
-
-  Bits 0, 3, 6 of the class index give red its highest three bits, bits 1, 4, 7 green and
-  bits 2, 5 blue, the lowest bit of the index the highest of the colour.
-  """
-  bits = (np.arange(num_classes)[:, None] >> np.arange(9)) & 1
-  weights = np.array([128, 64, 32])
-  return np.stack([bits[:, c::3] @ weights for c in range(3)], axis=-1).astype(np.uint8)
-
-
 def colorize(label: npt.ArrayLike, palette: npt.ArrayLike) -> np.ndarray:
   """Draws a label map in the colours of its classes, IGNORE_LABEL in IGNORE_COLOR.
 

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from segjax.metrics import confusion, rand
+from segjax.metrics import boundary, confusion, rand
 from segjax.ops import tiles
 from segjax.tasks.base import Task, Variables
-from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount
+from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount, nearest
 
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {
+  'boundary': lambda class_names: boundary.boundary_metrics(class_names),
   'confusion': lambda class_names: confusion.confusion_metrics(class_names),
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }
@@ -144,5 +145,5 @@ def _masked_label(batch: Batch) -> Array:
 
 def _metric(name: str, class_names: Sequence[str]) -> Any:
   if name not in METRICS:
-    raise SegjaxError(f'config.eval.metrics: there is no {name}; known are {", ".join(METRICS)}')
+    raise SegjaxError(f'config.eval.metrics: there is no {name}{nearest(name, METRICS)}')
   return METRICS[name](class_names)

@@ -27,25 +27,6 @@ def test_a_label_without_a_colour_is_an_error(bad):
     overlays.colorize(label, PALETTE)
 
 
-def test_default_palette_is_pascal_voc():
-  palette = overlays.default_palette(256)
-  assert palette.dtype == np.uint8
-  published = {
-    0: (0, 0, 0),  # background
-    1: (128, 0, 0),  # aeroplane
-    2: (0, 128, 0),  # bicycle
-    3: (128, 128, 0),  # bird
-    8: (64, 0, 0),  # cat
-    15: (192, 128, 128),  # person
-    20: (0, 64, 128),  # tv/monitor
-    255: (224, 224, 192),  # void
-  }
-  for index, color in published.items():
-    assert tuple(palette[index]) == color
-  assert len(np.unique(palette, axis=0)) == 256
-  assert tuple(palette[IGNORE_LABEL]) == overlays.IGNORE_COLOR
-
-
 def test_overlay_blends_with_alpha():
   image = np.full((2, 3, 3), 100, np.uint8)
   colors = overlays.colorize(LABEL, PALETTE)

@@ -36,14 +36,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
       f'there is no config file {path}: give --config a path such as configs/unet/scenes.py'
     )
   try:
-    config = runpy.run_path(str(path))['get_config']()
-  except KeyError:
-    raise SegjaxError(f'{path} has no get_config(): add one that returns a ConfigDict') from None
+    get_config = runpy.run_path(str(path)).get('get_config')
+    config = get_config and get_config()
+    given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
   except Exception as e:
     raise SegjaxError(f'{path} failed to run: {type(e).__name__}: {e}') from e
-  if not isinstance(config, ml_collections.ConfigDict):
+  if get_config is None:
+    raise SegjaxError(f'{path} has no get_config(): add one that returns a ConfigDict')
+  if given is None:
     raise SegjaxError(f'get_config() in {path} returned {type(config).__name__}, not a ConfigDict')
-  return config.to_dict()
+  return given
 
 
 def parse_value(text: str) -> Any:
@@ -104,7 +106,7 @@ def locate(name: str, package: str, where: str) -> Any:
       if e.name and (candidate == e.name or candidate.startswith(e.name + '.')):
         continue
       raise
-    if hasattr(module, attribute):
+    if callable(getattr(module, attribute, None)):
       return getattr(module, attribute)
     known = [
       n
@@ -151,6 +153,8 @@ def complete_arguments(
   hints = typing.get_type_hints(target if not inspect.isclass(target) else target.__init__)
   if dataclasses.is_dataclass(target):
     hints = typing.get_type_hints(target)
+  if not isinstance(given, Mapping):
+    raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys')
   for key in given:
     if key not in known:
       raise SegjaxError(f'{where}.{key} is not a key{nearest(key, known)}')
@@ -183,6 +187,8 @@ def _convert(value: Any, hint: Any) -> Any:
   if hint is Any:
     return value
   if origin in (typing.Union, types.UnionType):
+    if value == 'none' and type(None) in args:
+      return None
     # An exact type wins over a conversion: 1 for `int | float` stays an integer.
     options = sorted(args, key=lambda a: a is not type(value))
     return next((c for a in options if (c := _convert(value, a)) is not _WRONG), _WRONG)
@@ -204,7 +210,7 @@ def _convert(value: Any, hint: Any) -> Any:
   if hint is int and isinstance(value, bool):
     return _WRONG
   if hint is None or hint is type(None):
-    return None if value in (None, 'none') else _WRONG
+    return None if value is None else _WRONG
   if dataclasses.is_dataclass(hint):
     return _copy(value) if isinstance(value, Mapping) else _WRONG
   if inspect.isclass(hint):

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import glob
+import io
 import json
 import os
 import shlex
@@ -14,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from absl import flags, logging
+from PIL import Image
 from rich.console import Console
 
 import segjax
@@ -26,7 +27,7 @@ from segjax.data import datasets, images, pipeline
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
-from segjax.report import console, curves, html, overlays
+from segjax.report import console, curves, html, overlays, values
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, state, step
 from segjax.types import SegjaxError, SumCount, nearest
@@ -73,7 +74,11 @@ def complete(given: Mapping[str, Any]) -> Config:
   return {
     'task': given['task'],
     'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
-    'losses': {name: _complete_loss(name, kw) for name, kw in given.get('losses', {}).items()},
+    'losses': {
+      name: _complete_loss(name, kw)
+      for name, kw in given.get('losses', {}).items()
+      if kw not in (None, 'none')  # how an override takes a loss away
+    },
     'eval': fill(_task_factory(given), given.get('eval', {}), 'config.eval', injected=INJECTED),
     'data': data,
     'optim': fill(optim.OptimConfig, given.get('optim', {}), 'config.optim'),
@@ -91,8 +96,10 @@ def _loss_function(name: str) -> Callable[..., SumCount]:
 
 
 def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
-  kwargs = dict(kwargs)
   where = f'config.losses.{name}'
+  if not isinstance(kwargs, Mapping):
+    raise SegjaxError(f'{where}={kwargs!r} has the wrong type: it takes a group of keys, or none')
+  kwargs = dict(kwargs)
   scale = config_lib.check_type(kwargs.pop('scale', 1.0), float, f'{where}.scale')
   rule = kwargs.get('class_weights')
   if isinstance(rule, str):
@@ -143,6 +150,12 @@ def build(
     )
   model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
   data = pipeline.DataConfig(**config['data'])
+  accumulate = optim.OptimConfig(**config['optim']).accumulate
+  if data.batch_size % accumulate:
+    raise SegjaxError(
+      f'config.optim.accumulate={accumulate} does not divide config.data.batch_size='
+      f'{data.batch_size}: choose one that does'
+    )
   if not config['losses']:
     raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
   task = _task_factory(config)(
@@ -213,8 +226,15 @@ def load_dataset(config: Config) -> tuple[Any, datasets.DatasetSpec]:
   return builder, datasets.spec(builder, data)
 
 
+def _progress(total: int, start: int) -> console.TrainProgress:
+  """What the person sees: of several processes, the first one's."""
+  stream = sys.stderr if jax.process_index() == 0 else io.StringIO()
+  return console.TrainProgress(total, start, stream)
+
+
 def _tell(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
 
 
 def make_evaluator(
@@ -256,13 +276,27 @@ def train(args: argparse.Namespace) -> int:
   config = complete(config_lib.override(given, args.overrides))
   first = jax.process_index() == 0
   with workdir.lock() if first else contextlib.nullcontext():
+    # Only what has trained binds: a start that failed may be mended by another config.
+    known = None
+    if workdir.has_checkpoints():
+      workdir.check_config(complete(workdir.read_config()), config)
+      known = workdir.read_dataset()
     builder, spec = load_dataset(config)
-    data = pipeline.DataConfig(**config['data'])
-    weights = find_class_weights(config, lambda: pipeline.count_labels(builder, data, spec))
-    run = build(config, spec, weights)
+    dataset = {'spec': spec.to_json(), 'class_weights': known and known['class_weights']}
+    if known and known['spec'] != json.loads(json.dumps(dataset['spec'])):
+      raise SegjaxError(
+        f'{builder.data_path} is not what {workdir.path} was trained on: take another --workdir, '
+        'or prepare the same data again'
+      )
+    if not known:
+      data = pipeline.DataConfig(**config['data'])
+      dataset['class_weights'] = find_class_weights(
+        config, lambda: pipeline.count_labels(builder, data, spec)
+      )
+    run = build(config, spec, dataset['class_weights'])
     if first:
-      workdir.settle_config(config)
-      workdir.write_dataset({'spec': spec.to_json(), 'class_weights': weights})
+      workdir.write_config(config)
+      workdir.write_dataset(dataset)
     return _train(run, builder, workdir)
 
 
@@ -325,7 +359,7 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
     run_log = log.RunLog(workdir.path, start_step=start) if first else None
     if run_log:
       stack.callback(run_log.close)
-    progress = stack.enter_context(console.TrainProgress(config.steps, start))
+    progress = stack.enter_context(_progress(config.steps, start))
 
     def evaluate_now(current: state.TrainState, now: int) -> dict[str, Any]:
       metrics, pictures = evaluator(state.eval_variables(current))
@@ -335,7 +369,11 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
         write_report(
           workdir, run, metrics, pictures, run.data.eval_split, now, size(current.params)
         )
-      value = metrics.get(config.best_metric, float('nan'))
+      value = metrics.get(config.best_metric)
+      if not isinstance(value, float):
+        numbers = [k for k, v in metrics.items() if isinstance(v, float)]
+        hint = nearest(config.best_metric, numbers)
+        raise SegjaxError(f'config.train.best_metric={config.best_metric} is no metric{hint}')
       progress.message(
         f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
         f'loss={metrics["loss"]:.4f}'
@@ -352,6 +390,7 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
       log=run_log,
       progress=progress,
       evaluate=evaluate_now,
+      evaluated=restored is None or restored.metrics is not None,
     )
   _tell(f'done: {config.steps} steps; look at {workdir.report}')
   return 0
@@ -360,7 +399,7 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
 def hardware() -> str:
   """The devices of this run, such as '8 x NVIDIA H100' or '1 x cpu (2 cores)'."""
   device = jax.devices()[0]
-  cores = f' ({len(os.sched_getaffinity(0))} cores)' if device.platform == 'cpu' else ''
+  cores = f' ({os.cpu_count()} cores)' if device.platform == 'cpu' else ''
   return f'{jax.device_count()} x {device.device_kind}{cores}'
 
 
@@ -382,8 +421,13 @@ def write_report(
   records = curves.read_log(workdir.log)
   colors = dict(zip(run.spec.class_names, run.spec.palette.tolist(), strict=True))
   mode, best_metric = run.config['train']['best_mode'], run.config['train']['best_metric']
-  scored = [(r[best_metric], r['step']) for r in records if r.get(best_metric) is not None]
-  best = (max if mode == 'max' else min)(scored, default=None)
+  scored = [
+    (r[best_metric], r['step'])
+    for r in records
+    if r['split'] == run.data.eval_split and r.get(best_metric) is not None
+  ]
+  # The first of equals, as the checkpoints have it.
+  best = (max if mode == 'max' else min)(scored, key=lambda pair: pair[0], default=None)
   summary = {
     'model': f'{run.config["model"]["name"]}, {parameters:,} parameters',
     'data set': f'{run.spec.name} {run.spec.version}, split {split}',
@@ -395,9 +439,13 @@ def write_report(
     'config digest': config_lib.digest(run.config),
     'command': f'segjax evaluate --workdir={shlex.quote(str(workdir.path))} --split={split}',
   }
+  _, tables = values.split_metrics(metrics)
   sections = [
     html.metrics_section('Metrics', metrics),
-    html.table_section('Classes', metrics.get('per_class', {}), colors),
+    *(
+      html.table_section(name.replace('_', ' ').capitalize(), table, colors)
+      for name, table in tables.items()
+    ),
     html.curves_section('Curves', records),
     html.pictures_section('Pictures', pictures, colors),
     html.text_section('Config', config_lib.to_json(run.config)),
@@ -420,11 +468,19 @@ def load_run(workdir: Workdir, which: checkpoint.Which, overrides: Sequence[Any]
   Raises:
     SegjaxError: no such workdir or checkpoint, or a damaged one.
   """
+  for key, _ in overrides:
+    if not key.startswith(('data.', 'eval.', 'mesh.', 'train.pictures')):
+      raise SegjaxError(
+        f'config.{key} belongs to the training of {workdir.path}: for a trained network only '
+        'config.data, config.eval and config.mesh can be set'
+      )
   config = complete(config_lib.override(workdir.read_config(), overrides))
   dataset = workdir.read_dataset()
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(config, spec, dataset['class_weights'])
-  restored = open_checkpoints(workdir, config).restore(which)
+  checkpoints = open_checkpoints(workdir, config)
+  restored = checkpoints.restore(which)
+  checkpoints.close()
   if restored is None:
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
   trees = state.variables_from_arrays(restored.state)
@@ -456,6 +512,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
       f'{workdir.path} was trained on {run.spec.num_classes} other classes than those of '
       f'{spec.name}: set config.data.name to a data set with the same'
     )
+  run = dataclasses.replace(run, spec=spec)
   split = args.split or run.data.eval_split
   mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
   evaluator = make_evaluator(run, builder, split, mesh, run.config['train']['pictures'])
@@ -476,9 +533,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
   """`segjax predict`: a label map and an overlay for each image."""
-  paths = find_images(args.images)
+  paths, output = find_images(args.images), Path(args.output)
+  targets = name_outputs(paths, output)
   loaded = load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
-  run, output = loaded.run, Path(args.output)
+  run = loaded.run
   output.mkdir(parents=True, exist_ok=True)
 
   @compile.jit
@@ -487,18 +545,35 @@ def predict(args: argparse.Namespace) -> int:
     return run.task.predict(outputs, {'image': image})['probability']
 
   variables = jax.device_put(loaded.variables)
-  for path in paths:
+  for path, (label_path, overlay_path) in targets.items():
     image = images.decode_image(path.read_bytes(), run.spec.channels, str(path))
     prepared, restore = pipeline.prepare_image(image, run.data)
     probability = restore(np.asarray(apply(variables, prepared[None]))[0])
     label = probability.argmax(-1)
-    stem = path.stem if len({p.stem for p in paths}) == len(paths) else path.name
-    overlays.write_label_png(output / f'{stem}.png', label, run.spec.palette)
-    picture = overlays.overlay(image, label, run.spec.palette)
-    cv2.imwrite(str(output / f'{stem}_overlay.png'), picture[:, :, ::-1])
-    _tell(f'{path} -> {output / stem}.png')
+    overlays.write_label_png(label_path, label, run.spec.palette)
+    Image.fromarray(overlays.overlay(image, label, run.spec.palette)).save(overlay_path)
+    _tell(f'{path} -> {label_path}')
   _tell(f'{len(paths)} images: label maps and overlays are in {output}')
   return 0
+
+
+def name_outputs(paths: Sequence[Path], output: Path) -> dict[Path, tuple[Path, Path]]:
+  """Where the label map and the overlay of each image go: NAME.png and NAME_overlay.png.
+
+  Raises:
+    SegjaxError: two images would get the same file, or one would overwrite an image.
+  """
+  targets = {p: (output / f'{p.stem}.png', output / f'{p.stem}_overlay.png') for p in paths}
+  taken: dict[Path, Path] = {p.resolve(): p for p in paths}
+  for path, pair in targets.items():
+    for target in pair:
+      other = taken.setdefault(target.resolve(), path)
+      if other is not path or target.resolve() == path.resolve():
+        raise SegjaxError(
+          f'{target}, for {path}, would overwrite or be mixed up with that of {other}: give '
+          '--output another folder, or the images other names'
+        )
+  return targets
 
 
 def find_images(pattern: str) -> list[Path]:
@@ -528,7 +603,7 @@ def data_command(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
   """`segjax info`."""
   workdir = Workdir(args.workdir)
-  config = workdir.read_config()
+  config = complete(workdir.read_config())
   checkpoints = open_checkpoints(workdir, config)
   restored = checkpoints.restore(args.checkpoint)
   if restored is None:
@@ -659,6 +734,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     key, equals, value = word.removeprefix('--config.').partition('=')
     overrides.append((key, value if equals else next(rest, '')))
   args = parser.parse_args(plain)
+  if overrides and args.command in ('data', 'info'):
+    parser.error(f'segjax {args.command} takes no --config.{overrides[0][0]}')
   args.overrides = overrides
   return args
 
@@ -679,6 +756,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     print(f'segjax: {e}', file=sys.stderr)
     return 2
+  except OSError as e:
+    if args.debug:
+      raise
+    reason = f'{e.filename or "a file"}: {e.strerror or e}'
+    print(f'segjax: {reason}: check the path, its permissions and the disk', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('segjax: interrupted', file=sys.stderr)
+    return 130
   except loop.StoppedError as e:
     print(
       f'segjax: stopped by {e}; the state is saved: the same command goes on from there',

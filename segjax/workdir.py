@@ -22,6 +22,8 @@ FREE_KEYS = (
   'train.checkpoint_every',
   'train.keep',
   'train.pictures',
+  'train.nonfinite',
+  'train.max_skipped',
 )
 
 
@@ -39,13 +41,17 @@ class Workdir:
   def read_config(self) -> dict[str, Any]:
     if not self.config.is_file():
       raise SegjaxError(f'{self.path} is no workdir of a run (no config.json): train first')
-    return json.loads(self.config.read_text(encoding='utf-8'))
+    return _read(self.config)
 
   def read_dataset(self) -> dict[str, Any]:
     """What `write_dataset` noted."""
     if not self.dataset.is_file():
       raise SegjaxError(f'{self.path} has no dataset.json: start training there first')
-    return json.loads(self.dataset.read_text(encoding='utf-8'))
+    return _read(self.dataset)
+
+  def has_checkpoints(self) -> bool:
+    """Whether training got so far that a start from here goes on with it."""
+    return self.checkpoints.is_dir() and any(p.name.isdigit() for p in self.checkpoints.iterdir())
 
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
     """Notes the data set's classes and colours, and the class weights, for use without it."""
@@ -64,21 +70,35 @@ class Workdir:
         ) from None
       yield
 
-  def settle_config(self, config: Mapping[str, Any]) -> None:
-    """Writes the config of a new run, or checks that an old run goes on with the same one."""
-    if self.config.is_file():
-      changed = {
-        k: v
-        for k, v in config_lib.differences(self.read_config(), config).items()
-        if not k.startswith(FREE_KEYS)
-      }
-      if changed:
-        told = ', '.join(f'{k} was {old!r} and is {new!r}' for k, (old, new) in changed.items())
-        raise SegjaxError(
-          f'{self.path} belongs to a run of another config (config.{told}): take another '
-          '--workdir, or the config it was started with'
-        )
+  def check_config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Whether a run of the config `old` may go on with `new`, both complete.
+
+    Raises:
+      SegjaxError: they differ in a key that is not free.
+    """
+    changed = {
+      k: v for k, v in config_lib.differences(old, new).items() if not k.startswith(FREE_KEYS)
+    }
+    if changed:
+      told = ', '.join(f'{k} was {a!r} and is {b!r}' for k, (a, b) in changed.items())
+      raise SegjaxError(
+        f'{self.path} belongs to a run of another config (config.{told}): take another --workdir, '
+        'or the config it was started with'
+      )
+
+  def write_config(self, config: Mapping[str, Any]) -> None:
+    """Freezes the config."""
     _write(self.config, config_lib.to_json(config))
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise SegjaxError(f'{path} is damaged ({e}): take another --workdir, or mend it') from e
+  if not isinstance(content, dict):
+    raise SegjaxError(f'{path} is damaged (no JSON object): take another --workdir, or mend it')
+  return content
 
 
 def _write(path: Path, text: str) -> None:

@@ -34,6 +34,7 @@ def folders(tmp_path_factory):
   cache = tmp_path_factory.mktemp('cache')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(cache))
+    patch.delenv('SEGJAX_DATA_DIR', raising=False)
     yield cache
 
 
@@ -217,6 +218,18 @@ def fails(capsys, *args):
     ('model.classes=3', 'config.model.classes=3 but the data set scenes'),
     ('mesh.data=64', 'config.mesh asks for'),
     ('eval.metrics=("iou",)', 'config.eval.metrics: there is no iou'),
+    ('losses.dice=1', 'config.losses.dice=1 has the wrong type'),
+    ('optim.accumulate=3', 'config.optim.accumulate=3 does not divide config.data.batch_size=4'),
+    ('optim.accumulate=0', 'config.optim.accumulate=0'),
+    ('mesh.space=0', 'config.mesh.space=0'),
+    ('train.eval_every=0', 'config.train.eval_every=0 must be 1 or more'),
+    ('train.steps=-1', 'config.train.steps=-1'),
+    ('data.weight_map.class_weights=(1,)', 'config.data.weight_map.class_weights'),
+    ('data.weight_map=1', 'config.data.weight_map=1 has the wrong type'),
+    ('model=3', 'config.model is a group of keys'),
+    ('data.name=a/b/c', 'a/b/c'),
+    ('data.name=my-data', 'my-data'),
+    ('data.name_key=nix', 'has no such feature'),
   ],
 )
 def test_a_wrong_config_is_one_sentence(tmp_path, config, capsys, override, told):
@@ -224,6 +237,109 @@ def test_a_wrong_config_is_one_sentence(tmp_path, config, capsys, override, told
   sentence = fails(capsys, 'train', config, f'--workdir={workdir}', *SMALL, f'--config.{override}')
   assert told in sentence
   assert not (workdir / 'checkpoints').exists() or not list((workdir / 'checkpoints').iterdir())
+
+
+def test_what_never_trained_does_not_bind(tmp_path, config, capsys):
+  workdir = tmp_path / 'run'
+  told = fails(
+    capsys, 'train', config, f'--workdir={workdir}', *SMALL, '--config.data.batch_size=3'
+  )
+  assert 'config.data.batch_size' in told
+  assert train(workdir, config) == 0
+
+
+def test_misspelt_best_metric(tmp_path, config, capsys):
+  capsys.readouterr()
+  assert train(tmp_path / 'run', config, '--config.train.best_metric=mean_io') == 2
+  told = capsys.readouterr().err
+  assert 'config.train.best_metric=mean_io is no metric: did you mean mean_iou?' in told
+
+
+def test_unpadded_network_with_border_weights_and_isbi_metrics(tmp_path, config, capsys):
+  """The path of the ISBI configs: margin, weight map, metrics on the host, eight symmetries."""
+  workdir = tmp_path / 'run'
+  status = train(
+    workdir,
+    config,
+    '--config.model.padding=valid',
+    '--config.data.crop_size=(20,20)',
+    "--config.data.weight_map={'foreground': 2, 'background_only': True}",
+    '--config.eval.metrics=("confusion","isbi")',
+    '--config.eval.test_time_augmentation=dihedral',
+    '--config.train.best_metric=rand_error',
+    '--config.train.best_mode=min',
+    '--config.data.augment.elastic_sigma=3',
+    '--config.data.augment.rotate=180',
+    '--config.optim.accumulate=2',
+    '--config.mesh.data=1',
+    steps=2,
+  )
+  assert status == 0
+  last = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
+  assert 0 <= last['rand_error'] <= 1
+  assert info(workdir, capsys)['best_metric'] == 'rand_error'
+
+
+def test_median_frequency_weights_stay_with_the_run(tmp_path, config):
+  workdir = tmp_path / 'run'
+  rule = '--config.losses.softmax_cross_entropy.class_weights=median_frequency'
+  assert train(workdir, config, rule, steps=2) == 0
+  weights = json.loads((workdir / 'dataset.json').read_text())['class_weights']
+  assert len(weights['median_frequency']) == 9
+  assert np.median([w for w in weights['median_frequency'] if w]) == pytest.approx(1, rel=0.5)
+  assert run('evaluate', f'--workdir={workdir}', '--json') == 0
+
+
+def test_predict_never_overwrites_or_mixes_up(trained, tmp_path, capsys):
+  for name in ('a.png', 'a.jpg', 'sub/a.png'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+  before = (tmp_path / 'sub/a.png').read_bytes()
+  told = fails(
+    capsys,
+    'predict',
+    f'--workdir={trained}',
+    f'--images={tmp_path}/sub',
+    f'--output={tmp_path}/sub',
+  )
+  assert 'would overwrite' in told
+  assert (tmp_path / 'sub/a.png').read_bytes() == before
+  for pattern in ('a.*', '**/a.png'):
+    told = fails(
+      capsys,
+      'predict',
+      f'--workdir={trained}',
+      f'--images={tmp_path}/{pattern}',
+      f'--output={tmp_path}/out',
+    )
+    assert 'mixed up' in told
+
+
+def test_files_that_are_damaged_or_in_the_way(trained, tmp_path, config, capsys):
+  (tmp_path / 'file').write_text('')
+  for workdir in (tmp_path / 'file', tmp_path / 'file' / 'x'):
+    assert 'file' in fails(capsys, 'train', config, f'--workdir={workdir}', *SMALL)
+  for content in ('{', '[]'):
+    workdir = tmp_path / 'damaged'
+    workdir.mkdir(exist_ok=True)
+    (workdir / 'config.json').write_text(content)
+    assert 'config.json is damaged' in fails(capsys, 'info', f'--workdir={workdir}')
+
+
+def test_overrides_of_a_trained_network(trained, capsys):
+  told = fails(capsys, 'evaluate', f'--workdir={trained}', '--config.model.width=3')
+  assert 'config.model.width belongs to the training' in told
+  with pytest.raises(SystemExit):
+    run('info', f'--workdir={trained}', '--config.data.dir=x')
+
+
+def test_json_is_all_there_is_on_standard_output(trained, tmp_path):
+  """Also of what C code and TFDS print while the data set is prepared anew."""
+  args = ['evaluate', f'--workdir={trained}', '--json', f'--config.data.dir={tmp_path}']
+  result = subprocess.run(
+    [sys.executable, '-m', 'segjax.main', *args], capture_output=True, text=True, check=True
+  )
+  assert json.loads(result.stdout)['step'] == 4
 
 
 def test_missing_things(trained, tmp_path, config, capsys):

@@ -128,7 +128,7 @@ def _own_builder(base: str, config: str, root: Path) -> tfds.core.DatasetBuilder
 
 def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
   # What is prepared reads without the code that prepared it, which may need TensorFlow.
-  with contextlib.suppress(registered.DatasetNotFoundError):
+  with contextlib.suppress(registered.DatasetNotFoundError, ValueError):
     return read_only_builder.builder_from_files(name, data_dir=os.fspath(root))
   try:
     return tfds.builder(name, data_dir=os.fspath(root))

@@ -239,7 +239,10 @@ def prepare_image(
     f32[H', W', C], and a function from float [H', W', K], scores on it, to [H, W, K].
   """
   resized = _resize(image, config)
-  size = config.image_size or image.shape[:2]
+  # As in evaluation, so that many sizes make few shapes.
+  size = config.image_size or tuple(
+    -(-s // _SIZE_MULTIPLE) * _SIZE_MULTIPLE for s in image.shape[:2]
+  )
 
   def restore(scores: np.ndarray) -> np.ndarray:
     inside = np.ascontiguousarray(scores[: resized.shape[0], : resized.shape[1]])

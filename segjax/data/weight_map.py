@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segjax.types import IGNORE_LABEL
+from segjax.types import IGNORE_LABEL, SegjaxError
 
 # exp(-reach**2 / 2) = 1.5e-8: farther than this many sigmas a cell border adds nothing in float32.
 _REACH = 6.0
@@ -68,5 +68,9 @@ def border_weight_map(
   labelled = label != IGNORE_LABEL
   balance = 1.0
   if class_weights is not None:
+    if label[labelled].max(initial=0) >= len(class_weights):
+      raise SegjaxError(
+        f'config.data.weight_map.class_weights={tuple(class_weights)} must be one for each class'
+      )
     balance = np.asarray(class_weights)[np.where(labelled, label, 0)]
   return np.where(labelled, balance + gap, 0).astype(np.float32)

@@ -5,7 +5,6 @@ pixel, `palette` is u8[C, 3] with the RGB colour of each class, and a picture is
 """
 
 import os
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -91,23 +90,6 @@ def panels(
   }
 
 
-def triptych(
-  image: npt.ArrayLike,
-  truth: npt.ArrayLike,
-  prediction: npt.ArrayLike,
-  palette: npt.ArrayLike,
-  *,
-  gap: int = 4,
-) -> np.ndarray:
-  """The `panels` side by side as one picture, u8[H, 4 * W + 3 * gap, 3], with white gaps."""
-  return _join(panels(image, truth, prediction, palette).values(), axis=1, gap=gap)
-
-
-def contact_sheet(pictures: Sequence[np.ndarray], *, gap: int = 8) -> np.ndarray:
-  """Pictures of any size below each other with white gaps: u8[sum of H and gaps, greatest W, 3]."""
-  return _join(pictures, axis=0, gap=gap)
-
-
 def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> np.ndarray:
   """Undoes `(pixel - mean) / std`.
 
@@ -177,17 +159,3 @@ def _border(label: np.ndarray) -> np.ndarray:
   border[:, 1:] |= right
   border[:, :-1] |= right
   return border
-
-
-def _join(pictures: Iterable[np.ndarray], axis: int, gap: int) -> np.ndarray:
-  """Pictures along an axis on a white ground, `gap` pixels apart, aligned at the top left."""
-  pictures = list(pictures)
-  across = max(picture.shape[1 - axis] for picture in pictures)
-  padded = []
-  for index, picture in enumerate(pictures):
-    before = gap if index else 0
-    margins = [(0, 0), (0, 0), (0, 0)]
-    margins[axis] = (before, 0)
-    margins[1 - axis] = (0, across - picture.shape[1 - axis])
-    padded.append(np.pad(picture, margins, constant_values=255))
-  return np.concatenate(padded, axis=axis)

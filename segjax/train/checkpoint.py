@@ -81,7 +81,7 @@ class Checkpoints:
 
   def best(self) -> tuple[int, float] | None:
     """The step with the best metric among those kept, and the metric there."""
-    scored = [(self._score(step), -step) for step in self.steps()]
+    scored = [(self._score(step), -step) for step in self.steps() if step not in self._damaged]
     scored = [s for s in scored if s[0] is not None]
     if not scored:
       return None
@@ -114,20 +114,23 @@ class Checkpoints:
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save `state` under its step; a step that is there already stays as it is."""
     step = int(state.step)
-    if step in self._damaged:
-      self._set_aside(step)
+    # Orbax saves no step before one that is there: damaged later ones must go first.
+    for damaged in sorted(self._damaged):
+      self._set_aside(damaged)
     if step in self._manager.all_steps():
       return
     # A copy: on a CPU the host's view is the buffer that the next step is about to overwrite.
     arrays = {name: np.array(a) for name, a in sharding.to_host(flat_arrays(state)).items()}
     meta = {'sha256': array_digests(arrays), 'metrics': metrics}
     self._metrics[step] = metrics or {}
-    self._manager.save(
+    saved = self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
       ),
     )
+    if not saved:
+      raise SegjaxError(f'{self._directory} has a checkpoint later than step {step}: move it away')
 
   def _set_aside(self, step: int) -> None:
     """Moves a damaged checkpoint out of the way of a good one of the same step."""
@@ -155,13 +158,21 @@ class Checkpoints:
       return None
     if which == 'latest':
       return self._restore_newest(steps, target)
-    best = self.best()
-    step = (best[0] if best else steps[-1]) if which == 'best' else which
+    step = self._best_step() if which == 'best' else which
     if step not in steps:
       raise SegjaxError(
         f'{self._directory} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
       )
     return self._restore_step(step, target)
+
+  def _best_step(self) -> int:
+    best = self.best()
+    if best is None:
+      raise SegjaxError(
+        f'no checkpoint in {self._directory} has the metric {self._best_metric}: take '
+        '--checkpoint=latest'
+      )
+    return best[0]
 
   def _restore_newest(self, steps: list[int], target: TrainState | None) -> Restored:
     problems = []

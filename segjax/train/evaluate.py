@@ -45,7 +45,9 @@ def evaluate(
     for name, pair in sharding.to_host(losses).items():
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     if len(drawn) < pictures or not all(m.device for m in task.metrics):
-      host_batch, host_predictions = sharding.to_host((batch, predictions))
+      host_predictions = sharding.to_host(predictions)
+      host_batch = local if jax.process_count() == 1 else sharding.to_host(batch)
+    del predictions  # large: let go of them before the next batch makes its own
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
       new = (

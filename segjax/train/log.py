@@ -22,7 +22,7 @@ class RunLog:
     self._path = workdir / 'metrics.jsonl'
     self._keep_until(start_step)
     self._file = self._path.open('a', encoding='utf-8')
-    self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start_step or None)
+    self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start_step + 1)
 
   def _keep_until(self, step: int) -> None:
     if not self._path.exists():
@@ -67,4 +67,6 @@ def no_nan(value: Any) -> Any:
   """`value` with null for what JSON cannot say."""
   if isinstance(value, Mapping):
     return {k: no_nan(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [no_nan(v) for v in value]
   return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,11 +49,18 @@ class TrainConfig:
   max_skipped: int = 10
   pictures: int = 6
 
+  def __post_init__(self):
+    for key in ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep'):
+      if getattr(self, key) < 1:
+        raise SegjaxError(f'config.train.{key}={getattr(self, key)} must be 1 or more')
+    if self.seed < 0:
+      raise SegjaxError(f'config.train.seed={self.seed} must not be negative')
+
 
 class Progress(Protocol):
   """What shows a person how far the run is."""
 
-  def update(self, step: int, values: Mapping[str, float]) -> None: ...
+  def update(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
 
   def message(self, text: str) -> None: ...
 
@@ -76,7 +83,9 @@ class _StopSignal:
 
   def __enter__(self) -> '_StopSignal':
     self.received: int | None = None
-    self._old = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    # With several processes JAX's own notifier listens for SIGTERM: leave it that.
+    signals = () if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+    self._old = {s: signal.signal(s, self._handle) for s in signals}
     return self
 
   def __exit__(self, *exc: object) -> None:
@@ -126,7 +135,7 @@ class _Meter:
       f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
       f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
       f'examples in the batch: {", ".join(names)}; look at these, lower '
-      'config.optim.learning_rate, or set config.train.nonfinite=skip'
+      'config.optim.learning_rate in a new --workdir, or set config.train.nonfinite=skip'
     )
 
   def take(self) -> dict[str, float]:
@@ -143,6 +152,11 @@ def _spell(values: Mapping[str, float]) -> str:
   return ', '.join(f'{k}={v:.6g}' for k, v in values.items())
 
 
+def _due(step: int, config: TrainConfig) -> bool:
+  """Whether an evaluation follows this step."""
+  return step == config.steps or step % config.eval_every == 0
+
+
 def run(
   state: TrainState,
   train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
@@ -154,6 +168,7 @@ def run(
   log: RunLog | None,
   progress: Progress,
   evaluate: Callable[[TrainState, int], dict[str, Any]],
+  evaluated: bool = True,
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
 
@@ -167,6 +182,8 @@ def run(
     log: where to record; None on all processes but the first.
     progress: what the person sees.
     evaluate: `(state, step) -> metrics` on the evaluation split.
+    evaluated: whether the evaluation due after `state.step`, if any, was done: a run that was asked
+      to stop leaves it out.
 
   Returns:
     The state after the last step.
@@ -176,6 +193,8 @@ def run(
     SegjaxError: the loss is not finite.
   """
   start = step = int(state.step)
+  if start and not evaluated and _due(start, config):
+    evaluate(state, start)
   meter, pending = _Meter(config), collections.deque()
   mark, mark_step = time.perf_counter(), step
   with _StopSignal() as stop:
@@ -191,9 +210,10 @@ def run(
         jax.block_until_ready(scalars)
         mark, mark_step = time.perf_counter(), step
 
+      progress.update(step)
       stopping = stop.agreed(step)
       last = step == config.steps
-      evaluating = not stopping and (last or step % config.eval_every == 0)
+      evaluating = not stopping and _due(step, config)
       saving = last or bool(stopping) or step % config.checkpoint_every == 0
       if step % config.log_every == 0 or evaluating or saving:
         while pending:

@@ -60,6 +60,14 @@ class OptimConfig:
   accumulate: int = 1
   ema: float | None = None
 
+  def __post_init__(self):
+    if self.accumulate < 1:
+      raise SegjaxError(f'config.optim.accumulate={self.accumulate} must be 1 or more')
+    if self.warmup_steps < 0:
+      raise SegjaxError(f'config.optim.warmup_steps={self.warmup_steps} must not be negative')
+    if self.ema is not None and not 0 <= self.ema < 1:
+      raise SegjaxError(f'config.optim.ema={self.ema} must lie in [0, 1), or be none')
+
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   """The learning rate at each step of a run of `steps` steps."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.types import SegjaxError
@@ -23,6 +24,12 @@ class MeshConfig:
   data: int = -1
   space: int = 1
 
+  def __post_init__(self):
+    if self.space < 1 or (self.data < 1 and self.data != -1):
+      raise SegjaxError(
+        f'config.mesh.data={self.data} and config.mesh.space={self.space} must be 1 or more'
+      )
+
 
 def make_mesh(config: MeshConfig) -> Mesh:
   """The mesh over all devices of all processes, or over the first data x space of them.
@@ -38,6 +45,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
     raise SegjaxError(
       f'config.mesh asks for {config.data} x {config.space} devices where there are '
       f'{len(devices)}: set config.mesh.data and config.mesh.space to fit'
+    )
+  if several and jax.local_device_count() % config.space:
+    raise SegjaxError(
+      f'config.mesh.space={config.space} must divide the {jax.local_device_count()} devices of one '
+      'process: an image does not cross processes'
     )
   return Mesh(np.asarray(devices[:used]).reshape(data, config.space), ('data', 'space'))
 
@@ -80,6 +92,10 @@ def to_host(tree: Any) -> Any:
   """The whole of every array in `tree` as NumPy, on every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
-  from jax.experimental import multihost_utils
+  return jax.tree.map(_gather, tree)
 
-  return multihost_utils.process_allgather(tree, tiled=True)
+
+def _gather(x: jax.Array) -> np.ndarray:
+  if x.is_fully_replicated:
+    return np.asarray(x.addressable_data(0))
+  return multihost_utils.process_allgather(x, tiled=True)

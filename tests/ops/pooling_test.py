@@ -1,11 +1,11 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
-from segjax.ops.pooling import max_pool_2x2
+from segjax.ops.pooling import argmax_pool_2x2, max_pool_2x2, unpool_2x2
 
 
 def reference(x):
@@ -34,3 +34,132 @@ def test_tied_maxima_share_one_gradient():
 def test_keeps_the_type():
   assert max_pool_2x2(jnp.zeros((1, 4, 4, 1), jnp.bfloat16)).dtype == jnp.bfloat16
   assert max_pool_2x2(jnp.arange(4, dtype=jnp.int32).reshape(1, 2, 2, 1)).tolist() == [[[[3]]]]
+
+
+# Even, odd in one axis, odd in both, and windows that are all partial.
+SIZES = [(4, 6), (5, 4), (4, 7), (5, 7), (1, 1), (1, 5), (3, 1)]
+
+
+def grid(size, ties=False, batch=2, channels=3):
+  """Images of few values, hence full of ties, or of none."""
+  rng = np.random.default_rng(0)
+  shape = (batch, *size, channels)
+  x = rng.integers(-2, 2, shape) if ties else rng.permutation(np.prod(shape)).reshape(shape)
+  return x.astype(np.float32)
+
+
+def defined_pool(x):
+  """In loops: the values, the indices, and the row and column of each maximum."""
+  b, h, w, c = x.shape
+  shape = (b, (h + 1) // 2, (w + 1) // 2, c)
+  values, indices, places = np.zeros(shape, x.dtype), np.zeros(shape, int), {}
+  for n, i, j, k in np.ndindex(shape):
+    places[n, i, j, k] = None
+    for position in range(4):
+      row, col = 2 * i + position // 2, 2 * j + position % 2
+      inside = row < h and col < w
+      if inside and (places[n, i, j, k] is None or x[n, row, col, k] > values[n, i, j, k]):
+        places[n, i, j, k] = (n, row, col, k)
+        values[n, i, j, k], indices[n, i, j, k] = x[n, row, col, k], position
+  return values, indices, places
+
+
+@pytest.mark.parametrize('ties', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_argmax_pool_equals_the_definition_forwards_and_backwards(size, ties):
+  x = grid(size, ties)
+  expected, expected_indices, places = defined_pool(x)
+  values, pullback, indices = jax.vjp(argmax_pool_2x2, x, has_aux=True)
+  assert indices.dtype == jnp.uint8
+  np.testing.assert_array_equal(values, expected)
+  np.testing.assert_array_equal(indices, expected_indices)
+  g = np.random.default_rng(1).normal(size=values.shape).astype(np.float32)
+  gradient = np.zeros_like(x)
+  for window, place in places.items():
+    gradient[place] = g[window]
+  np.testing.assert_array_equal(pullback(g)[0], gradient)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_unpool_equals_the_definition_forwards_and_backwards(size):
+  _, indices, places = defined_pool(grid(size, ties=True))
+  y = np.random.default_rng(1).normal(size=indices.shape).astype(np.float32)
+  unpool = jax.jit(lambda y: unpool_2x2(y, indices.astype(np.uint8), size))
+  expected = np.zeros((2, *size, 3), np.float32)
+  for window, place in places.items():
+    expected[place] = y[window]
+  restored, pullback = jax.vjp(unpool, y)
+  np.testing.assert_array_equal(restored, expected)
+  g = np.random.default_rng(2).normal(size=restored.shape).astype(np.float32)
+  gradient = np.zeros_like(y)
+  for window, place in places.items():
+    gradient[window] = g[place]
+  np.testing.assert_array_equal(pullback(g)[0], gradient)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_gradients_of_pooling_and_unpooling_are_each_other(size):
+  _, pullback, indices = jax.vjp(argmax_pool_2x2, grid(size), has_aux=True)
+  g = np.random.default_rng(1).normal(size=indices.shape).astype(np.float32)
+  np.testing.assert_array_equal(pullback(g)[0], unpool_2x2(g, indices, size))
+
+
+def test_the_first_of_tied_maxima_takes_the_whole_gradient():
+  x = jnp.array([[0.0, 1.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
+  assert argmax_pool_2x2(x)[1].item() == 1
+  gradient = jax.grad(lambda x: argmax_pool_2x2(x)[0].sum())(x)
+  assert gradient.ravel().tolist() == [0, 1, 0, 0]
+  assert argmax_pool_2x2(jnp.full((1, 1, 1, 1), -jnp.inf))[1].item() == 0
+
+
+def test_segnet_sizes_of_a_camvid_image():
+  sizes, x = [], jax.ShapeDtypeStruct((1, 360, 480, 1), jnp.float32)
+  for _ in range(5):
+    x, _ = jax.eval_shape(argmax_pool_2x2, x)
+    sizes.append(x.shape[1:3])
+  assert sizes == [(180, 240), (90, 120), (45, 60), (23, 30), (12, 15)]
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32, jnp.int32])
+def test_argmax_pool_and_unpool_keep_the_type(dtype):
+  x = jnp.arange(-9, 0).reshape(1, 3, 3, 1).astype(dtype)
+  values, indices = argmax_pool_2x2(x)
+  restored = unpool_2x2(values, indices, (3, 3))
+  assert values.dtype == restored.dtype == dtype
+  assert values.ravel().tolist() == [-5, -4, -2, -1]
+  assert restored.ravel().tolist() == [0, 0, 0, 0, -5, -4, 0, -2, -1]
+
+
+@pytest.mark.parametrize('size', [(4, 4), (7, 4), (5, 5), (5, 2)])
+def test_unpooling_to_a_size_that_does_not_fit_is_an_error(size):
+  values, indices = argmax_pool_2x2(jnp.zeros((1, 5, 4, 1)))
+  with pytest.raises(ValueError, match='is not pooled to 3x2'):
+    unpool_2x2(values, indices, size)
+
+
+@pytest.mark.parametrize('ties', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_equals_torch(size, ties):
+  torch = pytest.importorskip('torch')
+  functional = torch.nn.functional
+  x = grid(size, ties)
+  theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+  their_values, flat = functional.max_pool2d(theirs, 2, ceil_mode=True, return_indices=True)
+  restored = functional.max_unpool2d(their_values, flat, 2, output_size=size)
+  g = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+  restored.backward(torch.tensor(g.transpose(0, 3, 1, 2)))
+
+  def round_trip(x):
+    values, indices = argmax_pool_2x2(x)
+    return unpool_2x2(values, indices, size), (values, indices)
+
+  ours, pullback, (values, indices) = jax.vjp(round_trip, x, has_aux=True)
+  row, col = np.ogrid[: values.shape[1], : values.shape[2]]
+  row, col = row[..., None] * 2 + indices // 2, col[..., None] * 2 + indices % 2
+  for a, b in (
+    (values, their_values.detach()),
+    (row * size[1] + col, flat),
+    (ours, restored.detach()),
+    (pullback(g)[0], theirs.grad),
+  ):
+    np.testing.assert_array_equal(a, b.numpy().transpose(0, 2, 3, 1))

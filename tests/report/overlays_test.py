@@ -89,25 +89,6 @@ def test_panels_mark_the_wrong_pixels_only():
   np.testing.assert_array_equal(wrong, [[False, True, False], [False, False, True]])
 
 
-def test_triptych_puts_the_panels_side_by_side():
-  image = np.full((2, 3, 3), 100, np.uint8)
-  panels = list(overlays.panels(image, LABEL, LABEL, PALETTE).values())
-  strip = overlays.triptych(image, LABEL, LABEL, PALETTE, gap=2)
-  assert strip.shape == (2, 4 * 3 + 3 * 2, 3)
-  for index, panel in enumerate(panels):
-    np.testing.assert_array_equal(strip[:, 5 * index : 5 * index + 3], panel)
-    np.testing.assert_array_equal(strip[:, 5 * index + 3 : 5 * index + 5], 255)
-
-
-def test_contact_sheet_takes_pictures_of_different_sizes():
-  narrow, wide = np.zeros((2, 3, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)
-  sheet = overlays.contact_sheet([narrow, wide], gap=1)
-  expected = np.zeros((7, 5, 3))
-  expected[:2, 3:] = 255
-  expected[2] = 255
-  np.testing.assert_array_equal(sheet, expected)
-
-
 def test_denormalize_undoes_the_normalisation():
   pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
   mean, std = np.array([123.7, 116.3, 103.5]), np.array([58.4, 57.1, 57.4])

@@ -143,6 +143,23 @@ def test_damaged_step_is_moved_when_its_turn_comes_again(checkpoints, tmp_path):
   assert len(list((tmp_path / 'c.damaged').iterdir())) == 1
 
 
+def test_after_a_damaged_one_earlier_steps_are_saved(checkpoints, tmp_path):
+  save(checkpoints, 2, 0.5)
+  save(checkpoints, 4, 0.9)
+  damage(tmp_path / 'c' / '4')
+  assert checkpoints.restore().step == 2
+  assert checkpoints.best() == (2, 0.5)
+  again = save(checkpoints, 3, 0.7)
+  assert checkpoints.steps() == [2, 3]
+  assert_equal(checkpoints.restore('best', shapes('batch', True)).state, again)
+
+
+def test_no_best_is_told(checkpoints):
+  save(checkpoints, 1)
+  with pytest.raises(SegjaxError, match='has the metric iou'):
+    checkpoints.restore('best')
+
+
 # Orbax leaves coroutines behind where a file is gone.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('gone', ['meta/metadata', 'state/manifest.ocdbt', 'state/_METADATA'])

@@ -1,5 +1,6 @@
 """The loop: when it logs, evaluates, saves and stops."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -19,7 +20,7 @@ from segjax.types import SegjaxError
 
 
 class Quiet:
-  def update(self, step, values):
+  def update(self, step, values=None):
     pass
 
   def message(self, text):
@@ -40,7 +41,7 @@ def compiled():
 def go(compiled, tmp_path):
   """Runs the loop; returns the steps it evaluated and the steps it saved."""
 
-  def go(config, *, batches=None, scores=None, keep=99):
+  def go(config, *, batches=None, scores=None, keep=99, start=0, evaluated=True):
     task, step, state = compiled
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
     batch = sharding.put_batch(make_batch(), mesh, task.batch_spec)
@@ -54,7 +55,7 @@ def go(compiled, tmp_path):
     log = RunLog(tmp_path)
     try:
       loop.run(
-        sharding.put_replicated(state, mesh),
+        sharding.put_replicated(dataclasses.replace(state, step=np.int32(start)), mesh),
         step,
         batches or ((batch, ['a', 'b']) for _ in itertools.count()),
         config,
@@ -63,6 +64,7 @@ def go(compiled, tmp_path):
         log=log,
         progress=Quiet(),
         evaluate=evaluate,
+        evaluated=evaluated,
       )
     finally:
       checkpoints.close()
@@ -104,6 +106,12 @@ def test_a_signal_saves_and_stops(go, compiled, signum):
   assert go.saved == [5]
   assert go.evaluated == []
   assert signal.getsignal(signum) is before
+
+
+@pytest.mark.parametrize(('start', 'wanted'), [(3, [3, 6]), (6, [6]), (4, [6]), (0, [3, 6])])
+def test_an_evaluation_that_a_stop_left_out_is_made_up_for(go, start, wanted):
+  config = loop.TrainConfig(steps=6, eval_every=3)
+  assert go(config, start=start, evaluated=False)[0] == wanted
 
 
 def test_nonfinite_names_step_metrics_and_examples(go, compiled):

@@ -17,7 +17,7 @@ def test_mesh_shapes(config, shape):
   assert tuple(make_mesh(MeshConfig(*config)).shape.values()) == shape
 
 
-@pytest.mark.parametrize('config', [(8, 1), (4, 2), (-1, 8), (0, 1)])
+@pytest.mark.parametrize('config', [(8, 1), (4, 2), (-1, 8)])
 def test_mesh_larger_than_the_machine(config):
   with pytest.raises(SegjaxError, match='config.mesh asks for .* where there are 4'):
     make_mesh(MeshConfig(*config))
@@ -44,3 +44,9 @@ def test_put_replicated():
   assert tree['w'].sharding.is_fully_replicated
   assert len(tree['w'].sharding.device_set) == 4
   assert jax.device_get(tree['s']) == 2
+
+
+@pytest.mark.parametrize('config', [(0, 1), (1, 0), (-2, 1)])
+def test_mesh_of_nothing(config):
+  with pytest.raises(SegjaxError, match='must be 1 or more'):
+    MeshConfig(*config)

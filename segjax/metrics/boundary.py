@@ -1,0 +1,131 @@
+"""Boundary F1 (BF): Csurka, Larlus, Perronnin, "What is a good evaluation measure for semantic
+segmentation?", BMVC 2013, as SegNet (arXiv 1511.00561, section 3.3) reports it.
+
+A class's contour in an image is made of its pixels that have another class above, below, left or
+right of them; the image's border is none. Precision is the part of the predicted contour that lies
+within the tolerance of the true one, recall the part of the true contour that lies within the
+tolerance of the predicted one, and BF = 2 P R / (P + R), or 0 where both are. It is averaged over
+the classes of an image first, and then over the images.
+
+Ignored pixels belong to no class, in the truth and in the prediction: what is predicted there does
+not matter, and both have a contour along them.
+
+SegNet's released script differs: it pairs the pixels of the two contours one to one (the BSDS
+benchmark's matching), which is stricter, and it counts the predictions on ignored pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from segjax.metrics.base import Metric
+from segjax.types import IGNORE_LABEL
+
+
+def boundary_metrics(
+  class_names: Sequence[str],
+  tolerance: float = 0.0075,
+  present: Literal['truth', 'either'] = 'truth',
+) -> Metric:
+  """Boundary F1 on the host: `boundary_f1`, and by class in `boundary_per_class`.
+
+  Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
+  A class's own value is its mean over the images that count it. An image that counts no class is
+  left out; nan where all are.
+
+  Args:
+    class_names: one a class.
+    tolerance: greatest distance of two contours that match, as a fraction of the image's diagonal.
+    present: count a class in an image if it has a contour in the 'truth', as in the papers, or in
+      'either' the truth or the prediction, as in SegNet's released script. Only a class that fills
+      the whole image is there without a contour.
+  """
+  classes = len(class_names)
+
+  def from_batch(
+    predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    state = {
+      'class_sum': np.zeros(classes),
+      'class_images': np.zeros(classes, np.int64),
+      'sum': np.zeros(()),
+      'images': np.zeros((), np.int64),
+    }
+    for i in np.flatnonzero(batch['valid']):
+      f1, of_truth, of_prediction = boundary_f1(
+        predictions['label'][i], batch['label'][i], classes, tolerance
+      )
+      counted = of_truth if present == 'truth' else of_truth | of_prediction
+      state['class_sum'] += np.where(counted, f1, 0)
+      state['class_images'] += counted
+      if counted.any():
+        state['sum'] += f1[counted].mean()
+        state['images'] += 1
+    return state
+
+  def compute(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    by_class = _divide(state['class_sum'], state['class_images'])
+    return {
+      'boundary_f1': float(_divide(state['sum'], state['images'])),
+      'boundary_per_class': {
+        name: {'boundary_f1': float(by_class[i])} for i, name in enumerate(class_names)
+      },
+    }
+
+  return Metric(name='boundary', from_batch=from_batch, compute=compute, device=False)
+
+
+def boundary_f1(
+  prediction: np.ndarray, label: np.ndarray, num_classes: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """BF of each class in one image.
+
+  Args:
+    prediction: i[H, W], class indices.
+    label: i[H, W], class indices or IGNORE_LABEL.
+    num_classes: C.
+    tolerance: as a fraction of the diagonal, sqrt(H² + W²).
+
+  Returns:
+    f1: f64[C], 0 where the class lacks a contour in the truth or the prediction.
+    of_truth, of_prediction: bool[C], whether the class has a contour there.
+  """
+  # The squared tolerance in pixels; the factor is for products such as 0.0075 · 2000 = 15.
+  reach = tolerance**2 * np.square(label.shape).sum() * (1 + 1e-9)
+  labelled = label != IGNORE_LABEL
+  f1 = np.zeros(num_classes)
+  has_contour = np.zeros((2, num_classes), bool)
+  for k in range(num_classes):
+    truth, predicted = contour(labelled & (label == k)), contour(labelled & (prediction == k))
+    has_contour[:, k] = truth.any(), predicted.any()
+    if has_contour[:, k].all():
+      precision = (squared_distance(truth)[predicted] <= reach).mean()
+      recall = (squared_distance(predicted)[truth] <= reach).mean()
+      f1[k] = _divide(2 * precision * recall, precision + recall, nothing=0.0)
+  return f1, *has_contour
+
+
+def contour(mask: np.ndarray) -> np.ndarray:
+  """The pixels of bool[H, W] that have a pixel outside the mask above, below, left or right."""
+  edge = np.zeros_like(mask)
+  across, along = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+  edge[1:] |= across
+  edge[:-1] |= across
+  edge[:, 1:] |= along
+  edge[:, :-1] |= along
+  return edge & mask
+
+
+def squared_distance(mask: np.ndarray) -> np.ndarray:
+  """i64[H, W]: the exact squared Euclidean distance to the nearest pixel of bool[H, W]."""
+  distance = cv2.distanceTransform(
+    (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+  ).astype(np.float64)
+  # OpenCV's float32 root is off in its last bit, by less than rounding the square puts right.
+  return np.rint(distance**2).astype(np.int64)
+
+
+def _divide(a: Any, b: Any, nothing: float = np.nan) -> np.ndarray:
+  return np.divide(a, b, out=np.full(np.shape(a), nothing), where=np.asarray(b) > 0)

@@ -1,0 +1,289 @@
+"""SegNet: Badrinarayanan, Kendall, Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder
+Architecture for Image Segmentation", PAMI 2017, arXiv 1511.00561. With dropout it is the Bayesian
+SegNet of Kendall, Badrinarayanan, Cipolla, arXiv 1511.02680.
+
+`SegNet(classes=11)` is the network of the paper, `SegNetBasic(classes=11, variant=…)` the small one
+in the eight forms of Table 1. Both take any image size and give logits of the same size; an odd
+size is halved upwards (360x480 ends in 12x15) and unpooled to what it was. The names of the layers
+are those of the authors' Caffe files.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.nn.conv import ConvTranspose, he_normal
+from segjax.nn.vgg import VGG16, Stages, conv_layers
+from segjax.ops.normalize import local_contrast_norm, local_response_norm
+from segjax.ops.pooling import argmax_pool_2x2, unpool_2x2
+from segjax.ops.upsample import bilinear_kernel
+from segjax.types import SegjaxError, nearest
+
+InputNorm = Literal['none', 'local_response', 'local_contrast']
+
+INPUT_NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'none': lambda image: image,
+  'local_response': local_response_norm,
+  'local_contrast': local_contrast_norm,
+}
+
+
+class Variant(NamedTuple):
+  """A decoder of Table 1 (section 3.1): what happens on the way up, once for each pooling.
+
+  Attributes:
+    upsample: 'indices' unpools and then convolves, 'transposed' is an 8x8 transposed convolution
+      that starts as bilinear interpolation, 'bilinear' is that interpolation, fixed.
+    reduce: 1x1 convolutions first bring the encoder's maps down to the classes.
+    add: the encoder's map of the same size is added to the upsampled one: its pooled map, of which
+      the paper's first has 180x240. The last upsampling, to the image's size, has none to add.
+    single_channel: the decoder's filters see one channel each.
+  """
+
+  upsample: Literal['indices', 'transposed', 'bilinear']
+  reduce: bool = False
+  add: bool = False
+  single_channel: bool = False
+
+
+# Table 1 of the paper, by its names.
+VARIANTS = {
+  'Bilinear-Interpolation': Variant('bilinear', reduce=True),
+  'SegNet-Basic': Variant('indices'),
+  'SegNet-Basic-EncoderAddition': Variant('indices', add=True),
+  'SegNet-Basic-SingleChannelDecoder': Variant('indices', single_channel=True),
+  'FCN-Basic': Variant('transposed', reduce=True, add=True),
+  'FCN-Basic-NoAddition': Variant('transposed', reduce=True),
+  'FCN-Basic-NoDimReduction': Variant('transposed', add=True),
+  'FCN-Basic-NoAddition-NoDimReduction': Variant('transposed'),
+}
+
+
+class SegNet(nn.Module):
+  """SegNet (Fig. 2): f[B, H, W, C] -> logits f32[B, H, W, classes].
+
+  The convolutions of VGG16, each with batch normalisation and ReLU, and their mirror image: a
+  decoder unpools with the indices of its encoder's maxima, and each of its convolutions puts out as
+  many channels as its counterpart takes in. The last one gives the logits, without more.
+
+  Attributes:
+    classes: channels of the output.
+    stages: (channels, convolutions) of each encoder.
+    dropout: rate after each of `dropout_stages`; Bayesian SegNet: 0.5.
+    dropout_stages: the stages, counted from 1, whose encoder (after pooling) and decoder drop:
+      by default the deepest, as in Bayesian SegNet's released files.
+    input_norm: normalisation of the image; the paper's network has none.
+    bn_momentum: of the running means and variances that serve outside training.
+    bn_epsilon: added to the variance; the authors' files have 1e-9.
+    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+  """
+
+  classes: int
+  stages: Stages = VGG16
+  dropout: float = 0.0
+  dropout_stages: tuple[int, ...] = (3, 4, 5)
+  input_norm: InputNorm = 'none'
+  bn_momentum: float = 0.9
+  bn_epsilon: float = 1e-5
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+  @property
+  def stride(self) -> int:
+    """Input pixels a pixel of the lowest level."""
+    return 2 ** len(self.stages)
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool = False, sample: bool = False) -> jax.Array:
+    """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
+    unit = functools.partial(
+      conv_norm_relu,
+      kernel_size=3,
+      train=train,
+      momentum=self.bn_momentum,
+      epsilon=self.bn_epsilon,
+      dtype=self.dtype,
+    )
+    drop = make_dropout(self.dropout, self.dropout_stages, active=train or sample)
+    x = normalized(image, self.input_norm, self.dtype)
+
+    encoders = list(enumerate(conv_layers(self.stages), 1))
+    taken, pooled = {}, {}
+    for stage, layers in encoders:
+      for name, features in layers:
+        taken[name] = x.shape[-1]
+        x = unit(x, features, name=name)
+      size = x.shape[1:3]
+      x, indices = argmax_pool_2x2(x)
+      pooled[stage] = (indices, size)
+      x = drop(x, stage)
+
+    for stage, layers in reversed(encoders):
+      x = unpool_2x2(x, *pooled[stage])
+      for name, _ in reversed(layers):
+        if name == 'conv1_1':
+          x = conv(x, self.classes, kernel_size=3, dtype=self.dtype, name='conv1_1_D')
+        else:
+          x = unit(x, taken[name], name=f'{name}_D')
+      if stage > 1:
+        x = drop(x, stage)
+    return x.astype(jnp.float32)
+
+
+class SegNetBasic(nn.Module):
+  """SegNet-Basic and the other decoders of Table 1: f[B, H, W, C] -> logits f32[B, H, W, classes].
+
+  Four encoders of one 7x7 convolution with batch normalisation and ReLU, and the four decoders of
+  `VARIANTS[variant]`. A decoder with filters has batch normalisation but no ReLU (section 3.1). The
+  convolutions have biases, as in the authors' files.
+
+  Attributes:
+    classes: channels of the output.
+    variant: a name in Table 1 of the paper, see `VARIANTS`.
+    width: channels of every encoder (paper: 64).
+    dropout: rate after each of `dropout_stages`; Bayesian SegNet-Basic: 0.5.
+    dropout_stages: the stages, counted from 1, whose encoder (after pooling) and decoder drop.
+    input_norm: 'local_contrast' as in the paper, 'local_response' as in the authors' files, which
+      is made for pixel values of 0 to 255, or 'none'.
+    bn_momentum: of the running means and variances that serve outside training.
+    bn_epsilon: added to the variance; the authors' files have 1e-9.
+    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+  """
+
+  classes: int
+  variant: str = 'SegNet-Basic'
+  width: int = 64
+  dropout: float = 0.0
+  dropout_stages: tuple[int, ...] = (3, 4)
+  input_norm: InputNorm = 'local_contrast'
+  bn_momentum: float = 0.9
+  bn_epsilon: float = 1e-5
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+  @property
+  def stride(self) -> int:
+    """Input pixels a pixel of the lowest level."""
+    return 16
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool = False, sample: bool = False) -> jax.Array:
+    """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
+    if self.variant not in VARIANTS:
+      raise SegjaxError(
+        f'config.model.variant: there is no {self.variant}{nearest(self.variant, VARIANTS)}'
+      )
+    variant = VARIANTS[self.variant]
+    unit = functools.partial(
+      conv_norm_relu,
+      kernel_size=7,
+      train=train,
+      momentum=self.bn_momentum,
+      epsilon=self.bn_epsilon,
+      dtype=self.dtype,
+    )
+    project = functools.partial(conv, features=self.classes, kernel_size=1, dtype=self.dtype)
+    drop = make_dropout(self.dropout, self.dropout_stages, active=train or sample)
+    x = normalized(image, self.input_norm, self.dtype)
+
+    pooled = {}
+    for stage in (1, 2, 3, 4):
+      x = unit(x, self.width, name=f'conv{stage}')
+      size = x.shape[1:3]
+      x, indices = argmax_pool_2x2(x)
+      x = drop(x, stage)
+      pooled[stage] = (x, indices, size)
+
+    if variant.reduce:
+      x = project(x, name='reduce4')
+    for stage in (4, 3, 2, 1):
+      _, indices, size = pooled[stage]
+      if variant.upsample == 'indices':
+        x = unit(
+          unpool_2x2(x, indices, size),
+          self.width,
+          groups=self.width if variant.single_channel else 1,
+          relu=False,
+          name=f'conv_decode{stage}',
+        )
+      elif variant.upsample == 'transposed':
+        x = ConvTranspose(
+          x.shape[-1],
+          kernel_size=8,
+          stride=2,
+          padding=3,
+          kernel_init=twofold_bilinear_init,
+          dtype=self.dtype,
+          name=f'upsample{stage}',
+        )(x)
+      else:
+        x = jax.image.resize(x, (len(x), 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), 'bilinear')
+      x = x[:, : size[0], : size[1]]
+      if variant.add and stage > 1:
+        encoded = pooled[stage - 1][0]
+        x += project(encoded, name=f'reduce{stage - 1}') if variant.reduce else encoded
+      x = drop(x, stage)
+    if not variant.reduce:
+      x = project(x, name='conv_classifier')
+    return x.astype(jnp.float32)
+
+
+def normalized(image: jax.Array, kind: InputNorm, dtype: Any) -> jax.Array:
+  """The image after the normalisation `kind`, which is computed in float32, in `dtype`."""
+  return INPUT_NORMS[kind](image).astype(dtype)
+
+
+def make_dropout(
+  rate: float, stages: tuple[int, ...], *, active: bool
+) -> Callable[[jax.Array, int], jax.Array]:
+  """`(x, stage) -> x`: dropout where `stage` is one of `stages`."""
+  dropout = nn.Dropout(rate, deterministic=not active)
+  return lambda x, stage: dropout(x) if stage in stages else x
+
+
+def conv(
+  x: jax.Array, features: int, kernel_size: int, *, dtype: Any, name: str, groups: int = 1
+) -> jax.Array:
+  """A padded convolution with a bias and the init of He et al. 2015."""
+  return nn.Conv(
+    features,
+    (kernel_size, kernel_size),
+    feature_group_count=groups,
+    kernel_init=he_normal,
+    dtype=dtype,
+    name=name,
+  )(x)
+
+
+def conv_norm_relu(
+  x: jax.Array,
+  features: int,
+  kernel_size: int,
+  *,
+  train: bool,
+  momentum: float,
+  epsilon: float,
+  dtype: Any,
+  name: str,
+  groups: int = 1,
+  relu: bool = True,
+) -> jax.Array:
+  """`conv` called `name`, batch normalisation called `name`_bn, and a ReLU if wanted."""
+  x = conv(x, features, kernel_size, dtype=dtype, name=name, groups=groups)
+  x = nn.BatchNorm(
+    use_running_average=not train,
+    momentum=momentum,
+    epsilon=epsilon,
+    dtype=dtype,
+    name=f'{name}_bn',
+  )(x)
+  return nn.relu(x) if relu else x
+
+
+def twofold_bilinear_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
+  """Bilinear interpolation by two, the 4x4 kernel of FCN, in the middle of a larger even kernel."""
+  del key
+  pads = [((k - 4) // 2,) * 2 for k in shape[:2]]
+  return jnp.pad(bilinear_kernel(4, shape[2], dtype), [*pads, (0, 0), (0, 0)])

@@ -23,6 +23,7 @@ from rich.console import Console
 
 import segjax
 from segjax import config as config_lib
+from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
@@ -52,7 +53,7 @@ def complete(given: Mapping[str, Any]) -> Config:
   Raises:
     SegjaxError: a key that no part knows (with the nearest right one), a value of the wrong type.
   """
-  groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh')
+  groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh', 'init_from')
   for key in given:
     if key not in groups:
       raise SegjaxError(f'config.{key} is not a key{nearest(key, groups)}')
@@ -60,13 +61,15 @@ def complete(given: Mapping[str, Any]) -> Config:
     if key not in given:
       raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
   for key, value in given.items():
-    if key != 'task' and not isinstance(value, Mapping):
+    optional = key == 'init_from' and value is None
+    if key != 'task' and not optional and not isinstance(value, Mapping):
       raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
   model = dict(given['model'])
   model_name = config_lib.check_type(model.pop('name', None), str, 'config.model.name')
   model_class = config_lib.locate(model_name, 'segjax.models', 'config.model.name')
   fill = config_lib.complete_arguments
   data = fill(pipeline.DataConfig, given['data'], 'config.data')
+  init_from = given.get('init_from')
   data['augment'] = fill(Augment, data['augment'] or {}, 'config.data.augment')
   if data['weight_map'] is not None:
     where = 'config.data.weight_map'
@@ -84,6 +87,7 @@ def complete(given: Mapping[str, Any]) -> Config:
     'optim': fill(optim.OptimConfig, given.get('optim', {}), 'config.optim'),
     'train': fill(loop.TrainConfig, given.get('train', {}), 'config.train'),
     'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
+    'init_from': init_from and fill(weights_lib.InitFrom, init_from, 'config.init_from'),
   }
 
 
@@ -327,6 +331,8 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   restored = checkpoints.restore('latest', jax.eval_shape(init, key))
   if restored is None:
     current = compile.jit(init, once=True, out_shardings=sharding.replicated(mesh))(key)
+    if run.config['init_from']:
+      current = sharding.put_replicated(start_from(current, run.config['init_from']), mesh)
   else:
     current = sharding.put_replicated(restored.state, mesh)
   start = int(current.step)
@@ -401,6 +407,23 @@ def hardware() -> str:
   device = jax.devices()[0]
   cores = f' ({os.cpu_count()} cores)' if device.platform == 'cpu' else ''
   return f'{jax.device_count()} x {device.device_kind}{cores}'
+
+
+def start_from(current: state.TrainState, init_from: Mapping[str, Any]) -> state.TrainState:
+  """A new state with the weights that `config.init_from` names in place of its own."""
+  given = weights_lib.InitFrom(**init_from)
+  if Path(given.path).is_dir():
+    restored = restore(Workdir(given.path), given.checkpoint)
+    variables = state.variables_from_arrays(restored.state)
+    pretrained = weights_lib.Pretrained(given.path, weights_lib.flat_paths(variables))
+  else:
+    pretrained = weights_lib.read_pretrained(given.path, given.source)
+  params, model_state, report = weights_lib.load_into(
+    current.params, current.model_state, pretrained
+  )
+  _tell(str(report))
+  ema = None if current.ema is None else params
+  return dataclasses.replace(current, params=params, model_state=model_state, ema=ema)
 
 
 def size(params: Any) -> int:
@@ -478,13 +501,22 @@ def load_run(workdir: Workdir, which: checkpoint.Which, overrides: Sequence[Any]
   dataset = workdir.read_dataset()
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(config, spec, dataset['class_weights'])
-  checkpoints = open_checkpoints(workdir, config)
+  restored = restore(workdir, which)
+  return Loaded(run, restored, state.variables_from_arrays(restored.state))
+
+
+def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:
+  """A checkpoint of a workdir, its arrays by name.
+
+  Raises:
+    SegjaxError: there is none, or it is damaged.
+  """
+  checkpoints = open_checkpoints(workdir, complete(workdir.read_config()))
   restored = checkpoints.restore(which)
   checkpoints.close()
   if restored is None:
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
-  trees = state.variables_from_arrays(restored.state)
-  return Loaded(run, restored, trees)
+  return restored
 
 
 def open_checkpoints(workdir: Workdir, config: Config) -> checkpoint.Checkpoints:
@@ -600,6 +632,13 @@ def data_command(args: argparse.Namespace) -> int:
   return 0
 
 
+def convert(args: argparse.Namespace) -> int:
+  """`segjax convert`."""
+  count = weights_lib.convert_file(args.source, args.weights, args.output)
+  print(f'{args.output}: {count} arrays; start from it with --config.init_from.path={args.output}')
+  return 0
+
+
 def info(args: argparse.Namespace) -> int:
   """`segjax info`."""
   workdir = Workdir(args.workdir)
@@ -645,6 +684,11 @@ stopped; without --config the workdir's own config is taken.""",
 Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png.""",
   'data': """example:
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
+  'convert': f"""example:
+  segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
+
+Sources: {', '.join(weights_lib.SOURCES)}.
+Weights are .safetensors, .pth or .pt files; no code that a file may hold is run.""",
   'info': """example:
   segjax info --workdir=runs/scenes --json""",
 }
@@ -712,6 +756,11 @@ def make_parser() -> argparse.ArgumentParser:
   sub.add_argument('--data_dir', help='where prepared data goes')
   sub.add_argument('--source', help='where the raw files lie')
 
+  sub = add('convert', convert, 'convert pretrained weights of another program')
+  sub.add_argument('--source', required=True, help='for example torchvision/vgg16')
+  sub.add_argument('--weights', required=True, help='file to read')
+  sub.add_argument('--output', required=True, help='.safetensors file to write')
+
   sub = add('info', info, 'tell the step, the size and the digest of a run')
   add_workdir(sub)
   add_checkpoint(sub)
@@ -734,7 +783,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     key, equals, value = word.removeprefix('--config.').partition('=')
     overrides.append((key, value if equals else next(rest, '')))
   args = parser.parse_args(plain)
-  if overrides and args.command in ('data', 'info'):
+  if overrides and args.command in ('data', 'convert', 'info'):
     parser.error(f'segjax {args.command} takes no --config.{overrides[0][0]}')
   args.overrides = overrides
   return args

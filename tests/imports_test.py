@@ -13,7 +13,7 @@ ALLOWED = {
   'ops': {'types'},
   'nn': {'types', 'ops'},
   'models': {'types', 'ops', 'nn'},
-  'convert': {'types', 'ops', 'nn', 'models'},
+  'convert': {'types', 'nn', 'models'},
   'losses': {'types', 'ops'},
   'metrics': {'types', 'ops'},
   'tasks': {'types', 'ops', 'losses', 'metrics'},

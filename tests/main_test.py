@@ -326,6 +326,43 @@ def test_files_that_are_damaged_or_in_the_way(trained, tmp_path, config, capsys)
     assert 'config.json is damaged' in fails(capsys, 'info', f'--workdir={workdir}')
 
 
+def test_init_from_another_run(trained, tmp_path, config, capsys):
+  """Same names, same weights: with a rate of 0 the new run ends with those it started from."""
+  told = fails(
+    capsys,
+    'train',
+    config,
+    f'--workdir={tmp_path / "a"}',
+    *SMALL,
+    '--config.model.width=3',
+    f'--config.init_from.path={trained}',
+  )
+  assert 'where this network has' in told
+  status = train(
+    tmp_path / 'b',
+    config,
+    f'--config.init_from.path={trained}',
+    '--config.optim.learning_rate=0',
+    '--config.init_from.checkpoint=latest',
+    steps=1,
+  )
+  assert status == 0
+  assert 'arrays from' in capsys.readouterr().err
+  shas = [info(w, capsys)['parameters_sha256'] for w in (trained, tmp_path / 'b')]
+  assert shas[0] == shas[1]
+
+
+def test_convert_names_what_is_wrong(tmp_path, capsys):
+  broken = tmp_path / 'vgg.safetensors'
+  broken.write_bytes(b'cut short')
+  output = f'--output={tmp_path / "out.safetensors"}'
+  told = fails(capsys, 'convert', '--source=torchvision/vgg16', f'--weights={broken}', output)
+  assert 'vgg.safetensors' in told
+  assert not (tmp_path / 'out.safetensors').exists()
+  told = fails(capsys, 'convert', '--source=torchvision/vgg61', f'--weights={broken}', output)
+  assert 'did you mean torchvision/vgg16' in told
+
+
 def test_overrides_of_a_trained_network(trained, capsys):
   told = fails(capsys, 'evaluate', f'--workdir={trained}', '--config.model.width=3')
   assert 'config.model.width belongs to the training' in told
@@ -420,6 +457,7 @@ def test_help_has_examples(capsys):
     (['predict', '--help'], 'segjax predict'),
     (['data', '--help'], 'segjax data prepare'),
     (['info', '--help'], 'segjax info'),
+    (['convert', '--help'], 'segjax convert --source=torchvision/vgg16'),
   ):
     with pytest.raises(SystemExit) as e:
       run(*args)

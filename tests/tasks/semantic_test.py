@@ -126,7 +126,5 @@ def test_pictures_are_of_valid_examples():
 
 
 def test_unknown_metric_names_those_there_are():
-  with pytest.raises(
-    SegjaxError, match='config.eval.metrics: there is no iou: known are'
-  ):
+  with pytest.raises(SegjaxError, match='config.eval.metrics: there is no iou: known are'):
     make_task(metrics=('iou',))

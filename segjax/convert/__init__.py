@@ -1,0 +1,1 @@
+"""Pretrained weights of other programs: one visible table for each source."""

@@ -1,0 +1,97 @@
+"""What a converter is: a table from the names of a weights file to ours, complete on both sides."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from segjax.types import SegjaxError
+
+
+class Row(NamedTuple):
+  """One array.
+
+  Attributes:
+    key: its name in the weights file.
+    path: ours, `collection/layer/…/name`, such as params/conv1_1/kernel.
+    transform: brings the file's array into our layout.
+  """
+
+  key: str
+  path: str
+  transform: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """The weights of one network of another program.
+
+  Attributes:
+    rows: every array that is taken.
+    left_out: patterns of the file's names that are meant not to be taken.
+    new: patterns of our paths that a network may have beyond those in `rows`.
+    spare: patterns of our paths in `rows` that a network may lack.
+    input: what the network expects of an image.
+  """
+
+  rows: tuple[Row, ...]
+  left_out: tuple[str, ...]
+  new: tuple[str, ...]
+  spare: tuple[str, ...]
+  input: str
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+  """Whether one of the regular expressions is found in `name`."""
+  return any(re.search(pattern, name) for pattern in patterns)
+
+
+def leftovers(names: Iterable[str], source: Source) -> tuple[list[str], list[str]]:
+  """(names that `source` wants and that are missing, those that are there and nothing takes)."""
+  names, wanted = set(names), {row.key for row in source.rows}
+  extra = {name for name in names - wanted if not matches(name, source.left_out)}
+  return sorted(wanted - names), sorted(extra)
+
+
+def convert(
+  arrays: Mapping[str, np.ndarray], sources: Mapping[str, Source], name: str, where: str
+) -> dict[str, np.ndarray]:
+  """The arrays of a weights file by our paths, float32, in our layout.
+
+  Args:
+    arrays: by the file's names.
+    sources: those that there are.
+    name: the one to convert by.
+    where: the file, for the error.
+
+  Raises:
+    SegjaxError: an array that the source has is missing, one is left over, or has a wrong shape.
+  """
+  source = sources[name]
+  missing, extra = leftovers(arrays, source)
+  if missing or extra:
+    told = [
+      f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
+    ]
+    fitting = [other for other, s in sources.items() if leftovers(arrays, s) == ([], [])]
+    mend = f'take the source {" or ".join(fitting)}' if fitting else 'take the file of that network'
+    raise SegjaxError(f'{where} is not {name}, it {" and ".join(told)}: {mend}')
+  converted = {}
+  for row in source.rows:
+    array = arrays[row.key]
+    try:
+      converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
+    except ValueError as e:
+      shape = 'x'.join(map(str, array.shape))
+      raise SegjaxError(
+        f'{where} is not {name}, its {row.key} is {shape}: take the file of that network'
+      ) from e
+  return converted
+
+
+def first(names: Iterable[str]) -> str:
+  """`'a'`, `'a and 3 more'`."""
+  name, *rest = names
+  return f'{name} and {len(rest)} more' if rest else name

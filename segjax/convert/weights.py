@@ -1,0 +1,208 @@
+"""Reads weights files: `.safetensors`, and PyTorch's `.pth` without PyTorch.
+
+A `.pth` file is a pickle, which could run any code while it is read. Here its reader builds ordered
+dictionaries and tensors and refuses to look up anything else, so that nothing of the file is run.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from segjax.types import SegjaxError
+
+# PyTorch's storage classes -> the type of their elements; files are little-endian.
+_STORAGES = {
+  'DoubleStorage': '<f8',
+  'FloatStorage': '<f4',
+  'HalfStorage': '<f2',
+  'BFloat16Storage': jnp.bfloat16,
+  'LongStorage': '<i8',
+  'IntStorage': '<i4',
+  'ShortStorage': '<i2',
+  'CharStorage': 'i1',
+  'ByteStorage': 'u1',
+  'BoolStorage': '?',
+}
+# What a file in PyTorch's format of before version 1.6 starts with, pickled.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+  """The arrays of a weights file by name, in the types in which they are stored.
+
+  Args:
+    path: a `.safetensors` file, or a `.pth` or `.pt` file that holds one `state_dict` (PyTorch's
+      present zip format, or the one of before 1.6).
+
+  Raises:
+    SegjaxError: the file is missing, of another kind, cut short, holds other things than tensors,
+      or is a pickle that would have to call code.
+  """
+  path = Path(path)
+  readers = {'.safetensors': _read_safetensors, '.pth': _read_pth, '.pt': _read_pth}
+  if path.suffix not in readers:
+    raise SegjaxError(f'{path} is no weights file: give one that ends in {", ".join(readers)}')
+  if not path.is_file():
+    raise SegjaxError(f'there is no weights file {path}: give the path of one')
+  try:
+    return readers[path.suffix](path)
+  except _CodeError as e:
+    raise SegjaxError(
+      f'{path} is a pickle that calls {e}, and segjax runs no code of a file: save the '
+      "model's state_dict() alone, or as .safetensors"
+    ) from e
+  except _ContentError as e:
+    raise SegjaxError(f"{path} {e}: save the model's state_dict() alone") from e
+  except Exception as e:  # whatever a broken file makes the readers raise
+    raise SegjaxError(
+      f'{path} is cut short or damaged ({type(e).__name__}): replace it with a whole copy'
+    ) from e
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+  """The notes in the head of a `.safetensors` file; empty where there are none or no such file."""
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      return file.metadata() or {}
+  except (OSError, safetensors.SafetensorError):
+    return {}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+  return safetensors.numpy.load_file(path)
+
+
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+class _CodeError(Exception):
+  """A pickle asks for this function or class."""
+
+
+class _ContentError(Exception):
+  """A file is whole and holds something else than named tensors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+  """A piece of memory that tensors are views of: its name in the file and its elements' type."""
+
+  key: str
+  dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """A tensor as the pickle describes it; the legacy format has the elements only after that."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  stride: tuple[int, ...]
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, stride: Any, *_: Any) -> _Tensor:
+  return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+def _rebuild_parameter(data: _Tensor, *_: Any) -> _Tensor:
+  return data
+
+
+# All that a pickle may look up, beside the storage classes.
+_CALLABLE = {
+  'collections.OrderedDict': collections.OrderedDict,
+  'torch._utils._rebuild_tensor': _rebuild_tensor,
+  'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
+  'torch._utils._rebuild_parameter': _rebuild_parameter,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds dictionaries and `_Tensor`s, and looks up nothing else."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    full = f'{module}.{name}'
+    if full in _CALLABLE:
+      return _CALLABLE[full]
+    if module == 'torch' and name in _STORAGES:
+      return np.dtype(_STORAGES[name])
+    raise _CodeError(full)
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    kind, dtype, key, _, _, *view = pid
+    if kind != 'storage' or not isinstance(dtype, np.dtype) or any(view):
+      raise _ContentError('has a storage of an unknown kind')
+    return _Storage(key, dtype)
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+      return _read_zip(archive)
+  with path.open('rb') as file:
+    return _read_legacy(file)
+
+
+def _read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+  [pickled] = [name for name in archive.namelist() if name.endswith('/data.pkl')]
+  folder = pickled.removesuffix('data.pkl')
+  byteorder = f'{folder}byteorder'
+  if byteorder in archive.namelist() and archive.read(byteorder) != b'little':
+    raise _ContentError('was written on a big-endian machine')
+  tree = _Unpickler(io.BytesIO(archive.read(pickled))).load()
+  return _arrays(tree, lambda storage: archive.read(f'{folder}data/{storage.key}'))
+
+
+def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
+  magic, _, system, tree, keys = (_Unpickler(file).load() for _ in range(5))
+  if magic != _LEGACY_MAGIC:
+    raise ValueError('no file of PyTorch')
+  if not system['little_endian']:
+    raise _ContentError('was written on a big-endian machine')
+  itemsizes = {t.storage.key: t.storage.dtype.itemsize for t in _tensors(tree).values()}
+  contents = {}
+  for key in keys:
+    [count] = struct.unpack('<q', file.read(8))
+    contents[key] = file.read(count * itemsizes[key])
+  return _arrays(tree, lambda storage: contents[storage.key])
+
+
+def _tensors(tree: Any) -> dict[str, _Tensor]:
+  if not isinstance(tree, Mapping):
+    raise _ContentError(f'holds a {type(tree).__name__}, not named tensors')
+  for name, value in tree.items():
+    if not isinstance(value, _Tensor):
+      raise _ContentError(f'has {name!r} of type {type(value).__name__}, not a tensor')
+  return dict(tree)
+
+
+def _arrays(tree: Any, read: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
+  return {name: _array(tensor, read(tensor.storage)) for name, tensor in _tensors(tree).items()}
+
+
+def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
+  """The tensor as an array of its own; `as_strided` would read outside `content` unchecked."""
+  flat = np.frombuffer(content, tensor.storage.dtype)
+  shape, stride = tensor.shape, tensor.stride
+  last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+  if min((tensor.offset, *shape, *stride)) < 0 or math.prod(shape) > flat.size:
+    raise ValueError('impossible tensor')
+  if 0 in shape:
+    return np.zeros(shape, flat.dtype)
+  if last >= flat.size:
+    raise ValueError('tensor outside its storage')
+  strides = [s * flat.itemsize for s in stride]
+  return np.lib.stride_tricks.as_strided(flat[tensor.offset :], shape, strides).copy()

@@ -1,0 +1,118 @@
+"""`init_from`: weights by name, from files and from other runs."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from segjax.convert.load import (
+  SOURCES,
+  Pretrained,
+  convert_file,
+  flat_paths,
+  load_into,
+  read_pretrained,
+)
+from segjax.convert.weights import read_metadata
+from segjax.types import SegjaxError
+
+VGG16 = pathlib.Path(__file__).parent / 'golden' / 'vgg16.pth'
+SOURCE = 'torchvision/vgg16'
+
+
+def network():
+  params = {'a': {'kernel': np.zeros((2, 3), 'f4')}, 'b': {'bias': np.full(3, 7, 'f4')}}
+  return params, {'batch_stats': {'a_bn': {'mean': np.zeros(2, 'f4')}}}
+
+
+def pretrained(**kwargs):
+  arrays = {'params/a/kernel': np.ones((2, 3)), 'batch_stats/a_bn/mean': np.arange(2)}
+  return Pretrained('FILE', arrays, **kwargs)
+
+
+def test_arrays_go_where_their_names_are_and_the_rest_stays():
+  params, model_state, report = load_into(*network(), pretrained())
+  np.testing.assert_array_equal(params['a']['kernel'], np.ones((2, 3)))
+  np.testing.assert_array_equal(params['b']['bias'], [7, 7, 7])
+  np.testing.assert_array_equal(model_state['batch_stats']['a_bn']['mean'], [0, 1])
+  assert {x.dtype for x in jax.tree.leaves((params, model_state))} == {np.dtype('f4')}
+  assert report.loaded == ('batch_stats/a_bn/mean', 'params/a/kernel')
+  assert report.new == ('params/b/bias',)
+  assert str(report) == '2 arrays from FILE; b start anew'
+
+
+def test_the_network_handed_in_is_not_changed():
+  params, model_state = network()
+  load_into(params, model_state, pretrained())
+  assert not params['a']['kernel'].any()
+  assert not model_state['batch_stats']['a_bn']['mean'].any()
+
+
+def test_a_finer_network_goes_on_from_a_coarser_one():
+  """As in FCN's 32s -> 16s: what only one of the two has is reported, not refused."""
+  arrays = {'params/a/kernel': np.ones((2, 3)), 'params/upscore32/kernel': np.ones(4)}
+  params, _, report = load_into(*network(), Pretrained('runs/32s', arrays))
+  assert params['a']['kernel'].all()
+  assert str(report) == '1 arrays from runs/32s; a_bn, b start anew; upscore32 are not used'
+
+
+def test_errors_name_the_file_and_the_array():
+  params, state = network()
+  with pytest.raises(SegjaxError, match=r'FILE has nothing .*\(it holds x/y; .*config.init_from'):
+    load_into(params, state, Pretrained('FILE', {'x/y': np.zeros(2)}))
+  with pytest.raises(SegjaxError, match=r'FILE has params/a/kernel of shape \(3, 2\) .*\(2, 3\)'):
+    load_into(params, state, Pretrained('FILE', {'params/a/kernel': np.zeros((3, 2))}))
+  with pytest.raises(SegjaxError, match='FILE does not have params/b/bias'):
+    load_into(params, state, pretrained(new=('^params/c',)))
+  load_into(params, state, pretrained(new=('^params/b',)))
+  more = pretrained(spare=('^params/c',))
+  more.arrays['params/d/bias'] = np.zeros(1)
+  with pytest.raises(SegjaxError, match='FILE has params/d/bias, which this network has no place'):
+    load_into(params, state, more)
+
+
+def test_a_converted_file_is_the_weights_file_anew(tmp_path):
+  output = tmp_path / 'new' / 'vgg16.safetensors'
+  assert convert_file(SOURCE, VGG16, output) == 30
+  direct, again = read_pretrained(VGG16, SOURCE), read_pretrained(output)
+  assert (again.new, again.spare) == (direct.new, direct.spare)
+  assert again.arrays.keys() == direct.arrays.keys()
+  for path, array in direct.arrays.items():
+    assert again.arrays[path].dtype == np.float32
+    np.testing.assert_array_equal(again.arrays[path], array)
+  assert read_metadata(output)['input'].startswith('RGB')
+  assert [p.name for p in output.parent.iterdir()] == ['vgg16.safetensors']
+
+
+def test_a_failed_conversion_leaves_the_old_file(tmp_path):
+  output = tmp_path / 'x.safetensors'
+  output.write_bytes(b'old')
+  with pytest.raises(SegjaxError, match=r'vgg16.pth is not torchvision/vgg16_bn'):
+    convert_file('torchvision/vgg16_bn', VGG16, output)
+  assert output.read_bytes() == b'old'
+  assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sources_and_outputs_are_checked(tmp_path):
+  with pytest.raises(
+    SegjaxError, match='no source torchvision/vgg: did you mean torchvision/vgg16'
+  ):
+    convert_file('torchvision/vgg', VGG16, tmp_path / 'x.safetensors')
+  with pytest.raises(SegjaxError, match='x.npz has to end in .safetensors'):
+    convert_file(SOURCE, VGG16, tmp_path / 'x.npz')
+  with pytest.raises(
+    SegjaxError, match='not written by segjax convert: .*source=torchvision/vgg16'
+  ):
+    read_pretrained(VGG16)
+  with pytest.raises(SegjaxError, match='there is no weights file'):
+    read_pretrained(tmp_path / 'none.safetensors')
+
+
+def test_paths_are_those_of_the_optimizer_s_patterns():
+  assert list(flat_paths(dict(zip(('params', 'x'), network(), strict=True)))) == [
+    'params/a/kernel',
+    'params/b/bias',
+    'x/batch_stats/a_bn/mean',
+  ]
+  assert all(row.path.count('/') == 2 for s in SOURCES.values() for row in s.rows)

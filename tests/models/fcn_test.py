@@ -1,0 +1,306 @@
+"""FCN on VGG16 against the figures of the paper (arXiv 1411.4038) and of the released files."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.fcn import (
+  FCN,
+  ONLY_SCORE,
+  PAD,
+  VARIANTS,
+  Upsample,
+  bilinear_upsample,
+  max_pool_ceil,
+)
+from segjax.nn.vgg import VGG16, conv_layers
+from segjax.ops.upsample import bilinear_kernel, conv_transpose
+from segjax.train import optim
+
+WIDTH = 180  # of images of one row, in which things move
+IMAGE = np.random.default_rng(0).normal(size=(1, 6, 20, 3)).astype('f4')
+
+
+def abstract(model, shape):
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  return variables, jax.eval_shape(model.apply, variables, image)
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def tiny(variant='8s', channels=1, **kwargs):
+  """An FCN on VGG16 with so many channels everywhere, and fixed upsampling."""
+  stages = tuple((channels, convolutions) for _, convolutions in VGG16)
+  defaults = {'classes': 1, 'learned': 'none', 'fc_features': channels}
+  return FCN(variant=variant, stages=stages, **defaults | kwargs)
+
+
+def filled(model, kernel, channels=1):
+  """Variables of a tiny model: every kernel by `kernel(path, shape)`, every bias zero."""
+  variables, _ = abstract(model, (1, 1, WIDTH, channels))
+
+  def fill(path, leaf):
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    return np.zeros(leaf.shape, 'f4') if path.endswith('bias') else kernel(path, leaf.shape)
+
+  return jax.tree_util.tree_map_with_path(fill, variables)
+
+
+def random_kernels(path, shape):
+  """He's initialisation without a compilation; zero scores; bilinear upsampling."""
+  if 'upscore' in path:
+    return np.asarray(bilinear_kernel(shape[0], shape[-1]))
+  if 'score' in path:
+    return np.zeros(shape, 'f4')
+  rng = np.random.default_rng(len(path) + sum(shape))
+  return rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape).astype('f4')
+
+
+def random_variables(model, **scores):
+  """Variables of a model of 3 channels; `scores` are the kernels' values, one for each layer."""
+  variables = filled(model, random_kernels, channels=3)
+  for name, value in scores.items():
+    kernel = variables['params'][name]['kernel']
+    kernel[:] = value
+  return variables
+
+
+def centre_tap(path, shape):
+  """Kernels that hand on what lies at their centre, and no scores."""
+  kernel = np.zeros(shape, np.float32)
+  if 'score' not in path:
+    kernel[shape[0] // 2, shape[1] // 2] = 1
+  return kernel
+
+
+def passing_on(model, score):
+  """Variables with which a pixel's value arrives in the scores called `score` alone."""
+  variables = filled(model, centre_tap)
+  variables['params'][score]['kernel'] = np.ones((1, 1, 1, 1), np.float32)
+  return variables
+
+
+# --- the paper's figures -------------------------------------------------------------------------
+
+
+def test_paper_has_134m_parameters():
+  for variant in VARIANTS:
+    variables, logits = abstract(FCN(21, variant), (1, 500, 375, 3))
+    assert round(count(variables) / 1e6) == 134
+    assert logits.shape == (1, 500, 375, 21)
+
+
+def test_receptive_field_is_404_and_stride_32():
+  """Of a score, as its gradient sees them: in a constant image every path takes its share."""
+  model = tiny('32s')
+  variables = filled(model, lambda _, shape: np.ones(shape, np.float32))
+  image = jnp.ones((1, 1, 480, 1))
+
+  @jax.jit
+  @jax.grad
+  def gradient(image, i):
+    _, state = model.apply(
+      variables,
+      image,
+      capture_intermediates=lambda module, _: module.name == 'score_fr',
+      mutable=['intermediates'],
+    )
+    return state['intermediates']['score_fr']['__call__'][0][0, 0, i, 0]
+
+  seen = [np.flatnonzero(gradient(image, i)[0, 0, :, 0]) for i in (7, 8)]
+  assert [s.max() - s.min() + 1 for s in seen] == [404, 404]
+  assert seen[1].min() - seen[0].min() == model.stride == 32
+
+
+def axis(layers):
+  """(step, centre): output i of stacked layers lies at step·i + centre of the input's pixels."""
+  step, centre = 1, 0
+  for kernel, stride, pad in layers:
+    centre += step * ((kernel - 1) / 2 - pad)
+    step *= stride
+  return step, centre
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_crop_offsets_follow_from_the_layers(variant):
+  """Each crop brings what is added, or put out, to the pixels that it came from."""
+  layers, pools = [], {}
+  for stage, convolutions in enumerate(conv_layers(), 1):
+    layers += [(3, 1, PAD if name == 'conv1_1' else 1) for name, _ in convolutions]
+    layers += [(2, 2, 0)]
+    pools[stage] = axis(layers)
+  step, centre = axis([*layers, (7, 1, 0), (1, 1, 0)])
+
+  def up(stride):
+    """Input i of a transposed convolution is the centre of its outputs from s·i to s·i + 2s - 1."""
+    return step // stride, centre - (stride - 0.5) * step / stride
+
+  for skip in VARIANTS[variant].skips:
+    step, centre = up(2)
+    pool_step, pool_centre = pools[skip.pool]
+    assert pool_step == step
+    assert skip.offset == (centre - pool_centre) / step
+  step, centre = up(VARIANTS[variant].stride)
+  assert (step, VARIANTS[variant].offset) == (1, -centre)
+
+
+# --- where things come out -----------------------------------------------------------------------
+
+# The at-once network has the crops of the other 8s.
+BRANCHES = [
+  (variant, score, 2**pool)
+  for variant in ('32s', '16s', '8s')
+  for score, pool in [
+    ('score_fr', 5),
+    *((f'score_pool{s.pool}', s.pool) for s in VARIANTS[variant].skips),
+  ]
+]
+
+
+@pytest.mark.parametrize(('variant', 'score', 'stride'), BRANCHES)
+def test_things_come_out_where_they_were(variant, score, stride):
+  model = tiny(variant)
+  variables = passing_on(model, score)
+  columns = np.arange(WIDTH)
+  starts = np.arange(64, 64 + stride)
+  border = 80 - (80 + PAD - 1) % stride  # cells start where conv1_1 does, at -(PAD - 1)
+  rows = np.concatenate([columns == starts[:, None], columns[None] >= border])
+  images = rows[:, None, :, None].astype('f4')
+  logits = np.asarray(jax.jit(model.apply)(variables, images))[:, 0, :, 0]
+
+  # A delta's response is centred on the cell that the delta is in; two cells are a stride apart.
+  deltas, region = logits[:-1], logits[-1]
+  centres = deltas @ columns / deltas.sum(1)
+  assert np.abs(centres - starts).max() <= (stride - 1) / 2 + 1e-3
+  assert np.mean(centres - starts) == pytest.approx(0, abs=1e-3)
+  assert sum(np.diff(centres) > 0.5) == 1
+  assert np.ptp(centres) == pytest.approx(stride, abs=1e-3)
+
+  # Scores of 0 on one side of a border and 1 on the other cross 1/2 exactly between the two.
+  assert not region[: border - stride].any()
+  np.testing.assert_allclose(region[border + stride : border + 40], region.max(), rtol=1e-6)
+  before, after = region[border - 1 : border + 1] / region.max()
+  assert before < 0.5 < after
+  assert before + after == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('size', [(1, 1), (1, 300), (33, 64), (97, 128)])
+def test_any_size_goes_in_and_the_same_comes_out(variant, size):
+  _, logits = abstract(tiny(variant, classes=2), (2, *size, 3))
+  assert logits.shape == (2, *size, 2)
+  assert logits.dtype == jnp.float32
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+
+def test_only_learned_upsampling_has_parameters():
+  shapes = {
+    learned: abstract(FCN(5, learned=learned), (1, 9, 9, 3))[0]['params']
+    for learned in ('none', 'intermediate', 'all')
+  }
+  kernels = {
+    learned: {k: v['kernel'].shape for k, v in tree.items() if k.startswith('upscore')}
+    for learned, tree in shapes.items()
+  }
+  between = {'upscore2': (4, 4, 5, 5), 'upscore_pool4': (4, 4, 5, 5)}
+  assert kernels == {
+    'none': {},
+    'intermediate': between,
+    'all': between | {'upscore8': (16, 16, 5, 5)},
+  }
+  assert all('bias' not in shapes['all'][k] for k in kernels['all'])
+
+
+def test_learned_upsampling_starts_as_the_fixed_one():
+  fixed, learned = (tiny(channels=4, classes=2, learned=kind) for kind in ('none', 'all'))
+  scores = {'score_fr': [0.7, -0.3], 'score_pool4': [0.2, 0.1], 'score_pool3': [-0.5, 0.4]}
+  params = random_variables(fixed, **scores)['params']
+  expected = jax.jit(fixed.apply)({'params': params}, IMAGE)
+  assert np.ptp(expected) > 0.1
+  initial = random_variables(learned, **scores)['params']
+  key = jax.random.key(0)
+  for name in ('upscore2', 'upscore_pool4', 'upscore8'):
+    layer = Upsample(initial[name]['kernel'].shape[0] // 2, learned=True)
+    initial[name] = layer.init(key, np.zeros((1, 1, 1, 2), 'f4'))['params']
+  actual = jax.jit(learned.apply)({'params': initial}, IMAGE)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_scores_start_at_zero_and_get_a_gradient():
+  model = tiny(channels=4)
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+  assert not jax.jit(model.apply)(variables, IMAGE).any()
+  gradient = jax.jit(jax.grad(lambda v: model.apply(v, IMAGE).sum()))(variables)['params']
+  for name in ('score_fr', 'score_pool4', 'score_pool3'):
+    assert gradient[name]['kernel'].any()
+
+
+def test_at_once_scales_the_features_before_their_scores():
+  plain, scaled = (tiny(v, channels=4) for v in ('8s', '8s-at-once'))
+  apply_plain, apply_scaled = jax.jit(plain.apply), jax.jit(scaled.apply)
+  for score, factor in (('score_fr', 1), ('score_pool4', 0.01), ('score_pool3', 0.0001)):
+    variables = random_variables(plain, **{score: 1})
+    full = apply_plain(variables, IMAGE)
+    assert full.any()
+    actual = apply_scaled(variables, IMAGE)
+    np.testing.assert_allclose(actual, factor * full, rtol=1e-4, atol=1e-9)
+
+
+def test_32s_fixed_moves_nothing_but_its_scores():
+  model = tiny('32s')
+  variables, _ = abstract(model, (1, 9, 9, 3))
+  params = jax.tree.map(lambda x: np.ones(x.shape, 'f4'), variables['params'])
+  config = optim.OptimConfig(weight_decay=0.5, multipliers=ONLY_SCORE)
+  optimizer = optim.make_optimizer(config, 1, params)
+  updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+  moved = {name for name, layer in updates.items() if any(v.any() for v in layer.values())}
+  assert moved == {'score_fr'}
+
+
+def test_dropout_acts_in_training_only():
+  model = tiny('32s', channels=16)
+  variables = random_variables(model, score_fr=1)
+  apply = jax.jit(lambda key: model.apply(variables, IMAGE, train=True, rngs={'dropout': key}))
+  train = [apply(jax.random.key(i)) for i in (0, 1)]
+  assert not np.allclose(train[0], train[1])
+  exact = tiny('32s', channels=16, dropout=0.0)
+  np.testing.assert_allclose(
+    jax.jit(model.apply)(variables, IMAGE),
+    jax.jit(functools.partial(exact.apply, train=True))(variables, IMAGE),
+    rtol=1e-6,
+  )
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+  exact, coarse = (tiny('32s', channels=4, dtype=d) for d in ('float32', 'bfloat16'))
+  abstract_variables, _ = abstract(coarse, IMAGE.shape)
+  assert {x.dtype for x in jax.tree.leaves(abstract_variables)} == {jnp.dtype('float32')}
+  variables = random_variables(exact, score_fr=1)
+  a, b = (jax.jit(m.apply)(variables, IMAGE) for m in (exact, coarse))
+  assert b.dtype == jnp.float32
+  np.testing.assert_allclose(a, b, atol=0.05 * np.abs(a).max())
+  assert not np.array_equal(a, b)
+
+
+# --- the pieces ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('stride', [2, 8])
+def test_bilinear_upsample_is_the_transposed_convolution(stride):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
+  expected = conv_transpose(x, bilinear_kernel(2 * stride, 4), stride)
+  np.testing.assert_allclose(bilinear_upsample(x, stride), expected, atol=1e-6)
+
+
+def test_max_pool_ceil_keeps_the_odd_row_and_column():
+  x = -jnp.arange(1.0, 16).reshape(1, 3, 5, 1)  # negative: a padded zero would win
+  np.testing.assert_array_equal(max_pool_ceil(x)[0, :, :, 0], [[-1, -3, -5], [-11, -13, -15]])

@@ -19,12 +19,3 @@ ROOT = pathlib.Path(__file__).parent.parent
 def root() -> pathlib.Path:
   """The checkout."""
   return ROOT
-
-
-@pytest.fixture(scope='session')
-def test_data() -> pathlib.Path:
-  """Real data sets, where the environment names their folder."""
-  folder = os.environ.get('SEGJAX_TEST_DATA')
-  if not folder:
-    pytest.skip('SEGJAX_TEST_DATA names no folder with the real data sets')
-  return pathlib.Path(folder)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all lint format clean
+.PHONY: setup demo test test-slow test-all lint format clean
 
 setup: $(READY)
 
@@ -21,6 +21,9 @@ demo: $(READY)  ## train a small U-Net on the built-in data set, evaluate it, sh
 
 test: $(READY)  ## what CI runs, but for the linter
 	$(BIN)/pytest -n 2 -m 'not slow'
+
+test-slow: $(READY)  ## only those: kill and resume, several processes
+	$(BIN)/pytest -m slow
 
 test-all: $(READY)  ## every test, the long ones too
 	$(BIN)/pytest -n 2

@@ -21,6 +21,10 @@ Array: TypeAlias = jax.Array
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
 #   weight f32[B, h, w]     loss weight a pixel, only where the config asks for one
 #   valid  bool[B]          False for an example that only fills up an evaluation batch
+# Instance tasks use image, valid, and
+#   size      i32[B, 2]     height and width of the image inside its padding
+#   instances `Instances`
+#   index     i32[B]        of the example in its split
 Batch: TypeAlias = Mapping[str, Any]
 
 
@@ -34,6 +38,42 @@ class SumCount(NamedTuple):
 
   sum: Any
   count: Any
+
+
+class Instances(NamedTuple):
+  """The objects of a batch of images, padded to N an image; an absent one has `valid` False.
+
+  Attributes:
+    boxes: f32[B, N, 4], around the visible pixels; zeros where absent.
+    classes: i32[B, N], class index among the things, from 0; there is no background class.
+    masks: u8[B, N, H, ceil(W / 8)], one bit a pixel, see `segjax.ops.masks.pack_masks`.
+    crowd: bool[B, N], a region of many objects that are not told apart: no target, no mistake.
+    valid: bool[B, N].
+  """
+
+  boxes: Any
+  classes: Any
+  masks: Any
+  crowd: Any
+  valid: Any
+
+
+class Detections(NamedTuple):
+  """What a network finds in a batch of images, K an image by falling score.
+
+  Attributes:
+    boxes: f32[B, K, 4].
+    classes: i32[B, K], class index among the things, from 0.
+    scores: f32[B, K], probability.
+    masks: f32[B, K, M, M], probability in the frame of the box; None without a mask head.
+    valid: bool[B, K].
+  """
+
+  boxes: Any
+  classes: Any
+  scores: Any
+  masks: Any
+  valid: Any
 
 
 class SegjaxError(Exception):

@@ -14,6 +14,7 @@ from segjax.types import SegjaxError
 FREE_KEYS = (
   'data.dir',
   'data.source',
+  'data.eval_source',
   'data.workers',
   'data.eval_batch_size',
   'mesh.',
@@ -37,6 +38,7 @@ class Workdir:
     self.checkpoints = self.path / 'checkpoints'
     self.report = self.path / 'report.html'
     self.log = self.path / 'metrics.jsonl'
+    self.starts = self.path / 'starts.jsonl'
 
   def read_config(self) -> dict[str, Any]:
     if not self.config.is_file():
@@ -56,6 +58,21 @@ class Workdir:
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
     """Notes the data set's classes and colours, and the class weights, for use without it."""
     _write(self.dataset, json.dumps(facts, indent=2) + '\n')
+
+  def note_start(self, facts: Mapping[str, Any]) -> None:
+    """Adds a line for a start of the training, or its going on: when, where, by which code."""
+    with self.starts.open('a', encoding='utf-8') as file:
+      file.write(json.dumps(facts) + '\n')
+
+  def read_starts(self) -> list[dict[str, Any]]:
+    """What `note_start` noted; a line that a kill cut short is left out."""
+    if not self.starts.exists():
+      return []
+    found = []
+    for line in self.starts.read_text(encoding='utf-8').splitlines():
+      with contextlib.suppress(ValueError):
+        found.append(json.loads(line))
+    return found
 
   @contextlib.contextmanager
   def lock(self) -> Iterator[None]:

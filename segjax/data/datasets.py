@@ -113,6 +113,20 @@ def load(
   return builder
 
 
+def describe(config: 'DataConfig') -> DatasetSpec:
+  """The spec of a data set whose builder can be made, whether or not it was ever prepared.
+
+  Raises:
+    SegjaxError: as `load`.
+  """
+  root = Path(config.dir).expanduser() if config.dir else default_data_dir()
+  base, _, name = config.name.partition('/')
+  with contextlib.redirect_stdout(sys.stderr):  # TFDS prints
+    own = base in own_names()
+    builder = _own_builder(base, name, root) if own else _tfds_builder(config.name, root)
+  return spec(builder, config)
+
+
 def own_names() -> list[str]:
   """The names of segjax's own data sets."""
   return sorted(p.parent.name for p in Path(__file__).parent.glob('builders/*/builder.py'))
@@ -203,6 +217,35 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
     channels=channels,
     splits={name: split.num_examples for name, split in builder.info.splits.items()},
   )
+
+
+def count_examples(builder: tfds.core.DatasetBuilder, split: str, name: str) -> int:
+  """The number of examples of a split, 1 or more.
+
+  A builder whose raw files do not always have a split says in the metadata's `optional_splits` what
+  it takes.
+
+  Raises:
+    SegjaxError: there is no such split, and how to get it or which is the nearest; or it is empty.
+  """
+  try:
+    count = builder.info.splits[split].num_examples
+  except (KeyError, ValueError):
+    hint = _explain_split(builder, split)
+    raise SegjaxError(f'{name} has no split {split!r}{hint}') from None
+  if not count:
+    raise SegjaxError(f'split {split!r} of {name} is empty: name another one')
+  return count
+
+
+def _explain_split(builder: tfds.core.DatasetBuilder, split: str) -> str:
+  """The end of the sentence that a data set has no such split."""
+  metadata = builder.info.metadata
+  optional = metadata.get('optional_splits', {}) if isinstance(metadata, Mapping) else {}
+  for name, how in optional.items():
+    if name in split and name not in builder.info.splits:
+      return f': {how}, delete {builder.data_path} and prepare it again'
+  return nearest(split, builder.info.splits)
 
 
 def _class_names(feature: tfds.features.FeatureConnector, config: 'DataConfig') -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from absl import flags
 from segjax.data import datasets, images, transforms
 from segjax.data.transforms import Augment, Size
 from segjax.data.weight_map import border_weight_map
-from segjax.types import IGNORE_LABEL, SegjaxError, nearest
+from segjax.types import IGNORE_LABEL, SegjaxError
 
 T = TypeVar('T')
 U = TypeVar('U')
@@ -56,6 +56,8 @@ class DataConfig:
     name: of the data set: one of segjax's own, with its config after a slash, or one of TFDS.
     dir: folder of prepared data sets; None for `segjax.data.datasets.default_data_dir()`.
     source: folder of the raw files, for a data set that is not downloaded.
+    eval_name: another data set, of the same classes, to evaluate on; None for `name`.
+    eval_source: its `source`.
     train_split: split to train on, in TFDS's notation: 'train', 'train[:80%]'.
     eval_split: split to evaluate on.
     batch_size: examples in a training step, over all hosts.
@@ -85,6 +87,8 @@ class DataConfig:
   name: str
   dir: str | None = None
   source: str | None = None
+  eval_name: str | None = None
+  eval_source: str | None = None
   train_split: str = 'train'
   eval_split: str = 'val'
   batch_size: int = 8
@@ -298,13 +302,7 @@ class _Examples:
           f'config.data.{key}={getattr(config, key)} must be 1 number, or 1 for each of the '
           f'{spec.channels} channels of {spec.name}'
         )
-    try:
-      count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError):
-      known = nearest(split, spec.splits)
-      raise SegjaxError(f'{spec.name} has no split {split!r}{known}') from None
-    if not count:
-      raise SegjaxError(f'split {split!r} of {spec.name} is empty: name another one')
+    datasets.count_examples(builder, split, spec.name)
     self.config = config
     self.spec = spec
     # The records' bytes; only the features that are needed are parsed, and decoded by Pillow.

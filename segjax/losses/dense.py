@@ -21,7 +21,7 @@ from jax import lax
 
 from segjax.types import IGNORE_LABEL, Array, SegjaxError, SumCount
 
-DivideBy = Literal['count', 'weight']
+DivideBy = Literal['count', 'weight', 'images']
 
 
 def softmax_cross_entropy(
@@ -40,8 +40,9 @@ def softmax_cross_entropy(
     weight: f[B, H, W] or None.
     class_weights: f[C], a factor for the pixels of each class (`median_frequency_weights`); None
       for 1.
-    divide_by: 'count', the labelled pixels, as SegNet's release does; or 'weight', the sum of their
-      weights.
+    divide_by: 'count', the labelled pixels, as SegNet's release does; 'weight', the sum of their
+      weights; or 'images', those with a labelled pixel: the sum over an image's pixels, as FCN's
+      release has it.
   """
   channels = logits.shape[-1]
   logits = logits.astype(jnp.float32)
@@ -217,7 +218,8 @@ def _reduce(
   w = _pixel_weight(labelled, weight)
   if class_weights is not None:
     w *= class_weights[jnp.where(labelled, label, 0)]
-  counts = {'count': labelled, 'weight': w}
+  counts = {'count': labelled, 'weight': w, 'images': labelled.any((1, 2))}
   if divide_by not in counts:
-    raise SegjaxError(f"divide_by is {divide_by!r}: a loss divides by 'count' or by 'weight'")
+    known = ', '.join(counts)
+    raise SegjaxError(f'divide_by is {divide_by!r}: a loss divides by one of {known}')
   return SumCount(jnp.sum(w * loss), jnp.sum(counts[divide_by], dtype=jnp.float32))

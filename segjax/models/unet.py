@@ -23,6 +23,7 @@ class DoubleConv(nn.Module):
   features: int
   padding: Literal['valid', 'same']
   norm: Norm
+  bn_momentum: float
   dtype: str
 
   @nn.compact
@@ -37,7 +38,10 @@ class DoubleConv(nn.Module):
         dtype=self.dtype,
         name=f'conv{i}',
       )(x)
-      x = nn.relu(make_norm(self.norm, train=train, dtype=self.dtype, name=f'norm{i}')(x))
+      norm = make_norm(
+        self.norm, train=train, momentum=self.bn_momentum, dtype=self.dtype, name=f'norm{i}'
+      )
+      x = nn.relu(norm(x))
     return x
 
 
@@ -61,6 +65,7 @@ class UNet(nn.Module):
     padding: 'valid' as in the paper, or 'same'.
     norm: 'none' as in the paper, 'batch' or 'group'.
     dropout: rate at the end of the contracting path (§3.1; the paper gives no rate).
+    bn_momentum: of the running means and variances that serve outside training, with norm 'batch'.
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
@@ -70,6 +75,7 @@ class UNet(nn.Module):
   padding: Literal['valid', 'same'] = 'valid'
   norm: Norm = 'none'
   dropout: float = 0.5
+  bn_momentum: float = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -103,7 +109,12 @@ class UNet(nn.Module):
     x = image.astype(self.dtype)
     if self.padding == 'same':
       x = pad_to_multiple(x, self.stride)
-    block = {'padding': self.padding, 'norm': self.norm, 'dtype': self.dtype}
+    block = {
+      'padding': self.padding,
+      'norm': self.norm,
+      'bn_momentum': self.bn_momentum,
+      'dtype': self.dtype,
+    }
 
     skips = []
     for level in range(self.depth):

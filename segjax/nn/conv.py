@@ -1,5 +1,6 @@
 """Convolution, transposed convolution and normalisation layers."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,19 +16,24 @@ Norm = Literal['none', 'batch', 'group']
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
+def scaled(channels: int, width: float) -> int:
+  """`width · channels`, rounded up to an even number, so that two groups divide it."""
+  return 2 * math.ceil(width * channels / 2)
+
+
 def make_norm(
-  kind: Norm, *, train: bool, dtype: Any, name: str
+  kind: Norm, *, train: bool, dtype: Any, name: str, momentum: float = 0.9
 ) -> Callable[[jax.Array], jax.Array]:
   """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
 
   `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
-  (momentum 0.9); `'group'` has groups of 16 channels, or one group where 16 do not divide C.
+  (by `momentum`); `'group'` has groups of 16 channels, or one group where 16 do not divide C.
   """
   if kind == 'none':
     return lambda x: x
   if kind == 'batch':
     return nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+      use_running_average=not train, momentum=momentum, epsilon=1e-5, dtype=dtype, name=name
     )
 
   def group_norm(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ pixel, `palette` is u8[C, 3] with the RGB colour of each class, and a picture is
 
 import os
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -88,6 +89,13 @@ def panels(
     'prediction': colorize(prediction, palette),
     'errors': errors,
   }
+
+
+def heat(values: npt.ArrayLike) -> np.ndarray:
+  """Draws f[H, W], >= 0, from dark blue at 0 to yellow at its largest value: u8[H, W, 3]."""
+  values = np.asarray(values, np.float32)
+  scaled = np.rint(255 * values / max(values.max(initial=0), np.finfo(np.float32).tiny))
+  return cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
 
 
 def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> np.ndarray:

@@ -22,6 +22,8 @@ class Task:
     init: `(key, batch) -> variables`, with 'params' and the model's other collections.
     forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` feeds dropout
       and sampling, and may be None where `train` is False.
+    batch_statistics: `(variables, batch, key) -> model state` of the batch alone, in training mode:
+      what running statistics are an average of.
     losses: `(outputs, batch) -> {name: SumCount}`; the total is the sum of `sum / count`.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
     metrics: computed over a whole split, see `segjax.metrics.base.Metric`.
@@ -32,6 +34,7 @@ class Task:
   batch_spec: Mapping[str, PartitionSpec]
   init: Callable[[Array, Batch], Variables]
   forward: Callable[..., tuple[Any, Variables]]
+  batch_statistics: Callable[[Variables, Batch, Array], Variables]
   losses: Callable[[Any, Batch], dict[str, SumCount]]
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]

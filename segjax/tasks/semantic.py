@@ -1,6 +1,7 @@
 """Semantic segmentation: one class for every pixel."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ def make_task(
   tile: tuple[int, int] | None = None,
   overlap: int = 0,
   test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none',
+  samples: int = 0,
   draw: Callable[..., dict[str, np.ndarray]] | None = None,
 ) -> Task:
   """The semantic task around `model`.
@@ -51,24 +53,48 @@ def make_task(
     tile: height and width of the tiles of overlap-tile inference; None takes the image whole.
     overlap: context in pixels around a tile, for models without a margin of their own.
     test_time_augmentation: average the probabilities over these symmetries of the image.
-    draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W]) -> {title: uint8[H, W, 3]}`.
+    samples: average them over this many passes with dropout on (Bayesian SegNet, arXiv 1511.02680);
+      0 for one pass without. The model's `__call__` then has to take `sample`.
+    draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
+      {title: uint8[H, W, 3]}`.
+
+  The outputs of `forward` are a dict with `logits` f32[B, h, w, classes] and, of samples,
+  `uncertainty` f32[B, h, w], see `monte_carlo`.
   """
   margin = getattr(model, 'margin', 0) or overlap
+  if samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
+    raise SegjaxError(
+      f'config.eval.samples={samples}: {type(model).__name__} has no dropout at test time: leave '
+      'it out, or take a model that has, such as segnet.SegNet'
+    )
 
   def init(key: Array, batch: Batch) -> Variables:
     return model.init(key, batch['image'])
 
   def forward(variables: Variables, batch: Batch, *, train: bool, key: Array | None = None):
     if train:
-      return model.apply(
-        variables, batch['image'], train=True, rngs={'dropout': key}, mutable=['batch_stats']
-      )
-    network = functools.partial(model.apply, variables)
-    apply = functools.partial(_whole, network, model, margin, tile)
-    return symmetric_average(apply, batch['image'], test_time_augmentation), {}
+      return _train_outputs(model, variables, batch, key)
 
-  def compute_losses(logits: Array, batch: Batch) -> dict[str, SumCount]:
-    label = _masked_label(batch)
+    def infer(**kwargs: Any) -> Array:
+      network = functools.partial(model.apply, variables, **kwargs)
+      apply = functools.partial(_whole, network, model, margin, tile)
+      return symmetric_average(apply, batch['image'], test_time_augmentation)
+
+    if not samples:
+      return {'logits': infer()}, {}
+    return monte_carlo(lambda key: infer(sample=True, rngs={'dropout': key}), samples), {}
+
+  def batch_statistics(variables: Variables, batch: Batch, key: Array) -> Variables:
+    if not hasattr(model, 'bn_momentum'):
+      raise SegjaxError(
+        f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum, and '
+        'nothing to recompute: leave it out'
+      )
+    # Without momentum the running statistics are the batch's own.
+    return _train_outputs(model.clone(bn_momentum=0.0), variables, batch, key)[1]
+
+  def compute_losses(outputs: Mapping[str, Array], batch: Batch) -> dict[str, SumCount]:
+    logits, label = outputs['logits'], _masked_label(batch)
     if logits.shape[:3] != label.shape:
       raise SegjaxError(
         f'the model puts out {logits.shape[1]}x{logits.shape[2]} for labels of '
@@ -76,16 +102,22 @@ def make_task(
       )
     return {n: f(logits, label, batch.get('weight')) for n, f in losses.items()}
 
-  def predict(logits: Array, batch: Batch) -> dict[str, Array]:
+  def predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
     del batch
+    logits = outputs['logits']
     return {
+      **{name: value for name, value in outputs.items() if name != 'logits'},
       'label': jnp.argmax(logits, -1).astype(jnp.int32),
       'probability': jax.nn.softmax(logits, -1),
     }
 
   def pictures(batch: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], count: int):
     rows = np.flatnonzero(batch['valid'])[:count]
-    return [draw(batch['image'][i], batch['label'][i], predictions['label'][i]) for i in rows]
+    uncertainty = predictions.get('uncertainty', [None] * len(batch['valid']))
+    return [
+      draw(batch['image'][i], batch['label'][i], predictions['label'][i], uncertainty[i])
+      for i in rows
+    ]
 
   dense_spec = P('data', 'space')
   return Task(
@@ -97,11 +129,54 @@ def make_task(
     },
     init=init,
     forward=forward,
+    batch_statistics=batch_statistics,
     losses=compute_losses,
     predict=predict,
     metrics=tuple(_metric(name, class_names) for name in metrics),
     pictures=pictures,
   )
+
+
+def _train_outputs(
+  model: Any, variables: Variables, batch: Batch, key: Array
+) -> tuple[dict[str, Array], Variables]:
+  logits, new = model.apply(
+    variables, batch['image'], train=True, rngs={'dropout': key}, mutable=['batch_stats']
+  )
+  return {'logits': logits}, new
+
+
+def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Array]:
+  """Mean and variance of the probabilities over samples (Bayesian SegNet, §3).
+
+  Args:
+    infer: `key -> logits f32[B, h, w, classes]`, one sample.
+    samples: how many, by keys that are always the same.
+
+  Returns:
+    `logits`, whose softmax is the mean probability, and `uncertainty` f32[B, h, w], the variance of
+    a class's probability, averaged over the classes.
+  """
+
+  def add(sums: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+    probability = jax.nn.softmax(infer(jax.random.fold_in(jax.random.key(0), index)), -1)
+    # About a first sample, so that the difference of large numbers does not cancel.
+    shifted = probability - first
+    return (sums[0] + shifted, sums[1] + shifted**2), None
+
+  first = jax.nn.softmax(infer(jax.random.fold_in(jax.random.key(0), 0)), -1)
+  zeros = (jnp.zeros_like(first), jnp.zeros_like(first))
+  (total, squares), _ = jax.lax.scan(add, zeros, jnp.arange(1, samples))
+  variance = squares / samples - (total / samples) ** 2
+  return {
+    'logits': _log(first + total / samples),
+    'uncertainty': jnp.maximum(variance, 0).mean(-1),
+  }
+
+
+def _log(probability: Array) -> Array:
+  # The smallest normal float keeps an underflown probability from becoming -inf.
+  return jnp.log(jnp.maximum(probability, jnp.finfo(jnp.float32).tiny))
 
 
 def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
@@ -113,9 +188,7 @@ def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
     view = jnp.rot90(image[:, :, ::-1] if flip else image, turns, axes=(1, 2))
     back = jnp.rot90(jax.nn.softmax(apply(view), -1), -turns, axes=(1, 2))
     total += back[:, :, ::-1] if flip else back
-  mean = total / len(SYMMETRIES[kind])
-  # The smallest normal float keeps an underflown probability from becoming -inf.
-  return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
+  return _log(total / len(SYMMETRIES[kind]))
 
 
 def _whole(

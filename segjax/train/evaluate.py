@@ -1,16 +1,48 @@
 """Metrics over a whole split: every image once, divided once."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segjax.tasks.base import Task
 from segjax.train import sharding
+from segjax.train.state import TrainState, eval_variables
 from segjax.train.step import name_parts
 
 Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
+
+
+def recompute_statistics(
+  batch_statistics: Callable[[Mapping[str, Any], Any, jax.Array], Any],
+  state: TrainState,
+  batches: Iterable[Any],
+  *,
+  seed: int,
+) -> TrainState:
+  """`state` with the statistics of batch normalisation averaged over `batches`.
+
+  Means and variances of the batches are averaged, as SegNet's release does before it tests
+  (compute_bn_statistics.py), instead of the running averages of weights that have changed since.
+
+  Args:
+    batch_statistics: `Task.batch_statistics`, compiled.
+    state: on the mesh.
+    batches: batches on the mesh, each full.
+    seed: of dropout.
+  """
+  variables = eval_variables(state)
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  total, count = None, 0
+  for batch in batches:
+    new = batch_statistics(variables, batch, jax.random.fold_in(key, count))
+    total = new if total is None else jax.tree.map(jnp.add, total, new)
+    count += 1
+  mean = jax.tree.map(lambda x: x / count, total)
+  return dataclasses.replace(state, model_state={**state.model_state, **mean})
 
 
 def evaluate(

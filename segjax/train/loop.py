@@ -35,6 +35,8 @@ class TrainConfig:
     nonfinite: what a loss or gradient that is not finite does: 'stop' the run or 'skip' the update.
     max_skipped: with 'skip', how many updates may be left out before the run stops.
     pictures: how many examples an evaluation draws.
+    recompute_batch_norm: before each evaluation the running statistics of batch normalisation are
+      computed anew over the training split, without augmentation; the model needs `bn_momentum`.
   """
 
   steps: int = 1000
@@ -48,6 +50,7 @@ class TrainConfig:
   nonfinite: Literal['stop', 'skip'] = 'stop'
   max_skipped: int = 10
   pictures: int = 6
+  recompute_batch_norm: bool = False
 
   def __post_init__(self):
     for key in ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep'):
@@ -169,6 +172,7 @@ def run(
   progress: Progress,
   evaluate: Callable[[TrainState, int], dict[str, Any]],
   evaluated: bool = True,
+  refresh: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
 
@@ -184,6 +188,7 @@ def run(
     evaluate: `(state, step) -> metrics` on the evaluation split.
     evaluated: whether the evaluation due after `state.step`, if any, was done: a run that was asked
       to stop leaves it out.
+    refresh: `state -> state` before an evaluation; what it changes stays.
 
   Returns:
     The state after the last step.
@@ -194,6 +199,7 @@ def run(
   """
   start = step = int(state.step)
   if start and not evaluated and _due(start, config):
+    state = refresh(state)
     evaluate(state, start)
   meter, pending = _Meter(config), collections.deque()
   mark, mark_step = time.perf_counter(), step
@@ -228,6 +234,7 @@ def run(
         mark, mark_step = time.perf_counter(), step
       metrics = None
       if evaluating:
+        state = refresh(state)
         metrics = evaluate(state, step)
         saving = saving or checkpoints.is_better(metrics)
       if saving:

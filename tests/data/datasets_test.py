@@ -107,7 +107,7 @@ def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, mon
   [
     ('scnes', 'no such data set: did you mean scenes'),
     ('oxford_iiit_pets', 'no such data set: did you mean oxford_iiit_pet'),
-    ('qqqqqq', 'no such data set: known are camvid, isbi2012, scenes'),
+    ('qqqqqq', 'no such data set: known are camvid, .*, scenes, .*, voc'),
     ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
   ],
 )
@@ -240,6 +240,23 @@ def test_keys_that_the_data_set_lacks(tiny):
 def test_images_of_four_channels_are_refused(tiny):
   with pytest.raises(SegjaxError, match='4 channels'):
     spec(tiny(channels=4))
+
+
+def test_describe_needs_no_prepared_data(tmp_path, isbi):
+  config = pipeline.DataConfig('isbi2012', dir=tmp_path / 'data', source=isbi)
+  described = datasets.describe(config)
+  assert not (tmp_path / 'data').exists()
+  prepared = datasets.spec(datasets.load('isbi2012', config.dir, config.source), config)
+  assert described.splits == {}
+  assert {**described.to_json(), 'splits': prepared.splits} == prepared.to_json()
+
+
+def test_describe_own_data_set_that_tfds_has_another_of(tmp_path):
+  """VOC is also a name of TFDS's, whose builders are registered once one of them is asked for."""
+  keys = {'label_key': 'segmentation_mask', 'class_names': ('a', 'b', 'c')}
+  pets = pipeline.DataConfig('oxford_iiit_pet', dir=tmp_path, **keys)
+  assert datasets.describe(pets).num_classes == 3
+  assert datasets.describe(pipeline.DataConfig('voc/2011', dir=tmp_path)).num_classes == 21
 
 
 def test_spec_survives_json(tiny):

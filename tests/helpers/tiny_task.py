@@ -16,7 +16,7 @@ def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **kwa
     UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout),
     class_names=('a', 'b', 'c'),
     losses={name: LOSSES[name] for name in losses},
-    draw=lambda image, truth, prediction: {'image': image},
+    draw=lambda image, truth, prediction, uncertainty: {'image': image},
     **kwargs,
   )
 

@@ -202,11 +202,21 @@ def test_class_weights_multiply_the_pixels_of_their_class(loss, classes):
     )
 
 
+def test_divided_by_images_the_sum_over_pixels_is_the_loss():
+  """FCN's release; an image that is padded or ignored as a whole is none."""
+  logits, label = example()
+  label = label.at[0].set(IGNORE_LABEL)
+  by_pixels = dense.softmax_cross_entropy(logits, label)
+  by_images = dense.softmax_cross_entropy(logits, label, divide_by='images')
+  assert by_images.sum == by_pixels.sum
+  assert by_images.count == len(label) - 1
+
+
 def test_wrong_arguments():
   logits, label = example()
   with pytest.raises(SegjaxError, match='2 values for 3 classes'):
     dense.softmax_cross_entropy(logits, label, class_weights=[1, 2])
-  with pytest.raises(SegjaxError, match="divide_by is 'mean'"):
+  with pytest.raises(SegjaxError, match="divide_by is 'mean': .* one of count, weight, images"):
     dense.focal(logits, label, divide_by='mean')
 
 

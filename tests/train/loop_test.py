@@ -41,14 +41,24 @@ def compiled():
 def go(compiled, tmp_path):
   """Runs the loop; returns the steps it evaluated and the steps it saved."""
 
-  def go(config, *, batches=None, scores=None, keep=99, start=0, evaluated=True):
+  def go(
+    config,
+    *,
+    batches=None,
+    scores=None,
+    keep=99,
+    start=0,
+    evaluated=True,
+    keep_states=False,
+    **kwargs,
+  ):
     task, step, state = compiled
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
     batch = sharding.put_batch(make_batch(), mesh, task.batch_spec)
-    evaluated = []
+    seen = []
 
     def evaluate(state, now):
-      evaluated.append(now)
+      seen.append((now, state) if keep_states else now)
       return {'mean_iou': (scores or {}).get(now, 0.0)}
 
     checkpoints = Checkpoints(tmp_path / 'c', keep=keep, best_metric='mean_iou')
@@ -65,11 +75,12 @@ def go(compiled, tmp_path):
         progress=Quiet(),
         evaluate=evaluate,
         evaluated=evaluated,
+        **kwargs,
       )
     finally:
       checkpoints.close()
       log.close()
-      go.evaluated = evaluated
+      go.evaluated = seen
       go.saved = sorted(int(p.name) for p in (tmp_path / 'c').iterdir() if p.name.isdigit())
     return go.evaluated, go.saved
 
@@ -112,6 +123,18 @@ def test_a_signal_saves_and_stops(go, compiled, signum):
 def test_an_evaluation_that_a_stop_left_out_is_made_up_for(go, start, wanted):
   config = loop.TrainConfig(steps=6, eval_every=3)
   assert go(config, start=start, evaluated=False)[0] == wanted
+
+
+def test_an_evaluation_that_was_made_is_not_made_again(go):
+  assert go(loop.TrainConfig(steps=6, eval_every=3), start=3)[0] == [6]
+
+
+def test_what_is_refreshed_is_evaluated_and_saved(go):
+  """Also where a stop had left the evaluation out."""
+  refresh = lambda state: dataclasses.replace(state, skipped=state.skipped + 1)
+  config = loop.TrainConfig(steps=6, eval_every=3)
+  seen, _ = go(config, start=3, evaluated=False, refresh=refresh, keep_states=True)
+  assert [(step, int(state.skipped)) for step, state in seen] == [(3, 1), (6, 2)]
 
 
 def test_nonfinite_names_step_metrics_and_examples(go, compiled):

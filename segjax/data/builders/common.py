@@ -1,10 +1,12 @@
-"""What two builders or more need: finding raw files, reading images, encoding PNGs.
+"""What two builders or more need: finding raw files, reading lists, images and labels, PNGs.
 
 Builders hand TFDS encoded bytes or a path for each image feature: an array would make it import
 TensorFlow.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +14,69 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax import types
+
+# PASCAL VOC's classes, which SBD shares, in the order of their index.
+VOC_CLASSES = (
+  'background',
+  'aeroplane',
+  'bicycle',
+  'bird',
+  'boat',
+  'bottle',
+  'bus',
+  'car',
+  'cat',
+  'chair',
+  'cow',
+  'diningtable',
+  'dog',
+  'horse',
+  'motorbike',
+  'person',
+  'pottedplant',
+  'sheep',
+  'sofa',
+  'train',
+  'tvmonitor',
+)
+
+
+def semantic_info(
+  builder: tfds.core.DatasetBuilder,
+  *,
+  description: str,
+  class_names: Sequence[str],
+  palette: Iterable[Iterable[int]],
+  channels: int = 3,
+  features: dict[str, Any] | None = None,
+  metadata: dict[str, Any] | None = None,
+) -> tfds.core.DatasetInfo:
+  """The info of a data set of images with label maps.
+
+  Args:
+    builder: whose info it is.
+    description: one sentence.
+    class_names, palette: the name and the RGB colour of each class index.
+    channels: of the images.
+    features, metadata: what there is besides `file_name`, `image`, `label`, and the palette.
+  """
+  return tfds.core.DatasetInfo(
+    builder=builder,
+    description=description,
+    features=tfds.features.FeaturesDict(
+      {
+        'file_name': tfds.features.Text(),
+        'image': tfds.features.Image(shape=(None, None, channels)),
+        'label': tfds.features.LabeledImage(
+          labels=list(class_names), shape=(None, None, 1), encoding_format='png'
+        ),
+        **(features or {}),
+      }
+    ),
+    metadata=tfds.core.MetadataDict(
+      palette=[[int(value) for value in color] for color in palette], **(metadata or {})
+    ),
+  )
 
 
 def raw_folder(dl_manager: tfds.download.DownloadManager, content: str) -> Path:
@@ -34,16 +99,62 @@ def raw_folder(dl_manager: tfds.download.DownloadManager, content: str) -> Path:
     ) from error
 
 
-def read_image(path: Path, mode: str, page: int = 0) -> np.ndarray:
+def find_folder(source: Path, places: Iterable[str], holds: str, content: str) -> Path:
+  """The first of some folders below `source` that has a certain file or folder.
+
+  Args:
+    source: the folder of raw files.
+    places: paths below it, '' for itself, in the order of preference.
+    holds: path below the place of what it must have.
+    content: what `source` should hold, for the error message.
+
+  Raises:
+    SegjaxError: if none of them has it.
+  """
+  for place in places:
+    if (source / place / holds).exists():
+      return source / place
+  raise types.SegjaxError(
+    f'{source} does not hold {content}: set data.source to the folder that does'
+  )
+
+
+def read_list(path: Path, content: str) -> list[str]:
+  """The images that a list names: the first word of each line, blank lines aside.
+
+  Args:
+    path: a text file.
+    content: what the source should hold, for the error message.
+
+  Raises:
+    SegjaxError: if the file is missing, names no image, or names one twice.
+  """
+  try:
+    lines = path.read_text().splitlines()
+  except FileNotFoundError as error:
+    raise types.SegjaxError(
+      f'{path} is missing: set data.source to the folder that holds {content}'
+    ) from error
+  names = [line.split()[0] for line in lines if line.strip()]
+  if not names:
+    raise types.SegjaxError(f'{path} names no image: fetch the file again')
+  if len(set(names)) < len(names):
+    twice = next(name for name in names if names.count(name) > 1)
+    raise types.SegjaxError(f'{path} names {twice} twice: fetch the file again')
+  return names
+
+
+def read_image(path: Path, mode: str | tuple[str, ...], page: int = 0) -> np.ndarray:
   """Reads an image file, strictly: a truncated file is an error.
 
   Args:
     path: an image file of any format that Pillow knows.
-    mode: the pixel mode that the file must have: 'L' (8-bit grey) or 'RGB' (8 bits a channel).
+    mode: the pixel mode, or one of those, that the file must have: 'L' (8-bit grey), 'I;16' (16-bit
+      grey), 'P' (palette) or 'RGB' (8 bits a channel).
     page: which page of a file with several, from 0.
 
   Returns:
-    u8[H, W] for 'L', u8[H, W, 3] for 'RGB'.
+    u8[H, W] for 'L' and 'P', whose indices they are; u16[H, W] for 'I;16'; u8[H, W, 3] for 'RGB'.
 
   Raises:
     SegjaxError: if the file or the page is missing, cannot be decoded or has another mode.
@@ -60,11 +171,57 @@ def read_image(path: Path, mode: str, page: int = 0) -> np.ndarray:
     raise types.SegjaxError(
       f'{path} cannot be decoded as an image: fetch the file again'
     ) from error
-  if image.mode != mode:
+  modes = (mode,) if isinstance(mode, str) else mode
+  if image.mode not in modes:
     raise types.SegjaxError(
-      f'{path} has pixels of mode {image.mode}, not {mode}: convert it, or fetch the file again'
+      f'{path} has pixels of mode {image.mode}, not {" or ".join(modes)}: convert it, or fetch the '
+      'file again'
     )
   return pixels
+
+
+def read_label(path: Path) -> np.ndarray:
+  """Reads a label map u8[H, W] from a grey file or a palette's indices; errors as `read_image`."""
+  return read_image(path, ('L', 'P'))
+
+
+def map_label(raw: np.ndarray, path: Path, classes: int, *, first: int, void: int) -> np.ndarray:
+  """Class indices from the values of a raw label map.
+
+  Args:
+    raw: [H, W], whole numbers of any type.
+    path: where they come from, for the error message.
+    classes: how many there are.
+    first: the raw value of class 0; the others follow it.
+    void: the raw value that becomes `types.IGNORE_LABEL`.
+
+  Returns:
+    u8[H, W].
+
+  Raises:
+    SegjaxError: if there is another value.
+  """
+  is_void = raw == void
+  wrong = ((raw < first) | (raw >= first + classes)) & ~is_void
+  if wrong.any():
+    raise types.SegjaxError(
+      f'{path} has the label value {raw[wrong][0]}, which is out of range: classes are {first} to '
+      f'{first + classes - 1}, void is {void}'
+    )
+  return np.where(is_void, types.IGNORE_LABEL, raw.astype(np.int64) - first).astype(np.uint8)
+
+
+def rgb_example(
+  file_name: str, image_path: Path, label: np.ndarray, label_path: Path
+) -> tuple[str, dict[str, Any]]:
+  """An example with its key: the RGB image as its file is, byte for byte, and label u8[H, W].
+
+  Raises:
+    SegjaxError: if the image cannot be read, is not RGB or not of the label's size.
+  """
+  image = read_image(image_path, 'RGB')
+  check_same_size(image, image_path, label, label_path)
+  return file_name, {'file_name': file_name, 'image': image_path, 'label': encode_png(label)}
 
 
 def check_same_size(

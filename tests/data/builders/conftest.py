@@ -44,7 +44,7 @@ def modules_after_prepare(tmp_path) -> Callable[..., set[str]]:
       download_config=tfds.download.DownloadConfig(manual_dir=source or None),
       file_format='array_record',
     )
-    assert builder.as_data_source('val')[0]['label'].ndim == 3
+    assert builder.as_data_source('val')[0]['image'].ndim == 3
     print(*sys.modules, sep='\\n')
   """
 

@@ -1,0 +1,1 @@
+"""Cell Tracking Challenge: cells in phase contrast and DIC microscopy."""

@@ -1,0 +1,145 @@
+"""Two data sets of the Cell Tracking Challenge, those of U-Net's Table 2: cell or background.
+
+  cell_tracking/phc_u373 (`cell_tracking` alone)   PhC-C2DH-U373: glioblastoma cells, phase contrast
+  cell_tracking/dic_hela                           DIC-C2DH-HeLa: HeLa cells, DIC microscopy
+Raw files, as the challenge's training archives unpack; `data.source` is a data set's folder, or the
+one above it:
+  PhC-C2DH-U373/
+    01/tNNN.tif                     frame NNN of the first of two videos, 8-bit grey
+    01_GT/SEG/man_segNNN.tif        16-bit: 0 = background, k = k-th cell; only of some frames
+    01_ST/SEG/man_segNNN.tif        likewise, of nearly all frames
+    02/, 02_GT/, 02_ST/             the second video
+
+Which labels: the gold truth, _GT, is drawn by hand, and upstream warns that it does not cover every
+cell of a frame: what it leaves out is background here. U-Net's paper counts 35 (U373) and 20 (HeLa)
+such partially annotated training images. The configs `phc_u373_silver` and `dic_hela_silver` take
+the silver truth, _ST, instead: a majority vote of participants' programs, which covers most cells.
+
+Splits: train is video 01 and val is video 02, as far as they are labelled. That rule is ours (the
+challenge's own test videos have no public labels); the frames of one video are too alike to be
+divided.
+
+Features: `instance` is the raw label, u16. `label` is 0 = background, 1 = cell, but a pixel of a
+cell that another cell touches, at an edge or a corner, is background: so cells stay apart, as the
+separating borders of U-Net's section 3 keep them, and `weight_map.border_weight_map` finds each.
+
+Cite Ulman et al., "An objective comparison of cell-tracking algorithms", Nature Methods 14, 2017,
+and name the Cell Tracking Challenge as the source. Free for research; other than for the challenge,
+ask the providers named on celltrackingchallenge.net; commercial use needs leave.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax import types
+from segjax.data.builders import common
+
+CLASS_NAMES = ['background', 'cell']
+PALETTE = [[213, 94, 0], [86, 180, 233]]
+# Split: the video that is in it.
+SPLITS = {'train': '01', 'val': '02'}
+
+
+@dataclasses.dataclass(eq=False)
+class CellTrackingConfig(tfds.core.BuilderConfig):
+  """The folder of a data set, and its kind of truth: 'GT' for gold, 'ST' for silver."""
+
+  folder: str = ''
+  truth: str = 'GT'
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Prepares PhC-C2DH-U373 or DIC-C2DH-HeLa, with gold or with silver truth."""
+
+  name = 'cell_tracking'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The folder that holds PhC-C2DH-U373 or DIC-C2DH-HeLa.'
+  BUILDER_CONFIGS = [
+    CellTrackingConfig(
+      name=f'{name}{suffix}', description=f'{folder}, {kind}.', folder=folder, truth=truth
+    )
+    for suffix, truth, kind in (('', 'GT', 'gold truth'), ('_silver', 'ST', 'silver truth'))
+    for name, folder in (('phc_u373', 'PhC-C2DH-U373'), ('dic_hela', 'DIC-C2DH-HeLa'))
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return common.semantic_info(
+      self,
+      description='Cells in the labelled frames of two microscopy videos.',
+      class_names=CLASS_NAMES,
+      palette=PALETTE,
+      channels=1,
+      features={
+        'instance': tfds.features.Image(
+          shape=(None, None, 1), dtype=np.uint16, encoding_format='png'
+        )
+      },
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    folder = self.builder_config.folder
+    source = common.raw_folder(dl_manager, folder)
+    root = _root(source, folder)
+    return {split: self._generate_examples(root, video) for split, video in SPLITS.items()}
+
+  def _generate_examples(self, root: Path, video: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, label_path in _labelled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
+      image_path = root / video / f't{number}.tif'
+      image = common.read_image(image_path, 'L')
+      instance = common.read_image(label_path, 'I;16')
+      common.check_same_size(image, image_path, instance, label_path)
+      file_name = f'{video}_t{number}'
+      yield (
+        file_name,
+        {
+          'file_name': file_name,
+          'image': common.encode_png(image),
+          'label': common.encode_png(separate_cells(instance)),
+          'instance': common.encode_png(instance),
+        },
+      )
+
+
+def separate_cells(instance: np.ndarray) -> np.ndarray:
+  """The label map of cells that do not touch.
+
+  Args:
+    instance: u16[H, W], 0 = background, any other value = one cell.
+
+  Returns:
+    u8[H, W]: 1 in cells but for the pixels that have another cell among their 8 neighbours, else 0.
+  """
+  window = np.ones((3, 3), np.uint8)
+  largest = cv2.dilate(instance, window)
+  # One less than 0 is the largest of all: background counts last.
+  smallest = cv2.erode(instance - np.uint16(1), window) + np.uint16(1)
+  return ((instance > 0) & (largest == smallest)).astype(np.uint8)
+
+
+def _root(source: Path, folder: str) -> Path:
+  """The folder of the data set."""
+  places = [folder]
+  # It may itself have any name but that of another data set.
+  others = {c.folder for c in Builder.BUILDER_CONFIGS} - {folder}
+  if source.absolute().name not in others:
+    places.append('')
+  return common.find_folder(source, places, SPLITS['train'], folder)
+
+
+def _labelled(folder: Path) -> list[tuple[str, Path]]:
+  """The labelled frames of a video: their number, as it is written, and their label's file."""
+  matches = (re.fullmatch(r'man_seg(\d+)\.tif', path.name) for path in folder.glob('*'))
+  frames = sorted((match[1], folder / match[0]) for match in matches if match)
+  if not frames:
+    raise types.SegjaxError(
+      f'{folder} holds no man_segNNN.tif: add the labels of this video, or mend data.source'
+    )
+  return frames

@@ -1,0 +1,1 @@
+"""NYUDv2: indoor scenes, 40 classes."""

@@ -1,0 +1,1 @@
+"""SBD: the classes of PASCAL VOC on five times as many images."""

@@ -1,0 +1,1 @@
+"""SUN RGB-D: indoor scenes, 37 classes."""

@@ -1,0 +1,151 @@
+"""SUN RGB-D: indoor scenes from four depth cameras, 37 classes; the RGB images only.
+
+5,285 train and 5,050 test images of several sizes. Raw files, in either layout:
+  image/train/img-NNNNNN.jpg, label37/train/….png     github.com/chrischoy/SUN_RGBD
+  train/img-NNNNNN.jpg, labels/train/img-NNNNNN.png   github.com/ankurhanda/sunrgbd-meta-data:
+                                                      SUNRGBD-train_images.tgz unpacked in train,
+                                                      the labels as its README has them
+and likewise for test. Both give the images anew in JPEG and the labels in PNG, 0 = unlabelled and
+1-37 = class. A label belongs to the image of the same number, the last six digits of its name; in
+the second layout train labels count on from test's, so that number 5051 belongs to img-000001.
+
+Upstream itself (rgbd.cs.princeton.edu) keeps all labels in one HDF5 file, SUNRGBD2Dseg.mat, which
+is not read here. Class indices are one less than raw values, and unlabelled pixels become
+`segjax.types.IGNORE_LABEL`. Images are handed on as they are, byte for byte. Depth is left out.
+
+Cite Song, Lichtenberg, Xiao, "SUN RGB-D: A RGB-D scene understanding benchmark suite", CVPR 2015;
+some of its images are those of NYUDv2, B3DO and SUN3D. See upstream for the terms of use.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from segjax import types
+from segjax.data import datasets
+from segjax.data.builders import common
+
+# In the order of the raw values 1, 2, ...: SUNRGBDtoolbox/Metadata/seg37list.mat.
+CLASSES = (
+  'wall',
+  'floor',
+  'cabinet',
+  'bed',
+  'chair',
+  'sofa',
+  'table',
+  'door',
+  'window',
+  'bookshelf',
+  'picture',
+  'counter',
+  'blinds',
+  'desk',
+  'shelves',
+  'curtain',
+  'dresser',
+  'pillow',
+  'mirror',
+  'floor mat',
+  'clothes',
+  'ceiling',
+  'books',
+  'fridge',
+  'tv',
+  'paper',
+  'towel',
+  'shower curtain',
+  'box',
+  'whiteboard',
+  'person',
+  'night stand',
+  'toilet',
+  'sink',
+  'lamp',
+  'bathtub',
+  'bag',
+)
+SPLITS = ('train', 'test')
+
+_CONTENT = 'image/ and label37/, or train/, test/ and labels/'
+_DIGITS = 6
+
+
+class _Layout(NamedTuple):
+  """Folders that hold train/ and test/, and how far the numbers of labels are ahead of images'."""
+
+  images: str
+  labels: str
+  ahead: Mapping[str, int]
+
+
+_LAYOUTS = (
+  _Layout('image', 'label37', {'train': 0, 'test': 0}),
+  _Layout('', 'labels', {'train': 5050, 'test': 0}),
+)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Prepares SUN RGB-D from either layout."""
+
+  name = 'sun_rgbd'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return common.semantic_info(
+      self,
+      description='Indoor scenes, RGB, 37 classes: 5,285 train, 5,050 test.',
+      class_names=CLASSES,
+      # VOC's colours of the raw values: black is left to unlabelled pixels.
+      palette=datasets.voc_palette(len(CLASSES) + 1)[1:],
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    source = common.raw_folder(dl_manager, _CONTENT)
+    layout = next((la for la in _LAYOUTS if (source / la.labels).is_dir()), None)
+    if layout is None:
+      raise types.SegjaxError(
+        f'{source} holds neither label37 nor labels: set data.source to the folder that holds '
+        f'{_CONTENT}'
+      )
+    return {split: self._generate_examples(source, layout, split) for split in SPLITS}
+
+  def _generate_examples(
+    self, source: Path, layout: _Layout, split: str
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    image_folder, label_folder = (source / f / split for f in (layout.images, layout.labels))
+    images = _numbered(image_folder, '.jpg', 0)
+    labels = _numbered(label_folder, '.png', layout.ahead[split])
+    if unmatched := sorted(images.keys() ^ labels.keys()):
+      path, other = (
+        (images[unmatched[0]], f'label in {label_folder}')
+        if unmatched[0] in images
+        else (labels[unmatched[0]], f'image in {image_folder}')
+      )
+      raise types.SegjaxError(f'{path} has no {other}: fetch the files again')
+    for number, label_path in sorted(labels.items()):
+      raw = common.read_label(label_path)
+      label = common.map_label(raw, label_path, len(CLASSES), first=1, void=0)
+      yield common.rgb_example(images[number].stem, images[number], label, label_path)
+
+
+def _numbered(folder: Path, suffix: str, ahead: int) -> dict[int, Path]:
+  """The files of a folder by the number in their name, less `ahead`."""
+  paths = sorted(folder.glob(f'*{suffix}'))
+  if not paths:
+    raise types.SegjaxError(
+      f'{folder} holds no {suffix} file: set data.source to the folder that holds {_CONTENT}'
+    )
+  numbered = {}
+  for path in paths:
+    digits = path.stem[-_DIGITS:]
+    if not (len(digits) == _DIGITS and digits.isdecimal()):
+      raise types.SegjaxError(
+        f'{path} has no number of {_DIGITS} digits at the end of its name: move it elsewhere'
+      )
+    numbered[int(digits) - ahead] = path
+  return numbered

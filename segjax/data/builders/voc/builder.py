@@ -1,0 +1,120 @@
+"""PASCAL VOC segmentation, 2011 and 2012: photographs with objects of 20 classes and background.
+
+Config `voc/2011` (which `voc` alone means too) has 1,112 train and 1,111 val images, `voc/2012`
+1,464 and 1,449. The labels of the challenge's test images are not public. Raw files, as the
+archives VOCtrainval_25-May-2011.tar and VOCtrainval_11-May-2012.tar unpack:
+  VOCdevkit/VOC2012/                        2011: TrainVal/VOCdevkit/VOC2011/
+    ImageSets/Segmentation/train.txt        the images of a split, one a line; likewise val.txt
+    JPEGImages/NAME.jpg
+    SegmentationClass/NAME.png              palette indices: 0 = background, 1-20, 255 = void
+`data.source` is the folder that holds VOCdevkit, VOCdevkit itself, or the year's folder. Void, the
+outline of the objects, becomes `segjax.types.IGNORE_LABEL`. Images are handed on as they are, byte
+for byte. Instances (SegmentationObject) are left out.
+
+A third split, `seg11valid`, is that of the FCN paper: the 736 images of VOC 2011 val that are not
+in SBD's train list. It is there if the raw files hold one of
+  ImageSets/Segmentation/seg11valid.txt     the authors' list, for either year
+  benchmark_RELEASE/dataset/train.txt       SBD's train list, in `data.source` or beside VOCdevkit;
+                                            2011 only, as later val lists have other images
+
+Cite Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", International
+Journal of Computer Vision 111(1), 2015. The images are from Flickr, whose terms of use apply.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from segjax.data import datasets
+from segjax.data.builders import common
+
+SPLITS = ('train', 'val')
+SEG11VALID = (
+  'add the list ImageSets/Segmentation/seg11valid.txt to the raw files (the FCN authors have it as '
+  'data/pascal/seg11valid.txt in github.com/shelhamer/fcn.berkeleyvision.org), or for voc/2011 '
+  "unpack SBD's benchmark_RELEASE beside VOCdevkit"
+)
+
+_LISTS = Path('ImageSets', 'Segmentation')
+_SBD_TRAIN = Path('benchmark_RELEASE', 'dataset', 'train.txt')
+
+
+@dataclasses.dataclass(eq=False)
+class VocConfig(tfds.core.BuilderConfig):
+  """Which year's images, lists and labels."""
+
+  year: int = 2012
+
+  @property
+  def folder(self) -> str:
+    return f'VOC{self.year}'
+
+  @property
+  def content(self) -> str:
+    return f'VOCdevkit/{self.folder}'
+
+
+# Not registered: tensorflow-datasets has another `voc`.
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Prepares PASCAL VOC segmentation: `voc/2011` or `voc/2012`."""
+
+  name = 'voc'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The folder that holds VOCdevkit.'
+  BUILDER_CONFIGS = [
+    VocConfig(name='2011', description='1,112 train and 1,111 val images.', year=2011),
+    VocConfig(name='2012', description='1,464 train and 1,449 val images.', year=2012),
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return common.semantic_info(
+      self,
+      description='Photographs from Flickr with objects of 20 classes, and background.',
+      class_names=common.VOC_CLASSES,
+      palette=datasets.voc_palette(len(common.VOC_CLASSES)),
+      metadata={'optional_splits': {'seg11valid': SEG11VALID}},
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    config = self.builder_config
+    source = common.raw_folder(dl_manager, config.content)
+    root = _root(source, config)
+    lists = {s: common.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
+    if seg11valid := _seg11valid(source, root, config, lists['val']):
+      lists['seg11valid'] = seg11valid
+    return {split: self._generate_examples(root, names) for split, names in lists.items()}
+
+  def _generate_examples(
+    self, root: Path, names: Sequence[str]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in names:
+      label_path = root / 'SegmentationClass' / f'{name}.png'
+      raw = common.read_label(label_path)
+      label = common.map_label(raw, label_path, len(common.VOC_CLASSES), first=0, void=255)
+      yield common.rgb_example(name, root / 'JPEGImages' / f'{name}.jpg', label, label_path)
+
+
+def _root(source: Path, config: VocConfig) -> Path:
+  """The year's folder."""
+  places = [config.folder, config.content, f'TrainVal/{config.content}']
+  # The year's folder itself may have any name but that of another year.
+  others = {c.folder for c in Builder.BUILDER_CONFIGS} - {config.folder}
+  if source.absolute().name not in others:
+    places.append('')
+  return common.find_folder(source, places, str(_LISTS), config.content)
+
+
+def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:
+  """The images of the split `seg11valid`; empty if nothing in the raw files tells."""
+  path = root / _LISTS / 'seg11valid.txt'
+  if path.exists():
+    return common.read_list(path, config.content)
+  for folder in (source, root.absolute().parent.parent):
+    if config.year == 2011 and (folder / _SBD_TRAIN).exists():
+      trained = set(common.read_list(folder / _SBD_TRAIN, 'benchmark_RELEASE'))
+      return [name for name in val if name not in trained]
+  return []

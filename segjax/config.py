@@ -61,7 +61,8 @@ def parse_value(text: str) -> Any:
 def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> dict[str, Any]:
   """A copy of `config` with each `('optim.learning_rate', '0.01')` put in place.
 
-  Keys that the file leaves out may be set too: `complete` knows whether they exist.
+  Keys that the file leaves out may be set too: `complete` knows whether they exist. 'none' takes a
+  whole group away.
   """
   config = _copy(config)
   for path, text in overrides:
@@ -74,7 +75,7 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
       if not isinstance(node, dict):
         where = '.'.join(parents[: i + 1])
         raise SegjaxError(f'config.{where} is a value, not a group: config.{path} cannot be set')
-    if isinstance(node.get(last), dict):
+    if isinstance(node.get(last), dict) and text.lower() != 'none':
       raise SegjaxError(f'config.{path} is a group of keys: set one of {", ".join(node[last])}')
     node[last] = parse_value(text)
   return config

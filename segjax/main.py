@@ -7,13 +7,16 @@ import datetime
 import functools
 import glob
 import io
+import itertools
 import json
 import os
+import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +31,10 @@ from segjax.data import datasets, images, pipeline
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
+from segjax.ops.windows import view
 from segjax.report import console, curves, html, overlays, values
+from segjax.tables import launch, page, results, runs
+from segjax.tables import spec as spec_lib
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, state, step
 from segjax.types import SegjaxError, SumCount, nearest
@@ -61,7 +67,7 @@ def complete(given: Mapping[str, Any]) -> Config:
     if key not in given:
       raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
   for key, value in given.items():
-    optional = key == 'init_from' and value is None
+    optional = key == 'init_from' and value in (None, 'none')
     if key != 'task' and not optional and not isinstance(value, Mapping):
       raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
   model = dict(given['model'])
@@ -70,6 +76,7 @@ def complete(given: Mapping[str, Any]) -> Config:
   fill = config_lib.complete_arguments
   data = fill(pipeline.DataConfig, given['data'], 'config.data')
   init_from = given.get('init_from')
+  init_from = None if init_from == 'none' else init_from
   data['augment'] = fill(Augment, data['augment'] or {}, 'config.data.augment')
   if data['weight_map'] is not None:
     where = 'config.data.weight_map'
@@ -106,14 +113,15 @@ def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
   kwargs = dict(kwargs)
   scale = config_lib.check_type(kwargs.pop('scale', 1.0), float, f'{where}.scale')
   rule = kwargs.get('class_weights')
-  if isinstance(rule, str):
+  rule = rule if isinstance(rule, str) and rule != 'none' else None
+  if rule:
     del kwargs['class_weights']
     if rule not in CLASS_WEIGHTS:
       hint = nearest(rule, CLASS_WEIGHTS)
       raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{hint}')
   injected = ('logits', 'label', 'weight')
   full = config_lib.complete_arguments(_loss_function(name), kwargs, where, injected=injected)
-  return {'scale': scale, **full, **({'class_weights': rule} if isinstance(rule, str) else {})}
+  return {'scale': scale, **full, **({'class_weights': rule} if rule else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +186,11 @@ def _draw(
   image: np.ndarray,
   truth: np.ndarray,
   prediction: np.ndarray,
+  uncertainty: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
   picture = overlays.denormalize(image, data.mean, data.std)
-  return overlays.panels(picture, truth, prediction, spec.palette)
+  panels = overlays.panels(picture, truth, prediction, spec.palette)
+  return panels if uncertainty is None else {**panels, 'uncertainty': overlays.heat(uncertainty)}
 
 
 def _bind_loss(
@@ -224,10 +234,27 @@ def find_class_weights(
 
 
 def load_dataset(config: Config) -> tuple[Any, datasets.DatasetSpec]:
-  """The data set of a config, prepared where it was not yet, and its spec."""
+  """The data set to train on, prepared where it was not yet, and its spec."""
   data = pipeline.DataConfig(**config['data'])
   builder = datasets.load(data.name, data.dir, data.source, report=_tell)
   return builder, datasets.spec(builder, data)
+
+
+def load_eval_dataset(
+  config: Config, class_names: Sequence[str]
+) -> tuple[Any, datasets.DatasetSpec]:
+  """The data set to evaluate on, which has to have these classes, and its spec."""
+  data = config['data']
+  if data['eval_name'] is not None:
+    config = {**config, 'data': {**data, 'name': data['eval_name'], 'source': data['eval_source']}}
+  builder, spec = load_dataset(config)
+  if spec.class_names != tuple(class_names):
+    key = 'name' if data['eval_name'] is None else 'eval_name'
+    raise SegjaxError(
+      f'the network has {len(class_names)} other classes than those of {spec.name}: set '
+      f'config.data.{key} to a data set with the same'
+    )
+  return builder, spec
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
@@ -242,9 +269,14 @@ def _tell(text: str) -> None:
 
 
 def make_evaluator(
-  run: Run, builder: Any, split: str, mesh: jax.sharding.Mesh, pictures: int
+  run: Run,
+  dataset: tuple[Any, datasets.DatasetSpec],
+  split: str,
+  mesh: jax.sharding.Mesh,
+  pictures: int,
 ) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
   """`variables -> (metrics, named pictures)` on a split; compiles once a shape."""
+  builder, spec = dataset
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   eval_step = compile.jit(step.make_eval_step(run.task))
 
@@ -252,7 +284,7 @@ def make_evaluator(
     batches = pipeline.eval_batches(
       builder,
       run.data,
-      run.spec,
+      spec,
       split=split,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -260,6 +292,36 @@ def make_evaluator(
     return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=pictures)
 
   return evaluator
+
+
+def make_statistics(
+  run: Run, builder: Any, mesh: jax.sharding.Mesh
+) -> Callable[[state.TrainState], state.TrainState]:
+  """`state -> state` with the statistics of batch normalisation over the training split."""
+  data = dataclasses.replace(run.data, augment=None, workers=0)
+  examples = datasets.count_examples(builder, data.train_split, run.spec.name)
+  count = max(examples // data.batch_size, 1)
+  batch_statistics = compile.jit(run.task.batch_statistics, out_shardings=sharding.replicated(mesh))
+  seed = run.config['train']['seed']
+
+  def recompute(current: state.TrainState) -> state.TrainState:
+    batches = pipeline.train_batches(
+      builder,
+      data,
+      run.spec,
+      seed=seed,
+      margin=getattr(run.model, 'margin', 0),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    with contextlib.closing(batches):
+      put = (
+        sharding.put_batch(batch, mesh=mesh, spec=run.task.batch_spec)
+        for batch, _ in itertools.islice(batches, count)
+      )
+      return evaluate.recompute_statistics(batch_statistics, current, put, seed=seed)
+
+  return recompute
 
 
 def _optimizer_and_init(run: Run, batch: Mapping[str, Any]):
@@ -341,6 +403,8 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
     f'{size(current.params):,} parameters, '
     f'{hardware()}'
   )
+  if first:
+    workdir.note_start({'step': start, **provenance()})
   optim_config = optim.OptimConfig(**run.config['optim'])
   train_step = compile.jit(
     step.make_train_step(
@@ -354,7 +418,9 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
     donate_argnums=0,
     out_shardings=sharding.replicated(mesh),
   )
-  evaluator = make_evaluator(run, builder, run.data.eval_split, mesh, config.pictures)
+  eval_dataset = load_eval_dataset(run.config, run.spec.class_names)
+  datasets.count_examples(eval_dataset[0], run.data.eval_split, eval_dataset[1].name)
+  evaluator = make_evaluator(run, eval_dataset, run.data.eval_split, mesh, config.pictures)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   batches = pipeline.prefetch_to_device(
     make_batches(run.data, start_step=start), lambda pair: (put(pair[0]), pair[1])
@@ -397,16 +463,53 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
       progress=progress,
       evaluate=evaluate_now,
       evaluated=restored is None or restored.metrics is not None,
+      **({'refresh': make_statistics(run, builder, mesh)} if config.recompute_batch_norm else {}),
     )
   _tell(f'done: {config.steps} steps; look at {workdir.report}')
   return 0
 
 
 def hardware() -> str:
-  """The devices of this run, such as '8 x NVIDIA H100' or '1 x cpu (2 cores)'."""
-  device = jax.devices()[0]
-  cores = f' ({os.cpu_count()} cores)' if device.platform == 'cpu' else ''
-  return f'{jax.device_count()} x {device.device_kind}{cores}'
+  """The devices of this run, such as '8 x NVIDIA H100' or '1 x AMD EPYC (2 cores)'."""
+  device, name, cores = jax.devices()[0], jax.devices()[0].device_kind, ''
+  if device.platform == 'cpu':
+    cores = f' ({os.cpu_count()} cores)'
+    with contextlib.suppress(OSError):
+      found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
+      name = found[1] if found else name
+  return f'{jax.device_count()} x {name}{cores}'
+
+
+def versions() -> str:
+  return f'segjax {segjax.__version__}, jax {jax.__version__}'
+
+
+def provenance() -> dict[str, Any]:
+  """What runs now, and where: keys of a table's record."""
+  commit, dirty = code_version(Path(segjax.__file__).parent.parent)
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  return {
+    'time': now,
+    'commit': commit,
+    'dirty': dirty,
+    'hardware': hardware(),
+    'versions': versions(),
+  }
+
+
+def code_version(checkout: Path) -> tuple[str | None, bool | None]:
+  """The commit of a checkout, and whether its code or configs have changes that are in none."""
+
+  def git(*args: str) -> str:
+    command = ['git', '-C', str(checkout), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    if Path(git('rev-parse', '--show-toplevel')) != checkout.resolve():
+      return None, None  # installed inside some other repository
+    return git('rev-parse', 'HEAD'), bool(git('status', '--porcelain', 'segjax', 'configs'))
+  except (OSError, subprocess.CalledProcessError):
+    return None, None
 
 
 def start_from(current: state.TrainState, init_from: Mapping[str, Any]) -> state.TrainState:
@@ -458,7 +561,7 @@ def write_report(
     'best': f'{best_metric} {best[0]:.4f} at step {best[1]}' if best else '',
     'hardware': hardware(),
     'written': datetime.datetime.now().isoformat(' ', 'minutes'),
-    'versions': f'segjax {segjax.__version__}, jax {jax.__version__}',
+    'versions': versions(),
     'config digest': config_lib.digest(run.config),
     'command': f'segjax evaluate --workdir={shlex.quote(str(workdir.path))} --split={split}',
   }
@@ -533,30 +636,49 @@ def open_checkpoints(workdir: Workdir, config: Config) -> checkpoint.Checkpoints
   )
 
 
+class Evaluated(NamedTuple):
+  """An evaluation of a trained run; `run.spec` is that of the data set evaluated on."""
+
+  run: Run
+  split: str
+  step: int
+  parameters: int
+  metrics: dict[str, Any]
+  pictures: list[tuple[str, Mapping[str, np.ndarray]]]
+
+
+def evaluate_run(
+  workdir: Workdir,
+  which: checkpoint.Which,
+  split: str | None = None,
+  overrides: Sequence[Any] = (),
+) -> Evaluated:
+  """Evaluates a checkpoint of a workdir on a split, by default the config's."""
+  loaded = load_run(workdir, which, overrides)
+  run = loaded.run
+  dataset = load_eval_dataset(run.config, run.spec.class_names)
+  run = dataclasses.replace(run, spec=dataset[1])
+  split = split or run.data.eval_split
+  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  evaluator = make_evaluator(run, dataset, split, mesh, run.config['train']['pictures'])
+  metrics, pictures = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  parameters = size(loaded.variables['params'])
+  return Evaluated(run, split, loaded.restored.step, parameters, metrics, pictures)
+
+
 def evaluate_command(args: argparse.Namespace) -> int:
   """`segjax evaluate`."""
   workdir = Workdir(args.workdir)
-  loaded = load_run(workdir, args.checkpoint, args.overrides)
-  run = loaded.run
-  builder, spec = load_dataset(run.config)
-  if spec.class_names != run.spec.class_names:
-    raise SegjaxError(
-      f'{workdir.path} was trained on {run.spec.num_classes} other classes than those of '
-      f'{spec.name}: set config.data.name to a data set with the same'
-    )
-  run = dataclasses.replace(run, spec=spec)
-  split = args.split or run.data.eval_split
-  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
-  evaluator = make_evaluator(run, builder, split, mesh, run.config['train']['pictures'])
-  metrics, pictures = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  run, split, now, parameters, metrics, pictures = evaluate_run(
+    workdir, args.checkpoint, args.split, args.overrides
+  )
   if jax.process_index() == 0:
-    parameters = size(loaded.variables['params'])
-    write_report(workdir, run, metrics, pictures, split, loaded.restored.step, parameters)
+    write_report(workdir, run, metrics, pictures, split, now, parameters)
     if args.json:
-      print(json.dumps(log.no_nan({'step': loaded.restored.step, 'split': split, **metrics})))
+      print(json.dumps(log.no_nan({'step': now, 'split': split, **metrics})))
     else:
       Console().print(console.metrics_table(metrics))
-      print(f'{split} at step {loaded.restored.step}; report: {workdir.report}')
+      print(f'{split} at step {now}; report: {workdir.report}')
   return 0
 
 
@@ -564,7 +686,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-  """`segjax predict`: a label map and an overlay for each image."""
+  """`segjax predict`: a label map and an overlay for each image, and its uncertainty if sampled."""
   paths, output = find_images(args.images), Path(args.output)
   targets = name_outputs(paths, output)
   loaded = load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
@@ -574,31 +696,46 @@ def predict(args: argparse.Namespace) -> int:
   @compile.jit
   def apply(variables, image):
     outputs, _ = run.task.forward(variables, {'image': image}, train=False)
-    return run.task.predict(outputs, {'image': image})['probability']
+    predictions = run.task.predict(outputs, {'image': image})
+    return {k: v for k, v in predictions.items() if k in ('probability', 'uncertainty')}
 
   variables = jax.device_put(loaded.variables)
-  for path, (label_path, overlay_path) in targets.items():
+  for path, files in targets.items():
     image = images.decode_image(path.read_bytes(), run.spec.channels, str(path))
     prepared, restore = pipeline.prepare_image(image, run.data)
-    probability = restore(np.asarray(apply(variables, prepared[None]))[0])
-    label = probability.argmax(-1)
-    overlays.write_label_png(label_path, label, run.spec.palette)
-    Image.fromarray(overlays.overlay(image, label, run.spec.palette)).save(overlay_path)
-    _tell(f'{path} -> {label_path}')
+    scores = {k: np.asarray(v[0]) for k, v in apply(variables, prepared[None]).items()}
+    label = restore(scores['probability']).argmax(-1)
+    overlays.write_label_png(files.label, label, run.spec.palette)
+    Image.fromarray(overlays.overlay(image, label, run.spec.palette)).save(files.overlay)
+    told = ''
+    if 'uncertainty' in scores:
+      uncertainty = restore(scores['uncertainty'][..., None])[..., 0]
+      Image.fromarray(overlays.heat(uncertainty)).save(files.uncertainty)
+      told = f', uncertainty up to {uncertainty.max():.3g}'
+    _tell(f'{path} -> {files.label}{told}')
   _tell(f'{len(paths)} images: label maps and overlays are in {output}')
   return 0
 
 
-def name_outputs(paths: Sequence[Path], output: Path) -> dict[Path, tuple[Path, Path]]:
-  """Where the label map and the overlay of each image go: NAME.png and NAME_overlay.png.
+class Targets(NamedTuple):
+  """The files that `predict` writes for one image."""
+
+  label: Path
+  overlay: Path
+  uncertainty: Path
+
+
+def name_outputs(paths: Sequence[Path], output: Path) -> dict[Path, Targets]:
+  """The files of each image: NAME.png, NAME_overlay.png and NAME_uncertainty.png.
 
   Raises:
     SegjaxError: two images would get the same file, or one would overwrite an image.
   """
-  targets = {p: (output / f'{p.stem}.png', output / f'{p.stem}_overlay.png') for p in paths}
+  endings = ('', '_overlay', '_uncertainty')
+  targets = {p: Targets(*(output / f'{p.stem}{e}.png' for e in endings)) for p in paths}
   taken: dict[Path, Path] = {p.resolve(): p for p in paths}
-  for path, pair in targets.items():
-    for target in pair:
+  for path, files in targets.items():
+    for target in files:
       other = taken.setdefault(target.resolve(), path)
       if other is not path or target.resolve() == path.resolve():
         raise SegjaxError(
@@ -635,7 +772,9 @@ def data_command(args: argparse.Namespace) -> int:
 def convert(args: argparse.Namespace) -> int:
   """`segjax convert`."""
   count = weights_lib.convert_file(args.source, args.weights, args.output)
+  wants = weights_lib.SOURCES[args.source].input
   print(f'{args.output}: {count} arrays; start from it with --config.init_from.path={args.output}')
+  print(f'its network takes images as {wants}')
   return 0
 
 
@@ -668,6 +807,207 @@ def info(args: argparse.Namespace) -> int:
   return 0
 
 
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table_command(args: argparse.Namespace) -> int:
+  """`segjax table`."""
+  table = spec_lib.read_table(spec_lib.find_table(args.name))
+  runs.check_overrides(args.overrides)
+  facts = results.parse_facts(args.fact)
+  workdirs = Path(args.workdirs or Path('runs', table.name))
+  for text in args.record:
+    name, equals, path = text.partition('=')
+    entries = runs.select(table, [name])
+    if not equals or len(entries) != 1 or entries[0].script:
+      raise SegjaxError(f'--record={text} is no ROW.RECIPE=WORKDIR of one trained entry')
+    record(table, entries[0], Workdir(path), workdirs, args.overrides, facts)
+  if args.wanted is not None:
+    fill_table(table, args, workdirs, facts)
+  lines = page.make_lines(table, results.read_results(table), entry_facts)
+  if args.html is not None:
+    path = Path(args.html or workdirs / 'table.html')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table_page(path, table, lines, workdirs)
+    _tell(f'{path} is written')
+  if args.json:
+    print(json.dumps(page.to_json(table, lines)))
+  else:
+    print(page.render_markdown(table, lines), end='')
+  return 0
+
+
+def entry_facts(entry: spec_lib.Entry) -> dict[str, float | None]:
+  """What follows from an entry's config: its network is built, as shapes only."""
+  config = complete(runs.given_config(entry))
+  data = pipeline.DataConfig(**config['data'])
+  spec = datasets.describe(data)
+  rules = {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS}
+  model = build(config, spec, rules).model
+  height, width = data.crop_size or data.image_size or (256, 256)
+  margin = 2 * getattr(model, 'margin', 0)
+  return {
+    'parameters': parameter_count(model, (1, height + margin, width + margin, spec.channels)),
+    'stride': getattr(model, 'stride', None),
+    'receptive_field': view(model.windows).size if hasattr(model, 'windows') else None,
+  }
+
+
+@functools.cache
+def parameter_count(model: Any, shape: tuple[int, ...]) -> int:
+  """The number of parameters of a network for images of a shape."""
+  image = jax.ShapeDtypeStruct(shape, np.float32)
+  return size(jax.eval_shape(model.init, jax.random.key(0), image)['params'])
+
+
+def fill_table(
+  table: spec_lib.Table, args: argparse.Namespace, workdirs: Path, facts: Mapping[str, Any]
+) -> None:
+  """Trains and records what is missing of the entries that `args.wanted` names."""
+  entries = runs.select(table, args.wanted)
+  seeds = [s for s in map(config_lib.parse_value, args.seeds.split(',')) if isinstance(s, int)]
+  if len(seeds) != args.seeds.count(',') + 1:
+    raise SegjaxError(f'--seeds={args.seeds} is no list of whole numbers such as 0,1,2')
+  jobs = runs.plan(
+    table,
+    entries,
+    seeds,
+    results.read_results(table),
+    lambda job: is_trained(Workdir(runs.workdir_of(job, workdirs))),
+  )
+  chains = runs.chains(table, jobs)
+  _tell(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
+  if args.launcher == 'submitit':
+    arguments = [f'--fact={fact}' for fact in args.fact]
+    arguments += [f'--config.{key}={value}' for key, value in args.overrides]
+    launch.submit(table, chains, workdirs, arguments, args.launcher_option, _tell)
+    return
+  for chain in chains:
+    if chain[0].entry.script:
+      launch.run_script(table, chain[0].entry.script)
+      continue
+    for job in chain:
+      run_job(table, job, workdirs, args.overrides, facts)
+
+
+def run_job(
+  table: spec_lib.Table,
+  job: runs.Job,
+  workdirs: Path,
+  overrides: Sequence[tuple[str, str]],
+  facts: Mapping[str, Any],
+) -> None:
+  """Trains a job to its end, from where it stopped, and records it."""
+  entry = job.entry
+  workdir = Workdir(runs.workdir_of(job, workdirs))
+  if not is_trained(workdir):
+    ours = runs.training_overrides(table, job, workdirs, overrides)
+    config, path = str(entry.config), str(workdir.path)
+    train(argparse.Namespace(config=config, workdir=path, overrides=ours))
+  if runs.missing(entry, job.seed, results.read_results(table)):
+    record(table, entry, workdir, workdirs, overrides, facts)
+  jax.clear_caches()
+
+
+def is_trained(workdir: Workdir) -> bool:
+  """Whether a training has reached its last step."""
+  if not workdir.has_checkpoints():
+    return False
+  config = complete(workdir.read_config())
+  checkpoints = open_checkpoints(workdir, config)
+  steps = checkpoints.steps()
+  checkpoints.close()
+  return bool(steps) and steps[-1] >= config['train']['steps']
+
+
+def record(
+  table: spec_lib.Table,
+  entry: spec_lib.Entry,
+  workdir: Workdir,
+  workdirs: Path,
+  overrides: Sequence[tuple[str, str]],
+  facts: Mapping[str, Any],
+) -> None:
+  """Evaluates a workdir that was trained as an entry, and enters it into the table's results.
+
+  Args:
+    table: of the entry.
+    entry: with a config.
+    workdir: of the training.
+    workdirs: where the table keeps its pictures.
+    overrides: for the evaluation.
+    facts: what the workdir does not say, keys of `Record`.
+  """
+  config = runs.check_workdir(
+    table,
+    entry,
+    workdir.path,
+    complete=complete,
+    read=lambda path: complete(Workdir(str(path)).read_config()),
+  )
+  if not is_trained(workdir):
+    raise SegjaxError(
+      f'{workdir.path} has not reached step {config["train"]["steps"]} yet: let it train on first'
+    )
+  job = runs.Job(entry, config['train']['seed'])
+  trained_on = datasets.DatasetSpec.from_json(workdir.read_dataset()['spec'])
+  evaluation = [(k, v) for k, v in overrides if k.startswith(('data.', 'mesh.'))]
+  records = []
+  for which in entry.checkpoints:
+    evaluated = evaluate_run(workdir, which, table.file.split, evaluation)
+    if which == entry.checkpoints[0]:
+      results.write_pictures(workdirs, entry.name, evaluated.pictures)
+    data = [f'{spec.name} {spec.version}' for spec in (trained_on, evaluated.run.spec)]
+    noted = {
+      'seconds': results.training_seconds(
+        curves.read_log(workdir.log), config['data']['batch_size']
+      ),
+      **results.merge_starts(workdir.read_starts()),
+      **facts,
+      'weights': results.spell_weights(
+        entry, config, runs.find_start(workdir.path, config), facts.get('weights')
+      ),
+    }
+    records.append(
+      results.Record(
+        row=entry.row,
+        recipe=entry.recipe,
+        metrics=results.keep_metrics(table, evaluated.metrics),
+        seed=job.seed,
+        checkpoint=which,
+        step=evaluated.step,
+        steps=config['train']['steps'],
+        split=evaluated.split,
+        data=', evaluated on '.join(dict.fromkeys(data)),
+        parameters=evaluated.parameters,
+        config_digest=runs.entry_digest(entry),
+        date=datetime.date.today().isoformat(),
+        command=runs.command(table, job),
+        **noted,
+      )
+    )
+  results.write_records(table, records)
+  _tell(f'{entry.name}, seed {job.seed}: recorded in {table.folder / "results.jsonl"}')
+
+
+def write_table_page(
+  path: Path, table: spec_lib.Table, lines: Sequence[page.Line], workdirs: Path
+) -> None:
+  """The table as one HTML file, with pictures of the entries whose pictures are at hand."""
+  summary = {'source': table.file.source, 'written': datetime.date.today().isoformat()}
+  rows = {', '.join(r.pop(k) for k in ('row', 'recipe')): r for r in page.cells(table, lines)}
+  entries = dict.fromkeys(r.entry for line in lines for r in line.records)
+  sections = [
+    html.table_section('Figures', rows),
+    *(
+      html.pictures_section(f'Pictures of {name}', results.read_pictures(workdirs, name))
+      for name in entries
+    ),
+    html.text_section('All of it as Markdown', page.render_markdown(table, lines)),
+  ]
+  html.write_report(path, title=table.file.title, summary=summary, sections=sections)
+
+
 # --- the command line ----------------------------------------------------------------------------
 
 _EXAMPLES = {
@@ -681,16 +1021,26 @@ stopped; without --config the workdir's own config is taken.""",
   'predict': """example:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
-Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png.""",
+Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png. Of a
+SegNet with dropout, --config.eval.samples=40 makes NAME_uncertainty.png too (Bayesian SegNet).""",
   'data': """example:
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
   'convert': f"""example:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
 
 Sources: {', '.join(weights_lib.SOURCES)}.
-Weights are .safetensors, .pth or .pt files; no code that a file may hold is run.""",
+Weights are .safetensors, .pth, .pt or .caffemodel files; no code that a file may hold is run.""",
   'info': """example:
   segjax info --workdir=runs/scenes --json""",
+  'table': """examples:
+  segjax table segnet_table1
+  segjax table segnet_table1 --html
+  segjax table segnet_table1 --run '*.cpu' --seeds=0,1,2 --config.data.source=CamVid/
+  segjax table segnet_table1 --record segnet_basic_mfb.cpu=runs/basic --fact commit=1e077fc
+
+A table is a folder with a table.toml, or its name under ./experiments. --config.KEY=VALUE goes to
+every row; it may only say where things lie and how they run, such as data.source, data.dir,
+init_from.path and mesh.""",
 }
 
 
@@ -764,6 +1114,46 @@ def make_parser() -> argparse.ArgumentParser:
   sub = add('info', info, 'tell the step, the size and the digest of a run')
   add_workdir(sub)
   add_checkpoint(sub)
+  sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
+
+  sub = add('table', table_command, "print a paper's table with our figures beside it, or fill it")
+  sub.add_argument('name', help='for example segnet_table1')
+  sub.add_argument(
+    '--run',
+    dest='wanted',
+    nargs='*',
+    metavar='ROW',
+    help="train and record what is not run yet: of all rows, or of ROW, ROW.RECIPE, '*.cpu'",
+  )
+  sub.add_argument('--seeds', default='0', help='for --run: 0 (default) or more, 0,1,2')
+  sub.add_argument('--workdirs', help='folder of the trainings; default: runs/NAME')
+  sub.add_argument(
+    '--launcher', choices=['local', 'submitit'], default='local', help='where --run trains'
+  )
+  sub.add_argument(
+    '--launcher_option',
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help='of submitit, such as gpus_per_node=1 or slurm_partition=gpu; may be repeated',
+  )
+  sub.add_argument(
+    '--record',
+    action='append',
+    default=[],
+    metavar='ROW.RECIPE=WORKDIR',
+    help='evaluate and enter a training that was done by hand; may be repeated',
+  )
+  sub.add_argument(
+    '--fact',
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help=f'what the workdir does not say: {", ".join(results.FACTS)}; may be repeated',
+  )
+  sub.add_argument(
+    '--html', nargs='?', const='', help='write a page with pictures; default: WORKDIRS/table.html'
+  )
   sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
   return parser
 

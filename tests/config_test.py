@@ -81,6 +81,14 @@ def test_override_sets_old_and_new_keys_on_a_copy():
   assert given['optim'] == {'learning_rate': 1.0}
 
 
+def test_override_none_takes_a_group_away():
+  given = {'init_from': {'path': 'a'}, 'losses': {'dice': {'scale': 2}}}
+  new = config.override(given, [('init_from', 'none'), ('losses.dice', 'none')])
+  assert new == {'init_from': 'none', 'losses': {'dice': 'none'}}
+  with pytest.raises(SegjaxError, match='group of keys: set one of path'):
+    config.override(given, [('init_from', 'weights.pth')])
+
+
 def test_override_keeps_groups_and_values_apart():
   with pytest.raises(SegjaxError, match='config.optim is a group'):
     config.override({'optim': {'ema': 1}}, [('optim', '3')])

@@ -1,5 +1,8 @@
-"""Every shipped config builds, and trains for two steps when it is shrunk."""
+"""Every shipped config is complete, builds as shapes, and says how it is used."""
 
+import pathlib
+
+import jax
 import numpy as np
 import pytest
 
@@ -7,44 +10,62 @@ from segjax import config as config_lib
 from segjax import main as program
 from segjax.data import datasets
 
-CONFIGS = ['scenes', 'camvid', 'isbi2012', 'isbi2012_cpu', 'oxford_iiit_pet']
-# Facts of the real data sets that the configs name.
+ROOT = pathlib.Path(__file__).parent.parent
+# Paths from the checkout, such as configs/unet/scenes.py.
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('*/*.py'))
+# Facts of the real data sets that the configs name: classes and channels.
 SPECS = {
   'scenes': (9, 3),
   'camvid': (11, 3),
   'isbi2012': (2, 1),
   'oxford_iiit_pet': (3, 3),
+  'cell_tracking/phc_u373': (2, 1),
+  'cell_tracking/dic_hela': (2, 1),
+  'voc/2011': (21, 3),
+  'sbd': (21, 3),
+  'nyud': (40, 3),
+  'sun_rgbd': (37, 3),
 }
 
 
-def read(root, name):
-  return config_lib.read_file(root / f'configs/unet/{name}.py')
-
-
-def test_all_are_listed(root):
-  assert sorted(p.stem for p in (root / 'configs').rglob('*.py')) == sorted(CONFIGS)
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_config_is_complete_and_builds(root, name):
-  config = program.complete(read(root, name))
-  assert program.complete(config) == config, 'what is frozen reads back as it is'
-  classes, channels = SPECS[config['data']['name']]
-  spec = datasets.DatasetSpec(
-    config['data']['name'],
-    '1.0.0',
-    tuple(f'class {i}' for i in range(classes)),
-    np.zeros((classes, 3), np.uint8),
-    channels,
-    {},
+def make_spec(name):
+  classes, channels = SPECS[name]
+  class_names = tuple(f'class {i}' for i in range(classes))
+  return datasets.DatasetSpec(
+    name, '1.0.0', class_names, np.zeros((classes, 3), np.uint8), channels, {}
   )
-  run = program.build(config, spec, {})
-  if run.data.crop_size:
-    assert tuple(map(run.model.output_size, run.data.crop_size)) == run.data.crop_size
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_config_says_its_command(root, name):
-  text = (root / f'configs/unet/{name}.py').read_text()
-  assert f'segjax train --config=configs/unet/{name}.py --workdir=' in text
+def test_a_config_lies_in_the_folder_of_its_paper(root):
+  assert len(CONFIGS) == len(list((root / 'configs').rglob('*.py'))) > 0
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_is_complete_and_builds(root, path):
+  config = program.complete(config_lib.read_file(root / path))
+  assert program.complete(config) == config, 'what is frozen reads back as it is'
+  spec = make_spec(config['data']['name'])
+  rules = {rule: [1.0] * spec.num_classes for rule in program.CLASS_WEIGHTS}
+  run = program.build(config, spec, rules)
+  size = run.data.crop_size or run.data.image_size or (64, 64)
+  if hasattr(run.model, 'output_size'):
+    assert tuple(map(run.model.output_size, size)) == size
+  padded = [n + 2 * getattr(run.model, 'margin', 0) for n in size]
+  batch = {'image': jax.ShapeDtypeStruct((1, *padded, spec.channels), np.float32)}
+  variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
+  forward = lambda v, b: run.task.forward(v, b, train=False)
+  outputs, _ = jax.eval_shape(forward, variables, batch)
+  assert outputs['logits'].shape == (1, *size, spec.num_classes)
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_evaluates_on_the_same_classes(root, path):
+  data = program.complete(config_lib.read_file(root / path))['data']
+  assert SPECS[data['eval_name'] or data['name']] == SPECS[data['name']]
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_says_its_command(root, path):
+  text = (root / path).read_text()
+  assert f'segjax train --config={path} --workdir=' in text
   assert 'arXiv' in text

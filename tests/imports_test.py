@@ -20,6 +20,7 @@ ALLOWED = {
   'train': {'types', 'tasks.base'},
   'data': {'types'},
   'report': {'types'},
+  'tables': {'types', 'config', 'workdir'},
 }
 FLAX = {'nn', 'models'}
 NEVER = {'tensorflow', 'torch', 'torchvision'}

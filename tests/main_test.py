@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,30 @@ def test_train_leaves_everything_in_the_workdir(trained):
   assert frozen['optim']['momentum'] == 0.9, 'defaults are frozen too'
 
 
+def test_batch_norm_of_the_training_set_survives_a_stop(tmp_path, config):
+  """Going on from step 2 ends as if there had been no stop, though evaluating changes the state."""
+  statistics = {}
+  extra = {'running': [], 'recomputed': ['--config.train.recompute_batch_norm=true']}
+  for name, args in extra.items():
+    assert train(tmp_path / name, config, '--config.model.norm=batch', *args) == 0
+    statistics[name] = batch_stats(tmp_path / name)
+  assert statistics['running'].keys() == statistics['recomputed'].keys() != set()
+  assert not same(statistics['running'], statistics['recomputed'])
+  shutil.rmtree(tmp_path / 'recomputed/checkpoints/4')
+  assert run('train', f'--workdir={tmp_path}/recomputed') == 0
+  assert same(batch_stats(tmp_path / 'recomputed'), statistics['recomputed'])
+
+
+def batch_stats(workdir):
+  """The statistics of batch normalisation in the newest checkpoint."""
+  arrays = program.restore(program.Workdir(workdir), 'latest').state
+  return {name: array for name, array in arrays.items() if 'batch_stats' in name}
+
+
+def same(a, b):
+  return all(np.array_equal(a[name], b[name]) for name in a)
+
+
 def test_evaluate_json_is_one_object_and_nothing_else(trained, capsys):
   capsys.readouterr()
   assert run('evaluate', f'--workdir={trained}', '--json') == 0
@@ -154,6 +179,47 @@ def test_predict_any_size_and_format(trained, tmp_path):
   assert np.asarray(Image.open(output / 'a_overlay.png')).shape == (40, 70, 3)
 
 
+def test_predict_of_samples_draws_their_uncertainty(tmp_path, root, capsys):
+  """Bayesian SegNet: the shipped config, shrunk."""
+  args = ['--config.model.width=2', '--config.model.classes=9', '--config.train.steps=2']
+  args += [
+    '--config.data.name=scenes/tiny',
+    '--config.data.batch_size=4',
+    '--config.eval.samples=2',
+  ]
+  args += ['--config.data.image_size=(32,32)', '--config.train.pictures=1']
+  workdir = tmp_path / 'run'
+  path = root / 'configs/segnet/bayesian_camvid.py'
+  assert run('train', f'--config={path}', f'--workdir={workdir}', *args) == 0
+  assert 'uncertainty' in (workdir / 'report.html').read_text()
+  cv2.imwrite(str(tmp_path / 'a.png'), np.random.default_rng(0).integers(0, 255, (20, 30, 3)))
+  image, output = f'--images={tmp_path}/a.png', f'--output={tmp_path}/out'
+  assert run('predict', f'--workdir={workdir}', image, output) == 0
+  assert 'uncertainty up to 0.' in capsys.readouterr().err
+  assert cv2.imread(str(tmp_path / 'out/a_uncertainty.png')).shape == (20, 30, 3)
+
+
+def test_evaluates_on_another_data_set(tmp_path, config, capsys, monkeypatch):
+  """FCN trains on SBD and is evaluated on VOC."""
+  loaded, load = [], program.datasets.load
+
+  def spy(name, data_dir, source, **kwargs):
+    loaded.append((name, source))
+    return load(name, data_dir, **kwargs)
+
+  monkeypatch.setattr(program.datasets, 'load', spy)
+  other = ['--config.data.eval_name=scenes/tiny', f'--config.data.eval_source={tmp_path}']
+  assert train(tmp_path / 'run', config, *other, '--config.data.source=raw', steps=2) == 0
+  assert run('evaluate', f'--workdir={tmp_path}/run') == 0
+  assert loaded == [('scenes/tiny', 'raw'), *[('scenes/tiny', str(tmp_path))] * 2]
+
+  classes = '--config.data.class_names=' + str(tuple('abcdefghi'))
+  where = [f'--workdir={tmp_path}/run', '--config.data.eval_name=scenes/tiny', classes]
+  assert 'set config.data.eval_name to a data set with the same' in fails(
+    capsys, 'evaluate', *where
+  )
+
+
 def test_resume_continues_and_finished_runs_stay(trained, tmp_path, config, capsys):
   workdir = tmp_path / 'run'
   assert train(workdir, config, '--config.train.nonfinite=skip') == 0
@@ -215,6 +281,7 @@ def fails(capsys, *args):
     ('data.batch_size=3', 'does not divide over the mesh'),
     ('data.name=scene', 'did you mean scenes'),
     ('data.train_split=training', 'has no split'),
+    ('data.eval_split=vall', "has no split 'vall': did you mean val"),
     ('model.classes=3', 'config.model.classes=3 but the data set scenes'),
     ('mesh.data=64', 'config.mesh asks for'),
     ('eval.metrics=("iou",)', 'config.eval.metrics: there is no iou'),

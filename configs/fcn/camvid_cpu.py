@@ -1,17 +1,17 @@
 r"""FCN (arXiv 1411.4038) on CamVid at half resolution (180 x 240), for 2 CPU cores.
 
 The chain 32s, 16s, 8s from VGG16's convolutions, with a quarter of the channels in fc6 and fc7,
-which start anew, and AdamW: short runs. Figures: experiments/fcn_table2.
+which start anew, and AdamW: short runs. Figures: experiments/segnet_table3.
 
   segjax train --config=configs/fcn/camvid_cpu.py --workdir=runs/fcn32s \
     --config.data.source=CamVid/ --config.init_from.path=weights/vgg16.pth
   segjax train --config=configs/fcn/camvid_cpu.py --workdir=runs/fcn16s \
     --config.data.source=CamVid/ --config.model.variant=16s --config.optim.learning_rate=5e-5 \
-    --config.train.steps=120 \
+    --config.train.steps=80 \
     --config.init_from.path=runs/fcn32s --config.init_from.source=none
   segjax train --config=configs/fcn/camvid_cpu.py --workdir=runs/fcn8s \
     --config.data.source=CamVid/ --config.model.variant=8s --config.optim.learning_rate=5e-5 \
-    --config.train.steps=120 \
+    --config.train.steps=80 \
     --config.init_from.path=runs/fcn16s --config.init_from.source=none
 """
 
@@ -55,9 +55,9 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 240,
-      'eval_every': 120,
-      'checkpoint_every': 120,
+      'steps': 160,
+      'eval_every': 80,
+      'checkpoint_every': 80,
     }
   )
   return config

@@ -1,6 +1,7 @@
 """Starts a network from weights: of a file, converted or not yet, or of another run."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,12 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from segjax.convert import torchvision
+from segjax.convert import caffe, torchvision
 from segjax.convert.table import convert, first, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import SegjaxError, nearest
 
-SOURCES = torchvision.SOURCES
+SOURCES = {**torchvision.SOURCES, **caffe.SOURCES}
 # What notes in a converted file which source it is from.
 _NOTE = 'segjax_source'
 
@@ -84,7 +85,9 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   _check_source(name)
   if source is not None:
     arrays = convert(arrays, SOURCES, source, str(path))
-  return Pretrained(str(path), arrays, SOURCES[name].new, SOURCES[name].spare)
+  known = SOURCES[name]
+  built_in = [f'^{re.escape(p)}$' for p, test in known.constants if p in arrays and test(arrays[p])]
+  return Pretrained(str(path), arrays, known.new, (*known.spare, *built_in))
 
 
 def _check_source(name: str) -> None:

@@ -33,7 +33,9 @@ class Source:
     left_out: patterns of the file's names that are meant not to be taken.
     new: patterns of our paths that a network may have beyond those in `rows`.
     spare: patterns of our paths in `rows` that a network may lack.
-    input: what the network expects of an image.
+    input: what the network expects of an image, and of the config.
+    constants: (one of our paths in `rows`, test of its array): a network may lack this array too if
+      the test holds, because it has it built in.
   """
 
   rows: tuple[Row, ...]
@@ -41,6 +43,7 @@ class Source:
   new: tuple[str, ...]
   spare: tuple[str, ...]
   input: str
+  constants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

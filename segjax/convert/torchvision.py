@@ -1,8 +1,13 @@
-"""torchvision's VGG16 (`torchvision.models.vgg16`, `vgg16_bn`) for FCN and SegNet.
+"""torchvision's VGG16 (`torchvision.models.vgg16`, `vgg16_bn`) for FCN and SegNet, its ResNets and
+`torchvision.models.segmentation.fcn_resnet50` and 101 for FCNResNet, its `alexnet` for FCNAlexNet
+and its `googlenet` for FCNGoogLeNet, these two in the form 'torchvision'.
 
 These weights want RGB images, `(x / 255 - mean) / std` with ImageNet's mean (0.485, 0.456, 0.406)
 and standard deviation (0.229, 0.224, 0.225): in pixel values of 0 to 255 that is
 `config.data.mean = (123.675, 116.28, 103.53)` and `config.data.std = (58.395, 57.12, 57.375)`.
+
+The weights of GoogLeNet want `(x / 255 - 0.5) / 0.5`, 127.5 for each mean and std. (torchvision's
+network takes the other kind and brings it to this one: `transform_input`.)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from segjax.convert.table import Row, Source
+from segjax.nn import googlenet, resnet
 
 # Index in torchvision's `features` -> our layer.
 VGG16_FEATURES = {
@@ -43,6 +49,19 @@ VGG16_BN_FEATURES = {
   37: 'conv5_2',
   40: 'conv5_3',
 }
+# Index in the `features` of torchvision's AlexNet -> our layer.
+ALEXNET_FEATURES = {0: 'conv1', 3: 'conv2', 6: 'conv3', 8: 'conv4', 10: 'conv5'}
+# torchvision's GoogLeNet: each a convolution with its batch normalisation -> our layer.
+GOOGLENET_STEM = {'conv1': 'conv1', 'conv2': 'conv2_reduce', 'conv3': 'conv2'}
+# The same within a module. '5x5' is 3x3 there.
+GOOGLENET_BRANCHES = {
+  'branch1': '1x1',
+  'branch2.0': '3x3_reduce',
+  'branch2.1': '3x3',
+  'branch3.0': '5x5_reduce',
+  'branch3.1': '5x5',
+  'branch4.1': 'pool_proj',
+}
 
 _INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
 # What is behind the encoder: FCN's scores and upsampling, SegNet's decoder.
@@ -50,6 +69,7 @@ _BEHIND = (r'^params/(score|upscore)', r'_D(_bn)?/')
 # SegNet's batch normalisation, which vgg16 has not.
 _NORM = r'^(params|batch_stats)/conv\d_\d_bn/'
 _FC = r'^params/fc[67]/'
+_SCORE = r'^params/score_fr/'
 
 
 def same(x: np.ndarray) -> np.ndarray:
@@ -64,6 +84,11 @@ def oihw_to_hwio(x: np.ndarray) -> np.ndarray:
 def linear_to_1x1(x: np.ndarray) -> np.ndarray:
   """[out, in] of a fully-connected layer as the kernel [1, 1, in, out]."""
   return x.transpose(1, 0)[None, None]
+
+
+def linear_to_6x6(x: np.ndarray) -> np.ndarray:
+  """[out, C · 6 · 6] of a fully-connected layer on a flattened CHW map as [6, 6, C, out]."""
+  return oihw_to_hwio(x.reshape(len(x), -1, 6, 6))
 
 
 def linear_to_7x7(x: np.ndarray) -> np.ndarray:
@@ -88,6 +113,62 @@ def _features(layers: Mapping[int, str], *, norm: bool) -> Iterator[Row]:
     yield from _layer(f'features.{index}', name, oihw_to_hwio)
     if norm:
       yield from _norm(f'features.{index + 1}', f'{name}_bn')
+
+
+def _googlenet() -> Iterator[Row]:
+  modules = [name for stage in googlenet.STAGES for name in stage]
+  layers = GOOGLENET_STEM | {
+    f'{name.replace("_", "")}.{theirs}': f'{name}_{ours}'
+    for name in modules
+    for theirs, ours in GOOGLENET_BRANCHES.items()
+  }
+  for theirs, ours in layers.items():
+    yield Row(f'{theirs}.conv.weight', f'params/{ours}/kernel', oihw_to_hwio)
+    yield from _norm(f'{theirs}.bn', f'{ours}_bn')
+
+
+# --- ResNet --------------------------------------------------------------------------------------
+
+# A network's layers outside the ResNet, which a ResNet's file lacks.
+_HEAD = r'^(params|batch_stats)/(?!backbone/)'
+_AUX_CLASSIFIER = r'^(params|batch_stats)/aux_classifier_'
+_COUNTERS = r'\.num_batches_tracked$'
+
+
+def _conv_norm(conv: str, norm: str, name: str) -> Iterator[Row]:
+  """A convolution without bias and its batch normalisation, `name`_norm."""
+  yield Row(f'{conv}.weight', f'params/{name}/kernel', oihw_to_hwio)
+  yield from _norm(norm, f'{name}_norm')
+
+
+def _resnet(variant: resnet.Name, prefix: str = '') -> Iterator[Row]:
+  """conv1, layer1 … layer4 as our stem and stages 2 to 5; `prefix` is of the file's names."""
+  yield from _conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
+  for stage in resnet.STAGES[1:]:
+    for i, block in enumerate(resnet.stage_blocks(resnet.VARIANTS[variant], stage)):
+      theirs, ours = f'{prefix}layer{stage - 1}.{i}', f'backbone/res{stage}_{i}'
+      for j, _ in enumerate(block.convs, 1):
+        yield from _conv_norm(f'{theirs}.conv{j}', f'{theirs}.bn{j}', f'{ours}_conv{j}')
+      if block.shortcut is not None:
+        downsample = f'{theirs}.downsample'
+        yield from _conv_norm(f'{downsample}.0', f'{downsample}.1', f'{ours}_shortcut')
+
+
+def _fcn_head(name: str) -> Iterator[Row]:
+  """`classifier` or `aux_classifier`: convolution, norm, ReLU, dropout, convolution."""
+  yield from _conv_norm(f'{name}.0', f'{name}.1', f'{name}_conv')
+  yield from _layer(f'{name}.4', f'{name}_score', oihw_to_hwio)
+
+
+def _fcn_resnet(variant: resnet.Name, *, auxiliary: bool) -> Source:
+  heads = ('classifier', 'aux_classifier') if auxiliary else ('classifier',)
+  return Source(
+    rows=(*_resnet(variant, 'backbone.'), *(row for head in heads for row in _fcn_head(head))),
+    left_out=(_COUNTERS,) if auxiliary else (_COUNTERS, r'^aux_classifier\.'),
+    new=() if auxiliary else (_AUX_CLASSIFIER,),
+    spare=(_AUX_CLASSIFIER,) if auxiliary else (),
+    input=f'{_INPUT}, config.model.variant={variant}',
+  )
 
 
 SOURCES = {
@@ -117,4 +198,44 @@ SOURCES = {
     spare=(),
     input=_INPUT,
   ),
+  'torchvision/alexnet': Source(
+    rows=(
+      *_features(ALEXNET_FEATURES, norm=False),
+      *_layer('classifier.1', 'fc6', linear_to_6x6),
+      *_layer('classifier.4', 'fc7', linear_to_1x1),
+    ),
+    left_out=(r'^classifier\.6\.',),  # ImageNet's 1000 classes
+    new=(_SCORE,),
+    spare=(),
+    input=f'{_INPUT}, config.model.form=torchvision',
+  ),
+  'torchvision/googlenet': Source(
+    rows=tuple(_googlenet()),
+    # ImageNet's 1000 classes, of the network and of its two auxiliary classifiers.
+    left_out=(r'^fc\.', r'^aux[12]\.', _COUNTERS),
+    new=(_SCORE,),
+    spare=(),
+    input='RGB, (x / 255 - 0.5) / 0.5, config.model.form=torchvision',
+  ),
+  # ImageNet's, for any network that calls its ResNet `backbone`.
+  **{
+    f'torchvision/{variant}': Source(
+      rows=tuple(_resnet(variant)),
+      left_out=(r'^fc\.', _COUNTERS),  # ImageNet's 1000 classes
+      new=(_HEAD,),
+      spare=(),
+      input=f'{_INPUT}, config.model.variant={variant}',
+    )
+    for variant in resnet.VARIANTS
+  },
+  # Files with the auxiliary classifier, as the published ones; the network may do without it.
+  **{
+    f'torchvision/fcn_{variant}': _fcn_resnet(variant, auxiliary=True)
+    for variant in ('resnet50', 'resnet101')
+  },
+  # The same without the auxiliary classifier, of a file that may have it or not.
+  **{
+    f'torchvision/fcn_{variant}_main': _fcn_resnet(variant, auxiliary=False)
+    for variant in ('resnet50', 'resnet101')
+  },
 }

@@ -1,4 +1,4 @@
-"""Reads weights files: `.safetensors`, and PyTorch's `.pth` without PyTorch.
+"""Reads weights files: `.safetensors`, Caffe's `.caffemodel`, and PyTorch's `.pth` without PyTorch.
 
 A `.pth` file is a pickle, which could run any code while it is read. Here its reader builds ordered
 dictionaries and tensors and refuses to look up anything else, so that nothing of the file is run.
@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segjax.convert.caffe_file import read_caffemodel
 from segjax.types import SegjaxError
 
 # PyTorch's storage classes -> the type of their elements; files are little-endian.
@@ -43,21 +44,28 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   """The arrays of a weights file by name, in the types in which they are stored.
 
   Args:
-    path: a `.safetensors` file, or a `.pth` or `.pt` file that holds one `state_dict` (PyTorch's
-      present zip format, or the one of before 1.6).
+    path: a `.safetensors` file, a `.caffemodel`, or a `.pth` or `.pt` file that holds one
+      `state_dict` (PyTorch's present zip format, or the one of before 1.6).
 
   Raises:
     SegjaxError: the file is missing, of another kind, cut short, holds other things than tensors,
       or is a pickle that would have to call code.
   """
   path = Path(path)
-  readers = {'.safetensors': _read_safetensors, '.pth': _read_pth, '.pt': _read_pth}
+  readers = {
+    '.safetensors': _read_safetensors,
+    '.pth': _read_pth,
+    '.pt': _read_pth,
+    '.caffemodel': read_caffemodel,
+  }
   if path.suffix not in readers:
     raise SegjaxError(f'{path} is no weights file: give one that ends in {", ".join(readers)}')
   if not path.is_file():
     raise SegjaxError(f'there is no weights file {path}: give the path of one')
   try:
     return readers[path.suffix](path)
+  except SegjaxError:
+    raise
   except _CodeError as e:
     raise SegjaxError(
       f'{path} is a pickle that calls {e}, and segjax runs no code of a file: save the '

@@ -82,6 +82,18 @@ class DataConfig:
     label_offset: added to label values other than `IGNORE_LABEL`; below 0 becomes `IGNORE_LABEL`.
     num_classes: for a data set whose features do not say it.
     class_names: in place of the data set's own.
+    instances: N, the most objects of an image, for instance tasks: of more the largest are kept,
+      and the rest is counted and told; None for none. The keys below are for these tasks, which
+      take `short_side` and `shapes` in place of `image_size`, `resize`, `crop_size` and `augment`'s
+      geometry but for the horizontal flip.
+    short_side: images are scaled so that their shorter side is one of these, drawn in training, the
+      largest in evaluation; None leaves them as they are.
+    longest_side: but their longer side no larger than this.
+    jitter: training scales the image further by a factor uniform in [low, high], and crops it to
+      the first of `shapes` (large-scale jitter, arXiv 2012.07177).
+    shapes: (height, width) to which images are padded: the smallest that fits; None for the
+      smallest multiples of 32. Batches are of images of one shape.
+    objects_key: the feature with the objects.
   """
 
   name: str
@@ -108,6 +120,12 @@ class DataConfig:
   label_offset: int = 0
   num_classes: int | None = None
   class_names: tuple[str, ...] | None = None
+  instances: int | None = None
+  short_side: tuple[int, ...] | None = None
+  longest_side: int = 1333
+  jitter: tuple[float, float] | None = None
+  shapes: tuple[tuple[int, int], ...] | None = None
+  objects_key: str = 'objects'
 
   def __post_init__(self):
     if not isinstance(self.augment, Augment):
@@ -169,9 +187,9 @@ def train_batches(
   if seed < 0:
     raise SegjaxError(f'config.train.seed={seed} must not be negative')
   examples = _Examples(builder, config.train_split, config, spec)
-  rows = _host_rows('batch_size', config.batch_size, process_index, process_count)
+  rows = host_rows('batch_size', config.batch_size, process_index, process_count)
   make = functools.partial(_train_batch, examples, seed, margin, rows)
-  return _stream(grain.MapDataset.range(start_step, 2**62).map(make), config, config.workers)
+  return stream(grain.MapDataset.range(start_step, 2**62).map(make), config, config.workers)
 
 
 def eval_batches(
@@ -203,14 +221,14 @@ def eval_batches(
   """
   examples = _Examples(builder, split or config.eval_split, config, spec)
   batch_size = config.eval_batch_size or config.batch_size
-  rows = _host_rows('eval_batch_size', batch_size, process_index, process_count)
+  rows = host_rows('eval_batch_size', batch_size, process_index, process_count)
   batches = [
     (size, indices[start : start + batch_size])
     for size, indices in _size_groups(examples).items()
     for start in range(0, len(indices), batch_size)
   ]
   make = functools.partial(_eval_batch, examples, rows)
-  return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+  return stream(grain.MapDataset.source(batches).map(make), config, workers=0)
 
 
 def count_labels(
@@ -255,8 +273,8 @@ def prepare_image(
     back = cv2.resize(inside, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return back.reshape(*image.shape[:2], -1)
 
-  padded = transforms.pad(resized, size, _mean_colour(config))
-  return _normalize(padded[None], config)[0], restore
+  padded = transforms.pad(resized, size, mean_colour(config))
+  return normalize(padded[None], config)[0], restore
 
 
 def prefetch_to_device(
@@ -391,7 +409,7 @@ def _train_example(examples: _Examples, seed: int, margin: int, position: int) -
   config = examples.config
   epoch, index = divmod(position, len(examples))
   if config.shuffle:
-    index = int(_permutation(seed, epoch, len(examples))[index])
+    index = int(permutation(seed, epoch, len(examples))[index])
   example = examples[index]
   if config.crop_size is None and config.image_size is not None:
     example = _pad(example, config.image_size, config)
@@ -408,7 +426,7 @@ def _train_example(examples: _Examples, seed: int, margin: int, position: int) -
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
   return np.random.default_rng([_SHUFFLE, seed, epoch]).permutation(count)
 
 
@@ -458,7 +476,7 @@ def _finish(config: DataConfig, item: NamedBatch) -> NamedBatch:
   """
   batch = {key: np.array(value) for key, value in item[0].items() if key != 'image'}
   batch['label'] = batch['label'].astype(np.int32)
-  batch['image'] = _normalize(item[0]['image'], config)
+  batch['image'] = normalize(item[0]['image'], config)
   batch['image'][~batch['valid']] = 0
   return batch, item[1]
 
@@ -476,17 +494,17 @@ def _resize(image: np.ndarray, config: DataConfig) -> np.ndarray:
 def _pad(example: _Example, size: Size, config: DataConfig) -> _Example:
   weight = None if example.weight is None else transforms.pad(example.weight, size, 0)
   return example._replace(
-    image=transforms.pad(example.image, size, _mean_colour(config)),
+    image=transforms.pad(example.image, size, mean_colour(config)),
     label=transforms.pad(example.label, size, IGNORE_LABEL),
     weight=weight,
   )
 
 
-def _mean_colour(config: DataConfig) -> np.ndarray:
+def mean_colour(config: DataConfig) -> np.ndarray:
   return np.rint(config.mean).clip(0, 255).astype(np.uint8)
 
 
-def _normalize(image: np.ndarray, config: DataConfig) -> np.ndarray:
+def normalize(image: np.ndarray, config: DataConfig) -> np.ndarray:
   """uint8[B, H, W, C] → f32[B, H, W, C], (image - mean) / std."""
   width, channels = image.shape[2:]
   table = _normalize_table(config.mean, config.std, channels)
@@ -500,7 +518,7 @@ def _normalize_table(mean: tuple[float, ...], std: tuple[float, ...], channels: 
   return ((values - np.float32(mean)) / np.float32(std))[None]
 
 
-def _host_rows(key: str, batch_size: int, process_index: int, process_count: int) -> range:
+def host_rows(key: str, batch_size: int, process_index: int, process_count: int) -> range:
   """Which rows of a global batch are those of one host."""
   if batch_size % process_count:
     raise SegjaxError(
@@ -511,7 +529,7 @@ def _host_rows(key: str, batch_size: int, process_index: int, process_count: int
   return range(process_index * rows, (process_index + 1) * rows)
 
 
-def _stream(
+def stream(
   batches: grain.MapDataset[NamedBatch], config: DataConfig, workers: int
 ) -> Generator[NamedBatch, None, None]:
   """The batches in order, prepared ahead by threads or by worker processes."""

@@ -24,14 +24,15 @@ def local_response_norm(
     k: what the sum is added to.
 
   Returns:
-    f[B, H, W, C].
+    f[B, H, W, C], of x's dtype; bfloat16 is too coarse for 1 + 2e-5 x² and computed as float32.
   """
   if size % 2 == 0:
     raise ValueError(f'local_response_norm: size {size} must be odd')
   channels = x.shape[-1]
-  squares = jnp.pad(x * x, [(0, 0)] * 3 + [(size // 2, size // 2)])
+  fine = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  squares = jnp.pad(fine * fine, [(0, 0)] * 3 + [(size // 2, size // 2)])
   total = sum(squares[..., i : i + channels] for i in range(size))
-  return x / (k + alpha / size * total) ** beta
+  return (fine / (k + alpha / size * total) ** beta).astype(x.dtype)
 
 
 def local_contrast_norm(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.convert import torchvision
 from segjax.convert.load import SOURCES, flat_paths, load_into, read_pretrained
 from segjax.convert.table import convert, leftovers, matches
 from segjax.convert.torchvision import linear_to_1x1, linear_to_7x7, oihw_to_hwio
@@ -76,7 +77,7 @@ def test_every_array_of_either_side_is_accounted_for(source, model, count):
   assert all(any(matches(name, [p]) for name in names) for p in table.left_out)
 
 
-@pytest.mark.parametrize('source', SOURCES)
+@pytest.mark.parametrize('source', torchvision.SOURCES)
 def test_tables_name_each_side_once(source):
   rows = SOURCES[source].rows
   assert len({r.key for r in rows}) == len({r.path for r in rows}) == len(rows)

@@ -1,4 +1,4 @@
-"""FCN on VGG16 against the figures of the paper (arXiv 1411.4038) and of the released files."""
+"""FCN against the figures of the paper (arXiv 1411.4038) and of the released files."""
 
 import functools
 
@@ -12,12 +12,15 @@ from segjax.models.fcn import (
   ONLY_SCORE,
   PAD,
   VARIANTS,
+  FCNAlexNet,
+  FCNGoogLeNet,
   Upsample,
   bilinear_upsample,
   max_pool_ceil,
 )
 from segjax.nn.vgg import VGG16, conv_layers
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
+from segjax.ops.windows import Window, bilinear_crop, view
 from segjax.train import optim
 
 WIDTH = 180  # of images of one row, in which things move
@@ -198,6 +201,175 @@ def test_any_size_goes_in_and_the_same_comes_out(variant, size):
   assert logits.dtype == jnp.float32
 
 
+# --- AlexNet and GoogLeNet -----------------------------------------------------------------------
+
+AVERAGE_POOLING = Window(7)  # GoogLeNet's last, which FCN discards
+# Networks with few channels. AlexNet's forms have the same windows.
+SMALL = {
+  'alexnet': FCNAlexNet(1, width=1 / 64, fc_features=16),
+  'googlenet': FCNGoogLeNet(1, width=1 / 64),
+  'torchvision googlenet': FCNGoogLeNet(1, 'torchvision', width=1 / 64),
+}
+
+
+@pytest.mark.parametrize(('model', 'millions'), [(FCNAlexNet(21), 57), (FCNGoogLeNet(21), 6)])
+def test_table_1_parameters(model, millions):
+  variables, logits = abstract(model, (1, 500, 375, 3))
+  assert round(count(variables) / 1e6) == millions
+  assert logits.shape == (1, 500, 375, 21)
+
+
+@pytest.mark.parametrize(
+  ('windows', 'sees', 'upsampling'),
+  [
+    # Kernel and crop of the released files, where there is one.
+    (FCN(21).windows, 404, (2 * VARIANTS['32s'].stride, VARIANTS['32s'].offset)),
+    (FCNAlexNet(21).windows, 355, (63, 18)),
+    ((*FCNGoogLeNet(21).windows, AVERAGE_POOLING), 907, (63, 2)),
+  ],
+)
+def test_table_1_receptive_fields_and_the_crops(windows, sees, upsampling):
+  seen = view(windows)
+  assert (seen.size, seen.stride) == (sees, 32)
+  assert bilinear_crop(seen) == upsampling
+
+
+@functools.cache
+def response(name):
+  """(variables -> logits of eight images of one row, the width of these, the shapes)."""
+  model = SMALL[name]
+  width = view(model.windows).size + 4 * model.stride
+  variables, _ = abstract(model, (8, 1, width, 1))
+  return (
+    jax.jit(lambda v, rows: model.apply(v, rows[:, None, :, None])[:, 0, :, 0]),
+    width,
+    variables,
+  )
+
+
+def filled_with(shapes, kernel):
+  """Variables with `kernel(path, shape)` for every kernel; all else changes nothing."""
+
+  def fill(path, leaf):
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    if path.endswith('kernel'):
+      return np.broadcast_to(kernel(path, leaf.shape), leaf.shape).astype('f4')
+    return np.full(leaf.shape, path.endswith(('scale', 'var')), 'f4')
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def mean_of_all(path, shape):
+  return np.full(shape, 1 / np.prod(shape[:3]))
+
+
+def mean_of_the_middle(path, shape):
+  """Of one tap, or of the middle two; of all of conv1's, whose stride skips pixels.
+
+  Nothing comes by a pooling of stride 1, so that a response stays near where it is from.
+  """
+  if 'conv1/' in path:
+    return mean_of_all(path, shape)
+  taps = np.abs(np.arange(shape[0]) - (shape[0] - 1) / 2) < 1
+  return np.outer(taps, taps)[..., None, None] * ('pool_proj' not in path)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_score_sees_what_the_windows_say(name):
+  """Images that are 1 from, or up to, some column reach a score or just do not.
+
+  At the pixel that a score lies on, the others' bilinear kernels are zero.
+  """
+  respond, width, shapes = response(name)
+  seen = view(SMALL[name].windows)
+  columns, rows, pixels = np.arange(width), [], []
+  middle = int((width // 2 - seen.centre) // seen.stride)
+  for score in (middle, middle + 1):
+    pixel = int(seen.stride * score + seen.centre)
+    first, last = pixel - (seen.size - 1) // 2, pixel + (seen.size - 1) // 2
+    assert first > 0
+    assert last < width - 1
+    rows += [columns >= last, columns >= last + 1, columns <= first, columns <= first - 1]
+    pixels += [pixel] * 4
+  logits = respond(filled_with(shapes, mean_of_all), np.array(rows, 'f4'))
+  assert (logits[np.arange(8), np.array(pixels)] > 0).tolist() == [True, False] * 4
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_delta_comes_out_where_it_was(name):
+  """Responses to deltas on both sides of the pixel of a score are centred on it, in the mean."""
+  respond, width, shapes = response(name)
+  seen = view(SMALL[name].windows)
+  pixel = int(seen.stride * ((width // 2 - seen.centre) // seen.stride) + seen.centre)
+  offsets = np.array([-16, -11, -6, -1, 1, 6, 11, 16])
+  columns = np.arange(width)
+  logits = respond(
+    filled_with(shapes, mean_of_the_middle), (columns == pixel + offsets[:, None]).astype('f4')
+  )
+  logits = np.asarray(logits, np.float64)
+  assert not logits[:, [0, -1]].any()
+  centres = logits @ columns / logits.sum(1)
+  assert np.abs(centres - pixel - offsets).max() <= 16
+  assert np.mean(centres) == pytest.approx(pixel, abs=1e-3)
+  # A stride further is a stride further.
+  moved = respond(
+    filled_with(shapes, mean_of_the_middle), (columns == pixel + 32 + offsets[:, None]).astype('f4')
+  )
+  np.testing.assert_allclose(moved[:, 32:], logits[:, :-32], rtol=1e-4, atol=1e-6 * logits.max())
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('size', [(1, 1), (33, 64), (98, 300)])
+def test_any_size_goes_into_the_others_too(name, size):
+  _, logits = abstract(SMALL[name], (2, *size, 3))
+  assert logits.shape == (2, *size, 1)
+  assert logits.dtype == jnp.float32
+  assert SMALL[name].stride == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SMALL)
+def test_every_parameter_gets_a_finite_gradient(name):
+  """Dropout acts in training; the scores start at zero and get one first."""
+  model = SMALL[name].clone(classes=2, width=1 / 16, dropout=0.5)
+  variables = filled_with(abstract(model, IMAGE.shape)[0], random_kernels)
+  state = {k: v for k, v in variables.items() if k != 'params'}
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(params, key):
+    logits, _ = model.apply(
+      {'params': params, **state},
+      100 * IMAGE,
+      train=True,
+      rngs={'dropout': key},
+      mutable=list(state),
+    )
+    return (logits * jnp.cos(jnp.arange(logits.size).reshape(logits.shape))).sum()
+
+  _, gradient = loss(variables['params'], jax.random.key(1))
+  assert {k for k, v in gradient.items() if any(np.any(x) for x in v.values())} == {'score_fr'}
+  params = jax.tree.map(np.copy, variables['params'])
+  kernel = params['score_fr']['kernel']
+  kernel[:] = np.linspace(-1, 1, kernel.size).reshape(kernel.shape)
+  values = []
+  for key in (1, 2):
+    value, gradient = loss(params, jax.random.key(key))
+    assert np.isfinite(value)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+      assert np.isfinite(leaf).all(), path
+      assert leaf.any(), path
+    values.append(value)
+  assert values[0] != values[1]
+
+
+def test_the_others_compute_in_bfloat16_with_float32_parameters():
+  for name in SMALL:
+    variables, logits = abstract(SMALL[name].clone(dtype='bfloat16'), (1, 9, 9, 3))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    assert logits.dtype == jnp.float32
+
+
 # --- parameters ----------------------------------------------------------------------------------
 
 
@@ -299,6 +471,12 @@ def test_bilinear_upsample_is_the_transposed_convolution(stride):
   x = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
   expected = conv_transpose(x, bilinear_kernel(2 * stride, 4), stride)
   np.testing.assert_allclose(bilinear_upsample(x, stride), expected, atol=1e-6)
+
+
+def test_bilinear_upsample_of_an_odd_kernel_is_the_transposed_convolution():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
+  expected = conv_transpose(x, bilinear_kernel(7, 4), 4)
+  np.testing.assert_allclose(bilinear_upsample(x, 4, kernel_size=7), expected, atol=1e-6)
 
 
 def test_max_pool_ceil_keeps_the_odd_row_and_column():

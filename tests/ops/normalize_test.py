@@ -29,6 +29,14 @@ def test_local_response_defaults_are_those_of_caffe():
   )
 
 
+def test_local_response_of_bfloat16_is_that_of_float32_rounded():
+  x = jnp.asarray(image(), jnp.bfloat16)
+  y = local_response_norm(x)
+  assert y.dtype == jnp.bfloat16
+  exact = local_response_norm(x.astype(jnp.float32))
+  np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
 def test_local_response_equals_torch():
   torch = pytest.importorskip('torch')
   x = image((2, 3, 4, 7))

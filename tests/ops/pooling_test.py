@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from segjax.ops.pooling import argmax_pool_2x2, max_pool_2x2, unpool_2x2
+from segjax.ops.pooling import argmax_pool_2x2, caffe_max_pool, max_pool_2x2, unpool_2x2
+from segjax.ops.windows import Window
 
 
 def reference(x):
@@ -34,6 +37,55 @@ def test_tied_maxima_share_one_gradient():
 def test_keeps_the_type():
   assert max_pool_2x2(jnp.zeros((1, 4, 4, 1), jnp.bfloat16)).dtype == jnp.bfloat16
   assert max_pool_2x2(jnp.arange(4, dtype=jnp.int32).reshape(1, 2, 2, 1)).tolist() == [[[[3]]]]
+
+
+WINDOWS = [Window(3, 2), Window(2, 2), Window(3, 1, 1), Window(3, 2, 1), Window(4, 3), Window(1)]
+
+
+@pytest.mark.parametrize('window', WINDOWS)
+@pytest.mark.parametrize('size', [(1, 2), (6, 7), (9, 4)])
+def test_caffe_max_pool_is_the_maximum_of_each_window(window, size):
+  """Of random negative numbers: a padded zero would win."""
+  kernel, stride, padding = window
+  x = -np.random.default_rng(0).uniform(1, 2, (2, *size, 3)).astype('f4')
+  starts = [
+    [stride * i - padding for i in range(max(0, -(-(n + 2 * padding - kernel) // stride)) + 1)]
+    for n in size
+  ]
+  g = np.random.default_rng(1).normal(size=(2, *map(len, starts), 3)).astype('f4')
+
+  @jax.jit
+  def pool(x, g):
+    y, pullback = jax.vjp(lambda x: caffe_max_pool(x, window), x)
+    return y, pullback(g)[0]
+
+  y, actual = pool(x, g)
+  expected, gradient = np.zeros_like(y), np.zeros_like(x)
+  for (i, top), (j, left) in itertools.product(*map(enumerate, starts)):
+    part = (slice(None), slice(max(0, top), top + kernel), slice(max(0, left), left + kernel))
+    expected[:, i, j] = x[part].max((1, 2))
+    gradient[part] += (x[part] == expected[:, i, j, None, None]) * g[:, i, j, None, None]
+  np.testing.assert_array_equal(y, expected)
+  np.testing.assert_allclose(actual, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize('window', WINDOWS)
+def test_caffe_max_pool_equals_torch_in_ceil_mode(window):
+  torch = pytest.importorskip('torch')
+  kernel, stride, padding = window
+  x = np.random.default_rng(0).normal(size=(1, 8, 9, 2)).astype('f4')
+  theirs = torch.nn.functional.max_pool2d(
+    torch.tensor(x.transpose(0, 3, 1, 2)), kernel, stride, padding, ceil_mode=True
+  )
+  np.testing.assert_array_equal(caffe_max_pool(x, window), theirs.numpy().transpose(0, 2, 3, 1))
+
+
+def test_caffe_max_pool_has_no_empty_windows_and_keeps_the_type():
+  with pytest.raises(ValueError, match='can fall outside its input'):
+    caffe_max_pool(jnp.zeros((1, 4, 4, 1)), Window(2, 2, 1))
+  pooled = caffe_max_pool(jnp.full((1, 4, 4, 1), -2, jnp.bfloat16), Window(3, 2, 1))
+  assert pooled.dtype == jnp.bfloat16
+  assert np.unique(pooled).tolist() == [-2]
 
 
 # Even, odd in one axis, odd in both, and windows that are all partial.

@@ -1,16 +1,24 @@
 """Makes the files beside it, with PyTorch and torchvision: python tests/convert/golden/make.py
 
 VGG16s of torchvision in which every layer has 2 channels and random weights, and what they make of
-one image; and small files for the reader. Written with torch 2.13.0 and torchvision 0.28.0.
+one image; small files for the reader; and of the ResNets, AlexNet and GoogLeNet the names and
+shapes of their arrays, and what some make of an image with weights of `made_up`. Written with
+torch 2.13.0 and torchvision 0.28.0.
 """
 
 import pathlib
+import sys
 
 import numpy as np
 import torch
-from torchvision.models import vgg
+from torchvision.models import AlexNet, GoogLeNet, resnet, segmentation, vgg
+from torchvision.models._utils import IntermediateLayerGetter
 
 FOLDER = pathlib.Path(__file__).parent
+sys.path.append(str(FOLDER.parents[1] / 'helpers'))
+
+from made_up import made_up  # noqa: E402
+
 # torchvision's configuration D with 2 channels in every layer.
 LAYERS = [2 if isinstance(c, int) else c for c in vgg.cfgs['D']]
 
@@ -25,6 +33,92 @@ def tiny_vgg16(batch_norm: bool) -> vgg.VGG:
     if value.is_floating_point():
       value.uniform_(0.5, 1.5) if 'running' in name else value.normal_(0.1, 0.4)
   return model.eval()
+
+
+RESNETS = {
+  **{
+    name: getattr(resnet, name)
+    for name in ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext101_32x8d')
+  },
+  **{
+    f'fcn_{name}': lambda name=name: getattr(segmentation, f'fcn_{name}')(
+      weights=None, weights_backbone=None, aux_loss=True, num_classes=21
+    )
+    for name in ('resnet50', 'resnet101')
+  },
+}
+# Where the features of c2, c3, c4 and c5 come from.
+STAGES = {f'layer{i}': f'c{i + 1}' for i in (1, 2, 3, 4)}
+
+
+@torch.no_grad()
+def resnets() -> dict[str, np.ndarray]:
+  """Names and shapes of every network, features of resnet18 and logits of fcn_resnet50."""
+  image = torch.randn(1, 3, 45, 38, generator=torch.Generator().manual_seed(0))
+  arrays = {'image': image.numpy()}
+  for name, make in RESNETS.items():
+    with torch.device('meta'):
+      shapes = {key: tuple(x.shape) for key, x in make().state_dict().items()}
+    arrays[f'{name}/names'] = np.array(list(shapes))
+    arrays[f'{name}/shapes'] = np.array(['x'.join(map(str, shape)) for shape in shapes.values()])
+
+  def filled(name: str) -> torch.nn.Module:
+    model = RESNETS[name]()
+    state = model.state_dict()
+    model.load_state_dict({k: torch.tensor(made_up(k, tuple(x.shape))) for k, x in state.items()})
+    return model.eval()
+
+  features = IntermediateLayerGetter(filled('resnet18'), STAGES)(image)
+  arrays |= {f'resnet18/{name}': x[:, ::16].numpy() for name, x in features.items()}
+  logits = filled('fcn_resnet50')(image)
+  arrays |= {f'fcn_resnet50/{name}': x[:, ::4, ::8, ::8].numpy() for name, x in logits.items()}
+  return arrays
+
+
+def narrow_alexnet() -> AlexNet:
+  """torchvision's with few channels: 2, 6, 12, 8 and 8, and 5 in fc6 and fc7."""
+  model = AlexNet(num_classes=4)
+  channels = {0: (3, 2), 3: (2, 6), 6: (6, 12), 8: (12, 8), 10: (8, 8)}
+  for i, (inputs, outputs) in channels.items():
+    c = model.features[i]
+    model.features[i] = torch.nn.Conv2d(inputs, outputs, c.kernel_size, c.stride, c.padding)
+  for i, (inputs, outputs) in {1: (8 * 36, 5), 4: (5, 5), 6: (5, 4)}.items():
+    model.classifier[i] = torch.nn.Linear(inputs, outputs)
+  return model
+
+
+@torch.no_grad()
+def encoders() -> dict[str, np.ndarray]:
+  """Names and shapes of AlexNet and GoogLeNet, fc7 of the one and features of the other."""
+  image = torch.tensor(100 * made_up('image', (1, 3, 67, 90)))
+  makers = {
+    'alexnet': AlexNet,
+    'narrow_alexnet': narrow_alexnet,
+    'googlenet': lambda: GoogLeNet(init_weights=False),
+  }
+  arrays, models = {}, {}
+  for name, make in makers.items():
+    with torch.device('meta'):
+      models[name] = make()
+    shapes = {key: tuple(x.shape) for key, x in models[name].state_dict().items()}
+    arrays[f'{name}/names'] = np.array(list(shapes))
+    arrays[f'{name}/shapes'] = np.array(['x'.join(map(str, shape)) for shape in shapes.values()])
+    if name != 'alexnet':
+      state = {key: torch.tensor(made_up(key, shape)) for key, shape in shapes.items()}
+      models[name].load_state_dict(state, assign=True)
+      models[name].eval()
+
+  # FCN pads the image by 100 where torchvision's first convolution pads it by 2; 28 + 2 · 98 is
+  # torchvision's 224, so that FCN's fc7 sees exactly this.
+  model = models['narrow_alexnet']
+  padded = torch.nn.functional.pad(image[..., :28, :28], (98,) * 4)
+  features = torch.flatten(model.features(padded), 1)
+  arrays['narrow_alexnet/fc7'] = model.classifier[:6](features).numpy()
+  seen = []
+  models['googlenet'].avgpool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+  models['googlenet'](image)
+  arrays['googlenet/features'] = seen[0][:, ::4].numpy()
+  return arrays
 
 
 @torch.no_grad()
@@ -62,6 +156,8 @@ def main() -> None:
   torch.save(linear, FOLDER / 'whole_model.pth')
   torch.save({'state_dict': linear.state_dict(), 'epoch': 3}, FOLDER / 'nested.pth')
   np.savez_compressed(FOLDER / 'expected.npz', **arrays)
+  np.savez_compressed(FOLDER / 'resnet.npz', **resnets())
+  np.savez_compressed(FOLDER / 'encoders.npz', **encoders())
 
 
 if __name__ == '__main__':

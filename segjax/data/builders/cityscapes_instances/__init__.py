@@ -1,0 +1,1 @@
+"""Cityscapes: street scenes with masks of road users."""

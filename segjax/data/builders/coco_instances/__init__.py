@@ -1,0 +1,1 @@
+"""COCO instance segmentation, and any data set in its format."""

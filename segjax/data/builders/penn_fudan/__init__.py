@@ -1,0 +1,1 @@
+"""Penn-Fudan: pedestrians, one mask each."""

@@ -1,0 +1,115 @@
+"""Penn-Fudan pedestrians: photographs of streets and campuses, with a mask for each pedestrian.
+
+170 images with 423 pedestrians, one class. Raw files, as upstream's archive unpacks:
+  PNGImages/STEM.png            the image (.jpg and .jpeg are read too)
+  PedMasks/STEM_mask.png        0 = background, k = k-th pedestrian
+The features are those of `segjax.data.coco`: boxes and areas are those of the masks, there are no
+crowds, image ids count the stems in alphabetical order from 1, and the k-th pedestrian of image i
+has the id 1000 i + k. Images are handed on as they are, byte for byte.
+
+Splits. Upstream has none. Ours order the images by the SHA-256 of their stem, so that neighbours,
+which often show one place, are dealt out as by chance, and the same on every machine:
+  penn_fudan (config 'default')     train = the first 120, val = the last 50 (the sizes, though not
+                                    the images, of PyTorch's tutorial)
+  penn_fudan/fold0 ... /fold4       val of fold k = those from 34 k to 34 k + 33, train = the others
+
+Cite Wang, Shi, Song, Shen, "Object detection combining recognition and segmentation", ACCV 2007.
+See upstream for the terms of use.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data import coco, images
+from segjax.data.builders import common
+from segjax.types import SegjaxError
+
+IMAGES = 170
+
+_CONTENT = 'PNGImages/ and PedMasks/'
+_SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+
+@dataclasses.dataclass(eq=False)
+class PennFudanConfig(tfds.core.BuilderConfig):
+  """Which images, in the order of their stems' hashes, are held out as val."""
+
+  held_out: range = range(IMAGES - 50, IMAGES)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Prepares Penn-Fudan: `penn_fudan` (120 / 50) or `penn_fudan/fold0` ... `fold4` (136 / 34)."""
+
+  name = 'penn_fudan'
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  BUILDER_CONFIGS = [
+    PennFudanConfig(name='default', description='120 train and 50 val images.'),
+    *(
+      PennFudanConfig(
+        name=f'fold{fold}',
+        description=f'Fold {fold} of 5: 136 train and 34 val images.',
+        held_out=range(34 * fold, 34 * fold + 34),
+      )
+      for fold in range(5)
+    ),
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return coco.instance_info(
+      self,
+      description='Photographs with a mask for each pedestrian.',
+      class_names=['person'],
+      category_ids=[1],
+      palette=[(220, 20, 60)],
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    source = common.raw_folder(dl_manager, _CONTENT)
+    numbered = dict(enumerate(_image_paths(source / 'PNGImages'), start=1))
+    order = sorted(
+      numbered, key=lambda number: hashlib.sha256(numbered[number].stem.encode()).digest()
+    )
+    held_out = {order[position] for position in self.builder_config.held_out}
+    return {
+      'train': self._generate_examples(
+        source, {number: path for number, path in numbered.items() if number not in held_out}
+      ),
+      'val': self._generate_examples(source, {number: numbered[number] for number in held_out}),
+    }
+
+  def _generate_examples(
+    self, source: Path, numbered: dict[int, Path]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, path in numbered.items():
+      mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
+      encoded = coco.read_encoded(path)
+      image = images.decode_image(encoded, 3, str(path))
+      people = images.decode_label(coco.read_encoded(mask_path), str(mask_path))
+      common.check_same_size(image, path, people, mask_path)
+      objects = [
+        coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
+        for k in np.unique(people[people > 0]).tolist()
+      ]
+      yield (
+        path.stem,
+        coco.instance_example(path.stem, number, encoded, people.shape, objects),
+      )
+
+
+def _image_paths(folder: Path) -> list[Path]:
+  """The images in the order of their stems."""
+  paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in _SUFFIXES)
+  if len(paths) != IMAGES:
+    raise SegjaxError(
+      f'{folder} holds {len(paths)} images, not {IMAGES}: set data.source to the folder that holds '
+      f'{_CONTENT}, or fetch the archive again'
+    )
+  return paths

@@ -1,0 +1,68 @@
+"""Feature pyramid: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, arXiv
+1612.03144, §3."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.nn.conv import Norm, make_norm
+
+# torchvision's and Detectron2's, U(-a, a) with a = sqrt(3 / N), N the incoming connections.
+uniform_fan_in = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
+
+
+class FPN(nn.Module):
+  """Top-down pathway and lateral connections (Fig. 3).
+
+  Layers: lateral2, output2, … by level, each with its …_norm where there is one.
+
+  Attributes:
+    features: channels of every level (paper: 256).
+    first: number of the finest level, whose stride is 2^first.
+    extra: whether the last level is followed by one of twice its stride: every second row and
+      column of it, which the RPN looks at for large objects (§4.1).
+    norm: 'none' and biases as in the paper, or 'batch' or 'group'.
+    bn_momentum: with norm 'batch'.
+    dtype: type of the computation.
+  """
+
+  features: int = 256
+  first: int = 2
+  extra: bool = True
+  norm: Norm = 'none'
+  bn_momentum: float = 0.9
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+  @nn.compact
+  def __call__(self, stages: Sequence[jax.Array], *, train: bool = False) -> list[jax.Array]:
+    """f[B, h, w, C] a level, each half of the one before, rounded up -> f[B, h, w, features]."""
+
+    def conv(x: jax.Array, kernel_size: int, name: str) -> jax.Array:
+      x = nn.Conv(
+        self.features,
+        (kernel_size, kernel_size),
+        padding=kernel_size // 2,
+        use_bias=self.norm == 'none',
+        kernel_init=uniform_fan_in,
+        dtype=self.dtype,
+        name=name,
+      )(x)
+      options: dict[str, Any] = {'momentum': self.bn_momentum, 'dtype': self.dtype}
+      return make_norm(self.norm, train=train, name=f'{name}_norm', **options)(x)
+
+    levels, above = [], None
+    for level, x in reversed(list(enumerate(stages, self.first))):
+      x = conv(x, 1, f'lateral{level}')
+      if above is not None:
+        x += upsample_nearest(above, x.shape[1:3])
+      above = x
+      levels.insert(0, conv(x, 3, f'output{level}'))
+    return [*levels, levels[-1][:, ::2, ::2]] if self.extra else levels
+
+
+def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Twice as large, f[B, h, w, C] -> f[B, *size, C], where `size` is 2h or 2h - 1, 2w or 2w - 1."""
+  return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)[:, : size[0], : size[1]]

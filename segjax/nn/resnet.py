@@ -1,0 +1,262 @@
+"""ResNet: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv
+1512.03385, Table 1; and ResNeXt: Xie, Girshick, Dollár, Tu, He, CVPR 2017, arXiv 1611.05431.
+
+Padding is symmetric, as in Caffe and PyTorch: output i of a stage lies on pixel stride · i of the
+image. By default the stride of a bottleneck is in its 3x3 convolution, as in torchvision.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.nn.conv import make_norm
+from segjax.ops.conv import grouped_conv
+from segjax.ops.pooling import caffe_max_pool
+from segjax.ops.windows import Window
+from segjax.types import SegjaxError
+
+Name = Literal['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext101_32x8d']
+Norm = Literal['batch', 'frozen', 'group']
+
+# Stage 1 is the stem: a 7x7 convolution and a max-pooling, of stride 2 each.
+STAGES = (1, 2, 3, 4, 5)
+# Those that halve, and so can be dilated instead.
+HALVING = (3, 4, 5)
+
+# N(0, sqrt(2 / N)), N the outgoing connections of one neuron, as in the authors' Torch code.
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class Conv(NamedTuple):
+  """A convolution without bias, padded so that stride 1 keeps the size."""
+
+  features: int
+  kernel: int = 1
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+
+
+class Block(NamedTuple):
+  """A residual block: `convs` one after another, and beside them `shortcut`, or the identity."""
+
+  convs: tuple[Conv, ...]
+  shortcut: Conv | None
+
+
+class Variant(NamedTuple):
+  """A column of Table 1.
+
+  Attributes:
+    block: the two forms of Fig. 5.
+    blocks: of stages 2 to 5.
+    groups: of the 3x3 convolutions; ResNeXt's cardinality.
+    group_width: channels a group in stage 2.
+  """
+
+  block: Literal['basic', 'bottleneck']
+  blocks: tuple[int, int, int, int]
+  groups: int = 1
+  group_width: int = 64
+
+
+VARIANTS: dict[Name, Variant] = {
+  'resnet18': Variant('basic', (2, 2, 2, 2)),
+  'resnet34': Variant('basic', (3, 4, 6, 3)),
+  'resnet50': Variant('bottleneck', (3, 4, 6, 3)),
+  'resnet101': Variant('bottleneck', (3, 4, 23, 3)),
+  'resnext101_32x8d': Variant('bottleneck', (3, 4, 23, 3), groups=32, group_width=8),
+}
+
+
+def stage_blocks(
+  variant: Variant,
+  stage: int,
+  *,
+  width: int = 64,
+  stride_in_1x1: bool = False,
+  dilate: tuple[int, ...] = (),
+) -> tuple[Block, ...]:
+  """The blocks of a stage, 2 to 5; see `ResNet` for the arguments.
+
+  As in torchvision, the first block of a dilated stage has the dilation of the stage before.
+  """
+  channels = width * 2 ** (stage - 2)
+  before = 2 ** sum(s in dilate for s in range(stage))
+  after = 2 * before if stage in dilate else before
+  stride = 2 if stage in HALVING and stage not in dilate else 1
+  first = _convs(variant, channels, stride, before, stride_in_1x1)
+  rest = _convs(variant, channels, 1, after, stride_in_1x1)
+  features = first[-1].features
+  projects = stage in HALVING or features != width
+  return (
+    Block(first, Conv(features, stride=stride) if projects else None),
+    *(Block(rest, None) for _ in range(variant.blocks[stage - 2] - 1)),
+  )
+
+
+def _convs(
+  variant: Variant, channels: int, stride: int, dilation: int, stride_in_1x1: bool
+) -> tuple[Conv, ...]:
+  if variant.block == 'basic':
+    return (Conv(channels, 3, stride, dilation), Conv(channels, 3, dilation=dilation))
+  # At least one channel a group, however narrow the network.
+  inner = max(1, channels * variant.group_width // 64) * variant.groups
+  first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+  return (
+    Conv(inner, stride=first),
+    Conv(inner, 3, second, dilation, variant.groups),
+    Conv(4 * channels),
+  )
+
+
+class ResNet(nn.Module):
+  """The stages of a ResNet, without the pooling and the classifier at its end.
+
+  Its stages can be run apart, by calls of one instance with different `stages`: Mask R-CNN on C4
+  runs 1 to 4 on the image and 5 on each region. Layers: stem; then for each block res2_0 … res5_2
+  those called res2_0_conv1, …, and res2_0_shortcut where it has one; each with its …_norm.
+
+  Attributes:
+    variant: a row of `VARIANTS`.
+    width: channels of the stem (paper: 64); all others are in proportion.
+    norm: 'batch' learns and keeps running statistics; 'frozen' has the same variables, of which
+      nothing learns or moves, see `FrozenBatchNorm`; 'group' see `make_norm`.
+    stride_in_1x1: the stride of a bottleneck is in its first convolution, as in the paper and in
+      the weights of its authors that Detectron uses, and not in the 3x3.
+    dilate: the stages of 3, 4, 5 that dilate their 3x3 convolutions in place of a stride.
+    bn_momentum: of the running means and variances, with norm 'batch'.
+    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+  """
+
+  variant: Name
+  width: int = 64
+  norm: Norm = 'batch'
+  stride_in_1x1: bool = False
+  dilate: tuple[int, ...] = ()
+  bn_momentum: float = 0.9
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, stages: tuple[int, ...] = STAGES, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Features of those of stages 2 to 5 that are run.
+
+    Args:
+      x: f[B, H, W, C], the image, or the features of the stage before the first of `stages`.
+      stages: consecutive ones of 1 to 5.
+      train: whether norm 'batch' uses the batch's own statistics.
+
+    Returns:
+      {'c2': f[B, ceil(H / 4), ceil(W / 4), C2], …, 'c5': …}: strides 4, 8, 16 and 32, but for
+      `dilate`.
+
+    Raises:
+      SegjaxError: `dilate` names a stage without a stride.
+    """
+    if not set(self.dilate) <= set(HALVING):
+      raise SegjaxError(
+        f'config.model.dilate={self.dilate}: only stages 3, 4 and 5 have a stride to replace'
+      )
+    unit = functools.partial(
+      conv_norm, norm=self.norm, train=train, momentum=self.bn_momentum, dtype=self.dtype
+    )
+    x = x.astype(self.dtype)
+    features = {}
+    for stage in stages:
+      if stage == 1:
+        x = max_pool_3x3(nn.relu(unit(x, Conv(self.width, 7, stride=2), name='stem')))
+        continue
+      blocks = stage_blocks(
+        VARIANTS[self.variant],
+        stage,
+        width=self.width,
+        stride_in_1x1=self.stride_in_1x1,
+        dilate=self.dilate,
+      )
+      for i, block in enumerate(blocks):
+        x = residual(x, block, unit=unit, name=f'res{stage}_{i}')
+      features[f'c{stage}'] = x
+    return features
+
+
+def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name: str) -> jax.Array:
+  """A residual block (Fig. 2), which ends in a ReLU.
+
+  Args:
+    x: f[B, H, W, C].
+    block: its convolutions.
+    unit: `conv_norm` with the arguments that all layers share.
+    name: what the names of its layers start with.
+  """
+  y = x
+  for i, conv in enumerate(block.convs, 1):
+    y = unit(nn.relu(y) if i > 1 else y, conv, name=f'{name}_conv{i}')
+  if block.shortcut is not None:
+    x = unit(x, block.shortcut, name=f'{name}_shortcut')
+  return nn.relu(x + y)
+
+
+def conv_norm(
+  x: jax.Array, conv: Conv, *, norm: Norm, train: bool, momentum: float, dtype: Any, name: str
+) -> jax.Array:
+  """A convolution called `name` and its norm called `name`_norm."""
+  x = nn.Conv(
+    conv.features,
+    (conv.kernel, conv.kernel),
+    strides=conv.stride,
+    padding=conv.dilation * (conv.kernel // 2),
+    kernel_dilation=conv.dilation,
+    feature_group_count=conv.groups,
+    use_bias=False,
+    kernel_init=he_normal_fan_out,
+    conv_general_dilated=None if conv.groups == 1 else _grouped_conv,
+    dtype=dtype,
+    name=name,
+  )(x)
+  name = f'{name}_norm'
+  if norm == 'frozen':
+    return FrozenBatchNorm(dtype, name=name)(x)
+  return make_norm(norm, train=train, momentum=momentum, dtype=dtype, name=name)(x)
+
+
+def _grouped_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
+  """`grouped_conv` as `nn.Conv` calls it; the rest is the default or follows from the shapes."""
+  return grouped_conv(x, kernel, strides, tuple(padding), rhs_dilation)
+
+
+class FrozenBatchNorm(nn.Module):
+  """Batch normalisation by stored statistics: f[B, H, W, C] -> the same, as a factor and a shift.
+
+  It has the variables of `nn.BatchNorm`, so that weights fit both. Their gradient is zero, and
+  `config.optim.decay_exclude` by default keeps weight decay away, so that nothing of it moves.
+
+  Attributes:
+    dtype: of the output.
+  """
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = x.shape[-1:]
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape).value
+    var = self.variable('batch_stats', 'var', jnp.ones, shape).value
+    factor = scale * lax.rsqrt(var + 1e-5)
+    factor, shift = lax.stop_gradient((factor, bias - mean * factor))
+    return (x * factor + shift).astype(self.dtype)
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
+  """3x3 max-pooling of stride 2, padded by 1: f[B, H, W, C] -> f[B, ceil(H/2), ceil(W/2), C]."""
+  height, width = ((n + 1) // 2 for n in x.shape[1:3])
+  # Caffe's has one window more where the size is even, which starts at the last pixel.
+  return caffe_max_pool(x, Window(3, stride=2, padding=1))[:, :height, :width]

@@ -1,0 +1,155 @@
+"""Boxes: `[x0, y0, x1, y1]` in pixels, continuous coordinates (no +1).
+
+A box that is not wider and higher than 0 is empty; padding is such a box. Values and gradients are
+finite for empty boxes too, as for all boxes whose area float32 holds.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from segjax.types import Array
+
+Weights = tuple[float, float, float, float]
+
+# What a regressed width or height is at most multiplied by: exp(MAX_LOG_SCALE) = 62.5, as in
+# torchvision and Detectron2.
+MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+def area(boxes: Array) -> Array:
+  """Width times height, f32[...] of boxes f32[..., 4]; 0 for an empty box."""
+  size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+  return size[..., 0] * size[..., 1]
+
+
+def iou(a: Array, b: Array) -> Array:
+  """Intersection over union of each pair.
+
+  Args:
+    a: f32[N, 4].
+    b: f32[M, 4].
+
+  Returns:
+    f32[N, M] in 0 to 1; 0 where either box is empty.
+  """
+  intersection = _intersection(a, b)
+  return _ratio(intersection, area(a)[:, None] + area(b) - intersection)
+
+
+def ioa(a: Array, b: Array) -> Array:
+  """The share of each a that lies in each b, as COCO measures overlap with a crowd.
+
+  Args:
+    a: f32[N, 4].
+    b: f32[M, 4].
+
+  Returns:
+    f32[N, M] in 0 to 1; 0 where either box is empty.
+  """
+  return _ratio(_intersection(a, b), area(a)[:, None])
+
+
+def clip(boxes: Array, size: Sequence | Array) -> Array:
+  """The part of each box inside the image.
+
+  Args:
+    boxes: f32[..., 4].
+    size: (height, width) of the image, numbers or an array [2].
+
+  Returns:
+    f32[..., 4]; empty where the box was outside.
+  """
+  height, width = size[0], size[1]
+  return jnp.clip(boxes, 0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
+
+
+def nonempty(boxes: Array, min_size: float) -> Array:
+  """bool[...], True where width and height are at least `min_size` > 0, of boxes f32[..., 4].
+
+  torchvision keeps proposals from 1e-3 and detections from 1e-2; Detectron2 those above 0.
+  """
+  return (boxes[..., 2:] - boxes[..., :2] >= min_size).all(-1)
+
+
+def flip(boxes: Array, width: float | Array) -> Array:
+  """Boxes f32[..., 4] in the mirror image, left and right exchanged, of an image of that width."""
+  x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
+  return jnp.stack([width - x1, y0, width - x0, y1], -1)
+
+
+def scale(boxes: Array, factors: Sequence | Array) -> Array:
+  """Boxes in the resized image.
+
+  Args:
+    boxes: f32[..., 4].
+    factors: (of the height, of the width), numbers or an array [2].
+
+  Returns:
+    f32[..., 4].
+  """
+  y, x = factors[0], factors[1]
+  return boxes * jnp.stack([x, y, x, y]).astype(boxes.dtype)
+
+
+def encode(boxes: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Array:
+  """What a regressor is to say at `anchors` so that `decode` gives `boxes` (R-CNN, appendix C).
+
+  Args:
+    boxes: f32[..., 4], for example the matched ground truth.
+    anchors: f32[..., 4], anchors or proposals; the two broadcast.
+    weights: factors of the four; 1 in the RPN, (10, 10, 5, 5) in the box head.
+
+  Returns:
+    f32[..., 4] = weights * (dx / w, dy / h, log of the width's ratio, log of the height's ratio),
+    dx and dy between the centres and in units of the anchor's size; zeros where either box is
+    empty, for which torchvision's are infinite or NaN.
+  """
+  usable = ((area(boxes) > 0) & (area(anchors) > 0))[..., None]
+  centre, size = _centre_and_size(boxes)
+  anchor_centre, anchor_size = _centre_and_size(anchors)
+  size, anchor_size = (jnp.where(usable, x, 1) for x in (size, anchor_size))
+  weights = jnp.asarray(weights, jnp.float32)
+  shift = weights[:2] * (centre - anchor_centre) / anchor_size
+  deltas = jnp.concatenate([shift, weights[2:] * jnp.log(size / anchor_size)], -1)
+  return jnp.where(usable, deltas, 0)
+
+
+def decode(deltas: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Array:
+  """The boxes that a regressor means, the inverse of `encode`.
+
+  Args:
+    deltas: f[..., 4], any float type; the arithmetic is float32.
+    anchors: f32[..., 4]; the two broadcast: deltas [R, C, 4] of C classes take anchors [R, 1, 4].
+    weights: as in `encode`.
+
+  Returns:
+    f32[..., 4], not clipped to an image. No side grows more than 62.5-fold.
+  """
+  deltas = deltas.astype(jnp.float32) / jnp.asarray(weights, jnp.float32)
+  centre, size = _centre_and_size(anchors)
+  centre = deltas[..., :2] * size + centre
+  half = 0.5 * (jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size)
+  return jnp.concatenate([centre - half, centre + half], -1)
+
+
+def _intersection(a: Array, b: Array) -> Array:
+  """f32[N, M], the common area of each pair."""
+  ax0, ay0, ax1, ay1 = a.T[..., None]
+  bx0, by0, bx1, by1 = b.T
+  width = jnp.maximum(jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0), 0)
+  height = jnp.maximum(jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0), 0)
+  return width * height
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+  """part / whole, and 0 where part is 0, whole then being perhaps 0 too."""
+  overlaps = part > 0
+  return jnp.where(overlaps, part / jnp.where(overlaps, whole, 1), 0)
+
+
+def _centre_and_size(boxes: Array) -> tuple[Array, Array]:
+  """f32[..., 2] each, x first."""
+  size = boxes[..., 2:] - boxes[..., :2]
+  return boxes[..., :2] + 0.5 * size, size

@@ -1,0 +1,1 @@
+"""Tables of papers: what makes their rows, what was measured, and the page that shows both."""

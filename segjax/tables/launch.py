@@ -1,0 +1,76 @@
+"""Where the jobs of a table run, other than in this process: scripts, and a cluster."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from segjax import config as config_lib
+from segjax.tables.runs import Job
+from segjax.tables.spec import Table
+from segjax.types import SegjaxError
+
+
+def run_script(table: Table, script: Path) -> None:
+  """Runs a script that measures its rows and records them.
+
+  Raises:
+    SegjaxError: it failed.
+  """
+  status = subprocess.run([sys.executable, str(script)], cwd=table.root, check=False).returncode
+  if status:
+    raise SegjaxError(f'{script.relative_to(table.root)} ended with status {status}: see above')
+
+
+def chain_command(
+  table: Table, chain: Sequence[Job], workdirs: Path, arguments: Iterable[str]
+) -> list[str]:
+  """The command line that runs a chain of jobs in a process of its own, one after another."""
+  names = [job.entry.name for job in chain]
+  seeds = [] if chain[0].seed is None else [f'--seeds={chain[0].seed}']
+  return [
+    *(sys.executable, '-m', 'segjax.main', 'table', str(table.folder)),
+    *('--run', *names),
+    *(*seeds, f'--workdirs={workdirs}', '--json', *arguments),
+  ]
+
+
+def submit(
+  table: Table,
+  chains: Iterable[Sequence[Job]],
+  workdirs: Path,
+  arguments: Sequence[str],
+  options: Iterable[str],
+  tell: Callable[[str], None],
+) -> None:
+  """Submits a job for each chain, through submitit: to Slurm where there is one, else to this host.
+
+  Args:
+    table: of the jobs.
+    chains: jobs that start from one another go into one, which runs them in order.
+    workdirs: folder of the trainings, which the jobs have to see too; their output goes there.
+    arguments: more of the command line of each job.
+    options: 'KEY=VALUE' for submitit's `update_parameters`.
+    tell: told which jobs there are.
+
+  Raises:
+    SegjaxError: submitit is not installed, or an option is not understood.
+  """
+  try:
+    import submitit
+  except ImportError:
+    raise SegjaxError(
+      "--launcher=submitit takes the package submitit: pip install 'segjax[cluster]'"
+    ) from None
+  folder = workdirs / 'jobs'
+  executor = submitit.AutoExecutor(folder=folder)
+  pairs = (option.partition('=') for option in options)
+  parameters = {key: config_lib.parse_value(value) for key, _, value in pairs}
+  try:
+    executor.update_parameters(name=table.name, **parameters)
+  except (NameError, TypeError) as e:  # what submitit raises of an unknown key
+    raise SegjaxError(f'--launcher_option: {e}') from e
+  for chain in chains:
+    command = chain_command(table, chain, workdirs, arguments)
+    job = executor.submit(submitit.helpers.CommandFunction(command))
+    tell(f'{", ".join(j.name for j in chain)}: job {job.job_id}, output in {folder}')

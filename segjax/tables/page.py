@@ -1,0 +1,243 @@
+"""The page of a table: the paper's figures and ours side by side, as Markdown, JSON or cells."""
+
+import dataclasses
+import decimal
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from segjax.tables.results import Record, look_up
+from segjax.tables.runs import entry_digest
+from segjax.tables.spec import Column, Entry, Recipe, Row, Table, parent
+
+NOT_RUN, MISSING = 'not run', '–'
+
+
+class Figure(NamedTuple):
+  """A measured or computed figure, in the column's unit.
+
+  Attributes:
+    mean: over the seeds.
+    spread: sample standard deviation, None of one seed.
+    seeds: how many.
+  """
+
+  mean: float
+  spread: float | None
+  seeds: int
+
+
+class Line(NamedTuple):
+  """A line of the page: a row by one of its recipes, at one checkpoint.
+
+  Attributes:
+    row: name.
+    entry: None where no recipe makes the row.
+    checkpoint: None likewise.
+    figures: by column, None where there is none.
+    records: what the measured ones are from; empty where nobody ran it.
+    changed: the config has changed since one of them.
+  """
+
+  row: str
+  entry: Entry | None
+  checkpoint: str | None
+  figures: dict[str, Figure | None]
+  records: tuple[Record, ...]
+  changed: bool
+
+
+def make_lines(
+  table: Table, records: Sequence[Record], facts: Callable[[Entry], Mapping[str, float | None]]
+) -> list[Line]:
+  """The lines of a table, in its order.
+
+  Args:
+    table: what there is.
+    records: what was measured.
+    facts: what follows from an entry's config, by the keys of the `computed` columns; called only
+      if there are such.
+  """
+  computes = any(column.computed for column in table.columns.values())
+  lines = []
+  for name in table.rows:
+    entries = [entry for entry in table.entries.values() if entry.row == name]
+    for entry in entries:
+      known = facts(entry) if computes else {}
+      for checkpoint in entry.checkpoints:
+        found = tuple(r for r in records if r.key[:2] == (entry.name, checkpoint))
+        figures = {n: _figure(c, found, known) for n, c in table.columns.items() if c.key}
+        digests = {r.config_digest for r in found} - {None}
+        changed = bool(digests - {entry_digest(entry)}) if digests else False
+        lines.append(Line(name, entry, checkpoint, figures, found, changed))
+    if not entries:
+      lines.append(Line(name, None, None, {}, (), False))
+  return lines
+
+
+def _figure(
+  column: Column, records: Sequence[Record], known: Mapping[str, float | None]
+) -> Figure | None:
+  """The figure of a column that has a key."""
+  source = [known] if column.computed else [record.metrics for record in records]
+  found = [look_up(metrics, column.key) for metrics in source]
+  values = [value * column.scale for value in found if value is not None]
+  if not values:
+    return None
+  spread = statistics.stdev(values) if len(values) > 1 else None
+  return Figure(statistics.fmean(values), spread, len(values))
+
+
+def cells(table: Table, lines: Sequence[Line]) -> list[dict[str, str]]:
+  """The text of each line by heading; of each column the paper's and ours, if there can be any."""
+  printed = {name for line in lines for name in table.rows[line.row].paper or {}}
+  rows = []
+  for line in lines:
+    row = table.rows[line.row]
+    texts = {'row': row.title, 'recipe': _recipe_cell(line)}
+    for name, column in table.columns.items():
+      if name in printed:
+        texts[f'{name}, paper'] = _paper_cell(row, name)
+      if column.key:
+        kind = 'computed' if column.computed else 'measured'
+        texts[f'{name}, {kind}'] = _our_cell(line, name, column)
+    rows.append(texts)
+  return rows
+
+
+def _recipe_cell(line: Line) -> str:
+  if line.entry is None:
+    return MISSING
+  several = len(line.entry.checkpoints) > 1
+  return line.entry.recipe + (f', {line.checkpoint} checkpoint' if several else '')
+
+
+def _paper_cell(row: Row, name: str) -> str:
+  figure = (row.paper or {}).get(name)
+  if figure is None:
+    return MISSING
+  text = format(figure, 'f') if isinstance(figure, decimal.Decimal) else str(figure)
+  return text + (' (unverified)' if row.unverified else '')
+
+
+def _our_cell(line: Line, name: str, column: Column) -> str:
+  figure = line.figures.get(name)
+  if figure is None:
+    return MISSING if line.records or column.computed else NOT_RUN
+  text = f'{figure.mean:.{column.digits}f}'
+  if figure.spread is not None:
+    text += f' ± {figure.spread:.{column.digits}f}'
+  return text + (' †' if line.changed and not column.computed else '')
+
+
+def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
+  """The lines for machines; a figure of ours is null where nobody ran it."""
+
+  def row(line: Line) -> dict[str, Any]:
+    row = table.rows[line.row]
+    return {
+      'row': line.row,
+      'title': row.title,
+      'recipe': line.entry and line.entry.recipe,
+      'checkpoint': line.checkpoint,
+      'paper': {name: float(figure) for name, figure in (row.paper or {}).items()},
+      'source': row.source or table.file.source,
+      'unverified': row.unverified,
+      'measured': {n: figure and figure._asdict() for n, figure in line.figures.items()},
+      'config_changed': line.changed,
+      'records': [dataclasses.asdict(record) for record in line.records],
+    }
+
+  return {
+    'table': table.name,
+    'title': table.file.title,
+    'split': table.file.split,
+    'rows': [row(line) for line in lines],
+  }
+
+
+def render_markdown(table: Table, lines: Sequence[Line]) -> str:
+  """The page: figures, recipes, which config makes which row, where each figure is from, notes."""
+  name = table.name
+  split = f' Evaluated on the split `{table.file.split}`.' if table.file.split else ''
+  sections = [
+    f'# {table.file.title}',
+    f'<!-- Written by: segjax table {name} > experiments/{name}/README.md -->',
+    f'{table.file.source}.{split}',
+    markdown_table(cells(table, lines)),
+    '\n'.join(legend(table, lines)),
+    '## Recipes',
+    '\n'.join(_recipe(*item) for item in table.recipes.items()),
+    '## Which config makes which row',
+    '\n'.join(f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()),
+    f'`segjax table {name} --run ROW.RECIPE` trains and records one of them, '
+    f'`segjax table {name} --run` all that are not run yet.',
+    '## Where the measured figures are from',
+    '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
+    table.file.notes,
+  ]
+  return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+  """Rows of the same keys as a Markdown table."""
+  lines = [list(rows[0]), ['---'] * len(rows[0]), *(list(row.values()) for row in rows)]
+  escaped = [[text.replace('|', '\\|') for text in line] for line in lines]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
+
+
+def legend(table: Table, lines: Sequence[Line]) -> list[str]:
+  """What the signs in the cells mean, where they occur, and figures from other sources."""
+  spread = any(
+    figure and figure.spread is not None for li in lines for figure in li.figures.values()
+  )
+  rows = table.rows.values()
+  return [
+    *['- a ± b: mean and standard deviation over the seeds'] * spread,
+    *['- †: the config has changed since this was measured'] * any(line.changed for line in lines),
+    *['- unverified: quoted from memory'] * any(row.unverified for row in rows),
+    *(f'- {row.title}: {row.source}' for row in rows if row.source),
+  ]
+
+
+def _recipe(name: str, recipe: Recipe) -> str:
+  path = recipe.config or recipe.script
+  return f'- `{name}`: [{path}](../../{path}). {recipe.differs} Cost: {recipe.cost}'
+
+
+def _made_by(table: Table, entry: Entry) -> str:
+  path = (entry.config or entry.script).relative_to(table.root)
+  words = shlex.join([str(path), *(f'--config.{key}={value}' for key, value in entry.overrides)])
+  before = parent(table, entry)
+  return f'`{words}`' + (f', starting from `{before.name}`' if before else '')
+
+
+def provenance(record: Record) -> str:
+  """A record as an item of a Markdown list, without what is unknown."""
+  of = '' if record.steps is None else f' of {record.steps}'
+  changes = ' with changes in no commit' if record.dirty else ''
+  facts = [
+    record.seed is not None and f'seed {record.seed}',
+    record.step is not None and f'{record.checkpoint} checkpoint, step {record.step}{of}',
+    record.data and f'data {record.data}',
+    record.split and f'split {record.split}',
+    record.weights and f'from {record.weights}',
+    record.parameters is not None and f'{record.parameters:,} parameters',
+    record.commit and f'commit {record.commit[:7]}{changes}',
+    record.config_digest and f'config {record.config_digest}',
+    record.versions,
+    record.hardware,
+    record.seconds is not None and f'training {spell_seconds(record.seconds)}',
+    record.date,
+    record.note,
+  ]
+  return f'- `{record.entry}`: {"; ".join(fact for fact in facts if fact)}'
+
+
+def spell_seconds(seconds: float) -> str:
+  """Such as '17 min 16 s'."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  parts = ((hours, 'h'), (minutes, 'min'), (rest, 's'))
+  return ' '.join(f'{count} {unit}' for count, unit in parts if count) or '0 s'

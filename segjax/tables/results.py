@@ -1,0 +1,239 @@
+"""What was measured for a table: `results.jsonl`, one record a line, and where each came from."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segjax import config as config_lib
+from segjax.tables.spec import Entry, Table
+from segjax.types import SegjaxError, nearest
+
+# What a person may say of a training that its workdir does not: `--fact commit=1e077fc`.
+FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A measurement of an entry; None is what nobody knows.
+
+  Attributes:
+    row: name.
+    recipe: name.
+    metrics: figures by name, as `segjax evaluate --json` prints them.
+    seed: of the training.
+    checkpoint: 'best' or 'latest'.
+    step: of that checkpoint.
+    steps: of the whole training.
+    split: evaluated.
+    data: data set and version, of training and, where it is another, of evaluation.
+    weights: what the training started from, or 'scratch'.
+    parameters: how many.
+    config_digest: of the entry, see `runs.entry_digest`.
+    commit: of the code that trained.
+    dirty: whether that code had changes that are in no commit.
+    hardware: that trained.
+    versions: of segjax and JAX.
+    seconds: of the training, see `training_seconds`.
+    date: of the measurement, YYYY-MM-DD.
+    command: that trains it.
+    note: what else there is to know.
+  """
+
+  row: str
+  recipe: str
+  metrics: Mapping[str, Any]
+  seed: int | None = None
+  checkpoint: str = 'best'
+  step: int | None = None
+  steps: int | None = None
+  split: str | None = None
+  data: str | None = None
+  weights: str | None = None
+  parameters: int | None = None
+  config_digest: str | None = None
+  commit: str | None = None
+  dirty: bool | None = None
+  hardware: str | None = None
+  versions: str | None = None
+  seconds: float | None = None
+  date: str | None = None
+  command: str | None = None
+  note: str | None = None
+
+  @property
+  def entry(self) -> str:
+    return f'{self.row}.{self.recipe}'
+
+  @property
+  def key(self) -> tuple[str, str, int | None]:
+    """A table has one record of each."""
+    return (self.entry, self.checkpoint, self.seed)
+
+
+def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
+  """`['commit=1e077fc', …]` as keys of `Record`.
+
+  Raises:
+    SegjaxError: no such key, or a value of the wrong type.
+  """
+  hints = typing.get_type_hints(Record)
+  parsed = {}
+  for text in facts:
+    key, equals, value = text.partition('=')
+    if key not in FACTS or not equals:
+      raise SegjaxError(f'--fact={text} is no KEY=VALUE{nearest(key, FACTS)}')
+    value = config_lib.parse_value(value) if key == 'seconds' else value
+    parsed[key] = config_lib.check_type(value, hints[key], f'--fact={key}')
+  return parsed
+
+
+def read_results(table: Table) -> list[Record]:
+  """The records of a table.
+
+  Raises:
+    SegjaxError: a line that is no record, or of no entry of the table.
+  """
+  path = table.folder / 'results.jsonl'
+  if not path.exists():
+    return []
+  lines = enumerate(path.read_text(encoding='utf-8').splitlines(), 1)
+  return [_read(table, line, f'{path}, line {number}') for number, line in lines if line.strip()]
+
+
+def _read(table: Table, line: str, where: str) -> Record:
+  try:
+    content = json.loads(line)
+  except ValueError as e:
+    raise SegjaxError(f'{where}, is damaged ({e}): mend it or take it out') from e
+  record = Record(**config_lib.complete_arguments(Record, content, where))
+  if record.entry not in table.entries:
+    raise SegjaxError(
+      f'{where}: there is no entry {record.entry}{nearest(record.entry, table.entries)}'
+    )
+  return record
+
+
+def write_records(table: Table, added: Iterable[Record]) -> None:
+  """Adds records, each in place of an older one of the same entry, checkpoint and seed."""
+  path = table.folder / 'results.jsonl'
+  with (table.folder / 'table.toml').open('a') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # jobs on a cluster record at any moment
+    records = {record.key: record for record in (*read_results(table), *added)}
+    order = {name: i for i, name in enumerate(table.entries)}
+    ordered = sorted(records.values(), key=lambda r: (order[r.entry], r.seed or 0))
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) + '\n' for r in ordered]
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_text(''.join(lines), encoding='utf-8')
+    temporary.replace(path)
+
+
+def look_up(metrics: Mapping[str, Any], key: str) -> float | None:
+  """The number at a dotted key of a metrics mapping; None where there is none, or nan."""
+  value: Any = metrics
+  for name in key.split('.'):
+    value = value.get(name) if isinstance(value, Mapping) else None
+  return float(value) if isinstance(value, int | float) and value == value else None
+
+
+def keep_metrics(table: Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
+  """What of an evaluation goes into a record: its scalars, and what the columns name in tables."""
+  keys = [*metrics, *(c.key for c in table.columns.values() if c.key and not c.computed)]
+  kept: dict[str, Any] = {}
+  for key in dict.fromkeys(keys):
+    value = look_up(metrics, key)
+    if value is not None:
+      *parents, last = key.split('.')
+      node = kept
+      for name in parents:
+        node = node.setdefault(name, {})
+      node[last] = round(value, 6)
+  return kept
+
+
+def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float | None:
+  """The time in training steps, by the pace that the lines of `metrics.jsonl` note.
+
+  Evaluation, compilation, and the time between a stop and going on are not in it.
+  """
+  train = [line for line in log if line['split'] == 'train']
+  before = [0, *(line['step'] for line in train)]
+  parts = [
+    (line['step'] - start) * batch_size / line['images_per_second']
+    for line, start in zip(train, before, strict=False)
+    if line.get('images_per_second')
+  ]
+  return round(sum(parts), 1) if parts else None
+
+
+def spell_weights(
+  entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
+) -> str:
+  """What a training started from, without the path: an entry, or a file and its SHA-256.
+
+  Args:
+    entry: of the training.
+    trained: its whole config.
+    source: where `init_from.path` is; None where it cannot be found.
+    name: what to call a file, in place of its own name.
+  """
+  if trained['init_from'] is None:
+    return 'scratch'
+  if entry.init_from is not None:
+    return f'{entry.init_from}.{entry.recipe}'
+  name = name or Path(trained['init_from']['path']).name
+  if source is None:
+    return name
+  with source.open('rb') as file:
+    return f'{name}, SHA-256 {hashlib.file_digest(file, "sha256").hexdigest()[:16]}'
+
+
+def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """The provenance of a training that started and went on, see `Workdir.note_start`."""
+  starts = list(starts)
+  merged: dict[str, Any] = {}
+  for key in ('commit', 'hardware', 'versions'):
+    values = dict.fromkeys(s[key] for s in starts if s.get(key) is not None)
+    merged[key] = ', then '.join(values) or None
+  known = [s['dirty'] for s in starts if s.get('dirty') is not None]
+  return {**merged, 'dirty': any(known) if known else None}
+
+
+def write_pictures(
+  workdirs: Path, entry: str, pictures: Iterable[tuple[str, Mapping[str, np.ndarray]]]
+) -> None:
+  """Keeps pictures of an evaluation, `(caption, {panel: uint8[H, W, 3]})`, for the HTML page."""
+  path = _pictures(workdirs, entry)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  arrays = {
+    f'{i}/{panel}/{caption}': np.asarray(picture)
+    for i, (caption, panels) in enumerate(pictures)
+    for panel, picture in panels.items()
+  }
+  temporary = path.with_suffix('.tmp.npz')
+  np.savez_compressed(temporary, **arrays)
+  temporary.replace(path)
+
+
+def read_pictures(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.ndarray]]]:
+  """What `write_pictures` kept of an entry; empty where there is nothing."""
+  path = _pictures(workdirs, entry)
+  if not path.exists():
+    return []
+  pictures: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+  with np.load(path) as arrays:
+    for key in arrays.files:
+      index, panel, caption = key.split('/', 2)
+      pictures.setdefault((index, caption), {})[panel] = arrays[key]
+  return [(caption, panels) for (_, caption), panels in pictures.items()]
+
+
+def _pictures(workdirs: Path, entry: str) -> Path:
+  return workdirs / 'pictures' / f'{entry}.npz'

@@ -1,0 +1,215 @@
+"""What the entries of a table train: configs, workdirs, and the order of what is missing."""
+
+import fnmatch
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segjax import config as config_lib
+from segjax.tables.results import Record
+from segjax.tables.spec import Entry, Table, ancestors, parent
+from segjax.types import SegjaxError, nearest
+from segjax.workdir import FREE_KEYS
+
+Config = Mapping[str, Any]
+Overrides = tuple[tuple[str, str], ...]
+
+# In these a training may differ from its entry's config: where things lie, and how they run.
+FREE = (*FREE_KEYS, 'init_from.path')
+
+
+class Job(NamedTuple):
+  """An entry to train with a seed; a script takes no seed."""
+
+  entry: Entry
+  seed: int | None
+
+  @property
+  def name(self) -> str:
+    return self.entry.name + ('' if self.seed is None else f'.seed{self.seed}')
+
+
+def given_config(entry: Entry) -> dict[str, Any]:
+  """The entry's config file with its overrides, before any default is filled in.
+
+  Of an entry that starts from a row, `init_from.path` is for the training to say.
+  """
+  config = config_lib.override(config_lib.read_file(entry.config), entry.overrides)
+  if entry.init_from is not None:
+    given = config.get('init_from')
+    given = given if isinstance(given, Mapping) else {}
+    config['init_from'] = {**given, 'path': '', 'source': None}
+  return config
+
+
+def entry_digest(entry: Entry) -> str | None:
+  """A digest of what the entry's config says, but for the seed and `FREE`; None of a script.
+
+  It changes when the file or the row changes, not when the code gets another key.
+  """
+  if entry.config is None:
+    return None
+  return config_lib.digest(_binding(config_lib.flatten(given_config(entry))))
+
+
+def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The keys that have to be as the entry says."""
+  return {k: v for k, v in flat.items() if not k.startswith(FREE) and k != 'train.seed'}
+
+
+def check_overrides(overrides: Iterable[tuple[str, str]]) -> None:
+  """Whether these may be added to every entry.
+
+  Raises:
+    SegjaxError: one changes what comes out.
+  """
+  for key, _ in overrides:
+    if not key.startswith(FREE):
+      raise SegjaxError(
+        f'config.{key} would change the rows: set it in table.toml; here only {", ".join(FREE)}'
+      )
+
+
+def workdir_of(job: Job, workdirs: Path) -> Path:
+  """Where a job trains."""
+  return workdirs / job.name
+
+
+def training_overrides(
+  table: Table, job: Job, workdirs: Path, added: Iterable[tuple[str, str]] = ()
+) -> Overrides:
+  """All overrides with which a job trains.
+
+  Args:
+    table: of the job.
+    job: its entry has a config.
+    workdirs: folder of the table's workdirs.
+    added: for every entry; `init_from.path` among them is for those that start from a file.
+  """
+  entry, seed = job
+  from_file = isinstance(given_config(entry).get('init_from'), Mapping) and not entry.init_from
+  overrides = [(k, v) for k, v in added if from_file or k != 'init_from.path']
+  before = parent(table, entry)
+  if before is not None:
+    source = workdir_of(Job(before, seed), workdirs)
+    overrides += [('init_from.path', str(source)), ('init_from.source', 'none')]
+  return (*entry.overrides, *overrides, ('train.seed', str(seed)))
+
+
+def command(table: Table, job: Job) -> str:
+  """The command that trains a job, with no path of a machine in it."""
+  workdirs = Path('runs', table.name)
+  overrides = training_overrides(table, job, workdirs)
+  config = job.entry.config.relative_to(table.root)
+  words = ['segjax', 'train', f'--config={config}', f'--workdir={workdir_of(job, workdirs)}']
+  return shlex.join([*words, *(f'--config.{key}={value}' for key, value in overrides)])
+
+
+def check_workdir(
+  table: Table,
+  entry: Entry,
+  workdir: Path,
+  *,
+  complete: Callable[[Config], Config],
+  read: Callable[[Path], Config],
+) -> Config:
+  """The whole config that was trained in a workdir, if it is the entry's.
+
+  Args:
+    table: of the entry.
+    entry: with a config.
+    workdir: its folder.
+    complete: fills in a config's defaults.
+    read: the whole config of a workdir.
+
+  Raises:
+    SegjaxError: it differs in more than the seed and `FREE`, or did not start from what the entry
+      starts from.
+  """
+  trained = read(workdir)
+  differences = config_lib.differences(complete(given_config(entry)), trained)
+  if changed := _binding(differences):
+    told = ', '.join(f'config.{k} is {b!r} and not {a!r}' for k, (a, b) in changed.items())
+    raise SegjaxError(f'{workdir} was not trained as {entry.name} of {table.name}: {told}')
+  before, source = parent(table, entry), find_start(workdir, trained)
+  if before is not None:
+    if source is None:
+      raise SegjaxError(
+        f'{workdir} started from {trained["init_from"]["path"]}, which is not there: put that '
+        f'workdir beside {workdir}, so that it can be checked to be {before.name}'
+      )
+    check_workdir(table, before, source, complete=complete, read=read)
+  elif source is not None and source.is_dir():
+    raise SegjaxError(
+      f'{workdir} started from another run, {source}, but {entry.name} starts from a file: say '
+      'init_from in the row'
+    )
+  return trained
+
+
+def find_start(workdir: Path, trained: Config) -> Path | None:
+  """What `init_from.path` of a trained workdir names: as it is, or beside the workdir if moved."""
+  if trained['init_from'] is None:
+    return None
+  named = Path(trained['init_from']['path'])
+  return next((p for p in (named, workdir.parent / named.name) if p.exists()), None)
+
+
+def select(table: Table, names: Sequence[str]) -> list[Entry]:
+  """The entries that are named: `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all if none is.
+
+  Raises:
+    SegjaxError: a name that fits nothing.
+  """
+  chosen = set()
+  for name in names:
+    fits = {n for n, e in table.entries.items() if e.row == name or fnmatch.fnmatchcase(n, name)}
+    if not fits:
+      rows = {entry.row for entry in table.entries.values()}
+      hint = nearest(name, {*table.entries, *rows}, shown=table.entries)
+      raise SegjaxError(f'{table.name} has no entry {name}{hint}')
+    chosen |= fits
+  return [entry for n, entry in table.entries.items() if n in chosen or not names]
+
+
+def missing(entry: Entry, seed: int | None, records: Iterable[Record]) -> list[str]:
+  """The checkpoints of the entry that no record with this seed is of."""
+  there = {r.checkpoint for r in records if r.entry == entry.name and r.seed == seed}
+  return [c for c in entry.checkpoints if c not in there]
+
+
+def plan(
+  table: Table,
+  entries: Iterable[Entry],
+  seeds: Sequence[int],
+  records: Sequence[Record],
+  finished: Callable[[Job], bool],
+) -> list[Job]:
+  """The jobs that are missing, each after the one it starts from.
+
+  Args:
+    table: of the entries.
+    entries: that are wanted.
+    seeds: wanted of each.
+    records: what was measured.
+    finished: whether a job is trained to its end. One that is recorded but is not there to start
+      another from is trained again.
+  """
+  jobs: dict[Job, None] = {}
+  for entry in entries:
+    for seed in [None] if entry.script else seeds:
+      if missing(entry, seed, records):
+        before = [Job(e, seed) for e in ancestors(table, entry)]
+        jobs |= dict.fromkeys([*(job for job in before if not finished(job)), Job(entry, seed)])
+  return sorted(jobs, key=lambda job: len(ancestors(table, job.entry)))
+
+
+def chains(table: Table, jobs: Iterable[Job]) -> list[list[Job]]:
+  """The jobs in groups that do not wait for each other, each group in its order."""
+  groups: dict[Any, list[Job]] = {}
+  for job in jobs:
+    entry = job.entry
+    first = entry.script or (*ancestors(table, entry), entry)[0].name
+    groups.setdefault((first, job.seed), []).append(job)
+  return list(groups.values())

@@ -1,0 +1,314 @@
+"""Tables of papers: which config makes which row, and the paper's figures.
+
+A table is a folder, `experiments/<paper>_<table>/`. Its `table.toml` says what there is: columns,
+recipes (a config, and how it differs from the paper) and rows. A row made by a recipe is an entry,
+`ROW.RECIPE`: something to train. Its `results.jsonl` holds what was measured (`results`).
+"""
+
+import dataclasses
+import decimal
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segjax import config as config_lib
+from segjax.types import SegjaxError, nearest
+
+CHECKPOINTS = ('best', 'latest')
+
+_NAME = re.compile('[a-z0-9_]+')
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """Keys of `[columns.NAME]`.
+
+  Attributes:
+    key: where the measured figure is in what `segjax evaluate --json` prints, such as 'mean_iou' or
+      'per_class.cell.iou'; None: only the paper has it.
+    scale: what it is multiplied by, such as 100 for percent.
+    digits: how many after the point.
+    computed: it follows from the config, without training: key is 'parameters', 'stride' or
+      'receptive_field'.
+  """
+
+  key: str | None = None
+  scale: float = 1.0
+  digits: int = 2
+  computed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Keys of `[recipes.NAME]`: a way in which rows are made.
+
+  Attributes:
+    differs: from the paper, in data, weights, resolution or length.
+    cost: how long it takes, and on what.
+    config: path of a config file, from the folder that holds `experiments/`.
+    script: path of a program that measures its rows itself, all in one run, in place of a config.
+    checkpoints: which to evaluate: 'best', by the config's own metric, and 'latest'.
+  """
+
+  differs: str
+  cost: str
+  config: str | None = None
+  script: str | None = None
+  checkpoints: tuple[str, ...] = ('best',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+  """Keys of `[rows.NAME.recipes.NAME]`: what a row changes in one recipe only.
+
+  Attributes:
+    overrides: of the config, beside the row's.
+    init_from: in place of the row's.
+  """
+
+  overrides: Mapping[str, Any] | None = None
+  init_from: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """Keys of `[rows.NAME]`.
+
+  Attributes:
+    title: as the paper calls it.
+    paper: the paper's figures by column.
+    source: where they are printed; None for the table's source.
+    unverified: they are quoted from memory.
+    overrides: of the config, such as `'model.variant' = '16s'`.
+    init_from: a row of the same recipe, whose best checkpoint this one starts from.
+    checkpoints: in place of the recipe's.
+    recipes: those that make it, by name, each with its `Variation`; None for all.
+  """
+
+  title: str
+  paper: Mapping[str, Any] | None = None
+  source: str | None = None
+  unverified: bool = False
+  overrides: Mapping[str, Any] | None = None
+  init_from: str | None = None
+  checkpoints: tuple[str, ...] | None = None
+  recipes: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFile:
+  """Keys of `table.toml`.
+
+  Attributes:
+    title: of the table.
+    source: paper, arXiv number and table.
+    columns: keys of `Column` by name.
+    recipes: keys of `Recipe` by name.
+    rows: keys of `Row` by name.
+    split: what is evaluated; None for a table of scripts.
+    notes: Markdown that ends the page.
+  """
+
+  title: str
+  source: str
+  columns: Mapping[str, Any]
+  recipes: Mapping[str, Any]
+  rows: Mapping[str, Any]
+  split: str | None = None
+  notes: str = ''
+
+
+class Entry(NamedTuple):
+  """A row made by a recipe.
+
+  Attributes:
+    row: name.
+    recipe: name.
+    config: path of its config file, or None.
+    script: path of the program that measures it, or None.
+    overrides: of the config, as text.
+    init_from: the row, of the same recipe, that it starts from, or None.
+    checkpoints: see `Recipe`.
+  """
+
+  row: str
+  recipe: str
+  config: Path | None
+  script: Path | None
+  overrides: tuple[tuple[str, str], ...]
+  init_from: str | None
+  checkpoints: tuple[str, ...]
+
+  @property
+  def name(self) -> str:
+    return f'{self.row}.{self.recipe}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A checked table.
+
+  Attributes:
+    folder: where it is.
+    file: the keys of `table.toml`.
+    columns, recipes, rows, entries: by name, in the file's order.
+  """
+
+  folder: Path
+  file: TableFile
+  columns: Mapping[str, Column]
+  recipes: Mapping[str, Recipe]
+  rows: Mapping[str, Row]
+  entries: Mapping[str, Entry]
+
+  @property
+  def name(self) -> str:
+    return self.folder.resolve().name
+
+  @property
+  def root(self) -> Path:
+    """What the paths in the file start from."""
+    return self.folder.resolve().parent.parent
+
+
+def find_table(name: str) -> Path:
+  """The folder of a table: a path, or a name under ./experiments.
+
+  Raises:
+    SegjaxError: there is none.
+  """
+  folders = (Path(name), Path('experiments', name))
+  for folder in folders:
+    if (folder / 'table.toml').is_file():
+      return folder
+  known = [p.parent.name for p in Path('experiments').glob('*/table.toml')]
+  raise SegjaxError(f'there is no {folders[1]}/table.toml{nearest(name, known)}')
+
+
+def read_table(folder: str | Path) -> Table:
+  """Reads and checks the `table.toml` of a folder.
+
+  Raises:
+    SegjaxError: it is no TOML; an unknown key, a wrong type, a path or a name that is not there.
+  """
+  folder = Path(folder)
+  path = folder / 'table.toml'
+  try:
+    # Decimals keep the paper's figures as they are printed.
+    content = tomllib.loads(path.read_text(encoding='utf-8'), parse_float=decimal.Decimal)
+  except ValueError as e:
+    raise SegjaxError(f'{path} is not TOML ({e}): mend it') from e
+  file = _fill(TableFile, _with_floats(content), f'{path}: table')
+  columns = _parts(path, file, 'columns', Column)
+  recipes = _parts(path, file, 'recipes', Recipe)
+  rows = _parts(path, file, 'rows', Row)
+  table = Table(folder, file, columns, recipes, rows, {})
+  for name, recipe in recipes.items():
+    _check_recipe(table, recipe, f'{path}: recipes.{name}')
+  for name, row in rows.items():
+    _check_checkpoints(row.checkpoints or (), f'{path}: rows.{name}')
+    _check_figures(row.paper or {}, columns, f'{path}: rows.{name}.paper')
+  entries = {e.name: e for name, row in rows.items() for e in _entries(table, name, row, path)}
+  table = dataclasses.replace(table, entries=entries)
+  for entry in entries.values():
+    ancestors(table, entry)
+  return table
+
+
+def _fill(cls: type, given: Any, where: str) -> Any:
+  return cls(**config_lib.complete_arguments(cls, given, where))
+
+
+def _parts(path: Path, file: TableFile, kind: str, cls: type) -> dict[str, Any]:
+  given = getattr(file, kind)
+  for name in given:
+    if kind != 'columns' and not _NAME.fullmatch(name):
+      raise SegjaxError(f'{path}: {kind}.{name} will name files: write it of a-z, 0-9 and _')
+  return {name: _fill(cls, keys, f'{path}: {kind}.{name}') for name, keys in given.items()}
+
+
+def _with_floats(value: Any) -> Any:
+  """`value` with floats for decimals, except in `paper`."""
+  if isinstance(value, Mapping):
+    return {k: v if k == 'paper' else _with_floats(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_with_floats(v) for v in value]
+  return float(value) if isinstance(value, decimal.Decimal) else value
+
+
+def _check_recipe(table: Table, recipe: Recipe, where: str) -> None:
+  if (recipe.config is None) == (recipe.script is None):
+    raise SegjaxError(f'{where} needs either a config or a script')
+  source = table.root / (recipe.config or recipe.script)
+  if not source.is_file():
+    raise SegjaxError(f'{where}: there is no {recipe.config or recipe.script}: mend the path')
+  _check_checkpoints(recipe.checkpoints, where)
+
+
+def _check_checkpoints(checkpoints: Sequence[str], where: str) -> None:
+  for checkpoint in checkpoints:
+    if checkpoint not in CHECKPOINTS:
+      hint = nearest(checkpoint, CHECKPOINTS)
+      raise SegjaxError(f'{where}.checkpoints: there is no {checkpoint}{hint}')
+
+
+def _check_figures(figures: Mapping[str, Any], columns: Mapping[str, Any], where: str) -> None:
+  for name, figure in figures.items():
+    if name not in columns:
+      raise SegjaxError(f'{where}.{name} is no column{nearest(name, columns)}')
+    if isinstance(figure, bool) or not isinstance(figure, int | decimal.Decimal):
+      raise SegjaxError(f'{where}.{name}={figure!r} is no number: write it as the paper prints it')
+
+
+def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
+  recipes = dict.fromkeys(table.recipes, {}) if row.recipes is None else row.recipes
+  for recipe_name, keys in recipes.items():
+    where = f'{path}: rows.{name}.recipes.{recipe_name}'
+    if recipe_name not in table.recipes:
+      raise SegjaxError(f'{where} is no recipe{nearest(recipe_name, table.recipes)}')
+    recipe = table.recipes[recipe_name]
+    variation = _fill(Variation, keys, where)
+    overrides = {**(row.overrides or {}), **(variation.overrides or {})}
+    yield Entry(
+      row=name,
+      recipe=recipe_name,
+      config=recipe.config and table.root / recipe.config,
+      script=recipe.script and table.root / recipe.script,
+      overrides=tuple((k, v if isinstance(v, str) else repr(v)) for k, v in overrides.items()),
+      init_from=variation.init_from or row.init_from,
+      checkpoints=row.checkpoints or recipe.checkpoints,
+    )
+
+
+def parent(table: Table, entry: Entry) -> Entry | None:
+  """The entry that `entry` starts from.
+
+  Raises:
+    SegjaxError: it is not there.
+  """
+  if entry.init_from is None:
+    return None
+  name = f'{entry.init_from}.{entry.recipe}'
+  if name not in table.entries:
+    where = f'{table.folder / "table.toml"}: rows.{entry.row}.init_from={entry.init_from}'
+    raise SegjaxError(f'{where}: there is no {name}{nearest(name, table.entries)}')
+  return table.entries[name]
+
+
+def ancestors(table: Table, entry: Entry) -> list[Entry]:
+  """All that `entry` starts from, the first to train first.
+
+  Raises:
+    SegjaxError: one is not there, or they run in a circle.
+  """
+  chain = [entry]
+  while (before := parent(table, chain[-1])) is not None:
+    if before in chain:
+      raise SegjaxError(
+        f'{table.folder / "table.toml"}: rows.{chain[-1].row}.init_from={before.row} runs in a '
+        'circle: start one of them from its config'
+      )
+    chain.append(before)
+  return chain[:0:-1]

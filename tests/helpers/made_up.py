@@ -1,0 +1,20 @@
+"""Weights made up from names alone, so that a golden file need not hold them."""
+
+import zlib
+
+import numpy as np
+
+
+def made_up(name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """The array that a PyTorch network calls `name`, f32: the same on every machine.
+
+  Variances and the factors of normalisation layers lie in [0.5, 1.5), other vectors in [-0.5, 0.5),
+  and kernels have He's variance, so that activations neither vanish nor grow out of bounds.
+  """
+  # The stream of RandomState is frozen, unlike that of default_rng.
+  x = np.random.RandomState(zlib.crc32(name.encode())).random_sample(shape) - 0.5
+  if len(shape) > 1:
+    x *= 2 * np.sqrt(6 / np.prod(shape[1:]))
+  elif name.endswith(('running_var', 'weight')):
+    x += 1
+  return np.asarray(x, np.float32)

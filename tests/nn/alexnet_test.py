@@ -1,0 +1,100 @@
+"""AlexNet's tables against the figures of Krizhevsky et al. 2012 and of torchvision."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from segjax.nn import alexnet
+from segjax.nn.alexnet import FORMS, conv_of_groups
+from segjax.ops.windows import view
+
+
+class Encoder(nn.Module):
+  form: str
+  padding: int
+  width: float = 1.0
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, image):
+    form = FORMS[self.form]
+    return alexnet.encode(image, form, width=self.width, padding=self.padding, dtype=self.dtype)
+
+
+def abstract(model, size):
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+
+
+@pytest.mark.parametrize(
+  # The parameters of Caffe's reference model and of torchvision's, less the classifiers'.
+  ('form', 'size', 'padding', 'parameters'),
+  [
+    ('caffe', 227, 0, 60_965_224 - (256 * 36 + 1) * 4096 - 4097 * 4096 - 4097 * 1000),
+    ('torchvision', 224, 2, 61_100_840 - (256 * 36 + 1) * 4096 - 4097 * 4096 - 4097 * 1000),
+  ],
+)
+def test_256_maps_of_6x6_come_out(form, size, padding, parameters):
+  features, variables = abstract(Encoder(form, padding), size)
+  assert features.shape == (1, 6, 6, 256)
+  assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
+  assert view(alexnet.windows(padding)).size == 195
+
+
+def test_groups_see_their_own_channels_alone():
+  """Channels in two groups: 5x5x48, 3x3x192 and 3x3x192 a filter (section 3.5)."""
+  _, variables = abstract(Encoder('caffe', 0), 227)
+  shapes = [variables['params'][f'conv{i}']['kernel'].shape for i in range(1, 6)]
+  assert shapes == [(11, 11, 3, 96), (5, 5, 48, 256), (3, 3, 256, 384), (3, 3, 192, 384)] + [
+    (3, 3, 192, 256)
+  ]
+
+
+def test_width_narrows_every_layer():
+  features, variables = abstract(Encoder('caffe', 100, width=1 / 64), 27)
+  assert features.shape == (1, 6, 6, 4)
+  assert [variables['params'][f'conv{i}']['bias'].size for i in range(1, 6)] == [2, 4, 6, 6, 4]
+
+
+def test_only_the_caffe_form_normalises():
+  """y = x / (1 + 2e-5 Σ x²)^0.75, twice, where every kernel hands on the mean of its channels."""
+  image = jnp.full((1, 63, 63, 1), 1e4)
+  outputs = {}
+  for form in FORMS:
+    model = Encoder(form, 0, width=1e-9)
+    variables = jax.tree.map(
+      lambda x: np.zeros(x.shape, 'f4'), jax.eval_shape(model.init, jax.random.key(0), image)
+    )
+    for layer in variables['params'].values():
+      kernel = layer['kernel']
+      kernel[len(kernel) // 2, len(kernel) // 2] = 1 / kernel.shape[2]
+    outputs[form] = jax.jit(model.apply)(variables, image)
+  once = 1e4 / (1 + 2e-5 * 2 * 1e8) ** 0.75
+  twice = once / (1 + 2e-5 * 2 * once**2) ** 0.75
+  np.testing.assert_allclose(outputs['torchvision'], 1e4, rtol=1e-5)
+  np.testing.assert_allclose(outputs['caffe'], twice, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('groups', 'stride', 'padding'), [(1, 2, 0), (2, 1, 2), (3, 2, 1)])
+def test_conv_of_groups_equals_the_library_forwards_and_backwards(groups, stride, padding):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 6, 7, 6)).astype('f4')
+  kernel = rng.normal(size=(3, 3, 6 // groups, 12)).astype('f4')
+  rest = ((stride, stride), [(padding, padding)] * 2)
+  options = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': groups}
+
+  def run(conv):
+    y, pullback = jax.vjp(lambda x, kernel: conv(x, kernel, *rest, **options), x, kernel)
+    return y, pullback(jnp.cos(y))
+
+  ours, theirs = jax.jit(lambda: (run(conv_of_groups), run(lax.conv_general_dilated)))()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+  features, variables = abstract(Encoder('caffe', 0, dtype='bfloat16'), 227)
+  assert features.dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}

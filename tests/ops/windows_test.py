@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops.upsample import bilinear_kernel, conv_transpose
+from segjax.ops.windows import View, Window, bilinear_crop, view
+
+STACKS = {
+  'one pixel': [],
+  '1x1': [Window(1)],
+  'strides alone': [Window(1, 3), Window(1, 2)],
+  'poolings': [Window(2, 2), Window(2, 2)],
+  'padded': [Window(3, 1, 1), Window(5, 1, 2)],
+  'even and odd': [Window(3, 1, 4), Window(2, 2), Window(4, 1, 1), Window(3, 2)],
+  'strided first': [Window(11, 4, 10), Window(3, 2), Window(5, 1, 2), Window(2, 1)],
+}
+
+
+def reached(windows, pixels):
+  """[outputs, pixels]: whether a path leads from the pixel to the output."""
+  paths = np.eye(pixels, dtype=bool)
+  for kernel, stride, padding in windows:
+    padded = np.pad(paths, [(padding, padding), (0, 0)])
+    starts = range(0, len(padded) - kernel + 1, stride)
+    paths = np.stack([padded[start : start + kernel].any(0) for start in starts])
+  return paths
+
+
+@pytest.mark.parametrize('name', STACKS)
+def test_view_is_what_each_output_reaches(name):
+  seen, inside = view(STACKS[name]), 0
+  for i, pixels in enumerate(reached(STACKS[name], 120)):
+    first, last = seen.stride * i + seen.centre + (seen.size - 1) / 2 * np.array([-1, 1])
+    if first >= 0 and last < len(pixels):
+      np.testing.assert_array_equal(np.flatnonzero(pixels)[[0, -1]], [first, last])
+      inside += 1
+  assert inside >= 3
+
+
+@pytest.mark.parametrize(
+  'seen', [View(2, -3.5, 9), View(2, -4.0, 9), View(4, 1.5, 1), View(4, 1.0, 1), View(1, 0.0, 1)]
+)
+def test_bilinear_crop_puts_outputs_on_the_pixels_they_see(seen):
+  """A ramp sampled at the centres, upsampled and cropped, is the ramp again."""
+  kernel, offset = bilinear_crop(seen)
+  assert kernel in (2 * seen.stride - 1, 2 * seen.stride)
+  assert (kernel + 1) // 2 == seen.stride
+  ramp = (seen.stride * jnp.arange(8.0) + seen.centre).reshape(1, 1, 8, 1)
+  kernels = bilinear_kernel((1, kernel), 1)
+  upsampled = conv_transpose(ramp, kernels, (1, seen.stride))[0, 0, offset:, 0]
+  first, last = max(0, int(np.ceil(seen.centre))), int(7 * seen.stride + seen.centre)
+  np.testing.assert_allclose(upsampled[first:last], np.arange(first, last), atol=1e-5)
+
+
+def test_an_unpadded_stack_cannot_be_cropped_to_its_image():
+  # Output 0 lies at 4.5 + 0.5 + 2 · 4.5 = 14; the kernel of stride 2 reaches 1 before it.
+  with pytest.raises(ValueError, match='starts 13 pixels within the image: pad more'):
+    bilinear_crop(view([Window(10), Window(2, 2), Window(10)]))

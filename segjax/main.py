@@ -838,7 +838,9 @@ def table_command(args: argparse.Namespace) -> int:
 
 
 def entry_facts(entry: spec_lib.Entry) -> dict[str, float | None]:
-  """What follows from an entry's config: its network is built, as shapes only."""
+  """What follows from an entry's config, its network built as shapes only; nothing of a script."""
+  if entry.script:
+    return {}
   config = complete(runs.given_config(entry))
   data = pipeline.DataConfig(**config['data'])
   spec = datasets.describe(data)
@@ -885,6 +887,7 @@ def fill_table(
   for chain in chains:
     if chain[0].entry.script:
       launch.run_script(table, chain[0].entry.script)
+      update_readme(table)
       continue
     for job in chain:
       run_job(table, job, workdirs, args.overrides, facts)
@@ -952,6 +955,8 @@ def record(
   job = runs.Job(entry, config['train']['seed'])
   trained_on = datasets.DatasetSpec.from_json(workdir.read_dataset()['spec'])
   evaluation = [(k, v) for k, v in overrides if k.startswith(('data.', 'mesh.'))]
+  if 'metrics' in (ours := complete(runs.given_config(entry))['eval']):
+    evaluation.append(('eval.metrics', repr(ours['metrics'])))
   records = []
   for which in entry.checkpoints:
     evaluated = evaluate_run(workdir, which, table.file.split, evaluation)
@@ -987,7 +992,20 @@ def record(
       )
     )
   results.write_records(table, records)
-  _tell(f'{entry.name}, seed {job.seed}: recorded in {table.folder / "results.jsonl"}')
+  update_readme(table)
+  unknown = [key for key in results.FACTS if key != 'note' and getattr(records[0], key) is None]
+  hint = f'; the workdir does not say its {", ".join(unknown)}: give --fact' if unknown else ''
+  _tell(f'{entry.name}, seed {job.seed}: recorded in {table.folder / "results.jsonl"}{hint}')
+
+
+def update_readme(table: spec_lib.Table) -> None:
+  """Writes the page of a table into its README.md, where it has one."""
+  path = table.folder / 'README.md'
+  if path.exists():
+    lines = page.make_lines(table, results.read_results(table), entry_facts)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_text(page.render_markdown(table, lines), encoding='utf-8')
+    temporary.replace(path)
 
 
 def write_table_page(

@@ -50,12 +50,18 @@ def test_config_is_complete_and_builds(root, path):
   size = run.data.crop_size or run.data.image_size or (64, 64)
   if hasattr(run.model, 'output_size'):
     assert tuple(map(run.model.output_size, size)) == size
-  padded = [n + 2 * getattr(run.model, 'margin', 0) for n in size]
-  batch = {'image': jax.ShapeDtypeStruct((1, *padded, spec.channels), np.float32)}
-  variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
-  forward = lambda v, b: run.task.forward(v, b, train=False)
-  outputs, _ = jax.eval_shape(forward, variables, batch)
-  assert outputs['logits'].shape == (1, *size, spec.num_classes)
+  margin = 2 * getattr(run.model, 'margin', 0)
+
+  def predict(key, padded, image):
+    variables = run.task.init(key, {'image': padded})
+    return run.task.forward(variables, {'image': image}, train=False)[0]['logits']
+
+  shapes = (
+    jax.ShapeDtypeStruct((1, size[0] + extra, size[1] + extra, spec.channels), np.float32)
+    for extra in (margin, 0)
+  )
+  logits = jax.eval_shape(predict, jax.random.key(0), *shapes)
+  assert logits.shape == (1, *size, spec.num_classes)
 
 
 @pytest.mark.parametrize('path', CONFIGS)
@@ -69,3 +75,20 @@ def test_config_says_its_command(root, path):
   text = (root / path).read_text()
   assert f'segjax train --config={path} --workdir=' in text
   assert 'arXiv' in text
+
+
+@pytest.mark.parametrize(
+  ('path', 'key'),
+  [
+    ('configs/segnet/camvid_cpu.py', 'init_from'),
+    ('configs/segnet/basic_camvid.py', 'losses.softmax_cross_entropy.class_weights'),
+  ],
+)
+def test_none_takes_away_what_a_config_says(root, path, key):
+  """As these configs' docstrings say."""
+  given = config_lib.read_file(root / path)
+  before = config_lib.flatten(program.complete(given))
+  config = program.complete(config_lib.override(given, [(key, 'none')]))
+  assert before.get(key, 'a group') is not None
+  assert config_lib.flatten(config)[key] is None
+  assert program.complete(config) == config

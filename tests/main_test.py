@@ -524,6 +524,7 @@ def test_help_has_examples(capsys):
     (['predict', '--help'], 'segjax predict'),
     (['data', '--help'], 'segjax data prepare'),
     (['info', '--help'], 'segjax info'),
+    (['table', '--help'], 'segjax table segnet_table1'),
     (['convert', '--help'], 'segjax convert --source=torchvision/vgg16'),
   ):
     with pytest.raises(SystemExit) as e:

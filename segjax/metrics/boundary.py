@@ -31,6 +31,8 @@ def boundary_metrics(
 ) -> Metric:
   """Boundary F1 on the host: `boundary_f1`, and by class in `boundary_per_class`.
 
+  With `present='either'` they are `boundary_f1_either` and `boundary_per_class_either`.
+
   Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
   A class's own value is its mean over the images that count it. An image that counts no class is
   left out; nan where all are.
@@ -43,6 +45,7 @@ def boundary_metrics(
       the whole image is there without a contour.
   """
   classes = len(class_names)
+  ending = '' if present == 'truth' else f'_{present}'
 
   def from_batch(
     predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
@@ -68,13 +71,13 @@ def boundary_metrics(
   def compute(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     by_class = _divide(state['class_sum'], state['class_images'])
     return {
-      'boundary_f1': float(_divide(state['sum'], state['images'])),
-      'boundary_per_class': {
+      f'boundary_f1{ending}': float(_divide(state['sum'], state['images'])),
+      f'boundary_per_class{ending}': {
         name: {'boundary_f1': float(by_class[i])} for i, name in enumerate(class_names)
       },
     }
 
-  return Metric(name='boundary', from_batch=from_batch, compute=compute, device=False)
+  return Metric(name=f'boundary{ending}', from_batch=from_batch, compute=compute, device=False)
 
 
 def boundary_f1(

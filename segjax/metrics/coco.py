@@ -24,6 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segjax.metrics.base import Metric
+from segjax.ops.paste_masks import paste_masks
 from segjax.types import SegjaxError
 
 # What is measured, and what pycocotools calls it.
@@ -50,7 +51,9 @@ Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
 
 def coco_metrics(
-  class_names: Sequence[str], paste: Paste, kinds: Sequence[str] = ('box', 'mask')
+  class_names: Sequence[str],
+  kinds: Sequence[str] = ('box', 'mask'),
+  paste: Paste = paste_masks,
 ) -> Metric:
   """COCO AP and AR on the host, see `scores`; its state is a list of `image_result`.
 
@@ -60,8 +63,8 @@ def coco_metrics(
 
   Args:
     class_names: one a class index.
-    paste: as `image_result` has it.
     kinds: 'box', 'mask' or both; masks are not looked at without 'mask'.
+    paste: as `image_result` has it.
   """
 
   def from_batch(
@@ -94,8 +97,8 @@ def image_result(
     detections: boxes f32[K, 4] in input pixels, classes i32[K], scores f32[K], valid bool[K] and,
       with `paste`, masks f32[K, M, M].
     annotation: an entry of `batch['annotations']`.
-    paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> bool or u8[K, height, width]`,
-      such as `segjax.ops.paste_masks.paste_masks`; None for boxes alone.
+    paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> bool[K, height, width]`, as
+      `segjax.ops.paste_masks.paste_masks`; None for boxes alone.
 
   Returns:
     `annotation`; `boxes` f64[K', 4], x, y, width, height; `classes`; `scores`; and `masks`, COCO's
@@ -108,8 +111,9 @@ def image_result(
   boxes = np.clip(boxes, 0, (size[1], size[0]) * 2)
   masks = None
   if paste is not None:
-    pasted = paste(detections['masks'][valid], boxes.astype(np.float32), size)
-    masks = [_encode(np.asarray(mask)) for mask in pasted]
+    # One at a time: all masks of a large image at once would take hundreds of megabytes.
+    pairs = zip(detections['masks'][valid], boxes.astype(np.float32), strict=True)
+    masks = [_encode(paste(mask[None], box[None], size)[0]) for mask, box in pairs]
   return {
     'annotation': annotation,
     'boxes': np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),

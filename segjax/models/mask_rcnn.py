@@ -22,6 +22,7 @@ from segjax.nn.fpn import FPN, uniform_fan_in
 from segjax.nn.resnet import Name, Norm, ResNet
 from segjax.ops import anchors as anchor_ops
 from segjax.ops import boxes as box_ops
+from segjax.ops.masks import crop_masks
 from segjax.ops.matching import match
 from segjax.ops.nms import nms
 from segjax.ops.roi_align import multilevel_roi_align
@@ -60,7 +61,8 @@ class MaskRCNN(nn.Module):
     box_bins: side of what the box head sees of a region.
     mask_bins: side of what the mask head sees; its masks are twice as large.
     sampling_ratio: samples a bin and axis of RoIAlign, 0 for the adaptive count.
-    aligned: RoIAlign's half-pixel convention; torchvision's Mask R-CNN has not got it.
+    aligned: RoIAlign's half-pixel convention, which Detectron2 has and torchvision has not; with it
+      mask targets are 0 or 1, without it shares of a pixel.
     rpn_samples: anchors of an image that the RPN learns from (paper: 256).
     rpn_high, rpn_low: IoU from which an anchor is positive, below which it is negative.
     train_proposals: (before, after) NMS, in training; before is of each level.
@@ -173,7 +175,7 @@ class MaskRCNN(nn.Module):
     choose_regions = functools.partial(
       sample_regions, iou=self.region_iou, count=self.regions, positives=self.region_positives
     )
-    flat = (np.concatenate(anchors), jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
+    flat = (jnp.concatenate(anchors), jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
     rpn = jax.vmap(choose_anchors, (0, None, 0, 0, 0))(rpn_key, *flat, instances)
     regions = jax.vmap(choose_regions)(region_key, proposals, instances)
     box_logits, box_deltas = see_box(regions.boxes)
@@ -181,7 +183,16 @@ class MaskRCNN(nn.Module):
     if self.masks:
       first = int(self.region_positives * self.regions)  # no other slot is positive
       positives = jax.tree.map(lambda x: x[:, :first], regions)
-      outputs['mask'] = MaskSamples(see_mask(positives.boxes), positives)
+      target = crop_masks(
+        instances.masks,
+        positives.boxes,
+        positives.index,
+        size=2 * self.mask_bins,
+        width=image.shape[2],
+        aligned=self.aligned,
+        threshold=0.5 if self.aligned else None,
+      )
+      outputs['mask'] = MaskSamples(see_mask(positives.boxes), target, positives)
     return outputs
 
   def _anchors(self, size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> list[np.ndarray]:
@@ -228,7 +239,7 @@ class Regions(NamedTuple):
 
 
 class BoxSamples(NamedTuple):
-  """logits f32[B, R, classes + 1], the background last; deltas f32[B, R, classes, 4]; regions."""
+  """logits f32[B, R, 1 + classes], the background first; deltas f32[B, R, classes, 4]; regions."""
 
   logits: Array
   deltas: Array
@@ -236,9 +247,13 @@ class BoxSamples(NamedTuple):
 
 
 class MaskSamples(NamedTuple):
-  """logits f32[B, R', M, M, classes] of the first R' regions, all positive ones among them."""
+  """logits f32[B, R', M, M, classes] and target f32[B, R', M, M] of the first R' regions.
+
+  All positive regions are among them.
+  """
 
   logits: Array
+  target: Array
   regions: Regions
 
 
@@ -285,7 +300,7 @@ class BoxHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array]:
-    """f[B, R, P, Q, C] -> logits f32[B, R, classes + 1], deltas f32[B, R, classes, 4]."""
+    """f[B, R, P, Q, C] -> logits f32[B, R, 1 + classes], deltas f32[B, R, classes, 4]."""
     x = x.reshape(*x.shape[:2], -1).astype(self.dtype)
     for name in ('fc6', 'fc7'):
       x = nn.relu(nn.Dense(self.hidden, kernel_init=uniform_fan_in, dtype=self.dtype, name=name)(x))
@@ -441,7 +456,7 @@ def detect(
   """What the box head finds: each class of each proposal by itself, NMS within a class, the best K.
 
   Args:
-    logits: f32[B, P, classes + 1].
+    logits: f32[B, P, 1 + classes], the background first.
     deltas: f32[B, P, classes, 4].
     proposals: P an image.
     size: i32[B, 2], of the images.
@@ -451,7 +466,7 @@ def detect(
   """
 
   def detect_one(logits, deltas, proposals, size):
-    scores = jax.nn.softmax(logits, -1)[:, :-1]
+    scores = jax.nn.softmax(logits, -1)[:, 1:]
     boxes = box_ops.decode(deltas, proposals.boxes[:, None], BOX_WEIGHTS)
     boxes = box_ops.clip(boxes, size)
     valid = (scores > score_threshold) & proposals.valid[:, None]

@@ -1,4 +1,4 @@
-"""Convolution in groups of channels, with a gradient of the kernel that is fast on a CPU."""
+"""Convolutions with gradients that are fast on a CPU."""
 
 import functools
 from typing import TypeAlias
@@ -92,6 +92,7 @@ def kernel_gradient(
   groups = x.shape[-1] // cin
   x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
   g = g.reshape(*g.shape[:3], groups, cout // groups)
+  accumulator = jnp.promote_types(x.dtype, jnp.float32)
   # From a window's first pixel in the first window to the one in the last.
   spans = [s * (n - 1) + 1 for s, n in zip(strides, g.shape[1:3], strict=True)]
 
@@ -99,7 +100,7 @@ def kernel_gradient(
     top, left = i * dilation[0], j * dilation[1]
     seen = x[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
     seen = seen.reshape(*g.shape[:4], cin)
-    return jnp.einsum('bhwgi,bhwgo->igo', seen, g, preferred_element_type=jnp.float32)
+    return jnp.einsum('bhwgi,bhwgo->igo', seen, g, preferred_element_type=accumulator)
 
   elements = [element(i, j) for i in range(kh) for j in range(kw)]
   return jnp.stack(elements).reshape(shape).astype(x.dtype)

@@ -12,7 +12,7 @@ Two forms compute the same:
 - `matrix`: interpolation is linear in each axis, hence two matrix products, rows @ features @
   columns. It multiplies with every pixel of every level, but needs no gather and no scatter.
 
-`gather` is the default and, on a CPU, by far the faster one: experiments/mask_rcnn_speed/roi_align.py
+`gather` is the default and, on a CPU, the faster one: experiments/mask_rcnn_speed/roi_align.py
 measures both. On a TPU, where scattering is slow, the default is `matrix`; that was not measured,
 nor was the choice of `gather` for a GPU.
 """
@@ -262,32 +262,49 @@ class Samples(NamedTuple):
   share: Array
 
 
-def sample_axis(
-  start: Array,
-  end: Array,
-  length: Array,
+def box_samples(
+  boxes: Array,
+  sizes: Array,
   *,
-  bins: int,
+  output_size: IntOrPair,
   sampling_ratio: int,
-  max_samples: int,
+  max_samples: tuple[int, int],
   aligned: bool,
   border: Border,
-) -> Samples:
-  """Where the samples of boxes lie in one axis.
+  zero_empty: bool,
+) -> tuple[Samples, Samples]:
+  """Where the samples of boxes lie in rows and in columns.
 
   Args:
-    start: f32[R], finite, in pixels of the map.
-    end: f32[R].
-    length: i32[R], pixels of the map.
-    bins: P.
-    sampling_ratio: S; or 0 or less for ceil(pixels a bin), up to `max_samples`, which then is S.
-    max_samples: see there.
+    boxes: f32[R, 4], in pixels of their maps.
+    sizes: i32[R, 2], rows and columns of the map of each box.
+    output_size: bins of a box, an int or (rows, columns) = (P, Q).
+    sampling_ratio: as in `roi_align`.
+    max_samples: bounds of the adaptive count in rows and columns; S of the result is that bound.
     aligned: as in `roi_align`.
     border: as in `roi_align`.
+    zero_empty: as in `roi_align`.
 
   Returns:
-    The samples. With the adaptive count a box of no or negative size has none.
+    (samples of the rows, samples of the columns). The samples of a box that gives zeros have no
+    share in the rows, or read nothing.
   """
+  boxes, alive = _finite(boxes)
+  if zero_empty:
+    alive &= (boxes[:, :2] < boxes[:, 2:]).all(-1)
+  x0, y0, x1, y1 = boxes.T
+  rows, cols = (
+    _axis_samples(start, end, sizes[:, axis], bins, sampling_ratio, bound, aligned, border)
+    for axis, (start, end, bins, bound) in enumerate(
+      zip((y0, x0), (y1, x1), _pair(output_size), max_samples, strict=True)
+    )
+  )
+  return rows._replace(share=jnp.where(alive[:, None, None], rows.share, 0)), cols
+
+
+def _axis_samples(
+  start, end, length, bins, sampling_ratio, max_samples, aligned, border
+) -> Samples:
   start, end, length = (x[:, None, None] for x in (start, end, length))
   # In torchvision's order of operations, so that `ceil` sees the same rounding errors.
   if aligned:
@@ -361,30 +378,31 @@ def _align_image(
   features, boxes, *, levels, scales, output_size, sampling_ratio, aligned,
   mode='avg', border='zero', zero_empty=True, max_samples=None, form,
 ) -> Array:  # fmt: skip
-  boxes, alive = _finite(boxes)
-  if zero_empty:
-    alive &= (boxes[:, :2] < boxes[:, 2:]).all(-1)
-  level = levels(boxes)
-  x0, y0, x1, y1 = (boxes * jnp.asarray(scales, jnp.float32)[level][:, None]).T
-  shapes = _shapes(features)
-  rows, cols = (
-    sample_axis(
-      start,
-      end,
-      jnp.asarray(shapes)[level, axis],
-      bins=bins,
-      sampling_ratio=sampling_ratio,
-      max_samples=max_samples or math.ceil(shapes[:, axis].max() / bins),
-      aligned=aligned,
-      border=border,
-    )
-    for axis, start, end, bins in zip((0, 1), (y0, x0), (y1, x1), _pair(output_size), strict=True)
+  level, sizes = levels(boxes), _sizes(features)
+  rows, cols = box_samples(
+    boxes * jnp.asarray(scales, jnp.float32)[level][:, None],
+    jnp.asarray(sizes)[level],
+    output_size=output_size,
+    sampling_ratio=sampling_ratio,
+    max_samples=sample_bounds(sizes.max(0), output_size, max_samples),
+    aligned=aligned,
+    border=border,
+    zero_empty=zero_empty,
   )
-  rows = rows._replace(share=jnp.where(alive[:, None, None], rows.share, 0))
   return _FORMS[form, mode](features, level, rows, cols).astype(features[0].dtype)
 
 
-def _shapes(features) -> np.ndarray:
+def sample_bounds(
+  size: tuple[int, int], output_size: IntOrPair, max_samples: int | None
+) -> tuple[int, int]:
+  """The adaptive counts of a box as large as the map, or `max_samples` where that is given."""
+  return tuple(
+    max_samples or math.ceil(length / bins)
+    for length, bins in zip(size, _pair(output_size), strict=True)
+  )
+
+
+def _sizes(features) -> np.ndarray:
   """i32[levels, 2], rows and columns."""
   return np.array([f.shape[:2] for f in features], np.int32)
 
@@ -416,9 +434,9 @@ def _gather_max(features, level, rows, cols) -> Array:
 
 def _table(features, level, rows) -> tuple[Array, Array]:
   """The table, and what the pixels of the rows add to an index into it."""
-  shapes = _shapes(features)
-  starts = np.cumsum([0, *shapes.prod(1)[:-1]], dtype=np.int32)
-  start, width = (jnp.asarray(x)[level][:, None, None, None] for x in (starts, shapes[:, 1]))
+  sizes = _sizes(features)
+  starts = np.cumsum([0, *sizes.prod(1)[:-1]], dtype=np.int32)
+  start, width = (jnp.asarray(x)[level][:, None, None, None] for x in (starts, sizes[:, 1]))
   table = jnp.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
   return table, start + rows.pixels * width
 
@@ -428,7 +446,7 @@ def _reader(table: Array) -> Callable[[Array], Array]:
 
 
 def _sample_of_all_bins(read, rows, cols, row_weights, col_weights) -> Callable[..., Array]:
-  """A function of i and j: the bilinear sample i, j of every bin of every box, f32[R, P, Q, ...]."""
+  """A function of i and j: the bilinear sample i, j of each bin of each box, f32[R, P, Q, ...]."""
 
   def bilinear(rows, cols, row_weights, col_weights):
     return sum(
@@ -480,8 +498,8 @@ _table_mean.defvjp(_table_mean_fwd, _table_mean_bwd)
 
 def _scatter(table, rows, cols, row_weights, col_weights, g) -> Array:
   """The gradient of `sum_of_samples` by the table, a few boxes at a time."""
-  boxes, p, q = g.shape[:3]
-  a_box = rows[0].size * cols[0].size if boxes else 1
+  boxes = g.shape[0]
+  a_box = math.prod(rows.shape[1:]) * math.prod(cols.shape[1:])
   group = max(1, _SCATTER_ROWS // a_box if jax.default_backend() == 'cpu' else boxes)
   groups = -(-boxes // group)
 
@@ -495,7 +513,7 @@ def _scatter(table, rows, cols, row_weights, col_weights, g) -> Array:
     weight = row_weight[:, :, :, None, None] * col_weight[:, None, None]
     return gradient.at[index].add(weight[..., None] * g[:, :, None, :, None]), None
 
-  flat = (x.reshape(*x.shape[:2], -1) for x in (rows, cols, row_weights, col_weights))
+  flat = (x.reshape(*x.shape[:2], 2 * x.shape[2]) for x in (rows, cols, row_weights, col_weights))
   zeros = jnp.zeros(table.shape, jnp.float32)
   return lax.scan(add, zeros, [*map(grouped, flat), grouped(g)])[0].astype(table.dtype)
 
@@ -562,7 +580,7 @@ _FORMS = {
 
 
 def _rounded(boxes: Array, scale: float) -> tuple[Array, Array]:
-  """First pixel and pixels of each box, i32[R, 2] each (x, y): both corners rounded, and part of it.
+  """First pixel and pixels of each box, i32[R, 2] each (x, y): both rounded corners are in it.
 
   Halves are rounded away from zero, as C does.
   """

@@ -170,7 +170,7 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
     for line, start in zip(train, before, strict=False)
     if line.get('images_per_second')
   ]
-  return round(sum(parts), 1) if parts else None
+  return round(sum(parts), 3) if parts else None
 
 
 def spell_weights(

@@ -15,8 +15,9 @@ from segjax.workdir import FREE_KEYS
 Config = Mapping[str, Any]
 Overrides = tuple[tuple[str, str], ...]
 
-# In these a training may differ from its entry's config: where things lie, and how they run.
-FREE = (*FREE_KEYS, 'init_from.path')
+# In these a training may differ from its entry's config: where things lie, how they run, and what
+# else is measured on the way.
+FREE = (*FREE_KEYS, 'init_from.path', 'eval.metrics')
 
 
 class Job(NamedTuple):

@@ -18,6 +18,7 @@ from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount, near
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {
   'boundary': lambda class_names: boundary.boundary_metrics(class_names),
+  'boundary_either': lambda class_names: boundary.boundary_metrics(class_names, present='either'),
   'confusion': lambda class_names: confusion.confusion_metrics(class_names),
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }

@@ -146,8 +146,8 @@ def test_which_classes_count():
   # The road's contour lies in column 2 in both, and has column 2's right side twice.
   assert scores(prediction, label)['boundary_f1'] == 1
   either = scores(prediction, label, present='either')
-  assert either['boundary_f1'] == pytest.approx(2 / 3)
-  assert either['boundary_per_class']['car']['boundary_f1'] == 0
+  assert either['boundary_f1_either'] == pytest.approx(2 / 3)
+  assert either['boundary_per_class_either']['car']['boundary_f1'] == 0
   assert np.isnan(scores(prediction, label)['boundary_per_class']['car']['boundary_f1'])
 
 

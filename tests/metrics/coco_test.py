@@ -85,7 +85,7 @@ def batch_of(*images, slots=4):
 
 
 def metric(kinds=('box', 'mask')):
-  return coco.coco_metrics(NAMES, paste, kinds)
+  return coco.coco_metrics(NAMES, kinds, paste)
 
 
 def evaluate(*images, **kwargs):
@@ -139,7 +139,7 @@ def numbers(result):
 def test_kinds_say_what_is_measured():
   both = numbers(evaluate((annotated(3, [(0, SMALL), (0, MEDIUM)]), FOUND)))
   predictions, batch = batch_of((annotated(3, [(0, SMALL), (0, MEDIUM)]), FOUND))
-  without_masks = coco.coco_metrics(NAMES, paste, ('box',))
+  without_masks = coco.coco_metrics(NAMES, ('box',), paste)
   boxes = numbers(
     without_masks.compute(without_masks.from_batch({**predictions, 'masks': None}, batch))
   )
@@ -217,6 +217,20 @@ def test_merging_batches_equals_one_batch_in_any_order():
   expected = numbers(evaluate(a, b, c))
   assert numbers(m.compute(m.merge(m.merge(*states[:2]), states[2]))) == expected
   assert numbers(m.compute(m.merge(states[2], m.merge(states[1], states[0])))) == expected
+
+
+def test_masks_are_pasted_into_the_image():
+  """By segjax's own rule: the left half of each box, at a scale other than 1."""
+  left = [(SMALL[0], SMALL[1], 25, SMALL[3]), (MEDIUM[0], MEDIUM[1], 75, MEDIUM[3])]
+  image = annotated(3, [(0, box) for box in left], scale=(2, 2))
+  found = [(0, 0.9, np.multiply(SMALL, 2)), (0, 0.8, np.multiply(MEDIUM, 2))]
+  predictions, batch = batch_of((image, found))
+  masks = np.zeros((1, 4, 28, 28), np.float32)
+  masks[..., :14] = 1
+  m = coco.coco_metrics(NAMES)
+  result = m.compute(m.from_batch({**predictions, 'masks': masks}, batch))
+  assert result['mask_ap75'] == pytest.approx(1)
+  assert result['box_ap75'] == 0
 
 
 def test_two_images_with_one_id_are_refused():
@@ -349,7 +363,7 @@ def check_against_pycocotools(truth, seed, batch_size=16):
     del boxes, size
     return np.array([table[int(mask[0, 0])] for mask in masks])
 
-  m = coco.coco_metrics(names, look_up)
+  m = coco.coco_metrics(names, paste=look_up)
   state = []
   for predictions, batch in as_batches(truth, found, batch_size, table):
     state = m.merge(state, m.from_batch(predictions, batch))
@@ -437,5 +451,5 @@ def test_results_can_be_read_by_pycocotools(tmp_path):
   assert first['score'] == np.float32(0.9)
   assert mask_lib.area(read.annToRLE(first)) == 900
   assert mask_lib.toBbox(read.annToRLE(first)).tolist() == [10, 10, 30, 30]
-  boxes = coco.coco_metrics(NAMES, paste, ('box',)).from_batch(*batch_of(*images))
+  boxes = coco.coco_metrics(NAMES, ('box',), paste).from_batch(*batch_of(*images))
   assert 'segmentation' not in coco.coco_results(boxes, category_ids)[0]

@@ -309,7 +309,7 @@ def test_batch_statistics_follow_the_batch_by_the_momentum():
 def test_kernels_start_as_he_et_al_by_what_goes_out():
   model = ResNet('bottleneck', width=64)
   init = functools.partial(model.init, stages=(1,))
-  params = jax.jit(init)(jax.random.key(0), images((1, 9, 9, 3)))['params']
+  params = jit(init, once=True)(jax.random.key(0), images((1, 9, 9, 3)))['params']
   assert params['stem']['kernel'].std() == pytest.approx((2 / (49 * 64)) ** 0.5, rel=0.05)
   assert (params['stem_norm']['scale'] == 1).all()
 

@@ -1,0 +1,126 @@
+"""Masks of one bit a pixel, and the targets of a mask head that are cut out of them."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.ops.roi_align import (
+  IntOrPair,
+  box_samples,
+  interpolation_matrices,
+  mean_weights,
+  sample_bounds,
+  sum_of_samples,
+)
+from segjax.types import Array
+
+
+def pack_masks(masks: Array) -> Array:
+  """Eight pixels a byte, the first one in the highest bit, as `np.packbits(masks, axis=-1)`.
+
+  Args:
+    masks: bool[..., H, W].
+
+  Returns:
+    u8[..., H, ceil(W / 8)]; the bits beyond W are zeros.
+  """
+  return jnp.packbits(masks, axis=-1)
+
+
+def unpack_masks(packed: Array, width: int) -> Array:
+  """The inverse of `pack_masks`: u8[..., H, ceil(width / 8)] -> bool[..., H, width]."""
+  return jnp.unpackbits(packed, axis=-1, count=width).astype(bool)
+
+
+def crop_masks(
+  packed: Array,
+  boxes: Array,
+  index: Array,
+  *,
+  size: IntOrPair,
+  width: int,
+  aligned: bool,
+  threshold: float | None,
+  sampling_ratio: int = 0,
+  max_samples: int | None = None,
+  zero_empty: bool = True,
+  form: Literal['gather', 'matrix'] | None = None,
+) -> Array:
+  """Mask targets: RoIAlign of one mask for each box, in the frame of the box.
+
+  `aligned=False, threshold=None` is torchvision's `project_masks_on_boxes`, which leaves targets
+  between 0 and 1; `aligned=True, threshold=0.5` detectron2's `BitMasks.crop_and_resize`. Both
+  take the adaptive number of samples, so that every pixel of the mask counts.
+
+  Args:
+    packed: u8[N, H, ceil(width / 8)] from `pack_masks`, or u8[B, N, H, ceil(width / 8)].
+    boxes: f32[R, 4], or f32[B, R, 4], in pixels of the masks.
+    index: i32[R], or i32[B, R]: the mask of each box.
+    size: of the target, an int or (rows, columns) = (P, Q).
+    width: W of the masks.
+    aligned: whether a pixel's centre is at its index + 0.5, see `roi_align`.
+    threshold: a target is true from this average on; None leaves the averages.
+    sampling_ratio: as in `roi_align`.
+    max_samples: as in `roi_align`.
+    zero_empty: as in `roi_align`.
+    form: `gather` reads the sampled bits alone; `matrix` unpacks one mask at a time and multiplies
+      it with interpolation matrices. Default: the one that reads fewer pixels.
+
+  Returns:
+    f32[R, P, Q] without a threshold, bool[R, P, Q] with one; with a first axis B where given.
+
+  Raises:
+    ValueError: `width` is not that of the masks.
+  """
+  if packed.shape[-1] != -(-width // 8):
+    raise ValueError(f'masks of width {width} have {-(-width // 8)} bytes, not {packed.shape[-1]}')
+
+  def crop(packed: Array, boxes: Array, index: Array) -> Array:
+    shape = (packed.shape[1], width)
+    rows, cols = box_samples(
+      boxes,
+      jnp.broadcast_to(jnp.array(shape), (boxes.shape[0], 2)),
+      output_size=size,
+      sampling_ratio=sampling_ratio,
+      max_samples=sample_bounds(shape, size, max_samples),
+      aligned=aligned,
+      border='zero',
+      zero_empty=zero_empty,
+    )
+    reads = math.prod(rows.pixels.shape[1:]) * math.prod(cols.pixels.shape[1:])
+    chosen = form or ('gather' if reads < shape[0] * shape[1] else 'matrix')
+    return _FORMS[chosen](packed, index, width, rows, cols)
+
+  crops = (crop if packed.ndim == 3 else jax.vmap(crop))(packed, boxes, index)
+  return crops if threshold is None else crops >= threshold
+
+
+def _gather(packed, index, width, rows, cols) -> Array:
+  _, height, row_bytes = packed.shape
+  data = packed.reshape(-1)
+
+  def read(bit: Array) -> Array:
+    byte = jnp.take(data, bit // 8, mode='clip').astype(jnp.int32)
+    return (byte >> (7 - bit % 8) & 1).astype(jnp.float32)
+
+  row_bits = (index[:, None, None, None] * height + rows.pixels) * (row_bytes * 8)
+  return sum_of_samples(read, row_bits, cols.pixels, mean_weights(rows), mean_weights(cols))
+
+
+def _matrix(packed, index, width, rows, cols) -> Array:
+  def crop(region: tuple) -> Array:
+    i, *axes = region
+    mask = unpack_masks(packed[i], width).astype(jnp.float32)
+    y, x = (
+      interpolation_matrices(samples, mean_weights(samples), length).sum(-2)
+      for samples, length in zip(axes, mask.shape, strict=True)
+    )
+    return jnp.einsum('ph,hw,qw->pq', y, mask, x, precision='highest')
+
+  return lax.map(crop, (index, rows, cols))
+
+
+_FORMS = {'gather': _gather, 'matrix': _matrix}

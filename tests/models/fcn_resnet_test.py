@@ -1,0 +1,231 @@
+"""FCN on ResNet against the figures of torchvision's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.convert.load import flat_paths
+from segjax.models.fcn import FCNResNet
+from segjax.nn.resnet import VARIANTS, Variant
+from segjax.train.compile import jit
+
+SIZE = (2, 37, 45, 3)
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+  monkeypatch.setitem(VARIANTS, 'shallow', Variant('basic', (1, 1, 1, 1)))
+
+
+def tiny(**kwargs):
+  return FCNResNet(**{'classes': 3, 'variant': 'shallow', 'width': 4, 'dropout': 0.0} | kwargs)
+
+
+def images(shape=SIZE):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def abstract(model, shape):
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  return variables, jax.eval_shape(model.apply, variables, image)
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def random_variables(model):
+  """Without the cost of compiling `init`; no ReLU is shut for all of an image."""
+  rng = np.random.default_rng(1)
+
+  def draw(path, x):
+    if path[-1].key in ('var', 'scale'):
+      return rng.uniform(0.5, 1.5, x.shape).astype('f4')
+    if path[-1].key == 'bias':
+      return rng.uniform(0, 0.5, x.shape).astype('f4')
+    return rng.normal(0, np.sqrt(2 / max(1, np.prod(x.shape[:-1]))), x.shape).astype('f4')
+
+  return jax.tree_util.tree_map_with_path(draw, dict(abstract(model, SIZE)[0]))
+
+
+def apply(model, variables, x, **kwargs):
+  return jit(functools.partial(model.apply, **kwargs), once=True)(variables, x)
+
+
+# Parameters as torchvision publishes them, 21 classes, with the auxiliary classifier.
+@pytest.mark.parametrize(
+  'variant, parameters', [('resnet50', 35_322_218), ('resnet101', 54_314_346)]
+)
+def test_parameters(variant, parameters):
+  variables, logits = abstract(FCNResNet(21, variant, auxiliary=True), (1, 520, 390, 3))
+  assert logits.shape == (1, 520, 390, 21)
+  params = variables['params']
+  assert count(params) == parameters
+  without = abstract(FCNResNet(21, variant), (1, 32, 32, 3))[0]['params']
+  assert params.keys() - without.keys() == {
+    'aux_classifier_conv',
+    'aux_classifier_conv_norm',
+    'aux_classifier_score',
+  }
+  assert params['classifier_conv']['kernel'].shape == (3, 3, 2048, 512)
+  assert params['aux_classifier_conv']['kernel'].shape == (3, 3, 1024, 256)
+  # As in torchvision, only the scores have a bias beside those of the norms.
+  biased = {key for key, layer in params.items() if key != 'backbone' and 'bias' in layer}
+  assert {key for key in biased if not key.endswith('_norm')} == {
+    'classifier_score',
+    'aux_classifier_score',
+  }
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 16), (65, 47)])
+def test_any_size_goes_in_and_the_same_comes_out(size):
+  assert abstract(tiny(), (2, *size, 3))[1].shape == (2, *size, 3)
+
+
+@pytest.mark.parametrize('dilate, stride', [((4, 5), 8), ((5,), 16), ((), 32)])
+def test_stride_is_that_of_the_features(dilate, stride):
+  model = tiny(dilate=dilate)
+  _, state = jax.eval_shape(
+    functools.partial(model.apply, capture_intermediates=True, mutable=['intermediates']),
+    abstract(model, (1, 64, 96, 3))[0],
+    images((1, 64, 96, 3)),
+  )
+  [scores] = state['intermediates']['classifier_score']['__call__']
+  assert model.stride == stride
+  assert scores.shape == (1, 64 // stride, 96 // stride, 3)
+
+
+def test_scores_start_at_zero_and_kernels_do_not():
+  params = jit(tiny(auxiliary=True).init, once=True)(jax.random.key(0), images())['params']
+  for path, value in flat_paths(params).items():
+    if path.endswith('kernel'):
+      assert np.any(value) != ('_score/' in path), path
+
+
+def resized(x, size):
+  """PyTorch's bilinear interpolation, align_corners=False, in loops."""
+  y = np.zeros((len(x), *size, x.shape[-1]))
+  for i, j in np.ndindex(size):
+    position = [
+      max(0, (o + 0.5) * n / m - 0.5) for o, n, m in zip((i, j), x.shape[1:3], size, strict=True)
+    ]
+    for row, column in np.ndindex(2, 2):
+      at = [int(p) + d for p, d in zip(position, (row, column), strict=True)]
+      weight = np.prod([max(0, 1 - abs(p - a)) for p, a in zip(position, at, strict=True)])
+      inside = [min(a, n - 1) for a, n in zip(at, x.shape[1:3], strict=True)]
+      y[:, i, j] += weight * x[:, inside[0], inside[1]]
+  return y
+
+
+@pytest.mark.parametrize('size', [(1, 1), (37, 45)])
+def test_scores_are_resized_to_the_image_by_the_centres_of_pixels(size):
+  model = tiny()
+  logits, state = apply(
+    model,
+    random_variables(model),
+    images((1, *size, 3)),
+    capture_intermediates=lambda module, _: module.name == 'classifier_score',
+    mutable=['intermediates'],
+  )
+  [scores] = state['intermediates']['classifier_score']['__call__']
+  assert scores.shape[1:3] == tuple(-(-n // 8) for n in size)
+  assert np.ptp(scores) > 0.1
+  np.testing.assert_allclose(logits, resized(scores, size), rtol=1e-4, atol=1e-4)
+
+
+def test_auxiliary_classifier_is_used_only_if_asked():
+  model, x = tiny(auxiliary=True), images()
+  variables = random_variables(model)
+  main, auxiliary = apply(model, variables, x, with_auxiliary=True)
+  assert main.shape == auxiliary.shape == (*SIZE[:3], 3)
+  assert np.abs(main - auxiliary).max() > 0.1
+  np.testing.assert_allclose(apply(model, variables, x), main, rtol=1e-4, atol=1e-4)
+  # It sees stage 4 and not stage 5.
+  changed = jax.tree.map(np.copy, variables)
+  changed['params']['backbone']['res5_0_conv1']['kernel'] += 1
+  other_main, same_auxiliary = apply(model, changed, x, with_auxiliary=True)
+  assert np.abs(main - other_main).max() > 0.1
+  np.testing.assert_array_equal(auxiliary, same_auxiliary)
+  # Training without it leaves its statistics alone.
+  _, state = apply(model, variables, x, train=True, mutable=['batch_stats'])
+  old, new = (flat_paths(v['batch_stats']) for v in (variables, state))
+  assert old.keys() == new.keys()
+  for path in old:
+    assert np.array_equal(old[path], new[path]) == path.startswith('aux_classifier'), path
+  with pytest.raises(ValueError, match='make the network with auxiliary=True'):
+    tiny().apply(variables, x, with_auxiliary=True)
+
+
+@pytest.mark.parametrize('norm', ['batch', 'frozen', 'group'])
+def test_everything_learns_but_frozen_norms_of_the_backbone(norm):
+  model, x = tiny(norm=norm, dropout=0.1), images()
+  variables = random_variables(model)
+
+  @functools.partial(jit, once=True)
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(params):
+    logits, state = model.apply(
+      {**variables, 'params': params},
+      x,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(0)},
+    )
+    return (logits**2).mean(), state
+
+  gradients, state = gradient(variables['params'])
+  frozen = lambda path: norm == 'frozen' and path.startswith('backbone/')
+  for path, g in flat_paths(gradients).items():
+    assert np.isfinite(g).all()
+    assert np.any(g) != (frozen(path) and '_norm/' in path), path
+  old, new = (flat_paths(v.get('batch_stats', {})) for v in (variables, state))
+  assert ('classifier_conv_norm/mean' in old) == (norm != 'group')
+  assert old.keys() == new.keys()
+  for path in old:
+    assert np.array_equal(old[path], new[path]) == frozen(path), path
+
+
+def test_without_momentum_the_statistics_are_the_batch_s():
+  """What `config.train.recompute_batch_norm` asks a model for."""
+  model, x = tiny(), images()
+  variables = random_variables(model)
+  _, state = apply(
+    model.clone(bn_momentum=0.0),
+    variables,
+    x,
+    train=True,
+    mutable=['batch_stats', 'intermediates'],
+    capture_intermediates=lambda module, _: module.name in ('stem', 'classifier_conv'),
+  )
+  seen, stats = state['intermediates'], state['batch_stats']
+  for [features], norm in (
+    (seen['backbone']['stem']['__call__'], stats['backbone']['stem_norm']),
+    (seen['classifier_conv']['__call__'], stats['classifier_conv_norm']),
+  ):
+    np.testing.assert_allclose(norm['mean'], features.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_acts_in_training_only():
+  model, x = tiny(dropout=0.5, norm='frozen'), images()
+  variables = random_variables(model)
+  run = lambda key: model.apply(
+    variables, x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
+  )[0]
+  a, b = (jit(run, once=True)(jax.random.key(i)) for i in (0, 1))
+  assert np.abs(a - b).max() > 0.1
+  np.testing.assert_allclose(
+    apply(model, variables, x), apply(tiny(norm='frozen'), variables, x), rtol=1e-6
+  )
+
+
+def test_bfloat16_computes_in_it_and_puts_out_float32():
+  variables = random_variables(tiny())
+  coarse = tiny(dtype='bfloat16')
+  assert {x.dtype for x in jax.tree.leaves(abstract(coarse, SIZE)[0])} == {np.dtype('f4')}
+  a, b = (apply(m, variables, images()) for m in (tiny(), coarse))
+  assert b.dtype == jnp.float32
+  assert 0 < np.abs(a - b).mean() < 0.1 * np.abs(a).mean()

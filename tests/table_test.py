@@ -1,0 +1,222 @@
+"""`segjax table`: a made-up table trains, stops, goes on, records and shows itself."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import tiny_table
+
+from segjax import config as config_lib
+from segjax import main as program
+from segjax.tables import results, runs, spec
+from segjax.workdir import Workdir
+
+
+@pytest.fixture(scope='module', autouse=True)
+def folders(tmp_path_factory):
+  """Prepared data and compiled programs of this test run, apart from the user's own."""
+  cache = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(cache))
+    patch.delenv('SEGJAX_DATA_DIR', raising=False)
+    yield cache
+
+
+def run(*args):
+  """The exit status of `segjax table args`."""
+  return program.main(['table', *(str(a) for a in args)])
+
+
+def fails(capsys, *args):
+  capsys.readouterr()
+  assert run(*args) == 2
+  return capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def filled(tmp_path_factory):
+  """A table whose two rows were trained, and its workdirs."""
+  root = tmp_path_factory.mktemp('tables')
+  folder, workdirs = tiny_table.write_table(root), root / 'runs'
+  assert run(folder, '--run', 'second', f'--workdirs={workdirs}') == 0
+  return folder, workdirs
+
+
+@pytest.fixture
+def copied(filled, tmp_path):
+  """The same, to spoil."""
+  folder, workdirs = (tmp_path / p.name for p in filled)
+  shutil.copytree(filled[1], workdirs)
+  folder = tiny_table.write_table(tmp_path)
+  return folder, workdirs
+
+
+def test_run_trains_a_row_after_the_one_it_starts_from(filled):
+  folder, workdirs = filled
+  table = spec.read_table(folder)
+  second, first = results.read_results(table)
+  assert (second.row, second.seed, second.checkpoint, second.steps) == ('second', 0, 'best', 2)
+  assert (first.row, first.weights, second.weights) == ('first', 'scratch', 'first.small')
+  assert second.step in (1, 2)
+  assert (second.split, second.data) == ('val', 'scenes/tiny 1.0.0')
+  assert second.config_digest == runs.entry_digest(table.entries['second.small'])
+  assert second.parameters == program.entry_facts(table.entries['second.small'])['parameters']
+  assert second.seconds > 0
+  assert second.versions.startswith('segjax ')
+  assert second.hardware == program.hardware()
+  assert second.command == runs.command(table, runs.Job(table.entries['second.small'], 0))
+  assert str(folder.parent) not in (folder / 'results.jsonl').read_text()
+  started = Workdir(str(workdirs / 'second.small.seed0')).read_config()['init_from']
+  assert started == {
+    'path': str(workdirs / 'first.small.seed0'),
+    'source': None,
+    'checkpoint': 'best',
+  }
+
+
+def test_figures_are_those_of_evaluate(filled, capsys):
+  folder, workdirs = filled
+  record = results.read_results(spec.read_table(folder))[0]
+  capsys.readouterr()
+  args = [f'--workdir={workdirs / "second.small.seed0"}', '--checkpoint=best', '--json']
+  assert program.main(['evaluate', *args]) == 0
+  metrics = json.loads(capsys.readouterr().out)
+  assert record.step == metrics['step']
+  assert record.metrics['mean_iou'] == pytest.approx(metrics['mean_iou'], abs=1e-6)
+  sky = metrics['per_class']['sky']['iou']
+  assert record.metrics['per_class'] == {'sky': {'iou': pytest.approx(sky, abs=1e-6)}}
+
+
+def test_prints_markdown_json_and_a_page(filled, capsys):
+  folder, workdirs = filled
+  before = (folder / 'results.jsonl').read_text()
+  capsys.readouterr()
+  assert run(folder) == 0
+  out = capsys.readouterr().out
+  assert out.startswith('# A paper, Table 1\n')
+  assert re.search(r'\| Second \| small \| 62.70 \| \d+\.\d \|', out)
+  assert '| First | measured | 60.0 (unverified) | not run |' in out
+  assert run(folder, '--json') == 0
+  content = json.loads(capsys.readouterr().out)
+  assert content['rows'][0]['measured']['mIoU']['seeds'] == 1
+  assert content['rows'][2]['measured']['mIoU'] is None
+  assert run(folder, '--html', f'--workdirs={workdirs}') == 0
+  html = (workdirs / 'table.html').read_text()
+  assert html.count('data:image/png') == 8, 'one example of each row in four panels'
+  assert 'not run' in html
+  assert 'Pictures of second.small' in html
+  assert run(folder, f'--html={workdirs / "other.html"}', '--workdirs=nowhere') == 0
+  assert 'data:image/png' not in (workdirs / 'other.html').read_text()
+  assert (folder / 'results.jsonl').read_text() == before
+
+
+def test_what_is_recorded_is_not_run_again(filled, monkeypatch, capsys):
+  folder, workdirs = filled
+  monkeypatch.setattr(program, 'train', lambda args: 1 / 0)
+  assert run(folder, '--run', '*.small', f'--workdirs={workdirs}') == 0
+  assert 'to run: nothing' in capsys.readouterr().err
+
+
+def test_goes_on_where_it_stopped(copied, filled, capsys):
+  folder, workdirs = copied
+  shutil.rmtree(workdirs / 'second.small.seed0' / 'checkpoints' / '2')
+  first = workdirs / 'first.small.seed0'
+  assert run(folder, '--run', 'second', f'--workdirs={workdirs}') == 2
+  assert 'belongs to a run of another config' in capsys.readouterr().err, 'it was moved'
+  config = Workdir(str(workdirs / 'second.small.seed0'))
+  config.write_config(config_lib.override(config.read_config(), [('init_from.path', str(first))]))
+  assert run(folder, '--run', 'second', f'--workdirs={workdirs}') == 0
+  err = capsys.readouterr().err
+  assert 'going on at step 1 of 2' in err
+  assert 'first.small.seed0: starting' not in err
+  again, before = (results.read_results(spec.read_table(f))[0] for f in (folder, filled[0]))
+  assert again.metrics == before.metrics
+  starts = Workdir(str(workdirs / 'second.small.seed0')).read_starts()
+  assert [s['step'] for s in starts] == [0, 1]
+
+
+def test_records_what_was_trained_by_hand(copied, filled, capsys):
+  folder, workdirs = copied
+  (folder / 'README.md').write_text('old')
+  by_hand = workdirs / 'by_hand'
+  (workdirs / 'first.small.seed0').rename(by_hand)
+  facts = ['--fact', 'commit=1e077fc', '--fact', 'note=by hand']
+  capsys.readouterr()
+  assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
+  record, before = (results.read_results(spec.read_table(f))[-1] for f in (folder, filled[0]))
+  assert (record.commit, record.note) == ('1e077fc', 'by hand')
+  assert record.metrics == before.metrics
+  out, err = capsys.readouterr()
+  assert '1e077fc' in out
+  assert (folder / 'README.md').read_text() == out
+  assert 'does not say' not in err
+  (by_hand / 'starts.jsonl').unlink()  # as a workdir from elsewhere may be
+  assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
+  assert 'the workdir does not say its hardware, versions: give --fact' in capsys.readouterr().err
+
+
+def test_measures_what_the_row_asks_for(copied):
+  """Also of a training that measured less on its way."""
+  folder, workdirs = copied
+  config = folder.parent.parent / 'configs/tiny/small.py'
+  eval_keys = "'eval': {'metrics': ('confusion', 'boundary')}, 'data'"
+  config.write_text(config.read_text().replace("'data'", eval_keys))
+  first = workdirs / 'first.small.seed0'
+  assert run(folder, '--record', f'first.small={first}', f'--workdirs={workdirs}') == 0
+  (record,) = results.read_results(spec.read_table(folder))
+  assert {'boundary_f1', 'mean_iou'} <= set(record.metrics)
+
+
+def test_refuses_what_is_not_the_row(copied, capsys):
+  folder, workdirs = copied
+  first, second = (workdirs / f'{n}.small.seed0' for n in ('first', 'second'))
+  told = fails(capsys, folder, '--record', f'first.small={second}')
+  assert 'was not trained as first.small' in told
+  assert 'config.eval.test_time_augmentation' in told
+  assert 'config.optim.learning_rate' in told
+  shutil.rmtree(first / 'checkpoints' / '2')
+  told = fails(capsys, folder, '--record', f'first.small={first}')
+  assert 'has not reached step 2 yet' in told
+  assert not (folder / 'results.jsonl').exists()
+
+
+@pytest.mark.parametrize(
+  ('args', 'told'),
+  [
+    (['--record', 'first=x'], 'no ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.small'], 'no ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.measured=x'], 'no ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.small=x'], 'is no workdir'),
+    (['--run', 'frist'], 'did you mean first'),
+    (['--run', 'first.small', '--seeds=0,a'], '--seeds=0,a is no list'),
+    (['--fact', 'comit=x'], 'did you mean commit'),
+    (['--run', '--config.train.steps=1'], 'config.train.steps would change the rows'),
+    (['--run', 'first.measured'], 'measure.py ended with status 3'),
+  ],
+)
+def test_mistakes_are_one_sentence(tmp_path, capsys, args, told):
+  err = fails(capsys, tiny_table.write_table(tmp_path), *args)
+  assert told in err.splitlines()[-1]
+  assert not (tmp_path / 'experiments/tiny_table1/results.jsonl').exists()
+
+
+def test_code_version(tmp_path):
+  git = lambda *args: subprocess.run(
+    ['git', '-C', tmp_path, *args], check=True, capture_output=True
+  )
+  assert program.code_version(tmp_path) == (None, None)
+  git('init')
+  (tmp_path / 'segjax').mkdir()
+  (tmp_path / 'segjax/a.py').write_text('1')
+  git('add', '.')
+  git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'a')
+  commit, dirty = program.code_version(tmp_path)
+  assert re.fullmatch('[0-9a-f]{40}', commit)
+  assert dirty is False
+  (tmp_path / 'README.md').write_text('not code')
+  assert program.code_version(tmp_path) == (commit, False)
+  (tmp_path / 'segjax/b.py').write_text('2')
+  assert program.code_version(tmp_path) == (commit, True)
+  assert program.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'

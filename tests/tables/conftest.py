@@ -1,0 +1,15 @@
+import pytest
+from tiny_table import write_table
+
+from segjax.tables import spec
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """The folder of the made-up table."""
+  return write_table(tmp_path)
+
+
+@pytest.fixture
+def table(folder):
+  return spec.read_table(folder)

@@ -1,0 +1,140 @@
+"""The tables of experiments/: each builds, is sourced, and is what its README shows."""
+
+import decimal
+import pathlib
+import re
+import runpy
+import sys
+
+import pytest
+
+from segjax import main as program
+from segjax.models import segnet, unet
+from segjax.tables import page, results, runs, spec
+
+EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
+NAMES = sorted(p.parent.name for p in EXPERIMENTS.glob('*/table.toml'))
+UNVERIFIED = {'fcn32s_fixed_pami'}  # figures quoted from memory
+
+
+def read(name):
+  return spec.read_table(EXPERIMENTS / name)
+
+
+def test_tables_that_there_are():
+  there = {'fcn': (1, 2, 3), 'segnet': (1, 3, 4, 6), 'unet': (1, 2)}
+  assert set(NAMES) >= {f'{paper}_table{n}' for paper, numbers in there.items() for n in numbers}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_builds_and_every_path_exists(name):
+  """As shapes, with the row's overrides; `read_table` has checked the paths of recipes."""
+  table = read(name)
+  assert table.entries
+  for entry in table.entries.values():
+    if entry.config:
+      facts = program.entry_facts(entry)
+      assert facts['parameters'] > 0, entry.name
+      assert 'train.seed' not in dict(entry.overrides), 'the seed is for --seeds'
+  readme = (EXPERIMENTS / name / 'README.md').read_text()
+  for link in re.findall(r'\]\((\.\./[^)]*)\)', readme):
+    assert (EXPERIMENTS / name / link).exists(), link
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_figure_of_the_paper_is_a_number_with_its_source(name):
+  table = read(name)
+  assert re.search(r'arXiv \d{4}\.\d{4,5}, Table \d', table.file.source)
+  figures = [f for row in table.rows.values() for f in (row.paper or {}).values()]
+  assert figures
+  assert all(isinstance(f, int | decimal.Decimal) and f >= 0 for f in figures)
+  assert {n for n, row in table.rows.items() if row.unverified} <= UNVERIFIED
+  titles = [row.title for row in table.rows.values()]
+  assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_column_is_a_metric_of_its_configs(name):
+  """A misspelt key would say "not measured" for ever."""
+  known = {
+    'pixel_accuracy', 'mean_class_accuracy', 'mean_iou', 'frequency_weighted_iou', 'boundary_f1',
+    'pixel_error', 'rand_error', 'v_rand', 'v_info', 'per_class.cell.iou',
+    'forward_ms', 'backward_ms', 'training_mb', 'inference_mb', 'model_mb',
+    'voc_2011_test.mean_iou', 'voc_2012_test.mean_iou',  # of the organisers' server
+    'parameters', 'stride', 'receptive_field',
+  }  # fmt: skip
+  columns = read(name).columns.values()
+  assert {c.key for c in columns if c.key} <= known
+  assert all(c.computed == (c.key in ('parameters', 'stride', 'receptive_field')) for c in columns)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_readme_is_the_rendered_table(name):
+  table = read(name)
+  lines = page.make_lines(table, results.read_results(table), program.entry_facts)
+  readme = (EXPERIMENTS / name / 'README.md').read_text(encoding='utf-8')
+  assert readme == page.render_markdown(table, lines), (
+    f'run: segjax table {name} > experiments/{name}/README.md'
+  )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_record_says_where_it_is_from(name):
+  table = read(name)
+  for record in results.read_results(table):
+    where = f'{name}: {record.entry}'
+    for key in ('commit', 'hardware', 'versions', 'date', 'command', 'parameters'):
+      assert getattr(record, key), f'{where} has no {key}'
+    if table.entries[record.entry].config:
+      for key in ('step', 'steps', 'split', 'data', 'weights', 'config_digest'):
+        assert getattr(record, key), f'{where} has no {key}'
+      assert record.seed is not None, where
+      assert record.split == (table.file.split or record.split), where
+    assert record.checkpoint in table.entries[record.entry].checkpoints, where
+    text = (EXPERIMENTS / name / 'results.jsonl').read_text()
+    assert not re.search(r'[ ="](/|~|[A-Z]:\\)\w', text), f'{where} has a path of a machine'
+
+
+def test_the_chain_of_fcn_starts_each_network_from_the_one_before():
+  table = read('fcn_table2')
+  for recipe, suffix in (('paper', ''), ('released', '_released')):
+    entry = table.entries[f'fcn8s{suffix}.{recipe}']
+    assert [e.row for e in spec.ancestors(table, entry)] == [f'fcn32s{suffix}', f'fcn16s{suffix}']
+    assert runs.given_config(entry)['model']['variant'] == '8s'
+
+
+def test_segnet_table_1_has_every_variant_twice():
+  table = read('segnet_table1')
+  for recipe in table.recipes:
+    entries = [e for e in table.entries.values() if e.recipe == recipe]
+    configs = [runs.given_config(e) for e in entries]
+    kinds = {
+      (c['model']['variant'], c['losses']['softmax_cross_entropy']['class_weights'])
+      for c in configs
+    }
+    assert kinds == {(v, w) for v in segnet.VARIANTS for w in ('median_frequency', 'natural')}
+
+
+def test_segnet_table_6_measures_its_rows(monkeypatch, capsys):
+  """The script on one small network, at a size at which it records."""
+  written = []
+  monkeypatch.setattr(results, 'write_records', lambda table, records: written.extend(records))
+  monkeypatch.setattr(sys, 'argv', ['measure.py', '--size=16x24', '--repeats=2'])
+  script = runpy.run_path(str(EXPERIMENTS / 'segnet_table6/measure.py'))
+  table = read('segnet_table6')
+  assert list(script['NETWORKS']) == list(table.rows)
+  assert script['SIZE'] == (360, 480)
+  small = unet.UNet(script['CLASSES'], width=2, depth=1, padding='same', norm='batch')
+  script['main'].__globals__['NETWORKS'] = {'unet': small}
+  script['main']()
+  assert written == [], 'only the size of the paper is recorded'
+  script['main'].__globals__['SIZE'] = (16, 24)
+  script['main']()
+  (record,) = written
+  assert set(record.metrics) == {column.key for column in table.columns.values()}
+  assert all(value >= 0 for name, value in record.metrics.items() if name != 'backward_ms')
+  assert record.metrics['training_mb'] > record.metrics['inference_mb']
+  assert record.metrics['training_mb'] > 4 * 16 * 24 * 3 * 4 / 1e6, 'more than the images alone'
+  assert record.metrics['model_mb'] == pytest.approx(4 * record.parameters / 1e6, abs=0.01)
+  assert record.entry in table.entries
+  assert '16 x 24, medians of 2' in record.note

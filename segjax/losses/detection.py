@@ -29,7 +29,8 @@ def smooth_l1(difference: Array, beta: float) -> Array:
     difference: f[...].
     beta: at least 0; 0 is |d|.
   """
-  size = jnp.abs(difference)
+  # Not `jnp.abs`, whose gradient at 0 is 1.
+  size = difference * jax.lax.stop_gradient(jnp.sign(difference))
   if not beta:
     return size
   return jnp.where(size < beta, 0.5 * difference**2 / beta, size - 0.5 * beta)

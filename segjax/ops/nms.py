@@ -44,13 +44,15 @@ def nms(
     indices: i32[K] into `boxes`, by falling score; 0 where there is none.
     valid: bool[K], True for the first ones, as many as were kept.
   """
-  boxes, scores = lax.stop_gradient((boxes, scores))
+  if not scores.shape[0]:  # nothing to index
+    return jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
+  boxes, scores = lax.stop_gradient((jnp.asarray(boxes), jnp.asarray(scores)))
   usable = scores > -jnp.inf if valid is None else valid & (scores > -jnp.inf)
   order = jnp.argsort(jnp.where(usable, scores, -jnp.inf), descending=True, stable=True)
   total = jnp.sum(usable, dtype=jnp.int32)
   order = jnp.pad(order.astype(jnp.int32), (0, -scores.shape[0] % tile))
   boxes = boxes[order]
-  classes = None if classes is None else classes[order]
+  classes = None if classes is None else jnp.asarray(classes)[order]
   place = jnp.arange(tile, dtype=jnp.int32)
   slot = jnp.arange(size, dtype=jnp.int32)
 

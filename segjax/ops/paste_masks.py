@@ -12,18 +12,8 @@ Rule: TypeAlias = Literal['torchvision', 'detectron2']
 
 # Coordinates are cut off here, so that no arithmetic on a finite box overflows.
 _LIMIT = 1e8
-
-
-class Span(NamedTuple):
-  """One axis: which pixels of the image a mask reaches, and how they read the mask.
-
-  Attributes:
-    pixels: slice of the image, inside it.
-    weights: f32[pixels, M], what each takes of the mask's rows or columns.
-  """
-
-  pixels: slice
-  weights: np.ndarray
+# Pixels that are interpolated at a time: the processor's cache holds them.
+_BLOCK = 2**15
 
 
 def paste_masks(
@@ -34,89 +24,118 @@ def paste_masks(
   rule: Rule = 'torchvision',
   threshold: float = 0.5,
 ) -> np.ndarray:
-  """Masks in the image, see `paste_mask`.
+  """Masks in the image.
 
   Args:
-    masks: f32[K, M, M], probabilities.
-    boxes: f32[K, 4], in pixels of the image.
+    masks: f32[K, M, M], probabilities, each in the frame of its box; zeros lie beyond it.
+    boxes: f32[K, 4], in pixels of the image. One that lies outside the image, or has an infinite
+      or NaN coordinate, has no pixels.
     size: (H, W), rows and columns of the image.
-    rule: as in `paste_mask`.
-    threshold: as in `paste_mask`.
+    rule: `torchvision`: the box, grown by one cell of the mask on each side, is cut to whole pixels
+      and at least one, and the mask is resized to them; a pixel is set above the threshold.
+      `detectron2`: the mask is sampled at the centres of the pixels; a pixel is set from the
+      threshold on, and a box without area has none.
+    threshold: of the bilinearly interpolated probability.
 
   Returns:
     bool[K, H, W].
   """
   image = np.zeros((len(masks), *size), bool)
   for pasted, mask, box in zip(image, masks, boxes, strict=True):
-    paste_mask(mask, box, pasted, rule=rule, threshold=threshold)
+    region, values = paste_mask(mask, box, size, rule=rule, threshold=threshold)
+    pasted[region] = values
   return image
 
 
 def paste_mask(
   mask: np.ndarray,
   box: np.ndarray,
-  image: np.ndarray,
+  size: tuple[int, int],
   *,
   rule: Rule = 'torchvision',
   threshold: float = 0.5,
-) -> None:
-  """Sets those pixels of an image at which a mask, bilinearly interpolated, is over a threshold.
-
-  Only pixels that the box reaches are computed. A box that lies outside the image, or has an
-  infinite or NaN coordinate, sets none.
+) -> tuple[tuple[slice, slice], np.ndarray]:
+  """One mask of `paste_masks`: the region of the image that its box reaches, and what is set there.
 
   Args:
-    mask: f32[M, M], probabilities, in the frame of the box; beyond it they are zero.
-    box: f32[4], in pixels of the image.
-    image: bool[H, W], changed in place.
-    rule: `torchvision`: the box, grown by one cell of the mask on each side, is cut to whole pixels
-      and at least one, and the mask is resized to them; a pixel is set above the threshold.
-      `detectron2`: the mask is sampled at the centres of the pixels; a pixel is set from the
-      threshold on, and a box without area sets none.
-    threshold: probability.
+    mask: f32[M, M].
+    box: f32[4].
+    size: (H, W).
+    rule: as in `paste_masks`.
+    threshold: as in `paste_masks`.
+
+  Returns:
+    ((rows, columns) of the image, bool[rows, columns]); of a box without pixels, no rows.
   """
-  mask, box = np.asarray(mask, np.float32), np.asarray(box, np.float32)
+  box = np.asarray(box, np.float32)
   if not np.isfinite(box).all():
-    return
-  box = np.clip(box, -_LIMIT, _LIMIT)
+    return (slice(0), slice(0)), np.zeros((0, 0), bool)
+  x0, y0, x1, y1 = np.clip(box, -_LIMIT, _LIMIT)
+  padded = np.zeros([n + 2 for n in mask.shape], np.float32)
+  padded[1:-1, 1:-1] = mask
   span, exceeds = _RULES[rule]
-  axes = zip(box[[1, 0]], box[[3, 2]], mask.shape, image.shape, strict=True)
-  rows, cols = (span(*axis) for axis in axes)
-  values = rows.weights @ (mask @ cols.weights.T)
-  image[rows.pixels, cols.pixels] |= exceeds(values, np.float32(threshold))
+  rows, cols = span(y0, y1, mask.shape[0], size[0]), span(x0, x1, mask.shape[1], size[1])
+  across = np.ascontiguousarray(_interpolate(padded.T, cols.before, cols.fraction).T)
+  values = np.empty((rows.before.size, cols.before.size), bool)
+  step = max(1, _BLOCK // max(1, values.shape[1]))
+  for start in range(0, len(values), step):
+    block = slice(start, start + step)
+    interpolated = _interpolate(across, rows.before[block], rows.fraction[block])
+    exceeds(interpolated, np.float32(threshold), out=values[block])
+  return (rows.pixels, cols.pixels), values
 
 
-def _torchvision_span(start: np.float32, end: np.float32, cells: int, length: int) -> Span:
-  grow = np.float32((cells + 2) / cells)
-  centre, half = (end + start) * np.float32(0.5), (end - start) * np.float32(0.5) * grow
-  first, last = int(centre - half), int(centre + half)
+class _Span(NamedTuple):
+  """One axis: pixels of the image, and between which cells of the padded mask each of them lies.
+
+  Attributes:
+    pixels: slice of the image, inside it.
+    before: i64[pixels], from 0 to M; the cell after it is `before + 1`.
+    fraction: f32[pixels], of the way from the one to the other.
+  """
+
+  pixels: slice
+  before: np.ndarray
+  fraction: np.ndarray
+
+
+def _torchvision_span(start: np.float32, end: np.float32, cells: int, length: int) -> _Span:
+  grow, half = np.float32((cells + 2) / cells), np.float32(0.5)
+  centre, extent = (end + start) * half, (end - start) * half * grow
+  first, last = int(centre - extent), int(centre + extent)
   pixels = np.arange(max(first, 0), min(last + 1, length))
-  # The mask with a border of zeros, resized to the box as by F.interpolate(align_corners=False).
+  # F.interpolate(align_corners=False) of the padded mask to the box.
   scale = np.float32((cells + 2) / max(last - first + 1, 1))
-  offset = (pixels - first).astype(np.float32) + np.float32(0.5)
-  position = np.maximum(offset * scale - np.float32(0.5), 0)
-  return _span(pixels, position - 1, cells)
+  return _span(pixels, ((pixels - first).astype(np.float32) + half) * scale - half, cells)
 
 
-def _detectron2_span(start: np.float32, end: np.float32, cells: int, length: int) -> Span:
-  size = end - start
-  cell = max(float(size), 0) / cells
-  first, last = np.floor(start - cell), np.ceil(end + cell)
-  pixels = np.arange(*np.clip([first, last], 0, length).astype(int)) if size > 0 else np.arange(0)
-  position = (pixels.astype(np.float32) + np.float32(0.5) - start) / size * cells
-  return _span(pixels, position - np.float32(0.5), cells)
+def _detectron2_span(start: np.float32, end: np.float32, cells: int, length: int) -> _Span:
+  size, half = end - start, np.float32(0.5)
+  if size <= 0:
+    return _span(np.arange(0), np.zeros(0, np.float32), cells)
+  cell = size / cells
+  first, last = np.clip([np.floor(start - cell), np.ceil(end + cell)], 0, length)
+  pixels = np.arange(int(first), int(last))
+  return _span(pixels, (pixels.astype(np.float32) + half - start) / size * cells + half, cells)
 
 
-def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> Span:
-  """Pixels that read a mask at a position, f32[pixels]: i is the centre of cell i."""
-  before = np.floor(position)
-  fraction = (position - before)[:, None]
-  distance = np.arange(cells, dtype=np.float32) - before[:, None]
-  weights = np.where(distance == 0, 1 - fraction, np.where(distance == 1, fraction, 0))
-  return Span(slice(pixels[0], pixels[-1] + 1) if pixels.size else slice(0), weights)
+def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> _Span:
+  """Pixels at a position in the padded mask, f32[pixels]: i is the centre of cell i."""
+  position = np.clip(position, 0, cells + 1)
+  before = np.minimum(position.astype(np.int64), cells)
+  region = slice(pixels[0], pixels[-1] + 1) if pixels.size else slice(0)
+  return _Span(region, before, position - before.astype(np.float32))
 
 
-_RULES: dict[str, tuple[Callable[..., Span], np.ufunc]] = {
+def _interpolate(values: np.ndarray, before: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+  """f32[n, ...] between two neighbours of f32[cells, ...] each."""
+  steps = np.diff(values, axis=0)[before]
+  steps *= fraction[:, None]
+  steps += values[before]
+  return steps
+
+
+_RULES: dict[str, tuple[Callable[..., _Span], np.ufunc]] = {
   'torchvision': (_torchvision_span, np.greater),
   'detectron2': (_detectron2_span, np.greater_equal),
 }

@@ -306,15 +306,16 @@ def _axis_samples(
   start, end, length, bins, sampling_ratio, max_samples, aligned, border
 ) -> Samples:
   start, end, length = (x[:, None, None] for x in (start, end, length))
-  # In torchvision's order of operations, so that `ceil` sees the same rounding errors.
+  # In torchvision's order of operations, for the same rounding errors where it matters: at whole
+  # numbers of samples, and where a sample is just not outside the map.
   if aligned:
     start, end = start - 0.5, end - 0.5
   size = end - start
   if not aligned:
     size = jnp.maximum(size, 1)
-  bin_size = size / bins
+  bin_size = size / _divisor(bins, size)
   if sampling_ratio > 0:
-    samples, count = sampling_ratio, jnp.full_like(size, sampling_ratio)
+    samples, count = sampling_ratio, _divisor(sampling_ratio, size)
   else:
     samples, count = max_samples, jnp.clip(lax.stop_gradient(jnp.ceil(bin_size)), 0, max_samples)
   sample, per_bin = jnp.arange(samples), jnp.maximum(count, 1)
@@ -328,6 +329,11 @@ def _axis_samples(
     weights=jnp.where(reads[..., None], jnp.stack([1 - fraction, fraction], -1), 0),
     share=(sample < count) / per_bin,
   )
+
+
+def _divisor(n: int, x: Array) -> Array:
+  """n, so that XLA divides by it: of a constant it takes the reciprocal, which rounds otherwise."""
+  return n + 0.0 * lax.stop_gradient(x)
 
 
 def mean_weights(samples: Samples) -> Array:
@@ -612,7 +618,8 @@ def _bin_windows(start, size, bins, length) -> tuple[Array, Array]:
 
   Window k * length + i is that of the 2**k pixels from i.
   """
-  start, bin_size = start[:, None], (size / bins)[:, None]
+  start, size = start[:, None], size[:, None].astype(jnp.float32)
+  bin_size = size / _divisor(bins, size)
   edge = lambda x: jnp.clip(x.astype(jnp.int32) + start, 0, length)
   first = edge(jnp.floor(jnp.arange(bins) * bin_size))
   last = edge(jnp.ceil(jnp.arange(1, bins + 1) * bin_size))

@@ -37,7 +37,7 @@ def random_boxes(count, height, width):
   return boxes.astype('f4')
 
 
-@pytest.mark.parametrize('shape', [(3, 4, 16), (2, 5, 13), (1, 2, 1), (2, 3, 2, 9), (0, 4, 5)])
+@pytest.mark.parametrize('shape', [(3, 4, 16), (2, 5, 13), (1, 2, 1), (2, 3, 2, 9)])
 def test_packing_equals_numpy_and_is_undone(shape):
   masks = np.random.default_rng(0).random(shape) < 0.5
   packed = pack_masks(masks)

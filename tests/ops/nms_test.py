@@ -42,7 +42,7 @@ def assert_kept(result, expected):
   assert not indices[~valid].any()
 
 
-def check(*arguments, threshold=0.5, size=40):
+def check(*arguments, threshold=0.5, size=COUNT):
   expected = defined(*arguments, threshold=threshold, size=size)
   assert_kept(run(*arguments, threshold=threshold, size=size, tile=TILE), expected)
   return expected
@@ -58,9 +58,9 @@ def random_boxes(rng, n=COUNT, size=12):
 def test_equals_the_definition(seed):
   rng = np.random.default_rng(seed)
   boxes, scores = random_boxes(rng), rng.normal(size=COUNT).astype(np.float32)
-  assert len(check(boxes, scores)) < 40
+  assert len(check(boxes, scores)) < 60
   assert len(check(boxes, scores, size=10)) == 10  # More are there than slots.
-  assert len(check(boxes, scores, threshold=1.0)) == 40  # Nothing is suppressed.
+  assert len(check(boxes, scores, threshold=1.0)) == COUNT  # Nothing is suppressed.
 
 
 def test_ties_go_by_the_lower_index():
@@ -97,7 +97,7 @@ def test_degenerate_boxes_neither_suppress_nor_are_suppressed():
   boxes[::7] = 0
   boxes[1] = [8, 8, 2, 2]
   scores = rng.normal(size=COUNT).astype(np.float32)
-  expected = check(boxes, scores, threshold=0.0, size=60)
+  expected = check(boxes, scores, threshold=0.0)
   empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
   assert set(np.flatnonzero(empty)) <= set(expected)
   assert len(expected) < 60
@@ -109,9 +109,9 @@ def test_invalid_entries_are_never_kept_and_never_suppress():
   valid = rng.random(COUNT) < 0.6
   expected = check(boxes, scores, valid)
   by_score = np.where(valid, scores, -np.inf).astype(np.float32)
-  assert_kept(run(boxes, by_score, threshold=0.5, size=40, tile=TILE), expected)
+  assert_kept(run(boxes, by_score, threshold=0.5, size=COUNT, tile=TILE), expected)
   not_a_number = np.where(valid, scores, np.nan).astype(np.float32)
-  assert_kept(run(boxes, not_a_number, threshold=0.5, size=40, tile=TILE), expected)
+  assert_kept(run(boxes, not_a_number, threshold=0.5, size=COUNT, tile=TILE), expected)
   assert check(boxes, scores, np.zeros(COUNT, bool)) == []
   lonely = np.arange(COUNT) == 66
   assert check(boxes, scores, lonely) == [66]
@@ -129,7 +129,7 @@ def test_classes_do_not_suppress_each_other(seed):
   rng = np.random.default_rng(seed)
   boxes, scores = random_boxes(rng), rng.normal(size=COUNT).astype(np.float32)
   classes = rng.integers(0, 4, COUNT).astype(np.int32)
-  expected = check(boxes, scores, None, classes, size=60)
+  expected = check(boxes, scores, None, classes)
   separate = [
     np.flatnonzero(classes == c)[
       defined(boxes[classes == c], scores[classes == c], threshold=0.5, size=COUNT)
@@ -137,10 +137,10 @@ def test_classes_do_not_suppress_each_other(seed):
     for c in range(4)
   ]
   assert set(expected) == set(np.concatenate(separate))
-  assert len(expected) > len(check(boxes, scores, size=60))
+  assert len(expected) > len(check(boxes, scores))
   # Of large numbers and far away, where an offset of the coordinates would cost their digits.
   boxes[:, ::2] += 5000
-  assert check(boxes, scores, None, classes * 10**6, size=60) == expected
+  assert check(boxes, scores, None, classes * 10**6) == expected
 
 
 @pytest.mark.parametrize('count', [0, 1, 3])
@@ -155,8 +155,8 @@ def test_fewer_boxes_than_slots(count):
 def test_the_tile_does_not_matter(tile):
   rng = np.random.default_rng(0)
   boxes, scores = random_boxes(rng), rng.normal(size=COUNT).astype(np.float32)
-  result = run(boxes, scores, threshold=0.5, size=40, tile=tile)
-  assert_kept(result, defined(boxes, scores, threshold=0.5, size=40))
+  result = run(boxes, scores, threshold=0.5, size=COUNT, tile=tile)
+  assert_kept(result, defined(boxes, scores, threshold=0.5, size=COUNT))
 
 
 def test_a_vmapped_batch_equals_its_images_and_passes_no_gradient():
@@ -165,7 +165,7 @@ def test_a_vmapped_batch_equals_its_images_and_passes_no_gradient():
   boxes = np.stack([random_boxes(rng) for _ in range(3)])
   scores = rng.normal(size=(3, COUNT)).astype(np.float32)
   valid = np.arange(COUNT) < np.array([[COUNT], [0], [5]])
-  function = functools.partial(nms, threshold=0.5, size=40, tile=TILE)
+  function = functools.partial(nms, threshold=0.5, size=COUNT, tile=TILE)
 
   def loss(boxes, scores):
     indices, found = jax.vmap(function)(boxes, scores, valid)
@@ -175,7 +175,7 @@ def test_a_vmapped_batch_equals_its_images_and_passes_no_gradient():
   gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
   (of_boxes, of_scores), (indices, found) = gradient(boxes, scores)
   for i in range(3):
-    expected = defined(boxes[i], scores[i], valid[i], threshold=0.5, size=40)
+    expected = defined(boxes[i], scores[i], valid[i], threshold=0.5, size=COUNT)
     assert_kept((indices[i], found[i]), expected)
     assert np.flatnonzero(of_boxes[i].any(-1)).tolist() == sorted(expected)
   assert not of_scores.any()

@@ -8,6 +8,12 @@ import pytest
 from segjax.ops.masks import crop_masks, pack_masks, unpack_masks
 from segjax.ops.roi_align import roi_align
 
+
+def crop(packed, boxes, index, **options):
+  """`crop_masks`, compiled as one program."""
+  return jax.jit(functools.partial(crop_masks, **options))(packed, boxes, index)
+
+
 CONVENTIONS = {
   'torchvision': {'aligned': False, 'threshold': None},
   'detectron2': {'aligned': True, 'threshold': 0.5},
@@ -59,17 +65,19 @@ def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
   masks, boxes = discs(4, 21, 30), random_boxes(40, 21, 30)
   index = np.arange(40) % 4
   options = dict(CONVENTIONS[convention])
-  crops = crop_masks(
+  crops = crop(
     pack_masks(masks), boxes, index, size=(5, 7), width=30, sampling_ratio=ratio, form=form,
     **options,
   )  # fmt: skip
   threshold = options.pop('threshold')
+  align = jax.jit(
+    functools.partial(
+      roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
+    )
+  )
   expected = np.zeros((40, 5, 7), 'f4')
   for i in range(4):
-    expected[index == i] = roi_align(
-      masks[i, :, :, None].astype('f4'), boxes[index == i], output_size=(5, 7),
-      spatial_scale=1.0, sampling_ratio=ratio, **options,
-    )[..., 0]  # fmt: skip
+    expected[index == i] = align(masks[i, :, :, None].astype('f4'), boxes[index == i])[..., 0]
   if threshold is None:
     np.testing.assert_allclose(crops, expected, atol=1e-5)
   else:
@@ -87,7 +95,7 @@ def test_equals_torchvisions_project_masks_on_boxes():
     torch.tensor(masks), torch.tensor(boxes), torch.tensor(index), 14
   )
   for form in ('gather', 'matrix'):
-    ours = crop_masks(
+    ours = crop(
       pack_masks(masks), boxes, index, size=14, width=90, form=form, **CONVENTIONS['torchvision']
     )
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
@@ -100,7 +108,7 @@ def test_equals_detectron2s_crop_and_resize():
   rois = torch.tensor(np.concatenate([np.arange(30)[:, None], boxes], 1).astype('f4'))
   theirs = ops_of.roi_align(torch.tensor(masks[:, None].astype('f4')), rois, 28, 1.0, 0, True)
   theirs = theirs[:, 0].numpy()
-  ours = crop_masks(
+  ours = crop(
     pack_masks(masks), boxes, np.arange(30), size=28, width=90, **CONVENTIONS['detectron2']
   )
   near = np.abs(theirs - 0.5) < 1e-5
@@ -113,7 +121,7 @@ def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full(form):
   masks = np.zeros((2, 20, 24), bool)
   masks[1, 4:12, 6:14] = True
   boxes = np.array([[6, 4, 14, 12], [6, 4, 22, 12], [6, 4, 14, 12]], 'f4')
-  crops = crop_masks(
+  crops = crop(
     pack_masks(masks), boxes, np.array([1, 1, 0]), size=4, width=24, form=form,
     **CONVENTIONS['detectron2'],
   )  # fmt: skip
@@ -125,15 +133,17 @@ def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full(form):
 @pytest.mark.parametrize('form', ['gather', 'matrix'])
 def test_bad_boxes_no_boxes_and_a_batch(form):
   masks = np.stack([discs(3, 12, 20), discs(6, 12, 20)[3:]])
-  crop = functools.partial(crop_masks, size=4, width=20, form=form, **CONVENTIONS['torchvision'])
+  options = {'size': 4, 'width': 20, 'form': form, **CONVENTIONS['torchvision']}
   packed = pack_masks(masks)
   bad = np.array([[math.nan, 0, 5, 5], [0, 0, math.inf, 5], [5, 5, 5, 9], [9, 9, 3, 3]], 'f4')
-  assert not crop(packed[0], bad, np.zeros(4, int)).any()
-  assert crop(packed[0], np.zeros((0, 4), 'f4'), np.zeros(0, int)).shape == (0, 4, 4)
+  assert not crop(packed[0], bad, np.zeros(4, int), **options).any()
+  none = crop(packed[0], np.zeros((0, 4), 'f4'), np.zeros(0, int), **options)
+  assert none.shape == (0, 4, 4)
   boxes, index = random_boxes(12, 12, 20).reshape(2, 6, 4), np.arange(12).reshape(2, 6) % 3
-  both = jax.jit(crop)(packed, boxes, index)
+  both = crop(packed, boxes, index, **options)
   for i in range(2):
-    np.testing.assert_allclose(both[i], crop(packed[i], boxes[i], index[i]), atol=1e-6)
+    one = crop(packed[i], boxes[i], index[i], **options)
+    np.testing.assert_allclose(both[i], one, atol=1e-6)
 
 
 def test_the_form_is_the_one_that_reads_fewer_pixels(monkeypatch):

@@ -112,7 +112,9 @@ class MaskRCNN(nn.Module):
     image: Array,
     size: Array,
     instances: Instances | None = None,
+    keys: Array | None = None,
     *,
+    given: Detections | None = None,
     train: bool = False,
   ) -> dict[str, Any]:
     """What is learnt from, in training, or what is found.
@@ -120,8 +122,11 @@ class MaskRCNN(nn.Module):
     Args:
       image: f[B, H, W, C], padded below and to the right.
       size: i32[B, 2], height and width of each image inside its padding.
-      instances: to learn from, in training. Which anchors and regions are learnt from is drawn from
-        the 'sample' stream.
+      instances: to learn from, in training.
+      keys: [B], `jax.random` keys that say, image by image, which anchors and regions are learnt
+        from, in training.
+      given: outside training, boxes to find the masks of, in place of what this image shows; all
+        but its masks is handed through.
       train: which of the two.
 
     Returns:
@@ -132,14 +137,6 @@ class MaskRCNN(nn.Module):
       self.backbone, width=self.width, norm=self.norm, dtype=self.dtype, name='backbone'
     )(image, train=train)
     pyramid = FPN(self.features, dtype=self.dtype, name='fpn')(list(stages.values()), train=train)
-    anchors = self._anchors(image.shape[1:3], [level.shape[1:3] for level in pyramid])
-    logits, deltas = RPNHead(len(self.aspect_ratios), dtype=self.dtype, name='rpn')(pyramid)
-    before, after = self.train_proposals if train else self.test_proposals
-    proposals = propose(
-      logits, deltas, anchors, size, before=before, after=after, threshold=self.rpn_nms
-    )
-
-    box_head = BoxHead(self.classes, self.hidden, dtype=self.dtype, name='box')
     mask_head = MaskHead(
       self.classes, self.features, self.mask_convs, dtype=self.dtype, name='mask'
     )
@@ -150,8 +147,18 @@ class MaskRCNN(nn.Module):
       sampling_ratio=self.sampling_ratio,
       aligned=self.aligned,
     )
-    see_box = lambda boxes: box_head(cut(boxes, output_size=self.box_bins))
     see_mask = lambda boxes: mask_head(cut(boxes, output_size=self.mask_bins))
+    if given is not None:
+      return {'detections': _with_masks(given, see_mask(given.boxes))}
+    anchors = self._anchors(image.shape[1:3], [level.shape[1:3] for level in pyramid])
+    logits, deltas = RPNHead(len(self.aspect_ratios), dtype=self.dtype, name='rpn')(pyramid)
+    before, after = self.train_proposals if train else self.test_proposals
+    proposals = propose(
+      logits, deltas, anchors, size, before=before, after=after, threshold=self.rpn_nms
+    )
+
+    box_head = BoxHead(self.classes, self.hidden, dtype=self.dtype, name='box')
+    see_box = lambda boxes: box_head(cut(boxes, output_size=self.box_bins))
     if not train:
       found = detect(
         *see_box(proposals.boxes),
@@ -162,13 +169,10 @@ class MaskRCNN(nn.Module):
         count=self.detections,
       )
       if self.masks:
-        probability = nn.sigmoid(of_class(see_mask(found.boxes), found.classes))
-        found = found._replace(masks=probability)
+        found = _with_masks(found, see_mask(found.boxes))
       return {'detections': found}
 
-    rpn_key, region_key = (
-      jax.random.split(key, image.shape[0]) for key in jax.random.split(self.make_rng('sample'))
-    )
+    rpn_key, region_key = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     choose_anchors = functools.partial(
       sample_anchors, high=self.rpn_high, low=self.rpn_low, count=self.rpn_samples
     )
@@ -478,6 +482,11 @@ def detect(
     return Detections(blank(boxes), blank(classes), blank(scores), None, found)
 
   return jax.vmap(detect_one)(logits, deltas, proposals, size)
+
+
+def _with_masks(found: Detections, logits: Array) -> Detections:
+  """Detections with the mask of each one's class, of logits f32[B, K, M, M, classes]."""
+  return found._replace(masks=nn.sigmoid(of_class(logits, found.classes)))
 
 
 def of_class(masks: Array, classes: Array) -> Array:

@@ -31,6 +31,7 @@ MODEL = MaskRCNN(
   detections=6,
   score_threshold=0.0,
 )
+KEYS = jax.random.split(jax.random.key(1), 2)
 
 
 def make_batch(count=5, padding=0, crowd=False, seed=0):
@@ -61,8 +62,15 @@ def variables():
 
 @functools.partial(jax.jit, static_argnames='train')
 def apply(variables, image, size, instances=None, *, train=False):
-  rngs = {'sample': jax.random.key(1)} if train else None
-  return MODEL.apply(variables, image, size, instances, train=train, rngs=rngs)
+  return MODEL.apply(variables, image, size, instances, KEYS, train=train)
+
+
+def test_masks_of_given_boxes_are_those_of_the_same_boxes_found(variables):
+  image, size, _ = make_batch()
+  found = apply(variables, image, size)['detections']
+  again = MODEL.apply(variables, image, size, given=found._replace(masks=None))['detections']
+  for a, b in zip(found, again, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_detections_have_fixed_shapes_and_lie_in_their_image(variables):
@@ -137,8 +145,8 @@ def test_gradients_are_finite_and_reach_every_layer(variables):
       image,
       size,
       instances,
+      KEYS,
       train=True,
-      rngs={'sample': jax.random.key(1)},
     )
     used = [outputs['rpn'].logits, outputs['rpn'].deltas]
     used += [outputs['box'].logits, outputs['box'].deltas, outputs['mask'].logits]

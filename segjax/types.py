@@ -76,6 +76,25 @@ class Detections(NamedTuple):
   valid: Any
 
 
+class Segments(NamedTuple):
+  """One answer a pixel for a batch of images: which of at most S segments it belongs to.
+
+  A pixel has one segment or none by construction. Segment k is described at index k - 1. Pixels of
+  a segment that is not valid belong to none.
+
+  Attributes:
+    ids: i32[B, H, W], from 1 to S; 0 is void, and all of what only fills up the image.
+    classes: i32[B, S], class index, things and stuff in one numbering.
+    crowd: bool[B, S], a region of many objects that are not told apart; never in a prediction.
+    valid: bool[B, S].
+  """
+
+  ids: Any
+  classes: Any
+  crowd: Any
+  valid: Any
+
+
 class SegjaxError(Exception):
   """An error that the user can mend: one sentence with the file or key, and what to do.
 

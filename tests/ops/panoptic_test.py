@@ -1,0 +1,278 @@
+"""Merging against a plain NumPy form of the heuristic, and pasting against the host's form."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops import panoptic
+from segjax.ops.paste_masks import paste_masks
+from segjax.types import Detections
+
+HEIGHT, WIDTH, MASK = 24, 30, 7
+# Of 8 classes, 0 to 2 are things; the semantic labels are "other", four stuff classes of which two
+# are one, and one that is no stuff.
+THINGS = (2, 0, 1)
+STUFF = (None, 5, 3, 7, 3, None)
+NAN, INF = math.nan, math.inf
+
+
+def smooth_masks(count, seed=0):
+  rng = np.random.default_rng(seed)
+  y, x = np.mgrid[:MASK, :MASK] / MASK - 0.4
+  radius = rng.uniform(0.2, 0.7, (count, 1, 1))
+  return (1 / (1 + np.exp(12 * (np.hypot(y, x) - radius)))).astype('f4')
+
+
+def random_boxes(count, seed=1):
+  rng = np.random.default_rng(seed)
+  extent = rng.uniform(2, 16, (count, 2))
+  corner = rng.uniform(-3, 1, (count, 2)) + rng.uniform(0, 1, (count, 2)) * [WIDTH, HEIGHT]
+  return np.concatenate([corner, corner + extent], -1).astype('f4')
+
+
+def draw(count, seed=0, batch=2):
+  """Labels and detections that overlap; scores tie, and some are not valid."""
+  rng = np.random.default_rng(seed)
+  label = np.kron(rng.integers(0, 7, (batch, 4, 5)), np.ones((6, 6), int)).astype('i4')
+  label[label == 6] = 255
+  detections = Detections(
+    boxes=random_boxes(batch * count, seed).reshape(batch, count, 4),
+    classes=rng.integers(0, 3, (batch, count)).astype('i4'),
+    scores=rng.choice(np.float32([0.2, 0.5, 0.6, 0.75, 0.9]), (batch, count)),
+    masks=smooth_masks(batch * count, seed).reshape(batch, count, MASK, MASK),
+    valid=rng.random((batch, count)) < 0.8,
+  )
+  return label, detections
+
+
+def plain(
+  label,
+  detections,
+  size=(HEIGHT, WIDTH),
+  score_threshold=0.5,
+  overlap_threshold=0.5,
+  stuff_area=4096,
+):
+  """The heuristic for one image: {segment: class} and the map, in the terms of `merge_segments`."""
+  boxes, classes, scores, masks, valid = detections
+  pasted = paste_masks(masks, boxes, label.shape, rule='detectron2')
+  pasted[:, size[0] :] = pasted[:, :, size[1] :] = False
+  ids, used, found = np.zeros(label.shape, int), np.zeros(label.shape, bool), {}
+  for k in sorted(range(len(scores)), key=lambda k: -scores[k]):  # stable
+    area = pasted[k].sum()
+    if not valid[k] or scores[k] < score_threshold or area == 0:
+      continue
+    if (pasted[k] & used).sum() / area > overlap_threshold:
+      continue
+    ids[pasted[k] & ~used] = k + 1
+    if (pasted[k] & ~used).any():
+      found[k + 1] = THINGS[classes[k]]
+    used |= pasted[k]
+  for j, stuff in enumerate([5, 3, 7]):
+    mask = np.isin(label, [v for v, c in enumerate(STUFF) if c == stuff]) & ~used
+    mask[size[0] :] = mask[:, size[1] :] = False
+    if mask.any() and mask.sum() >= stuff_area:
+      ids[mask] = len(scores) + 1 + j
+      found[len(scores) + 1 + j] = stuff
+  return found, ids
+
+
+@functools.partial(jax.jit, static_argnames='stuff_classes')
+def merge(label, detections, stuff_classes=STUFF, **kwargs):
+  return panoptic.merge_segments(
+    label, detections, thing_classes=THINGS, stuff_classes=stuff_classes, **kwargs
+  )
+
+
+def check(label, detections, size=None, **thresholds):
+  """Each image equals the plain form; returns the segments."""
+  segments = merge(label, detections, size=size, **thresholds)
+  assert segments.ids.dtype == segments.classes.dtype == jnp.int32
+  assert not segments.crowd.any()
+  for i in range(len(label)):
+    of_image = [np.asarray(field[i]) for field in detections]
+    kwargs = thresholds if size is None else {'size': size[i], **thresholds}
+    found, ids = plain(label[i], of_image, **kwargs)
+    np.testing.assert_array_equal(segments.ids[i], ids)
+    valid = np.flatnonzero(segments.valid[i])
+    assert {k + 1: int(segments.classes[i, k]) for k in valid} == found
+    assert set(np.unique(ids)) - {0} == set(found)
+  return segments
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize(
+  'thresholds',
+  [
+    {'score_threshold': 0.5, 'overlap_threshold': 0.5, 'stuff_area': 40},
+    {'score_threshold': 0.55, 'overlap_threshold': 0.2, 'stuff_area': 90},
+    {'score_threshold': 0.0, 'overlap_threshold': 1.0, 'stuff_area': 0},
+    {'score_threshold': 0.0, 'overlap_threshold': 0.0, 'stuff_area': 1e9},
+  ],
+)
+def test_equals_the_plain_form(thresholds, seed):
+  label, detections = draw(12, seed)
+  check(label, detections, **thresholds)
+
+
+def test_the_draws_show_every_rule():
+  """Else the test above would pass without them."""
+  label, detections = draw(12)
+  with_all = check(label, detections, score_threshold=0, overlap_threshold=1.0, stuff_area=0)
+  for key, value in {'score_threshold': 0.7, 'overlap_threshold': 0.2, 'stuff_area': 90}.items():
+    thresholds = {'score_threshold': 0.0, 'overlap_threshold': 1.0, 'stuff_area': 0, key: value}
+    fewer = check(label, detections, **thresholds)
+    assert fewer.valid.sum() < with_all.valid.sum(), key
+  # Scores tie, and the order of those that tie matters.
+  scores = np.asarray(detections.scores)
+  reversed_ = Detections(*(field[:, ::-1] for field in detections))
+  assert (np.diff(np.sort(scores)) == 0).any()
+  assert (merge(label, reversed_).ids != with_all.ids).any()
+
+
+def test_padding_stays_void():
+  label, detections = draw(12)
+  size = np.array([[15, 30], [24, 11]], np.int32)
+  ids = check(label, detections, size=size, stuff_area=20).ids
+  assert not ids[0, 15:].any() and not ids[1, :, 11:].any()
+  assert ids[0, :15].any() and ids[1, :, :11].any()
+
+
+def hand_made(*boxes, scores, classes=None):
+  """Full masks: each fills its box."""
+  count = len(boxes)
+  return Detections(
+    boxes=np.array([boxes], 'f4').reshape(1, count, 4),
+    classes=np.array([classes or [0] * count], 'i4').reshape(1, count),
+    scores=np.array([scores], 'f4').reshape(1, count),
+    masks=np.ones((1, count, MASK, MASK), 'f4'),
+    valid=np.ones((1, count), bool),
+  )
+
+
+def test_hand_made():
+  label = np.full((1, HEIGHT, WIDTH), 1, np.int32)
+  # The second is half covered by the first, and the third, of which 60 % is, covers nothing.
+  detections = hand_made(
+    [0, 0, 10, 10], [5, 0, 15, 10], [4, 0, 14, 10], scores=[0.9, 0.7, 0.8], classes=[0, 1, 2]
+  )
+  segments = check(label, detections)
+  expected = np.zeros((HEIGHT, WIDTH), int)
+  expected[:10, :15], expected[:10, :10] = 2, 1
+  np.testing.assert_array_equal(segments.ids[0], expected)
+  assert segments.valid[0].tolist() == [True, True, False, False, False, False]
+  assert segments.classes[0].tolist() == [2, 0, 0, 0, 0, 0]
+  # 720 - 150 pixels of stuff are left.
+  assert check(label, detections, stuff_area=570).valid[0, 3]
+  assert not check(label, detections, stuff_area=571).valid[0, 3]
+
+
+@pytest.mark.parametrize('covered', [1, 3, 6, 7, 9])
+def test_an_overlap_at_the_threshold_is_not_too_much(covered):
+  """As in float64: 3 of 10 columns are not more than 0.3."""
+  label = np.zeros((1, HEIGHT, WIDTH), np.int32)
+  detections = hand_made([0, 0, covered, 10], [0, 0, 10, 10], scores=[0.9, 0.8])
+  assert check(label, detections, overlap_threshold=covered / 10).valid[0, 1]
+  assert not check(label, detections, overlap_threshold=covered / 10 - 0.001).valid[0, 1]
+
+
+def test_ties_go_to_the_lower_index_whatever_the_order():
+  label = np.zeros((1, HEIGHT, WIDTH), np.int32)
+  detections = hand_made([0, 0, 8, 8], [2, 0, 10, 8], [1, 0, 9, 8], scores=[0.6, 0.9, 0.9])
+  segments = check(label, detections, overlap_threshold=0.9)
+  assert segments.valid[0, :3].tolist() == [True, True, True]
+  assert [int((segments.ids == k).sum()) for k in (1, 2, 3)] == [8, 64, 8]
+
+
+def test_nothing_to_merge():
+  label = np.zeros((1, HEIGHT, WIDTH), np.int32)
+  empty = merge(label, hand_made(scores=[]))
+  assert empty.ids.shape == label.shape and not empty.ids.any() and not empty.valid.any()
+  assert empty.valid.shape == (1, 3)
+  none = hand_made([0, 0, 9, 9], scores=[0.9])._replace(valid=np.zeros((1, 1), bool))
+  assert not check(label, none).valid.any()
+  without_stuff = merge(label, hand_made([0, 0, 9, 9], scores=[0.9]), stuff_classes=(None,))
+  assert without_stuff.valid.tolist() == [[True]]
+  assert int(without_stuff.ids.sum()) == 81
+
+
+def test_scores_in_place_of_labels():
+  label, detections = draw(5)
+  label = np.where(label == 255, 0, label)
+  scores = jax.nn.one_hot(label, 6) + 0.1
+  expected = merge(label, detections, stuff_area=20)
+  jax.tree.map(np.testing.assert_array_equal, merge(scores, detections, stuff_area=20), expected)
+
+
+def test_labels_that_are_not_listed_are_void():
+  detections = hand_made(scores=[])
+  for value in (-1, 6, 255):
+    label = np.full((1, HEIGHT, WIDTH), value, np.int32)
+    assert not check(label, detections, stuff_area=0).ids.any()
+
+
+def test_thresholds_do_not_compile_again():
+  label, detections = draw(5)
+  traced = jax.jit(
+    lambda **kwargs: panoptic.merge_segments(
+      label, detections, thing_classes=THINGS, stuff_classes=STUFF, **kwargs
+    )
+  )
+  for score in (0.5, 0.6, 0.7):
+    traced(score_threshold=score, overlap_threshold=score, stuff_area=100 * score)
+  assert traced._cache_size() == 1
+
+
+def test_masks_are_needed():
+  label, detections = draw(2)
+  with pytest.raises(ValueError, match='give the network a mask head'):
+    merge(label, detections._replace(masks=None))
+
+
+def test_holds_one_mask_of_an_image_at_a_time():
+  label, detections = draw(40)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (label, detections))
+  memory = merge.lower(*shapes).compile().memory_analysis()
+  # 16 maps of four bytes; 40 masks of four bytes would be more than twice that.
+  assert memory.temp_size_in_bytes < 16 * 4 * label.size
+
+
+@functools.partial(jax.jit, static_argnames='threshold')
+def paste(masks, boxes, threshold=0.5):
+  one = functools.partial(panoptic.paste_mask_on_device, size=(HEIGHT, WIDTH), threshold=threshold)
+  return jax.vmap(one)(masks, boxes)
+
+
+@pytest.mark.parametrize('threshold', [0.5, 0.2])
+def test_pasting_equals_the_host(threshold):
+  special = [
+    [4, 4, 12, 12], [10, 10, 10.2, 10.3], [-6.4, -3.3, 8.2, 9.1], [21, 11, 37.5, 28.2],
+    [-20, -20, 50, 40], [-30, -30, -20, -20], [40, 2, 50, 9], [5, 25, 9, 29], [7, 6, 7, 6],
+    [7, 6, 7, 12], [12, 12, 6, 6], [0, 0, WIDTH, HEIGHT], [NAN, 1, 5, 5], [1, 1, INF, 5],
+    [-INF, -INF, INF, INF], [1e30, 1e30, 3e38, 3e38], [-3e38, -3e38, 3e38, 3e38],
+  ]  # fmt: skip
+  boxes = np.concatenate([np.array(special, 'f4'), random_boxes(200)])
+  masks = smooth_masks(len(boxes))
+  expected = paste_masks(masks, boxes, (HEIGHT, WIDTH), rule='detectron2', threshold=threshold)
+  differ = paste(masks, boxes, threshold=threshold) != expected
+  assert expected.any((1, 2)).sum() > 150
+  assert differ.sum() < 3
+  # A pixel may differ where the probability is the threshold to the last digits.
+  wider, closer = (
+    paste_masks(masks, boxes, (HEIGHT, WIDTH), rule='detectron2', threshold=threshold + shift)
+    for shift in (-1e-5, 1e-5)
+  )
+  assert not (differ & (wider == closer)).any()
+
+
+def test_a_level_mask_at_the_threshold_is_set():
+  """Interpolation leaves it what it is."""
+  masks = np.full((1, MASK, MASK), 0.3, 'f4')
+  box = np.array([[0.3, 0.7, 28.9, 22.2]], 'f4')
+  whole = paste(np.ones_like(masks), box, threshold=0.999)
+  assert whole.sum() > 400
+  np.testing.assert_array_equal(paste(masks, box, threshold=np.float32(0.3).item()) & whole, whole)

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import glob
+import importlib
 import io
 import itertools
 import json
@@ -21,16 +21,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags, logging
-from PIL import Image
 from rich.console import Console
 
 import segjax
 from segjax import config as config_lib
+from segjax import predict
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, images, pipeline
+from segjax.data import coco as coco_data
+from segjax.data import datasets, instance_pipeline, instances, pipeline
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
+from segjax.metrics import coco
+from segjax.ops.paste_masks import paste_masks
 from segjax.ops.windows import view
 from segjax.report import console, curves, html, overlays, values
 from segjax.tables import launch, page, results, runs
@@ -85,7 +88,7 @@ def complete(given: Mapping[str, Any]) -> Config:
     'task': given['task'],
     'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
     'losses': {
-      name: _complete_loss(name, kw)
+      name: _complete_loss(name, kw, _task_module(given))
       for name, kw in given.get('losses', {}).items()
       if kw not in (None, 'none')  # how an override takes a loss away
     },
@@ -102,11 +105,17 @@ def _task_factory(config: Mapping[str, Any]) -> Callable[..., Task]:
   return config_lib.locate(f'{config["task"]}.make_task', 'segjax.tasks', 'config.task')
 
 
-def _loss_function(name: str) -> Callable[..., SumCount]:
-  return config_lib.locate(f'dense.{name}', 'segjax.losses', 'config.losses')
+def _task_module(config: Mapping[str, Any]) -> Any:
+  """The module of a config's task, which says where its losses are."""
+  return importlib.import_module(_task_factory(config).__module__)
 
 
-def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
+def _loss_function(name: str, task: Any) -> Callable[..., SumCount]:
+  package, _, module = task.LOSSES.rpartition('.')
+  return config_lib.locate(f'{module}.{name}', package, 'config.losses')
+
+
+def _complete_loss(name: str, kwargs: Mapping[str, Any], task: Any) -> Config:
   where = f'config.losses.{name}'
   if not isinstance(kwargs, Mapping):
     raise SegjaxError(f'{where}={kwargs!r} has the wrong type: it takes a group of keys, or none')
@@ -119,8 +128,9 @@ def _complete_loss(name: str, kwargs: Mapping[str, Any]) -> Config:
     if rule not in CLASS_WEIGHTS:
       hint = nearest(rule, CLASS_WEIGHTS)
       raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{hint}')
-  injected = ('logits', 'label', 'weight')
-  full = config_lib.complete_arguments(_loss_function(name), kwargs, where, injected=injected)
+  full = config_lib.complete_arguments(
+    _loss_function(name, task), kwargs, where, injected=task.LOSS_INPUTS
+  )
   return {'scale': scale, **full, **({'class_weights': rule} if rule else {})}
 
 
@@ -170,11 +180,12 @@ def build(
     )
   if not config['losses']:
     raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
+  module = _task_module(config)
   task = _task_factory(config)(
     model=model,
     class_names=spec.class_names,
-    losses={n: _bind_loss(n, kw, class_weights) for n, kw in config['losses'].items()},
-    draw=functools.partial(_draw, spec, data),
+    losses={n: _bind_loss(n, kw, class_weights, module) for n, kw in config['losses'].items()},
+    draw=functools.partial(_draw if data.instances is None else _draw_objects, spec, data),
     **config['eval'],
   )
   return Run(config, model, task, spec, data)
@@ -193,8 +204,55 @@ def _draw(
   return panels if uncertainty is None else {**panels, 'uncertainty': overlays.heat(uncertainty)}
 
 
+def _draw_objects(
+  spec: datasets.DatasetSpec,
+  data: pipeline.DataConfig,
+  image: np.ndarray,
+  size: tuple[int, int],
+  annotation: Mapping[str, Any],
+  detections: Mapping[str, np.ndarray],
+  *,
+  paste: coco.Paste,
+  threshold: float,
+) -> dict[str, np.ndarray]:
+  """The image inside its padding, its objects, and those found with a score from `threshold` on."""
+  picture = overlays.denormalize(image[: size[0], : size[1]], data.mean, data.std)
+  # At the size of the picture, and not at the image's own.
+  inside = {'height': size[0], 'width': size[1], 'scale': (1.0, 1.0)}
+  found = coco.image_result(detections, inside, paste if 'masks' in detections else None)
+  native = (annotation['height'], annotation['width'])
+  truth = instances.decode(annotation['objects'], native)
+  truth = instances.resize(instances.Picture(np.zeros((*native, 1), np.uint8), truth), size).objects
+  names = [spec.class_names[k] for k in truth.classes]
+  drawn = overlays.objects(picture, truth.boxes, spec.palette[truth.classes], names, truth.masks)
+  return {
+    'image': overlays.objects(picture, (), (), ()),  # as large as the others
+    'truth': drawn,
+    'prediction': _draw_result(spec, threshold, picture, found),
+  }
+
+
+def _draw_result(
+  spec: datasets.DatasetSpec, threshold: float, picture: np.ndarray, result: coco.ImageResult
+) -> np.ndarray:
+  """Objects with a score from `threshold` on, the best on top, each with its class and score."""
+  shown = np.flatnonzero(result['scores'] >= threshold)
+  boxes, classes = result['boxes'][shown], result['classes'][shown]
+  masks, size = result['masks'], picture.shape[:2]
+  return overlays.objects(
+    picture,
+    np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+    spec.palette[classes],
+    [
+      f'{spec.class_names[k]} {score:.2f}'
+      for k, score in zip(classes, result['scores'][shown], strict=True)
+    ],
+    None if masks is None else [coco_data.decode_mask(masks[i], size) for i in shown],
+  )
+
+
 def _bind_loss(
-  name: str, kwargs: Mapping[str, Any], class_weights: Mapping[str, Sequence[float]]
+  name: str, kwargs: Mapping[str, Any], class_weights: Mapping[str, Sequence[float]], task: Any
 ) -> Callable[..., SumCount]:
   kwargs = dict(kwargs)
   scale = kwargs.pop('scale')
@@ -202,7 +260,7 @@ def _bind_loss(
     kwargs['class_weights'] = class_weights[kwargs['class_weights']]
   if kwargs.get('class_weights') is not None:
     kwargs['class_weights'] = np.asarray(kwargs['class_weights'], np.float32)
-  function = functools.partial(_loss_function(name), **kwargs)
+  function = functools.partial(_loss_function(name, task), **kwargs)
 
   def scaled(*args: Any) -> SumCount:
     total, count = function(*args)
@@ -268,6 +326,11 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _batches_of(data: pipeline.DataConfig) -> Any:
+  """The module that makes the batches of this data."""
+  return pipeline if data.instances is None else instance_pipeline
+
+
 def make_evaluator(
   run: Run,
   dataset: tuple[Any, datasets.DatasetSpec],
@@ -281,7 +344,7 @@ def make_evaluator(
   eval_step = compile.jit(step.make_eval_step(run.task))
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
-    batches = pipeline.eval_batches(
+    batches = _batches_of(run.data).eval_batches(
       builder,
       run.data,
       spec,
@@ -328,7 +391,8 @@ def _optimizer_and_init(run: Run, batch: Mapping[str, Any]):
   """The optimiser of a run, and `key -> TrainState`, for batches shaped like `batch`."""
   config = optim.OptimConfig(**run.config['optim'])
   params = jax.eval_shape(run.task.init, jax.random.key(0), batch)['params']
-  optimizer = optim.make_optimizer(config, run.config['train']['steps'], params)
+  frozen = getattr(run.model, 'frozen_parameters', ())
+  optimizer = optim.make_optimizer(config, run.config['train']['steps'], params, frozen)
   init = functools.partial(
     state.init_state, run.task, optimizer, batch=batch, ema=config.ema is not None
   )
@@ -370,17 +434,20 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   first = jax.process_index() == 0
   config = loop.TrainConfig(**run.config['train'])
   mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  # What only one kind of data has: unpadded networks' margin, and objects without a place.
+  own = {'margin': getattr(run.model, 'margin', 0)} if run.data.instances is None else {}
   make_batches = functools.partial(
-    pipeline.train_batches,
+    _batches_of(run.data).train_batches,
     builder,
     spec=run.spec,
     seed=config.seed,
-    margin=getattr(run.model, 'margin', 0),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    **own,
   )
   # One example for its shapes: no worker process starts for that.
-  example, _ = next(make_batches(dataclasses.replace(run.data, workers=0)))
+  with contextlib.closing(make_batches(dataclasses.replace(run.data, workers=0))) as first_batches:
+    example, _ = next(first_batches)
   optimizer, init = _optimizer_and_init(run, example)
   checkpoints = checkpoint.Checkpoints(
     workdir.checkpoints,
@@ -422,8 +489,9 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   datasets.count_examples(eval_dataset[0], run.data.eval_split, eval_dataset[1].name)
   evaluator = make_evaluator(run, eval_dataset, run.data.eval_split, mesh, config.pictures)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+  report = {} if run.data.instances is None else {'report': _tell}
   batches = pipeline.prefetch_to_device(
-    make_batches(run.data, start_step=start), lambda pair: (put(pair[0]), pair[1])
+    make_batches(run.data, start_step=start, **report), lambda pair: (put(pair[0]), pair[1])
   )
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
@@ -447,8 +515,8 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
         hint = nearest(config.best_metric, numbers)
         raise SegjaxError(f'config.train.best_metric={config.best_metric} is no metric{hint}')
       progress.message(
-        f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f} '
-        f'loss={metrics["loss"]:.4f}'
+        f'step {now}: {run.data.eval_split} {config.best_metric}={value:.4f}'
+        + (f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else '')
       )
       return metrics
 
@@ -685,80 +753,26 @@ def evaluate_command(args: argparse.Namespace) -> int:
 # --- predict, data, info -------------------------------------------------------------------------
 
 
-def predict(args: argparse.Namespace) -> int:
-  """`segjax predict`: a label map and an overlay for each image, and its uncertainty if sampled."""
-  paths, output = find_images(args.images), Path(args.output)
-  targets = name_outputs(paths, output)
+def predict_command(args: argparse.Namespace) -> int:
+  """`segjax predict`: files for each image, see `segjax.predict`."""
+  paths, output = predict.find_images(args.images), Path(args.output)
   loaded = load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
   run = loaded.run
-  output.mkdir(parents=True, exist_ok=True)
-
-  @compile.jit
-  def apply(variables, image):
-    outputs, _ = run.task.forward(variables, {'image': image}, train=False)
-    predictions = run.task.predict(outputs, {'image': image})
-    return {k: v for k, v in predictions.items() if k in ('probability', 'uncertainty')}
-
-  variables = jax.device_put(loaded.variables)
-  for path, files in targets.items():
-    image = images.decode_image(path.read_bytes(), run.spec.channels, str(path))
-    prepared, restore = pipeline.prepare_image(image, run.data)
-    scores = {k: np.asarray(v[0]) for k, v in apply(variables, prepared[None]).items()}
-    label = restore(scores['probability']).argmax(-1)
-    overlays.write_label_png(files.label, label, run.spec.palette)
-    Image.fromarray(overlays.overlay(image, label, run.spec.palette)).save(files.overlay)
-    told = ''
-    if 'uncertainty' in scores:
-      uncertainty = restore(scores['uncertainty'][..., None])[..., 0]
-      Image.fromarray(overlays.heat(uncertainty)).save(files.uncertainty)
-      told = f', uncertainty up to {uncertainty.max():.3g}'
-    _tell(f'{path} -> {files.label}{told}')
-  _tell(f'{len(paths)} images: label maps and overlays are in {output}')
+  network = predict.Network(run.task, loaded.variables, run.spec, run.data)
+  if run.data.instances is None:
+    predict.write_labels(network, paths, output, _tell)
+    return 0
+  evaluation = run.config['eval']
+  paste = functools.partial(paste_masks, rule=evaluation['paste'])
+  predict.write_objects(
+    network,
+    paths,
+    output,
+    _tell,
+    paste=paste if getattr(run.model, 'masks', True) else None,
+    draw=functools.partial(_draw_result, run.spec, evaluation['draw_threshold']),
+  )
   return 0
-
-
-class Targets(NamedTuple):
-  """The files that `predict` writes for one image."""
-
-  label: Path
-  overlay: Path
-  uncertainty: Path
-
-
-def name_outputs(paths: Sequence[Path], output: Path) -> dict[Path, Targets]:
-  """The files of each image: NAME.png, NAME_overlay.png and NAME_uncertainty.png.
-
-  Raises:
-    SegjaxError: two images would get the same file, or one would overwrite an image.
-  """
-  endings = ('', '_overlay', '_uncertainty')
-  targets = {p: Targets(*(output / f'{p.stem}{e}.png' for e in endings)) for p in paths}
-  taken: dict[Path, Path] = {p.resolve(): p for p in paths}
-  for path, files in targets.items():
-    for target in files:
-      other = taken.setdefault(target.resolve(), path)
-      if other is not path or target.resolve() == path.resolve():
-        raise SegjaxError(
-          f'{target}, for {path}, would overwrite or be mixed up with that of {other}: give '
-          '--output another folder, or the images other names'
-        )
-  return targets
-
-
-def find_images(pattern: str) -> list[Path]:
-  """The image files that a folder holds or a glob pattern names, sorted.
-
-  Raises:
-    SegjaxError: there are none.
-  """
-  folder = Path(pattern)
-  found = folder.iterdir() if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True))
-  suffixes = {'.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp'}
-  found = sorted(p for p in found if p.suffix.lower() in suffixes)
-  if not found:
-    kinds = ', '.join(sorted(suffixes))
-    raise SegjaxError(f'--images={pattern} holds no image ({kinds}): give a folder or a pattern')
-  return found
 
 
 def data_command(args: argparse.Namespace) -> int:
@@ -849,17 +863,20 @@ def entry_facts(entry: spec_lib.Entry) -> dict[str, float | None]:
   height, width = data.crop_size or data.image_size or (256, 256)
   margin = 2 * getattr(model, 'margin', 0)
   return {
-    'parameters': parameter_count(model, (1, height + margin, width + margin, spec.channels)),
+    'parameters': parameter_count(
+      model, (1, height + margin, width + margin, spec.channels), data.instances is not None
+    ),
     'stride': getattr(model, 'stride', None),
     'receptive_field': view(model.windows).size if hasattr(model, 'windows') else None,
   }
 
 
 @functools.cache
-def parameter_count(model: Any, shape: tuple[int, ...]) -> int:
-  """The number of parameters of a network for images of a shape."""
-  image = jax.ShapeDtypeStruct(shape, np.float32)
-  return size(jax.eval_shape(model.init, jax.random.key(0), image)['params'])
+def parameter_count(model: Any, shape: tuple[int, ...], sized: bool = False) -> int:
+  """The number of parameters of a network for images of a shape; `sized` if it takes their size."""
+  inputs = [jax.ShapeDtypeStruct(shape, np.float32)]
+  inputs += [jax.ShapeDtypeStruct((shape[0], 2), np.int32)] * sized
+  return size(jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'])
 
 
 def fill_table(
@@ -1112,7 +1129,7 @@ def make_parser() -> argparse.ArgumentParser:
   sub.add_argument('--split', help='split of the data set; default: config.data.eval_split')
   sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
 
-  sub = add('predict', predict, 'segment images')
+  sub = add('predict', predict_command, 'segment images')
   add_workdir(sub)
   add_checkpoint(sub)
   sub.add_argument('--images', required=True, help='a folder, or a pattern in quotes')

@@ -20,6 +20,7 @@ ALLOWED = {
   'train': {'types', 'tasks.base'},
   'data': {'types'},
   'report': {'types'},
+  'predict': {'types', 'data', 'metrics', 'report', 'tasks.base', 'train.compile'},
   'tables': {'types', 'config', 'workdir'},
 }
 FLAX = {'nn', 'models'}

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ class DatasetSpec:
     palette: uint8[C, 3], the RGB colour of each class.
     channels: of the images, 1 or 3.
     splits: number of examples of each split.
+    things: of an instance task, whose classes are the things alone: the label that each class has
+      in the data; None for a dense task.
+    category_ids: the number of each class in files of COCO's format; None counts them from 1.
   """
 
   name: str
@@ -44,6 +47,8 @@ class DatasetSpec:
   palette: np.ndarray
   channels: int
   splits: Mapping[str, int]
+  things: tuple[int, ...] | None = None
+  category_ids: tuple[int, ...] | None = None
 
   @property
   def num_classes(self) -> int:
@@ -61,8 +66,13 @@ class DatasetSpec:
         **content,
         'class_names': tuple(content['class_names']),
         'palette': np.array(content['palette'], np.uint8),
+        **{key: _tuple(content.get(key)) for key in ('things', 'category_ids')},
       }
     )
+
+
+def _tuple(values: Iterable[int] | None) -> tuple[int, ...] | None:
+  return None if values is None else tuple(values)
 
 
 def default_data_dir() -> Path:
@@ -189,13 +199,15 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   """The spec of a prepared data set, read with the keys of `config`.
 
   Class names come from the config, else from the label's feature, else they are `class 0`, ….
-  Colours come from the builder's metadata, else they are PASCAL VOC's.
+  Colours come from the builder's metadata, else they are PASCAL VOC's. With `config.instances` the
+  classes are those of the objects which the metadata does not call stuff.
 
   Raises:
     SegjaxError: a key that the data set does not have, or a number of classes that nothing tells.
   """
   features = builder.info.features
-  for key in ('image_key', 'label_key', 'name_key'):
+  dense = config.instances is None
+  for key in ('image_key', 'label_key' if dense else 'objects_key', 'name_key'):
     value = getattr(config, key)
     if value is not None and value not in features:
       raise SegjaxError(
@@ -204,18 +216,31 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   channels = features[config.image_key].shape[-1]
   if channels not in (1, 3):
     raise SegjaxError(f'{config.name} has images of {channels} channels: segjax reads 1 or 3')
-  class_names = _class_names(features[config.label_key], config)
-  metadata = builder.info.metadata
-  palette = metadata.get('palette') if isinstance(metadata, Mapping) else None
+  label = features[config.label_key] if dense else features[config.objects_key]['label']
+  class_names = _class_names(label, config)
+  metadata = builder.info.metadata if isinstance(builder.info.metadata, Mapping) else {}
+  palette = metadata.get('palette')
   if palette is None or len(palette) < len(class_names):
-    palette = voc_palette(len(class_names))
+    # Black is for the background, which is not among the things.
+    palette = voc_palette(len(class_names) + 1)[0 if dense else 1 :]
+  palette = np.array(palette, np.uint8)[: len(class_names)]
+  things = category_ids = None
+  if not dense:
+    isthing = metadata.get('isthing', [True] * len(class_names))
+    things = tuple(np.flatnonzero(isthing).tolist())
+    class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
+    category_ids = _tuple(metadata.get('category_ids'))
+    if category_ids is not None:
+      category_ids = tuple(category_ids[i] for i in things)
   return DatasetSpec(
     name=config.name,
     version=str(builder.version),
     class_names=class_names,
-    palette=np.array(palette, np.uint8)[: len(class_names)],
+    palette=palette,
     channels=channels,
     splits={name: split.num_examples for name, split in builder.info.splits.items()},
+    things=things,
+    category_ids=category_ids,
   )
 
 

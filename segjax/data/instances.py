@@ -81,14 +81,14 @@ def annotations(
       'bbox': [float(x) for x in entry['bbox']],
       'area': float(entry['area']),
       'iscrowd': bool(entry['iscrowd']),
-      'rle': {'size': list(size), 'counts': _bytes(entry['segmentation'])},
+      'rle': {'size': list(size), 'counts': _text(entry['segmentation'])},
     }
     for entry in entries
   ]
 
 
-def _bytes(text: str | bytes) -> bytes:
-  return text.encode() if isinstance(text, str) else text
+def _text(counts: str | bytes) -> str:
+  return counts if isinstance(counts, str) else counts.decode()
 
 
 def decode(found: Sequence[Mapping[str, Any]], size: Size) -> Objects:
@@ -174,6 +174,49 @@ def largest(objects: Objects, count: int) -> Objects:
     return objects
   areas = objects.masks.sum((1, 2), dtype=np.int64)
   return objects.take(np.sort(np.argsort(-areas, kind='stable')[:count]))
+
+
+def paste(rng: np.random.Generator, picture: Picture, other: Picture) -> Picture:
+  """Objects of another picture on top of this one (Copy-Paste, arXiv 2012.07177, section 3).
+
+  Each of `other`'s objects but crowds is pasted with probability 1/2, at its place. What they hide
+  of an object is gone from its mask; its box is then that of the pixels that are left, and one that
+  is hidden whole is left out. Labels, where there are any, are pasted likewise.
+
+  Args:
+    rng: the only source of chance.
+    picture: to paste on.
+    other: of any size; what lies outside `picture` is cut off.
+  """
+  height, width = picture.size
+  other = crop(other, (0, 0), (height, width))
+  some = rng.random(len(other.objects.classes)) < 0.5
+  pasted = other.objects.take(np.flatnonzero(some & ~other.objects.crowd))
+  if not len(pasted.classes):
+    return picture
+  inside = other.size
+  masks = np.zeros((len(pasted.classes), height, width), np.uint8)
+  masks[:, : inside[0], : inside[1]] = pasted.masks
+  pasted = pasted._replace(masks=masks)
+  on_top = masks.any(0)
+  window = np.s_[: inside[0], : inside[1]]
+
+  def put(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    result = below.copy()
+    result[window][on_top[window]] = above[on_top[window]]
+    return result
+
+  below = picture.objects
+  left = below.masks * ~on_top
+  hidden = (left != below.masks).any((1, 2))
+  below = below._replace(
+    boxes=np.where(hidden[:, None], mask_boxes(left), below.boxes), masks=left
+  ).take(np.flatnonzero(left.any((1, 2)) | ~hidden))
+  objects = Objects(*(np.concatenate(fields) for fields in zip(below, pasted, strict=True)))
+  label = picture.label
+  if label is not None and other.label is not None:
+    label = put(label, other.label)
+  return Picture(put(picture.image, other.image), objects, label)
 
 
 def pad(picture: Picture, size: Size, count: int, colour: np.ndarray) -> dict[str, np.ndarray]:

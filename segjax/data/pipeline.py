@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
 import grain
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
@@ -91,6 +92,8 @@ class DataConfig:
     longest_side: but their longer side no larger than this.
     jitter: training scales the image further by a factor uniform in [low, high], and crops it to
       the first of `shapes` (large-scale jitter, arXiv 2012.07177).
+    copy_paste: probability with which training pastes objects of another image onto one (arXiv
+      2012.07177).
     shapes: (height, width) to which images are padded: the smallest that fits; None for the
       smallest multiples of 32. Batches are of images of one shape.
     objects_key: the feature with the objects.
@@ -124,15 +127,18 @@ class DataConfig:
   short_side: tuple[int, ...] | None = None
   longest_side: int = 1333
   jitter: tuple[float, float] | None = None
+  copy_paste: float = 0.0
   shapes: tuple[tuple[int, int], ...] | None = None
   objects_key: str = 'objects'
 
   def __post_init__(self):
     if not isinstance(self.augment, Augment):
       object.__setattr__(self, 'augment', Augment(**(self.augment or {})))
-    for key in ('image_size', 'crop_size', 'mean', 'std', 'class_names'):
+    for key in ('image_size', 'crop_size', 'mean', 'std', 'class_names', 'short_side', 'jitter'):
       if (value := getattr(self, key)) is not None:
         object.__setattr__(self, key, tuple(value))
+    if self.shapes is not None:
+      object.__setattr__(self, 'shapes', tuple(tuple(shape) for shape in self.shapes))
     for key in ('image_size', 'crop_size'):
       value = getattr(self, key)
       if value is not None and (len(value) != 2 or min(value) < 1):
@@ -145,6 +151,42 @@ class DataConfig:
       raise SegjaxError(f"config.data.resize={self.resize!r} must be 'stretch' or 'fit'")
     if min(self.std, default=0) <= 0:
       raise SegjaxError(f'config.data.std={self.std} must hold positive numbers')
+    self._check_instances()
+
+  def _check_instances(self) -> None:
+    """The keys of instance tasks, which dense tasks may not set, and the other way round."""
+    defaults = {f.name: f.default for f in dataclasses.fields(self)}
+    ours = ('short_side', 'jitter', 'copy_paste', 'shapes')
+    theirs = ('image_size', 'resize', 'crop_size', 'weight_map')
+    keys, kind, mend = ours, 'instance', 'set config.data.instances'
+    if self.instances is not None:
+      keys, kind, mend = theirs, 'dense', 'take config.data.short_side and shapes'
+    for key in keys:
+      if getattr(self, key) != defaults[key]:
+        raise SegjaxError(f'config.data.{key} is for {kind} tasks: {mend}')
+    if self.instances is None:
+      return
+    moved = dataclasses.replace(
+      self.augment, flip_horizontal=0, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    if moved != Augment():
+      raise SegjaxError(
+        'config.data.augment: boxes follow a horizontal flip alone: leave out the other moves, or '
+        'take config.data.jitter'
+      )
+    if self.instances < 1 or self.longest_side < 1:
+      raise SegjaxError('config.data.instances and longest_side must be 1 or more')
+    if self.short_side is not None and min(self.short_side, default=0) < 1:
+      raise SegjaxError(f'config.data.short_side={self.short_side} must hold sizes in pixels')
+    if any(len(shape) != 2 or min(shape) < 1 for shape in self.shapes or ()) or self.shapes == ():
+      raise SegjaxError(f'config.data.shapes={self.shapes} must be ((height, width), …) in pixels')
+    if self.jitter is not None and (not self.shapes or not 0 < self.jitter[0] <= self.jitter[1]):
+      raise SegjaxError(
+        f'config.data.jitter={self.jitter} must be (low, high) with 0 < low <= high, and '
+        'config.data.shapes say to what it crops'
+      )
+    if not 0 <= self.copy_paste <= 1:
+      raise SegjaxError(f'config.data.copy_paste={self.copy_paste} must lie in [0, 1]')
 
 
 def train_batches(
@@ -314,12 +356,7 @@ class _Examples:
     config: DataConfig,
     spec: datasets.DatasetSpec,
   ):
-    for key in ('mean', 'std'):
-      if len(getattr(config, key)) not in (1, spec.channels):
-        raise SegjaxError(
-          f'config.data.{key}={getattr(config, key)} must be 1 number, or 1 for each of the '
-          f'{spec.channels} channels of {spec.name}'
-        )
+    check_channels(config, spec)
     datasets.count_examples(builder, split, spec.name)
     self.config = config
     self.spec = spec
@@ -474,8 +511,13 @@ def _finish(config: DataConfig, item: NamedBatch) -> NamedBatch:
 
   All arrays are new: shared memory that outlives the iterator would leak.
   """
-  batch = {key: np.array(value) for key, value in item[0].items() if key != 'image'}
-  batch['label'] = batch['label'].astype(np.int32)
+  batch = {
+    key: value if isinstance(value, list) else jax.tree.map(np.array, value)
+    for key, value in item[0].items()
+    if key != 'image'
+  }
+  if 'label' in batch:
+    batch['label'] = batch['label'].astype(np.int32)
   batch['image'] = normalize(item[0]['image'], config)
   batch['image'][~batch['valid']] = 0
   return batch, item[1]
@@ -498,6 +540,16 @@ def _pad(example: _Example, size: Size, config: DataConfig) -> _Example:
     label=transforms.pad(example.label, size, IGNORE_LABEL),
     weight=weight,
   )
+
+
+def check_channels(config: DataConfig, spec: datasets.DatasetSpec) -> None:
+  """Raises a SegjaxError where mean and std are not those of images of this data set."""
+  for key in ('mean', 'std'):
+    if len(getattr(config, key)) not in (1, spec.channels):
+      raise SegjaxError(
+        f'config.data.{key}={getattr(config, key)} must be 1 number, or 1 for each of the '
+        f'{spec.channels} channels of {spec.name}'
+      )
 
 
 def mean_colour(config: DataConfig) -> np.ndarray:

@@ -11,7 +11,8 @@ holds; where there is nothing to count the sum, the count and the gradient are 0
 have any float type, the arithmetic is float32.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,54 @@ from segjax.types import Array, SegjaxError, SumCount
 
 DivideBy = Literal['valid', 'slots']
 Activation = Literal['sigmoid', 'softmax']
+
+# What a network puts out in training, such as `segjax.models.mask_rcnn.MaskRCNN`.
+Outputs = Mapping[str, Any]
+
+# --- the parts of L = L_cls + L_box + L_mask, and of the RPN's: the names in `config.losses` ------
+
+
+def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
+  """L_cls of the RPN: `objectness_loss` of `outputs['rpn']`."""
+  rpn = outputs['rpn']
+  return objectness_loss(rpn.logits, rpn.positive, rpn.valid, divide_by=divide_by)
+
+
+def rpn_box(outputs: Outputs, *, beta: float = 1 / 9, divide_by: DivideBy = 'valid') -> SumCount:
+  """L_box of the RPN: `box_loss` of `outputs['rpn']`."""
+  rpn = outputs['rpn']
+  return box_loss(rpn.deltas, rpn.target, rpn.positive, rpn.valid, beta=beta, divide_by=divide_by)
+
+
+def box_class(outputs: Outputs) -> SumCount:
+  """L_cls: `class_loss` of `outputs['box']`."""
+  logits, _, regions = outputs['box']
+  return class_loss(logits, regions.classes, regions.positive, regions.valid)
+
+
+def box_regression(outputs: Outputs, *, beta: float = 1 / 9) -> SumCount:
+  """L_box: `box_loss` of `outputs['box']`, on the box of the object's class."""
+  _, deltas, regions = outputs['box']
+  return box_loss(
+    deltas, regions.target, regions.positive, regions.valid, regions.classes, beta=beta
+  )
+
+
+def mask(outputs: Outputs, *, activation: Activation = 'sigmoid') -> SumCount:
+  """L_mask: `mask_loss` of `outputs['mask']`; masks of one channel are class-agnostic.
+
+  Raises:
+    SegjaxError: the network has no mask head.
+  """
+  if 'mask' not in outputs:
+    raise SegjaxError('config.losses.mask: the network has no mask head: set it to none')
+  logits, target, regions = outputs['mask']
+  agnostic = logits.shape[-1] == (1 if activation == 'sigmoid' else 2)
+  classes = None if agnostic else regions.classes
+  return mask_loss(logits, target, regions.positive, classes, activation=activation)
+
+
+# --- each by its definition -----------------------------------------------------------------------
 
 
 def smooth_l1(difference: Array, beta: float) -> Array:

@@ -5,6 +5,7 @@ pixel, `palette` is u8[C, 3] with the RGB colour of each class, and a picture is
 """
 
 import os
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +17,10 @@ from segjax.types import IGNORE_LABEL
 # PASCAL VOC's colour of label 255, which no class among the first 254 of its colour map has.
 IGNORE_COLOR = (224, 224, 192)
 ERROR_COLOR = (220, 38, 38)
+# Pictures with labels are about this large, in pixels.
+_READABLE = 512
+# How the shades of one colour go: towards white or black, and how far.
+_TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
 
 
 def colorize(label: npt.ArrayLike, palette: npt.ArrayLike) -> np.ndarray:
@@ -89,6 +94,74 @@ def panels(
     'prediction': colorize(prediction, palette),
     'errors': errors,
   }
+
+
+def objects(
+  image: npt.ArrayLike,
+  boxes: npt.ArrayLike,
+  colors: npt.ArrayLike,
+  labels: Sequence[str],
+  masks: Sequence[np.ndarray] | None = None,
+  *,
+  alpha: float = 0.45,
+) -> np.ndarray:
+  """Draws objects on an image, the first one on top: mask, outline, box and label.
+
+  A small image is enlarged by a whole factor, so that labels can be read.
+
+  Args:
+    image: u8[H, W, 3], u8[H, W, 1] or u8[H, W].
+    boxes: f[K, 4], x0, y0, x1, y1 in pixels.
+    colors: u8[K, 3]. Objects of one colour get different shades of it.
+    labels: K texts; an empty one is not drawn.
+    masks: K times bool[H, W]; None draws boxes alone.
+    alpha: weight of the colour inside a mask.
+
+  Returns:
+    u8[sH, sW, 3], s >= 1.
+  """
+  rgb = _rgb(image)
+  factor = max(1, round(_READABLE / max(rgb.shape[:2])))
+  picture = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+  boxes, shades = np.asarray(boxes, np.float64).reshape(-1, 4), _shades(colors)
+  for k in reversed(range(len(labels))):
+    shade = shades[k].tolist()
+    if masks is not None:
+      mask = np.asarray(masks[k], np.uint8)
+      mask = cv2.resize(mask, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+      inside = mask > 0
+      picture[inside] = np.rint((1 - alpha) * picture[inside] + alpha * shades[k])
+      outline, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+      cv2.drawContours(picture, outline, -1, shade, 1)
+  for k in reversed(range(len(labels))):
+    corners = np.rint(boxes[k] * factor).astype(int)
+    cv2.rectangle(picture, corners[:2], corners[2:] - 1, shades[k].tolist(), 1)
+    if labels[k]:
+      _write(picture, labels[k], corners[:2], shades[k])
+  return picture
+
+
+def _shades(colors: npt.ArrayLike) -> np.ndarray:
+  """u8[K, 3]: each colour, and where it comes again a lighter or a darker one."""
+  shades = np.array(colors, np.float64).reshape(-1, 3)
+  seen: dict[bytes, int] = {}
+  for shade in shades:
+    turn = seen[shade.tobytes()] = seen.get(shade.tobytes(), -1) + 1
+    towards, share = _TURNS[turn % len(_TURNS)]
+    shade += share * (towards - shade)
+  return np.rint(shades).astype(np.uint8)
+
+
+def _write(picture: np.ndarray, text: str, corner: np.ndarray, color: np.ndarray) -> None:
+  """A label with its lower left at the corner, or inside the picture where there is no room."""
+  font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+  (width, height), below = cv2.getTextSize(text, font, scale, 1)
+  x = int(np.clip(corner[0], 0, max(0, picture.shape[1] - width - 2)))
+  y = int(np.clip(corner[1], height + below, picture.shape[0]))
+  cv2.rectangle(picture, (x, y - height - below), (x + width + 1, y), color.tolist(), -1)
+  # Black or white, whichever is further away.
+  ink = 0 if color @ (0.299, 0.587, 0.114) > 128 else 255
+  cv2.putText(picture, text, (x + 1, y - below // 2 - 1), font, scale, (ink,) * 3, 1, cv2.LINE_AA)
 
 
 def heat(values: npt.ArrayLike) -> np.ndarray:

@@ -24,11 +24,14 @@ class Task:
       and sampling, and may be None where `train` is False.
     batch_statistics: `(variables, batch, key) -> model state` of the batch alone, in training mode:
       what running statistics are an average of.
-    losses: `(outputs, batch) -> {name: SumCount}`; the total is the sum of `sum / count`.
+    losses: `(outputs, batch) -> {name: SumCount}`; the total is the sum of `sum / count`. Outside
+      training it may be empty.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
     metrics: computed over a whole split, see `segjax.metrics.base.Metric`.
     pictures: `(batch, predictions, count) -> [{title: uint8[H, W, 3]}, …]`, on the host: the panels
       of the first `count` valid examples.
+    host_keys: keys of the batch that stay on the host, lists with a JSON value for each example,
+      for metrics and pictures there.
   """
 
   batch_spec: Mapping[str, PartitionSpec]
@@ -39,3 +42,4 @@ class Task:
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]
   pictures: Callable[..., list[dict[str, np.ndarray]]]
+  host_keys: tuple[str, ...] = ()

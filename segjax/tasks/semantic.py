@@ -15,6 +15,10 @@ from segjax.ops import tiles
 from segjax.tasks.base import Task, Variables
 from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount, nearest
 
+# Where `config.losses` finds its functions, and what the task gives them.
+LOSSES = 'segjax.losses.dense'
+LOSS_INPUTS = ('logits', 'label', 'weight')
+
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {
   'boundary': lambda class_names: boundary.boundary_metrics(class_names),

@@ -65,8 +65,8 @@ def evaluate(
     pictures: how many examples to draw.
 
   Returns:
-    The metrics by name, with the mean losses as `loss` and `loss_<name>`, and `(name, panels)`
-    of the first examples.
+    The metrics by name, with the mean losses, of a task that has any outside training, as `loss`
+    and `loss_<name>`, and `(name, panels)` of the first examples.
   """
   totals: dict[str, np.ndarray] = {}
   states: list[Any] = [None] * len(task.metrics)
@@ -78,7 +78,7 @@ def evaluate(
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     if len(drawn) < pictures or not all(m.device for m in task.metrics):
       host_predictions = sharding.to_host(predictions)
-      host_batch = local if jax.process_count() == 1 else sharding.to_host(batch)
+      host_batch = _whole_batch(local, batch, task.host_keys)
     del predictions  # large: let go of them before the next batch makes its own
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
@@ -91,7 +91,17 @@ def evaluate(
       drawn += zip(names, images, strict=False)
 
   means = {name: float(t[0] / t[1]) if t[1] else 0.0 for name, t in totals.items()}
-  metrics = {'loss': sum(means.values()), **name_parts(means)}
+  metrics = {'loss': sum(means.values()), **name_parts(means)} if means else {}
   for metric, state in zip(task.metrics, states, strict=True):
     metrics |= metric.compute(state)
   return metrics, drawn
+
+
+def _whole_batch(
+  local: Mapping[str, Any], batch: Mapping[str, jax.Array], host_keys: Sequence[str]
+) -> Mapping[str, Any]:
+  """A batch on the host, that of all processes."""
+  if jax.process_count() == 1:
+    return local
+  lists = sharding.gather_lists({key: local[key] for key in host_keys if key in local})
+  return {**sharding.to_host(dict(batch)), **lists}

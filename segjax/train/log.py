@@ -39,13 +39,13 @@ class RunLog:
     temporary.replace(self._path)
 
   def scalars(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-    """Records numbers of one step; anything that is not a number stays out of TensorBoard."""
+    """Records numbers of one step; what is not a finite number stays out of TensorBoard."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     line = {'step': step, 'split': split, 'time': now, **values}
     self._file.write(json.dumps(no_nan(line)) + '\n')
     self._file.flush()
     for name, value in values.items():
-      if isinstance(value, int | float):
+      if isinstance(value, int | float) and math.isfinite(value):
         self._events.add_scalar(f'{split}/{name}', value, step)
 
   def pictures(

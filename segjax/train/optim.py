@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -87,15 +88,24 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
-def make_optimizer(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
+def make_optimizer(
+  config: OptimConfig, steps: int, params: Any, frozen: Sequence[str] = ()
+) -> optax.GradientTransformation:
   """The optimiser for `params` over a run of `steps` steps.
+
+  Args:
+    config: see `OptimConfig`.
+    steps: of the run.
+    params: as shapes at least.
+    frozen: regular expressions on the paths of the parameters that stay as they are: a model's
+      `frozen_parameters`, which weight decay would move.
 
   Raises:
     SegjaxError: a pattern of `multipliers` that is no regular expression or matches no parameter.
   """
   paths = parameter_paths(params)
   decayed = jax.tree.map(lambda path: path.split('/')[-1] not in config.decay_exclude, paths)
-  factors = _factors(config.multipliers, paths)
+  factors = _factors((*config.multipliers, *((pattern, 0.0) for pattern in frozen)), paths)
   clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
   decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
   adam = optax.scale_by_adam(config.b1, config.b2, config.eps)

@@ -1,6 +1,7 @@
 """One program over a named mesh: `data` splits the batch, `space` splits the image height."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,10 +65,19 @@ def put_batch(
 ) -> dict[str, jax.Array]:
   """This process's part of a batch, NumPy, as global arrays on the mesh.
 
+  Args:
+    batch: arrays, or trees of them, by key.
+    mesh: to lie on.
+    spec: of the axes of all arrays of a key. Keys that it does not have stay behind.
+
   Raises:
     SegjaxError: the batch or the image height does not divide over the mesh.
   """
-  return {key: _put(key, value, NamedSharding(mesh, spec[key])) for key, value in batch.items()}
+  return {
+    key: jax.tree.map(lambda x, key=key: _put(key, x, NamedSharding(mesh, spec[key])), batch[key])
+    for key in batch
+    if key in spec
+  }
 
 
 def _put(key: str, value: np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -93,6 +103,20 @@ def to_host(tree: Any) -> Any:
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return jax.tree.map(_gather, tree)
+
+
+def gather_lists(local: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+  """Lists of JSON values, of each process its part, as the whole lists on every process."""
+  if jax.process_count() == 1:
+    return dict(local)
+  encoded = np.frombuffer(json.dumps(local).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.int32(encoded.size))
+  padded = np.pad(encoded, (0, int(lengths.max()) - encoded.size))
+  rows = multihost_utils.process_allgather(padded)
+  parts = [
+    json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)
+  ]
+  return {key: [value for part in parts for value in part[key]] for key in local}
 
 
 def _gather(x: jax.Array) -> np.ndarray:

@@ -1,0 +1,477 @@
+"""From a prepared data set to batches of images with their objects.
+
+Images keep their aspect ratio and are padded to one of a few shapes, and a batch is of images of
+one shape. The order of the examples is that of `segjax.data.pipeline`: an epoch is a permutation.
+Each example joins the batch of its shape that is being filled, and batches come in the order in
+which they are full; what an epoch leaves unfilled goes on into the next one. So every image comes
+once an epoch, every batch is full, and both depend on the seed and the step alone.
+
+A batch holds `image`, `size`, `instances`, `index` and `valid` of `segjax.types.Batch`, and `draw`
+u32[B], the seed of what the network draws for each example.
+"""
+
+import bisect
+import collections
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data import datasets, images, instances, pipeline, transforms
+from segjax.data.instances import Picture
+from segjax.data.pipeline import DataConfig, NamedBatch
+from segjax.data.transforms import Size
+from segjax.types import Instances, SegjaxError
+
+# First words of the generators' seeds, beside those of `pipeline`.
+_AUGMENT, _SCALE = 2, 3
+# Without `config.shapes`, images are padded to multiples of this.
+_SIZE_MULTIPLE = 32
+# Batches of a plan that are kept, whole epochs of them, for threads that ask out of order.
+_KEPT_BATCHES = 1024
+
+
+class Example(NamedTuple):
+  """An example as it is stored.
+
+  Attributes:
+    name: of it.
+    image_id: its number in files of COCO's format.
+    picture: the image and its objects, at their own size.
+    annotations: of the objects, see `instances.annotations`.
+  """
+
+  name: str
+  image_id: int
+  picture: Picture
+  annotations: list[dict[str, Any]]
+
+
+def train_batches(
+  builder: tfds.core.DatasetBuilder,
+  config: DataConfig,
+  spec: datasets.DatasetSpec,
+  *,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  report: Callable[[str], None] | None = None,
+) -> Generator[NamedBatch, None, None]:
+  """The endless stream of training batches, from that of `start_step` on.
+
+  Args:
+    builder, config, spec, seed, start_step, process_index, process_count: as for
+      `pipeline.train_batches`.
+    report: told of images with more objects than `config.instances`: at the first one, and at the
+      end how many there were.
+
+  Yields:
+    (batch, names), see the module.
+
+  Raises:
+    SegjaxError: as `pipeline.train_batches`; while iterating, an image that fits no shape.
+  """
+  if seed < 0:
+    raise SegjaxError(f'config.train.seed={seed} must not be negative')
+  examples = _Examples(builder, config.train_split, config, spec)
+  rows = pipeline.host_rows('batch_size', config.batch_size, process_index, process_count)
+  make = functools.partial(_train_batch, examples, Plan(examples, seed), seed, rows)
+  steps = grain.MapDataset.range(start_step, 2**62)
+  left_out = _LeftOut(config.instances, report)
+  with contextlib.closing(pipeline.stream(steps.map(make), config, config.workers)) as batches:
+    try:
+      for batch, names in batches:
+        left_out.add(names, batch.pop('left_out'))
+        yield batch, names
+    finally:
+      left_out.close()
+
+
+def eval_batches(
+  builder: tfds.core.DatasetBuilder,
+  config: DataConfig,
+  spec: datasets.DatasetSpec,
+  *,
+  split: str | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Generator[NamedBatch, None, None]:
+  """Every example of a split once, scaled but not varied, grouped by padded shape.
+
+  Each group's last batch is filled up with examples that are not `valid`.
+
+  Args:
+    builder, config, spec, split, process_index, process_count: as for `pipeline.eval_batches`.
+
+  Yields:
+    (batch, names); in place of `instances` and `draw` the batch has `annotations`, a list with the
+    entry of each example that `segjax.metrics.coco` describes, None where not valid.
+
+  Raises:
+    SegjaxError: as `pipeline.eval_batches`.
+  """
+  examples = _Examples(builder, split or config.eval_split, config, spec)
+  batch_size = config.eval_batch_size or config.batch_size
+  rows = pipeline.host_rows('eval_batch_size', batch_size, process_index, process_count)
+  groups: dict[Size, list[int]] = {}
+  for index in range(len(examples)):
+    shape = fit_shape(eval_size(examples.sizes[index], config), config.shapes, config)
+    groups.setdefault(shape, []).append(index)
+  batches = [
+    (shape, indices[start : start + batch_size])
+    for shape, indices in groups.items()
+    for start in range(0, len(indices), batch_size)
+  ]
+  make = functools.partial(_eval_batch, examples, rows)
+  return pipeline.stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+
+
+def prepare_image(image: np.ndarray, config: DataConfig) -> dict[str, np.ndarray]:
+  """A batch of one image as the evaluation would read it: `image` and `size`.
+
+  One that fits into none of `config.shapes` is padded to multiples of 32.
+
+  Args:
+    image: u8[H, W, C] of any size.
+    config: its `short_side`, `longest_side`, `shapes`, `mean` and `std` are used.
+  """
+  size = eval_size(image.shape[:2], config)
+  picture = instances.resize(Picture(image, _no_objects(image.shape[:2])), size)
+  fits = any(s[0] >= size[0] and s[1] >= size[1] for s in config.shapes or ())
+  shape = fit_shape(size, config.shapes if fits else None, config)
+  padded = transforms.pad(picture.image, shape, pipeline.mean_colour(config))
+  return {'image': pipeline.normalize(padded[None], config), 'size': np.array([size], np.int32)}
+
+
+def eval_size(size: Size, config: DataConfig) -> Size:
+  """The size to which evaluation scales an image of `size`."""
+  if config.short_side is not None:
+    return instances.short_side_size(size, max(config.short_side), config.longest_side)
+  return transforms.fit_size(size, config.shapes[0]) if config.jitter is not None else size
+
+
+def fit_shape(size: Size, shapes: Sequence[Size] | None, config: DataConfig) -> Size:
+  """The smallest of `shapes` that an image of `size` fits into.
+
+  Raises:
+    SegjaxError: there is none.
+  """
+  if shapes is None:
+    height, width = (-(-side // _SIZE_MULTIPLE) * _SIZE_MULTIPLE for side in size)
+    return height, width
+  fitting = [s for s in shapes if s[0] >= size[0] and s[1] >= size[1]]
+  if not fitting:
+    raise SegjaxError(
+      f'an image of {config.name} is {size[0]}x{size[1]} pixels (height x width) and fits into '
+      f'none of config.data.shapes={tuple(shapes)}: add a larger shape, or lower '
+      'config.data.short_side or longest_side'
+    )
+  return min(fitting, key=lambda shape: shape[0] * shape[1])
+
+
+class _Examples:
+  """Random access to the examples of a split. Pickles small."""
+
+  def __init__(
+    self,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: DataConfig,
+    spec: datasets.DatasetSpec,
+  ):
+    pipeline.check_channels(config, spec)
+    datasets.count_examples(builder, split, spec.name)
+    self.config = config
+    self.spec = spec
+    self._things = {label: index for index, label in enumerate(spec.things)}
+    self._records = builder.as_data_source(
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    ).data_source
+    features = builder.info.features
+    optional = {key for key in ('image_id', 'instance') if key in features}
+    keys = {config.image_key, config.objects_key, config.name_key, *optional} - {None}
+    self._features = tfds.features.FeaturesDict({key: features[key] for key in keys})
+    encoded = {config.image_key, 'instance'} & keys
+    self._skip = {key: tfds.decode.SkipDecoding() for key in encoded}
+    if 'segmentation' not in set(features[config.objects_key].keys()) and 'instance' not in keys:
+      raise SegjaxError(
+        f'{config.name} has boxes but no masks: take a data set whose objects have a segmentation, '
+        'such as coco_instances'
+      )
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> Example:
+    record, name = self._read(index)
+    image = images.decode_image(
+      record[self.config.image_key], self.spec.channels, f'the image of {name}'
+    )
+    ids = None
+    if 'instance' in record:
+      ids = images.decode_label(record['instance'], f'the objects of {name}')
+    size = image.shape[:2]
+    objects = dict(record[self.config.objects_key])
+    found = instances.annotations(objects, size, ids, self._things)
+    picture = Picture(image, instances.decode(found, size))
+    return Example(name, int(record.get('image_id', index)), picture, found)
+
+  @functools.cached_property
+  def sizes(self) -> list[Size]:
+    """The images' native (height, width), from their headers: one pass over the split."""
+    key = self.config.image_key
+    return [
+      images.read_size(record[key], f'the image of {name}')
+      for record, name in map(self._read, range(len(self)))
+    ]
+
+  def _read(self, index: int) -> tuple[dict[str, Any], str]:
+    record = self._features.deserialize_example_np(self._records[index], decoders=self._skip)
+    key = self.config.name_key
+    return record, f'example {index}' if key is None else record[key].decode()
+
+
+class Plan:
+  """Which examples make which training batch; pickles small, and answers to several threads.
+
+  Args:
+    examples: of the training split.
+    seed: of the order and the sizes.
+  """
+
+  # What is made anew where it is unpickled.
+  _STATE = ('_lock', '_ends', '_kept', '_unfilled')
+
+  def __init__(self, examples: _Examples, seed: int):
+    self._count = len(examples)
+    self._config = examples.config
+    self._seed = seed
+    # With one shape there is nothing to group, and no need to read every image's size.
+    config = self._config
+    single = config.shapes is not None and (len(config.shapes) == 1 or config.jitter is not None)
+    self._sizes = None if single else examples.sizes
+    self._start()
+
+  def _start(self) -> None:
+    self._lock = threading.Lock()
+    self._ends = [0]  # batches before the end of each epoch
+    self._kept: collections.deque[list[tuple[Size, list[int]]]] = collections.deque()
+    self._unfilled: dict[Size, list[int]] = {}
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {key: value for key, value in vars(self).items() if key not in self._STATE}
+
+  def __setstate__(self, state: Mapping[str, Any]) -> None:
+    vars(self).update(state)
+    self._start()
+
+  def batch(self, step: int) -> tuple[Size, list[tuple[int, int]]]:
+    """The padded shape of a step's batch, and (epoch, index) of each of its examples."""
+    with self._lock:
+      if step < self._ends[len(self._ends) - 1 - len(self._kept)]:  # no longer kept: anew
+        self._ends, self._unfilled = [0], {}
+        self._kept.clear()
+      while step >= self._ends[-1]:
+        self._add_epoch()
+      first = len(self._ends) - 1 - len(self._kept)
+      epoch = bisect.bisect_right(self._ends, step) - 1
+      shape, positions = self._kept[epoch - first][step - self._ends[epoch]]
+    return shape, [divmod(position, self._count) for position in positions]
+
+  def _add_epoch(self) -> None:
+    """Deals the next epoch's examples out to batches; an example is epoch · n + index."""
+    epoch = len(self._ends) - 1
+    batches = []
+    for index in order(self._config, self._seed, epoch, self._count).tolist():
+      shape = self._shape(epoch, index)
+      filling = self._unfilled.setdefault(shape, [])
+      filling.append(epoch * self._count + index)
+      if len(filling) == self._config.batch_size:
+        batches.append((shape, self._unfilled.pop(shape)))
+    self._ends.append(self._ends[-1] + len(batches))
+    self._kept.append(batches)
+    while sum(map(len, self._kept)) - len(self._kept[0]) > _KEPT_BATCHES:
+      self._kept.popleft()
+
+  def _shape(self, epoch: int, index: int) -> Size:
+    if self._sizes is None:
+      return self._config.shapes[0]
+    size = train_size(self._sizes[index], self._config, self._seed, epoch, index, self._count)
+    return fit_shape(size, self._config.shapes, self._config)
+
+
+def order(config: DataConfig, seed: int, epoch: int, count: int) -> np.ndarray:
+  """The order of an epoch's examples."""
+  return pipeline.permutation(seed, epoch, count) if config.shuffle else np.arange(count)
+
+
+def train_size(
+  size: Size, config: DataConfig, seed: int, epoch: int, index: int, count: int
+) -> Size:
+  """The size to which training scales an image of `size`, before any jitter."""
+  if config.short_side is None:
+    return size
+  short = config.short_side[_scale_draws(seed, epoch, count, len(config.short_side))[index]]
+  return instances.short_side_size(size, short, config.longest_side)
+
+
+@functools.lru_cache(maxsize=4)
+def _scale_draws(seed: int, epoch: int, count: int, choices: int) -> np.ndarray:
+  return np.random.default_rng([_SCALE, seed, epoch]).integers(choices, size=count)
+
+
+def _train_batch(
+  examples: _Examples, plan: Plan, seed: int, rows: range, step: int
+) -> tuple[dict[str, Any], list[str]]:
+  """The rows of one training batch that are this host's."""
+  shape, chosen = plan.batch(step)
+  parts, names, left_out = [], [], []
+  for epoch, index in chosen[rows.start : rows.stop]:
+    rng = np.random.default_rng([_AUGMENT, seed, epoch, index])
+    example = examples[index]
+    picture = _vary(rng, example.picture, examples.config, seed, epoch, index, len(examples))
+    if rng.random() < examples.config.copy_paste:
+      other = int(rng.integers(len(examples)))
+      pasted = examples[other].picture
+      pasted = _vary(rng, pasted, examples.config, seed, epoch, other, len(examples))
+      picture = instances.paste(rng, picture, pasted)
+    picture = picture._replace(
+      image=transforms.shift_colour(rng, picture.image, examples.config.augment)
+    )
+    names.append(example.name)
+    part, without = _pad(picture, shape, examples.config)
+    parts.append({**part, 'draw': rng.integers(2**32, dtype=np.uint32), 'index': np.int32(index)})
+    left_out.append(without)
+  batch = _stack(parts)
+  return {**batch, 'valid': np.ones(len(parts), bool), 'left_out': np.array(left_out)}, names
+
+
+def _vary(
+  rng: np.random.Generator,
+  picture: Picture,
+  config: DataConfig,
+  seed: int,
+  epoch: int,
+  index: int,
+  count: int,
+) -> Picture:
+  """Scale, jitter and flip."""
+  if config.jitter is not None:
+    shape, factor = config.shapes[0], rng.uniform(*config.jitter)
+    fitted = transforms.fit_size(picture.size, shape)
+    size = tuple(max(1, round(side * factor)) for side in fitted)
+    picture = instances.resize(picture, size)
+    room = [max(0, side - limit) for side, limit in zip(size, shape, strict=True)]
+    corner = tuple(int(rng.integers(extra + 1)) for extra in room)
+    picture = instances.crop(picture, corner, shape)
+  else:
+    size = train_size(picture.size, config, seed, epoch, index, count)
+    picture = instances.resize(picture, size)
+  if rng.random() < config.augment.flip_horizontal:
+    picture = instances.flip(picture)
+  return picture
+
+
+def _pad(picture: Picture, shape: Size, config: DataConfig) -> tuple[dict[str, Any], int]:
+  """The example's part of a batch, and how many objects there was no room for."""
+  fit_shape(picture.size, (shape,), config)
+  objects = instances.largest(picture.objects, config.instances)
+  left_out = len(picture.objects.classes) - len(objects.classes)
+  picture = picture._replace(objects=objects)
+  return instances.pad(picture, shape, config.instances, pipeline.mean_colour(config)), left_out
+
+
+def _eval_batch(
+  examples: _Examples, rows: range, batch: tuple[Size, Sequence[int]]
+) -> tuple[dict[str, Any], list[str]]:
+  """The rows of one evaluation batch that are this host's."""
+  shape, indices = batch
+  config, colour = examples.config, pipeline.mean_colour(examples.config)
+  parts, annotations, names = [], [], []
+  for index in indices[rows.start : rows.stop]:
+    example = examples[index]
+    image, native = example.picture.image, example.picture.size
+    size = eval_size(native, config)
+    if native != size:
+      image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
+    parts.append(
+      {
+        'image': transforms.pad(image, shape, colour),
+        'size': np.array(size, np.int32),
+        'index': np.int32(index),
+      }
+    )
+    annotations.append(
+      {
+        'image_id': example.image_id,
+        'height': native[0],
+        'width': native[1],
+        'scale': (size[0] / native[0], size[1] / native[1]),
+        'objects': example.annotations,
+      }
+    )
+    names.append(example.name)
+  missing = len(rows) - len(parts)
+  blank = {
+    'image': np.zeros((*shape, examples.spec.channels), np.uint8),
+    'size': np.array(shape, np.int32),
+    'index': np.int32(0),
+  }
+  return (
+    {
+      **_stack([*parts, *[blank] * missing]),
+      'valid': np.arange(len(rows)) < len(parts),
+      'annotations': annotations + [None] * missing,
+    },
+    names + [''] * missing,
+  )
+
+
+def _stack(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The batch of some examples' parts."""
+  batch: dict[str, Any] = {}
+  for key in parts[0]:
+    column = [part[key] for part in parts]
+    if key == 'instances':
+      batch[key] = Instances(*map(np.stack, zip(*column, strict=True)))
+    else:
+      batch[key] = np.stack(column)
+  return batch
+
+
+def _no_objects(size: Size) -> instances.Objects:
+  return instances.decode([], size)
+
+
+class _LeftOut:
+  """Tells of the objects that there was no room for: at the first, and in all at the end."""
+
+  def __init__(self, count: int, report: Callable[[str], None] | None):
+    self._count = count
+    self._report = report or (lambda text: None)
+    self._objects = self._images = 0
+
+  def add(self, names: Sequence[str], left_out: np.ndarray) -> None:
+    for name, number in zip(names, left_out.tolist(), strict=True):
+      if number and not self._objects:
+        self._report(
+          f'{name} has {self._count + number} objects: the largest config.data.instances='
+          f'{self._count} are kept, here and in other images (in all: at the end)'
+        )
+      self._objects += number
+      self._images += number > 0
+
+  def close(self) -> None:
+    if self._objects:
+      self._report(
+        f'config.data.instances={self._count} left out {self._objects} objects of {self._images} '
+        'images that were trained on'
+      )
+      self._objects = 0

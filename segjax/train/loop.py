@@ -24,7 +24,7 @@ class TrainConfig:
   """Keys of `config.train`.
 
   Attributes:
-    steps: updates in the whole run.
+    steps: updates in the whole run; 0 evaluates the weights of `config.init_from` as they are.
     seed: of the parameters, the order of the examples, augmentation and dropout.
     log_every: steps between two lines of the log.
     eval_every: steps between two evaluations; there is always one after the last step.
@@ -53,9 +53,10 @@ class TrainConfig:
   recompute_batch_norm: bool = False
 
   def __post_init__(self):
-    for key in ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep'):
-      if getattr(self, key) < 1:
-        raise SegjaxError(f'config.train.{key}={getattr(self, key)} must be 1 or more')
+    least = {'steps': 0, 'log_every': 1, 'eval_every': 1, 'checkpoint_every': 1, 'keep': 1}
+    for key, value in least.items():
+      if getattr(self, key) < value:
+        raise SegjaxError(f'config.train.{key}={getattr(self, key)} must be {value} or more')
     if self.seed < 0:
       raise SegjaxError(f'config.train.seed={self.seed} must not be negative')
 
@@ -201,6 +202,9 @@ def run(
   if start and not evaluated and _due(start, config):
     state = refresh(state)
     evaluate(state, start)
+  if not config.steps and not checkpoints.steps():
+    state = refresh(state)
+    checkpoints.save(state, metrics=evaluate(state, 0))
   meter, pending = _Meter(config), collections.deque()
   mark, mark_step = time.perf_counter(), step
   with _StopSignal() as stop:

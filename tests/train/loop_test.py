@@ -93,6 +93,12 @@ def test_evaluates_and_saves_on_time_and_at_the_end(go):
   assert go(config) == ([3, 6, 7], [2, 3, 4, 6, 7])
 
 
+def test_without_steps_the_first_state_is_evaluated_and_saved_once(go):
+  config = loop.TrainConfig(steps=0)
+  assert go(config) == ([0], [0])
+  assert go(config) == ([], [0])
+
+
 def test_a_better_evaluation_is_saved(go):
   config = loop.TrainConfig(steps=8, eval_every=1, checkpoint_every=100)
   assert go(config, scores={1: 0.1, 2: 0.0, 3: 0.3, 4: 0.2, 5: 0.3})[1] == [1, 3, 8]

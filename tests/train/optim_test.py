@@ -71,6 +71,15 @@ def test_multipliers_scale_the_updates_that_match():
   np.testing.assert_array_equal(scaled['norm']['scale'], PARAMS['norm']['scale'])
 
 
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw'])
+def test_what_is_frozen_does_not_decay(name):
+  optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.5), 10, PARAMS, ('^conv/',))
+  zeros = jax.tree.map(jnp.zeros_like, GRADS)
+  updates, _ = optimizer.update({**GRADS, 'conv': zeros['conv']}, optimizer.init(PARAMS), PARAMS)
+  assert not updates['conv']['kernel'].any()
+  assert updates['norm']['scale'].any()
+
+
 @pytest.mark.parametrize('pattern', ['nothing_like_it', '('])
 def test_multipliers_that_match_nothing_are_an_error(pattern):
   with pytest.raises(SegjaxError, match='config.optim.multipliers'):

@@ -1,5 +1,6 @@
 """Every shipped config is complete, builds as shapes, and says how it is used."""
 
+import functools
 import pathlib
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 from segjax import config as config_lib
 from segjax import main as program
 from segjax.data import datasets
+from segjax.train import optim
+from segjax.types import Instances
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Paths from the checkout, such as configs/unet/scenes.py.
@@ -26,10 +29,14 @@ SPECS = {
   'nyud': (40, 3),
   'sun_rgbd': (37, 3),
 }
+# Kinds of things in those of instance tasks.
+THINGS = {'scenes': 5, 'penn_fudan': 1, 'coco_instances': 80, 'cityscapes_instances': 8}
+SIZE = 64
 
 
-def make_spec(name):
-  classes, channels = SPECS[name]
+def make_spec(data):
+  name = data['name']
+  classes, channels = SPECS[name] if data['instances'] is None else (things(name), 3)
   class_names = tuple(f'class {i}' for i in range(classes))
   return datasets.DatasetSpec(
     name, '1.0.0', class_names, np.zeros((classes, 3), np.uint8), channels, {}
@@ -40,13 +47,20 @@ def test_a_config_lies_in_the_folder_of_its_paper(root):
   assert len(CONFIGS) == len(list((root / 'configs').rglob('*.py'))) > 0
 
 
+def things(name):
+  return THINGS[name.partition('/')[0]]
+
+
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_is_complete_and_builds(root, path):
   config = program.complete(config_lib.read_file(root / path))
   assert program.complete(config) == config, 'what is frozen reads back as it is'
-  spec = make_spec(config['data']['name'])
+  spec = make_spec(config['data'])
   rules = {rule: [1.0] * spec.num_classes for rule in program.CLASS_WEIGHTS}
   run = program.build(config, spec, rules)
+  if run.data.instances is not None:
+    check_instances(run)
+    return
   size = run.data.crop_size or run.data.image_size or (64, 64)
   if hasattr(run.model, 'output_size'):
     assert tuple(map(run.model.output_size, size)) == size
@@ -64,9 +78,42 @@ def test_config_is_complete_and_builds(root, path):
   assert logits.shape == (1, *size, spec.num_classes)
 
 
+def check_instances(run):
+  """Both ways through the network, the losses, and what the optimiser is to leave alone."""
+  shape = jax.ShapeDtypeStruct
+  objects = (1, run.data.instances)
+  batch = {
+    'image': shape((1, SIZE, SIZE, 3), np.float32),
+    'size': shape((1, 2), np.int32),
+    'draw': shape((1,), np.uint32),
+    'instances': Instances(
+      boxes=shape((*objects, 4), np.float32),
+      classes=shape(objects, np.int32),
+      masks=shape((*objects, SIZE, SIZE // 8), np.uint8),
+      crowd=shape(objects, bool),
+      valid=shape(objects, bool),
+    ),
+  }
+  variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
+
+  def learn(variables, batch):
+    return run.task.losses(run.task.forward(variables, batch, train=True)[0], batch)
+
+  assert set(jax.eval_shape(learn, variables, batch)) == set(run.config['losses'])
+  find = functools.partial(run.task.forward, train=False)
+  found = jax.eval_shape(find, variables, batch)[0]['detections']
+  assert found.boxes.shape == (1, run.model.detections, 4)
+  assert (found.masks is not None) == run.model.masks
+  optimizer = optim.OptimConfig(**run.config['optim'])
+  optim.make_optimizer(optimizer, 10, variables['params'], run.model.frozen_parameters)
+
+
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_evaluates_on_the_same_classes(root, path):
   data = program.complete(config_lib.read_file(root / path))['data']
+  if data['instances'] is not None:
+    assert things(data['eval_name'] or data['name']) == things(data['name'])
+    return
   assert SPECS[data['eval_name'] or data['name']] == SPECS[data['name']]
 
 

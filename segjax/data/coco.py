@@ -28,6 +28,7 @@ is put up with, counted, and told in one warning a file:
 import collections
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,10 +55,18 @@ _PROBLEMS = {
 
 
 class Category(NamedTuple):
-  """One entry of `categories`."""
+  """One entry of `categories`; panoptic files say of it what the others leave out.
+
+  Attributes:
+    id, name: checked when the file is read.
+    isthing: as the file has it, 1 for things and 0 for stuff.
+    color: as the file has it, [R, G, B].
+  """
 
   id: int
   name: str
+  isthing: Any = None
+  color: Any = None
 
 
 class CocoImage(NamedTuple):
@@ -108,7 +117,7 @@ def read_file(path: Path) -> CocoFile:
     if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
       raise SegjaxError(f'{path} has no list {key}: name a file in the format of COCO')
     tables.append(table)
-  categories = tuple(sorted(_category(path, entry) for entry in tables[0]))
+  categories = sorted((_category(path, entry) for entry in tables[0]), key=lambda c: c.id)
   listed = tuple(_image(path, entry) for entry in tables[1])
   if not categories or not listed:
     empty = 'images' if categories else 'categories'
@@ -125,7 +134,7 @@ def read_file(path: Path) -> CocoFile:
         'its images: fetch the file again'
       )
     of_image.append(entry)
-  return CocoFile(path, categories, listed, annotations)
+  return CocoFile(path, tuple(categories), listed, annotations)
 
 
 def read_instances(path: Path) -> CocoFile:
@@ -147,6 +156,44 @@ def read_instances(path: Path) -> CocoFile:
         )
   _check_once(path, 'the annotation id', ids)
   return content
+
+
+def find_splits(source: Path, pattern: str, content: str) -> dict[str, str]:
+  """The splits of a custom data set, by the names of its annotation files.
+
+  Args:
+    source: the folder of raw files.
+    pattern: path of an annotation file below it, with {} for the name.
+    content: what `source` should hold, for the error message.
+
+  Raises:
+    SegjaxError: there is no such file, or the name of one cannot be that of a split.
+  """
+  paths = sorted(source.glob(pattern.format('*')))
+  start, end = Path(pattern).name.split('{}')
+  names = [path.name.removeprefix(start).removesuffix(end) for path in paths]
+  if not names:
+    raise SegjaxError(f'{source} does not hold {content}: set data.source to the folder that does')
+  for name, path in zip(names, paths, strict=True):
+    if not re.fullmatch(r'\w+', name) or name == 'all':
+      raise SegjaxError(f'{path} cannot name a split: rename it, with letters and digits alone')
+  return {name: name for name in names}
+
+
+def image_folder(source: Path, name: str) -> Path:
+  """Where the images of a split are; the last place of all if they are nowhere."""
+  places = (source / name, source / 'images' / name, source / 'images')
+  return next((place for place in places if place.is_dir()), places[0])
+
+
+def check_same_categories(files: Iterable[CocoFile]) -> None:
+  """Raises a SegjaxError that names two of the files whose categories differ."""
+  first, *others = files
+  for other in others:
+    if other.categories != first.categories:
+      raise SegjaxError(
+        f'{other.path} and {first.path} have different categories: give both the same list'
+      )
 
 
 def check_images_exist(content: CocoFile, folder: Path) -> None:
@@ -361,7 +408,7 @@ def _describe(
   """The entry of `objects` for an annotation; None, and an entry in `problems`, to leave it out."""
   number = annotation['id']
   bbox = annotation.get('bbox')
-  if not (isinstance(bbox, list) and len(bbox) == 4 and _all_numbers(bbox)):
+  if not (isinstance(bbox, list) and len(bbox) == 4 and all_numbers(bbox)):
     raise _broken(path, number, f'the box {bbox}, which is not four numbers')
   if min(bbox[2:]) <= 0:
     problems['empty box'].append(number)
@@ -383,7 +430,7 @@ def _describe(
   if not pixels:
     problems['no pixel'].append(number)
   area, iscrowd = annotation.get('area'), annotation.get('iscrowd', 0)
-  if not _all_numbers([area]) or area < 0:
+  if not all_numbers([area]) or area < 0:
     raise _broken(path, number, f'the area {area}')
   if iscrowd not in (0, 1):
     raise _broken(path, number, f'iscrowd {iscrowd}')
@@ -416,7 +463,8 @@ def _category(path: Path, entry: Mapping[str, Any]) -> Category:
   name = entry.get('name')
   if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
     raise SegjaxError(f'{path}: category {entry.get("id")} has no name: mend the file')
-  return Category(_number(path, 'category', entry, 'id'), name)
+  number = _number(path, 'category', entry, 'id')
+  return Category(number, name, entry.get('isthing'), entry.get('color'))
 
 
 def _image(path: Path, entry: Mapping[str, Any]) -> CocoImage:
@@ -443,7 +491,7 @@ def _check_once(path: Path, kind: str, values: Sequence[Any]) -> None:
     raise SegjaxError(f'{path} has {kind} {twice} twice: mend the file')
 
 
-def _all_numbers(values: Iterable[Any]) -> bool:
+def all_numbers(values: Iterable[Any]) -> bool:
   """Whether all are numbers, and none is nan or infinite."""
   return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 

@@ -71,7 +71,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     splits = ['train', 'val']
     if (source / 'leftImg8bit' / 'test').is_dir():
       splits.append('test')
-    found = {split: _find_images(source, split) for split in splits}
+    found = {split: find_images(source, split) for split in splits}
     return {split: self._generate_examples(source, split, found[split]) for split in splits}
 
   def _generate_examples(
@@ -91,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       yield stem, coco.instance_example(stem, image_id, encoded, image.shape[:2], objects)
 
 
-def _find_images(source: Path, split: str) -> list[str]:
+def find_images(source: Path, split: str) -> list[str]:
   """CITY/STEM of each image of a split, in order; each but those of test has a label."""
 
   def stems(folder: Path, suffix: str) -> set[str]:

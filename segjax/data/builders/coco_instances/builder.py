@@ -20,7 +20,6 @@ CC BY 4.0; the images are from Flickr, whose terms of use apply.
 """
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ import tensorflow_datasets as tfds
 
 from segjax.data import coco
 from segjax.data.builders import common
-from segjax.types import SegjaxError
 
 _FILE = 'annotations/instances_{}.json'
 
@@ -70,37 +68,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     content = self.builder_config.content
     source = common.raw_folder(dl_manager, content)
-    splits = self.builder_config.splits or _found_splits(source, content)
+    splits = self.builder_config.splits or coco.find_splits(source, _FILE, content)
     files = {split: coco.read_instances(source / _FILE.format(n)) for split, n in splits.items()}
-    folders = {split: _image_folder(source, name) for split, name in splits.items()}
-    first, *others = files.values()
-    for other in others:
-      if other.categories != first.categories:
-        raise SegjaxError(
-          f'{other.path} and {first.path} have different categories: give both the same list'
-        )
+    folders = {split: coco.image_folder(source, name) for split, name in splits.items()}
+    coco.check_same_categories(files.values())
     for split, file in files.items():
       coco.check_images_exist(file, folders[split])
-    coco.set_categories(self.info, first.categories)
+    coco.set_categories(self.info, next(iter(files.values())).categories)
     return {split: self._generate_examples(files[split], folders[split]) for split in splits}
 
   def _generate_examples(self, file: coco.CocoFile, folder: Path):
     return coco.generate_examples(file, folder)
-
-
-def _found_splits(source: Path, content: str) -> dict[str, str]:
-  """The splits of a custom data set, by the names of its annotation files."""
-  paths = sorted(source.glob(_FILE.format('*')))
-  names = [path.stem.removeprefix('instances_') for path in paths]
-  if not names:
-    raise SegjaxError(f'{source} does not hold {content}: set data.source to the folder that does')
-  for name, path in zip(names, paths, strict=True):
-    if not re.fullmatch(r'\w+', name) or name == 'all':
-      raise SegjaxError(f'{path} cannot name a split: rename it, with letters and digits alone')
-  return {name: name for name in names}
-
-
-def _image_folder(source: Path, name: str) -> Path:
-  """Where the images of a split are; the last place of all if they are nowhere."""
-  places = (source / name, source / 'images' / name, source / 'images')
-  return next((place for place in places if place.is_dir()), places[0])

@@ -1,0 +1,1 @@
+"""COCO panoptic segmentation, and any data set in its format."""

@@ -156,3 +156,46 @@ def test_annotations_of_run_lengths_and_of_an_id_picture_agree():
   objects = instances.decode(from_picture, (8, 10))
   np.testing.assert_array_equal(objects.masks, [instance == 1, instance == 4])
   np.testing.assert_array_equal(objects.boxes, instances.mask_boxes(objects.masks))
+
+
+def test_pasted_objects_hide_what_is_below():
+  """Every pixel of the result comes from one of the two, and so do the masks."""
+  picture, other = make_picture(count=4), make_picture(size=(50, 30), count=6, seed=1)
+  pasted = instances.paste(np.random.default_rng(0), picture, other)
+  inside = np.zeros(picture.size, bool)
+  inside[:, :30] = True
+  from_other = np.zeros((*picture.size, 3), np.uint8)
+  from_other[:, :30] = other.image[:40]
+  above = (pasted.image != picture.image).any(-1)
+  np.testing.assert_array_equal(pasted.image[above], from_other[above])
+  assert above.any() and not above[~inside].any()
+  assert_boxes_fit(pasted)
+  # As many pixels of an object as there were, less those that a pasted one hides.
+  old = picture.objects.masks & ~above
+  kept = pasted.objects.masks[: len(pasted.objects.masks)]
+  assert all((kept == mask).all((1, 2)).any() for mask in old if mask.any())
+  np.testing.assert_array_equal(pasted.label[~above], picture.label[~above])
+
+
+def test_a_hidden_object_is_gone_and_an_untouched_one_stays_as_it_is():
+  def one(masks, value):
+    masks = np.array(masks, np.uint8)
+    objects = Objects(
+      instances.mask_boxes(masks) + 0.25,  # an annotated box, not that of the pixels
+      np.zeros(len(masks), np.int32),
+      masks,
+      np.zeros(len(masks), bool),
+    )
+    return Picture(np.full((4, 6, 3), value, np.uint8), objects)
+
+  left, right, whole = np.zeros((3, 4, 6), np.uint8)
+  left[1:3, 1:3] = right[1:3, 4:6] = whole[:, :4] = 1
+  picture, other = one([left, right], 0), one([whole], 9)
+  results = [instances.paste(np.random.default_rng(seed), picture, other) for seed in range(8)]
+  # A coin decides whether the one object is pasted.
+  assert {len(r.objects.classes) for r in results} == {2}
+  pasted = next(r for r in results if r.image.any())
+  np.testing.assert_array_equal(pasted.objects.masks, [right, whole])
+  np.testing.assert_array_equal(pasted.objects.boxes[0], picture.objects.boxes[1])
+  untouched = next(r for r in results if not r.image.any())
+  np.testing.assert_array_equal(untouched.objects.boxes, picture.objects.boxes)

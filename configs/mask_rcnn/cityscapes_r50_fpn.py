@@ -11,7 +11,7 @@ Cost: for 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.
     --config.data.source=cityscapes/ --config.init_from.path=weights/resnet50.pth
 
 From COCO, the layers with a row a class anew: --config.model.aligned=false
---config.init_from.source=torchvision/maskrcnn_resnet50_fpn_body
+--config.model.bn_epsilon=0 --config.init_from.source=torchvision/maskrcnn_resnet50_fpn_body
 --config.init_from.path=weights/maskrcnn_resnet50_fpn.pth. With k times the batch, take k times the
 learning rate, and 1/k of the steps and the boundaries.
 """

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
       'name': 'mask_rcnn.MaskRCNN',
       'classes': 80,
       'backbone': 'resnet50',
+      'bn_epsilon': 0.0,  # as torchvision has it with these weights
     }
   )
   config.init_from = ml_collections.ConfigDict(

@@ -22,24 +22,31 @@ def scaled(channels: int, width: float) -> int:
 
 
 def make_norm(
-  kind: Norm, *, train: bool, dtype: Any, name: str, momentum: float = 0.9
-) -> Callable[[jax.Array], jax.Array]:
+  kind: Norm,
+  *,
+  train: bool,
+  dtype: Any,
+  name: str,
+  momentum: float = 0.9,
+  epsilon: float = 1e-5,
+) -> Callable[..., jax.Array]:
   """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
 
   `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
-  (by `momentum`); `'group'` has groups of 16 channels, or one group where 16 do not divide C.
+  (by `momentum`); a `mask` beside the features, bool[B, 1, 1, 1], keeps those of False out of them.
+  `'group'` has groups of 16 channels, or one group where 16 do not divide C.
   """
   if kind == 'none':
-    return lambda x: x
+    return lambda x, mask=None: x
   if kind == 'batch':
     return nn.BatchNorm(
-      use_running_average=not train, momentum=momentum, epsilon=1e-5, dtype=dtype, name=name
+      use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=dtype, name=name
     )
 
-  def group_norm(x: jax.Array) -> jax.Array:
+  def group_norm(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     channels = x.shape[-1]
     groups = channels // 16 if channels % 16 == 0 else 1
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+    return nn.GroupNorm(num_groups=groups, epsilon=epsilon, dtype=dtype, name=name)(x)
 
   return group_norm
 

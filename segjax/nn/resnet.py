@@ -81,6 +81,7 @@ def stage_blocks(
   width: int = 64,
   stride_in_1x1: bool = False,
   dilate: tuple[int, ...] = (),
+  unstrided: tuple[int, ...] = (),
 ) -> tuple[Block, ...]:
   """The blocks of a stage, 2 to 5; see `ResNet` for the arguments.
 
@@ -89,7 +90,7 @@ def stage_blocks(
   channels = width * 2 ** (stage - 2)
   before = 2 ** sum(s in dilate for s in range(stage))
   after = 2 * before if stage in dilate else before
-  stride = 2 if stage in HALVING and stage not in dilate else 1
+  stride = 2 if stage in HALVING and stage not in (*dilate, *unstrided) else 1
   first = _convs(variant, channels, stride, before, stride_in_1x1)
   rest = _convs(variant, channels, 1, after, stride_in_1x1)
   features = first[-1].features
@@ -130,7 +131,11 @@ class ResNet(nn.Module):
     stride_in_1x1: the stride of a bottleneck is in its first convolution, as in the paper and in
       the weights of its authors that Detectron uses, and not in the 3x3.
     dilate: the stages of 3, 4, 5 that dilate their 3x3 convolutions in place of a stride.
+    unstrided: those that have neither stride nor dilation, as Mask R-CNN's res5 on 7x7 regions.
+    frozen_stages: stages 1 to this one learn nothing, and norm 'batch' is 'frozen' in them. Weight
+      decay is to be kept away, see `frozen_parameters`.
     bn_momentum: of the running means and variances, with norm 'batch'.
+    bn_epsilon: added to the variance, with norm 'batch' or 'frozen'.
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
@@ -139,7 +144,10 @@ class ResNet(nn.Module):
   norm: Norm = 'batch'
   stride_in_1x1: bool = False
   dilate: tuple[int, ...] = ()
+  unstrided: tuple[int, ...] = ()
+  frozen_stages: int = 0
   bn_momentum: float = 0.9
+  bn_epsilon: float = 1e-5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @nn.compact
@@ -158,32 +166,56 @@ class ResNet(nn.Module):
       `dilate`.
 
     Raises:
-      SegjaxError: `dilate` names a stage without a stride.
+      SegjaxError: `dilate` or `unstrided` names a stage without a stride; `frozen_stages` no stage.
     """
-    if not set(self.dilate) <= set(HALVING):
+    for key in ('dilate', 'unstrided'):
+      if not set(value := getattr(self, key)) <= set(HALVING):
+        raise SegjaxError(
+          f'config.model.{key}={value}: only stages 3, 4 and 5 have a stride to replace'
+        )
+    if self.frozen_stages not in (0, *STAGES):
       raise SegjaxError(
-        f'config.model.dilate={self.dilate}: only stages 3, 4 and 5 have a stride to replace'
+        f'config.model.frozen_stages={self.frozen_stages}: there are 5 stages, and 0 freezes none'
       )
-    unit = functools.partial(
-      conv_norm, norm=self.norm, train=train, momentum=self.bn_momentum, dtype=self.dtype
-    )
     x = x.astype(self.dtype)
     features = {}
     for stage in stages:
-      if stage == 1:
-        x = max_pool_3x3(nn.relu(unit(x, Conv(self.width, 7, stride=2), name='stem')))
-        continue
-      blocks = stage_blocks(
-        VARIANTS[self.variant],
-        stage,
-        width=self.width,
-        stride_in_1x1=self.stride_in_1x1,
-        dilate=self.dilate,
+      frozen = stage <= self.frozen_stages
+      unit = functools.partial(
+        conv_norm,
+        norm='frozen' if frozen and self.norm == 'batch' else self.norm,
+        train=train,
+        momentum=self.bn_momentum,
+        epsilon=self.bn_epsilon,
+        dtype=self.dtype,
       )
-      for i, block in enumerate(blocks):
-        x = residual(x, block, unit=unit, name=f'res{stage}_{i}')
-      features[f'c{stage}'] = x
+      x = self._stage(x, stage, unit)
+      if frozen:
+        x = lax.stop_gradient(x)
+      if stage > 1:
+        features[f'c{stage}'] = x
     return features
+
+  def _stage(self, x: jax.Array, stage: int, unit: Callable[..., jax.Array]) -> jax.Array:
+    if stage == 1:
+      return max_pool_3x3(nn.relu(unit(x, Conv(self.width, 7, stride=2), name='stem')))
+    blocks = stage_blocks(
+      VARIANTS[self.variant],
+      stage,
+      width=self.width,
+      stride_in_1x1=self.stride_in_1x1,
+      dilate=self.dilate,
+      unstrided=self.unstrided,
+    )
+    for i, block in enumerate(blocks):
+      x = residual(x, block, unit=unit, name=f'res{stage}_{i}')
+    return x
+
+
+def frozen_parameters(path: str, norm: Norm, frozen_stages: int) -> tuple[str, ...]:
+  """Regular expressions for the parameters that learn nothing of the ResNet at `path`."""
+  layers = ('stem', *(f'res{stage}_' for stage in STAGES[1:]))[:frozen_stages]
+  return tuple(f'^{path}/{name}' for name in (*layers, *['.*_norm/'] * (norm == 'frozen')))
 
 
 def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name: str) -> jax.Array:
@@ -204,7 +236,15 @@ def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name
 
 
 def conv_norm(
-  x: jax.Array, conv: Conv, *, norm: Norm, train: bool, momentum: float, dtype: Any, name: str
+  x: jax.Array,
+  conv: Conv,
+  *,
+  norm: Norm,
+  train: bool,
+  momentum: float,
+  dtype: Any,
+  name: str,
+  epsilon: float = 1e-5,
 ) -> jax.Array:
   """A convolution called `name` and its norm called `name`_norm."""
   x = nn.Conv(
@@ -222,8 +262,9 @@ def conv_norm(
   )(x)
   name = f'{name}_norm'
   if norm == 'frozen':
-    return FrozenBatchNorm(dtype, name=name)(x)
-  return make_norm(norm, train=train, momentum=momentum, dtype=dtype, name=name)(x)
+    return FrozenBatchNorm(dtype, epsilon, name=name)(x)
+  options = {'momentum': momentum, 'epsilon': epsilon, 'dtype': dtype}
+  return make_norm(norm, train=train, name=name, **options)(x)
 
 
 def _grouped_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
@@ -239,9 +280,11 @@ class FrozenBatchNorm(nn.Module):
 
   Attributes:
     dtype: of the output.
+    epsilon: added to the variance.
   """
 
   dtype: Any
+  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -250,7 +293,7 @@ class FrozenBatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, shape).value
     var = self.variable('batch_stats', 'var', jnp.ones, shape).value
-    factor = scale * lax.rsqrt(var + 1e-5)
+    factor = scale * lax.rsqrt(var + self.epsilon)
     factor, shift = lax.stop_gradient((factor, bias - mean * factor))
     return (x * factor + shift).astype(self.dtype)
 

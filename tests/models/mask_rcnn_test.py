@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instance_batch import KEYS, make_batch
 
 from segjax.models import mask_rcnn
 from segjax.models.mask_rcnn import MaskRCNN
-from segjax.ops.masks import pack_masks
-from segjax.types import Instances
 
-SIZE = 64
 # Few anchors, so that all of them are sampled and no draw decides a loss.
 MODEL = MaskRCNN(
   classes=3,
@@ -31,26 +29,6 @@ MODEL = MaskRCNN(
   detections=6,
   score_threshold=0.0,
 )
-KEYS = jax.random.split(jax.random.key(1), 2)
-
-
-def make_batch(count=5, padding=0, crowd=False, seed=0):
-  """Two images: `count` rectangles in the first, none in the second."""
-  rng = np.random.default_rng(seed)
-  total = max(count + padding, 1)
-  masks = np.zeros((2, total, SIZE, SIZE), bool)
-  boxes = np.zeros((2, total, 4), np.float32)
-  for i in range(count):
-    x0, y0 = rng.integers(0, 40, 2)
-    w, h = rng.integers(8, 24, 2)
-    masks[0, i, y0 : y0 + h, x0 : x0 + w] = True
-    boxes[0, i] = x0, y0, x0 + w, y0 + h
-  valid = np.zeros((2, total), bool)
-  valid[0, :count] = True
-  classes = np.where(valid, np.arange(total) % 3, 0).astype(np.int32)
-  instances = Instances(boxes, classes, pack_masks(jnp.asarray(masks)), valid & crowd, valid)
-  image = rng.normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
-  return image, np.array([[SIZE, SIZE], [50, 60]], np.int32), instances
 
 
 @pytest.fixture(scope='module')

@@ -236,6 +236,21 @@ def test_stages_that_are_not_run_have_no_parameters():
   assert {name[:4] for name in params} == {'stem', 'res2'}
 
 
+def test_unstrided_stages_keep_the_size_and_the_parameters():
+  shapes = [abstract(tiny(unstrided=u), (1, 32, 32, 3)) for u in ((), (5,))]
+  assert shapes[0] == shapes[1]
+  model, variables = tiny(unstrided=(5,)), shapes[0]
+  x = jax.ShapeDtypeStruct((1, 7, 7, 64), jnp.float32)
+  (c5,) = jax.eval_shape(functools.partial(model.apply, stages=(5,)), variables, x).values()
+  assert c5.shape[1:3] == (7, 7)
+
+
+@pytest.mark.parametrize('fields', [{'unstrided': (2,)}, {'frozen_stages': 6}])
+def test_stages_that_there_are_not(fields):
+  with pytest.raises(SegjaxError, match=f'config.model.{next(iter(fields))}'):
+    abstract(tiny(**fields), (1, 32, 32, 3))
+
+
 # --- norms and training --------------------------------------------------------------------------
 
 

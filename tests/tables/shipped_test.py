@@ -6,9 +6,13 @@ import re
 import runpy
 import sys
 
+import jax
 import pytest
 
 from segjax import main as program
+from segjax.convert import load
+from segjax.data import datasets, pipeline
+from segjax.metrics import coco
 from segjax.models import segnet, unet
 from segjax.tables import page, results, runs, spec
 
@@ -22,7 +26,8 @@ def read(name):
 
 
 def test_tables_that_there_are():
-  there = {'fcn': (1, 2, 3), 'segnet': (1, 3, 4, 6), 'unet': (1, 2)}
+  there = {'fcn': (1, 2, 3), 'segnet': (1, 3, 4, 6), 'unet': (1, 2), 'mask_rcnn': (1, 2, 3, 7)}
+  assert 'model_zoo' in NAMES
   assert set(NAMES) >= {f'{paper}_table{n}' for paper, numbers in there.items() for n in numbers}
 
 
@@ -44,7 +49,8 @@ def test_every_config_builds_and_every_path_exists(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_every_figure_of_the_paper_is_a_number_with_its_source(name):
   table = read(name)
-  assert re.search(r'arXiv \d{4}\.\d{4,5}, Table \d', table.file.source)
+  sourced = all(row.source for row in table.rows.values())  # not a table of a paper
+  assert sourced or re.search(r'arXiv \d{4}\.\d{4,5}, Table \d', table.file.source)
   figures = [f for row in table.rows.values() for f in (row.paper or {}).values()]
   assert figures
   assert all(isinstance(f, int | decimal.Decimal) and f >= 0 for f in figures)
@@ -61,6 +67,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
     'pixel_error', 'rand_error', 'v_rand', 'v_info', 'per_class.cell.iou',
     'forward_ms', 'backward_ms', 'training_mb', 'inference_mb', 'model_mb',
     'voc_2011_test.mean_iou', 'voc_2012_test.mean_iou',  # of the organisers' server
+    *(f'{kind}_{name}' for kind in ('box', 'mask') for name in coco.STATS),
     'parameters', 'stride', 'receptive_field',
   }  # fmt: skip
   columns = read(name).columns.values()
@@ -86,8 +93,9 @@ def test_every_record_says_where_it_is_from(name):
     for key in ('commit', 'hardware', 'versions', 'date', 'command', 'parameters'):
       assert getattr(record, key), f'{where} has no {key}'
     if table.entries[record.entry].config:
-      for key in ('step', 'steps', 'split', 'data', 'weights', 'config_digest'):
+      for key in ('split', 'data', 'weights', 'config_digest'):
         assert getattr(record, key), f'{where} has no {key}'
+      assert None not in (record.step, record.steps), where
       assert record.seed is not None, where
       assert record.split == (table.file.split or record.split), where
     assert record.checkpoint in table.entries[record.entry].checkpoints, where
@@ -113,6 +121,39 @@ def test_segnet_table_1_has_every_variant_twice():
       for c in configs
     }
     assert kinds == {(v, w) for v in segnet.VARIANTS for w in ('median_frequency', 'natural')}
+
+
+def test_mask_rcnn_table_2_trains_no_network_twice():
+  table = read('mask_rcnn_table2')
+  digests = [runs.entry_digest(entry) for entry in table.entries.values()]
+  assert len(set(digests)) == len(digests)
+
+
+def test_rows_of_mask_rcnn_that_two_tables_share_are_the_same_training():
+  first, third = read('mask_rcnn_table1').entries, read('mask_rcnn_table3').entries
+  for name in ('r101_fpn.fpn', 'x101_fpn.x101'):
+    assert runs.entry_digest(first[name]) == runs.entry_digest(third[name])
+
+
+def test_the_model_zoo_trains_nothing_and_takes_weights_that_can_be_read():
+  table = read('model_zoo')
+  for entry in table.entries.values():
+    config = runs.given_config(entry)
+    assert config['train']['steps'] == 0
+    assert config['init_from']['source'] in load.SOURCES
+  files = [runs.given_config(entry)['init_from']['path'] for entry in table.entries.values()]
+  assert len(set(files)) == len(files)
+
+
+@pytest.mark.parametrize('row', ['torchvision_v1', 'torchvision_v2', 'r50_fpn_3x', 'r50_c4_3x'])
+def test_the_networks_of_the_model_zoo_have_a_place_for_every_weight(row):
+  config = program.complete(runs.given_config(read('model_zoo').entries[f'{row}.weights']))
+  spec = datasets.describe(pipeline.DataConfig(**config['data']))
+  model = program.build(config, spec, {}).model
+  image, size = (jax.ShapeDtypeStruct(s, t) for s, t in (((1, 64, 64, 3), 'f4'), ((1, 2), 'i4')))
+  variables = jax.eval_shape(model.init, jax.random.key(0), image, size)
+  rows = load.SOURCES[config['init_from']['source']].rows
+  assert {r.path for r in rows} == set(load.flat_paths(variables))
 
 
 def test_segnet_table_6_measures_its_rows(monkeypatch, capsys):

@@ -10,12 +10,17 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from segjax.convert import caffe, torchvision
+from segjax.convert import caffe, detectron2, torchvision, torchvision_detection
 from segjax.convert.table import convert, first, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import SegjaxError, nearest
 
-SOURCES = {**torchvision.SOURCES, **caffe.SOURCES}
+SOURCES = {
+  **torchvision.SOURCES,
+  **torchvision_detection.SOURCES,
+  **detectron2.SOURCES,
+  **caffe.SOURCES,
+}
 # What notes in a converted file which source it is from.
 _NOTE = 'segjax_source'
 

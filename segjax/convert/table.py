@@ -36,6 +36,7 @@ class Source:
     input: what the network expects of an image, and of the config.
     constants: (one of our paths in `rows`, test of its array): a network may lack this array too if
       the test holds, because it has it built in.
+    renamed: (pattern, replacement) for `re.sub`: names in older files, and those in `rows`.
   """
 
   rows: tuple[Row, ...]
@@ -44,6 +45,23 @@ class Source:
   spare: tuple[str, ...]
   input: str
   constants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()
+  renamed: tuple[tuple[str, str], ...] = ()
+
+  def current(self, name: str) -> str:
+    """What `rows` calls the array that a file calls `name`."""
+    for pattern, replacement in self.renamed:
+      name = re.sub(pattern, replacement, name)
+    return name
+
+  def without(self, paths: str) -> 'Source':
+    """The same, but for the rows whose path the pattern is found in: a network starts them anew."""
+    dropped = [re.escape(row.key) for row in self.rows if re.search(paths, row.path)]
+    return dataclasses.replace(
+      self,
+      rows=tuple(row for row in self.rows if not re.search(paths, row.path)),
+      left_out=(*self.left_out, *(f'^{key}$' for key in dropped)),
+      new=(*self.new, paths),
+    )
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -53,7 +71,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def leftovers(names: Iterable[str], source: Source) -> tuple[list[str], list[str]]:
   """(names that `source` wants and that are missing, those that are there and nothing takes)."""
-  names, wanted = set(names), {row.key for row in source.rows}
+  names, wanted = {source.current(name) for name in names}, {row.key for row in source.rows}
   extra = {name for name in names - wanted if not matches(name, source.left_out)}
   return sorted(wanted - names), sorted(extra)
 
@@ -78,9 +96,11 @@ def convert(
     told = [
       f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
     ]
-    fitting = [other for other, s in sources.items() if leftovers(arrays, s) == ([], [])]
-    mend = f'take the source {" or ".join(fitting)}' if fitting else 'take the file of that network'
+    mend = 'take the file of that network'
+    if fitting := _fitting(arrays, sources):
+      mend = f'take the source {" or ".join(fitting)}'
     raise SegjaxError(f'{where} is not {name}, it {" and ".join(told)}: {mend}')
+  arrays = {source.current(key): array for key, array in arrays.items()}
   converted = {}
   for row in source.rows:
     array = arrays[row.key]
@@ -88,10 +108,17 @@ def convert(
       converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
+      others = [''] + [other for other in _fitting(arrays, sources) if other != name]
       raise SegjaxError(
         f'{where} is not {name}, its {row.key} is {shape}: take the file of that network'
+        + ' or the source '.join(others)
       ) from e
   return converted
+
+
+def _fitting(names: Iterable[str], sources: Mapping[str, Source]) -> list[str]:
+  """The sources whose arrays have these names."""
+  return [other for other, source in sources.items() if leftovers(names, source) == ([], [])]
 
 
 def first(names: Iterable[str]) -> str:

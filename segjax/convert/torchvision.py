@@ -63,7 +63,7 @@ GOOGLENET_BRANCHES = {
   'branch4.1': 'pool_proj',
 }
 
-_INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
+INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
 # What is behind the encoder: FCN's scores and upsampling, SegNet's decoder.
 _BEHIND = (r'^params/(score|upscore)', r'_D(_bn)?/')
 # SegNet's batch normalisation, which vgg16 has not.
@@ -96,7 +96,7 @@ def linear_to_7x7(x: np.ndarray) -> np.ndarray:
   return oihw_to_hwio(x.reshape(len(x), -1, 7, 7))
 
 
-def _layer(key: str, name: str, kernel: Callable[[np.ndarray], np.ndarray]) -> Iterator[Row]:
+def layer_rows(key: str, name: str, kernel: Callable[[np.ndarray], np.ndarray]) -> Iterator[Row]:
   yield Row(f'{key}.weight', f'params/{name}/kernel', kernel)
   yield Row(f'{key}.bias', f'params/{name}/bias', same)
 
@@ -110,7 +110,7 @@ def _norm(key: str, name: str) -> Iterator[Row]:
 
 def _features(layers: Mapping[int, str], *, norm: bool) -> Iterator[Row]:
   for index, name in layers.items():
-    yield from _layer(f'features.{index}', name, oihw_to_hwio)
+    yield from layer_rows(f'features.{index}', name, oihw_to_hwio)
     if norm:
       yield from _norm(f'features.{index + 1}', f'{name}_bn')
 
@@ -132,42 +132,42 @@ def _googlenet() -> Iterator[Row]:
 # A network's layers outside the ResNet, which a ResNet's file lacks.
 _HEAD = r'^(params|batch_stats)/(?!backbone/)'
 _AUX_CLASSIFIER = r'^(params|batch_stats)/aux_classifier_'
-_COUNTERS = r'\.num_batches_tracked$'
+COUNTERS = r'\.num_batches_tracked$'
 
 
-def _conv_norm(conv: str, norm: str, name: str) -> Iterator[Row]:
+def conv_norm_rows(conv: str, norm: str, name: str) -> Iterator[Row]:
   """A convolution without bias and its batch normalisation, `name`_norm."""
   yield Row(f'{conv}.weight', f'params/{name}/kernel', oihw_to_hwio)
   yield from _norm(norm, f'{name}_norm')
 
 
-def _resnet(variant: resnet.Name, prefix: str = '') -> Iterator[Row]:
+def resnet_rows(variant: resnet.Name, prefix: str = '') -> Iterator[Row]:
   """conv1, layer1 … layer4 as our stem and stages 2 to 5; `prefix` is of the file's names."""
-  yield from _conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
+  yield from conv_norm_rows(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
   for stage in resnet.STAGES[1:]:
     for i, block in enumerate(resnet.stage_blocks(resnet.VARIANTS[variant], stage)):
       theirs, ours = f'{prefix}layer{stage - 1}.{i}', f'backbone/res{stage}_{i}'
       for j, _ in enumerate(block.convs, 1):
-        yield from _conv_norm(f'{theirs}.conv{j}', f'{theirs}.bn{j}', f'{ours}_conv{j}')
+        yield from conv_norm_rows(f'{theirs}.conv{j}', f'{theirs}.bn{j}', f'{ours}_conv{j}')
       if block.shortcut is not None:
         downsample = f'{theirs}.downsample'
-        yield from _conv_norm(f'{downsample}.0', f'{downsample}.1', f'{ours}_shortcut')
+        yield from conv_norm_rows(f'{downsample}.0', f'{downsample}.1', f'{ours}_shortcut')
 
 
 def _fcn_head(name: str) -> Iterator[Row]:
   """`classifier` or `aux_classifier`: convolution, norm, ReLU, dropout, convolution."""
-  yield from _conv_norm(f'{name}.0', f'{name}.1', f'{name}_conv')
-  yield from _layer(f'{name}.4', f'{name}_score', oihw_to_hwio)
+  yield from conv_norm_rows(f'{name}.0', f'{name}.1', f'{name}_conv')
+  yield from layer_rows(f'{name}.4', f'{name}_score', oihw_to_hwio)
 
 
 def _fcn_resnet(variant: resnet.Name, *, auxiliary: bool) -> Source:
   heads = ('classifier', 'aux_classifier') if auxiliary else ('classifier',)
   return Source(
-    rows=(*_resnet(variant, 'backbone.'), *(row for head in heads for row in _fcn_head(head))),
-    left_out=(_COUNTERS,) if auxiliary else (_COUNTERS, r'^aux_classifier\.'),
+    rows=(*resnet_rows(variant, 'backbone.'), *(row for head in heads for row in _fcn_head(head))),
+    left_out=(COUNTERS,) if auxiliary else (COUNTERS, r'^aux_classifier\.'),
     new=() if auxiliary else (_AUX_CLASSIFIER,),
     spare=(_AUX_CLASSIFIER,) if auxiliary else (),
-    input=f'{_INPUT}, config.model.variant={variant}',
+    input=f'{INPUT}, config.model.variant={variant}',
   )
 
 
@@ -175,13 +175,13 @@ SOURCES = {
   'torchvision/vgg16': Source(
     rows=(
       *_features(VGG16_FEATURES, norm=False),
-      *_layer('classifier.0', 'fc6', linear_to_7x7),
-      *_layer('classifier.3', 'fc7', linear_to_1x1),
+      *layer_rows('classifier.0', 'fc6', linear_to_7x7),
+      *layer_rows('classifier.3', 'fc7', linear_to_1x1),
     ),
     left_out=(r'^classifier\.6\.',),  # ImageNet's 1000 classes
     new=(*_BEHIND, _NORM),
     spare=(_FC,),
-    input=_INPUT,
+    input=INPUT,
   ),
   # The convolutions alone, of a file that may have the classifier or not.
   'torchvision/vgg16_features': Source(
@@ -189,30 +189,30 @@ SOURCES = {
     left_out=(r'^classifier\.[036]\.',),
     new=(*_BEHIND, _NORM, _FC),
     spare=(),
-    input=_INPUT,
+    input=INPUT,
   ),
   'torchvision/vgg16_bn': Source(
     rows=tuple(_features(VGG16_BN_FEATURES, norm=True)),
     left_out=(r'^classifier\.[036]\.', r'\.num_batches_tracked$'),
     new=_BEHIND,
     spare=(),
-    input=_INPUT,
+    input=INPUT,
   ),
   'torchvision/alexnet': Source(
     rows=(
       *_features(ALEXNET_FEATURES, norm=False),
-      *_layer('classifier.1', 'fc6', linear_to_6x6),
-      *_layer('classifier.4', 'fc7', linear_to_1x1),
+      *layer_rows('classifier.1', 'fc6', linear_to_6x6),
+      *layer_rows('classifier.4', 'fc7', linear_to_1x1),
     ),
     left_out=(r'^classifier\.6\.',),  # ImageNet's 1000 classes
     new=(_SCORE,),
     spare=(),
-    input=f'{_INPUT}, config.model.form=torchvision',
+    input=f'{INPUT}, config.model.form=torchvision',
   ),
   'torchvision/googlenet': Source(
     rows=tuple(_googlenet()),
     # ImageNet's 1000 classes, of the network and of its two auxiliary classifiers.
-    left_out=(r'^fc\.', r'^aux[12]\.', _COUNTERS),
+    left_out=(r'^fc\.', r'^aux[12]\.', COUNTERS),
     new=(_SCORE,),
     spare=(),
     input='RGB, (x / 255 - 0.5) / 0.5, config.model.form=torchvision',
@@ -220,11 +220,11 @@ SOURCES = {
   # ImageNet's, for any network that calls its ResNet `backbone`.
   **{
     f'torchvision/{variant}': Source(
-      rows=tuple(_resnet(variant)),
-      left_out=(r'^fc\.', _COUNTERS),  # ImageNet's 1000 classes
+      rows=tuple(resnet_rows(variant)),
+      left_out=(r'^fc\.', COUNTERS),  # ImageNet's 1000 classes
       new=(_HEAD,),
       spare=(),
-      input=f'{_INPUT}, config.model.variant={variant}',
+      input=f'{INPUT}, config.model.variant={variant}, or in Mask R-CNN config.model.backbone',
     )
     for variant in resnet.VARIANTS
   },

@@ -1,4 +1,5 @@
-"""Reads weights files: `.safetensors`, Caffe's `.caffemodel`, and PyTorch's `.pth` without PyTorch.
+"""Reads weights files: `.safetensors`, Caffe's `.caffemodel`, Detectron2's `.pkl`, and PyTorch's
+`.pth` without PyTorch.
 
 A `.pth` file is a pickle, which could run any code while it is read. Here its reader builds ordered
 dictionaries and tensors and refuses to look up anything else, so that nothing of the file is run.
@@ -21,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from segjax.convert.caffe_file import read_caffemodel
+from segjax.convert.pickle_file import read_pkl
 from segjax.types import SegjaxError
 
 # PyTorch's storage classes -> the type of their elements; files are little-endian.
@@ -44,8 +46,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   """The arrays of a weights file by name, in the types in which they are stored.
 
   Args:
-    path: a `.safetensors` file, a `.caffemodel`, or a `.pth` or `.pt` file that holds one
-      `state_dict` (PyTorch's present zip format, or the one of before 1.6).
+    path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth` or
+      `.pt` file that holds one `state_dict` (PyTorch's present zip format, or the one of before
+      1.6).
 
   Raises:
     SegjaxError: the file is missing, of another kind, cut short, holds other things than tensors,
@@ -57,6 +60,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     '.pth': _read_pth,
     '.pt': _read_pth,
     '.caffemodel': read_caffemodel,
+    '.pkl': read_pkl,
   }
   if path.suffix not in readers:
     raise SegjaxError(f'{path} is no weights file: give one that ends in {", ".join(readers)}')

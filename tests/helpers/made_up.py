@@ -1,4 +1,4 @@
-"""Weights made up from names alone, so that a golden file need not hold them."""
+"""Weights made up from names alone, and images, so that a golden file need not hold them."""
 
 import zlib
 
@@ -18,3 +18,15 @@ def made_up(name: str, shape: tuple[int, ...]) -> np.ndarray:
   elif name.endswith(('running_var', 'weight')):
     x += 1
   return np.asarray(x, np.float32)
+
+
+def made_up_image(padded: tuple[int, int], sizes: tuple) -> np.ndarray:
+  """f32[B, 3, H, W]: patches of plain colour under noise, zeros beyond each (height, width)."""
+  height, width = padded
+  shape = (len(sizes), 3, height, width)
+  coarse = made_up('coarse', (*shape[:2], -(-height // 8), -(-width // 8)))
+  image = np.kron(coarse, np.ones((8, 8), np.float32))[..., :height, :width]
+  image = 10 * (image + 0.2 * made_up('fine', shape))
+  for x, (rows, columns) in zip(image, sizes, strict=True):
+    x[:, rows:] = x[:, :, columns:] = 0
+  return image

@@ -1,0 +1,179 @@
+"""torchvision's Mask R-CNN and Faster R-CNN on ResNet-50 and a feature pyramid, both versions.
+
+The files have a row of scores, boxes and masks for the background and for each COCO category id
+from 1 to 90, ten of which no category has. `torchvision/maskrcnn_resnet50_fpn` takes the 80 that
+are there, in the order of their ids, which is that of `coco_instances`; `…_all` takes as many as a
+file has, so that it fits one that was fine-tuned, with class i the file's label i + 1; `…_body`
+leaves out the layers with a row a class, to train them for other classes. None takes the boxes and
+masks of the background: nothing ever trained or read them.
+
+Files saved before torchvision 0.13, the published ones of version 1 among them, have other names
+for some layers (`RENAMED`). The published weights of version 1 were trained without an epsilon in
+the batch normalisation and go with `config.model.bn_epsilon=0.0`; one's own may go with 1e-5.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from segjax.convert.table import Row, Source
+from segjax.convert.torchvision import (
+  COUNTERS,
+  INPUT,
+  conv_norm_rows,
+  layer_rows,
+  oihw_to_hwio,
+  resnet_rows,
+)
+from segjax.nn import resnet
+
+# COCO's category ids: 80 from 1 to 90.
+COCO_HOLES = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_HOLES)
+
+# What names of before torchvision 0.13 are now.
+RENAMED = (
+  (r'^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
+  (r'^rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
+  *((rf'^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.', rf'\1.{i}.0.') for i in range(4)),
+)
+# Fields of `MaskRCNN` for version 2: convolutions instead of layers, and batch normalisation.
+V2 = {
+  'norm': 'batch',
+  'fpn_norm': 'batch',
+  'rpn_convs': 2,
+  'box_convs': 4,
+  'box_layers': 1,
+  'head_norm': 'batch',
+}
+# Fields that go with the published weights of version 1.
+V1 = {'bn_epsilon': 0.0}
+
+# Side of what the box head sees.
+_BINS = 7
+# Layers with a row a class, and those that Faster R-CNN has not.
+_CLASSES = r'^params/(box/(score|deltas)|mask/score)/'
+_MASK = r'^(params|batch_stats)/mask/'
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def linear(x: np.ndarray) -> np.ndarray:
+  """[out, in] of a fully-connected layer as the kernel [in, out]."""
+  return x.transpose(1, 0)
+
+
+def linear_on_bins(x: np.ndarray) -> np.ndarray:
+  """The same for a layer on a flattened CHW region as one on a flattened HWC region."""
+  x = x.reshape(len(x), -1, _BINS, _BINS)
+  return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
+
+
+def iohw_to_hwio(x: np.ndarray) -> np.ndarray:
+  """A transposed convolution's kernel."""
+  return x.transpose(2, 3, 0, 1)
+
+
+def coco_rows(x: np.ndarray) -> np.ndarray:
+  """[91, …], of the background and each id, as [80, …] of COCO's categories."""
+  if len(x) != 91:
+    raise ValueError('not of 91 classes')
+  return x[list(COCO_IDS)]
+
+
+def all_rows(x: np.ndarray) -> np.ndarray:
+  """[1 + classes, …] as [classes, …], without the background."""
+  return x[1:]
+
+
+def class_rows(prefix: str, pick: Transform, *, masks: bool) -> Iterator[Row]:
+  """The layers with a row a class."""
+
+  def scores(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x[:1], pick(x)])
+
+  def boxes(x: np.ndarray) -> np.ndarray:
+    picked = pick(x.reshape(-1, 4, *x.shape[1:]))
+    return picked.reshape(-1, *x.shape[1:])
+
+  box, mask = f'{prefix}.box_predictor', f'{prefix}.mask_predictor.mask_fcn_logits'
+  for name, ours, take in (('cls_score', 'score', scores), ('bbox_pred', 'deltas', boxes)):
+    kernel = lambda x, take=take: linear(take(x))
+    yield Row(f'{box}.{name}.weight', f'params/box/{ours}/kernel', kernel)
+    yield Row(f'{box}.{name}.bias', f'params/box/{ours}/bias', take)
+  if masks:
+    yield Row(f'{mask}.weight', 'params/mask/score/kernel', lambda x: oihw_to_hwio(pick(x)))
+    yield Row(f'{mask}.bias', 'params/mask/score/bias', pick)
+
+
+def detection_rows(
+  variant: resnet.Name, pick: Transform, *, version: int, masks: bool
+) -> Iterator[Row]:
+  """A whole network.
+
+  Args:
+    variant: of the ResNet.
+    pick: the classes out of the rows that the file has.
+    version: 1 or 2.
+    masks: whether it is Mask R-CNN.
+  """
+
+  def conv_rows(theirs: str, ours: str) -> Iterator[Row]:
+    """A block of a convolution, 0, and in version 2 its norm, 1."""
+    if version == 1:
+      yield from layer_rows(f'{theirs}.0', ours, oihw_to_hwio)
+    else:
+      yield from conv_norm_rows(f'{theirs}.0', f'{theirs}.1', ours)
+
+  yield from resnet_rows(variant, 'backbone.body.')
+  for i in range(4):
+    yield from conv_rows(f'backbone.fpn.inner_blocks.{i}', f'fpn/lateral{i + 2}')
+    yield from conv_rows(f'backbone.fpn.layer_blocks.{i}', f'fpn/output{i + 2}')
+  for i in range(version):
+    yield from layer_rows(f'rpn.head.conv.{i}.0', f'rpn/conv{i + 1}', oihw_to_hwio)
+  yield from layer_rows('rpn.head.cls_logits', 'rpn/objectness', oihw_to_hwio)
+  yield from layer_rows('rpn.head.bbox_pred', 'rpn/deltas', oihw_to_hwio)
+  if version == 1:
+    yield from layer_rows('roi_heads.box_head.fc6', 'box/fc6', linear_on_bins)
+    yield from layer_rows('roi_heads.box_head.fc7', 'box/fc7', linear)
+  else:
+    for i in range(4):
+      yield from conv_rows(f'roi_heads.box_head.{i}', f'box/conv{i + 1}')
+    yield from layer_rows('roi_heads.box_head.5', 'box/fc6', linear_on_bins)
+  if masks:
+    for i in range(4):
+      yield from conv_rows(f'roi_heads.mask_head.{i}', f'mask/conv{i + 1}')
+    yield from layer_rows('roi_heads.mask_predictor.conv5_mask', 'mask/upconv', iohw_to_hwio)
+  yield from class_rows('roi_heads', pick, masks=masks)
+
+
+def detection_source(
+  variant: resnet.Name, pick: Transform, *, version: int, masks: bool, note: str = ''
+) -> Source:
+  """The table of `detection_rows`; `note` is added to what a config needs."""
+  fields = {'backbone': variant, **(V1 if version == 1 else V2), 'masks': masks}
+  keys = ', '.join(f'config.model.{key}={value}' for key, value in fields.items())
+  return Source(
+    rows=tuple(detection_rows(variant, pick, version=version, masks=masks)),
+    left_out=(COUNTERS,),
+    # Faster R-CNN's weights do for a Mask R-CNN whose mask head is new, and the other way round.
+    new=() if masks else (_MASK,),
+    spare=(_MASK,) if masks else (),
+    input=f'{INPUT}, {keys}{note}',
+    renamed=RENAMED,
+  )
+
+
+def _sources() -> Iterator[tuple[str, Source]]:
+  for network, masks in (('maskrcnn', True), ('fasterrcnn', False)):
+    for version, suffix in ((1, ''), (2, '_v2')):
+      name = f'torchvision/{network}_resnet50_fpn{suffix}'
+      options = {'version': version, 'masks': masks}
+      note = ', config.model.classes=80'
+      yield name, detection_source('resnet50', coco_rows, note=note, **options)
+      every = detection_source('resnet50', all_rows, **options)
+      yield f'{name}_all', every
+      yield f'{name}_body', every.without(_CLASSES)
+
+
+SOURCES = dict(_sources())

@@ -1,0 +1,446 @@
+"""torchvision's Mask R-CNN and Faster R-CNN: complete tables, and equal to the last mask.
+
+What narrow networks find is in golden/detection.npz (golden/make_detection.py); where torchvision
+is installed, the full ones are run beside ours, in inference and in training.
+"""
+
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from made_up import made_up, made_up_image
+
+from segjax.convert import torchvision_detection as tables
+from segjax.convert.load import SOURCES, Pretrained, flat_paths, load_into
+from segjax.convert.table import convert, leftovers
+from segjax.losses import detection as losses
+from segjax.models import mask_rcnn
+from segjax.models.mask_rcnn import MaskRCNN
+from segjax.ops.masks import pack_masks
+from segjax.ops.paste_masks import paste_masks
+from segjax.train.compile import jit
+from segjax.types import Instances, SegjaxError
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'detection.npz'
+NETWORKS = {
+  'maskrcnn_resnet50_fpn': {**tables.V1, 'masks': True},
+  'maskrcnn_resnet50_fpn_v2': {**tables.V2, 'masks': True},
+  'fasterrcnn_resnet50_fpn': {**tables.V1, 'masks': False},
+  'fasterrcnn_resnet50_fpn_v2': {**tables.V2, 'masks': False},
+}
+VERSIONS = {1: tables.V1, 2: tables.V2}
+
+
+@pytest.fixture(scope='module')
+def golden():
+  with np.load(GOLDEN) as file:
+    return dict(file)
+
+
+def shapes_of(golden, name):
+  shapes = [tuple(map(int, s.split('x'))) if s else () for s in golden[f'{name}/shapes'].tolist()]
+  return dict(zip(golden[f'{name}/names'].tolist(), shapes, strict=True))
+
+
+def zeros(model):
+  """Zero variables of a model, without a compilation, that take no memory."""
+  init = functools.partial(jax.eval_shape, model.init, jax.random.key(0))
+  shapes = init(jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 2), jnp.int32))
+  return jax.tree.map(lambda x: np.broadcast_to(x.dtype.type(0), x.shape), dict(shapes))
+
+
+def shapes(variables):
+  return {path: x.shape for path, x in flat_paths(variables).items()}
+
+
+def loaded(variables, pretrained):
+  variables = dict(variables)
+  params, model_state, report = load_into(variables.pop('params'), variables, pretrained)
+  return {'params': params, **model_state}, report
+
+
+def converted(arrays, source):
+  return Pretrained('FILE', convert(arrays, {'x': source}, 'x', 'FILE'), source.new, source.spare)
+
+
+# --- the tables ----------------------------------------------------------------------------------
+
+
+def blank(golden, name, classes=90):
+  """The arrays of a file, of any number of classes, which take no memory."""
+  per_class = {91: 1 + classes, 364: 4 * (1 + classes)}
+  return {
+    key: np.broadcast_to(np.float32(0), [per_class.get(n, n) for n in shape])
+    for key, shape in shapes_of(golden, name).items()
+  }
+
+
+def taken_shapes(source, file):
+  return {row.path: row.transform(file[row.key]).shape for row in source.rows}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_array_of_either_side_is_accounted_for(golden, name):
+  source, file = SOURCES[f'torchvision/{name}'], blank(golden, name)
+  assert leftovers(file, source) == ([], [])
+  left = file.keys() - {row.key for row in source.rows}
+  assert {key.rpartition('.')[2] for key in left} == {'num_batches_tracked'}
+  assert taken_shapes(source, file) == shapes(zeros(MaskRCNN(80, **NETWORKS[name])))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_fine_tuned_file_has_its_own_classes(golden, name):
+  source, file = SOURCES[f'torchvision/{name}_all'], blank(golden, name, classes=2)
+  assert taken_shapes(source, file) == shapes(zeros(MaskRCNN(2, **NETWORKS[name])))
+
+
+def test_a_fine_tuned_file_is_told_its_source(golden):
+  name = 'torchvision/maskrcnn_resnet50_fpn'
+  with pytest.raises(
+    SegjaxError, match=f'cls_score.weight is 3x1024: take the file .* or the source {name}_all'
+  ):
+    convert(blank(golden, 'maskrcnn_resnet50_fpn', classes=2), SOURCES, name, 'FILE')
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_body_fills_all_but_the_layers_with_a_row_a_class(golden, name):
+  source, file = SOURCES[f'torchvision/{name}_body'], blank(golden, name)
+  assert leftovers(file, source) == ([], [])
+  variables = zeros(MaskRCNN(3, **NETWORKS[name]))
+  taken = taken_shapes(source, file)
+  ones = {path: np.ones(shape, 'f4') for path, shape in taken.items()}
+  variables, report = loaded(variables, Pretrained('FILE', ones, source.new, source.spare))
+  anew = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * ('mask' in name)}
+  assert {path.rpartition('/')[0] for path in report.new} == anew
+  assert len(report.loaded) == len(taken)
+
+
+def test_a_network_starts_from_one_with_or_without_a_mask_head(golden):
+  for name, kwargs in NETWORKS.items():
+    source = SOURCES[f'torchvision/{name}']
+    ones = {p: np.ones(s, 'f4') for p, s in taken_shapes(source, blank(golden, name)).items()}
+    other = MaskRCNN(80, **{**kwargs, 'masks': not kwargs['masks']})
+    _, report = loaded(zeros(other), Pretrained('FILE', ones, source.new, source.spare))
+    paths = report.unused if kwargs['masks'] else report.new
+    assert {path.split('/')[1] for path in paths} == {'mask'}
+
+
+def test_names_of_older_files_are_known(golden):
+  """Those that a network of version 1 had before torchvision 0.13."""
+  source, old = SOURCES['torchvision/maskrcnn_resnet50_fpn'], {}
+  for key, shape in shapes_of(golden, 'maskrcnn_resnet50_fpn').items():
+    layer, _, array = key.rpartition('.')
+    if '_blocks.' in key:
+      key = f'{layer.removesuffix(".0")}.{array}'
+    elif key.startswith('rpn.head.conv.'):
+      key = f'rpn.head.conv.{array}'
+    elif key.startswith('roi_heads.mask_head.'):
+      key = f'roi_heads.mask_head.mask_fcn{1 + int(key.split(".")[2])}.{array}'
+    old[key] = np.broadcast_to(np.float32(len(old)), shape)
+  assert 'backbone.fpn.inner_blocks.3.bias' in old
+  assert 'roi_heads.mask_head.mask_fcn4.weight' in old
+  arrays = converted(old, source).arrays
+  assert (arrays['params/mask/conv2/bias'] == old['roi_heads.mask_head.mask_fcn2.bias'][0]).all()
+  assert (arrays['params/fpn/output5/bias'] == old['backbone.fpn.layer_blocks.3.bias'][0]).all()
+
+
+def test_classes_are_coco_s_in_the_order_of_their_ids():
+  assert len(tables.COCO_IDS) == 80
+  assert tables.COCO_IDS[:12] == (*range(1, 12), 13)
+  assert tables.COCO_IDS[-2:] == (89, 90)
+  rows = {row.path: row.transform for row in SOURCES['torchvision/maskrcnn_resnet50_fpn'].rows}
+  ids = np.arange(91.0)
+  np.testing.assert_array_equal(rows['params/box/score/bias'](ids), [0, *tables.COCO_IDS])
+  kernel = rows['params/box/score/kernel'](np.stack([ids, ids + 100], 1))
+  np.testing.assert_array_equal(kernel[:, 12], [13, 113])
+  deltas = rows['params/box/deltas/bias'](np.arange(364.0)).reshape(80, 4)
+  np.testing.assert_array_equal(deltas, 4 * np.array(tables.COCO_IDS)[:, None] + np.arange(4))
+  np.testing.assert_array_equal(rows['params/mask/score/bias'](ids), tables.COCO_IDS)
+
+
+@pytest.mark.parametrize('feature_maps', ['fpn', 'c4'])
+def test_imagenet_s_resnet_fills_the_backbone(feature_maps):
+  model = MaskRCNN(3, 'resnet18', width=2, features=4, hidden=4, feature_maps=feature_maps)
+  source, variables = SOURCES['torchvision/resnet18'], zeros(model)
+  ours = shapes(variables)
+  ones = {row.path: np.ones(ours[row.path], 'f4') for row in source.rows}
+  variables, report = loaded(variables, Pretrained('FILE', ones, source.new, source.spare))
+  assert report.unused == ()
+  for path, value in flat_paths(variables).items():
+    assert np.all(value == (1 if '/backbone/' in path else 0)), path
+
+
+# --- equal to torchvision ------------------------------------------------------------------------
+
+
+def find(model, variables, image, size):
+  """What ours finds in one program: (pyramid, proposals, detections)."""
+
+  @functools.partial(jit, once=True)
+  def run(variables, image, size):
+    parts = lambda module, _: module.name in ('fpn', 'rpn')
+    outputs, state = model.apply(
+      variables, image, size, mutable=['intermediates'], capture_intermediates=parts
+    )
+    [pyramid], [(logits, deltas)] = (state['intermediates'][k]['__call__'] for k in ('fpn', 'rpn'))
+    before, after = model.test_proposals
+    anchors = model._anchors(image.shape[1:3], [level.shape[1:3] for level in pyramid])
+    proposals = mask_rcnn.propose(
+      logits, deltas, anchors, size, before=before, after=after, threshold=model.rpn_nms
+    )
+    return pyramid, proposals, outputs['detections']
+
+  return jax.tree.map(np.asarray, run(variables, image, size))
+
+
+def assert_close(actual, expected):
+  """Within 1e-5 of the largest; the numbers are the outcome of up to 60 layers."""
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def assert_same(found, i, expected, *, pixels):
+  """The i-th image's detections: as many and in the same order; boxes within `pixels`."""
+  count = len(expected['boxes'])
+  assert count > 5
+  assert found.valid[i].sum() == count
+  np.testing.assert_array_equal(found.classes[i, :count] + 1, expected['labels'])
+  np.testing.assert_allclose(found.scores[i, :count], expected['scores'], rtol=0, atol=1e-3)
+  np.testing.assert_allclose(found.boxes[i, :count], expected['boxes'], rtol=0, atol=pixels)
+
+
+def narrow(golden, version):
+  """(our narrow network, its variables) from the arrays that make_detection.py made up."""
+  name = f'narrow_v{version}'
+  arrays = {key: made_up(key, shape) for key, shape in shapes_of(golden, name).items()}
+  for key in golden:
+    if key.startswith(name) and key.endswith('.factor'):
+      layer = key.removeprefix(f'{name}/').removesuffix('.factor')
+      arrays[f'{layer}.weight'] = arrays[f'{layer}.weight'] * golden[key]
+      arrays[f'{layer}.bias'] = golden[f'{name}/{layer}.bias']
+  source = tables.detection_source('resnet18', tables.all_rows, version=version, masks=True)
+  model = MaskRCNN(
+    5,
+    'resnet18',
+    width=4,
+    features=16,
+    hidden=32,
+    anchor_sizes=(8, 16, 32, 64, 128),
+    test_proposals=(60, 40),
+    detections=12,
+    **{**VERSIONS[version], 'bn_epsilon': 1e-5},
+  )
+  variables, report = loaded(zeros(model), converted(arrays, source))
+  assert not report.new
+  return model, variables
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_narrow_networks_find_what_torchvision_s_find(golden, version):
+  model, variables = narrow(golden, version)
+  sizes = golden['sizes']
+  image = made_up_image(tuple(golden['padded']), sizes).transpose(0, 2, 3, 1)
+  pyramid, proposals, found = find(model, variables, image, sizes.astype(np.int32))
+  for level, x in enumerate(pyramid, 2):
+    assert_close(x[..., ::8], golden[f'narrow_v{version}/p{level}'].transpose(0, 2, 3, 1))
+  for i, (height, width) in enumerate(sizes):
+    expected = {
+      key.rpartition('/')[2]: x for key, x in golden.items() if f'narrow_v{version}/{i}/' in key
+    }
+    assert proposals.valid[i].sum() == len(expected['proposals'])
+    np.testing.assert_allclose(proposals.boxes[i], expected['proposals'], rtol=0, atol=1e-3)
+    assert_same(found, i, expected, pixels=1e-3)
+    np.testing.assert_allclose(found.masks[i, :, ::3, ::3], expected['masks'], rtol=0, atol=1e-3)
+    pasted = paste_masks(found.masks[i], found.boxes[i], (height, width))
+    truth = np.unpackbits(expected['pasted'], axis=-1, count=width).astype(bool)
+    assert 0 < truth.mean() < 1
+    assert (pasted != truth).mean() < 1e-4
+  assert len(set(found.classes[1])) > 1
+
+
+# --- torchvision itself --------------------------------------------------------------------------
+
+# Fewer proposals than by default: less work.
+PROPOSALS = (300, 100)
+PADDED, SIZES = (224, 288), ((200, 260), (224, 251))
+
+
+@pytest.fixture(scope='module')
+def maker():
+  """golden/make_detection.py, where torchvision and its detection models work."""
+  pytest.importorskip('torch', reason='PyTorch is not installed')
+  pytest.importorskip('torchvision.models.detection', reason='torchvision is not installed')
+  sys.path.append(str(GOLDEN.parent))
+  import make_detection
+
+  return make_detection
+
+
+@pytest.fixture(scope='module', params=[1, pytest.param(2, marks=pytest.mark.slow)])
+def pair(request, maker):
+  """(version, torchvision's network with outputs that find something, its source, ours)."""
+  torch = pytest.importorskip('torch')
+  version = request.param
+  name = f'maskrcnn_resnet50_fpn{"" if version == 1 else "_v2"}'
+  options = {
+    f'rpn_{when}_nms_top_n_{mode}': n
+    for mode in ('train', 'test')
+    for when, n in zip(('pre', 'post'), PROPOSALS, strict=True)
+  }
+  make = getattr(maker.detection, name)
+  original = make(weights=None, weights_backbone=None, **options)
+  with torch.no_grad():
+    maker.fill(original)
+    original.eval()
+    maker.rescale(original, torch.tensor(made_up_image(PADDED, SIZES)), SIZES)
+  fields = {**VERSIONS[version], 'bn_epsilon': 1e-5}  # that of nn.BatchNorm2d
+  model = MaskRCNN(90, test_proposals=PROPOSALS, train_proposals=PROPOSALS, **fields)
+  arrays = {key: x.numpy() for key, x in original.state_dict().items()}
+  source = SOURCES[f'torchvision/{name}_all']
+  variables, _ = loaded(zeros(model), converted(arrays, source))
+  return version, original, arrays, model, variables
+
+
+def test_finds_what_torchvision_finds(pair, maker):
+  """In float64, ours but for coordinates: in float32 the two differ by up to 2e-3 pixels, and each
+  of them by as much from float64."""
+  torch = pytest.importorskip('torch')
+  _, original, _, model, variables = pair
+  image = np.float64(made_up_image(PADDED, SIZES))
+  with torch.no_grad():
+    original.double().eval()
+    expected = maker.find(original, torch.tensor(image), SIZES)
+    original.float()
+  with jax.enable_x64(True):
+    variables = jax.tree.map(np.float64, variables)
+    arguments = variables, image.transpose(0, 2, 3, 1), np.array(SIZES)
+    pyramid, proposals, found = find(model.clone(dtype='float64'), *arguments)
+  for x, theirs in zip(pyramid, expected['features'], strict=True):
+    assert_close(x, theirs.numpy().transpose(0, 2, 3, 1))
+  for i, size in enumerate(SIZES):
+    theirs = expected['proposals'][i].numpy()
+    assert proposals.valid[i].sum() == len(theirs)
+    np.testing.assert_allclose(proposals.boxes[i, : len(theirs)], theirs, rtol=0, atol=2e-4)
+    detected = {key: x.numpy() for key, x in expected['detections'][i].items()}
+    assert len(set(detected['labels'])) > 1
+    assert_same(found, i, detected, pixels=2e-4)
+    count = len(theirs := detected['masks'])
+    np.testing.assert_allclose(found.masks[i, :count], theirs[:, 0], rtol=0, atol=1e-4)
+    pasted = paste_masks(found.masks[i, :count], found.boxes[i, :count], size)
+    values = maker.paste_masks_in_image(*map(torch.tensor, (theirs, detected['boxes'])), size)
+    values = values[:, 0].numpy()
+    assert (pasted != (values > 0.5)).mean() < 1e-4
+    np.testing.assert_allclose(values[pasted != (values > 0.5)], 0.5, rtol=0, atol=1e-3)
+
+
+def test_coco_s_classes_are_the_same_among_fewer(pair):
+  """80 of 90 classes: the same scores and boxes, up to the softmax over fewer classes."""
+  version, _, arrays, model, variables = pair
+  name = f'torchvision/maskrcnn_resnet50_fpn{"" if version == 1 else "_v2"}'
+  source = SOURCES[name]
+  fewer, _ = loaded(zeros(model.clone(classes=80)), converted(arrays, source))
+  for layer, axis, groups in (('box/score', -1, 1), ('box/deltas', -1, 4), ('mask/score', -1, 1)):
+    part, name = layer.split('/')
+    few, many = (v['params'][part][name]['kernel'] for v in (fewer, variables))
+    offset = name == 'score' and part == 'box'
+    picked = np.array(tables.COCO_IDS) - (not offset)
+    index = (groups * picked[:, None] + np.arange(groups)).ravel()
+    np.testing.assert_array_equal(few[..., offset:], np.take(many, index, axis))
+
+
+def made_up_objects():
+  """For two images (boxes, labels from 1, masks) of ellipses; none lies on a padded border."""
+  rng = np.random.default_rng(0)
+  rows, cols = np.indices(PADDED)
+  images = []
+  for height, width in SIZES:
+    masks = []
+    for _ in range(4):
+      radius = rng.uniform(12, 40, 2)
+      centre = [rng.uniform(r + 2, n - r - 2) for r, n in zip(radius, (height, width), strict=True)]
+      masks.append(
+        ((rows - centre[0]) / radius[0]) ** 2 + ((cols - centre[1]) / radius[1]) ** 2 < 1
+      )
+    masks = np.stack(masks)
+    y, x = masks.any(2), masks.any(1)
+    first = lambda a: a.argmax(1)
+    last = lambda a: a.shape[1] - a[:, ::-1].argmax(1)
+    boxes = np.stack([first(x), first(y), last(x), last(y)], 1).astype(np.float32)
+    images.append((boxes, rng.integers(1, 91, len(masks)), masks))
+  return images
+
+
+def test_losses_equal_torchvision_s(pair, maker):
+  """All anchors and all proposals are sampled, so that no draw decides."""
+  torch = pytest.importorskip('torch')
+  from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+  version, original, _, model, variables = pair
+  image, objects = made_up_image(PADDED, SIZES), made_up_objects()
+  original.train()
+  if version == 1:  # frozen norms
+    for module in original.modules():
+      if isinstance(module, torch.nn.BatchNorm2d):
+        module.eval()
+  original.rpn.fg_bg_sampler = BalancedPositiveNegativeSampler(10**6, 0.5)
+  original.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(10**6, 0.25)
+  targets = [
+    {
+      'boxes': torch.tensor(boxes),
+      'labels': torch.tensor(labels),
+      'masks': torch.tensor(masks[:, :height, :width].astype(np.uint8)),
+    }
+    for (boxes, labels, masks), (height, width) in zip(objects, SIZES, strict=True)
+  ]
+  state = {key: x.clone() for key, x in original.state_dict().items()}
+  with torch.no_grad():
+    batch = maker.ImageList(torch.tensor(image), list(SIZES))
+    features = original.backbone(batch.tensors)
+    proposals, expected = original.rpn(batch, features, targets)
+    _, more = original.roi_heads(features, proposals, batch.image_sizes, targets)
+  original.load_state_dict(state)
+  expected = {key: float(x) for key, x in (expected | more).items()}
+
+  boxes, labels, masks = (np.stack(x) for x in zip(*objects, strict=True))
+  blank = np.zeros(labels.shape, bool)
+  packed = pack_masks(jnp.asarray(masks))
+  instances = Instances(boxes, labels.astype(np.int32) - 1, packed, blank, ~blank)
+  model = model.clone(rpn_samples=2**15, regions=512)
+
+  @functools.partial(jit, once=True)
+  def run(variables, image, instances):
+    keys = jax.random.split(jax.random.key(0), 2)
+    apply = functools.partial(model.apply, mutable=['batch_stats'], train=True)
+    outputs, _ = apply(variables, image, jnp.array(SIZES), instances, keys)
+    rpn, box, mask = outputs['rpn'], outputs['box'], outputs['mask']
+    found, cut = box.regions, mask.regions
+    of_box = (found.classes, found.positive, found.valid)
+    return {
+      'loss_objectness': losses.objectness_loss(rpn.logits, rpn.positive, rpn.valid),
+      'loss_rpn_box_reg': losses.box_loss(rpn.deltas, rpn.target, rpn.positive, rpn.valid),
+      'loss_classifier': losses.class_loss(box.logits, *of_box),
+      'loss_box_reg': losses.box_loss(box.deltas, found.target, *of_box[1:], found.classes),
+      'loss_mask': losses.mask_loss(mask.logits, mask.target, cut.positive, cut.classes),
+    }, (rpn.valid.sum(), found.valid.sum(1), cut.positive.sum(1))
+
+  sums, (anchors, regions, positives) = run(variables, image.transpose(0, 2, 3, 1), instances)
+  actual = {key: float(x.sum / x.count) for key, x in sums.items()}
+  assert anchors < 2 * 2**15
+  np.testing.assert_array_equal(regions, [len(x) + 4 for x in proposals])
+  assert all(4 <= n < 128 for n in positives)
+  assert actual.keys() == expected.keys()
+  for key, x in expected.items():
+    np.testing.assert_allclose(actual[key], x, rtol=1e-4, err_msg=key)
+
+
+def test_names_and_shapes_are_those_of_torchvision(golden, maker):
+  """The golden file is up to date."""
+  torch = pytest.importorskip('torch')
+  for name in NETWORKS:
+    with torch.device('meta'):
+      network = getattr(maker.detection, name)(weights=None, weights_backbone=None)
+    theirs = {key: tuple(x.shape) for key, x in network.state_dict().items()}
+    assert theirs == shapes_of(golden, name)

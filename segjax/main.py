@@ -180,6 +180,12 @@ def build(
     )
   if not config['losses']:
     raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
+  activation = config['losses'].get('mask', {}).get('activation')
+  if activation not in (None, getattr(model, 'mask_activation', activation)):
+    raise SegjaxError(
+      f'config.losses.mask.activation={activation!r} but config.model.mask_activation='
+      f'{model.mask_activation!r}: set both to the same'
+    )
   module = _task_module(config)
   task = _task_factory(config)(
     model=model,
@@ -361,6 +367,11 @@ def make_statistics(
   run: Run, builder: Any, mesh: jax.sharding.Mesh
 ) -> Callable[[state.TrainState], state.TrainState]:
   """`state -> state` with the statistics of batch normalisation over the training split."""
+  if run.task.batch_statistics is None:
+    raise SegjaxError(
+      f'config.train.recompute_batch_norm: the task {run.config["task"]} does not offer it: leave '
+      "it out, or take config.model.norm='frozen' or 'group'"
+    )
   data = dataclasses.replace(run.data, augment=None, workers=0)
   examples = datasets.count_examples(builder, data.train_split, run.spec.name)
   count = max(examples // data.batch_size, 1)

@@ -23,7 +23,7 @@ class Task:
     forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` feeds dropout
       and sampling, and may be None where `train` is False.
     batch_statistics: `(variables, batch, key) -> model state` of the batch alone, in training mode:
-      what running statistics are an average of.
+      what running statistics are an average of. None where a task does not offer that.
     losses: `(outputs, batch) -> {name: SumCount}`; the total is the sum of `sum / count`. Outside
       training it may be empty.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
@@ -37,7 +37,7 @@ class Task:
   batch_spec: Mapping[str, PartitionSpec]
   init: Callable[[Array, Batch], Variables]
   forward: Callable[..., tuple[Any, Variables]]
-  batch_statistics: Callable[[Variables, Batch, Array], Variables]
+  batch_statistics: Callable[[Variables, Batch, Array], Variables] | None
   losses: Callable[[Any, Batch], dict[str, SumCount]]
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]

@@ -75,12 +75,6 @@ def make_task(
       return apply(image, size), {}
     return {'detections': detect_in_views(apply, model, image, size, views)}, {}
 
-  def batch_statistics(variables: Variables, batch: Batch, key: Array) -> Variables:
-    raise SegjaxError(
-      'config.train.recompute_batch_norm is for semantic tasks: leave it out, or take '
-      "config.model.norm='frozen' or 'group'"
-    )
-
   def compute_losses(outputs: Mapping[str, Any], batch: Batch) -> dict[str, SumCount]:
     del batch
     if 'detections' in outputs:
@@ -110,7 +104,7 @@ def make_task(
     host_keys=('annotations',),
     init=init,
     forward=forward,
-    batch_statistics=batch_statistics,
+    batch_statistics=None,
     losses=compute_losses,
     predict=predict,
     metrics=tuple(_metric(name, class_names, put_masks, model) for name in metrics),

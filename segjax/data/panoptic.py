@@ -143,8 +143,8 @@ def read_example(
     picture = images.decode_image(picture, 3, what) if isinstance(picture, bytes) else picture
     if picture.shape[2:] != (3,):
       raise SegjaxError(
-        f'{what}: {panoptic_key} has pixels of {list(picture.shape[2:])} values, not of 3: name the '
-        'feature with the ids in RGB, or no list of segments if one value holds class and number'
+        f'{what}: {panoptic_key} has pixels of {list(picture.shape[2:])} values, not of 3: name '
+        'the feature with the ids in RGB, or no list if one value holds class and number'
       )
     ids, objects = rgb_to_ids(picture), example[segments_key]
     listed, classes, crowd = objects['id'], objects['label'], objects[crowd_key]

@@ -330,6 +330,11 @@ def test_where_the_public_code_departs_from_the_paper():
   }  # fmt: skip
 
 
+def test_a_crowd_that_is_not_valid_hides_none():
+  crowd, valid = (1, 1, 0), ((1, 0, 0), (1, 0, 0))
+  assert counts([[1] * 6 + [3] * 2], [[1] * 8], crowd=crowd, valid=valid)['fp'] == 0
+
+
 def test_segments_without_pixels_and_images_without_segments():
   """A valid one cannot match; where there is nothing, nothing is counted."""
   assert counts([[0, 0]], [[0, 0]], valid=ONE) == {'tp': 0, 'fp': 1, 'fn': 1, 'iou': 0}

@@ -56,10 +56,11 @@ def plain(
   score_threshold=0.5,
   overlap_threshold=0.5,
   stuff_area=4096,
+  mask_threshold=0.5,
 ):
   """The heuristic for one image: {segment: class} and the map, in the terms of `merge_segments`."""
   boxes, classes, scores, masks, valid = detections
-  pasted = paste_masks(masks, boxes, label.shape, rule='detectron2')
+  pasted = paste_masks(masks, boxes, label.shape, rule='detectron2', threshold=mask_threshold)
   pasted[:, size[0] :] = pasted[:, :, size[1] :] = False
   ids, used, found = np.zeros(label.shape, int), np.zeros(label.shape, bool), {}
   for k in sorted(range(len(scores)), key=lambda k: -scores[k]):  # stable
@@ -81,16 +82,32 @@ def plain(
   return found, ids
 
 
-@functools.partial(jax.jit, static_argnames='stuff_classes')
-def merge(label, detections, stuff_classes=STUFF, **kwargs):
+def run(label, detections, size=None, stuff_classes=STUFF, **thresholds):
   return panoptic.merge_segments(
-    label, detections, thing_classes=THINGS, stuff_classes=stuff_classes, **kwargs
+    label,
+    detections,
+    thing_classes=THINGS,
+    stuff_classes=stuff_classes,
+    size=size,
+    **thresholds,
   )
+
+
+compiled = jax.jit(run, static_argnames='stuff_classes')
+
+
+def merge(label, detections, size=None, **kwargs):
+  """Compiled once for each shape: all thresholds and the size are given."""
+  thresholds = {'score_threshold': 0.5, 'overlap_threshold': 0.5, 'stuff_area': 4096.0}
+  thresholds |= {'mask_threshold': 0.5}
+  thresholds |= {key: float(x) for key, x in kwargs.items() if key in thresholds}
+  size = np.full((len(label), 2), [HEIGHT, WIDTH], np.int32) if size is None else size
+  return compiled(label, detections, size, **(kwargs | thresholds))
 
 
 def check(label, detections, size=None, **thresholds):
   """Each image equals the plain form; returns the segments."""
-  segments = merge(label, detections, size=size, **thresholds)
+  segments = merge(label, detections, size, **thresholds)
   assert segments.ids.dtype == segments.classes.dtype == jnp.int32
   assert not segments.crowd.any()
   for i in range(len(label)):
@@ -112,6 +129,8 @@ def check(label, detections, size=None, **thresholds):
     {'score_threshold': 0.55, 'overlap_threshold': 0.2, 'stuff_area': 90},
     {'score_threshold': 0.0, 'overlap_threshold': 1.0, 'stuff_area': 0},
     {'score_threshold': 0.0, 'overlap_threshold': 0.0, 'stuff_area': 1e9},
+    # Masks reach beyond their boxes.
+    {'overlap_threshold': 0.9, 'mask_threshold': 0.05},
   ],
 )
 def test_equals_the_plain_form(thresholds, seed):
@@ -142,15 +161,15 @@ def test_padding_stays_void():
   assert ids[0, :15].any() and ids[1, :, :11].any()
 
 
-def hand_made(*boxes, scores, classes=None):
-  """Full masks: each fills its box."""
+def hand_made(*boxes, scores, classes=(0, 0, 0)):
+  """Three detections; full masks: each fills its box. Those without a box are not valid."""
   count = len(boxes)
   return Detections(
-    boxes=np.array([boxes], 'f4').reshape(1, count, 4),
-    classes=np.array([classes or [0] * count], 'i4').reshape(1, count),
-    scores=np.array([scores], 'f4').reshape(1, count),
-    masks=np.ones((1, count, MASK, MASK), 'f4'),
-    valid=np.ones((1, count), bool),
+    boxes=np.array([boxes + ((0, 0, 9, 9),) * (3 - count)], 'f4'),
+    classes=np.array([classes], 'i4'),
+    scores=np.array([(*scores, 1, 1, 1)[:3]], 'f4'),
+    masks=np.ones((1, 3, MASK, MASK), 'f4'),
+    valid=np.arange(3)[None] < count,
   )
 
 
@@ -158,7 +177,7 @@ def test_hand_made():
   label = np.full((1, HEIGHT, WIDTH), 1, np.int32)
   # The second is half covered by the first, and the third, of which 60 % is, covers nothing.
   detections = hand_made(
-    [0, 0, 10, 10], [5, 0, 15, 10], [4, 0, 14, 10], scores=[0.9, 0.7, 0.8], classes=[0, 1, 2]
+    (0, 0, 10, 10), (5, 0, 15, 10), (4, 0, 14, 10), scores=(0.9, 0.7, 0.8), classes=(0, 1, 2)
   )
   segments = check(label, detections)
   expected = np.zeros((HEIGHT, WIDTH), int)
@@ -175,14 +194,14 @@ def test_hand_made():
 def test_an_overlap_at_the_threshold_is_not_too_much(covered):
   """As in float64: 3 of 10 columns are not more than 0.3."""
   label = np.zeros((1, HEIGHT, WIDTH), np.int32)
-  detections = hand_made([0, 0, covered, 10], [0, 0, 10, 10], scores=[0.9, 0.8])
+  detections = hand_made((0, 0, covered, 10), (0, 0, 10, 10), scores=(0.9, 0.8))
   assert check(label, detections, overlap_threshold=covered / 10).valid[0, 1]
   assert not check(label, detections, overlap_threshold=covered / 10 - 0.001).valid[0, 1]
 
 
 def test_ties_go_to_the_lower_index_whatever_the_order():
   label = np.zeros((1, HEIGHT, WIDTH), np.int32)
-  detections = hand_made([0, 0, 8, 8], [2, 0, 10, 8], [1, 0, 9, 8], scores=[0.6, 0.9, 0.9])
+  detections = hand_made((0, 0, 8, 8), (2, 0, 10, 8), (1, 0, 9, 8), scores=(0.6, 0.9, 0.9))
   segments = check(label, detections, overlap_threshold=0.9)
   assert segments.valid[0, :3].tolist() == [True, True, True]
   assert [int((segments.ids == k).sum()) for k in (1, 2, 3)] == [8, 64, 8]
@@ -190,41 +209,40 @@ def test_ties_go_to_the_lower_index_whatever_the_order():
 
 def test_nothing_to_merge():
   label = np.zeros((1, HEIGHT, WIDTH), np.int32)
-  empty = merge(label, hand_made(scores=[]))
-  assert empty.ids.shape == label.shape and not empty.ids.any() and not empty.valid.any()
-  assert empty.valid.shape == (1, 3)
-  none = hand_made([0, 0, 9, 9], scores=[0.9])._replace(valid=np.zeros((1, 1), bool))
-  assert not check(label, none).valid.any()
-  without_stuff = merge(label, hand_made([0, 0, 9, 9], scores=[0.9]), stuff_classes=(None,))
-  assert without_stuff.valid.tolist() == [[True]]
+  assert not check(label, hand_made(scores=())).valid.any()
+  empty = jax.tree.map(lambda x: x[:, :0], hand_made(scores=()))
+  segments = merge(label, empty)
+  assert segments.ids.shape == label.shape and not segments.ids.any()
+  assert segments.valid.tolist() == [[False] * 3]
+  without_stuff = merge(label, hand_made((0, 0, 9, 9), scores=(0.9,)), stuff_classes=(None,))
+  assert without_stuff.valid.tolist() == [[True, False, False]]
   assert int(without_stuff.ids.sum()) == 81
 
 
-def test_scores_in_place_of_labels():
-  label, detections = draw(5)
+def test_scores_in_place_of_labels_and_no_padding():
+  label, detections = draw(12)
   label = np.where(label == 255, 0, label)
   scores = jax.nn.one_hot(label, 6) + 0.1
   expected = merge(label, detections, stuff_area=20)
-  jax.tree.map(np.testing.assert_array_equal, merge(scores, detections, stuff_area=20), expected)
+  jax.tree.map(
+    np.testing.assert_array_equal, compiled(scores, detections, stuff_area=20.0), expected
+  )
 
 
 def test_labels_that_are_not_listed_are_void():
-  detections = hand_made(scores=[])
-  for value in (-1, 6, 255):
+  detections = hand_made(scores=())
+  for value in (-1, -3, 6, 255):
     label = np.full((1, HEIGHT, WIDTH), value, np.int32)
     assert not check(label, detections, stuff_area=0).ids.any()
 
 
 def test_thresholds_do_not_compile_again():
-  label, detections = draw(5)
-  traced = jax.jit(
-    lambda **kwargs: panoptic.merge_segments(
-      label, detections, thing_classes=THINGS, stuff_classes=STUFF, **kwargs
-    )
-  )
-  for score in (0.5, 0.6, 0.7):
-    traced(score_threshold=score, overlap_threshold=score, stuff_area=100 * score)
-  assert traced._cache_size() == 1
+  label, detections = draw(12)
+  merge(label, detections)
+  before = compiled._cache_size()
+  for score in (0.6, 0.7):
+    merge(label, detections, score_threshold=score, overlap_threshold=score, stuff_area=score)
+  assert compiled._cache_size() == before
 
 
 def test_masks_are_needed():
@@ -233,12 +251,21 @@ def test_masks_are_needed():
     merge(label, detections._replace(masks=None))
 
 
-def test_holds_one_mask_of_an_image_at_a_time():
-  label, detections = draw(40)
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (label, detections))
-  memory = merge.lower(*shapes).compile().memory_analysis()
-  # 16 maps of four bytes; 40 masks of four bytes would be more than twice that.
-  assert memory.temp_size_in_bytes < 16 * 4 * label.size
+def test_holds_one_mask_of_an_image_at_a_time_where_the_image_is():
+  """And a batch split over devices moves no map."""
+  label, detections = draw(40, batch=4)
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  args = jax.device_put((label, detections), place)
+  program = compiled.lower(*args).compile()
+  # Of an image: 20 maps of four bytes; 40 masks of four bytes would be twice that.
+  assert program.memory_analysis().temp_size_in_bytes < 20 * 4 * HEIGHT * WIDTH
+  text = program.as_text()
+  assert 'all-reduce' in text
+  assert 'all-gather' not in text and 'all-to-all' not in text
+  for i, ids in enumerate(program(*args).ids):
+    expected = plain(label[i], [np.asarray(field[i]) for field in detections])
+    np.testing.assert_array_equal(ids, expected[1])
 
 
 @functools.partial(jax.jit, static_argnames='threshold')

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -113,7 +114,7 @@ def test_predictions_are_in_the_format_of_coco(trained, tmp_path):
   for annotation in found.anns.values():
     image = truth.imgs[annotation['image_id']]
     mask = coco.decode_mask(annotation['segmentation']['counts'], (image['height'], image['width']))
-    assert mask.sum() == annotation['area']
+    assert mask.sum() == mask_lib.area(annotation['segmentation'])
   for name, size in sizes.items():
     entry = json.loads((output / f'{name}.json').read_text())
     assert (entry['file_name'], entry['height'], entry['width']) == (f'{name}.jpg', *size)

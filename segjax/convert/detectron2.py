@@ -7,8 +7,10 @@ masks have none. Classes are COCO's 80 in the order of their ids, or a file's ow
 The weights of MSRA's ResNets want pixels of 0 to 255 less the mean, not divided, and have a
 bottleneck's stride in its first 1x1 convolution; X-101-32x8d is divided by a std and has it in the
 3x3. Other fields that the zoo's networks go with: `ZOO` and `C4`. Its RoIAlign takes the adaptive
-number of samples, which `config.model.max_samples` may bound to save time; its masks are pasted by
-the rule 'detectron2' (`segjax.ops.paste_masks`).
+number of samples, which `config.model.max_samples` may bound to save time.
+
+`detectron2/R-50` is the file in Detectron2's folder; `detectron/R-50` the one in Detectron's, of
+the same network, whose normalisations are a scale and a shift.
 
 The tables were written from Detectron2's names and tested on made-up files of its format; no real
 one was at hand.
@@ -120,7 +122,9 @@ _MODEL_ZOO = Names(
 )
 
 
-def resnet_rows(variant: resnet.Name, names: Names, *, prefix: str = '', res5: str = ''):
+def resnet_rows(
+  variant: resnet.Name, names: Names, *, prefix: str = '', res5: str = ''
+) -> Iterator[Row]:
   """The ResNet; `prefix` and, for stage 5, `res5` are of the file's names."""
 
   def rows(conv: str, norm: str, ours: str, kernel: Transform) -> Iterator[Row]:
@@ -198,7 +202,7 @@ def zoo_source(name: str, *, c4: bool = False, masks: bool = True) -> Source:
     # Faster R-CNN's weights do for a Mask R-CNN whose mask head is new, and the other way round.
     new=() if masks else (_MASK,),
     spare=(_MASK,) if masks else (),
-    input=_input(name, **ZOO, **(C4 if c4 else {}), masks=masks),
+    input=f'{_input(name, **ZOO, **(C4 if c4 else {}), masks=masks)}, config.eval.paste=detectron2',
   )
 
 

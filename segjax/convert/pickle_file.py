@@ -72,10 +72,16 @@ def _encode(text: str, encoding: str = 'latin1') -> bytes:
   return text.encode('latin1')
 
 
+def _no_bytes() -> bytes:
+  """What an array without elements has in pickles of protocol 2: `bytes()`."""
+  return b''
+
+
 # All that such a pickle may look up; NumPy 2 renamed `core`.
 _CALLABLE = {
   'collections.OrderedDict': collections.OrderedDict,
   '_codecs.encode': _encode,
+  '__builtin__.bytes': _no_bytes,
   'numpy.ndarray': _Array,
   'numpy.dtype': _DType,
   **{f'numpy.{core}.multiarray._reconstruct': _reconstruct for core in ('core', '_core')},

@@ -97,7 +97,8 @@ def test_every_array_of_either_side_is_accounted_for(golden, source):
 
 
 def test_sources_are_those_tested_here():
-  assert {s for s in SOURCES if s.startswith('torchvision/') and 'resne' in s} == {*SOURCE_FILES}
+  ours = {s for s in SOURCES if s.startswith('torchvision/') and 'resne' in s and '_fpn' not in s}
+  assert ours == {*SOURCE_FILES}
 
 
 def filled(golden, name):

@@ -270,8 +270,8 @@ def compare_parts(repeats: int) -> list[str]:
   forms = {
     'products, windows': used,
     'gathers, windows': (gathered, ops._WINDOWS),
-    'products, whole image': (ops._interpolate, (1,)),
-    'gathers, whole image': (gathered, (1,)),
+    'products, whole image': (ops._interpolate, (1, 1)),
+    'gathers, whole image': (gathered, (1, 1)),
   }
   for name, form in forms.items():
     ops._interpolate, ops._WINDOWS = form

@@ -70,10 +70,36 @@ def merge_segments(
   if jnp.issubdtype(label.dtype, jnp.floating):
     label = jnp.argmax(label, axis=-1)
   batch, count = detections.scores.shape
-  height, width = label.shape[1:]
-  inside = _inside(size, batch, height, width)
-
+  inside = _inside(size, label.shape)
   usable = detections.valid & (detections.scores >= score_threshold)
+  ids = _lay_down(detections, usable, inside, overlap_threshold, mask_threshold)
+  stuff, table = _stuff_table(stuff_classes)
+  ids = _fill(ids, label, inside, table, len(stuff), count + 1, stuff_area)
+
+  present = jax.vmap(lambda i: jnp.bincount(i.ravel(), length=count + len(stuff) + 1))(ids)
+  valid = present[:, 1:] > 0
+  things = jnp.array(np.array(thing_classes, np.int32))[detections.classes]
+  stuff = jnp.broadcast_to(np.array(stuff, np.int32), (batch, len(stuff)))
+  classes = jnp.where(valid, jnp.concatenate([things, stuff], axis=1), 0)
+  return Segments(ids, classes, jnp.zeros_like(valid), valid)
+
+
+def _lay_down(
+  detections: Detections,
+  usable: Array,
+  inside: Array,
+  overlap_threshold: float | Array,
+  mask_threshold: float | Array,
+) -> Array:
+  """i32[B, H, W]: k + 1 where detection k lies, 0 where none does.
+
+  Args:
+    detections: with masks.
+    usable: bool[B, K], those that take part.
+    inside: bool[B, H, W], the pixels that are no padding.
+    overlap_threshold, mask_threshold: as in `merge_segments`.
+  """
+  height, width = inside.shape[1:]
   order = jnp.argsort(jnp.where(usable, -detections.scores, jnp.inf), axis=1, stable=True)
   first, extent = _reach(detections.boxes, detections.masks.shape[-2:], (height, width))
   windows = [(-(-height // part), -(-width // part)) for part in _WINDOWS]
@@ -81,7 +107,7 @@ def merge_segments(
   too_small = (extent[:, :, None] > jnp.array(windows[:-1])).any(-1) & usable[:, :, None]
   choice = jnp.take_along_axis(too_small.sum(-1), order, axis=1).max(0, initial=0)
 
-  def lay_down(window: tuple[int, int], rank: Array, ids: Array) -> Array:
+  def lay_down_one(window: tuple[int, int], rank: Array, ids: Array) -> Array:
     slot = order[:, rank]
     take = lambda field: jax.vmap(lambda row, i: row[i])(field, slot)
     corner = jnp.minimum(take(first), jnp.array([height, width]) - jnp.array(window))
@@ -97,30 +123,41 @@ def merge_segments(
     part = jnp.where(mask & (part == 0) & keep, slot[:, None, None] + 1, part)
     return jax.vmap(lax.dynamic_update_slice)(ids, part, corner)
 
-  ids = jnp.zeros((batch, height, width), jnp.int32)
-  if count:
-    forms = [functools.partial(lay_down, window) for window in windows]
-    step = lambda rank, ids: lax.switch(choice[rank], forms, rank, ids)
-    ids = lax.fori_loop(0, usable.sum(1).max(), step, ids)
+  ids = jnp.zeros(inside.shape, jnp.int32)
+  if not usable.shape[1]:  # nothing to index
+    return ids
+  forms = [functools.partial(lay_down_one, window) for window in windows]
+  step = lambda rank, ids: lax.switch(choice[rank], forms, rank, ids)
+  return lax.fori_loop(0, usable.sum(1).max(), step, ids)
 
-  stuff, table = _stuff_table(stuff_classes)
-  # Values that the table does not have lead to its last entry, void, as negative ones do.
-  known = (label >= 0) & (label < len(stuff_classes))
-  place = jnp.asarray(table)[jnp.where(known, label, len(stuff_classes))]
-  place = jnp.where(inside & (ids == 0), place, len(stuff))
-  areas = jax.vmap(lambda p: jnp.bincount(p.ravel(), length=len(stuff) + 1))(place)
-  keep = areas >= stuff_area
-  keep = keep.at[:, -1].set(False)
-  kept = jax.vmap(lambda row, p: row[p])(keep, place)
-  ids = jnp.where(kept, count + 1 + place, ids)
 
-  present = jax.vmap(lambda i: jnp.bincount(i.ravel(), length=count + len(stuff) + 1))(ids)
-  things = jnp.asarray(np.array(thing_classes, np.int32))[detections.classes]
-  classes = jnp.concatenate(
-    [things, jnp.broadcast_to(np.array(stuff, np.int32), (batch, len(stuff)))], axis=1
-  )
-  valid = present[:, 1:] > 0
-  return Segments(ids, jnp.where(valid, classes, 0), jnp.zeros_like(valid), valid)
+def _fill(
+  ids: Array,
+  label: Array,
+  inside: Array,
+  table: np.ndarray,
+  count: int,
+  start: int,
+  stuff_area: float | Array,
+) -> Array:
+  """The free pixels of i32[B, H, W] given to stuff.
+
+  Args:
+    ids: 0 where a pixel is free.
+    label: i32[B, H, W].
+    inside: bool[B, H, W], the pixels that are no padding.
+    table: from `_stuff_table`.
+    count: of stuff classes.
+    start: the id of the first of them.
+    stuff_area: as in `merge_segments`.
+  """
+  # Values that the table does not have lead to its last entry, void; negative ones would wrap.
+  known = (label >= 0) & (label < len(table))
+  place = jnp.array(table)[jnp.where(known, label, len(table) - 1)]
+  place = jnp.where(inside & (ids == 0), place, count)
+  areas = jax.vmap(lambda p: jnp.bincount(p.ravel(), length=count + 1))(place)
+  keep = (areas >= stuff_area).at[:, count].set(False)
+  return jnp.where(jax.vmap(lambda row, p: row[p])(keep, place), start + place, ids)
 
 
 def paste_mask_on_device(
@@ -206,8 +243,9 @@ def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
   return jnp.matmul(weights, table, precision='highest')
 
 
-def _inside(size: Array | None, batch: int, height: int, width: int) -> Array:
+def _inside(size: Array | None, shape: tuple[int, ...]) -> Array:
   """bool[B, H, W]: the pixels that are no padding."""
+  batch, height, width = shape
   if size is None:
     return jnp.ones((batch, height, width), bool)
   rows = jnp.arange(height)[:, None] < size[:, 0, None, None]

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from segjax.convert import caffe, detectron2, torchvision, torchvision_detection
-from segjax.convert.table import convert, first, matches
+from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import SegjaxError, nearest
 
@@ -83,9 +83,10 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   name = source or read_metadata(path).get(_NOTE)
   arrays = read_weights(path)
   if name is None:
+    names = ' or '.join(fitting(arrays, SOURCES))
     raise SegjaxError(
-      f'{path} was not written by segjax convert: say what it holds by '
-      f'config.init_from.source={" or ".join(SOURCES)}'
+      f'{path} was not written by segjax convert: say what it holds by config.init_from.source='
+      + (names or 'NAME; of the sources that there are none has such arrays')
     )
   _check_source(name)
   if source is not None:

@@ -97,8 +97,8 @@ def convert(
       f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
     ]
     mend = 'take the file of that network'
-    if fitting := _fitting(arrays, sources):
-      mend = f'take the source {" or ".join(fitting)}'
+    if others := fitting(arrays, sources):
+      mend = f'take the source {" or ".join(others)}'
     raise SegjaxError(f'{where} is not {name}, it {" and ".join(told)}: {mend}')
   arrays = {source.current(key): array for key, array in arrays.items()}
   converted = {}
@@ -108,7 +108,7 @@ def convert(
       converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
-      others = [''] + [other for other in _fitting(arrays, sources) if other != name]
+      others = [''] + [other for other in fitting(arrays, sources) if other != name]
       raise SegjaxError(
         f'{where} is not {name}, its {row.key} is {shape}: take the file of that network'
         + ' or the source '.join(others)
@@ -116,7 +116,7 @@ def convert(
   return converted
 
 
-def _fitting(names: Iterable[str], sources: Mapping[str, Source]) -> list[str]:
+def fitting(names: Iterable[str], sources: Mapping[str, Source]) -> list[str]:
   """The sources whose arrays have these names."""
   return [other for other, source in sources.items() if leftovers(names, source) == ([], [])]
 

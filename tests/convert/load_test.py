@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from segjax.convert.load import (
   SOURCES,
@@ -102,9 +103,13 @@ def test_sources_and_outputs_are_checked(tmp_path):
   with pytest.raises(SegjaxError, match='x.npz has to end in .safetensors'):
     convert_file(SOURCE, VGG16, tmp_path / 'x.npz')
   with pytest.raises(
-    SegjaxError, match='not written by segjax convert: .*source=torchvision/vgg16'
+    SegjaxError,
+    match='not written by segjax convert: .*source=torchvision/vgg16 or .*/vgg16_features$',
   ):
     read_pretrained(VGG16)
+  safetensors.numpy.save_file({'a': np.zeros(1)}, tmp_path / 'other.safetensors')
+  with pytest.raises(SegjaxError, match='source=NAME; of the sources that there are none has such'):
+    read_pretrained(tmp_path / 'other.safetensors')
   with pytest.raises(SegjaxError, match='there is no weights file'):
     read_pretrained(tmp_path / 'none.safetensors')
 

@@ -17,10 +17,10 @@ sums stay exact, are the same in any order, and become one float64 at the end.
 
 The public evaluation (panopticapi, and its copy in cityscapesscripts) departs from the paper in
 three ways, which are options here; it is the default, as it made the figures that are published:
-  crowds         it looks at the 'last' crowd of each class in an image alone, the paper at 'all';
-                 COCO and Cityscapes have one at most
+  crowds         it looks at the 'last' crowd of each class in an image alone, not at 'all';
+                 Cityscapes has one at most
   forgiven       it adds the parts of a prediction that lie on void and on crowds up ('sum') before
-                 it compares them with one half; the paper compares 'each'
+                 it compares them with one half; the paper has a rule for 'each' (section 4.2)
   unmatched_sq   the SQ of a class without a match is 0 there ('zero'), and counts so in the
                  average; the paper's mean IoU of no pairs is none ('skip')
 It also takes areas of true segments, and which there are, from the JSON file, and what of the

@@ -270,6 +270,7 @@ class MaskRCNN(nn.Module):
         width=image.shape[2],
         aligned=self.aligned,
         threshold=0.5 if self.aligned else None,
+        image_size=size,
       )
       seen = seen[:, :first] if view_mask is view_box else view_mask(positives.boxes)
       outputs['mask'] = MaskSamples(mask_head(seen, positives.positive), target, positives)

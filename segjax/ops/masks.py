@@ -44,6 +44,7 @@ def crop_masks(
   width: int,
   aligned: bool,
   threshold: float | None,
+  image_size: Array | None = None,
   sampling_ratio: int = 0,
   max_samples: int | None = None,
   zero_empty: bool = True,
@@ -63,6 +64,8 @@ def crop_masks(
     width: W of the masks.
     aligned: whether a pixel's centre is at its index + 0.5, see `roi_align`.
     threshold: a target is true from this average on; None leaves the averages.
+    image_size: i32[2], or i32[B, 2]: rows and columns of the image inside its padding, at whose
+      border samples stop, as at that of a mask without padding; None for all of the mask.
     sampling_ratio: as in `roi_align`.
     max_samples: as in `roi_align`.
     zero_empty: as in `roi_align`.
@@ -78,11 +81,14 @@ def crop_masks(
   if packed.shape[-1] != -(-width // 8):
     raise ValueError(f'masks of width {width} have {-(-width // 8)} bytes, not {packed.shape[-1]}')
 
-  def crop(packed: Array, boxes: Array, index: Array) -> Array:
-    shape = (packed.shape[1], width)
+  shape = (packed.shape[-2], width)
+  image_size = jnp.asarray(shape if image_size is None else image_size)
+  image_size = jnp.broadcast_to(image_size, (*packed.shape[:-3], 2))
+
+  def crop(packed: Array, boxes: Array, index: Array, image_size: Array) -> Array:
     rows, cols = box_samples(
       boxes,
-      jnp.broadcast_to(jnp.array(shape), (boxes.shape[0], 2)),
+      jnp.broadcast_to(image_size, (boxes.shape[0], 2)),
       output_size=size,
       sampling_ratio=sampling_ratio,
       max_samples=sample_bounds(shape, size, max_samples),
@@ -94,7 +100,7 @@ def crop_masks(
     chosen = form or ('gather' if reads < shape[0] * shape[1] else 'matrix')
     return _FORMS[chosen](packed, index, width, rows, cols)
 
-  crops = (crop if packed.ndim == 3 else jax.vmap(crop))(packed, boxes, index)
+  crops = (crop if packed.ndim == 3 else jax.vmap(crop))(packed, boxes, index, image_size)
   return crops if threshold is None else crops >= threshold
 
 

@@ -352,19 +352,18 @@ def test_coco_s_classes_are_the_same_among_fewer(pair):
 
 
 def made_up_objects():
-  """For two images (boxes, labels from 1, masks) of ellipses; none lies on a padded border."""
+  """For two images (boxes, labels from 1, masks) of ellipses, the first cut off in a corner."""
   rng = np.random.default_rng(0)
   rows, cols = np.indices(PADDED)
   images = []
   for height, width in SIZES:
     masks = []
-    for _ in range(4):
+    for i in range(4):
       radius = rng.uniform(12, 40, 2)
-      centre = [rng.uniform(r + 2, n - r - 2) for r, n in zip(radius, (height, width), strict=True)]
-      masks.append(
-        ((rows - centre[0]) / radius[0]) ** 2 + ((cols - centre[1]) / radius[1]) ** 2 < 1
-      )
-    masks = np.stack(masks)
+      ends = zip(radius, (height, width), strict=True)
+      y, x = (rng.uniform(r, n - r) if i else n - r / 2 for r, n in ends)
+      masks.append(((rows - y) / radius[0]) ** 2 + ((cols - x) / radius[1]) ** 2 < 1)
+    masks = np.stack(masks) & (rows < height) & (cols < width)
     y, x = masks.any(2), masks.any(1)
     first = lambda a: a.argmax(1)
     last = lambda a: a.shape[1] - a[:, ::-1].argmax(1)

@@ -117,6 +117,22 @@ def test_equals_detectron2s_crop_and_resize():
 
 
 @pytest.mark.parametrize('form', ['gather', 'matrix'])
+@pytest.mark.parametrize('convention', CONVENTIONS)
+def test_padding_changes_no_target(convention, form):
+  """Of boxes that end where the image does, too."""
+  masks, boxes = np.ones((2, 21, 30), bool), random_boxes(40, 21, 30)
+  boxes[:20, 2:] = 30, 21
+  index, options = np.arange(40) % 2, {'size': 7, 'form': form, **CONVENTIONS[convention]}
+  alone = crop(pack_masks(masks), boxes, index, width=30, **options)
+  padded = pack_masks(np.pad(masks, [(0, 0), (0, 11), (0, 4)]))
+  batch = np.stack([padded] * 2), np.stack([boxes] * 2), np.stack([index] * 2)
+  crops = crop(*batch, width=34, image_size=np.array([[21, 30], [32, 34]]), **options)
+  np.testing.assert_allclose(crops[0], alone, atol=1e-6)
+  if convention == 'torchvision':
+    assert not np.allclose(crops[1], alone, atol=0.1)
+
+
+@pytest.mark.parametrize('form', ['gather', 'matrix'])
 def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full(form):
   masks = np.zeros((2, 20, 24), bool)
   masks[1, 4:12, 6:14] = True

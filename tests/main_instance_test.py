@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_as_two
 from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -151,3 +152,20 @@ def test_a_wrong_config_is_one_sentence(tmp_path, root, capsys, override, told):
   args = ['train', config, f'--workdir={tmp_path / "run"}', *SMALL, '--config.train.steps=2']
   assert run(*args, f'--config.{override}') == 2
   assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(trained, tmp_path, root, folders):
+  """Annotations of the one's images reach the other's metrics."""
+  config = f'--config={root / "configs/mask_rcnn/scenes_tiny.py"}'
+  args = ['train', config, *SMALL, '--config.train.steps=2', f'--workdir={tmp_path / "two"}']
+  run_as_two(args, folders)
+  one, two = (
+    [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    for workdir in (trained, tmp_path / 'two')
+  )
+  assert [r['split'] for r in one] == [r['split'] for r in two]
+  for a, b in zip(one, two, strict=True):
+    for key in ('loss', 'mask_ap', 'box_ap50', 'box_ar100'):
+      if (value := a.get(key)) is not None:
+        assert b[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key

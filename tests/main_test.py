@@ -1,7 +1,6 @@
 """The commands, as a person uses and misuses them."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,6 +11,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from processes import run_as_two, spawn
 
 from segjax import main as program
 from segjax.types import IGNORE_LABEL
@@ -533,13 +533,6 @@ def test_help_has_examples(capsys):
     assert wanted in capsys.readouterr().out
 
 
-def spawn(args, folders):
-  env = {**os.environ, 'XDG_CACHE_HOME': str(folders), 'PYTHONUNBUFFERED': '1'}
-  return subprocess.Popen(
-    [sys.executable, '-m', 'segjax.main', *args], env=env, stderr=subprocess.PIPE, text=True
-  )
-
-
 def wait_for_step(process, step):
   for line in process.stderr:
     if re.match(rf'step {step}/', line):
@@ -593,33 +586,8 @@ def test_killed_at_any_moment_ends_with_the_same_parameters(tmp_path, config, fo
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, config, folders, capsys):
   """Two hosts of two devices each give the parameters of one host with four."""
-  import socket
-
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
   args = ['train', config, *SMALL, '--config.train.steps=4', '--config.train.eval_every=2']
-  flags = {**os.environ, 'XDG_CACHE_HOME': str(folders)}
-  flags['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
-  several = [
-    subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'segjax.main',
-        *args,
-        f'--workdir={tmp_path / "two"}',
-        f'--distributed=127.0.0.1:{port},2,{i}',
-      ],
-      env=flags,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in (0, 1)
-  ]
-  for process in several:
-    err = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, err
+  run_as_two([*args, f'--workdir={tmp_path / "two"}'], folders)
   process = spawn([*args, f'--workdir={tmp_path / "one"}'], folders)
   assert process.communicate()[1] and process.returncode == 0
   finals = []

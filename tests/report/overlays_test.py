@@ -125,3 +125,41 @@ def test_label_png_keeps_a_two_class_map_without_ignore(tmp_path):
 def test_label_png_refuses_what_eight_bits_would_wrap(tmp_path):
   with pytest.raises(ValueError, match='label 256'):
     overlays.write_label_png(tmp_path / 'label.png', np.array([[256]]), PALETTE)
+
+
+def test_objects_are_drawn_where_they_are():
+  image = np.full((600, 500, 3), 100, np.uint8)
+  masks = np.zeros((2, 600, 500), bool)
+  masks[0, 100:200, 100:200] = masks[1, 150:300, 150:300] = True
+  boxes = np.array([[100, 100, 200, 200], [150, 150, 300, 300]])
+  colors = [(255, 0, 0), (0, 0, 255)]
+  picture = overlays.objects(image, boxes, colors, ['', ''], masks, alpha=0.5)
+  assert picture.shape == image.shape
+  np.testing.assert_array_equal(picture[120, 120], [178, 50, 50])
+  np.testing.assert_array_equal(picture[280, 280], [50, 50, 178])
+  assert picture[170, 170, 0] > picture[170, 170, 2], 'the first one is on top'
+  np.testing.assert_array_equal(picture[150, 299], [0, 0, 255])
+  np.testing.assert_array_equal(picture[50, 50], image[50, 50])
+  boxes_alone = overlays.objects(image, boxes, colors, ['', ''])
+  np.testing.assert_array_equal(boxes_alone[120, 120], image[120, 120])
+
+
+def test_objects_enlarge_a_small_picture_and_label_it():
+  image = np.random.default_rng(0).integers(0, 256, (64, 100, 3), np.uint8)
+  plain = overlays.objects(image, (), (), ())
+  np.testing.assert_array_equal(plain, np.kron(image, np.ones((5, 5, 1), np.uint8)))
+  box, color = [[10, 2, 50, 60]], [(250, 250, 0)]
+  unlabelled = overlays.objects(image, box, color, [''])
+  labelled = overlays.objects(image, box, color, ['cat 0.99'])
+  changed = np.argwhere((unlabelled != labelled).any(-1))
+  assert len(changed) > 100
+  # At the upper left corner of the box, inside the picture.
+  assert changed[:, 0].max() <= 5 * 2 + 15
+  assert changed[:, 1].min() >= 5 * 10
+
+
+def test_objects_of_one_colour_get_different_shades():
+  image = np.zeros((600, 600, 3), np.uint8)
+  boxes = [[100 * k, 300, 100 * k + 50, 350] for k in range(5)]
+  picture = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
+  assert len({picture[320, 100 * k].tobytes() for k in range(5)}) == 5

@@ -1,0 +1,31 @@
+"""segjax in processes of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+
+
+def spawn(args, cache, **env):
+  """`python -m segjax.main args`, with the cache folder of the test run."""
+  env = {**os.environ, 'XDG_CACHE_HOME': str(cache), 'PYTHONUNBUFFERED': '1', **env}
+  return subprocess.Popen(
+    [sys.executable, '-m', 'segjax.main', *map(str, args)],
+    env=env,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run_as_two(args, cache):
+  """Two processes of two CPU devices each, to their end."""
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  processes = [
+    spawn([*args, f'--distributed=127.0.0.1:{port},2,{i}'], cache, **flags) for i in (0, 1)
+  ]
+  for process in processes:
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, err

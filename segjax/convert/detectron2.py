@@ -7,13 +7,14 @@ masks have none. Classes are COCO's 80 in the order of their ids, or a file's ow
 The weights of MSRA's ResNets want pixels of 0 to 255 less the mean, not divided, and have a
 bottleneck's stride in its first 1x1 convolution; X-101-32x8d is divided by a std and has it in the
 3x3. Other fields that the zoo's networks go with: `ZOO` and `C4`. Its RoIAlign takes the adaptive
-number of samples, which `config.model.max_samples` may bound to save time.
+number of samples, which `config.model.max_samples` may bound to save time. (Boxes thinner than
+`MIN_PROPOSAL` and `MIN_DETECTION` are dropped here and kept there: no config changes that.)
 
 `detectron2/R-50` is the file in Detectron2's folder; `detectron/R-50` the one in Detectron's, of
 the same network, whose normalisations are a scale and a shift.
 
-The tables were written from Detectron2's names and tested on made-up files of its format; no real
-one was at hand.
+The tables were written from the names that Detectron2's code and logs have, and tested on made-up
+files of its format; no real one was at hand.
 """
 
 from collections.abc import Callable, Iterator

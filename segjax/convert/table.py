@@ -108,11 +108,10 @@ def convert(
       converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
-      others = [''] + [other for other in fitting(arrays, sources) if other != name]
-      raise SegjaxError(
-        f'{where} is not {name}, its {row.key} is {shape}: take the file of that network'
-        + ' or the source '.join(others)
-      ) from e
+      mend = 'take the file of that network'
+      if others := [other for other in fitting(arrays, sources) if other != name]:
+        mend = f'{mend}, or the source {" or ".join(others)}'
+      raise SegjaxError(f'{where} is not {name}, its {row.key} is {shape}: {mend}') from e
   return converted
 
 

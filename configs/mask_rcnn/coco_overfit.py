@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
       'width': 32,
       'norm': 'group',
       'features': 64,
-      'anchor_sizes': (10.0, 24.0, 60.0, 150.0, 360.0),
+      'anchor_sizes': (8.0, 20.0, 56.0, 144.0, 360.0),
       'hidden': 256,
       'mask_convs': 2,
       'aligned': True,
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
   )
   config.losses = ml_collections.ConfigDict(
-    {'rpn_class': {}, 'rpn_box': {}, 'box_class': {}, 'box_regression': {}, 'mask': {}}
+    {'rpn_class': {}, 'rpn_box': {}, 'box_class': {}, 'box_regression': {}, 'mask': {'scale': 2.0}}
   )
   config.eval = ml_collections.ConfigDict({'metrics': ('coco',)})
 
@@ -61,9 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.train = ml_collections.ConfigDict(
     {
-      'steps': 600,
-      'eval_every': 200,
-      'checkpoint_every': 200,
+      'steps': 1300,
+      'eval_every': 650,
+      'checkpoint_every': 650,
       'best_metric': 'mask_ap50',
     }
   )

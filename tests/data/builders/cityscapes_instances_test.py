@@ -1,6 +1,7 @@
 """Cityscapes instances: objects and groups, and each way in which the raw files can be wrong."""
 
 import cv2
+import made_up_cityscapes
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -42,21 +43,9 @@ OBJECTS = [
 ]
 
 
-def write_source(source, splits=('train', 'val', 'test')):
-  rng = np.random.default_rng(0)
-  for split in splits:
-    for stem in STEMS[split]:
-      image = source / 'leftImg8bit' / split / f'{stem}_leftImg8bit.png'
-      label = source / 'gtFine' / split / f'{stem}_gtFine_instanceIds.png'
-      for path in (image, label):
-        path.parent.mkdir(parents=True, exist_ok=True)
-      cv2.imwrite(str(image), rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-      cv2.imwrite(str(label), instance_ids())
-
-
 @pytest.fixture
 def source(tmp_path):
-  write_source(tmp_path / 'raw')
+  made_up_cityscapes.write(tmp_path / 'raw', STEMS, instance_ids())
   return tmp_path / 'raw'
 
 
@@ -89,7 +78,8 @@ def test_test_split_has_no_objects_and_is_optional(prepare, by_name, source, tmp
   example = by_name(prepare(cityscapes.Builder, source), 'test')['berlin_000000_000019']
   assert example['image'].shape == (HEIGHT, WIDTH, 3)
   assert example['objects']['id'] == []
-  write_source(tmp_path / 'few', ('train', 'val'))
+  stems = {split: STEMS[split] for split in ('train', 'val')}
+  made_up_cityscapes.write(tmp_path / 'few', stems, instance_ids())
   few = prepare(cityscapes.Builder, tmp_path / 'few', data_dir=tmp_path / 'prepared_few')
   assert sorted(few.info.splits) == ['train', 'val']
 

@@ -1,6 +1,7 @@
 """Cityscapes panoptic: stuff, things and groups, and each way in which the raw files are wrong."""
 
 import cv2
+import made_up_cityscapes
 import numpy as np
 import pytest
 
@@ -44,21 +45,9 @@ SEGMENTS = [
 ]
 
 
-def write_source(source, splits=('train', 'val', 'test')):
-  rng = np.random.default_rng(0)
-  for split in splits:
-    for stem in STEMS[split]:
-      image = source / 'leftImg8bit' / split / f'{stem}_leftImg8bit.png'
-      label = source / 'gtFine' / split / f'{stem}_gtFine_instanceIds.png'
-      for path in (image, label):
-        path.parent.mkdir(parents=True, exist_ok=True)
-      cv2.imwrite(str(image), rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
-      cv2.imwrite(str(label), instance_ids())
-
-
 @pytest.fixture
 def source(tmp_path):
-  write_source(tmp_path / 'raw')
+  made_up_cityscapes.write(tmp_path / 'raw', STEMS, instance_ids())
   return tmp_path / 'raw'
 
 
@@ -92,7 +81,8 @@ def test_test_split_is_void_and_optional(prepare, by_name, source, tmp_path):
   assert example['segments']['id'] == []
   assert example['panoptic'].shape == (HEIGHT, WIDTH, 3) and not example['panoptic'].any()
   assert not panoptic.read_example(example, 'x').ids.any()
-  write_source(tmp_path / 'few', ('train', 'val'))
+  stems = {split: STEMS[split] for split in ('train', 'val')}
+  made_up_cityscapes.write(tmp_path / 'few', stems, instance_ids())
   few = prepare(cityscapes.Builder, tmp_path / 'few', data_dir=tmp_path / 'prepared_few')
   assert sorted(few.info.splits) == ['train', 'val']
 

@@ -25,6 +25,10 @@ Array: TypeAlias = jax.Array
 #   size      i32[B, 2]     height and width of the image inside its padding
 #   instances `Instances`
 #   index     i32[B]        of the example in its split
+# Panoptic tasks use besides
+#   label     i32[B, H, W]  as above, in training
+#   segments  `Segments`    in evaluation, at the images' own sizes, padded
+#   native    i32[B, 2]     these sizes, in evaluation
 Batch: TypeAlias = Mapping[str, Any]
 
 

@@ -37,7 +37,8 @@ class DatasetSpec:
     channels: of the images, 1 or 3.
     splits: number of examples of each split.
     things: of an instance task, whose classes are the things alone: the label that each class has
-      in the data; None for a dense task.
+      in the data. Of a panoptic task, whose classes are all: which of them are things. None for a
+      dense task.
     category_ids: the number of each class in files of COCO's format; None counts them from 1.
   """
 
@@ -199,15 +200,19 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   """The spec of a prepared data set, read with the keys of `config`.
 
   Class names come from the config, else from the label's feature, else they are `class 0`, ….
-  Colours come from the builder's metadata, else they are PASCAL VOC's. With `config.instances` the
-  classes are those of the objects which the metadata does not call stuff.
+  Colours come from the builder's metadata, else they are PASCAL VOC's. Which classes are things
+  comes from the config, else from the metadata. With `config.instances` the classes are those of
+  the objects that are not stuff; with `config.segments` all.
 
   Raises:
-    SegjaxError: a key that the data set does not have, or a number of classes that nothing tells.
+    SegjaxError: a key that the data set does not have, a number of classes that nothing tells, or a
+      panoptic task whose things nothing tells.
   """
   features = builder.info.features
-  dense = config.instances is None
-  for key in ('image_key', 'label_key' if dense else 'objects_key', 'name_key'):
+  dense, panoptic = config.instances is None, config.segments is not None
+  listed = 'segments_key' if panoptic and config.segments_key is not None else 'objects_key'
+  keys = ('image_key', 'label_key' if dense else listed, *['panoptic_key'] * panoptic, 'name_key')
+  for key in keys:
     value = getattr(config, key)
     if value is not None and value not in features:
       raise SegjaxError(
@@ -216,7 +221,7 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   channels = features[config.image_key].shape[-1]
   if channels not in (1, 3):
     raise SegjaxError(f'{config.name} has images of {channels} channels: segjax reads 1 or 3')
-  label = features[config.label_key] if dense else features[config.objects_key]['label']
+  label = features[config.label_key] if dense else features[getattr(config, listed)]['label']
   class_names = _class_names(label, config)
   metadata = builder.info.metadata if isinstance(builder.info.metadata, Mapping) else {}
   palette = metadata.get('palette')
@@ -226,10 +231,10 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   palette = np.array(palette, np.uint8)[: len(class_names)]
   things = category_ids = None
   if not dense:
-    isthing = metadata.get('isthing', [True] * len(class_names))
-    things = tuple(np.flatnonzero(isthing).tolist())
-    class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
+    things = _things(metadata, len(class_names), config)
     category_ids = _tuple(metadata.get('category_ids'))
+  if not dense and not panoptic:
+    class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
     if category_ids is not None:
       category_ids = tuple(category_ids[i] for i in things)
   return DatasetSpec(
@@ -242,6 +247,24 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
     things=things,
     category_ids=category_ids,
   )
+
+
+def _things(metadata: Mapping[str, Any], classes: int, config: 'DataConfig') -> tuple[int, ...]:
+  """Which classes are things."""
+  if config.things is not None:
+    if wrong := [i for i in config.things if not 0 <= i < classes]:
+      raise SegjaxError(
+        f'config.data.things={config.things} has {wrong[0]} but {config.name} has the classes 0 to '
+        f'{classes - 1}: leave it out'
+      )
+    return tuple(sorted(set(config.things)))
+  isthing = metadata.get('isthing')
+  if isthing is None and config.segments is not None:
+    raise SegjaxError(
+      f'{config.name} does not say which of its {classes} classes are things: set '
+      'config.data.things to their indices'
+    )
+  return tuple(range(classes)) if isthing is None else tuple(np.flatnonzero(isthing).tolist())
 
 
 def count_examples(builder: tfds.core.DatasetBuilder, split: str, name: str) -> int:

@@ -8,6 +8,12 @@ once an epoch, every batch is full, and both depend on the seed and the step alo
 
 A batch holds `image`, `size`, `instances`, `index` and `valid` of `segjax.types.Batch`, and `draw`
 u32[B], the seed of what the network draws for each example.
+
+Of a panoptic task, which `config.segments` makes, the objects are the things among the segments,
+and a training batch has `label` i32[B, H, W] besides, the class of each pixel. An evaluation batch
+has the `segments` themselves, at the images' own sizes, and `native` i32[B, 2], these sizes: PQ is
+measured there, as public evaluations do. They are padded to the largest of the images that share a
+padded shape.
 """
 
 import bisect
@@ -20,14 +26,15 @@ from typing import Any, NamedTuple
 
 import cv2
 import grain
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, images, instances, pipeline, transforms
+from segjax.data import datasets, images, instances, panoptic, pipeline, transforms
 from segjax.data.instances import Picture
 from segjax.data.pipeline import DataConfig, NamedBatch
 from segjax.data.transforms import Size
-from segjax.types import Instances, SegjaxError
+from segjax.types import SegjaxError, Segments
 
 # First words of the generators' seeds, beside those of `pipeline`.
 _AUGMENT, _SCALE = 2, 3
@@ -45,12 +52,14 @@ class Example(NamedTuple):
     image_id: its number in files of COCO's format.
     picture: the image and its objects, at their own size.
     annotations: of the objects, see `instances.annotations`.
+    segments: of a panoptic task, without the batch axis; else None.
   """
 
   name: str
   image_id: int
   picture: Picture
   annotations: list[dict[str, Any]]
+  segments: Segments | None = None
 
 
 def train_batches(
@@ -112,10 +121,11 @@ def eval_batches(
 
   Yields:
     (batch, names); in place of `instances` and `draw` the batch has `annotations`, a list with the
-    entry of each example that `segjax.metrics.coco` describes, None where not valid.
+    entry of each example that `segjax.metrics.coco` describes, None where not valid; and of a
+    panoptic task `segments` and `native` in place of `label`.
 
   Raises:
-    SegjaxError: as `pipeline.eval_batches`.
+    SegjaxError: as `pipeline.eval_batches`; while iterating, more than `config.segments`.
   """
   examples = _Examples(builder, split or config.eval_split, config, spec)
   batch_size = config.eval_batch_size or config.batch_size
@@ -125,7 +135,7 @@ def eval_batches(
     shape = fit_shape(eval_size(examples.sizes[index], config), config.shapes, config)
     groups.setdefault(shape, []).append(index)
   batches = [
-    (shape, indices[start : start + batch_size])
+    (shape, _largest_size(examples, indices), indices[start : start + batch_size])
     for shape, indices in groups.items()
     for start in range(0, len(indices), batch_size)
   ]
@@ -148,6 +158,18 @@ def prepare_image(image: np.ndarray, config: DataConfig) -> dict[str, np.ndarray
   shape = fit_shape(size, config.shapes if fits else None, config)
   padded = transforms.pad(picture.image, shape, pipeline.mean_colour(config))
   return {'image': pipeline.normalize(padded[None], config), 'size': np.array([size], np.int32)}
+
+
+def prepare_panoptic(image: np.ndarray, config: DataConfig) -> dict[str, Any]:
+  """`prepare_image`, with `native` and, all void, `segments`: what is found has their size."""
+  size = image.shape[:2]
+  # As in `prepare_image`, so that many sizes make few shapes.
+  void = panoptic.void(fit_shape(size, None, config), 1)
+  return {
+    **prepare_image(image, config),
+    'native': np.array([size], np.int32),
+    'segments': Segments(*(field[None] for field in void)),
+  }
 
 
 def eval_size(size: Size, config: DataConfig) -> Size:
@@ -196,10 +218,15 @@ class _Examples:
     ).data_source
     features = builder.info.features
     optional = {key for key in ('image_id', 'instance') if key in features}
-    keys = {config.image_key, config.objects_key, config.name_key, *optional} - {None}
+    objects = {config.objects_key, *optional}
+    if config.segments is not None:
+      objects = {config.panoptic_key, config.segments_key, *optional - {'instance'}}
+    keys = {config.image_key, config.name_key, *objects} - {None}
     self._features = tfds.features.FeaturesDict({key: features[key] for key in keys})
-    encoded = {config.image_key, 'instance'} & keys
+    encoded = {config.image_key, config.panoptic_key, 'instance'} & keys
     self._skip = {key: tfds.decode.SkipDecoding() for key in encoded}
+    if config.segments is not None:
+      return
     if 'segmentation' not in set(features[config.objects_key].keys()) and 'instance' not in keys:
       raise SegjaxError(
         f'{config.name} has boxes but no masks: take a data set whose objects have a segmentation, '
@@ -214,6 +241,13 @@ class _Examples:
     image = images.decode_image(
       record[self.config.image_key], self.spec.channels, f'the image of {name}'
     )
+    image_id = int(record.get('image_id', index))
+    if self.config.segments is not None:
+      segments = self._segments(record, name, image.shape[:2])
+      found = instances.segment_annotations(segments, self._things)
+      objects = instances.decode(found, image.shape[:2])
+      picture = Picture(image, objects, instances.segment_label(segments))
+      return Example(name, image_id, picture, found, segments)
     ids = None
     if 'instance' in record:
       ids = images.decode_label(record['instance'], f'the objects of {name}')
@@ -221,7 +255,24 @@ class _Examples:
     objects = dict(record[self.config.objects_key])
     found = instances.annotations(objects, size, ids, self._things)
     picture = Picture(image, instances.decode(found, size))
-    return Example(name, int(record.get('image_id', index)), picture, found)
+    return Example(name, image_id, picture, found)
+
+  def _segments(self, record: Mapping[str, Any], name: str, size: Size) -> Segments:
+    segments = panoptic.read_example(
+      record,
+      f'the segments of {name}',
+      panoptic_key=self.config.panoptic_key,
+      segments_key=self.config.segments_key,
+      crowd_key=self.config.crowd_key,
+      size=size,
+    )
+    wrong = segments.classes[segments.classes >= self.spec.num_classes]
+    if wrong.size:
+      raise SegjaxError(
+        f'the segments of {name} have the class {wrong[0]} but {self.spec.name} has '
+        f'{self.spec.num_classes} classes: mend the data set'
+      )
+    return segments
 
   @functools.cached_property
   def sizes(self) -> list[Size]:
@@ -388,11 +439,17 @@ def _pad(picture: Picture, shape: Size, config: DataConfig) -> tuple[dict[str, A
   return instances.pad(picture, shape, config.instances, pipeline.mean_colour(config)), left_out
 
 
+def _largest_size(examples: _Examples, indices: Sequence[int]) -> Size:
+  """The smallest size that all of these images fit into."""
+  height, width = np.max([examples.sizes[index] for index in indices], axis=0).tolist()
+  return height, width
+
+
 def _eval_batch(
-  examples: _Examples, rows: range, batch: tuple[Size, Sequence[int]]
+  examples: _Examples, rows: range, batch: tuple[Size, Size, Sequence[int]]
 ) -> tuple[dict[str, Any], list[str]]:
   """The rows of one evaluation batch that are this host's."""
-  shape, indices = batch
+  shape, canvas, indices = batch
   config, colour = examples.config, pipeline.mean_colour(examples.config)
   parts, annotations, names = [], [], []
   for index in indices[rows.start : rows.stop]:
@@ -401,13 +458,15 @@ def _eval_batch(
     size = eval_size(native, config)
     if native != size:
       image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
-    parts.append(
-      {
-        'image': transforms.pad(image, shape, colour),
-        'size': np.array(size, np.int32),
-        'index': np.int32(index),
-      }
-    )
+    part = {
+      'image': transforms.pad(image, shape, colour),
+      'size': np.array(size, np.int32),
+      'index': np.int32(index),
+    }
+    if example.segments is not None:
+      padded = panoptic.pad(example.segments, canvas, config.segments, example.name)
+      part |= {'segments': padded, 'native': np.array(native, np.int32)}
+    parts.append(part)
     annotations.append(
       {
         'image_id': example.image_id,
@@ -424,6 +483,9 @@ def _eval_batch(
     'size': np.array(shape, np.int32),
     'index': np.int32(0),
   }
+  if config.segments is not None:
+    nothing = panoptic.void(canvas, config.segments)
+    blank |= {'segments': nothing, 'native': np.array(canvas, np.int32)}
   return (
     {
       **_stack([*parts, *[blank] * missing]),
@@ -439,10 +501,7 @@ def _stack(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   batch: dict[str, Any] = {}
   for key in parts[0]:
     column = [part[key] for part in parts]
-    if key == 'instances':
-      batch[key] = Instances(*map(np.stack, zip(*column, strict=True)))
-    else:
-      batch[key] = np.stack(column)
+    batch[key] = jax.tree.map(lambda *fields: np.stack(fields), *column)
   return batch
 
 

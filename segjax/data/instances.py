@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from segjax.data import coco, transforms
-from segjax.types import IGNORE_LABEL, Instances
+from segjax.types import IGNORE_LABEL, Instances, Segments
 
 Size = tuple[int, int]
 
@@ -74,17 +74,42 @@ def annotations(
       coco.mask_object(instance == number, id=number, label=label, category_id=0)
       for number, label in zip(objects['id'], objects['label'], strict=True)
     ]
-  return [
-    {
-      'id': int(entry['id']),
-      'category': int(things[entry['label']]),
-      'bbox': [float(x) for x in entry['bbox']],
-      'area': float(entry['area']),
-      'iscrowd': bool(entry['iscrowd']),
-      'rle': {'size': list(size), 'counts': _text(entry['segmentation'])},
-    }
-    for entry in entries
+  return [_annotation(entry, size, things) for entry in entries]
+
+
+def segment_annotations(segments: Segments, things: Mapping[int, int]) -> list[dict[str, Any]]:
+  """`annotations` of those segments of an image that are things.
+
+  Args:
+    segments: without the batch axis.
+    things: class index -> index among the things, for things alone.
+  """
+  entries = [
+    coco.mask_object(
+      segments.ids == number, id=number, label=int(label), category_id=0, iscrowd=bool(crowd)
+    )
+    for number, (label, crowd) in enumerate(zip(segments.classes, segments.crowd, strict=True), 1)
+    if int(label) in things
   ]
+  return [_annotation(entry, segments.ids.shape, things) for entry in entries]
+
+
+def segment_label(segments: Segments) -> np.ndarray:
+  """u8[H, W], the class index of each pixel's segment, IGNORE_LABEL for void."""
+  return np.concatenate([[IGNORE_LABEL], segments.classes]).astype(np.uint8)[segments.ids]
+
+
+def _annotation(
+  entry: Mapping[str, Any], size: Size, things: Mapping[int, int] | Sequence[int]
+) -> dict[str, Any]:
+  return {
+    'id': int(entry['id']),
+    'category': int(things[entry['label']]),
+    'bbox': [float(x) for x in entry['bbox']],
+    'area': float(entry['area']),
+    'iscrowd': bool(entry['iscrowd']),
+    'rle': {'size': list(size), 'counts': _text(entry['segmentation'])},
+  }
 
 
 def _text(counts: str | bytes) -> str:

@@ -190,6 +190,12 @@ def pad(segments: Segments, size: Size, count: int, what: str) -> Segments:
   )
 
 
+def void(size: Size, count: int) -> Segments:
+  """No segments at all: `Segments` of (H, W) and S, without the batch axis."""
+  nothing = np.zeros(count, bool)
+  return Segments(np.zeros(size, np.int32), np.zeros(count, np.int32), nothing, nothing)
+
+
 def encode_result(
   segments: Segments, *, file_name: str, image_id: int | str, category_ids: Sequence[int]
 ) -> tuple[bytes, dict[str, Any]]:

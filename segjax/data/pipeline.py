@@ -97,6 +97,13 @@ class DataConfig:
     shapes: (height, width) to which images are padded: the smallest that fits; None for the
       smallest multiples of 32. Batches are of images of one shape.
     objects_key: the feature with the objects.
+    things: the class indices of things, for a data set that does not say which those are.
+    segments: S, the most segments of an image, for panoptic tasks, which set `instances` too: more
+      is an error in evaluation; None for none. Their objects are those of their segments.
+    panoptic_key: the feature with the picture of segment ids, see `segjax.data.panoptic`.
+    segments_key: the feature with the list of segments; None if a pixel of the picture is 256 times
+      its class and a number, as in scenes: classes are then those of `objects_key`.
+    crowd_key: the feature of a segment that says whether it is a crowd.
   """
 
   name: str
@@ -130,11 +137,17 @@ class DataConfig:
   copy_paste: float = 0.0
   shapes: tuple[tuple[int, int], ...] | None = None
   objects_key: str = 'objects'
+  things: tuple[int, ...] | None = None
+  segments: int | None = None
+  panoptic_key: str = 'panoptic'
+  segments_key: str | None = 'segments'
+  crowd_key: str = 'iscrowd'
 
   def __post_init__(self):
     if not isinstance(self.augment, Augment):
       object.__setattr__(self, 'augment', Augment(**(self.augment or {})))
-    for key in ('image_size', 'crop_size', 'mean', 'std', 'class_names', 'short_side', 'jitter'):
+    tuples = ('image_size', 'crop_size', 'mean', 'std', 'class_names', 'short_side', 'jitter')
+    for key in (*tuples, 'things'):
       if (value := getattr(self, key)) is not None:
         object.__setattr__(self, key, tuple(value))
     if self.shapes is not None:
@@ -156,7 +169,7 @@ class DataConfig:
   def _check_instances(self) -> None:
     """The keys of instance tasks, which dense tasks may not set, and the other way round."""
     defaults = {f.name: f.default for f in dataclasses.fields(self)}
-    ours = ('short_side', 'jitter', 'copy_paste', 'shapes')
+    ours = ('short_side', 'jitter', 'copy_paste', 'shapes', 'things', 'segments')
     theirs = ('image_size', 'resize', 'crop_size', 'weight_map')
     keys, kind, mend = ours, 'instance', 'set config.data.instances'
     if self.instances is not None:
@@ -176,6 +189,8 @@ class DataConfig:
       )
     if self.instances < 1 or self.longest_side < 1:
       raise SegjaxError('config.data.instances and longest_side must be 1 or more')
+    if self.segments is not None and self.segments < 1:
+      raise SegjaxError(f'config.data.segments={self.segments} must be 1 or more')
     if self.short_side is not None and min(self.short_side, default=0) < 1:
       raise SegjaxError(f'config.data.short_side={self.short_side} must hold sizes in pixels')
     if any(len(shape) != 2 or min(shape) < 1 for shape in self.shapes or ()) or self.shapes == ():

@@ -1,13 +1,31 @@
-"""Two small images with rectangles for objects, to learn instances from."""
+"""A small Mask R-CNN, and two small images with rectangles for objects to learn from."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.nn.resnet import Variant
 from segjax.ops.masks import pack_masks
 from segjax.types import Instances
 
 SIZE = 64
+# Fields of a MaskRCNN that is quick to compile.
+TINY = {
+  'classes': 3,
+  'backbone': 'shallow',
+  'width': 4,
+  'features': 8,
+  'hidden': 16,
+  'mask_convs': 1,
+  'rpn_samples': 64,
+  'train_proposals': (64, 20),
+  'test_proposals': (64, 20),
+  'regions': 16,
+  'region_positives': 0.5,
+  'detections': 6,
+}
+# What `TINY` calls its backbone: a row of `segjax.nn.resnet.VARIANTS`, for a test to put there.
+SHALLOW = Variant('basic', (1, 1, 1, 1))
 KEYS = jax.random.split(jax.random.key(1), 2)
 
 

@@ -6,39 +6,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from instance_batch import KEYS, make_batch
+from instance_batch import KEYS, SHALLOW, TINY, make_batch
 
 from segjax.models import mask_rcnn
 from segjax.models.mask_rcnn import MaskRCNN
+from segjax.nn.resnet import VARIANTS
+from segjax.train.compile import jit
 
 # Few anchors, so that all of them are sampled and no draw decides a loss.
 MODEL = MaskRCNN(
-  classes=3,
-  backbone='resnet18',
-  width=4,
+  **{**TINY, 'rpn_samples': 4096, 'regions': 64},
   norm='group',
-  features=8,
   anchor_sizes=(8, 16, 32, 64, 128),
-  hidden=16,
-  mask_convs=1,
-  rpn_samples=4096,
-  train_proposals=(64, 20),
-  test_proposals=(64, 20),
-  regions=64,
-  region_positives=0.5,
-  detections=6,
   score_threshold=0.0,
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shallow():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(VARIANTS, 'shallow', SHALLOW)
+    yield
 
 
 @pytest.fixture(scope='module')
 def variables():
   image, size, _ = make_batch()
-  init = jax.jit(lambda key: MODEL.init(key, image, size))
+  init = jit(lambda key: MODEL.init(key, image, size), once=True)
   return init(jax.random.key(0))
 
 
-@functools.partial(jax.jit, static_argnames='train')
+@functools.partial(jit, once=True, static_argnames='train')
 def apply(variables, image, size, instances=None, *, train=False):
   return MODEL.apply(variables, image, size, instances, KEYS, train=train)
 
@@ -46,7 +44,8 @@ def apply(variables, image, size, instances=None, *, train=False):
 def test_masks_of_given_boxes_are_those_of_the_same_boxes_found(variables):
   image, size, _ = make_batch()
   found = apply(variables, image, size)['detections']
-  again = MODEL.apply(variables, image, size, given=found._replace(masks=None))['detections']
+  again = jit(lambda given: MODEL.apply(variables, image, size, given=given), once=True)
+  again = again(found._replace(masks=None))['detections']
   for a, b in zip(found, again, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -130,7 +129,7 @@ def test_gradients_are_finite_and_reach_every_layer(variables):
     used += [outputs['box'].logits, outputs['box'].deltas, outputs['mask'].logits]
     return sum(jnp.sum(x**2) for x in used)
 
-  grads = jax.jit(jax.grad(total))(variables['params'])
+  grads = jit(jax.grad(total), once=True)(variables['params'])
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     assert jnp.isfinite(grad).all(), name

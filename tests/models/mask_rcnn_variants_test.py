@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from instance_batch import KEYS, SIZE, make_batch
+from instance_batch import KEYS, SHALLOW, SIZE, TINY, make_batch
 
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
@@ -16,21 +16,7 @@ from segjax.train.compile import jit
 from segjax.train.optim import parameter_paths
 from segjax.types import Detections, SegjaxError
 
-CLASSES = 3
-TINY = {
-  'classes': CLASSES,
-  'backbone': 'shallow',
-  'width': 4,
-  'features': 8,
-  'hidden': 16,
-  'mask_convs': 1,
-  'rpn_samples': 64,
-  'train_proposals': (64, 20),
-  'test_proposals': (64, 20),
-  'regions': 16,
-  'region_positives': 0.5,
-  'detections': 6,
-}
+CLASSES = TINY['classes']
 C4 = {'feature_maps': 'c4'}
 # Fields, the side of the masks and their channels.
 CASES = {
@@ -53,7 +39,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-  monkeypatch.setitem(VARIANTS, 'shallow', Variant('basic', (1, 1, 1, 1)))
+  monkeypatch.setitem(VARIANTS, 'shallow', SHALLOW)
   resnext = Variant('bottleneck', (1, 1, 1, 1), groups=2, group_width=32)
   monkeypatch.setitem(VARIANTS, 'resnext', resnext)
 

@@ -7,33 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instance_batch import SHALLOW, SIZE, TINY
 
 from segjax.data import coco
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
+from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance
 from segjax.train import compile, evaluate, sharding, step
 from segjax.types import Instances, SegjaxError
 
-SIZE = 64
 NAMES = ('a', 'b', 'c')
 # Fewer slots than there are candidates, so that the draws matter.
 MODEL = MaskRCNN(
-  classes=3,
-  backbone='resnet18',
-  width=4,
+  **{**TINY, 'rpn_samples': 32, 'regions': 8},
   norm='group',
-  features=8,
   anchor_sizes=(8, 16, 32, 64, 128),
-  hidden=16,
-  mask_convs=1,
-  rpn_samples=32,
-  train_proposals=(64, 20),
-  test_proposals=(64, 20),
-  regions=8,
-  region_positives=0.5,
-  detections=6,
   score_threshold=0.0,
 )
 LOSSES = {
@@ -67,6 +57,13 @@ def make_batch(images=4, padding=0, seed=0):
     'draw': rng.integers(2**32, size=images, dtype=np.uint32),
     'valid': np.ones(images, bool),
   }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shallow():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(VARIANTS, 'shallow', SHALLOW)
+    yield
 
 
 @pytest.fixture(scope='module')

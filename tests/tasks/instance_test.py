@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from instance_batch import SHALLOW, SIZE, TINY
 
@@ -16,6 +17,7 @@ from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance
 from segjax.train import compile, evaluate, sharding, step
+from segjax.train.state import init_state
 from segjax.types import Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')
@@ -157,18 +159,24 @@ def test_images_without_objects_train(variables):
 
 
 def test_compiles_once_for_a_shape():
-  task = make_task()
-  compiled = []
+  """A step is traced once for each shape of batch, and hands on a state of the types it takes."""
+  traced = []
 
-  def counted(variables, batch):
-    compiled.append(batch['image'].shape)
-    return task.losses(task.forward(variables, batch, train=True)[0], batch)
+  def forward(variables, batch, **kwargs):
+    traced.append(batch['image'].shape)
+    return task.forward(variables, batch, **kwargs)
 
-  jitted = jax.jit(counted)
-  structure = jax.eval_shape(task.init, jax.random.key(0), make_batch())
-  for seed in range(3):
-    jitted.eval_shape(structure, make_batch(seed=seed))
-  assert len(compiled) == 1
+  task, optimizer = make_task(), optax.sgd(0.01)
+  counted = dataclasses.replace(task, forward=forward)
+  train_step = jax.jit(
+    step.make_train_step(counted, optimizer, optax.constant_schedule(0.01), seed=0)
+  )
+  init = functools.partial(init_state, task, optimizer, ema=False)
+  state = jax.eval_shape(init, jax.random.key(0), make_batch())
+  other = make_batch(2)
+  for batch in (make_batch(), other, make_batch(seed=1), other):
+    state, _ = train_step.eval_shape(state, batch)
+  assert traced == [(4, SIZE, SIZE, 3), (2, SIZE, SIZE, 3)]
 
 
 # --- evaluation -----------------------------------------------------------------------------------

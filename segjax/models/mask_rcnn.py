@@ -199,6 +199,11 @@ class MaskRCNN(nn.Module):
     Raises:
       SegjaxError: `roi` takes one map and there is a pyramid.
     """
+    resnet, levels = self._levels(image, train)
+    return self._find(resnet, levels, image, size, instances, keys, given=given, train=train)
+
+  def _levels(self, image: Array, train: bool) -> tuple[ResNet, list[Array]]:
+    """The ResNet, and the maps f[B, h, w, C] that regions are proposed on."""
     kind = FEATURE_MAPS[self.feature_maps]
     resnet = ResNet(
       self.backbone,
@@ -216,6 +221,22 @@ class MaskRCNN(nn.Module):
     if kind.pyramid:
       fpn = FPN(self.features, norm=self.fpn_norm, dtype=self.dtype, name='fpn')
       levels = fpn(stages, train=train)
+    return resnet, levels
+
+  def _find(
+    self,
+    resnet: ResNet,
+    levels: list[Array],
+    image: Array,
+    size: Array,
+    instances: Instances | None,
+    keys: Array | None,
+    *,
+    given: Detections | None,
+    train: bool,
+  ) -> dict[str, Any]:
+    """What `__call__` returns, of the maps that `_levels` has."""
+    kind = FEATURE_MAPS[self.feature_maps]
     cut = functools.partial(self._cut, levels[: len(kind.strides)])
     view_box = functools.partial(cut, bins=self.box_bins)
     view_mask = functools.partial(cut, bins=self.mask_bins)

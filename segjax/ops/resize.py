@@ -1,0 +1,56 @@
+"""Bilinear interpolation of maps, by a whole factor or from image to image inside their padding.
+
+Positions are those of pixel centres, as in `jax.image.resize`, torch's `align_corners=False` and
+OpenCV: pixel i of n covers the share i / n to (i + 1) / n of its axis. Beyond the outermost centres
+the outermost values go on.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from segjax.types import Array
+
+
+def enlarge(x: Array, factor: int) -> Array:
+  """f[B, h, w, C] -> f[B, factor · h, factor · w, C], by sums of neighbours alone."""
+  return _enlarge_axis(_enlarge_axis(x, factor, 1), factor, 2)
+
+
+def _enlarge_axis(x: Array, factor: int, axis: int) -> Array:
+  first, last = (jnp.take(x, jnp.array([i]), axis) for i in (0, x.shape[axis] - 1))
+  padded = jnp.concatenate([first, x, last], axis)
+  middle = slice(None)
+  before, after = (padded[(middle,) * axis + (part,)] for part in (slice(None, -2), slice(2, None)))
+  parts = []
+  for i in range(factor):
+    offset = (i + 0.5) / factor - 0.5  # from the centre of the pixel
+    parts.append((1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after))
+  shape = (*x.shape[:axis], factor * x.shape[axis], *x.shape[axis + 1 :])
+  return jnp.stack(parts, axis + 1).reshape(shape)
+
+
+def resize_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
+  """Each map inside its padding at another size; sizes are traced, shapes static.
+
+  Args:
+    x: f[B, h, w, C].
+    size: i32[B, 2], height and width of each inside its padding.
+    new_size: i32[B, 2], what they are to be.
+    shape: (H, W) of the result, at least the new sizes; the last row and column go on beyond them.
+
+  Returns:
+    f[B, H, W, C]; where the two sizes are the same, exactly what x has there.
+  """
+
+  def resize_one(x: Array, size: Array, new_size: Array) -> Array:
+    for axis in (0, 1):
+      position = (jnp.arange(shape[axis]) + 0.5) * (size[axis] / new_size[axis]) - 0.5
+      position = jnp.clip(position, 0, size[axis] - 1)
+      before = jnp.floor(position).astype(jnp.int32)
+      after = jnp.minimum(before + 1, size[axis] - 1)
+      fraction = (position - before).reshape(-1, *[1] * (x.ndim - 1 - axis))
+      take = lambda index, x=x, axis=axis: jnp.take(x, index, axis, mode='clip')
+      x = take(before) + fraction.astype(x.dtype) * (take(after) - take(before))
+    return x
+
+  return jax.vmap(resize_one)(x, size, new_size)

@@ -1,0 +1,46 @@
+"""Bilinear interpolation against `jax.image.resize` and OpenCV."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from segjax.ops import resize
+
+
+def random(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('factor', [1, 2, 3, 4])
+@pytest.mark.parametrize('size', [(3, 5), (1, 4)])
+def test_enlarge_is_jax_image_resize(factor, size):
+  x = random(2, *size, 3)
+  shape = (2, factor * size[0], factor * size[1], 3)
+  np.testing.assert_allclose(
+    resize.enlarge(x, factor), jax.image.resize(x, shape, 'linear'), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_enlarge_in_a_narrow_type():
+  assert resize.enlarge(jnp.ones((1, 2, 2, 1), jnp.bfloat16), 2).dtype == jnp.bfloat16
+
+
+def test_gradient():
+  check_grads(lambda x: resize.enlarge(x, 2), (random(1, 2, 3, 1),), 1, ('rev',), eps=0.1)
+
+
+@pytest.mark.parametrize('new', [(9, 14), (3, 4), (6, 7), (6, 20), (1, 1)])
+def test_resize_inside_is_opencv(new):
+  """Of two images of different sizes; what is in the padding does not matter."""
+  x = random(2, 8, 9, 2)
+  x[0, 6:], x[0, :, 7:] = np.nan, np.nan
+  sizes = np.array([[6, 7], [8, 9]])
+  found = resize.resize_inside(x, sizes, np.array([new, (8, 9)]), (10, 21))
+  assert found.shape == (2, 10, 21, 2)
+  expected = cv2.resize(x[0, :6, :7], new[::-1], interpolation=cv2.INTER_LINEAR)
+  np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(found[1, :8, :9], x[1])
+  assert np.isfinite(found).all()

@@ -14,6 +14,26 @@ Variables = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+  """Keys of `config.eval` that a search over a split may choose, without running it anew for each.
+
+  Attributes:
+    names: of the n keys.
+    settings: T times n values, what to try; the first ones are the config's own.
+    metric: whose states are added up, for each setting by itself.
+    measure: the value of it that is to be high.
+    count: `(outputs, batch, settings f32[T, n]) -> states` of the metric, T of them along each
+      leaf's first axis; can be traced by `jit`.
+  """
+
+  names: tuple[str, ...]
+  settings: tuple[tuple[float, ...], ...]
+  metric: Metric
+  measure: str
+  count: Callable[[Any, Batch, Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
   """One task with its model inside. Every function but `pictures` can be traced by `jit`.
 
@@ -32,6 +52,7 @@ class Task:
       of the first `count` valid examples.
     host_keys: keys of the batch that stay on the host, lists with a JSON value for each example,
       for metrics and pictures there.
+    tuning: what `segjax evaluate --tune` searches; None where there is nothing to choose.
   """
 
   batch_spec: Mapping[str, PartitionSpec]
@@ -43,3 +64,4 @@ class Task:
   metrics: tuple[Metric, ...]
   pictures: Callable[..., list[dict[str, np.ndarray]]]
   host_keys: tuple[str, ...] = ()
+  tuning: Tuning | None = None

@@ -97,6 +97,29 @@ def evaluate(
   return metrics, drawn
 
 
+def tune(
+  tune_step: Callable[..., Any],
+  variables: Mapping[str, Any],
+  batches: Iterable[tuple[Mapping[str, np.ndarray], Sequence[str]]],
+  task: Task,
+  put: Put,
+) -> list[dict[str, Any]]:
+  """Measures each of `task.tuning.settings` on a split, in one run over it.
+
+  Args:
+    tune_step: from `segjax.train.step.make_tune_step`, compiled.
+    variables, batches, task, put: as for `evaluate`.
+
+  Returns:
+    The metrics of each setting, in their order.
+  """
+  metric, settings, states = task.tuning.metric, task.tuning.settings, None
+  for local, _ in batches:
+    new = sharding.to_host(tune_step(variables, put(local), np.array(settings, np.float32)))
+    states = new if states is None else metric.merge(states, new)
+  return [metric.compute(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(len(settings))]
+
+
 def _whole_batch(
   local: Mapping[str, Any], batch: Mapping[str, jax.Array], host_keys: Sequence[str]
 ) -> Mapping[str, Any]:

@@ -123,3 +123,13 @@ def make_eval_step(
     return task.losses(outputs, batch), states, predictions
 
   return eval_step
+
+
+def make_tune_step(task: Task) -> Callable[[Mapping[str, Any], Batch, Array], Any]:
+  """`(variables, batch, settings f32[T, n]) -> states` of a task that has `tuning`."""
+
+  def tune_step(variables: Mapping[str, Any], batch: Batch, settings: Array) -> Any:
+    outputs, _ = task.forward(variables, batch, train=False)
+    return task.tuning.count(outputs, batch, settings)
+
+  return tune_step

@@ -1,0 +1,25 @@
+"""Losses of a panoptic network: those of its instance part, and of the class of each pixel.
+
+L = λ_i (L_cls + L_box + L_mask) + λ_s L_sem (Panoptic FPN, arXiv 1901.02446, section 3.1): the λ
+are the losses' `scale` in the config.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segjax.losses.dense import DivideBy, softmax_cross_entropy
+from segjax.losses.detection import box_class, box_regression, mask, rpn_box, rpn_class
+from segjax.types import SumCount
+
+__all__ = ['box_class', 'box_regression', 'mask', 'rpn_box', 'rpn_class', 'semantic']
+
+
+def semantic(outputs: Mapping[str, Any], *, divide_by: DivideBy = 'count') -> SumCount:
+  """L_sem: cross-entropy of `outputs['semantic']`, logits f[B, H, W, C] and label i32[B, H, W].
+
+  Args:
+    outputs: of the network in training.
+    divide_by: as in `segjax.losses.dense.softmax_cross_entropy`.
+  """
+  logits, label = outputs['semantic']
+  return softmax_cross_entropy(logits, label, divide_by=divide_by)

@@ -1,0 +1,188 @@
+"""The panoptic task: what is learnt as which channel, merging at the images' own size, tuning."""
+
+import functools
+import typing
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.losses import panoptic as losses
+from segjax.tasks import panoptic
+from segjax.train import compile, evaluate, sharding, step
+from segjax.types import IGNORE_LABEL, Detections, SegjaxError, Segments
+
+NAMES, THINGS = ('sky', 'cat', 'sea', 'dog'), (1, 3)
+jit = functools.partial(compile.jit, once=True)
+
+
+class Known(nn.Module):
+  """Finds one cat, at half the images' size, and sky above the sea; learns the sky's score."""
+
+  semantic_things: bool = False
+  masks: typing.ClassVar = True
+
+  @nn.compact
+  def __call__(self, image, size, instances=None, keys=None, *, train=False):
+    score = self.param('score', nn.initializers.constant(3.0), ())
+    upper = (jnp.arange(image.shape[1]) < 4)[None, :, None]
+    upper = jnp.broadcast_to(upper, image.shape[:3]).astype(jnp.float32)
+    # "other" and things have the lowest score.
+    channels = {'sky': score * upper, 'sea': 2 * (1 - upper)}
+    names = NAMES if self.semantic_things else ('other', 'sky', 'sea')
+    logits = jnp.stack([channels.get(name, jnp.full_like(upper, -1)) for name in names], -1)
+    if train:
+      return {'semantic': logits}
+    batch = image.shape[0]
+    found = Detections(
+      boxes=jnp.tile(jnp.float32([[[1, 1, 3, 3], [5, 5, 7, 7]]]), (batch, 1, 1)),
+      classes=jnp.zeros((batch, 2), jnp.int32),
+      scores=jnp.tile(jnp.float32([[0.9, 0.45]]), (batch, 1)),
+      masks=jnp.ones((batch, 2, 4, 4)),
+      valid=jnp.ones((batch, 2), bool),
+    )
+    return {'detections': found, 'semantic': logits}
+
+
+def make_task(model=None, **kwargs):
+  options = {'losses': {'semantic': losses.semantic}, 'stuff_area': 8.0, **kwargs}
+  return panoptic.make_task(model or Known(), class_names=NAMES, things=THINGS, **options)
+
+
+def truth(cats=((2, 2, 6, 6),)):
+  """Images of 16 x 12, padded to 16 x 16: sky, sea, and cats as (y0, x0, y1, x1)."""
+  ids = np.zeros((1, 16, 16), np.int32)
+  ids[:, :8, :12], ids[:, 8:, :12] = 1, 2
+  for k, (y0, x0, y1, x1) in enumerate(cats, 3):
+    ids[:, y0:y1, x0:x1] = k
+  classes = np.array([[0, 2, *[1] * len(cats), *[0] * (3 - len(cats))]], np.int32)
+  valid = np.arange(5)[None] < 2 + len(cats)
+  return Segments(ids, classes, np.zeros_like(valid), valid)
+
+
+def make_batch(**kwargs):
+  return {
+    'image': np.zeros((1, 8, 8, 3), np.float32),
+    'size': np.array([[8, 6]], np.int32),
+    'native': np.array([[16, 12]], np.int32),
+    'segments': truth(**kwargs),
+    'valid': np.ones(1, bool),
+  }
+
+
+def found(task, batch):
+  variables = task.init(jax.random.key(0), batch)
+  outputs, _ = task.forward(variables, batch, train=False)
+  return task.predict(outputs, batch)
+
+
+@pytest.mark.parametrize('semantic_things', [False, True])
+def test_merges_at_the_images_own_size(semantic_things):
+  """The second cat's score is below the threshold."""
+  batch = make_batch()
+  task = make_task(Known(semantic_things))
+  segments = jit(functools.partial(found, task))(batch)['segments']
+  assert segments.ids.shape == (1, 16, 16)
+  assert (segments.ids[0, :, 12:] == 0).all(), 'padding is void'
+  assert sorted(segments.classes[segments.valid]) == [0, 1, 2]
+  [metric] = task.metrics
+  scores = metric.compute(jax.device_get(metric.from_batch({'segments': segments}, batch)))
+  assert scores['pq'] == 1
+  assert scores['per_class']['cat']['tp'] == 1
+
+
+def test_what_is_learnt_as_which_channel():
+  """Things are one class, the first, unless the model tells them apart; void stays void."""
+  batch = make_batch()
+  label = np.tile(np.array([0, 1, 2, 3, IGNORE_LABEL, 0, 1, 2], np.int32), (1, 8, 1))
+  batch |= {'label': label, 'draw': np.zeros(1, np.uint32), 'instances': None}
+  for model, expected in (
+    (Known(), [1, 0, 2, 0, IGNORE_LABEL, 1, 0, 2]),
+    (Known(semantic_things=True), label[0, 0].tolist()),
+  ):
+    task = make_task(model)
+    variables = task.init(jax.random.key(0), batch)
+    outputs, _ = task.forward(variables, batch, train=True)
+    _, channels = outputs['semantic']
+    assert channels[0, 0].tolist() == expected
+    total, count = task.losses(outputs, batch)['semantic']
+    assert count == 56 and total > 0
+    evaluated, _ = task.forward(variables, batch, train=False)
+    assert task.losses(evaluated, batch) == {}
+
+
+def test_tuning_measures_each_setting_as_evaluation_does():
+  """With two cats in the truth, a lower threshold for scores is better."""
+  batch = make_batch(cats=((2, 2, 6, 6), (10, 10, 14, 12)))
+  task = make_task()
+  variables = jax.device_get(task.init(jax.random.key(0), batch))
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  put = functools.partial(sharding.put_batch, mesh=mesh, spec=task.batch_spec)
+  tune_step = jit(step.make_tune_step(task))
+  # Two batches, so that counts are added up.
+  batches = [(batch, ['a']), (batch, ['b'])]
+  measured = evaluate.tune(tune_step, variables, batches, task, put)
+  tuning = task.tuning
+  assert tuning.names == ('score_threshold', 'overlap_threshold', 'stuff_area')
+  assert tuning.settings[0] == (0.5, 0.5, 8.0)
+  assert len(set(tuning.settings)) == len(tuning.settings) == len(measured)
+  by_score = {s[0]: m['pq'] for s, m in zip(tuning.settings, measured, strict=True) if s[2] == 8}
+  assert by_score[0.4] == by_score[0.3] > by_score[0.5]
+  chosen = tuning.settings[measured.index(max(measured, key=lambda m: m[tuning.measure]))]
+  task = make_task(**dict(zip(tuning.names, chosen, strict=True)))
+  evaluated, _ = evaluate.evaluate(jit(step.make_eval_step(task)), variables, batches, task, put)
+  assert evaluated['pq'] == max(m['pq'] for m in measured)
+
+
+def test_the_rules_of_pq_reach_the_metric():
+  """A prediction over two crowds of its class: 'last' looks at one, 'all' at both."""
+  segments = truth(cats=((0, 0, 8, 5), (0, 7, 8, 12)))
+  crowd = (segments.classes == 1) & segments.valid
+  batch = {'segments': segments._replace(crowd=crowd), 'valid': np.ones(1, bool)}
+  ids = np.zeros((1, 16, 16), np.int32)
+  ids[:, :8, :12] = 1
+  one = np.ones((1, 1), np.int32)
+  prediction = {'segments': Segments(ids, one, one < 0, one > 0)}
+  wrong = {}
+  for rule in ('last', 'all'):
+    [metric] = make_task(crowds=rule).metrics
+    wrong[rule] = int(metric.from_batch(prediction, batch)['fp'][1])
+  assert wrong == {'last': 1, 'all': 0}
+
+
+def test_coco_reads_what_was_found_before_the_merging():
+  batch = make_batch()
+  task = make_task(metrics=('pq', 'coco'))
+  predictions = jax.device_get(jit(functools.partial(found, task))(batch))
+  pq, coco = task.metrics
+  assert pq.device and not coco.device
+  annotation = {'image_id': 1, 'height': 16, 'width': 12, 'scale': (0.5, 0.5), 'objects': []}
+  [result] = coco.from_batch(predictions, {**batch, 'annotations': [annotation]})
+  assert len(result['scores']) == 2
+  np.testing.assert_allclose(result['boxes'][0], [2, 2, 4, 4])
+  values = coco.compute([result])
+  assert set(values['per_thing']) == {'cat', 'dog'}
+  assert 'per_class' not in values
+
+
+def test_pictures_are_drawn_of_valid_examples():
+  batch = make_batch()
+  task = make_task(draw=lambda *args: args)
+  predictions = jax.device_get(found(task, batch))
+  [(image, size, native, true, predicted)] = task.pictures(batch, predictions, 3)
+  assert image.shape == (8, 8, 3) and size == (8, 6) and native == (16, 12)
+  assert true.ids.shape == predicted.ids.shape == (16, 16)
+  assert task.pictures({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
+
+
+def test_wrong_arguments():
+  with pytest.raises(SegjaxError, match='config.eval.metrics: there is no pqq: did you mean pq'):
+    make_task(metrics=('pqq',))
+
+  class Boxes(Known):
+    masks = False
+
+  with pytest.raises(SegjaxError, match='config.model.masks'):
+    make_task(Boxes())

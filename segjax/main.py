@@ -1068,14 +1068,15 @@ stopped; without --config the workdir's own config is taken.""",
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
 Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png. Of a
-SegNet with dropout, --config.eval.samples=40 makes NAME_uncertainty.png too (Bayesian SegNet).""",
+SegNet with dropout, --config.eval.samples=40 makes NAME_uncertainty.png too (Bayesian SegNet). Of an
+instance task: NAME.json, NAME_overlay.png, and results.json and images.json in COCO's format.""",
   'data': """example:
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
   'convert': f"""example:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
 
 Sources: {', '.join(weights_lib.SOURCES)}.
-Weights are .safetensors, .pth, .pt or .caffemodel files; no code that a file may hold is run.""",
+Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code that a file may hold is run.""",
   'info': """example:
   segjax info --workdir=runs/scenes --json""",
   'table': """examples:

@@ -20,8 +20,10 @@ import bisect
 import collections
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -212,6 +214,8 @@ class _Examples:
     datasets.count_examples(builder, split, spec.name)
     self.config = config
     self.spec = spec
+    folder = Path(os.fspath(builder.data_path))
+    self._sizes_path = folder / f'sizes-{split}.npy' if split.isidentifier() else None
     self._things = {label: index for index, label in enumerate(spec.things)}
     self._records = builder.as_data_source(
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
@@ -276,12 +280,28 @@ class _Examples:
 
   @functools.cached_property
   def sizes(self) -> list[Size]:
-    """The images' native (height, width), from their headers: one pass over the split."""
+    """The images' native (height, width), from their headers.
+
+    That takes a pass over the split: those of a whole split are kept beside it, where that can be
+    written to.
+    """
+    if self._sizes_path is not None:
+      with contextlib.suppress(OSError, ValueError):
+        kept = np.load(self._sizes_path)
+        if kept.shape == (len(self), 2):
+          return list(map(tuple, kept.tolist()))
     key = self.config.image_key
-    return [
+    sizes = [
       images.read_size(record[key], f'the image of {name}')
       for record, name in map(self._read, range(len(self)))
     ]
+    if self._sizes_path is not None:
+      temporary = self._sizes_path.with_suffix(f'.{os.getpid()}.tmp')
+      with contextlib.suppress(OSError):
+        with open(temporary, 'wb') as file:
+          np.save(file, np.array(sizes, np.int32))
+        os.replace(temporary, self._sizes_path)
+    return sizes
 
   def _read(self, index: int) -> tuple[dict[str, Any], str]:
     record = self._features.deserialize_example_np(self._records[index], decoders=self._skip)

@@ -305,3 +305,17 @@ def test_normalises_as_dense_tasks_do(builder):
   image = examples[int(batch['index'][0])].picture.image
   expected = pipeline.normalize(image[None], config)[0]
   np.testing.assert_array_equal(batch['image'][0, : image.shape[0], : image.shape[1]], expected)
+
+
+def test_sizes_of_a_split_are_read_once(builder, monkeypatch):
+  examples = lambda: instance_pipeline._Examples(
+    builder, 'val', CONFIG, datasets.spec(builder, CONFIG)
+  )
+  sizes = examples().sizes
+  assert sorted(sizes) == sorted(SIZES[:5])
+  monkeypatch.setattr(instance_pipeline.images, 'read_size', None)
+  assert examples().sizes == sizes
+  kept = examples()._sizes_path
+  kept.write_bytes(kept.read_bytes()[:100])  # cut short: read again
+  monkeypatch.undo()
+  assert examples().sizes == sizes

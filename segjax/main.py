@@ -28,7 +28,7 @@ from segjax import config as config_lib
 from segjax import predict
 from segjax.convert import load as weights_lib
 from segjax.data import coco as coco_data
-from segjax.data import datasets, instance_pipeline, instances, pipeline
+from segjax.data import datasets, instance_pipeline, instances, pipeline, transforms
 from segjax.data.transforms import Augment
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
@@ -40,7 +40,7 @@ from segjax.tables import launch, page, results, runs
 from segjax.tables import spec as spec_lib
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, state, step
-from segjax.types import SegjaxError, SumCount, nearest
+from segjax.types import SegjaxError, Segments, SumCount, nearest
 from segjax.workdir import Workdir
 
 Config = dict[str, Any]
@@ -53,7 +53,7 @@ CLASS_WEIGHTS = {
 # Fields that Linen gives every module.
 LINEN = ('parent', 'name')
 # Arguments of a task that are the program's to fill in.
-INJECTED = ('model', 'class_names', 'losses', 'draw')
+INJECTED = ('model', 'class_names', 'things', 'losses', 'draw')
 
 
 def complete(given: Mapping[str, Any]) -> Config:
@@ -165,13 +165,10 @@ def build(
   """
   model_args = dict(config['model'])
   name = model_args.pop('name')
-  if model_args['classes'] != spec.num_classes:
-    raise SegjaxError(
-      f'config.model.classes={model_args["classes"]} but the data set {spec.name} has '
-      f'{spec.num_classes} classes: set config.model.classes={spec.num_classes}'
-    )
-  model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
   data = pipeline.DataConfig(**config['data'])
+  _check_task(config, data)
+  _check_classes(model_args, spec, data)
+  model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
   accumulate = optim.OptimConfig(**config['optim']).accumulate
   if data.batch_size % accumulate:
     raise SegjaxError(
@@ -187,14 +184,45 @@ def build(
       f'{model.mask_activation!r}: set both to the same'
     )
   module = _task_module(config)
+  draw = _draw if data.instances is None else _draw_objects
   task = _task_factory(config)(
     model=model,
     class_names=spec.class_names,
     losses={n: _bind_loss(n, kw, class_weights, module) for n, kw in config['losses'].items()},
-    draw=functools.partial(_draw if data.instances is None else _draw_objects, spec, data),
+    draw=functools.partial(draw if data.segments is None else _draw_panoptic, spec, data),
+    **({} if data.segments is None else {'things': spec.things}),
     **config['eval'],
   )
   return Run(config, model, task, spec, data)
+
+
+def _check_task(config: Config, data: pipeline.DataConfig) -> None:
+  """Raises a SegjaxError where the task is panoptic and the data is not, or the other way round."""
+  panoptic = 'things' in config_lib.arguments(_task_factory(config))
+  if panoptic != (data.segments is not None):
+    mend = 'set config.data.segments and instances' if panoptic else 'leave it out'
+    raise SegjaxError(
+      f'config.data.segments={data.segments} does not fit config.task={config["task"]!r}: {mend}'
+    )
+
+
+def _check_classes(
+  model_args: Mapping[str, Any], spec: datasets.DatasetSpec, data: pipeline.DataConfig
+) -> None:
+  """Raises a SegjaxError where a network has other numbers of classes than the data set."""
+  expected = {'classes': (spec.num_classes, 'classes')}
+  if data.segments is not None:
+    things = len(spec.things)
+    expected = {
+      'classes': (things, 'classes of things'),
+      'stuff': (spec.num_classes - things, 'classes of stuff'),
+    }
+  for key, (number, what) in expected.items():
+    if model_args.get(key) != number:
+      raise SegjaxError(
+        f'config.model.{key}={model_args.get(key)} but the data set {spec.name} has {number} '
+        f'{what}: set config.model.{key}={number}'
+      )
 
 
 def _draw(
@@ -236,6 +264,36 @@ def _draw_objects(
     'truth': drawn,
     'prediction': _draw_result(spec, threshold, picture, found),
   }
+
+
+def _draw_panoptic(
+  spec: datasets.DatasetSpec,
+  data: pipeline.DataConfig,
+  image: np.ndarray,
+  size: tuple[int, int],
+  native: tuple[int, int],
+  truth: Segments,
+  prediction: Segments,
+) -> dict[str, np.ndarray]:
+  """The image inside its padding, at its own size, and its true and its predicted segments."""
+  picture = overlays.denormalize(image[: size[0], : size[1]], data.mean, data.std)
+  picture = transforms.resize_image(picture, native)
+  window = np.s_[: native[0], : native[1]]
+  return {
+    'image': overlays.segments(picture, np.zeros(native, int), (), ()),  # as large as the others
+    'truth': _draw_segments(spec, picture, truth._replace(ids=truth.ids[window])),
+    'prediction': _draw_segments(spec, picture, prediction._replace(ids=prediction.ids[window])),
+  }
+
+
+def _draw_segments(
+  spec: datasets.DatasetSpec, picture: np.ndarray, segments: Segments
+) -> np.ndarray:
+  labels = [
+    f'{spec.class_names[k]} (crowd)' if crowd else spec.class_names[k]
+    for k, crowd in zip(segments.classes, segments.crowd, strict=True)
+  ]
+  return overlays.segments(picture, segments.ids, spec.palette[segments.classes], labels)
 
 
 def _draw_result(
@@ -733,20 +791,92 @@ def evaluate_run(
   overrides: Sequence[Any] = (),
 ) -> Evaluated:
   """Evaluates a checkpoint of a workdir on a split, by default the config's."""
-  loaded = load_run(workdir, which, overrides)
-  run = loaded.run
-  dataset = load_eval_dataset(run.config, run.spec.class_names)
-  run = dataclasses.replace(run, spec=dataset[1])
+  loaded, run, dataset, mesh = _load_to_evaluate(workdir, which, overrides)
   split = split or run.data.eval_split
-  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
   evaluator = make_evaluator(run, dataset, split, mesh, run.config['train']['pictures'])
   metrics, pictures = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = size(loaded.variables['params'])
   return Evaluated(run, split, loaded.restored.step, parameters, metrics, pictures)
 
 
+def _load_to_evaluate(
+  workdir: Workdir, which: checkpoint.Which, overrides: Sequence[Any]
+) -> tuple[Loaded, Run, tuple[Any, datasets.DatasetSpec], jax.sharding.Mesh]:
+  """A trained run, the run on the data set to evaluate on, that data set, and the mesh."""
+  loaded = load_run(workdir, which, overrides)
+  dataset = load_eval_dataset(loaded.run.config, loaded.run.spec.class_names)
+  run = dataclasses.replace(loaded.run, spec=dataset[1])
+  mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  return loaded, run, dataset, mesh
+
+
+def tune_run(
+  workdir: Workdir,
+  which: checkpoint.Which,
+  split: str | None = None,
+  overrides: Sequence[Any] = (),
+) -> dict[str, Any]:
+  """Tries thresholds of `config.eval` on a split.
+
+  Returns:
+    `step`, `split` and `measure`; `own` and `best`, each of the keys with their values and the
+    measure; `tried`, a list of such.
+
+  Raises:
+    SegjaxError: the task has none.
+  """
+  loaded, run, (builder, spec), mesh = _load_to_evaluate(workdir, which, overrides)
+  tuning, split = run.task.tuning, split or run.data.eval_split
+  if tuning is None:
+    raise SegjaxError(
+      f'--tune: the task {run.config["task"]} has no thresholds to choose: leave it out'
+    )
+  batches = _batches_of(run.data).eval_batches(
+    builder,
+    run.data,
+    spec,
+    split=split,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  measured = evaluate.tune(
+    compile.jit(step.make_tune_step(run.task)),
+    sharding.put_replicated(loaded.variables, mesh),
+    batches,
+    run.task,
+    functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec),
+  )
+  tried = [
+    {**dict(zip(tuning.names, setting, strict=True)), tuning.measure: metrics[tuning.measure]}
+    for setting, metrics in zip(tuning.settings, measured, strict=True)
+  ]
+  # The first of equals; one that measures nothing is the worst.
+  best = max(tried, key=lambda entry: np.nan_to_num(entry[tuning.measure], nan=-np.inf))
+  facts = {'step': loaded.restored.step, 'split': split, 'measure': tuning.measure}
+  return {**facts, 'own': tried[0], 'best': best, 'tried': tried}
+
+
+def _tune_command(args: argparse.Namespace) -> None:
+  found = tune_run(Workdir(args.workdir), args.checkpoint, args.split, args.overrides)
+  if jax.process_index() != 0:
+    return
+  if args.json:
+    print(json.dumps(log.no_nan(found)))
+    return
+  measure, own, best = found['measure'], found['own'], found['best']
+  chosen = {key: f'{value:g}' for key, value in best.items() if key != measure}
+  print(
+    f'{found["split"]} at step {found["step"]}, {len(found["tried"])} settings tried: best '
+    f'{measure}={best[measure]:.4f}, with the own one {own[measure]:.4f}'
+  )
+  print('set it by ' + ' '.join(f'--config.eval.{key}={value}' for key, value in chosen.items()))
+
+
 def evaluate_command(args: argparse.Namespace) -> int:
   """`segjax evaluate`."""
+  if args.tune:
+    _tune_command(args)
+    return 0
   workdir = Workdir(args.workdir)
   run, split, now, parameters, metrics, pictures = evaluate_run(
     workdir, args.checkpoint, args.split, args.overrides
@@ -772,6 +902,10 @@ def predict_command(args: argparse.Namespace) -> int:
   network = predict.Network(run.task, loaded.variables, run.spec, run.data)
   if run.data.instances is None:
     predict.write_labels(network, paths, output, _tell)
+    return 0
+  if run.data.segments is not None:
+    draw = functools.partial(_draw_segments, run.spec)
+    predict.write_segments(network, paths, output, _tell, draw=draw)
     return 0
   evaluation = run.config['eval']
   paste = functools.partial(paste_masks, rule=evaluation['paste'])
@@ -1063,7 +1197,8 @@ _EXAMPLES = {
 Any key of the config can be set by --config.KEY=VALUE. The same command again goes on where the run
 stopped; without --config the workdir's own config is taken.""",
   'evaluate': """example:
-  segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json""",
+  segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
+  segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune""",
   'predict': """example:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
@@ -1140,6 +1275,12 @@ def make_parser() -> argparse.ArgumentParser:
   add_checkpoint(sub)
   sub.add_argument('--split', help='split of the data set; default: config.data.eval_split')
   sub.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
+
+  sub.add_argument(
+    '--tune',
+    action='store_true',
+    help='find the best thresholds of a panoptic network on the split, and tell how to set them',
+  )
 
   sub = add('predict', predict_command, 'segment images')
   add_workdir(sub)

@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from segjax.data import images, instance_pipeline, pipeline
+from segjax.data import images, instance_pipeline, panoptic, pipeline
 from segjax.data.datasets import DatasetSpec
 from segjax.data.pipeline import DataConfig
 from segjax.metrics import coco
 from segjax.report import overlays
 from segjax.tasks.base import Task
 from segjax.train import compile
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, Segments
 
 # What is written of all images together, where there are objects.
 RESULTS, IMAGES = 'results.json', 'images.json'
@@ -177,6 +177,67 @@ def write_objects(
   (output / IMAGES).write_text(json.dumps(content))
   (output / RESULTS).write_text(json.dumps(results))
   tell(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
+
+
+def write_segments(
+  network: Network,
+  paths: Sequence[Path],
+  output: Path,
+  tell: Callable[[str], None],
+  *,
+  draw: Callable[[np.ndarray, Segments], np.ndarray],
+) -> None:
+  """All segments in COCO's panoptic format, and `NAME_overlay.png` for each image.
+
+  `results.json` and the PNGs of segment ids in the folder `results` are what panopticapi's
+  evaluation takes for a prediction; `images.json` has the images and the categories. The number of
+  an image is as in `write_objects`.
+
+  Args:
+    network: of a panoptic task.
+    paths: of the images.
+    output: folder.
+    tell: what the person sees.
+    draw: the overlay of an image u8[H, W, C] and its `Segments`, without the batch axis.
+  """
+  task, variables, spec, data = network
+  targets = name_outputs(paths, output, ('_overlay.png',), (RESULTS, IMAGES))
+  output.mkdir(parents=True, exist_ok=True)
+
+  @compile.jit
+  def apply(variables, batch):
+    outputs, _ = task.forward(variables, batch, train=False)
+    return task.predict(outputs, batch)['segments']
+
+  variables = jax.device_put(variables)
+  category_ids = spec.category_ids or range(1, spec.num_classes + 1)
+  numbers = image_numbers(paths)
+  listed: list[dict[str, Any]] = []
+
+  def results() -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for path, (overlay_path,) in targets.items():
+      image = images.decode_image(path.read_bytes(), spec.channels, str(path))
+      height, width = image.shape[:2]
+      batch = instance_pipeline.prepare_panoptic(image, data)
+      found = Segments(*(np.asarray(field[0]) for field in apply(variables, batch)))
+      found = found._replace(ids=found.ids[:height, :width])
+      encoded, entry = panoptic.encode_result(
+        found, file_name=path.name, image_id=numbers[path], category_ids=category_ids
+      )
+      listed.append({'id': numbers[path], 'file_name': path.name, 'height': height, 'width': width})
+      Image.fromarray(draw(image, found)).save(overlay_path)
+      tell(f'{path} -> {overlay_path}, {len(entry["segments_info"])} segments')
+      yield encoded, entry
+
+  panoptic.write_results(output / RESULTS, results())
+  categories = [
+    {'id': int(number), 'name': name, 'isthing': int(index in spec.things), 'color': color}
+    for index, (number, name, color) in enumerate(
+      zip(category_ids, spec.class_names, spec.palette.tolist(), strict=True)
+    )
+  ]
+  (output / IMAGES).write_text(json.dumps({'images': listed, 'categories': categories}))
+  tell(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
 
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:

@@ -141,6 +141,51 @@ def objects(
   return picture
 
 
+def segments(
+  image: npt.ArrayLike,
+  ids: npt.ArrayLike,
+  colors: npt.ArrayLike,
+  labels: Sequence[str],
+  *,
+  alpha: float = 0.5,
+) -> np.ndarray:
+  """Tints and outlines the segments of an image, and writes each one's label where it is widest.
+
+  A small image is enlarged by a whole factor, so that labels can be read.
+
+  Args:
+    image: u8[H, W, 3], u8[H, W, 1] or u8[H, W].
+    ids: i[H, W], from 1 to S; where it is 0 the image is left as it is.
+    colors: u8[S, 3]. Segments of one colour get different shades of it.
+    labels: S texts; an empty one is not drawn.
+    alpha: weight of the colour inside a segment.
+
+  Returns:
+    u8[sH, sW, 3], s >= 1.
+  """
+  rgb, ids = _rgb(image), np.asarray(ids)
+  _check_same_size(image=rgb, ids=ids)
+  factor = max(1, round(_READABLE / max(rgb.shape[:2])))
+  picture = np.repeat(np.repeat(rgb, factor, 0), factor, 1)
+  ids = np.repeat(np.repeat(ids, factor, 0), factor, 1)
+  numbers, counts = np.unique(ids[ids > 0], return_counts=True)
+  shades = np.zeros((len(labels) + 1, 3), np.uint8)
+  shades[numbers] = _shades(np.asarray(colors)[numbers - 1])
+  painted = shades[ids]
+  tinted = np.rint((1 - alpha) * picture + alpha * painted).astype(np.uint8)
+  border = _border(ids) & (ids > 0)
+  picture = np.where((ids > 0)[..., None], tinted, picture)
+  picture[border] = painted[border]
+  # The label of a small segment is on top of that of a large one.
+  for number in numbers[np.argsort(-counts, kind='stable')]:
+    if text := labels[number - 1]:
+      inside = np.pad((ids == number).astype(np.uint8), 1)
+      depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+      y, x = np.unravel_index(depth.argmax(), depth.shape)
+      _write(picture, text, np.array([x, y]), shades[number], centred=True)
+  return picture
+
+
 def _shades(colors: npt.ArrayLike) -> np.ndarray:
   """u8[K, 3]: each colour, and where it comes again a lighter or a darker one."""
   shades = np.array(colors, np.float64).reshape(-1, 3)
@@ -152,10 +197,14 @@ def _shades(colors: npt.ArrayLike) -> np.ndarray:
   return np.rint(shades).astype(np.uint8)
 
 
-def _write(picture: np.ndarray, text: str, corner: np.ndarray, color: np.ndarray) -> None:
-  """A label with its lower left at the corner, or inside the picture where there is no room."""
+def _write(
+  picture: np.ndarray, text: str, corner: np.ndarray, color: np.ndarray, *, centred: bool = False
+) -> None:
+  """A label with its lower left, or centre, there, or inside the picture where there is no room."""
   font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
   (width, height), below = cv2.getTextSize(text, font, scale, 1)
+  if centred:
+    corner = corner + (-width // 2, (height + below) // 2)
   x = int(np.clip(corner[0], 0, max(0, picture.shape[1] - width - 2)))
   y = int(np.clip(corner[1], height + below, picture.shape[0]))
   cv2.rectangle(picture, (x, y - height - below), (x + width + 1, y), color.tolist(), -1)

@@ -4,7 +4,8 @@ Images keep their aspect ratio and are padded to one of a few shapes, and a batc
 one shape. The order of the examples is that of `segjax.data.pipeline`: an epoch is a permutation.
 Each example joins the batch of its shape that is being filled, and batches come in the order in
 which they are full; what an epoch leaves unfilled goes on into the next one. So every image comes
-once an epoch, every batch is full, and both depend on the seed and the step alone.
+as often as every other, every batch is full, and both depend on the seed and the step alone. Where
+fewer images than a batch have a shape, theirs comes once in a few epochs: choose few `shapes`.
 
 A batch holds `image`, `size`, `instances`, `index` and `valid` of `segjax.types.Batch`, and `draw`
 u32[B], the seed of what the network draws for each example.
@@ -52,16 +53,23 @@ class Example(NamedTuple):
   Attributes:
     name: of it.
     image_id: its number in files of COCO's format.
-    picture: the image and its objects, at their own size.
+    image: u8[H, W, C], at its own size.
     annotations: of the objects, see `instances.annotations`.
     segments: of a panoptic task, without the batch axis; else None.
   """
 
   name: str
   image_id: int
-  picture: Picture
+  image: np.ndarray
   annotations: list[dict[str, Any]]
   segments: Segments | None = None
+
+  @property
+  def picture(self) -> Picture:
+    """The image and its objects, their masks decoded."""
+    objects = instances.decode(self.annotations, self.image.shape[:2])
+    label = None if self.segments is None else instances.segment_label(self.segments)
+    return Picture(self.image, objects, label)
 
 
 def train_batches(
@@ -134,7 +142,8 @@ def eval_batches(
   rows = pipeline.host_rows('eval_batch_size', batch_size, process_index, process_count)
   groups: dict[Size, list[int]] = {}
   for index in range(len(examples)):
-    shape = fit_shape(eval_size(examples.sizes[index], config), config.shapes, config)
+    size = eval_size(examples.sizes[index], config)
+    shape = fit_shape(size, config.shapes, config, functools.partial(examples.records.name, index))
     groups.setdefault(shape, []).append(index)
   batches = [
     (shape, _largest_size(examples, indices), indices[start : start + batch_size])
@@ -181,8 +190,13 @@ def eval_size(size: Size, config: DataConfig) -> Size:
   return transforms.fit_size(size, config.shapes[0]) if config.jitter is not None else size
 
 
-def fit_shape(size: Size, shapes: Sequence[Size] | None, config: DataConfig) -> Size:
-  """The smallest of `shapes` that an image of `size` fits into.
+def fit_shape(
+  size: Size,
+  shapes: Sequence[Size] | None,
+  config: DataConfig,
+  name: Callable[[], str] | None = None,
+) -> Size:
+  """The smallest of `shapes` that an image of `size` fits into; `name` says which it is.
 
   Raises:
     SegjaxError: there is none.
@@ -193,9 +207,9 @@ def fit_shape(size: Size, shapes: Sequence[Size] | None, config: DataConfig) -> 
   fitting = [s for s in shapes if s[0] >= size[0] and s[1] >= size[1]]
   if not fitting:
     raise SegjaxError(
-      f'an image of {config.name} is {size[0]}x{size[1]} pixels (height x width) and fits into '
-      f'none of config.data.shapes={tuple(shapes)}: add a larger shape, or lower '
-      'config.data.short_side or longest_side'
+      f'{name() if name else "an image"} of {config.name} is {size[0]}x{size[1]} pixels (height x '
+      f'width) and fits into none of config.data.shapes={tuple(shapes)}: add a larger '
+      'shape, or lower config.data.short_side or longest_side'
     )
   return min(fitting, key=lambda shape: shape[0] * shape[1])
 
@@ -210,38 +224,30 @@ class _Examples:
     config: DataConfig,
     spec: datasets.DatasetSpec,
   ):
-    pipeline.check_channels(config, spec)
-    datasets.count_examples(builder, split, spec.name)
     self.config = config
     self.spec = spec
     folder = Path(os.fspath(builder.data_path))
     self._sizes_path = folder / f'sizes-{split}.npy' if split.isidentifier() else None
     self._things = {label: index for index, label in enumerate(spec.things)}
-    self._records = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    ).data_source
     features = builder.info.features
-    optional = {key for key in ('image_id', 'instance') if key in features}
-    objects = {config.objects_key, *optional}
+    keys = {key for key in ('image_id', 'instance') if key in features}
     if config.segments is not None:
-      objects = {config.panoptic_key, config.segments_key, *optional - {'instance'}}
-    keys = {config.image_key, config.name_key, *objects} - {None}
-    self._features = tfds.features.FeaturesDict({key: features[key] for key in keys})
-    encoded = {config.image_key, config.panoptic_key, 'instance'} & keys
-    self._skip = {key: tfds.decode.SkipDecoding() for key in encoded}
-    if config.segments is not None:
-      return
-    if 'segmentation' not in set(features[config.objects_key].keys()) and 'instance' not in keys:
-      raise SegjaxError(
-        f'{config.name} has boxes but no masks: take a data set whose objects have a segmentation, '
-        'such as coco_instances'
-      )
+      keys = {config.panoptic_key, config.segments_key, *keys - {'instance'}} - {None}
+    else:
+      keys.add(config.objects_key)
+      if 'instance' not in keys and 'segmentation' not in set(features[config.objects_key].keys()):
+        raise SegjaxError(
+          f'{config.name} has boxes but no masks: take a data set whose objects have a '
+          'segmentation, such as coco_instances'
+        )
+    encoded = {config.panoptic_key, 'instance'} & keys
+    self.records = pipeline.Records(builder, split, config, spec, keys, encoded)
 
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self.records)
 
   def __getitem__(self, index: int) -> Example:
-    record, name = self._read(index)
+    record, name = self.records.read(index)
     image = images.decode_image(
       record[self.config.image_key], self.spec.channels, f'the image of {name}'
     )
@@ -249,17 +255,13 @@ class _Examples:
     if self.config.segments is not None:
       segments = self._segments(record, name, image.shape[:2])
       found = instances.segment_annotations(segments, self._things)
-      objects = instances.decode(found, image.shape[:2])
-      picture = Picture(image, objects, instances.segment_label(segments))
-      return Example(name, image_id, picture, found, segments)
+      return Example(name, image_id, image, found, segments)
     ids = None
     if 'instance' in record:
       ids = images.decode_label(record['instance'], f'the objects of {name}')
-    size = image.shape[:2]
     objects = dict(record[self.config.objects_key])
-    found = instances.annotations(objects, size, ids, self._things)
-    picture = Picture(image, instances.decode(found, size))
-    return Example(name, image_id, picture, found)
+    found = instances.annotations(objects, image.shape[:2], ids, self._things)
+    return Example(name, image_id, image, found)
 
   def _segments(self, record: Mapping[str, Any], name: str, size: Size) -> Segments:
     segments = panoptic.read_example(
@@ -286,15 +288,11 @@ class _Examples:
     written to.
     """
     if self._sizes_path is not None:
-      with contextlib.suppress(OSError, ValueError):
+      with contextlib.suppress(OSError, ValueError, EOFError):
         kept = np.load(self._sizes_path)
         if kept.shape == (len(self), 2):
           return list(map(tuple, kept.tolist()))
-    key = self.config.image_key
-    sizes = [
-      images.read_size(record[key], f'the image of {name}')
-      for record, name in map(self._read, range(len(self)))
-    ]
+    sizes = [self.records.size(index) for index in range(len(self))]
     if self._sizes_path is not None:
       temporary = self._sizes_path.with_suffix(f'.{os.getpid()}.tmp')
       with contextlib.suppress(OSError):
@@ -302,11 +300,6 @@ class _Examples:
           np.save(file, np.array(sizes, np.int32))
         os.replace(temporary, self._sizes_path)
     return sizes
-
-  def _read(self, index: int) -> tuple[dict[str, Any], str]:
-    record = self._features.deserialize_example_np(self._records[index], decoders=self._skip)
-    key = self.config.name_key
-    return record, f'example {index}' if key is None else record[key].decode()
 
 
 class Plan:
@@ -328,6 +321,7 @@ class Plan:
     config = self._config
     single = config.shapes is not None and (len(config.shapes) == 1 or config.jitter is not None)
     self._sizes = None if single else examples.sizes
+    self._name = examples.records.name
     self._start()
 
   def _start(self) -> None:
@@ -368,14 +362,16 @@ class Plan:
         batches.append((shape, self._unfilled.pop(shape)))
     self._ends.append(self._ends[-1] + len(batches))
     self._kept.append(batches)
-    while sum(map(len, self._kept)) - len(self._kept[0]) > _KEPT_BATCHES:
+    # Two at least: at an epoch's end threads ask for batches of both.
+    while len(self._kept) > 2 and sum(map(len, self._kept)) - len(self._kept[0]) > _KEPT_BATCHES:
       self._kept.popleft()
 
   def _shape(self, epoch: int, index: int) -> Size:
     if self._sizes is None:
       return self._config.shapes[0]
     size = train_size(self._sizes[index], self._config, self._seed, epoch, index, self._count)
-    return fit_shape(size, self._config.shapes, self._config)
+    name = functools.partial(self._name, index)
+    return fit_shape(size, self._config.shapes, self._config, name)
 
 
 def order(config: DataConfig, seed: int, epoch: int, count: int) -> np.ndarray:
@@ -417,7 +413,7 @@ def _train_batch(
       image=transforms.shift_colour(rng, picture.image, examples.config.augment)
     )
     names.append(example.name)
-    part, without = _pad(picture, shape, examples.config)
+    part, without = _pad(picture, shape, examples.config, example.name)
     parts.append({**part, 'draw': rng.integers(2**32, dtype=np.uint32), 'index': np.int32(index)})
     left_out.append(without)
   batch = _stack(parts)
@@ -438,10 +434,9 @@ def _vary(
     shape, factor = config.shapes[0], rng.uniform(*config.jitter)
     fitted = transforms.fit_size(picture.size, shape)
     size = tuple(max(1, round(side * factor)) for side in fitted)
-    picture = instances.resize(picture, size)
     room = [max(0, side - limit) for side, limit in zip(size, shape, strict=True)]
     corner = tuple(int(rng.integers(extra + 1)) for extra in room)
-    picture = instances.crop(picture, corner, shape)
+    picture = instances.resize(picture, size, (corner, shape))
   else:
     size = train_size(picture.size, config, seed, epoch, index, count)
     picture = instances.resize(picture, size)
@@ -450,11 +445,17 @@ def _vary(
   return picture
 
 
-def _pad(picture: Picture, shape: Size, config: DataConfig) -> tuple[dict[str, Any], int]:
-  """The example's part of a batch, and how many objects there was no room for."""
-  fit_shape(picture.size, (shape,), config)
-  objects = instances.largest(picture.objects, config.instances)
-  left_out = len(picture.objects.classes) - len(objects.classes)
+def _pad(
+  picture: Picture, shape: Size, config: DataConfig, name: str
+) -> tuple[dict[str, Any], int]:
+  """The example's part of a batch, and how many objects there was no room for.
+
+  One of which no pixel is left has no mask to learn, and is none of them.
+  """
+  fit_shape(picture.size, (shape,), config, lambda: name)
+  seen = picture.objects.take(np.flatnonzero(picture.objects.masks.any((1, 2))))
+  objects = instances.largest(seen, config.instances)
+  left_out = len(seen.classes) - len(objects.classes)
   picture = picture._replace(objects=objects)
   return instances.pad(picture, shape, config.instances, pipeline.mean_colour(config)), left_out
 
@@ -474,7 +475,7 @@ def _eval_batch(
   parts, annotations, names = [], [], []
   for index in indices[rows.start : rows.stop]:
     example = examples[index]
-    image, native = example.picture.image, example.picture.size
+    image, native = example.image, example.image.shape[:2]
     size = eval_size(native, config)
     if native != size:
       image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
@@ -542,7 +543,7 @@ class _LeftOut:
       if number and not self._objects:
         self._report(
           f'{name} has {self._count + number} objects: the largest config.data.instances='
-          f'{self._count} are kept, here and in other images (in all: at the end)'
+          f'{self._count} are kept, here and in other images (how many: at the end)'
         )
       self._objects += number
       self._images += number > 0
@@ -551,6 +552,6 @@ class _LeftOut:
     if self._objects:
       self._report(
         f'config.data.instances={self._count} left out {self._objects} objects of {self._images} '
-        'images that were trained on'
+        'images that this process trained on'
       )
       self._objects = 0

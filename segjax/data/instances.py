@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
 
 def annotations(
-  objects: Mapping[str, Any], size: Size, instance: np.ndarray | None, things: Sequence[int]
+  objects: Mapping[str, Any], size: Size, instance: np.ndarray | None, things: Mapping[int, int]
 ) -> list[dict[str, Any]]:
   """The objects of an example as COCO has them: id, category, bbox, area, iscrowd, rle.
 
@@ -64,7 +64,8 @@ def annotations(
     objects: the feature, a dict of lists.
     size: of the image.
     instance: i[H, W], the id of the object at each pixel, where `objects` has no masks.
-    things: class index of the data set's labels -> `category`, index among the things.
+    things: label in the data set -> `category`, index among the things, for those that are looked
+      for.
   """
   if instance is None:
     columns = zip(*objects.values(), strict=True)
@@ -74,7 +75,7 @@ def annotations(
       coco.mask_object(instance == number, id=number, label=label, category_id=0)
       for number, label in zip(objects['id'], objects['label'], strict=True)
     ]
-  return [_annotation(entry, size, things) for entry in entries]
+  return [_annotation(entry, size, things) for entry in entries if int(entry['label']) in things]
 
 
 def segment_annotations(segments: Segments, things: Mapping[int, int]) -> list[dict[str, Any]]:
@@ -99,12 +100,10 @@ def segment_label(segments: Segments) -> np.ndarray:
   return np.concatenate([[IGNORE_LABEL], segments.classes]).astype(np.uint8)[segments.ids]
 
 
-def _annotation(
-  entry: Mapping[str, Any], size: Size, things: Mapping[int, int] | Sequence[int]
-) -> dict[str, Any]:
+def _annotation(entry: Mapping[str, Any], size: Size, things: Mapping[int, int]) -> dict[str, Any]:
   return {
     'id': int(entry['id']),
-    'category': int(things[entry['label']]),
+    'category': things[int(entry['label'])],
     'bbox': [float(x) for x in entry['bbox']],
     'area': float(entry['area']),
     'iscrowd': bool(entry['iscrowd']),
@@ -141,18 +140,30 @@ def short_side_size(size: Size, short: int, longest: int) -> Size:
   return height, width
 
 
-def resize(picture: Picture, size: Size) -> Picture:
-  """The image bilinearly, masks and label by the nearest pixel, boxes in proportion."""
+def resize(
+  picture: Picture, size: Size, window: tuple[tuple[int, int], Size] | None = None
+) -> Picture:
+  """The image bilinearly, masks and label by the nearest pixel, boxes in proportion.
+
+  Args:
+    picture: to resize.
+    size: that it gets.
+    window: (corner, size) of what is then left, as by `crop`; of the masks no more than one is ever
+      held whole.
+  """
   if picture.size == tuple(size):
-    return picture
-  image = cv2.resize(picture.image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return picture if window is None else crop(picture, *window)
   y, x = (new / old for new, old in zip(size, picture.size, strict=True))
+  region = np.s_[:, :] if window is None else _region(*window)
+  label = lambda values: np.ascontiguousarray(transforms.resize_label(values, size)[region])
+  image = cv2.resize(picture.image, size[::-1], interpolation=cv2.INTER_LINEAR)
+  image = image.reshape(*size, -1)[region]
   objects = picture.objects._replace(
     boxes=picture.objects.boxes * np.float32([x, y, x, y]),
-    masks=_stack([transforms.resize_label(m, size) for m in picture.objects.masks], size),
+    masks=_stack([label(mask) for mask in picture.objects.masks], image.shape[:2]),
   )
-  label = None if picture.label is None else transforms.resize_label(picture.label, size)
-  return Picture(image.reshape(*size, -1), objects, label)
+  resized = Picture(image, objects, None if picture.label is None else label(picture.label))
+  return resized if window is None else _moved(resized, window[0])
 
 
 def flip(picture: Picture) -> Picture:
@@ -173,14 +184,25 @@ def crop(picture: Picture, corner: tuple[int, int], size: Size) -> Picture:
   Objects without a pixel in it are gone. The box of one that the border cuts is that of the pixels
   that are left.
   """
-  (top, left), (height, width) = corner, size
-  window = np.s_[top : top + height, left : left + width]
-  image, masks = picture.image[window], picture.objects.masks[(slice(None), *window)]
+  region = _region(corner, size)
+  objects = picture.objects._replace(masks=picture.objects.masks[(slice(None), *region)])
+  label = None if picture.label is None else picture.label[region]
+  return _moved(Picture(picture.image[region], objects, label), corner)
+
+
+def _region(corner: tuple[int, int], size: Size) -> tuple[slice, slice]:
+  rows, columns = (slice(start, start + n) for start, n in zip(corner, size, strict=True))
+  return rows, columns
+
+
+def _moved(picture: Picture, corner: tuple[int, int]) -> Picture:
+  """A picture whose boxes are still in pixels of the one from which it was cut, at `corner`."""
+  masks, (top, left) = picture.objects.masks, corner
   boxes = picture.objects.boxes - np.float32([left, top, left, top])
-  cut = ((boxes < 0) | (boxes > np.float32([*image.shape[1::-1]] * 2))).any(1)
+  cut = ((boxes < 0) | (boxes > np.float32([*picture.size[::-1]] * 2))).any(1)
   boxes = np.where(cut[:, None], mask_boxes(masks), boxes)
-  objects = picture.objects._replace(boxes=boxes, masks=masks).take(masks.any((1, 2)))
-  return Picture(image, objects, None if picture.label is None else picture.label[window])
+  objects = picture.objects._replace(boxes=boxes).take(masks.any((1, 2)))
+  return picture._replace(objects=objects)
 
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:

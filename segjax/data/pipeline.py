@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
@@ -90,8 +90,9 @@ class DataConfig:
     short_side: images are scaled so that their shorter side is one of these, drawn in training, the
       largest in evaluation; None leaves them as they are.
     longest_side: but their longer side no larger than this.
-    jitter: training scales the image further by a factor uniform in [low, high], and crops it to
-      the first of `shapes` (large-scale jitter, arXiv 2012.07177).
+    jitter: in place of `short_side`: images are scaled to fit the first of `shapes`, in training by
+      a factor uniform in [low, high] besides, and cropped to it (large-scale jitter, arXiv
+      2012.07177).
     copy_paste: probability with which training pastes objects of another image onto one (arXiv
       2012.07177).
     shapes: (height, width) to which images are padded: the smallest that fits; None for the
@@ -195,6 +196,8 @@ class DataConfig:
       raise SegjaxError(f'config.data.short_side={self.short_side} must hold sizes in pixels')
     if any(len(shape) != 2 or min(shape) < 1 for shape in self.shapes or ()) or self.shapes == ():
       raise SegjaxError(f'config.data.shapes={self.shapes} must be ((height, width), …) in pixels')
+    if self.jitter is not None and self.short_side is not None:
+      raise SegjaxError('config.data.jitter and short_side both scale the image: set one to none')
     if self.jitter is not None and (not self.shapes or not 0 < self.jitter[0] <= self.jitter[1]):
       raise SegjaxError(
         f'config.data.jitter={self.jitter} must be (low, high) with 0 < low <= high, and '
@@ -361,6 +364,68 @@ class _Example(NamedTuple):
   weight: np.ndarray | None
 
 
+class Records:
+  """The records of a split, of which only the features that are asked for are parsed.
+
+  Pickles small.
+
+  Args:
+    builder: of a prepared data set.
+    split: of it.
+    config: says what the image and the names are.
+    spec: of the data set.
+    keys: features to read beside the image and the name.
+    encoded: those of them that are pictures, which are handed on as they are.
+
+  Raises:
+    SegjaxError: an unknown or empty split; mean and std that are not those of such images.
+  """
+
+  def __init__(
+    self,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: DataConfig,
+    spec: datasets.DatasetSpec,
+    keys: Iterable[str],
+    encoded: Iterable[str],
+  ):
+    check_channels(config, spec)
+    datasets.count_examples(builder, split, spec.name)
+    self._config = config
+    # The records' bytes; what is in them is decoded by Pillow.
+    self._records = builder.as_data_source(
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    ).data_source
+    header = {config.image_key, config.name_key} - {None}
+    features = builder.info.features
+    choose = lambda names: tfds.features.FeaturesDict({k: features[k] for k in sorted(names)})
+    self._features, self._header = choose(header | set(keys)), choose(header)
+    self._skip = {key: tfds.decode.SkipDecoding() for key in (config.image_key, *encoded)}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(self, index: int) -> tuple[dict[str, Any], str]:
+    """The features of an example, and its name."""
+    return self._parse(self._features, index)
+
+  def name(self, index: int) -> str:
+    """The name of an example."""
+    return self._parse(self._header, index)[1]
+
+  def size(self, index: int) -> Size:
+    """The image's native (height, width), from its header."""
+    record, name = self._parse(self._header, index)
+    return images.read_size(record[self._config.image_key], f'the image of {name}')
+
+  def _parse(self, features: tfds.features.FeaturesDict, index: int) -> tuple[dict[str, Any], str]:
+    skip = {key: value for key, value in self._skip.items() if key in features}
+    record = features.deserialize_example_np(self._records[index], decoders=skip)
+    key = self._config.name_key
+    return record, f'example {index}' if key is None else record[key].decode()
+
+
 class _Examples:
   """Random access to the examples of a split. Pickles small: what is cached stays behind."""
 
@@ -371,27 +436,20 @@ class _Examples:
     config: DataConfig,
     spec: datasets.DatasetSpec,
   ):
-    check_channels(config, spec)
-    datasets.count_examples(builder, split, spec.name)
     self.config = config
     self.spec = spec
-    # The records' bytes; only the features that are needed are parsed, and decoded by Pillow.
-    self._records = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    ).data_source
-    keys = {config.image_key, config.label_key, config.name_key} - {None}
-    self._features = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys})
-    self._skip = {k: tfds.decode.SkipDecoding() for k in (config.image_key, config.label_key)}
+    label = config.label_key
+    self.records = Records(builder, split, config, spec, keys=(label,), encoded=(label,))
     self._weights: dict[int, np.ndarray] = {}
 
   def __getstate__(self) -> dict[str, Any]:
     return {**vars(self), '_weights': {}}
 
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self.records)
 
   def __getitem__(self, index: int) -> _Example:
-    record, name = self._read(index)
+    record, name = self.records.read(index)
     encoded = record[self.config.image_key]
     image = images.decode_image(encoded, self.spec.channels, f'the image of {name}')
     label = self._decode_label(record, name)
@@ -406,17 +464,7 @@ class _Examples:
 
   def label(self, index: int) -> np.ndarray:
     """u8[H, W], at its native size."""
-    return self._decode_label(*self._read(index))
-
-  def size(self, index: int) -> Size:
-    """The image's native (height, width), from its header."""
-    record, name = self._read(index)
-    return images.read_size(record[self.config.image_key], f'the image of {name}')
-
-  def _read(self, index: int) -> tuple[dict[str, Any], str]:
-    record = self._features.deserialize_example_np(self._records[index], decoders=self._skip)
-    key = self.config.name_key
-    return record, f'example {index}' if key is None else record[key].decode()
+    return self._decode_label(*self.records.read(index))
 
   def _decode_label(self, record: Mapping[str, Any], name: str) -> np.ndarray:
     what = f'the label of {name}'
@@ -493,7 +541,7 @@ def _size_groups(examples: _Examples) -> dict[Size, Sequence[int]]:
   """The examples that can share batches, by the size that they are padded to."""
   if examples.config.image_size is not None:
     return {examples.config.image_size: range(len(examples))}
-  sizes = [examples.size(i) for i in range(len(examples))]
+  sizes = [examples.records.size(i) for i in range(len(examples))]
   if len(set(sizes)) > 1:
     sizes = [tuple(-(-side // _SIZE_MULTIPLE) * _SIZE_MULTIPLE for side in size) for size in sizes]
   groups: dict[Size, list[int]] = {}

@@ -277,6 +277,7 @@ def test_an_image_for_a_prediction_is_scaled_and_padded():
     ({'jitter': (0.5, 2.0), 'shapes': None}, 'config.data.jitter'),
     ({'copy_paste': 2.0}, 'config.data.copy_paste'),
     ({'short_side': (0,)}, 'config.data.short_side'),
+    ({'short_side': (9,), 'jitter': (0.5, 2.0)}, 'config.data.jitter and short_side'),
     ({'shapes': ((8,),)}, 'config.data.shapes'),
     ({'augment': {'rotate': 10}}, 'boxes follow a horizontal flip alone'),
   ],
@@ -293,7 +294,9 @@ def test_keys_of_instance_tasks_want_instances():
 
 def test_an_image_that_fits_no_shape_is_told(builder):
   config = dataclasses.replace(CONFIG, shapes=((32, 48),))
-  with pytest.raises(SegjaxError, match=r'fits into none of config.data.shapes=\(\(32, 48\),\)'):
+  with pytest.raises(
+    SegjaxError, match=r'e\d of tiny .* fits into none of config.data.shapes=\(\(32, 48\),\)'
+  ):
     train(builder, 4, config)
 
 
@@ -302,7 +305,7 @@ def test_normalises_as_dense_tasks_do(builder):
   [(batch, _)] = train(builder, 1, config)
   spec = datasets.spec(builder, config)
   examples = instance_pipeline._Examples(builder, 'train', config, spec)
-  image = examples[int(batch['index'][0])].picture.image
+  image = examples[int(batch['index'][0])].image
   expected = pipeline.normalize(image[None], config)[0]
   np.testing.assert_array_equal(batch['image'][0, : image.shape[0], : image.shape[1]], expected)
 
@@ -313,9 +316,30 @@ def test_sizes_of_a_split_are_read_once(builder, monkeypatch):
   )
   sizes = examples().sizes
   assert sorted(sizes) == sorted(SIZES[:5])
-  monkeypatch.setattr(instance_pipeline.images, 'read_size', None)
+  monkeypatch.setattr(pipeline.images, 'read_size', None)
   assert examples().sizes == sizes
-  kept = examples()._sizes_path
-  kept.write_bytes(kept.read_bytes()[:100])  # cut short: read again
   monkeypatch.undo()
-  assert examples().sizes == sizes
+  kept = examples()._sizes_path
+  whole = kept.read_bytes()
+  for length in (0, 100, len(whole) - 1):  # cut short: read again
+    kept.write_bytes(whole[:length])
+    assert examples().sizes == sizes
+
+
+def test_objects_of_other_classes_are_left_out(builder):
+  config = dataclasses.replace(CONFIG, things=(1,))
+  for batch, names in train(builder, 4, config):
+    found = batch['instances']
+    assert found.valid.sum() == sum(int(name[1:]) // 2 for name in names)
+    assert not found.classes.any()
+
+
+def test_a_plan_keeps_two_epochs(builder, monkeypatch):
+  """At an epoch's end threads ask for batches of both; to deal anew each time would take long."""
+  monkeypatch.setattr(instance_pipeline, '_KEPT_BATCHES', 1)
+  examples = instance_pipeline._Examples(builder, 'train', CONFIG, datasets.spec(builder, CONFIG))
+  plan = Plan(examples, 0)
+  expected = [plan.batch(step) for step in range(40)]
+  dealt = len(plan._ends)
+  assert [plan.batch(step) for step in (39, 38, 37)] == expected[:36:-1]
+  assert len(plan._ends) == dealt

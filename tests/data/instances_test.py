@@ -143,7 +143,7 @@ def test_annotations_of_run_lengths_and_of_an_id_picture_agree():
   instance = np.zeros((8, 10), np.uint8)
   instance[1:4, 2:7], instance[5:8, 0:3] = 1, 4
   ids, labels = [1, 4], [2, 5]
-  things = (-1, -1, 0, -1, -1, 1)
+  things = {2: 0, 5: 1}
   from_picture = instances.annotations({'id': ids, 'label': labels}, (8, 10), instance, things)
   entries = [
     coco.mask_object(instance == i, id=i, label=label, category_id=9)
@@ -152,6 +152,9 @@ def test_annotations_of_run_lengths_and_of_an_id_picture_agree():
   columns = {key: [entry[key] for entry in entries] for key in entries[0]}
   assert instances.annotations(columns, (8, 10), None, things) == from_picture
   assert [entry['category'] for entry in from_picture] == [0, 1]
+  assert instances.annotations(columns, (8, 10), None, {5: 0})[0]['id'] == 4, (
+    'the others are left out'
+  )
   assert from_picture[0]['bbox'] == [2, 1, 5, 3]
   objects = instances.decode(from_picture, (8, 10))
   np.testing.assert_array_equal(objects.masks, [instance == 1, instance == 4])
@@ -199,3 +202,16 @@ def test_a_hidden_object_is_gone_and_an_untouched_one_stays_as_it_is():
   np.testing.assert_array_equal(pasted.objects.boxes[0], picture.objects.boxes[1])
   untouched = next(r for r in results if not r.image.any())
   np.testing.assert_array_equal(untouched.objects.boxes, picture.objects.boxes)
+
+
+def test_a_window_of_a_resized_picture_is_its_crop():
+  picture = make_picture(count=8)
+  window = ((7, 11), (30, 40))
+  whole, part = instances.resize(picture, (66, 80)), instances.resize(picture, (66, 80), window)
+  expected = instances.crop(whole, *window)
+  np.testing.assert_array_equal(part.image, expected.image)
+  np.testing.assert_array_equal(part.label, expected.label)
+  for a, b in zip(part.objects, expected.objects, strict=True):
+    np.testing.assert_array_equal(a, b)
+  unscaled = instances.resize(picture, picture.size, window)
+  np.testing.assert_array_equal(unscaled.image, instances.crop(picture, *window).image)

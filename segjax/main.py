@@ -25,7 +25,7 @@ from rich.console import Console
 
 import segjax
 from segjax import config as config_lib
-from segjax import predict
+from segjax import merge, predict
 from segjax.convert import load as weights_lib
 from segjax.data import coco as coco_data
 from segjax.data import datasets, instance_pipeline, instances, pipeline, transforms
@@ -73,9 +73,6 @@ def complete(given: Mapping[str, Any]) -> Config:
     optional = key == 'init_from' and value in (None, 'none')
     if key != 'task' and not optional and not isinstance(value, Mapping):
       raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
-  model = dict(given['model'])
-  model_name = config_lib.check_type(model.pop('name', None), str, 'config.model.name')
-  model_class = config_lib.locate(model_name, 'segjax.models', 'config.model.name')
   fill = config_lib.complete_arguments
   data = fill(pipeline.DataConfig, given['data'], 'config.data')
   init_from = given.get('init_from')
@@ -84,9 +81,10 @@ def complete(given: Mapping[str, Any]) -> Config:
   if data['weight_map'] is not None:
     where = 'config.data.weight_map'
     data['weight_map'] = fill(border_weight_map, data['weight_map'], where, injected=('label',))
+  _check_task(given, data)
   return {
     'task': given['task'],
-    'model': {'name': model_name, **fill(model_class, model, 'config.model', injected=LINEN)},
+    'model': _complete_model(given['model'], 'config.model'),
     'losses': {
       name: _complete_loss(name, kw, _task_module(given))
       for name, kw in given.get('losses', {}).items()
@@ -99,6 +97,28 @@ def complete(given: Mapping[str, Any]) -> Config:
     'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
     'init_from': init_from and fill(weights_lib.InitFrom, init_from, 'config.init_from'),
   }
+
+
+def _complete_model(given: Mapping[str, Any], where: str) -> Config:
+  """A network's name and arguments, and those of the networks that it is made of."""
+  if not isinstance(given, Mapping):
+    raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys')
+  given = dict(given)
+  name = config_lib.check_type(given.pop('name', None), str, f'{where}.name')
+  model_class = config_lib.locate(name, 'segjax.models', f'{where}.name')
+  full = config_lib.complete_arguments(model_class, given, where, injected=LINEN)
+  for part in getattr(model_class, 'parts', ()):
+    full[part] = _complete_model(full[part], f'{where}.{part}')
+  return {'name': name, **full}
+
+
+def _make_model(args: Mapping[str, Any]) -> Any:
+  """The Linen module of a complete `config.model`."""
+  args = dict(args)
+  model_class = config_lib.locate(args.pop('name'), 'segjax.models', 'config.model.name')
+  for part in getattr(model_class, 'parts', ()):
+    args[part] = _make_model(args[part])
+  return model_class(**args)
 
 
 def _task_factory(config: Mapping[str, Any]) -> Callable[..., Task]:
@@ -163,19 +183,16 @@ def build(
     spec: of the data set.
     class_weights: weights for each rule that a loss of the config names, see `find_class_weights`.
   """
-  model_args = dict(config['model'])
-  name = model_args.pop('name')
   data = pipeline.DataConfig(**config['data'])
-  _check_task(config, data)
-  _check_classes(model_args, spec, data)
-  model = config_lib.locate(name, 'segjax.models', 'config.model.name')(**model_args)
+  _check_classes(config['model'], spec, data)
+  model = _make_model(config['model'])
   accumulate = optim.OptimConfig(**config['optim']).accumulate
   if data.batch_size % accumulate:
     raise SegjaxError(
       f'config.optim.accumulate={accumulate} does not divide config.data.batch_size='
       f'{data.batch_size}: choose one that does'
     )
-  if not config['losses']:
+  if not config['losses'] and config['train']['steps']:
     raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
   activation = config['losses'].get('mask', {}).get('activation')
   if activation not in (None, getattr(model, 'mask_activation', activation)):
@@ -196,13 +213,13 @@ def build(
   return Run(config, model, task, spec, data)
 
 
-def _check_task(config: Config, data: pipeline.DataConfig) -> None:
+def _check_task(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
   """Raises a SegjaxError where the task is panoptic and the data is not, or the other way round."""
-  panoptic = 'things' in config_lib.arguments(_task_factory(config))
-  if panoptic != (data.segments is not None):
+  panoptic = 'things' in config_lib.arguments(_task_factory(given))
+  if panoptic != (data['segments'] is not None):
     mend = 'set config.data.segments and instances' if panoptic else 'leave it out'
     raise SegjaxError(
-      f'config.data.segments={data.segments} does not fit config.task={config["task"]!r}: {mend}'
+      f'config.data.segments={data["segments"]} does not fit config.task={given["task"]!r}: {mend}'
     )
 
 
@@ -213,15 +230,17 @@ def _check_classes(
   expected = {'classes': (spec.num_classes, 'classes')}
   if data.segments is not None:
     things = len(spec.things)
-    expected = {
-      'classes': (things, 'classes of things'),
-      'stuff': (spec.num_classes - things, 'classes of stuff'),
-    }
+    of_things = (things, 'classes of things')
+    expected = {'classes': of_things, 'stuff': (spec.num_classes - things, 'classes of stuff')}
+    if 'semantic' in model_args:
+      whole = (spec.num_classes, 'classes')
+      expected = {'semantic.classes': whole, 'instance.classes': of_things}
+  flat = config_lib.flatten(model_args)
   for key, (number, what) in expected.items():
-    if model_args.get(key) != number:
+    if flat.get(key) != number:
       raise SegjaxError(
-        f'config.model.{key}={model_args.get(key)} but the data set {spec.name} has {number} '
-        f'{what}: set config.model.{key}={number}'
+        f'config.model.{key}={flat.get(key)} but the data set {spec.name} has {number} {what}: set '
+        f'config.model.{key}={number}'
       )
 
 
@@ -472,7 +491,12 @@ def train(args: argparse.Namespace) -> int:
   """`segjax train`."""
   workdir = Workdir(args.workdir)
   given = config_lib.read_file(args.config) if args.config else workdir.read_config()
-  config = complete(config_lib.override(given, args.overrides))
+  given = config_lib.override(given, args.overrides)
+  parts = merge.named_runs(given)
+  if parts:
+    configs = {part: complete(Workdir(path).read_config()) for part, path in parts.items()}
+    given = merge.merged_config(given, configs)
+  config = complete(given)
   first = jax.process_index() == 0
   with workdir.lock() if first else contextlib.nullcontext():
     # Only what has trained binds: a start that failed may be mended by another config.
@@ -481,6 +505,10 @@ def train(args: argparse.Namespace) -> int:
       workdir.check_config(complete(workdir.read_config()), config)
       known = workdir.read_dataset()
     builder, spec = load_dataset(config)
+    if parts:
+      theirs = {part: Workdir(path).read_dataset() for part, path in parts.items()}
+      names = {part: content['spec']['class_names'] for part, content in theirs.items()}
+      merge.check_classes(spec.class_names, spec.things, names, parts)
     dataset = {'spec': spec.to_json(), 'class_weights': known and known['class_weights']}
     if known and known['spec'] != json.loads(json.dumps(dataset['spec'])):
       raise SegjaxError(
@@ -652,18 +680,26 @@ def code_version(checkout: Path) -> tuple[str | None, bool | None]:
 def start_from(current: state.TrainState, init_from: Mapping[str, Any]) -> state.TrainState:
   """A new state with the weights that `config.init_from` names in place of its own."""
   given = weights_lib.InitFrom(**init_from)
-  if Path(given.path).is_dir():
-    restored = restore(Workdir(given.path), given.checkpoint)
-    variables = state.variables_from_arrays(restored.state)
-    pretrained = weights_lib.Pretrained(given.path, weights_lib.flat_paths(variables))
+  if isinstance(given.path, Mapping):
+    parts = {part: _read_start(path, given) for part, path in given.path.items()}
+    pretrained = weights_lib.as_parts(parts)
   else:
-    pretrained = weights_lib.read_pretrained(given.path, given.source)
+    pretrained = _read_start(given.path, given)
   params, model_state, report = weights_lib.load_into(
     current.params, current.model_state, pretrained
   )
   _tell(str(report))
   ema = None if current.ema is None else params
   return dataclasses.replace(current, params=params, model_state=model_state, ema=ema)
+
+
+def _read_start(path: str, given: weights_lib.InitFrom) -> weights_lib.Pretrained:
+  """The arrays of a workdir or a file to start from."""
+  if not Path(path).is_dir():
+    return weights_lib.read_pretrained(path, given.source)
+  restored = restore(Workdir(path), given.checkpoint)
+  variables = state.variables_from_arrays(restored.state)
+  return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
 
 
 def size(params: Any) -> int:

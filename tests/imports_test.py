@@ -10,6 +10,7 @@ ALLOWED = {
   'types': set(),
   'config': {'types'},
   'workdir': {'config', 'types'},
+  'merge': {'types'},
   'ops': {'types'},
   'nn': {'types', 'ops'},
   'models': {'types', 'ops', 'nn'},

@@ -30,12 +30,13 @@ class InitFrom:
   """Keys of `config.init_from`: the weights that a new run starts from.
 
   Attributes:
-    path: a file that `segjax convert` wrote, a weights file of `source`, or another run's workdir.
+    path: a file that `segjax convert` wrote, a weights file of `source`, or another run's workdir;
+      for a network of several networks, the name of each -> such a path.
     source: the network of another program whose weights file `path` is, a name in `SOURCES`.
     checkpoint: of a workdir: 'latest', 'best', or a step.
   """
 
-  path: str
+  path: str | Mapping[str, str]
   source: str | None = None
   checkpoint: Literal['latest', 'best'] | int = 'best'
 
@@ -94,6 +95,17 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   known = SOURCES[name]
   built_in = [f'^{re.escape(p)}$' for p, test in known.constants if p in arrays and test(arrays[p])]
   return Pretrained(str(path), arrays, known.new, (*known.spare, *built_in))
+
+
+def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
+  """The arrays of several networks as those of one that has them as parts, and nothing else."""
+  arrays = {}
+  for name, pretrained in parts.items():
+    for path, value in pretrained.arrays.items():
+      collection, _, rest = path.partition('/')
+      arrays[f'{collection}/{name}/{rest}'] = value
+  where = ' and '.join(pretrained.where for pretrained in parts.values())
+  return Pretrained(where, arrays, new=(), spare=())
 
 
 def _check_source(name: str) -> None:

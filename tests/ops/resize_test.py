@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from segjax.data.transforms import resize_image
 from segjax.ops import resize
 
 
@@ -44,3 +45,15 @@ def test_resize_inside_is_opencv(new):
   np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(found[1, :8, :9], x[1])
   assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize('new', [(3, 3), (4, 7), (6, 3), (9, 14), (1, 1), (5, 4)])
+def test_shrink_inside_is_how_images_are_resized(new):
+  x = random(2, 8, 9, 2)
+  x[0, 6:], x[0, :, 7:] = 100, 100
+  sizes = np.array([[6, 7], [8, 9]])
+  found = resize.shrink_inside(x, sizes, np.array([new, (4, 9)]), (10, 15))
+  expected = resize_image(x[0, :6, :7], new)
+  np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found[1, :4, :9], x[1].reshape(4, 2, 9, 2).mean(1), atol=1e-5)
+  assert not found[0, new[0] :].any() and not found[1, :, 9:].any()

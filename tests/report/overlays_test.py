@@ -163,3 +163,32 @@ def test_objects_of_one_colour_get_different_shades():
   boxes = [[100 * k, 300, 100 * k + 50, 350] for k in range(5)]
   picture = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
   assert len({picture[320, 100 * k].tobytes() for k in range(5)}) == 5
+
+
+def test_segments_are_tinted_outlined_and_named():
+  image = np.full((300, 300, 3), 100, np.uint8)
+  ids = np.zeros((300, 300), int)
+  ids[100:200, 50:250], ids[220:260, 50:100] = 2, 3
+  colors = [[255, 0, 0], [0, 200, 0], [0, 0, 200]]
+  drawn = overlays.segments(image, ids, colors, ['x', 'wide', ''], alpha=0.5)
+  assert drawn.shape == (600, 600, 3), 'enlarged by two'
+  assert (drawn[:180] == 100).all(), 'what is in no segment is left alone'
+  assert drawn[210, 110].tolist() == [50, 150, 50]
+  assert drawn[200, 100].tolist() == [0, 200, 0], 'the outline'
+  assert drawn[480, 150].tolist() == [50, 50, 150]
+  # The name is written where the segment is deepest, in full colour; one has none.
+  plain = overlays.segments(image, ids, colors, ['x', '', ''], alpha=0.5)
+  rows, columns = np.nonzero((drawn != plain).any(-1))
+  assert 270 < rows.min() < rows.max() < 330
+  assert columns.min() > 100 and columns.max() < 500
+
+
+def test_segments_of_one_colour_get_different_shades():
+  image = np.full((512, 512, 1), 0, np.uint8)
+  ids = np.zeros((512, 512), int)
+  ids[:100], ids[200:300] = 5, 2
+  colors = np.full((5, 3), 120)
+  drawn = overlays.segments(image, ids, colors, [''] * 5, alpha=1.0)
+  assert drawn[50, 50].tolist() != drawn[250, 50].tolist()
+  nothing = overlays.segments(image, np.zeros_like(ids), (), ())
+  assert not nothing.any()

@@ -1,0 +1,96 @@
+"""Two trained networks as one panoptic network: Kirillov et al., "Panoptic segmentation", arXiv
+1801.00868, section 7, the paper's own baseline.
+
+One says the class of each pixel, the other finds things; neither knows of the other, and nothing is
+trained. `segjax.ops.panoptic.merge_segments` makes one answer of both.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.ops.resize import resize_inside, shrink_inside
+from segjax.types import Array, SegjaxError
+
+
+class Merged(nn.Module):
+  """A semantic and an instance network, each seeing the image as it was trained to.
+
+  In a config both are groups with the name and the arguments of their class, or workdirs, of which
+  `segjax train` takes these and all that follows (`segjax.merge`).
+
+  Attributes:
+    semantic: f[B, H, W, C] -> logits f32[B, H, W, classes] of all classes, things too.
+    instance: as `segjax.models.mask_rcnn.MaskRCNN`.
+    semantic_size: (height, width) to which images are scaled for the semantic network, whose scores
+      are scaled back; None for as they are.
+    semantic_resize: 'stretch' to that size, or 'fit': keep the aspect ratio and pad.
+    semantic_scale, semantic_shift: the semantic network sees `image * scale + shift`, one number or
+      one a channel, where the two were trained with another mean or standard deviation.
+  """
+
+  semantic: Any
+  instance: Any
+  semantic_size: tuple[int, int] | None = None
+  semantic_resize: Literal['stretch', 'fit'] = 'stretch'
+  semantic_scale: tuple[float, ...] = (1.0,)
+  semantic_shift: tuple[float, ...] = (0.0,)
+
+  # The fields that are networks; the semantic scores are of all classes.
+  parts = ('semantic', 'instance')
+  semantic_things = True
+
+  def __call__(
+    self,
+    image: Array,
+    size: Array,
+    instances: Any = None,
+    keys: Any = None,
+    *,
+    train: bool = False,
+  ) -> dict[str, Any]:
+    """`detections`, and `semantic`, logits f32[B, H, W, classes].
+
+    Args:
+      image: f[B, H, W, C], padded below and to the right.
+      size: i32[B, 2], height and width of each image inside its padding.
+      instances, keys: not used.
+      train: must be False.
+
+    Raises:
+      SegjaxError: it is to be trained, or the semantic network puts out less than it takes in.
+    """
+    del instances, keys
+    if train:
+      raise SegjaxError(
+        'config.train.steps: a merged network is not trained: set it to 0, and train its parts'
+      )
+    if getattr(self.semantic, 'margin', 0):
+      raise SegjaxError(
+        'config.model.semantic puts out less than it takes in: merge a network with padding'
+      )
+    return {**self.instance(image, size), 'semantic': self._scores(image, size)}
+
+  @property
+  def masks(self) -> bool:
+    """Whether there is a mask head."""
+    return getattr(self.instance, 'masks', True)
+
+  @property
+  def detections(self) -> int:
+    """K, the most detections of an image."""
+    return self.instance.detections
+
+  def _scores(self, image: Array, size: Array) -> Array:
+    scale, shift = jnp.array(self.semantic_scale), jnp.array(self.semantic_shift)
+    image = image * scale + shift
+    if self.semantic_size is None:
+      return self.semantic(image, train=False)
+    limit = jnp.array(self.semantic_size)
+    seen = jnp.broadcast_to(limit, size.shape)
+    if self.semantic_resize == 'fit':
+      ratio = (limit / size).min(1, keepdims=True)
+      seen = jnp.clip(jnp.round(size * ratio).astype(jnp.int32), 1, limit)
+    scores = self.semantic(shrink_inside(image, size, seen, self.semantic_size), train=False)
+    return resize_inside(scores, seen, size, image.shape[1:3])

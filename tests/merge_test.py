@@ -1,0 +1,125 @@
+"""The config of a merged network, from those of its parts."""
+
+import pytest
+
+from segjax import merge
+from segjax.types import SegjaxError
+
+DATA = {
+  'mean': (127.5,),
+  'std': (127.5,),
+  'image_size': None,
+  'resize': 'stretch',
+  'short_side': None,
+  'longest_side': 1333,
+  'shapes': ((128, 128),),
+}
+RUNS = {
+  'semantic': {
+    'task': 'semantic',
+    'model': {'name': 'unet.UNet', 'classes': 9},
+    'data': {**DATA, 'image_size': (64, 64), 'mean': (100.0, 110.0, 120.0), 'std': (50.0,)},
+  },
+  'instance': {
+    'task': 'instance',
+    'model': {'name': 'mask_rcnn.MaskRCNN', 'classes': 5},
+    'data': {**DATA, 'shapes': ((96, 96),), 'longest_side': 700},
+  },
+}
+GIVEN = {
+  'task': 'panoptic',
+  'model': {'name': 'merged.Merged', 'semantic': 'runs/a', 'instance': 'runs/b'},
+  'data': {'name': 'scenes', 'instances': 9},
+  'train': {'steps': 0},
+}
+
+
+def change(part, **data):
+  run = RUNS[part]
+  return {**RUNS, part: {**run, 'data': {**run['data'], **data}}}
+
+
+def test_networks_images_and_weights_follow_from_the_runs():
+  config = merge.merged_config(GIVEN, RUNS)
+  assert config['task'] == 'panoptic'
+  assert config['data'] == {
+    'name': 'scenes',
+    'instances': 9,
+    'mean': (127.5,),
+    'std': (127.5,),
+    'short_side': None,
+    'longest_side': 700,
+    'shapes': ((96, 96),),
+  }
+  model = config['model']
+  assert model['name'] == 'merged.Merged'
+  assert model['semantic'] == RUNS['semantic']['model']
+  assert model['instance'] == RUNS['instance']['model']
+  assert model['semantic_size'] == (64, 64) and model['semantic_resize'] == 'stretch'
+  assert model['semantic_scale'] == (2.55, 2.55, 2.55)
+  assert model['semantic_shift'] == (0.55, 0.35, 0.15)
+  assert config['init_from'] == {
+    'path': {'semantic': 'runs/a', 'instance': 'runs/b'},
+    'checkpoint': 'best',
+  }
+
+
+def test_what_is_given_wins():
+  given = {
+    **GIVEN,
+    'model': {**GIVEN['model'], 'semantic_size': (32, 32)},
+    'data': {**GIVEN['data'], 'shapes': ((64, 64),)},
+    'init_from': {'checkpoint': 'latest'},
+  }
+  config = merge.merged_config(given, RUNS)
+  assert config['model']['semantic_size'] == (32, 32)
+  assert config['data']['shapes'] == ((64, 64),)
+  assert config['init_from']['checkpoint'] == 'latest'
+
+
+def test_named_runs():
+  assert merge.named_runs(GIVEN) == {'semantic': 'runs/a', 'instance': 'runs/b'}
+  assert merge.named_runs({'model': {'name': 'unet.UNet'}}) == {}
+  assert merge.named_runs({'model': {**GIVEN['model'], 'semantic': {}, 'instance': {}}}) == {}
+  assert merge.named_runs({}) == {}
+  with pytest.raises(SegjaxError, match='config.model.instance is no workdir'):
+    merge.named_runs({'model': {'semantic': 'runs/a', 'instance': {}}})
+
+
+@pytest.mark.parametrize(
+  ('given', 'runs', 'told'),
+  [
+    (
+      GIVEN,
+      {**RUNS, 'semantic': RUNS['instance']},
+      'config.model.semantic=runs/a is a run of the task instance',
+    ),
+    ({**GIVEN, 'train': {}}, RUNS, 'config.train.steps: a merged network is not trained'),
+    (
+      {**GIVEN, 'data': {'mean': (0.0,)}},
+      RUNS,
+      r'config.data.mean=\(0.0,\) but the network of runs/b was trained with \(127.5,\)',
+    ),
+    (
+      GIVEN,
+      {
+        **change('instance', short_side=(800,)),
+        'semantic': change('semantic', image_size=None)['semantic'],
+      },
+      'the network of runs/a was trained on images at their own size and that of runs/b on scaled',
+    ),
+  ],
+)
+def test_what_does_not_fit(given, runs, told):
+  with pytest.raises(SegjaxError, match=told):
+    merge.merged_config(given, runs)
+
+
+def test_check_classes():
+  names, things = ('sky', 'cat', 'dog'), (1, 2)
+  paths = merge.named_runs(GIVEN)
+  merge.check_classes(names, things, {'semantic': list(names), 'instance': ['cat', 'dog']}, paths)
+  with pytest.raises(SegjaxError, match='instance=runs/b was trained on the classes dog, cat and'):
+    merge.check_classes(names, things, {'semantic': names, 'instance': ('dog', 'cat')}, paths)
+  with pytest.raises(SegjaxError, match='config.model.semantic=runs/a was trained on'):
+    merge.check_classes(names, things, {'semantic': ('cat',), 'instance': ('cat', 'dog')}, paths)

@@ -55,6 +55,8 @@ def make_task(
   `batch['draw']`, so that neither devices nor accumulation change it. There is no loss outside
   training, where nothing is sampled.
   """
+  if not scales or min(scales) <= 0:
+    raise SegjaxError(f'config.eval.scales={scales} must hold one positive number or more')
   put_masks = functools.partial(paste_masks, rule=paste)
   views = [(s, f) for s in scales for f in _FLIPS[test_time_augmentation]]
 
@@ -150,7 +152,7 @@ def detect_in_views(
   """
   seen = [_view(image, size, *view) for view in views]
   found = [
-    _in_image(apply(*shown)['detections'], shown[1], view)
+    _in_image(apply(*shown)['detections'], size, view)
     for shown, view in zip(seen, views, strict=True)
   ]
   best = jax.vmap(functools.partial(_best, threshold=model.detection_nms, count=model.detections))
@@ -160,7 +162,7 @@ def detect_in_views(
     return merged
   masks = 0.0
   for shown, view in zip(seen, views, strict=True):
-    given = merged._replace(boxes=_to_view(merged.boxes, shown[1], view))
+    given = merged._replace(boxes=_to_view(merged.boxes, size, view))
     mask = apply(*shown, given=given)['detections'].masks
     masks += mask[..., ::-1] if view[1] else mask
   return merged._replace(masks=masks / len(views))
@@ -193,15 +195,16 @@ def flip_inside(image: Array, size: Array) -> Array:
 
 
 def _in_image(found: Detections, size: Array, view: tuple[float, bool]) -> Detections:
-  """Detections of a view of this `size`, with their boxes in pixels of the image."""
+  """Detections of a view, with their boxes in pixels of the image, which has this `size`."""
   scale, flip = view
-  boxes = box_ops.flip(found.boxes, size[:, 1:]) if flip else found.boxes
-  return found._replace(boxes=boxes / scale)
+  boxes = found.boxes / scale
+  return found._replace(boxes=box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
 
 
 def _to_view(boxes: Array, size: Array, view: tuple[float, bool]) -> Array:
+  """The inverse, of boxes f32[B, K, 4]."""
   scale, flip = view
-  return box_ops.flip(boxes * scale, size[:, 1:]) if flip else boxes * scale
+  return scale * (box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
 
 
 def _best(

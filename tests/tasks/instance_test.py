@@ -18,7 +18,7 @@ from segjax.ops.masks import pack_masks
 from segjax.tasks import instance
 from segjax.train import compile, evaluate, sharding, step
 from segjax.train.state import init_state
-from segjax.types import Instances, SegjaxError
+from segjax.types import Detections, Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')
 # Fewer slots than there are candidates, so that the draws matter.
@@ -222,7 +222,7 @@ def test_a_network_that_finds_everything_has_an_average_precision_of_1():
   batch = make_batch()
   truth = batch['instances']
   model = Oracle()
-  model.found = instance.Detections(
+  model.found = Detections(
     truth.boxes, truth.classes, np.where(truth.valid, 0.9, 0), np.ones((4, 4, 28, 28)), truth.valid
   )
   task = make_task(model)
@@ -309,12 +309,54 @@ def test_one_view_through_the_merging_is_that_view(variables):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_boxes_of_other_scales_come_back_to_the_image(variables):
-  batch = make_batch(2)
-  found = detect(variables, batch, scales=(0.5, 1.0, 1.5))
+class Seer:
+  """Finds one rectangle of the image's pixels by their values, and as its mask what is in it."""
+
+  masks, detections, detection_nms = True, 3, 0.5
+
+  def __call__(self, image, size, given=None):
+    if given is None:
+      bright = image[..., 0] > 0.5
+      columns, rows = bright.any(1), bright.any(2)
+      edge = lambda line: (jnp.argmax(line, 1), line.shape[1] - jnp.argmax(line[:, ::-1], 1))
+      (x0, x1), (y0, y1) = edge(columns), edge(rows)
+      boxes = jnp.stack([x0, y0, x1, y1], -1)[:, None].astype(jnp.float32)
+      one = jnp.ones((len(image), 1))
+      return {'detections': Detections(boxes, one.astype(int), 0.9 * one, None, one > 0)}
+    self.seen = given.boxes
+    left_half = jnp.arange(28) < 14
+    return {'detections': given._replace(masks=jnp.zeros((1, 3, 28, 28)) + left_half)}
+
+
+@pytest.mark.parametrize(
+  'view', [(1.0, False), (1.0, True), (2.0, False), (2.0, True), (0.5, True)]
+)
+def test_a_view_finds_what_is_in_the_image(scale, flip):
+  """Also where the size of the scaled image is not whole."""
+  image = np.zeros((1, 64, 96, 3), np.float32)
+  left, right = (13, 51) if flip else (12, 52)  # whole pixels of each view
+  image[0, 8:40, left:right] = 1
+  size = np.array([[50, 71]], np.int32)
+  seer = Seer()
+  inputs = jnp.asarray(image), jnp.asarray(size)
+  found = instance.detect_in_views(seer, seer, *inputs, [(scale, flip)])
+  np.testing.assert_array_equal(found.valid, [[True, False, False]])
+  np.testing.assert_allclose(found.boxes[0, 0], [left, 8, right, 40], atol=1e-4)
+  # The masks were looked for where the object is in the view.
+  seen = np.array([71 - right, 8, 71 - left, 40] if flip else [left, 8, right, 40])
+  np.testing.assert_allclose(seer.seen[0, 0], scale * seen, atol=1e-4)
+  mask = np.broadcast_to((np.arange(28) < 14) != flip, (28, 28))
+  np.testing.assert_array_equal(found.masks[0, 0], mask)
+
+
+def test_views_of_several_scales_are_averaged(variables):
+  found = detect(variables, make_batch(2), scales=(0.5, 1.0))
   assert found.boxes.shape == (2, 6, 4)
   assert found.masks.shape == (2, 6, 28, 28)
   assert ((found.masks > 0) & (found.masks < 1)).all()
-  limits = batch['size'][:, None, ::-1].astype(float)
-  assert (found.boxes[..., 2:] <= limits + 1e-3).all()
-  assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize('scales', [(), (1.0, 0.0), (-1.0,)])
+def test_scales_are_positive(scales):
+  with pytest.raises(SegjaxError, match=r'config.eval.scales'):
+    make_task(scales=scales)

@@ -214,13 +214,14 @@ def build(
 
 
 def _check_task(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-  """Raises a SegjaxError where the task is panoptic and the data is not, or the other way round."""
-  panoptic = 'things' in config_lib.arguments(_task_factory(given))
-  if panoptic != (data['segments'] is not None):
-    mend = 'set config.data.segments and instances' if panoptic else 'leave it out'
-    raise SegjaxError(
-      f'config.data.segments={data["segments"]} does not fit config.task={given["task"]!r}: {mend}'
-    )
+  """Raises a SegjaxError where the batches would not hold what the task learns from."""
+  wanted = _task_module(given).DATA_KEYS
+  for key in ('instances', 'segments'):
+    if (key in wanted) != (data[key] is not None):
+      mend = 'set it to a number' if key in wanted else 'leave it out'
+      raise SegjaxError(
+        f'config.data.{key}={data[key]} does not fit config.task={given["task"]!r}: {mend}'
+      )
 
 
 def _check_classes(
@@ -409,6 +410,12 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _tell_of_process(text: str) -> None:
+  """Tells what each process knows of its own part of the batches."""
+  process = f'process {jax.process_index()}: ' if jax.process_count() > 1 else ''
+  print(process + text, file=sys.stderr, flush=True)
+
+
 def _batches_of(data: pipeline.DataConfig) -> Any:
   """The module that makes the batches of this data."""
   return pipeline if data.instances is None else instance_pipeline
@@ -510,7 +517,8 @@ def train(args: argparse.Namespace) -> int:
       names = {part: content['spec']['class_names'] for part, content in theirs.items()}
       merge.check_classes(spec.class_names, spec.things, names, parts)
     dataset = {'spec': spec.to_json(), 'class_weights': known and known['class_weights']}
-    if known and known['spec'] != json.loads(json.dumps(dataset['spec'])):
+    # Read back, so that what older runs did not write does not count.
+    if known and datasets.DatasetSpec.from_json(known['spec']).to_json() != dataset['spec']:
       raise SegjaxError(
         f'{builder.data_path} is not what {workdir.path} was trained on: take another --workdir, '
         'or prepare the same data again'
@@ -531,6 +539,11 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   first = jax.process_index() == 0
   config = loop.TrainConfig(**run.config['train'])
   mesh = sharding.make_mesh(sharding.MeshConfig(**run.config['mesh']))
+  if mesh.shape['space'] > 1 and not any('space' in spec for spec in run.task.batch_spec.values()):
+    raise SegjaxError(
+      f'config.mesh.space={mesh.shape["space"]}: the task {run.config["task"]} does not split an '
+      'image: set it to 1'
+    )
   # What only one kind of data has: unpadded networks' margin, and objects without a place.
   own = {'margin': getattr(run.model, 'margin', 0)} if run.data.instances is None else {}
   make_batches = functools.partial(
@@ -586,7 +599,7 @@ def _train(run: Run, builder: Any, workdir: Workdir) -> int:
   datasets.count_examples(eval_dataset[0], run.data.eval_split, eval_dataset[1].name)
   evaluator = make_evaluator(run, eval_dataset, run.data.eval_split, mesh, config.pictures)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
-  report = {} if run.data.instances is None else {'report': _tell}
+  report = {} if run.data.instances is None else {'report': _tell_of_process}
   batches = pipeline.prefetch_to_device(
     make_batches(run.data, start_step=start, **report), lambda pair: (put(pair[0]), pair[1])
   )
@@ -1239,15 +1252,15 @@ stopped; without --config the workdir's own config is taken.""",
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
 Writes NAME.png (a pixel is its class index, drawn in the class's colour) and NAME_overlay.png. Of a
-SegNet with dropout, --config.eval.samples=40 makes NAME_uncertainty.png too (Bayesian SegNet). Of an
-instance task: NAME.json, NAME_overlay.png, and results.json and images.json in COCO's format.""",
+SegNet with dropout, --config.eval.samples=40 makes NAME_uncertainty.png too (Bayesian SegNet).
+Of an instance task: NAME.json, NAME_overlay.png, results.json and images.json in COCO's format.""",
   'data': """example:
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/""",
   'convert': f"""example:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
 
 Sources: {', '.join(weights_lib.SOURCES)}.
-Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code that a file may hold is run.""",
+Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code that they hold is run.""",
   'info': """example:
   segjax info --workdir=runs/scenes --json""",
   'table': """examples:

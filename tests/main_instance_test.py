@@ -139,6 +139,8 @@ def test_several_views(trained, capsys):
     ('losses.mask.beta=1', 'config.losses.mask.beta is not a key'),
     ('losses.dice.scale=1', 'config.losses: segjax.losses.detection has no dice'),
     ('data.crop_size=(32,32)', 'config.data.crop_size is for dense tasks'),
+    ('task=semantic', "config.data.instances=16 does not fit config.task='semantic'"),
+    ('mesh.space=2', 'config.mesh.space=2: the task instance does not split an image'),
     ('eval.metrics=("confusion",)', 'config.eval.metrics: there is no confusion'),
     ('data.objects_key=things', 'config.data.objects_key=things: scenes/tiny has no such feature'),
     (

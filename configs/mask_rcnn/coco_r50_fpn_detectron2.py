@@ -1,18 +1,18 @@
 r"""Mask R-CNN (arXiv 1703.06870) on COCO: ResNet-50-FPN as Detectron2 trains it, schedule 1x.
 
 Detectron2's model zoo: box AP 38.6, mask AP 35.2 on val2017; 3x: 41.0 and 37.2. What differs from
-coco_r50_fpn.py: 90,000 steps, a tenth of the rate from 60,000 and again from 80,000; L1 for boxes;
-the losses of the RPN divided by the anchors asked for; its anchors; the ResNet of MSRA. Its
-RoIAlign takes as many samples as a bin has pixels, here no more than 4 in each axis.
+coco_r50_fpn.py: 90,000 steps, a tenth of the rate from 60,000 and again from 80,000; short sides of
+640 to 800; L1 for boxes; the losses of the RPN divided by the anchors asked for; its anchors; the
+ResNet of MSRA. What differs from Detectron2: its RoIAlign takes as many samples as a bin has
+pixels, here no more than 4 in each axis; it leaves out images without objects (from memory).
 
 Cost: for 8 GPUs; not run yet. `weights/R-50.pkl` is Detectron2's file.
 
   segjax train --config=configs/mask_rcnn/coco_r50_fpn_detectron2.py --workdir=runs/coco_1x \
     --config.data.source=coco/ --config.init_from.path=weights/R-50.pkl
 
-Schedule 3x: --config.train.steps=270000 --config.optim.boundaries="(210000, 250000)"
---config.data.short_side="(640, 672, 704, 736, 768, 800)". With k times the batch, take k times the
-learning rate, and 1/k of the steps and the boundaries.
+Schedule 3x: --config.train.steps=270000 --config.optim.boundaries="(210000, 250000)". With k times
+the batch, take k times the learning rate, and 1/k of the steps and the boundaries.
 """
 
 import ml_collections
@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
       'eval_batch_size': 8,
       'workers': 8,
       'instances': 100,
-      'short_side': (800,),
+      'short_side': (640, 672, 704, 736, 768, 800),
       'longest_side': 1333,
       'shapes': ((800, 1088), (1088, 800), (800, 1344), (1344, 800)),
       # Of the weights, for RGB; they want pixel values that are not divided.

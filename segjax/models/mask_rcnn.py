@@ -241,6 +241,11 @@ class MaskRCNN(nn.Module):
     view_box = functools.partial(cut, bins=self.box_bins)
     view_mask = functools.partial(cut, bins=self.mask_bins)
     if kind.res5:
+      if self.norm == 'batch' and self.frozen_stages < 5:
+        raise SegjaxError(
+          "config.model.norm='batch': res5 would learn its statistics from slots without a region "
+          "too: take 'frozen' or 'group', or set config.model.frozen_stages=5"
+        )
       stage5 = lambda x: resnet(x, stages=(5,), train=train)['c5']
       view_box = view_mask = lambda boxes: _of_regions(stage5, cut(boxes, bins=self.box_bins))
     mask_head = self._mask_head()

@@ -19,6 +19,8 @@ from segjax.types import Array, Batch, Detections, SegjaxError, SumCount, neares
 # Where `config.losses` finds its functions, and what the task gives them.
 LOSSES = 'segjax.losses.detection'
 LOSS_INPUTS = ('outputs',)
+# Keys of `config.data` without which batches lack what the task learns from.
+DATA_KEYS: tuple[str, ...] = ('instances',)
 
 # Metrics that `config.eval.metrics` may name -> what COCO's evaluation measures.
 METRICS = {'coco': ('box', 'mask'), 'coco_box': ('box',)}

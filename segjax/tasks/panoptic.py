@@ -35,6 +35,8 @@ from segjax.types import (
 # Where `config.losses` finds its functions, and what the task gives them.
 LOSSES = 'segjax.losses.panoptic'
 LOSS_INPUTS = ('outputs',)
+# Keys of `config.data` without which batches lack what the task learns from.
+DATA_KEYS: tuple[str, ...] = ('instances', 'segments')
 
 METRICS = ('pq', 'coco')
 

@@ -18,6 +18,8 @@ from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount, near
 # Where `config.losses` finds its functions, and what the task gives them.
 LOSSES = 'segjax.losses.dense'
 LOSS_INPUTS = ('logits', 'label', 'weight')
+# Keys of `config.data` without which batches lack what the task learns from.
+DATA_KEYS: tuple[str, ...] = ()
 
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {

@@ -76,9 +76,12 @@ def evaluate(
     losses, device_states, predictions = eval_step(variables, batch)
     for name, pair in sharding.to_host(losses).items():
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
-    if len(drawn) < pictures or not all(m.device for m in task.metrics):
+    drawing = len(drawn) < pictures
+    if drawing or not all(m.device for m in task.metrics):
       host_predictions = sharding.to_host(predictions)
-      host_batch = _whole_batch(local, batch, task.host_keys)
+      # Of all that metrics read nothing is as large as the images, which only pictures show.
+      shown = batch if drawing else {k: v for k, v in batch.items() if k != 'image'}
+      host_batch = _whole_batch(local, shown, task.host_keys)
     del predictions  # large: let go of them before the next batch makes its own
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
@@ -86,7 +89,7 @@ def evaluate(
         next(device_states) if metric.device else metric.from_batch(host_predictions, host_batch)
       )
       states[i] = new if states[i] is None else metric.merge(states[i], new)
-    if len(drawn) < pictures:
+    if drawing:
       images = task.pictures(host_batch, host_predictions, pictures - len(drawn))
       drawn += zip(names, images, strict=False)
 

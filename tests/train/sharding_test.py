@@ -1,10 +1,13 @@
 """The mesh, and how batches get onto it."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from segjax.train import sharding
 from segjax.train.sharding import MeshConfig, make_mesh, put_batch, put_replicated, to_host
 from segjax.types import SegjaxError
 
@@ -50,3 +53,31 @@ def test_put_replicated():
 def test_mesh_of_nothing(config):
   with pytest.raises(SegjaxError, match='must be 1 or more'):
     MeshConfig(*config)
+
+
+def test_put_batch_takes_trees_and_leaves_other_keys_behind():
+  mesh = make_mesh(MeshConfig(data=2))
+  local = {'objects': (np.arange(4), np.zeros((4, 3))), 'names': ['a', 'b', 'c', 'd']}
+  batch = put_batch(local, mesh, {'objects': P('data'), 'image': P('data')})
+  assert batch.keys() == {'objects'}
+  first, second = batch['objects']
+  assert first.sharding.spec == second.sharding.spec == P('data')
+  np.testing.assert_array_equal(first, np.arange(4))
+
+
+def test_lists_of_all_processes_come_in_their_order(monkeypatch):
+  parts = [{'x': [{'a': 1}, None]}, {'x': ['a longer text', [2.5, 'é']]}]
+  encoded = [np.frombuffer(json.dumps(part).encode(), np.uint8) for part in parts]
+  longest = max(map(len, encoded))
+
+  def allgather(value):
+    """As if each process had called it with its own value."""
+    if value.ndim == 0:
+      return np.array([len(e) for e in encoded], np.int32)
+    assert value.shape == (longest,)
+    return np.stack([np.pad(e, (0, longest - len(e))) for e in encoded])
+
+  monkeypatch.setattr(sharding.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(sharding.multihost_utils, 'process_allgather', allgather)
+  for part in parts:
+    assert sharding.gather_lists(part) == {'x': [*parts[0]['x'], *parts[1]['x']]}

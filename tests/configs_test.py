@@ -9,9 +9,10 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import main as program
+from segjax import merge
 from segjax.data import datasets
 from segjax.train import optim
-from segjax.types import Instances
+from segjax.types import Instances, Segments
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Paths from the checkout, such as configs/unet/scenes.py.
@@ -31,11 +32,35 @@ SPECS = {
 }
 # Kinds of things in those of instance tasks.
 THINGS = {'scenes': 5, 'penn_fudan': 1, 'coco_instances': 80, 'cityscapes_instances': 8}
+# Classes and, of these, things of those of panoptic tasks; things come last in some, first in COCO.
+PANOPTIC = {
+  'scenes': (9, range(4, 9)),
+  'coco_panoptic': (133, range(80)),
+  'cityscapes_panoptic': (19, range(11, 19)),
+}
+# What a config that merges two runs calls them, and the configs of such runs.
+RUNS = {
+  'runs/scenes': 'configs/unet/scenes.py',
+  'runs/scenes_instances': 'configs/mask_rcnn/scenes_tiny.py',
+}
 SIZE = 64
+
+
+def read(path):
+  """A complete config; of a merged network, as if its two runs were there."""
+  given = config_lib.read_file(ROOT / path)
+  if paths := merge.named_runs(given):
+    given = merge.merged_config(given, {part: read(RUNS[p]) for part, p in paths.items()})
+  return program.complete(given)
 
 
 def make_spec(data):
   name = data['name']
+  if data['segments'] is not None:
+    classes, indices = PANOPTIC[name]
+    class_names = tuple(f'class {i}' for i in range(classes))
+    palette = np.zeros((classes, 3), np.uint8)
+    return datasets.DatasetSpec(name, '1.0.0', class_names, palette, 3, {}, tuple(indices))
   classes, channels = SPECS[name] if data['instances'] is None else (things(name), 3)
   class_names = tuple(f'class {i}' for i in range(classes))
   return datasets.DatasetSpec(
@@ -52,8 +77,8 @@ def things(name):
 
 
 @pytest.mark.parametrize('path', CONFIGS)
-def test_config_is_complete_and_builds(root, path):
-  config = program.complete(config_lib.read_file(root / path))
+def test_config_is_complete_and_builds(path):
+  config = read(path)
   assert program.complete(config) == config, 'what is frozen reads back as it is'
   spec = make_spec(config['data'])
   rules = {rule: [1.0] * spec.num_classes for rule in program.CLASS_WEIGHTS}
@@ -94,23 +119,41 @@ def check_instances(run):
       valid=shape(objects, bool),
     ),
   }
+  if run.data.segments is not None:
+    ids, some = shape((1, 50, 70), np.int32), (1, run.data.segments)
+    batch |= {
+      'label': shape((1, SIZE, SIZE), np.int32),
+      'native': shape((1, 2), np.int32),
+      'segments': Segments(ids, shape(some, np.int32), shape(some, bool), shape(some, bool)),
+    }
   variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
 
   def learn(variables, batch):
     return run.task.losses(run.task.forward(variables, batch, train=True)[0], batch)
 
-  assert set(jax.eval_shape(learn, variables, batch)) == set(run.config['losses'])
+  if run.config['train']['steps']:
+    assert set(jax.eval_shape(learn, variables, batch)) == set(run.config['losses'])
   find = functools.partial(run.task.forward, train=False)
   found = jax.eval_shape(find, variables, batch)[0]['detections']
   assert found.boxes.shape == (1, run.model.detections, 4)
   assert (found.masks is not None) == run.model.masks
+  if run.data.segments is not None:
+    merge_both = lambda v, b: run.task.predict(find(v, b)[0], b)['segments']
+    segments = jax.eval_shape(merge_both, variables, batch)
+    assert segments.ids.shape == (1, 50, 70), 'the size of the truth'
+    stuff = run.spec.num_classes - len(run.spec.things)
+    assert segments.classes.shape == (1, run.model.detections + stuff)
   optimizer = optim.OptimConfig(**run.config['optim'])
-  optim.make_optimizer(optimizer, 10, variables['params'], run.model.frozen_parameters)
+  frozen = getattr(run.model, 'frozen_parameters', ())
+  optim.make_optimizer(optimizer, 10, variables['params'], frozen)
 
 
 @pytest.mark.parametrize('path', CONFIGS)
-def test_config_evaluates_on_the_same_classes(root, path):
-  data = program.complete(config_lib.read_file(root / path))['data']
+def test_config_evaluates_on_the_same_classes(path):
+  data = read(path)['data']
+  if data['segments'] is not None:
+    assert PANOPTIC[data['eval_name'] or data['name']] == PANOPTIC[data['name']]
+    return
   if data['instances'] is not None:
     assert things(data['eval_name'] or data['name']) == things(data['name'])
     return

@@ -102,7 +102,9 @@ class SemanticBranch(nn.Module):
           finer = levels[level - i - 1].shape
           x = enlarge(x, 2)[:, : finer[1], : finer[2]]
       total += x
-    score = nn.Conv(self.classes, (1, 1), kernel_init=he_normal, dtype=self.dtype, name='score')
+    # Small, so that no class is preferred at first.
+    normal = nn.initializers.normal(0.01)
+    score = nn.Conv(self.classes, (1, 1), kernel_init=normal, dtype=self.dtype, name='score')
     return score(total).astype(jnp.float32)
 
   def _conv(self, x: Array, name: str) -> Array:

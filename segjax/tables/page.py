@@ -167,6 +167,16 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
     f'{table.file.source}.{split}',
     markdown_table(cells(table, lines)),
     '\n'.join(legend(table, lines)),
+    *(_making(table, lines) if table.entries else ()),  # a table may be there for its figures alone
+    table.file.notes,
+  ]
+  return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
+
+
+def _making(table: Table, lines: Sequence[Line]) -> list[str]:
+  """The sections that say how rows are made, and how those were that are measured."""
+  name = table.name
+  return [
     '## Recipes',
     '\n'.join(_recipe(*item) for item in table.recipes.items()),
     '## Which config makes which row',
@@ -175,9 +185,7 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
     f'`segjax table {name} --run` all that are not run yet.',
     '## Where the measured figures are from',
     '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
-    table.file.notes,
   ]
-  return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

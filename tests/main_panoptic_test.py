@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_as_two
 
 from segjax import main as program
 from segjax.data import panoptic
@@ -138,3 +139,19 @@ def test_only_panoptic_tasks_have_thresholds(tmp_path, root, capsys):
   workdir = f'--workdir={tmp_path / "run"}'
   assert run('train', other, workdir, '--config.data.segments=9') == 2
   assert "config.data.segments=9 does not fit config.task='instance'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(trained, tmp_path, config, folders):
+  """Pictures and counts of the one's images reach the other."""
+  args = ['train', config, *SMALL, '--config.train.steps=2', f'--workdir={tmp_path / "two"}']
+  run_as_two(args, folders)
+  one, two = (
+    [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    for workdir in (trained, tmp_path / 'two')
+  )
+  assert [r['split'] for r in one] == [r['split'] for r in two]
+  for a, b in zip(one, two, strict=True):
+    for key in ('loss', 'loss_semantic', 'pq', 'pq_stuff'):
+      if (value := a.get(key)) is not None:
+        assert b[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key

@@ -10,6 +10,7 @@ import safetensors.numpy
 from segjax.convert.load import (
   SOURCES,
   Pretrained,
+  as_parts,
   convert_file,
   flat_paths,
   load_into,
@@ -71,6 +72,23 @@ def test_errors_name_the_file_and_the_array():
   more.arrays['params/d/bias'] = np.zeros(1)
   with pytest.raises(SegjaxError, match='FILE has params/d/bias, which this network has no place'):
     load_into(params, state, more)
+
+
+def test_two_networks_as_the_parts_of_one():
+  """Each array of the large network comes from one of them, and none is left over."""
+  a = Pretrained('A', {'params/x/kernel': np.ones(2), 'batch_stats/x/mean': np.zeros(3)})
+  b = Pretrained('B', {'params/x/kernel': np.full(2, 5.0)})
+  params = {part: {'x': {'kernel': np.zeros(2)}} for part in 'ab'}
+  state = {'batch_stats': {'a': {'x': {'mean': np.ones(3)}}}}
+  filled, filled_state, report = load_into(params, state, as_parts({'a': a, 'b': b}))
+  assert filled['a']['x']['kernel'].tolist() == [1, 1]
+  assert filled['b']['x']['kernel'].tolist() == [5, 5]
+  assert filled_state['batch_stats']['a']['x']['mean'].tolist() == [0, 0, 0]
+  assert (report.new, report.unused, report.where) == ((), (), 'A and B')
+  with pytest.raises(SegjaxError, match='A and B does not have params/c'):
+    load_into({**params, 'c': np.zeros(1)}, state, as_parts({'a': a, 'b': b}))
+  with pytest.raises(SegjaxError, match='A and B has params/b/x/kernel, which this network has no'):
+    load_into({'a': params['a']}, state, as_parts({'a': a, 'b': b}))
 
 
 def test_a_converted_file_is_the_weights_file_anew(tmp_path):

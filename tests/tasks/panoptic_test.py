@@ -113,6 +113,32 @@ def test_what_is_learnt_as_which_channel():
     assert task.losses(evaluated, batch) == {}
 
 
+def test_accumulation_and_order_change_no_loss():
+  """Images have different numbers of labelled pixels."""
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 4, (4, 8, 8)).astype(np.int32)
+  for i in range(4):
+    label[i, : 2 * i] = IGNORE_LABEL
+  batch = {
+    'image': np.zeros((4, 8, 8, 3), np.float32),
+    'size': np.full((4, 2), 8, np.int32),
+    'label': label,
+    'draw': np.zeros(4, np.uint32),
+    'instances': None,
+  }
+  task = make_task()
+  params = task.init(jax.random.key(0), batch)['params']
+
+  def loss(batch, accumulate=1):
+    parts, _ = step.sum_losses(task, params, {}, batch, jax.random.key(0), accumulate)
+    return parts['semantic']
+
+  whole = loss(batch)
+  for other in (loss(batch, 2), loss(jax.tree.map(lambda x: x[::-1], batch))):
+    assert other.count == whole.count == (label != IGNORE_LABEL).sum()
+    np.testing.assert_allclose(other.sum, whole.sum, rtol=1e-6)
+
+
 def test_tuning_measures_each_setting_as_evaluation_does():
   """With two cats in the truth, a lower threshold for scores is better."""
   batch = make_batch(cats=((2, 2, 6, 6), (10, 10, 14, 12)))

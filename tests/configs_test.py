@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import main as program
 from segjax import merge
+from segjax.build import CLASS_WEIGHTS, build, complete
 from segjax.data import datasets
 from segjax.train import optim
 from segjax.types import Instances, Segments
@@ -51,7 +51,7 @@ def read(path):
   given = config_lib.read_file(ROOT / path)
   if paths := merge.named_runs(given):
     given = merge.merged_config(given, {part: read(RUNS[p]) for part, p in paths.items()})
-  return program.complete(given)
+  return complete(given)
 
 
 def make_spec(data):
@@ -79,10 +79,10 @@ def things(name):
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_is_complete_and_builds(path):
   config = read(path)
-  assert program.complete(config) == config, 'what is frozen reads back as it is'
+  assert complete(config) == config, 'what is frozen reads back as it is'
   spec = make_spec(config['data'])
-  rules = {rule: [1.0] * spec.num_classes for rule in program.CLASS_WEIGHTS}
-  run = program.build(config, spec, rules)
+  rules = {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS}
+  run = build(config, spec, rules)
   if run.data.instances is not None:
     check_instances(run)
     return
@@ -177,8 +177,8 @@ def test_config_says_its_command(root, path):
 def test_none_takes_away_what_a_config_says(root, path, key):
   """As these configs' docstrings say."""
   given = config_lib.read_file(root / path)
-  before = config_lib.flatten(program.complete(given))
-  config = program.complete(config_lib.override(given, [(key, 'none')]))
+  before = config_lib.flatten(complete(given))
+  config = complete(config_lib.override(given, [(key, 'none')]))
   assert before.get(key, 'a group') is not None
   assert config_lib.flatten(config)[key] is None
-  assert program.complete(config) == config
+  assert complete(config) == config

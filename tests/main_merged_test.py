@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from segjax import main as program
+from segjax.program.load import restore
+from segjax.workdir import Workdir
 
 COMMON = ['--config.data.name=scenes/tiny', '--config.data.eval_split=val[:4]']
 COMMON += ['--config.train.steps=0', '--config.train.pictures=0']
@@ -70,7 +72,7 @@ def merged(tmp_path_factory, root, parts):
 
 def test_the_merged_network_has_the_weights_of_both(parts, merged):
   arrays = {
-    name: program.restore(program.Workdir(path), 'latest').state
+    name: restore(Workdir(path), 'latest').state
     for name, path in (
       ('semantic', parts / 'semantic'),
       ('instance', parts / 'instance'),

@@ -14,7 +14,10 @@ import pytest
 from processes import run_as_two, spawn
 
 from segjax import main as program
-from segjax.types import IGNORE_LABEL
+from segjax.data import datasets
+from segjax.program.load import restore
+from segjax.types import IGNORE_LABEL, SegjaxError
+from segjax.workdir import Workdir
 
 # The shipped demo config, shrunk.
 SMALL = [
@@ -104,7 +107,7 @@ def test_batch_norm_of_the_training_set_survives_a_stop(tmp_path, config):
 
 def batch_stats(workdir):
   """The statistics of batch normalisation in the newest checkpoint."""
-  arrays = program.restore(program.Workdir(workdir), 'latest').state
+  arrays = restore(Workdir(workdir), 'latest').state
   return {name: array for name, array in arrays.items() if 'batch_stats' in name}
 
 
@@ -201,13 +204,13 @@ def test_predict_of_samples_draws_their_uncertainty(tmp_path, root, capsys):
 
 def test_evaluates_on_another_data_set(tmp_path, config, capsys, monkeypatch):
   """FCN trains on SBD and is evaluated on VOC."""
-  loaded, load = [], program.datasets.load
+  loaded, load = [], datasets.load
 
   def spy(name, data_dir, source, **kwargs):
     loaded.append((name, source))
     return load(name, data_dir, **kwargs)
 
-  monkeypatch.setattr(program.datasets, 'load', spy)
+  monkeypatch.setattr(datasets, 'load', spy)
   other = ['--config.data.eval_name=scenes/tiny', f'--config.data.eval_source={tmp_path}']
   assert train(tmp_path / 'run', config, *other, '--config.data.source=raw', steps=2) == 0
   assert run('evaluate', f'--workdir={tmp_path}/run') == 0
@@ -233,7 +236,7 @@ def test_resume_continues_and_finished_runs_stay(trained, tmp_path, config, caps
 
 
 def test_two_processes_on_one_workdir(trained, config, capsys):
-  with program.Workdir(str(trained)).lock():
+  with Workdir(str(trained)).lock():
     assert train(trained, config) == 2
   assert 'another process is training in' in capsys.readouterr().err
 
@@ -489,7 +492,7 @@ def test_workdir_of_another_config(trained, config, capsys):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-  with pytest.raises(program.SegjaxError):
+  with pytest.raises(SegjaxError):
     run('info', f'--workdir={tmp_path}', '--debug')
 
 

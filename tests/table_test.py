@@ -10,6 +10,8 @@ import tiny_table
 
 from segjax import config as config_lib
 from segjax import main as program
+from segjax.program import facts
+from segjax.program.tables import entry_facts
 from segjax.tables import results, runs, spec
 from segjax.workdir import Workdir
 
@@ -62,10 +64,10 @@ def test_run_trains_a_row_after_the_one_it_starts_from(filled):
   assert second.step in (1, 2)
   assert (second.split, second.data) == ('val', 'scenes/tiny 1.0.0')
   assert second.config_digest == runs.entry_digest(table.entries['second.small'])
-  assert second.parameters == program.entry_facts(table.entries['second.small'])['parameters']
+  assert second.parameters == entry_facts(table.entries['second.small'])['parameters']
   assert second.seconds > 0
   assert second.versions.startswith('segjax ')
-  assert second.hardware == program.hardware()
+  assert second.hardware == facts.hardware()
   assert second.command == runs.command(table, runs.Job(table.entries['second.small'], 0))
   assert str(folder.parent) not in (folder / 'results.jsonl').read_text()
   started = Workdir(str(workdirs / 'second.small.seed0')).read_config()['init_from']
@@ -206,17 +208,17 @@ def test_code_version(tmp_path):
   git = lambda *args: subprocess.run(
     ['git', '-C', tmp_path, *args], check=True, capture_output=True
   )
-  assert program.code_version(tmp_path) == (None, None)
+  assert facts.code_version(tmp_path) == (None, None)
   git('init')
   (tmp_path / 'segjax').mkdir()
   (tmp_path / 'segjax/a.py').write_text('1')
   git('add', '.')
   git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'a')
-  commit, dirty = program.code_version(tmp_path)
+  commit, dirty = facts.code_version(tmp_path)
   assert re.fullmatch('[0-9a-f]{40}', commit)
   assert dirty is False
   (tmp_path / 'README.md').write_text('not code')
-  assert program.code_version(tmp_path) == (commit, False)
+  assert facts.code_version(tmp_path) == (commit, False)
   (tmp_path / 'segjax/b.py').write_text('2')
-  assert program.code_version(tmp_path) == (commit, True)
-  assert program.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'
+  assert facts.code_version(tmp_path) == (commit, True)
+  assert facts.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'

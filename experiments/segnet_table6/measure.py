@@ -28,9 +28,10 @@ import jax
 import numpy as np
 import optax
 
-from segjax import main as program
 from segjax.losses import dense
 from segjax.models import fcn, segnet, unet
+from segjax.program import facts
+from segjax.program.build import size as parameter_count
 from segjax.tables import results, spec
 from segjax.tasks import semantic
 from segjax.train import compile as compile_lib
@@ -106,7 +107,7 @@ def measure(model, size: tuple[int, int], repeats: int) -> tuple[dict[str, float
     'inference_mb': planned_mb(inference),
     'model_mb': sum(x.nbytes for x in jax.tree.leaves(variables)) / 1e6,
   }
-  return {k: round(v, 2) for k, v in figures.items()}, program.size(state.params)
+  return {k: round(v, 2) for k, v in figures.items()}, parameter_count(state.params)
 
 
 def main() -> None:
@@ -115,7 +116,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=10)
   args = parser.parse_args()
   size = tuple(map(int, args.size.split('x')))
-  provenance = program.provenance()
+  provenance = facts.provenance()
   del provenance['time']
   records = []
   for row, model in NETWORKS.items():

@@ -9,11 +9,12 @@ import sys
 import jax
 import pytest
 
-from segjax import main as program
+from segjax.build import build, complete
 from segjax.convert import load
 from segjax.data import datasets, pipeline
 from segjax.metrics import coco
 from segjax.models import segnet, unet
+from segjax.program.tables import entry_facts
 from segjax.tables import page, results, runs, spec
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
@@ -39,7 +40,7 @@ def test_every_config_builds_and_every_path_exists(name):
   assert table.entries or not table.recipes, 'a table without recipes is there for its figures'
   for entry in table.entries.values():
     if entry.config:
-      facts = program.entry_facts(entry)
+      facts = entry_facts(entry)
       assert facts['parameters'] > 0, entry.name
       assert 'train.seed' not in dict(entry.overrides), 'the seed is for --seeds'
   readme = (EXPERIMENTS / name / 'README.md').read_text()
@@ -80,7 +81,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_readme_is_the_rendered_table(name):
   table = read(name)
-  lines = page.make_lines(table, results.read_results(table), program.entry_facts)
+  lines = page.make_lines(table, results.read_results(table), entry_facts)
   readme = (EXPERIMENTS / name / 'README.md').read_text(encoding='utf-8')
   assert readme == page.render_markdown(table, lines), (
     f'run: segjax table {name} > experiments/{name}/README.md'
@@ -149,9 +150,9 @@ def test_the_model_zoo_trains_nothing_and_takes_weights_that_can_be_read():
 
 @pytest.mark.parametrize('row', ['torchvision_v1', 'torchvision_v2', 'r50_fpn_3x', 'r50_c4_3x'])
 def test_the_networks_of_the_model_zoo_have_a_place_for_every_weight(row):
-  config = program.complete(runs.given_config(read('model_zoo').entries[f'{row}.weights']))
+  config = complete(runs.given_config(read('model_zoo').entries[f'{row}.weights']))
   spec = datasets.describe(pipeline.DataConfig(**config['data']))
-  model = program.build(config, spec, {}).model
+  model = build(config, spec, {}).model
   image, size = (jax.ShapeDtypeStruct(s, t) for s, t in (((1, 64, 64, 3), 'f4'), ((1, 2), 'i4')))
   variables = jax.eval_shape(model.init, jax.random.key(0), image, size)
   rows = load.SOURCES[config['init_from']['source']].rows

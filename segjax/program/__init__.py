@@ -1,0 +1,1 @@
+"""Where all parts meet: configs become runs, which are trained, evaluated and tabled."""

@@ -9,8 +9,8 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import merge
-from segjax.build import CLASS_WEIGHTS, build, complete
 from segjax.data import datasets
+from segjax.program.build import CLASS_WEIGHTS, build, complete
 from segjax.train import optim
 from segjax.types import Instances, Segments
 

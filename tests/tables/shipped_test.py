@@ -9,11 +9,11 @@ import sys
 import jax
 import pytest
 
-from segjax.build import build, complete
 from segjax.convert import load
 from segjax.data import datasets, pipeline
 from segjax.metrics import coco
 from segjax.models import segnet, unet
+from segjax.program.build import build, complete
 from segjax.program.tables import entry_facts
 from segjax.tables import page, results, runs, spec
 

@@ -20,6 +20,7 @@ def draw_labels(
   prediction: np.ndarray,
   uncertainty: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
+  """The image, its labels, those predicted, what is wrong, and of samples how sure they are."""
   picture = overlays.denormalize(image, data.mean, data.std)
   panels = overlays.panels(picture, truth, prediction, spec.palette)
   return panels if uncertainty is None else {**panels, 'uncertainty': overlays.heat(uncertainty)}
@@ -76,6 +77,7 @@ def draw_panoptic(
 def draw_segments(
   spec: datasets.DatasetSpec, picture: np.ndarray, segments: Segments
 ) -> np.ndarray:
+  """Segments without the batch axis, each with its class."""
   labels = [
     f'{spec.class_names[k]} (crowd)' if crowd else spec.class_names[k]
     for k, crowd in zip(segments.classes, segments.crowd, strict=True)

@@ -16,6 +16,7 @@ from segjax.workdir import Workdir
 
 
 def tell(text: str) -> None:
+  """What a person sees, on standard error: of several processes, the first one's words."""
   if jax.process_index() == 0:
     print(text, file=sys.stderr, flush=True)
 

@@ -1,0 +1,48 @@
+"""The pages that people read first: what they link to is there, and nothing is left to fill in."""
+
+import re
+
+import pytest
+
+PAGES = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'experiments/*/README.md')
+
+
+@pytest.fixture(scope='module')
+def pages(root):
+  return {path: path.read_text() for pattern in PAGES for path in sorted(root.glob(pattern))}
+
+
+def test_links_lead_somewhere(pages, root):
+  missing = [
+    f'{path.relative_to(root)}: {target}'
+    for path, text in pages.items()
+    for target in re.findall(r'\]\(([^)#\s]+)', text)
+    if '://' not in target and not (path.parent / target).exists()
+  ]
+  assert not missing
+
+
+def test_configs_that_are_named_are_there(pages, root):
+  missing = [
+    f'{path.relative_to(root)}: {name}'
+    for path, text in pages.items()
+    for name in re.findall(r'configs/\w+/\w+\.py', text)
+    if not (root / name).exists()
+  ]
+  assert not missing
+
+
+def test_every_config_is_in_the_readme(root):
+  text = (root / 'README.md').read_text()
+  configs = sorted((root / 'configs').glob('*/*.py'))
+  assert configs
+  assert not [path.name for path in configs if path.name not in text]
+
+
+def test_nothing_is_left_to_fill_in(pages, root):
+  left = {
+    str(path.relative_to(root)): found
+    for path, text in pages.items()
+    if (found := re.findall(r'\b(?:[A-Z0-9]+_)+COST\b|\bTODO\b|\bTBD\b', text))
+  }
+  assert not left

@@ -39,7 +39,7 @@ class DatasetSpec:
     things: of an instance task, whose classes are the things alone: the label that each class has
       in the data. Of a panoptic task, whose classes are all: which of them are things. None for a
       dense task.
-    category_ids: the number of each class in files of COCO's format; None counts them from 1.
+    category_ids: the number of each class in files of COCO's format, None where nothing tells it.
   """
 
   name: str
@@ -200,18 +200,23 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   """The spec of a prepared data set, read with the keys of `config`.
 
   Class names come from the config, else from the label's feature, else they are `class 0`, ….
-  Colours come from the builder's metadata, else they are PASCAL VOC's. Which classes are things
-  comes from the config, else from the metadata. With `config.instances` the classes are those of
-  the objects that are not stuff; with `config.segments` all.
+  Colours come from the builder's metadata, else they are PASCAL VOC's. Which classes are things,
+  and the numbers of the categories, come from the config, else from the metadata. With
+  `config.instances` the classes are those of the objects that are not stuff; with
+  `config.segments`, and where `label_is_of_segments`, all.
 
   Raises:
-    SegjaxError: a key that the data set does not have, a number of classes that nothing tells, or a
-      panoptic task whose things nothing tells.
+    SegjaxError: a key that the data set does not have, a number of classes that nothing tells, a
+      panoptic task whose things nothing tells, or a config with not one category for each class.
   """
   features = builder.info.features
-  dense, panoptic = config.instances is None, config.segments is not None
-  listed = 'segments_key' if panoptic and config.segments_key is not None else 'objects_key'
-  keys = ('image_key', 'label_key' if dense else listed, *['panoptic_key'] * panoptic, 'name_key')
+  dense = config.instances is None
+  panoptic = label_is_of_segments(builder, config) if dense else config.segments is not None
+  if panoptic and config.segments_key is not None:
+    listed = 'segments_key'
+  else:
+    listed = 'label_key' if dense and not panoptic else 'objects_key'
+  keys = ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key')
   for key in keys:
     value = getattr(config, key)
     if value is not None and value not in features:
@@ -221,18 +226,18 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
   channels = features[config.image_key].shape[-1]
   if channels not in (1, 3):
     raise SegjaxError(f'{config.name} has images of {channels} channels: segjax reads 1 or 3')
-  label = features[config.label_key] if dense else features[getattr(config, listed)]['label']
-  class_names = _class_names(label, config)
+  label = features[getattr(config, listed)]
+  class_names = _class_names(label if listed == 'label_key' else label['label'], config)
   metadata = builder.info.metadata if isinstance(builder.info.metadata, Mapping) else {}
   palette = metadata.get('palette')
   if palette is None or len(palette) < len(class_names):
-    # Black is for the background, which is not among the things.
-    palette = voc_palette(len(class_names) + 1)[0 if dense else 1 :]
+    # Black is for the background, which is not among the things, or for void.
+    palette = voc_palette(len(class_names) + 1)[0 if listed == 'label_key' else 1 :]
   palette = np.array(palette, np.uint8)[: len(class_names)]
   things = category_ids = None
   if not dense:
     things = _things(metadata, len(class_names), config)
-    category_ids = _tuple(metadata.get('category_ids'))
+    category_ids = _category_ids(metadata, len(class_names), config)
   if not dense and not panoptic:
     class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
     if category_ids is not None:
@@ -247,6 +252,32 @@ def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec
     things=things,
     category_ids=category_ids,
   )
+
+
+def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> bool:
+  """Whether a dense task has the classes of the segments for its label.
+
+  So it is where the config names no label of its own and the data set has none but a panoptic
+  picture.
+  """
+  features = builder.info.features
+  named = config.label_key != type(config).label_key or config.label_key in features
+  return not named and config.panoptic_key in features
+
+
+def _category_ids(
+  metadata: Mapping[str, Any], classes: int, config: 'DataConfig'
+) -> tuple[int, ...] | None:
+  """The number of each class in files of COCO's format."""
+  ids = config.category_ids
+  if ids is None:
+    return _tuple(metadata.get('category_ids'))
+  if len(set(ids)) != len(ids) or len(ids) != classes:
+    raise SegjaxError(
+      f'config.data.category_ids={ids} must be {classes} different numbers, one for each class of '
+      f'{config.name}'
+    )
+  return ids
 
 
 def _things(metadata: Mapping[str, Any], classes: int, config: 'DataConfig') -> tuple[int, ...]:

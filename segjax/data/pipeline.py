@@ -26,10 +26,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from segjax.data import datasets, images, transforms
+from segjax.data import datasets, images, instances, panoptic, transforms
 from segjax.data.transforms import Augment, Size
 from segjax.data.weight_map import border_weight_map
-from segjax.types import IGNORE_LABEL, SegjaxError
+from segjax.types import IGNORE_LABEL, SegjaxError, Segments
 
 T = TypeVar('T')
 U = TypeVar('U')
@@ -78,7 +78,8 @@ class DataConfig:
     mean: subtracted from pixel values 0..255: one number, or one for each channel.
     std: divides what is left, likewise.
     image_key: the feature that is the image.
-    label_key: the feature that is the label map, class indices or `IGNORE_LABEL`.
+    label_key: the feature that is the label map, class indices or `IGNORE_LABEL`. Of a panoptic
+      data set, which has no `label`, it is the class of each pixel's segment; see `panoptic_key`.
     name_key: the text feature that names an example; None for its index.
     label_offset: added to label values other than `IGNORE_LABEL`; below 0 becomes `IGNORE_LABEL`.
     num_classes: for a data set whose features do not say it.
@@ -99,9 +100,13 @@ class DataConfig:
       smallest multiples of 32. Batches are of images of one shape.
     objects_key: the feature with the objects.
     things: the class indices of things, for a data set that does not say which those are.
+    category_ids: in place of the data set's own: the number of each class, stuff or not, in files
+      of COCO's format, which `segjax predict` writes; None, where the data set has none either,
+      counts from 1.
     segments: S, the most segments of an image, for panoptic tasks, which set `instances` too: more
       is an error in evaluation; None for none. Their objects are those of their segments.
-    panoptic_key: the feature with the picture of segment ids, see `segjax.data.panoptic`.
+    panoptic_key: the feature with the picture of segment ids, see `segjax.data.panoptic`. This and
+      the keys below are for dense tasks too, of a data set without a label of its own.
     segments_key: the feature with the list of segments; None if a pixel of the picture is 256 times
       its class and a number, as in scenes: classes are then those of `objects_key`.
     crowd_key: the feature of a segment that says whether it is a crowd.
@@ -139,6 +144,7 @@ class DataConfig:
   shapes: tuple[tuple[int, int], ...] | None = None
   objects_key: str = 'objects'
   things: tuple[int, ...] | None = None
+  category_ids: tuple[int, ...] | None = None
   segments: int | None = None
   panoptic_key: str = 'panoptic'
   segments_key: str | None = 'segments'
@@ -148,7 +154,7 @@ class DataConfig:
     if not isinstance(self.augment, Augment):
       object.__setattr__(self, 'augment', Augment(**(self.augment or {})))
     tuples = ('image_size', 'crop_size', 'mean', 'std', 'class_names', 'short_side', 'jitter')
-    for key in (*tuples, 'things'):
+    for key in (*tuples, 'things', 'category_ids'):
       if (value := getattr(self, key)) is not None:
         object.__setattr__(self, key, tuple(value))
     if self.shapes is not None:
@@ -170,7 +176,7 @@ class DataConfig:
   def _check_instances(self) -> None:
     """The keys of instance tasks, which dense tasks may not set, and the other way round."""
     defaults = {f.name: f.default for f in dataclasses.fields(self)}
-    ours = ('short_side', 'jitter', 'copy_paste', 'shapes', 'things', 'segments')
+    ours = ('short_side', 'jitter', 'copy_paste', 'shapes', 'things', 'category_ids', 'segments')
     theirs = ('image_size', 'resize', 'crop_size', 'weight_map')
     keys, kind, mend = ours, 'instance', 'set config.data.instances'
     if self.instances is not None:
@@ -438,8 +444,11 @@ class _Examples:
   ):
     self.config = config
     self.spec = spec
-    label = config.label_key
-    self.records = Records(builder, split, config, spec, keys=(label,), encoded=(label,))
+    self._label_of_segments = datasets.label_is_of_segments(builder, config)
+    label, keys = config.label_key, {config.label_key}
+    if self._label_of_segments:
+      label, keys = config.panoptic_key, {config.panoptic_key, config.segments_key} - {None}
+    self.records = Records(builder, split, config, spec, keys=keys, encoded=(label,))
     self._weights: dict[int, np.ndarray] = {}
 
   def __getstate__(self) -> dict[str, Any]:
@@ -468,7 +477,10 @@ class _Examples:
 
   def _decode_label(self, record: Mapping[str, Any], name: str) -> np.ndarray:
     what = f'the label of {name}'
-    label = images.decode_label(record[self.config.label_key], what)
+    if self._label_of_segments:
+      label = instances.segment_label(self._segments(record, name))
+    else:
+      label = images.decode_label(record[self.config.label_key], what)
     if self.config.label_offset or label.dtype != np.uint8:
       moved = label.astype(np.int64) + self.config.label_offset
       label = np.where((label == IGNORE_LABEL) | (moved < 0), IGNORE_LABEL, moved)
@@ -479,6 +491,15 @@ class _Examples:
         f'{self.spec.num_classes} classes: mend it, or set config.data.label_offset'
       )
     return label.astype(np.uint8)
+
+  def _segments(self, record: Mapping[str, Any], name: str) -> Segments:
+    return panoptic.read_example(
+      record,
+      f'the segments of {name}',
+      panoptic_key=self.config.panoptic_key,
+      segments_key=self.config.segments_key,
+      crowd_key=self.config.crowd_key,
+    )
 
   def _weight(self, index: int, label: np.ndarray) -> np.ndarray | None:
     if self.config.weight_map is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, instance_pipeline, panoptic
+from segjax.data import datasets, instance_pipeline, panoptic, pipeline
 from segjax.data.pipeline import DataConfig
 from segjax.ops.masks import unpack_masks
 from segjax.types import IGNORE_LABEL, SegjaxError
@@ -94,6 +94,8 @@ def test_the_spec_has_all_classes_and_says_which_are_things(builder):
   assert spec.palette.shape == (4, 3)
   chosen = datasets.spec(builder, dataclasses.replace(CONFIG, things=(2, 0)))
   assert chosen.things == (0, 2)
+  numbered = datasets.spec(builder, dataclasses.replace(CONFIG, category_ids=(1, 3, 92, 4)))
+  assert numbered.category_ids == (1, 3, 92, 4)
 
 
 def test_training_has_the_things_and_the_label_of_all(builder):
@@ -161,6 +163,42 @@ def test_evaluation_has_the_segments_at_their_own_size(builder, short_side):
       annotation = batch['annotations'][i]
       assert annotation['image_id'] == 7 + number
       assert len(annotation['objects']) == sum(ISTHING[s[1]] for s in listed)
+
+
+def class_map(number, size):
+  """i[h, w] of an example, padded to `size`."""
+  label = np.full(size, IGNORE_LABEL)
+  for _, index, _, (y0, x0, y1, x1) in SEGMENTS[: number + 2]:
+    label[y0:y1, x0:x1] = index
+  return label
+
+
+def test_a_dense_task_has_the_classes_of_the_segments(builder):
+  """Things and stuff alike, as a panoptic data set has no other label."""
+  config = DataConfig('tiny', batch_size=3, crop_size=(48, 48), shuffle=False)
+  spec = datasets.spec(builder, config)
+  assert spec.class_names == tuple(NAMES) and spec.things is None
+  assert spec.palette.tolist() == datasets.spec(builder, CONFIG).palette.tolist()
+  found = {
+    name: label
+    for batch, names in pipeline.eval_batches(builder, config, spec)
+    for name, label in zip(names, batch['label'], strict=True)
+  }
+  del found['']
+  assert sorted(found) == ['e0', 'e1', 'e2']
+  for name, label in found.items():
+    np.testing.assert_array_equal(label, class_map(int(name[1:]), label.shape))
+  batches = pipeline.train_batches(builder, config, spec, seed=0)
+  batch, _ = next(batches)
+  batches.close()
+  assert set(np.unique(batch['label'])) == {0, 1, 3, IGNORE_LABEL}
+  pixels, _ = pipeline.count_labels(builder, config, spec)
+  expected = sum(np.bincount(class_map(i, SIZES[i]).ravel(), minlength=256)[:4] for i in range(3))
+  assert pixels.tolist() == expected.tolist()
+  with pytest.raises(SegjaxError, match='data.label_key=classes: tiny has no such feature'):
+    datasets.spec(builder, dataclasses.replace(config, label_key='classes'))
+  with pytest.raises(SegjaxError, match='config.data.segments_key=list: tiny has no such feature'):
+    datasets.spec(builder, dataclasses.replace(config, segments_key='list'))
 
 
 def test_more_objects_than_there_is_room_for(builder):
@@ -237,11 +275,13 @@ def test_keys_of_another_layout(write_dataset, png, tmp_path):
     segments_key='panoptic_objects',
     crowd_key='is_crowd',
     things=(1, 3),
+    eval_batch_size=1,
   )
-  [(batch, [name])] = evaluate(
-    write_dataset(tmp_path, features, {'val': [theirs]}),
-    dataclasses.replace(config, eval_batch_size=1),
-  )
+  builder = write_dataset(tmp_path, features, {'val': [theirs]})
+  assert datasets.spec(builder, config).category_ids is None
+  named = dataclasses.replace(config, category_ids=(1, 18, 92, 200))
+  assert datasets.spec(builder, named).category_ids == (1, 18, 92, 200)
+  [(batch, [name])] = evaluate(builder, config)
   assert name == 'e2'
   assert batch['segments'].classes[0].tolist() == [0, 1, 3, 1, 0, 0]
   assert batch['segments'].crowd[0].tolist() == [False, False, True, False, False, False]
@@ -253,6 +293,8 @@ def test_keys_of_another_layout(write_dataset, png, tmp_path):
     ({'panoptic_key': 'panoptik'}, 'config.data.panoptic_key=panoptik: tiny has no such feature'),
     ({'segments_key': 'list'}, 'config.data.segments_key=list: tiny has no such feature'),
     ({'things': (4,)}, 'config.data.things=.* has 4 but tiny has the classes 0 to 3'),
+    ({'category_ids': (1, 3)}, r'category_ids=\(1, 3\) must be 4 different numbers, one for each'),
+    ({'category_ids': (1, 3, 3, 4)}, 'config.data.category_ids=.* must be 4 different numbers'),
   ],
 )
 def test_a_wrong_key_is_one_sentence(builder, change, told):
@@ -269,5 +311,7 @@ def test_a_data_set_that_does_not_say_what_is_a_thing(write_dataset, png, tmp_pa
 def test_keys_belong_together():
   with pytest.raises(SegjaxError, match='config.data.segments is for instance tasks'):
     DataConfig('tiny', segments=3)
+  with pytest.raises(SegjaxError, match='config.data.category_ids is for instance tasks'):
+    DataConfig('tiny', category_ids=(1, 2))
   with pytest.raises(SegjaxError, match='config.data.segments=0 must be 1 or more'):
     DataConfig('tiny', instances=3, segments=0)

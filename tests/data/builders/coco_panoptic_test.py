@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import panoptic
+from segjax.data import datasets, panoptic, pipeline
 from segjax.data.builders.coco_panoptic import builder as coco_panoptic
-from segjax.types import SegjaxError
+from segjax.types import IGNORE_LABEL, SegjaxError
 
 MODULE = 'segjax.data.builders.coco_panoptic.builder'
 HEIGHT, WIDTH = 8, 10
@@ -121,6 +121,20 @@ def test_decoded_pictures(prepare, by_name, source):
   segments = panoptic.read_example(example, 'x')
   assert segments.classes.tolist() == [0, 2, 0]
   assert segments.crowd.tolist() == [False, False, True]
+
+
+def test_dense_tasks_read_the_classes_of_the_segments(prepare, source):
+  builder = prepare(coco_panoptic.Builder, source)
+  config = pipeline.DataConfig('coco_panoptic', eval_batch_size=2)
+  spec = datasets.spec(builder, config)
+  assert spec.class_names == ('person', 'dog', 'tree')
+  assert spec.palette.tolist() == builder.info.metadata['palette']
+  [(batch, names)] = pipeline.eval_batches(builder, config, spec)
+  labels = dict(zip(names, batch['label'], strict=True))
+  classes = {0: IGNORE_LABEL, 300: 0, 17: 0, 70000: 2}
+  expected = np.vectorize(classes.get)(picture())
+  np.testing.assert_array_equal(labels['000000000105.jpg'], expected)
+  assert (labels['000000000106.jpg'] == 1).all()
 
 
 def test_classes_are_read_back(prepare, source, tmp_path):

@@ -21,6 +21,8 @@ from segjax.types import SegjaxError, Segments
 
 # What is written of all images together, where there are objects.
 RESULTS, IMAGES = 'results.json', 'images.json'
+# What follows the id in the names of Cityscapes' images.
+_CITYSCAPES_ENDING = '_leftImg8bit'
 
 Draw = Callable[..., np.ndarray]
 
@@ -142,7 +144,7 @@ def write_objects(
     return task.predict(outputs, batch)
 
   variables = jax.device_put(variables)
-  category_ids = spec.category_ids or range(1, spec.num_classes + 1)
+  category_ids = _category_ids(spec, tell)
   numbers = image_numbers(paths)
   results, listed = [], []
   for path, (json_path, overlay_path) in targets.items():
@@ -190,8 +192,8 @@ def write_segments(
   """All segments in COCO's panoptic format, and `NAME_overlay.png` for each image.
 
   `results.json` and the PNGs of segment ids in the folder `results` are what panopticapi's
-  evaluation takes for a prediction; `images.json` has the images and the categories. The number of
-  an image is as in `write_objects`.
+  evaluation takes for a prediction; `images.json` has the images and the categories. The ids of
+  images are those of `panoptic_image_ids`.
 
   Args:
     network: of a panoptic task.
@@ -210,8 +212,8 @@ def write_segments(
     return task.predict(outputs, batch)['segments']
 
   variables = jax.device_put(variables)
-  category_ids = spec.category_ids or range(1, spec.num_classes + 1)
-  numbers = image_numbers(paths)
+  category_ids = _category_ids(spec, tell)
+  image_ids = panoptic_image_ids(paths)
   listed: list[dict[str, Any]] = []
 
   def results() -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -222,9 +224,11 @@ def write_segments(
       found = Segments(*(np.asarray(field[0]) for field in apply(variables, batch)))
       found = found._replace(ids=found.ids[:height, :width])
       encoded, entry = panoptic.encode_result(
-        found, file_name=path.name, image_id=numbers[path], category_ids=category_ids
+        found, file_name=path.name, image_id=image_ids[path], category_ids=category_ids
       )
-      listed.append({'id': numbers[path], 'file_name': path.name, 'height': height, 'width': width})
+      listed.append(
+        {'id': image_ids[path], 'file_name': path.name, 'height': height, 'width': width}
+      )
       Image.fromarray(draw(image, found)).save(overlay_path)
       tell(f'{path} -> {overlay_path}, {len(entry["segments_info"])} segments')
       yield encoded, entry
@@ -242,9 +246,36 @@ def write_segments(
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:
   """COCO's `image_id` of each image: its name, where all names are different numbers."""
+  return _numbers_in_names(paths) or {path: n for n, path in enumerate(paths, start=1)}
+
+
+def panoptic_image_ids(paths: Sequence[Path]) -> Mapping[Path, int | str]:
+  """The `image_id` of each image as public evaluations of segments have it.
+
+  COCO's are numbers, as for `image_numbers`. Where names are none, the id is the name, less the
+  ending that all images of Cityscapes have.
+  """
+  if numbers := _numbers_in_names(paths):
+    return numbers
+  stems = {path: path.stem.removesuffix(_CITYSCAPES_ENDING) for path in paths}
+  return stems if len(set(stems.values())) == len(stems) else {path: path.stem for path in paths}
+
+
+def _numbers_in_names(paths: Sequence[Path]) -> dict[Path, int]:
+  """The number that each name is; empty unless all are, and different ones."""
   stems = [path.stem for path in paths]
-  if all(stem.isascii() and stem.isdigit() for stem in stems):
-    numbers = [int(stem) for stem in stems]
-    if len(set(numbers)) == len(numbers):
-      return dict(zip(paths, numbers, strict=True))
-  return {path: number for number, path in enumerate(paths, start=1)}
+  if not all(stem.isascii() and stem.isdigit() for stem in stems):
+    return {}
+  numbers = {path: int(stem) for path, stem in zip(paths, stems, strict=True)}
+  return numbers if len(set(numbers.values())) == len(numbers) else {}
+
+
+def _category_ids(spec: DatasetSpec, tell: Callable[[str], None]) -> Sequence[int]:
+  """The number of each class in COCO's format; says so where they are only counted."""
+  if spec.category_ids:
+    return spec.category_ids
+  tell(
+    f'{spec.name} has no numbers of its own for its categories: they count from 1, for others set '
+    'config.data.category_ids'
+  )
+  return range(1, spec.num_classes + 1)

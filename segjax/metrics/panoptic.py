@@ -40,9 +40,10 @@ from jax import lax
 from segjax.metrics.base import Metric, widen
 from segjax.types import Array, Batch, SegjaxError, Segments
 
-# An IoU is DIGITS digits of BITS bits. Int32 holds a digit's sum over 2^16 pairs.
+# An IoU is DIGITS digits of BITS bits, but 1 is the digit 2^BITS: int32 holds its sum over as many
+# pairs as this, and 2^16 would make 2^31.
 DIGITS, BITS = 3, 15
-_MOST_PAIRS = 2**16
+_MOST_PAIRS = 2**16 - 1
 
 Crowds = Literal['last', 'all']
 Forgiven = Literal['sum', 'each']
@@ -111,7 +112,7 @@ def panoptic_counts(
 
   Raises:
     SegjaxError: prediction and truth differ in size.
-    ValueError: more than 2^16 true segments in a batch.
+    ValueError: 2^16 true segments or more in a batch.
   """
   if prediction.ids.shape != truth.ids.shape:
     raise SegjaxError(

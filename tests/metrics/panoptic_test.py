@@ -452,7 +452,7 @@ def test_sizes_must_agree():
 
 def test_a_batch_has_few_enough_segments():
   many = Segments(
-    *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in [(8, 2, 2), *[(8, 8193)] * 3])
+    *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in [(8, 2, 2), *[(8, 8192)] * 3])
   )
-  with pytest.raises(ValueError, match='65544 true segments in a batch, more than the 65536'):
+  with pytest.raises(ValueError, match='65536 true segments in a batch, more than the 65535'):
     jax.eval_shape(lambda x: panoptic.panoptic_counts(x, x, 2), many)

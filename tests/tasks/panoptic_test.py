@@ -162,6 +162,16 @@ def test_tuning_measures_each_setting_as_evaluation_does():
   assert evaluated['pq'] == max(m['pq'] for m in measured)
 
 
+@pytest.mark.parametrize(
+  ('own', 'areas'), [(8.0, [0, 0.5, 2, 8, 32]), (0.0, [0, 256, 1024, 4096, 16384])]
+)
+def test_tuning_searches_areas_of_stuff(own, areas):
+  """Of an own area of 0 there are no multiples: those of the default."""
+  settings = make_task(stuff_area=own).tuning.settings
+  assert settings[0] == (0.5, 0.5, own)
+  assert sorted({area for _, _, area in settings}) == areas
+
+
 def test_the_rules_of_pq_reach_the_metric():
   """A prediction over two crowds of its class: 'last' looks at one, 'all' at both."""
   segments = truth(cats=((0, 0, 8, 5), (0, 7, 8, 12)))

@@ -36,6 +36,8 @@ class Metric:
     device: True if `from_batch` can be traced by `jit` and runs inside the evaluation step, with
       counts in int32; False if it takes NumPy arrays on the host.
     merge: `(state, state) -> state` on the host, associative.
+    reads: names of the predictions and of the entries of a batch that `from_batch` needs on the
+      host, to fetch nothing else; None for all but the images.
   """
 
   name: str
@@ -43,3 +45,4 @@ class Metric:
   compute: Callable[[State], dict[str, Any]]
   device: bool
   merge: Callable[[State, State], State] = add
+  reads: tuple[str, ...] | None = None

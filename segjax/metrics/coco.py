@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 from segjax.metrics.base import Metric
 from segjax.ops.paste_masks import paste_masks
-from segjax.types import SegjaxError
+from segjax.types import Detections, SegjaxError
 
 # What is measured, and what pycocotools calls it.
 KINDS = {'box': 'bbox', 'mask': 'segm'}
@@ -85,6 +85,7 @@ def coco_metrics(
     compute=lambda results: scores(results, class_names, kinds),
     device=False,
     merge=lambda a, b: a + b,
+    reads=(*Detections._fields, 'annotations'),
   )
 
 

@@ -5,6 +5,7 @@ segmentation does; `segjax.ops.panoptic.merge_segments` makes one answer of both
 size of `batch['segments']`, the images' own, on which PQ is defined.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -40,10 +41,12 @@ DATA_KEYS: tuple[str, ...] = ('instances', 'segments')
 
 METRICS = ('pq', 'coco')
 
-# What `segjax evaluate --tune` tries, beside the config's own values. Areas are parts of the own.
+# What `segjax evaluate --tune` tries, beside the config's own values. Areas are parts of the own,
+# or of the default where that is 0.
 _SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _OVERLAPS = (0.3, 0.5, 0.7)
 _AREAS = (0.0, 1 / 16, 1 / 4, 1.0, 4.0)
+_STUFF_AREA = 4096.0
 
 
 def make_task(
@@ -55,7 +58,7 @@ def make_task(
   metrics: Sequence[str] = ('pq',),
   score_threshold: float = 0.5,
   overlap_threshold: float = 0.5,
-  stuff_area: float = 4096.0,
+  stuff_area: float = _STUFF_AREA,
   crowds: panoptic.Crowds = 'last',
   forgiven: panoptic.Forgiven = 'sum',
   unmatched_sq: panoptic.UnmatchedSq = 'zero',
@@ -226,9 +229,7 @@ def _coco(class_names: Sequence[str], paste: coco.Paste) -> Metric:
   def from_batch(predictions: Mapping[str, Any], batch: Batch) -> Any:
     return metric.from_batch({key: predictions[key] for key in fields}, batch)
 
-  return Metric(
-    name='coco', from_batch=from_batch, compute=compute, device=False, merge=metric.merge
-  )
+  return dataclasses.replace(metric, from_batch=from_batch, compute=compute)
 
 
 def _grid(own: tuple[float, float, float]) -> tuple[tuple[float, ...], ...]:
@@ -237,7 +238,7 @@ def _grid(own: tuple[float, float, float]) -> tuple[tuple[float, ...], ...]:
   values = (
     {score, *_SCORES},
     {overlap, *_OVERLAPS},
-    {area, *(part * area for part in _AREAS)},
+    {area, *(part * (area or _STUFF_AREA) for part in _AREAS)},
   )
   others = (s for s in itertools.product(*map(sorted, values)) if s != own)
   return own, *others

@@ -1,7 +1,7 @@
 """Metrics over a whole split: every image once, divided once."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,17 +71,17 @@ def evaluate(
   totals: dict[str, np.ndarray] = {}
   states: list[Any] = [None] * len(task.metrics)
   drawn: list[tuple[str, dict[str, np.ndarray]]] = []
+  reads = [metric.reads for metric in task.metrics if not metric.device]
   for local, names in batches:
     batch = put(local)
     losses, device_states, predictions = eval_step(variables, batch)
     for name, pair in sharding.to_host(losses).items():
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     drawing = len(drawn) < pictures
-    if drawing or not all(m.device for m in task.metrics):
-      host_predictions = sharding.to_host(predictions)
-      # Of all that metrics read nothing is as large as the images, which only pictures show.
-      shown = batch if drawing else {k: v for k, v in batch.items() if k != 'image'}
-      host_batch = _whole_batch(local, shown, task.host_keys)
+    if drawing or reads:
+      # Images and segments are large, and often nothing but pictures shows them.
+      host_predictions = sharding.to_host(predictions if drawing else _read(predictions, reads))
+      host_batch = _whole_batch(local, batch if drawing else _read(batch, reads), task.host_keys)
     del predictions  # large: let go of them before the next batch makes its own
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
@@ -123,11 +123,20 @@ def tune(
   return [metric.compute(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(len(settings))]
 
 
+def _read(entries: Mapping[str, Any], reads: Iterable[Collection[str] | None]) -> dict[str, Any]:
+  """The predictions, or the entries of a batch, that metrics read; see `Metric.reads`."""
+  return {
+    name: value
+    for name, value in entries.items()
+    if any(name != 'image' if names is None else name in names for names in reads)
+  }
+
+
 def _whole_batch(
   local: Mapping[str, Any], batch: Mapping[str, jax.Array], host_keys: Sequence[str]
-) -> Mapping[str, Any]:
-  """A batch on the host, that of all processes."""
+) -> dict[str, Any]:
+  """The entries of `batch`, and lists of `host_keys`, on the host: those of all processes."""
+  lists = {key: local[key] for key in host_keys if key in local}
   if jax.process_count() == 1:
-    return local
-  lists = sharding.gather_lists({key: local[key] for key in host_keys if key in local})
-  return {**sharding.to_host(dict(batch)), **lists}
+    return {**{name: local[name] for name in batch}, **lists}
+  return {**sharding.to_host(dict(batch)), **sharding.gather_lists(lists)}

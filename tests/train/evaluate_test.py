@@ -1,10 +1,14 @@
-"""Statistics of batch normalisation, averaged over batches."""
+"""Statistics of batch normalisation, averaged over batches; what is fetched of a batch."""
+
+import types
 
 import jax
 import numpy as np
 import optax
+import pytest
 from tiny_task import make_batch, make_task
 
+from segjax.metrics.base import Metric
 from segjax.train import evaluate
 from segjax.train.state import eval_variables, init_state
 
@@ -27,3 +31,47 @@ def test_recomputed_statistics_are_the_mean_over_batches():
     new.model_state['batch_stats']['down0']['norm1']['mean'],
     single[0]['batch_stats']['down0']['norm1']['mean'],
   )
+
+
+@pytest.mark.parametrize(
+  ('reads', 'predicted', 'kept'),
+  [
+    ((('boxes', 'valid'),), {'boxes'}, {'valid', 'annotations'}),
+    (
+      (('boxes', 'valid'), ('segments',)),
+      {'boxes', 'segments'},
+      {'valid', 'segments', 'annotations'},
+    ),
+    ((None,), {'boxes', 'segments'}, {'valid', 'segments', 'annotations'}),
+  ],
+)
+def test_only_pictures_fetch_more_than_what_metrics_read(reads, predicted, kept):
+  """Images and maps of segments are large."""
+  seen = []
+
+  def from_batch(predictions, batch):
+    seen.append((set(predictions), set(batch)))
+    return np.zeros(())
+
+  metrics = [
+    Metric(
+      name=str(names), from_batch=from_batch, compute=lambda state: {}, device=False, reads=names
+    )
+    for names in reads
+  ]
+  task = types.SimpleNamespace(
+    metrics=metrics, host_keys=('annotations',), pictures=lambda batch, predictions, count: [{}]
+  )
+  arrays = {key: np.zeros(1) for key in ('image', 'segments', 'valid')}
+  predictions = {key: np.zeros(1) for key in ('boxes', 'segments')}
+  evaluate.evaluate(
+    lambda variables, batch: ({}, (), predictions),
+    {},
+    [({**arrays, 'annotations': [{}]}, ['a'])] * 2,
+    task,
+    lambda local: {key: local[key] for key in arrays},
+    pictures=1,
+  )
+  n = len(metrics)
+  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'the drawn batch'
+  assert seen[n:] == [(predicted, kept)] * n

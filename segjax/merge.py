@@ -13,7 +13,9 @@ Config = dict[str, Any]
 
 PARTS = ('semantic', 'instance')
 # Keys of `config.data` by which the instance network sees its images.
-_SEEN = ('mean', 'std', 'short_side', 'longest_side', 'shapes')
+_SEEN = ('mean', 'std', 'short_side', 'jitter', 'longest_side', 'shapes')
+# Of those, the ones that scale images, each in place of the other.
+_SCALES = ('short_side', 'jitter')
 
 
 def named_runs(given: Mapping[str, Any]) -> dict[str, str]:
@@ -41,17 +43,25 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
   otherwise, and turned into what the semantic network saw.
 
   Args:
-    given: `named_runs` has both of it.
+    given: `named_runs` has both of it; its groups are groups, and of `data` and `train` every value
+      is of its key's type.
     runs: 'semantic' and 'instance' -> the complete config of that workdir.
 
   Raises:
-    SegjaxError: it is to be trained; a workdir is of another task; the semantic network saw its
-      images in a way that does not follow from the instance network's.
+    SegjaxError: it is to be trained, or to start from elsewhere; a workdir is of another task; the
+      semantic network saw its images in a way that does not follow from the instance network's.
   """
   paths = named_runs(given)
-  if (given.get('train') or {}).get('steps') != 0:
+  if given.get('train', {}).get('steps') != 0:
     raise SegjaxError(
       'config.train.steps: a merged network is not trained: set it to 0, and train its parts'
+    )
+  init_from = given.get('init_from')
+  init_from = {} if init_from in (None, 'none') else init_from
+  if 'path' in init_from:
+    raise SegjaxError(
+      'config.init_from.path: a merged network starts from its parts: leave it out (a row of a '
+      'table: its init_from)'
     )
   for part in PARTS:
     if runs[part]['task'] != part:
@@ -59,16 +69,15 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
         f'config.model.{part}={paths[part]} is a run of the task {runs[part]["task"]}: name one of '
         f'the task {part}'
       )
-  theirs, data = runs['semantic']['data'], dict(given.get('data') or {})
-  seen = runs['instance']['data']
-  data = {**{key: seen[key] for key in _SEEN}, **data}
+  theirs, seen = runs['semantic']['data'], runs['instance']['data']
+  data = {**_taken(seen, given['data']), **given['data']}
   for key in ('mean', 'std'):
     if tuple(data[key]) != tuple(seen[key]):
       raise SegjaxError(
         f'config.data.{key}={tuple(data[key])} but the network of {paths["instance"]} was trained '
         f'with {tuple(seen[key])}: leave it out'
       )
-  if theirs['image_size'] is None and data['short_side'] is not None:
+  if theirs['image_size'] is None and any(data[k] is not None for k in _SCALES):
     raise SegjaxError(
       f'the network of {paths["semantic"]} was trained on images at their own size and that of '
       f'{paths["instance"]} on scaled ones: train the first with config.data.image_size, or merge '
@@ -81,8 +90,8 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
     **given['model'],
     **{part: runs[part]['model'] for part in PARTS},
   }
-  init_from = {'checkpoint': 'best', **(given.get('init_from') or {}), 'path': paths}
-  return {**given, 'model': model, 'data': data, 'init_from': init_from}
+  start = {'checkpoint': 'best', **init_from, 'path': paths}
+  return {**given, 'model': model, 'data': data, 'init_from': start}
 
 
 def check_classes(
@@ -109,6 +118,13 @@ def check_classes(
         f'config.model.{part}={paths[part]} was trained on the classes {_spell(found[part])} and '
         f'not on {_spell(names)}: name a run on the classes of config.data.name'
       )
+
+
+def _taken(seen: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+  """By what the instance network saw its images, but for a scaling that `given` has another of."""
+  taken = {key: seen[key] for key in _SEEN}
+  scaled = any(given.get(key) is not None for key in _SCALES)
+  return {**taken, **dict.fromkeys(_SCALES)} if scaled else taken
 
 
 def _renormalise(data: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:

@@ -135,14 +135,15 @@ def check_instances(run):
     assert set(jax.eval_shape(learn, variables, batch)) == set(run.config['losses'])
   find = functools.partial(run.task.forward, train=False)
   found = jax.eval_shape(find, variables, batch)[0]['detections']
-  assert found.boxes.shape == (1, run.model.detections, 4)
+  count = getattr(run.model, 'instance', run.model).detections  # of a merged network's part
+  assert found.boxes.shape == (1, count, 4)
   assert (found.masks is not None) == run.model.masks
   if run.data.segments is not None:
     merge_both = lambda v, b: run.task.predict(find(v, b)[0], b)['segments']
     segments = jax.eval_shape(merge_both, variables, batch)
     assert segments.ids.shape == (1, 50, 70), 'the size of the truth'
     stuff = run.spec.num_classes - len(run.spec.things)
-    assert segments.classes.shape == (1, run.model.detections + stuff)
+    assert segments.classes.shape == (1, count + stuff)
   optimizer = optim.OptimConfig(**run.config['optim'])
   frozen = getattr(run.model, 'frozen_parameters', ())
   optim.make_optimizer(optimizer, 10, variables['params'], frozen)

@@ -1,12 +1,17 @@
 """Two runs merged into a panoptic network, by the commands."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from segjax import main as program
-from segjax.program.load import restore
+from segjax.data import instance_pipeline, pipeline
+from segjax.program.load import load_dataset, load_run, restore
+from segjax.tables import results
+from segjax.tables import spec as spec_lib
 from segjax.workdir import Workdir
 
 COMMON = ['--config.data.name=scenes/tiny', '--config.data.eval_split=val[:4]']
@@ -24,6 +29,30 @@ MASK_RCNN = [
   '--config.model.test_proposals=(40,20)',
   '--config.model.detections=5',
 ]
+
+TABLE = """
+title = 'A paper, Table 1'
+source = 'Author, arXiv 0000.00000, Table 1'
+split = 'val[:4]'
+
+[columns]
+'PQ' = {{ key = 'pq', scale = 100, digits = 1 }}
+'size' = {{ key = 'parameters', digits = 0, computed = true }}
+
+[recipes.small]
+config = 'configs/merged.py'
+differs = 'It is small.'
+cost = 'nothing.'
+
+[rows.both]
+title = 'Both'
+paper = {{ 'PQ' = 40.0 }}
+overrides.'data.name' = 'scenes/tiny'
+overrides.'data.eval_split' = 'val[:4]'
+overrides.'model.semantic' = '{parts}/semantic'
+overrides.'model.instance' = '{parts}/instance'
+recipes.small = {{}}
+"""
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -97,13 +126,81 @@ def test_it_sees_what_its_parts_saw(merged):
   assert config['model']['instance']['detections'] == 5
 
 
-def test_it_is_evaluated_like_any_run_without_its_parts(parts, merged, tmp_path, capsys):
+@pytest.fixture(scope='module')
+def runs(parts, merged):
+  """The three runs, loaded."""
+  paths = {'semantic': parts / 'semantic', 'instance': parts / 'instance', 'merged': merged}
+  return {name: load_run(Workdir(path), 'latest') for name, path in paths.items()}
+
+
+def apply(loaded, *inputs):
+  return loaded.run.model.apply(loaded.variables, *inputs, train=False)
+
+
+def semantic_scores(runs, image):
+  """f32[H, W, classes] of the semantic run by itself."""
+  seen, back = pipeline.prepare_image(image, runs['semantic'].run.data)
+  return back(np.asarray(apply(runs['semantic'], seen[None])[0]))
+
+
+def test_each_part_puts_out_what_it_does_by_itself(runs):
+  """Of an image with padding, which each run scales, pads and normalises in its own way."""
+  # In pairs of rows, so that scaling to 32 x 32 rounds nothing.
+  image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8).repeat(2, 0)
+  merged, instance = runs['merged'], runs['instance']
+  batch = instance_pipeline.prepare_image(image, merged.run.data)
+  found = apply(merged, batch['image'], batch['size'])
+  batch = instance_pipeline.prepare_image(image, instance.run.data)
+  expected = apply(instance, batch['image'], batch['size'])
+  jax.tree.map(np.testing.assert_array_equal, found['detections'], expected['detections'])
+  scores = semantic_scores(runs, image)
+  assert batch['image'].shape == (1, 64, 64, 3) and scores.std((0, 1)).max() > 0.1
+  np.testing.assert_allclose(found['semantic'][0, :64, :32], scores, atol=1e-4)
+
+
+def test_it_is_evaluated_like_any_run_without_its_parts(runs, parts, merged, capsys):
+  """Untrained, its things are too unsure to be there: what it finds is what the U-Net does."""
+  builder, spec = load_dataset(runs['merged'].run.config)
+  stuff = [k for k in range(spec.num_classes) if k not in spec.things]
+  true, found = np.zeros(len(stuff), int), np.zeros(len(stuff), int)
+  for example in builder.as_data_source('val[:4]'):
+    label = semantic_scores(runs, example['image']).argmax(-1)
+    found += [(label == k).sum() >= 64 for k in stuff]
+    true += [(example['label'] == k).any() for k in stuff]
+  assert found.any()
   parts.rename(parts.with_name('elsewhere'))
   try:
     assert run('evaluate', f'--workdir={merged}', '--json') == 0
-    metrics = json.loads(capsys.readouterr().out)
-    assert 0 <= metrics['pq'] <= 1 and metrics['step'] == 0
-    assert set(metrics['per_thing']) == {'ball', 'box', 'tree', 'ring', 'star'}
+  finally:
+    parts.with_name('elsewhere').rename(parts)
+  metrics = json.loads(capsys.readouterr().out)
+  assert metrics['step'] == 0
+  counts = [metrics['per_class'][spec.class_names[k]] for k in stuff]
+  assert [c['tp'] + c['fp'] for c in counts] == found.tolist()
+  assert [c['tp'] + c['fn'] for c in counts] == true.tolist()
+  assert set(metrics['per_thing']) == {'ball', 'box', 'tree', 'ring', 'star'}
+
+
+def test_a_merged_run_is_a_row_of_a_table(root, parts, merged, tmp_path, capsys):
+  folder = tmp_path / 'experiments/merged'
+  config = tmp_path / 'configs/merged.py'
+  for path in (folder, config.parent):
+    path.mkdir(parents=True)
+  shutil.copy(root / 'configs/panoptic_fpn/merged_scenes.py', config)
+  (folder / 'table.toml').write_text(TABLE.format(parts=parts))
+  assert run('table', folder, '--record', f'both.small={merged}', f'--workdirs={tmp_path}') == 0
+  table = spec_lib.read_table(folder)
+  [record] = results.read_results(table)
+  assert record.weights == 'instance: instance, semantic: semantic'
+  assert record.steps == 0 and 'pq' in record.metrics
+  # The page does without the parts.
+  parts.rename(parts.with_name('elsewhere'))
+  try:
+    capsys.readouterr()
+    assert run('table', folder) == 0
+    assert '| Both ' in capsys.readouterr().out
+    assert run('table', folder, '--record', f'both.small={merged}') == 2
+    assert 'is no workdir of a run' in capsys.readouterr().err
   finally:
     parts.with_name('elsewhere').rename(parts)
 

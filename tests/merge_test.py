@@ -3,6 +3,8 @@
 import pytest
 
 from segjax import merge
+from segjax.data.pipeline import DataConfig
+from segjax.program.build import resolve
 from segjax.types import SegjaxError
 
 DATA = {
@@ -11,6 +13,7 @@ DATA = {
   'image_size': None,
   'resize': 'stretch',
   'short_side': None,
+  'jitter': None,
   'longest_side': 1333,
   'shapes': ((128, 128),),
 }
@@ -48,6 +51,7 @@ def test_networks_images_and_weights_follow_from_the_runs():
     'mean': (127.5,),
     'std': (127.5,),
     'short_side': None,
+    'jitter': None,
     'longest_side': 700,
     'shapes': ((96, 96),),
   }
@@ -75,6 +79,23 @@ def test_what_is_given_wins():
   assert config['model']['semantic_size'] == (32, 32)
   assert config['data']['shapes'] == ((64, 64),)
   assert config['init_from']['checkpoint'] == 'latest'
+
+
+@pytest.mark.parametrize(
+  ('trained', 'given', 'seen'),
+  [
+    ({'jitter': (0.1, 2.0)}, {}, (None, (0.1, 2.0))),
+    ({'jitter': (0.1, 2.0)}, {'short_side': None}, (None, (0.1, 2.0))),
+    ({'jitter': (0.1, 2.0)}, {'short_side': (90,)}, ((90,), None)),
+    ({'short_side': (80,)}, {}, ((80,), None)),
+    ({'short_side': (80,)}, {'jitter': (1.0, 1.0)}, (None, (1.0, 1.0))),
+  ],
+)
+def test_images_are_scaled_as_for_the_instance_network(trained, given, seen):
+  """Of the two ways to scale them, one that is given takes the place of the other."""
+  given = {**GIVEN, 'data': {**GIVEN['data'], **given}}
+  data = DataConfig(**merge.merged_config(given, change('instance', **trained))['data'])
+  assert (data.short_side, data.jitter) == seen
 
 
 def test_named_runs():
@@ -108,11 +129,46 @@ def test_named_runs():
       },
       'the network of runs/a was trained on images at their own size and that of runs/b on scaled',
     ),
+    (
+      GIVEN,
+      {
+        **change('instance', jitter=(0.1, 2.0)),
+        'semantic': change('semantic', image_size=None)['semantic'],
+      },
+      'the network of runs/a was trained on images at their own size and that of runs/b on scaled',
+    ),
+    (
+      {**GIVEN, 'init_from': {'path': 'runs/c'}},
+      RUNS,
+      'config.init_from.path: a merged network starts from its parts',
+    ),
   ],
 )
 def test_what_does_not_fit(given, runs, told):
   with pytest.raises(SegjaxError, match=told):
     merge.merged_config(given, runs)
+
+
+def test_without_a_start():
+  start = merge.merged_config({**GIVEN, 'init_from': 'none'}, RUNS)['init_from']
+  assert start == merge.merged_config(GIVEN, RUNS)['init_from']
+
+
+@pytest.mark.parametrize(
+  ('changed', 'told'),
+  [
+    ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
+    ({'data': {'name': 'scenes', 'mean': 1.0}}, 'config.data.mean=1.0 has the wrong type'),
+    ({'data': {'name': 'scenes', 'maen': (1.0,)}}, 'config.data.maen is not a key'),
+    ({'train': 7}, 'config.train=7 has the wrong type: it takes a group of keys'),
+    ({'train': {'steps': '0'}}, "config.train.steps='0' has the wrong type"),
+    ({'init_from': 'runs/c'}, "config.init_from='runs/c' has the wrong type"),
+    ({}, 'runs/a is no workdir of a run'),
+  ],
+)
+def test_mistakes_are_found_before_the_runs_are_read(changed, told):
+  with pytest.raises(SegjaxError, match=told):
+    resolve({**GIVEN, **changed})
 
 
 def test_check_classes():

@@ -27,7 +27,8 @@ class Merged(nn.Module):
       are scaled back; None for as they are.
     semantic_resize: 'stretch' to that size, or 'fit': keep the aspect ratio and pad.
     semantic_scale, semantic_shift: the semantic network sees `image * scale + shift`, one number or
-      one a channel, where the two were trained with another mean or standard deviation.
+      one a channel, where the two were trained with another mean or standard deviation. Beyond the
+      image it sees 0, its own mean, as in its training.
   """
 
   semantic: Any
@@ -77,16 +78,13 @@ class Merged(nn.Module):
     """Whether there is a mask head."""
     return getattr(self.instance, 'masks', True)
 
-  @property
-  def detections(self) -> int:
-    """K, the most detections of an image."""
-    return self.instance.detections
-
   def _scores(self, image: Array, size: Array) -> Array:
     scale, shift = jnp.array(self.semantic_scale), jnp.array(self.semantic_shift)
     image = image * scale + shift
     if self.semantic_size is None:
-      return self.semantic(image, train=False)
+      rows, columns = (jnp.arange(n) < size[:, i, None] for i, n in enumerate(image.shape[1:3]))
+      inside = (rows[:, :, None] & columns[:, None])[..., None]
+      return self.semantic(jnp.where(inside, image, 0), train=False)
     limit = jnp.array(self.semantic_size)
     seen = jnp.broadcast_to(limit, size.shape)
     if self.semantic_resize == 'fit':

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import merge
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, pipeline
 from segjax.data.transforms import Augment
@@ -19,6 +20,7 @@ from segjax.program.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.tasks.base import Task
 from segjax.train import loop, optim, sharding
 from segjax.types import SegjaxError, SumCount, nearest
+from segjax.workdir import Workdir
 
 Config = dict[str, Any]
 
@@ -43,17 +45,7 @@ def complete(given: Mapping[str, Any]) -> Config:
   Raises:
     SegjaxError: a key that no part knows (with the nearest right one), a value of the wrong type.
   """
-  groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh', 'init_from')
-  for key in given:
-    if key not in groups:
-      raise SegjaxError(f'config.{key} is not a key{nearest(key, groups)}')
-  for key in ('task', 'model', 'data'):
-    if key not in given:
-      raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
-  for key, value in given.items():
-    optional = key == 'init_from' and value in (None, 'none')
-    if key != 'task' and not optional and not isinstance(value, Mapping):
-      raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
+  _check_groups(given)
   fill = config_lib.complete_arguments
   data = fill(pipeline.DataConfig, given['data'], 'config.data')
   init_from = given.get('init_from')
@@ -78,6 +70,40 @@ def complete(given: Mapping[str, Any]) -> Config:
     'mesh': fill(sharding.MeshConfig, given.get('mesh', {}), 'config.mesh'),
     'init_from': init_from and fill(weights_lib.InitFrom, init_from, 'config.init_from'),
   }
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+  """`complete`, with networks in place of the workdirs that `config.model` may name.
+
+  Raises:
+    SegjaxError: as `complete`; there is no such workdir, or the two cannot be merged.
+  """
+  paths = merge.named_runs(given)
+  if not paths:
+    return complete(given)
+  _check_groups(given)
+  checked = {}
+  for key, target in (('data', pipeline.DataConfig), ('train', loop.TrainConfig)):
+    ours = given.get(key, {})
+    full = config_lib.complete_arguments(target, ours, f'config.{key}')
+    checked[key] = {k: full[k] for k in ours}
+  parts = {part: complete(Workdir(path).read_config()) for part, path in paths.items()}
+  return complete(merge.merged_config({**given, **checked}, parts))
+
+
+def _check_groups(given: Mapping[str, Any]) -> None:
+  """Raises a SegjaxError where one is missing, is not known or is no group."""
+  groups = ('task', 'model', 'losses', 'eval', 'data', 'optim', 'train', 'mesh', 'init_from')
+  for key in given:
+    if key not in groups:
+      raise SegjaxError(f'config.{key} is not a key{nearest(key, groups)}')
+  for key in ('task', 'model', 'data'):
+    if key not in given:
+      raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
+  for key, value in given.items():
+    optional = key == 'init_from' and value in (None, 'none')
+    if key != 'task' and not optional and not isinstance(value, Mapping):
+      raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
 
 
 def _complete_model(given: Mapping[str, Any], where: str) -> Config:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import functools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,22 +29,29 @@ def make_evaluator(
   pictures: int,
 ) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
   """`variables -> (metrics, named pictures)` on a split; compiles once a shape."""
-  builder, spec = dataset
-  put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   eval_step = compile.jit(step.make_eval_step(run.task))
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
-    batches = batches_of(run.data).eval_batches(
-      builder,
-      run.data,
-      spec,
-      split=split,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
+    batches, put = _feed(run, dataset, split, mesh)
     return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=pictures)
 
   return evaluator
+
+
+def _feed(
+  run: Run, dataset: tuple[Any, datasets.DatasetSpec], split: str, mesh: jax.sharding.Mesh
+) -> tuple[Iterator[Any], evaluate.Put]:
+  """This process's batches of a split, once through it, and what moves one to the mesh."""
+  builder, spec = dataset
+  batches = batches_of(run.data).eval_batches(
+    builder,
+    run.data,
+    spec,
+    split=split,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return batches, functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
 
 
 class Evaluated(NamedTuple):
@@ -99,26 +106,19 @@ def tune_run(
   Raises:
     SegjaxError: the task has none.
   """
-  loaded, run, (builder, spec), mesh = _load_to_evaluate(workdir, which, overrides)
+  loaded, run, dataset, mesh = _load_to_evaluate(workdir, which, overrides)
   tuning, split = run.task.tuning, split or run.data.eval_split
   if tuning is None:
     raise SegjaxError(
       f'--tune: the task {run.config["task"]} has no thresholds to choose: leave it out'
     )
-  batches = batches_of(run.data).eval_batches(
-    builder,
-    run.data,
-    spec,
-    split=split,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
+  batches, put = _feed(run, dataset, split, mesh)
   measured = evaluate.tune(
     compile.jit(step.make_tune_step(run.task)),
     sharding.put_replicated(loaded.variables, mesh),
     batches,
     run.task,
-    functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec),
+    put,
   )
   tried = [
     {**dict(zip(tuning.names, setting, strict=True)), tuning.measure: metrics[tuning.measure]}

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
+from segjax import merge
 from segjax.data import datasets, pipeline
 from segjax.ops.windows import view
-from segjax.program.build import CLASS_WEIGHTS, build, complete, parameter_count
+from segjax.program.build import CLASS_WEIGHTS, build, complete, parameter_count, resolve
 from segjax.program.evaluate import evaluate_run
 from segjax.program.load import is_trained, tell
 from segjax.program.train import train
@@ -22,10 +23,13 @@ from segjax.workdir import Workdir
 
 
 def entry_facts(entry: spec_lib.Entry) -> dict[str, float | None]:
-  """What follows from an entry's config, its network built as shapes only; nothing of a script."""
-  if entry.script:
+  """What follows from an entry's config, its network built as shapes only.
+
+  Nothing of a script, nor of a merged run, whose networks are in workdirs that a page does without.
+  """
+  if entry.script or merge.named_runs(given := runs.given_config(entry)):
     return {}
-  config = complete(runs.given_config(entry))
+  config = complete(given)
   data = pipeline.DataConfig(**config['data'])
   spec = datasets.describe(data)
   rules = {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS}
@@ -113,7 +117,7 @@ def record(
     table,
     entry,
     workdir.path,
-    complete=complete,
+    complete=resolve,
     read=lambda path: complete(Workdir(str(path)).read_config()),
   )
   if not is_trained(workdir):
@@ -123,7 +127,7 @@ def record(
   job = runs.Job(entry, config['train']['seed'])
   trained_on = datasets.DatasetSpec.from_json(workdir.read_dataset()['spec'])
   evaluation = [(k, v) for k, v in overrides if k.startswith(('data.', 'mesh.'))]
-  if 'metrics' in (ours := complete(runs.given_config(entry))['eval']):
+  if 'metrics' in (ours := resolve(runs.given_config(entry))['eval']):
     evaluation.append(('eval.metrics', repr(ours['metrics'])))
   records = []
   for which in entry.checkpoints:

@@ -16,7 +16,7 @@ from segjax import config as config_lib
 from segjax import merge
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, pipeline
-from segjax.program.build import Run, build, complete, find_class_weights, size
+from segjax.program.build import Run, build, complete, find_class_weights, resolve, size
 from segjax.program.evaluate import make_evaluator, write_report
 from segjax.program.facts import hardware, provenance
 from segjax.program.load import (
@@ -99,11 +99,7 @@ def train(workdir: Workdir, config_file: str | None, overrides: Iterable[tuple[s
   """
   given = config_lib.read_file(config_file) if config_file else workdir.read_config()
   given = config_lib.override(given, overrides)
-  parts = merge.named_runs(given)
-  if parts:
-    configs = {part: complete(Workdir(path).read_config()) for part, path in parts.items()}
-    given = merge.merged_config(given, configs)
-  config = complete(given)
+  config = resolve(given)
   first = jax.process_index() == 0
   with workdir.lock() if first else contextlib.nullcontext():
     # Only what has trained binds: a start that failed may be mended by another config.
@@ -112,7 +108,7 @@ def train(workdir: Workdir, config_file: str | None, overrides: Iterable[tuple[s
       workdir.check_config(complete(workdir.read_config()), config)
       known = workdir.read_dataset()
     builder, spec = load_dataset(config)
-    if parts:
+    if parts := merge.named_runs(given):
       theirs = {part: Workdir(path).read_dataset() for part, path in parts.items()}
       names = {part: content['spec']['class_names'] for part, content in theirs.items()}
       merge.check_classes(spec.class_names, spec.things, names, parts)

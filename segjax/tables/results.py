@@ -176,7 +176,7 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
 def spell_weights(
   entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
 ) -> str:
-  """What a training started from, without the path: an entry, or a file and its SHA-256.
+  """What a training started from, without the path: an entry, a file and its SHA-256, or runs.
 
   Args:
     entry: of the training.
@@ -188,7 +188,10 @@ def spell_weights(
     return 'scratch'
   if entry.init_from is not None:
     return f'{entry.init_from}.{entry.recipe}'
-  name = name or Path(trained['init_from']['path']).name
+  path = trained['init_from']['path']
+  if isinstance(path, Mapping):  # of a merged run
+    return name or ', '.join(f'{part}: {Path(run).name}' for part, run in sorted(path.items()))
+  name = name or Path(path).name
   if source is None:
     return name
   with source.open('rb') as file:

@@ -150,10 +150,14 @@ def check_workdir(
 
 
 def find_start(workdir: Path, trained: Config) -> Path | None:
-  """What `init_from.path` of a trained workdir names: as it is, or beside the workdir if moved."""
-  if trained['init_from'] is None:
+  """What `init_from.path` of a trained workdir names: as it is, or beside the workdir if moved.
+
+  None where it is not there, and of a merged run, whose config holds those of its parts.
+  """
+  path = trained['init_from'] and trained['init_from']['path']
+  if not isinstance(path, str):
     return None
-  named = Path(trained['init_from']['path'])
+  named = Path(path)
   return next((p for p in (named, workdir.parent / named.name) if p.exists()), None)
 
 

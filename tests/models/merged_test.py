@@ -22,7 +22,6 @@ class Echo(nn.Module):
 
 
 class Finder(nn.Module):
-  detections: int = 7
   masks: bool = False
 
   @nn.compact
@@ -32,6 +31,9 @@ class Finder(nn.Module):
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 SIZE = np.array([[32, 32], [24, 20]], np.int32)
+INSIDE = np.ones(IMAGE.shape, bool)
+INSIDE[1, 24:] = INSIDE[1, :, 20:] = False
+IMAGE[~INSIDE] = 0.1  # the mean colour, rounded
 PARAMS = {'params': {'semantic': {'bias': 0.0}, 'instance': {'scale': 1.0}}}
 
 
@@ -41,19 +43,19 @@ def apply(**kwargs):
 
 def test_both_see_the_image():
   outputs = apply()
-  np.testing.assert_array_equal(outputs['semantic'], IMAGE)
+  np.testing.assert_array_equal(outputs['semantic'], np.where(INSIDE, IMAGE, 0))
   np.testing.assert_array_equal(outputs['detections'][0], IMAGE)
   np.testing.assert_array_equal(outputs['detections'][1], SIZE)
   model = Merged(semantic=Echo(), instance=Finder())
-  assert model.detections == 7 and not model.masks
+  assert not model.masks
   variables = model.init(jnp.zeros(2, jnp.uint32), IMAGE, SIZE)
   assert set(variables['params']) == {'semantic', 'instance'}
 
 
 def test_the_semantic_network_has_a_normalisation_of_its_own():
-  """Pixels normalised by (mean, std) = (100, 50) are turned into those by (80, 40)."""
+  """Pixels normalised by (mean, std) = (100, 50) are turned into those by (80, 40), padding too."""
   outputs = apply(semantic_scale=(1.25,), semantic_shift=(0.5, 0.5, 0.5))
-  pixels = IMAGE * 50 + 100
+  pixels = np.where(INSIDE, IMAGE * 50 + 100, 80)
   np.testing.assert_allclose(outputs['semantic'], (pixels - 80) / 40, rtol=1e-5, atol=1e-5)
   np.testing.assert_array_equal(outputs['detections'][0], IMAGE)
 

@@ -106,6 +106,8 @@ def test_weights_are_told_without_their_path(table, tmp_path):
   assert results.spell_weights(first, trained, None) == 'vgg.pth'
   assert results.spell_weights(first, {'init_from': None}, None, 'VGG16') == 'scratch'
   assert results.spell_weights(second, trained, tmp_path, 'VGG16') == 'first.small'
+  merged = {'init_from': {'path': {'semantic': 'runs/a', 'instance': '/elsewhere/b'}}}
+  assert results.spell_weights(first, merged, None) == 'instance: b, semantic: a'
 
 
 def test_merge_starts():

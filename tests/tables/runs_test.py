@@ -145,6 +145,13 @@ def test_workdir_has_to_start_from_what_its_entry_starts_from(table, tmp_path):
     check(table, 'second.small', wrong)
 
 
+def test_a_merged_run_starts_from_no_single_place(tmp_path):
+  trained = {'init_from': {'path': {'semantic': str(tmp_path), 'instance': str(tmp_path)}}}
+  assert runs.find_start(tmp_path / 'a', trained) is None
+  assert runs.find_start(tmp_path / 'a', {'init_from': {'path': str(tmp_path)}}) == tmp_path
+  assert runs.find_start(tmp_path / 'a', {'init_from': None}) is None
+
+
 def test_a_row_that_starts_from_a_file_may_not_start_from_a_run(tmp_path):
   folder = tiny_table.write_table(tmp_path)
   config = tiny_table.CONFIG.replace("'losses'", "'init_from': {'path': 'a'}, 'losses'")

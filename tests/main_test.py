@@ -72,6 +72,11 @@ def trained(tmp_path_factory, root):
   return workdir
 
 
+def test_a_task_without_thresholds_has_none_to_tune(trained, capsys):
+  assert run('evaluate', f'--workdir={trained}', '--tune') == 2
+  assert '--tune: the task semantic has no thresholds to choose' in capsys.readouterr().err
+
+
 def test_train_leaves_everything_in_the_workdir(trained):
   assert {p.name for p in trained.iterdir()} >= {
     'config.json',

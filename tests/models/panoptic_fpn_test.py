@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from instance_batch import KEYS, SHALLOW, SIZE, TINY, make_batch
 
+from segjax.losses import panoptic as losses
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.models.panoptic_fpn import PanopticFPN, SemanticBranch
 from segjax.nn.resnet import VARIANTS
@@ -48,16 +49,25 @@ def test_the_instance_part_is_that_of_mask_rcnn(variables):
   assert ours['semantic'].shape == (2, SIZE, SIZE, 5)
 
 
-def test_both_parts_learn(variables):
+def test_the_semantic_loss_reaches_what_both_parts_share(variables):
+  """And no head of the instance part."""
   image, size, instances = make_batch()
+  label = np.random.default_rng(0).integers(0, 5, (2, SIZE, SIZE))
 
-  def outputs(variables):
-    return MODEL.apply(variables, image, size, instances, KEYS, train=True)
+  @functools.partial(jit, once=True)
+  def gradient(params):
+    def loss(params):
+      outputs = MODEL.apply({'params': params}, image, size, instances, KEYS, train=True)
+      assert set(outputs) == {'rpn', 'box', 'mask', 'semantic'}
+      total, count = losses.semantic({'semantic': (outputs['semantic'], label)})
+      return total / count
 
-  shapes = jax.eval_shape(outputs, variables)
-  assert set(shapes) == {'rpn', 'box', 'mask', 'semantic'}
-  assert shapes['semantic'].shape == (2, SIZE, SIZE, 5)
-  assert shapes['semantic'].dtype == np.float32
+    return jax.grad(loss)(params)
+
+  found = jax.device_get(gradient(variables['params']))
+  for part, gradients in found.items():
+    reached = {bool(values.any()) for values in jax.tree.leaves(gradients)}
+    assert reached == {part in ('semantic', 'fpn', 'backbone')}, part
 
 
 def test_the_branch_has_the_papers_layers():

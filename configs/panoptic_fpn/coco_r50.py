@@ -16,9 +16,25 @@ ResNet-101: --config.model.backbone=resnet101 --config.init_from.source=torchvis
 TFDS prepared: --config.data.name=coco/2017_panoptic --config.data.eval_split=validation
 --config.data.name_key=image/filename --config.data.panoptic_key=panoptic_image
 --config.data.segments_key=panoptic_objects --config.data.crowd_key=is_crowd.
+
+A semantic network alone, one part of what merged_scenes.py merges, learns the same 133 classes: the
+dense tasks take the class of each segment for a label where there is no other.
+
+  segjax train --config=configs/fcn/voc.py --workdir=runs/coco_semantic \
+    --config.data.name=coco_panoptic --config.data.source=coco/ --config.model.classes=133 \
+    --config.data.eval_name=none --config.data.eval_split=val --config.data.crop_size='(640,640)'
 """
 
 import ml_collections
+
+# COCO's numbers of the classes, which its evaluation knows and TFDS does not keep: 80 of things,
+# 53 of stuff.
+CATEGORY_IDS = (
+  *(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)),
+  *(92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145),
+  *(147, 148, 149, 151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181),
+  *range(184, 201),
+)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -62,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
       'workers': 8,
       'num_classes': 133,
       'things': tuple(range(80)),
+      'category_ids': CATEGORY_IDS,
       'instances': 100,
       'segments': 200,
       'short_side': (640, 672, 704, 736, 768, 800),

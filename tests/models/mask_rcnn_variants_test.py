@@ -101,12 +101,12 @@ def random_variables(model):
 @pytest.mark.parametrize(
   ('fields', 'activation'),
   [
-    ({**C4, 'norm': 'batch', 'frozen_stages': 2, 'mask_activation': 'softmax'}, 'softmax'),
+    ({**C4, 'norm': 'frozen', 'frozen_stages': 1, 'mask_activation': 'softmax'}, 'softmax'),
     (
       {
         'feature_maps': 'c5',
-        'norm': 'frozen',
-        'frozen_stages': 1,
+        'norm': 'batch',
+        'frozen_stages': 2,
         'roi': 'roi_pool',
         'mask_mlp': (16,),
         'mask_agnostic': True,
@@ -157,6 +157,13 @@ def test_learns_all_but_what_is_frozen(fields, activation):
   for path, changed in jax.tree_util.tree_leaves_with_path(moved):
     layer = jax.tree_util.keystr(path, simple=True, separator='/')
     assert changed == (fields['norm'] == 'batch' and not re.search('stem|res2', layer)), layer
+
+
+def test_res5_of_regions_learns_no_statistics():
+  model = MaskRCNN(**TINY | C4 | {'norm': 'batch', 'frozen_stages': 2})
+  with pytest.raises(SegjaxError, match=r"config.model.norm='batch': res5"):
+    abstract(model)
+  abstract(model.clone(frozen_stages=5))
 
 
 def test_softmax_masks_are_the_probability_of_the_class():

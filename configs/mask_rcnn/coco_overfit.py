@@ -3,6 +3,8 @@ r"""A small Mask R-CNN (arXiv 1703.06870) that learns eight images of COCO by he
 A check of the whole chain on real annotations, crowds and objects of a few pixels among them: what
 cannot learn eight images has a mistake in it. Figures: experiments/mask_rcnn.
 
+Cost: 32 minutes on 2 busy CPU cores.
+
   segjax train --config=configs/mask_rcnn/coco_overfit.py --workdir=runs/coco8 \
     --config.data.source=coco/
 """

@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
       'eval_split': 'val',
       'batch_size': 8,
       'eval_batch_size': 8,
+      'num_classes': 80,
       'instances': 100,
       'short_side': (800,),
       'longest_side': 1333,

@@ -59,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
       'batch_size': 16,
       'eval_batch_size': 8,
       'workers': 8,
+      'num_classes': 80,
       'instances': 100,
       'short_side': (640, 672, 704, 736, 768, 800),
       'longest_side': 1333,

@@ -53,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
       'batch_size': 8,
       'eval_batch_size': 8,
       'workers': 8,
+      'num_classes': 80,
       'instances': 100,
       'short_side': (800,),
       'longest_side': 1333,

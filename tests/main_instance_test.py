@@ -126,6 +126,7 @@ def test_predictions_are_in_the_format_of_coco(trained, tmp_path):
     assert overlay.shape[0] * size[1] == overlay.shape[1] * size[0], 'enlarged by a whole factor'
 
 
+@pytest.mark.slow
 def test_several_views(trained, capsys):
   views = ['--config.eval.test_time_augmentation=flip', '--config.eval.scales=(1.0,1.5)']
   assert run('evaluate', f'--workdir={trained}', '--json', *views) == 0

@@ -143,6 +143,7 @@ def semantic_scores(runs, image):
   return back(np.asarray(apply(runs['semantic'], seen[None])[0]))
 
 
+@pytest.mark.slow
 def test_each_part_puts_out_what_it_does_by_itself(runs):
   """Of an image with padding, which each run scales, pads and normalises in its own way."""
   # In pairs of rows, so that scaling to 32 x 32 rounds nothing.

@@ -89,6 +89,7 @@ def test_every_part_of_the_loss_is_told_and_pq_is_measured(trained):
   assert 'scene_val_' in (trained / 'report.html').read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_and_tune_agree(trained, capsys):
   """What the search says of a setting is what its evaluation gives."""
   assert run('evaluate', f'--workdir={trained}', '--json') == 0

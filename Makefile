@@ -23,7 +23,7 @@ test: $(READY)  ## what CI runs, but for the linter
 	$(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: $(READY)  ## only those: kill and resume, several processes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 test-all: $(READY)  ## every test, the long ones too
 	$(BIN)/pytest -n 2

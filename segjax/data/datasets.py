@@ -271,7 +271,7 @@ def _category_ids(
   """The number of each class in files of COCO's format."""
   ids = config.category_ids
   if ids is None:
-    return _tuple(metadata.get('category_ids'))
+    return _tuple(metadata.get('category_ids') or None)  # of unprepared files empty
   if len(set(ids)) != len(ids) or len(ids) != classes:
     raise SegjaxError(
       f'config.data.category_ids={ids} must be {classes} different numbers, one for each class of '

@@ -7,14 +7,57 @@ instances, R regions, K detections. Images are NHWC, RGB, float32, normalised. B
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 
-# The one label value that no loss and no metric counts; builders and transforms map void to it.
-IGNORE_LABEL = 255
+# The one label value in a batch that no loss and no metric counts: above every class of a 16-bit
+# label map. Prepared files keep void as the highest value of their bit depth, see `data.read`.
+IGNORE_LABEL = 65_535
 
 Array: TypeAlias = jax.Array
+
+
+class Range(NamedTuple):
+  """The numbers that a config key accepts: `Annotated[float, Range(0, 1)]`.
+
+  Attributes:
+    low: the lowest; None for no bound.
+    high: the highest; None for no bound.
+    open: which of the two are themselves not accepted: '', 'low', 'high' or 'both'.
+  """
+
+  low: float | None = None
+  high: float | None = None
+  open: str = ''
+
+  def __contains__(self, value: Any) -> bool:
+    low_open, high_open = self.open in ('low', 'both'), self.open in ('high', 'both')
+    above = self.low is None or (value > self.low if low_open else value >= self.low)
+    below = self.high is None or (value < self.high if high_open else value <= self.high)
+    return above and below
+
+  def __str__(self) -> str:
+    low, high = (None if x is None else f'{x:g}' for x in (self.low, self.high))
+    if low is not None and high is not None:
+      left, right = (
+        '(' if self.open in ('low', 'both') else '[',
+        ')' if self.open in ('high', 'both') else ']',
+      )
+      return f'in {left}{low}, {high}{right}'
+    if low is not None:
+      return f'greater than {low}' if self.open else f'{low} or greater'
+    if high is not None:
+      return f'less than {high}' if self.open else f'{high} or less'
+    return 'any number'
+
+
+PositiveInt: TypeAlias = Annotated[int, Range(1)]
+NonNegativeInt: TypeAlias = Annotated[int, Range(0)]
+PositiveFloat: TypeAlias = Annotated[float, Range(0, open='low')]
+NonNegativeFloat: TypeAlias = Annotated[float, Range(0)]
+Fraction: TypeAlias = Annotated[float, Range(0, 1)]
+AnyFloat: TypeAlias = Annotated[float, Range()]
 
 # What a task's functions read. Dense tasks use
 #   image  f32[B, H, W, C]  normalised; H and W include the model's margin where it has one

@@ -1,14 +1,17 @@
 """Reading MATLAB files, apart from `common` because only some builders need SciPy's reader."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 
-from segjax import types
+from segjax.data.formats import common
+from segjax.types import SegjaxError
 
 
-def read_mat(path: Path, variable: str, *fields: str) -> np.ndarray:
+def read_mat(path: Path, variable: str, fields: Sequence[str] = ()) -> np.ndarray:
   """Reads an array from a MATLAB file of version 5.
 
   Args:
@@ -17,17 +20,16 @@ def read_mat(path: Path, variable: str, *fields: str) -> np.ndarray:
     fields: for a struct, the field in it, the field in that, and so on.
 
   Raises:
-    SegjaxError: if the file is missing, is damaged or does not have the array.
+    SegjaxError: the file is missing, is corrupt or does not have the array.
   """
-  if not path.exists():
-    raise types.SegjaxError(f'{path} is missing: add it, or mend data.source')
+  content = io.BytesIO(common.read_bytes(path))
   try:
-    value = scipy.io.loadmat(path, appendmat=False, variable_names=[variable])[variable]
+    value = scipy.io.loadmat(content, variable_names=[variable])[variable]
     for field in fields:
       value = value[field][0, 0]
-  except Exception as error:  # SciPy raises a dozen kinds for damaged files.
-    raise types.SegjaxError(
+  except Exception as e:  # SciPy raises a dozen kinds for corrupt files.
+    raise SegjaxError(
       f'{path} cannot be read as a MATLAB file (version 5) with {".".join([variable, *fields])}: '
-      'fetch the file again'
-    ) from error
+      'download the file again'
+    ) from e
   return value

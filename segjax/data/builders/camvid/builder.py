@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
@@ -60,31 +61,31 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     return {split: self._generate_examples(source, split) for split in SPLITS}
 
   def _generate_examples(self, source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for stem in _stems(source / f'{split}.txt'):
       image_path = _find_image(source / split, stem)
       label_path = source / f'{split}annot' / f'{stem}.png'
-      image = common.read_image(image_path, 'RGB')
-      raw = common.read_image(label_path, 'L')
-      common.check_same_size(image, image_path, raw, label_path)
-      label = common.map_label(raw, label_path, len(CLASSES), first=0, void=RAW_VOID)
-      has_void = (raw == RAW_VOID).any()
+      image = raw.read_image(image_path, 'RGB')
+      label = raw.read_image(label_path, 'L')
+      raw.check_same_size(image, image_path, label, label_path)
+      mapped = raw.map_label(label, label_path, len(CLASSES), first=0, void=RAW_VOID)
+      has_void = (label == RAW_VOID).any()
       yield (
         stem,
         {
           'file_name': stem,
           'image': image_path,
-          'label': common.encode_png(label) if has_void else label_path,
+          'label': common.encode_png(mapped) if has_void else label_path,
         },
       )
 
 
 def _stems(list_path: Path) -> list[str]:
   """The frames that a split's list names, in its order."""
-  return [PurePosixPath(name).stem for name in common.read_list(list_path, _CONTENT)]
+  return [PurePosixPath(name).stem for name in raw.read_list(list_path, _CONTENT)]
 
 
 def _find_image(directory: Path, stem: str) -> Path:

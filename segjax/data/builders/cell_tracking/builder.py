@@ -12,8 +12,9 @@ the one above it:
 
 Which labels: the gold truth, _GT, is annotated by hand, and upstream warns that it does not cover
 every cell of a frame: what it leaves out is background here. U-Net's paper counts 35 (U373) and 20
-(HeLa) such partially annotated training images. The configs `phc_u373_silver` and `dic_hela_silver` take
-the silver truth, _ST, instead: a majority vote of participants' programs, which covers most cells.
+(HeLa) such partially annotated training images. The configs `phc_u373_silver` and `dic_hela_silver`
+take the silver truth, _ST, instead: a majority vote of participants' programs, which covers most
+cells.
 
 Splits: train is video 01 and val is video 02, as far as they are labeled. That rule is ours (the
 challenge's own test videos have no public labels); the frames of one video are too alike to be
@@ -38,6 +39,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
@@ -86,16 +88,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     directory = self.builder_config.directory
-    source = common.source_directory(dl_manager, directory)
+    source = raw.source_directory(dl_manager, directory)
     root = _root(source, directory)
     return {split: self._generate_examples(root, video) for split, video in SPLITS.items()}
 
   def _generate_examples(self, root: Path, video: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, label_path in _labeled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
       image_path = root / video / f't{number}.tif'
-      image = common.read_image(image_path, 'L')
-      instance = common.read_image(label_path, 'I;16')
-      common.check_same_size(image, image_path, instance, label_path)
+      image = raw.read_image(image_path, 'L')
+      instance = raw.read_image(label_path, 'I;16')
+      raw.check_same_size(image, image_path, instance, label_path)
       file_name = f'{video}_t{number}'
       yield (
         file_name,
@@ -131,7 +133,7 @@ def _root(source: Path, directory: str) -> Path:
   others = {c.directory for c in Builder.BUILDER_CONFIGS} - {directory}
   if source.absolute().name not in others:
     places.append('')
-  return common.find_directory(source, places, SPLITS['train'], directory)
+  return raw.find_directory(source, places, SPLITS['train'], directory)
 
 
 def _labeled(directory: Path) -> list[tuple[str, Path]]:

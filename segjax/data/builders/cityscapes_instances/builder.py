@@ -24,7 +24,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import cityscapes, coco
+from segjax.data.builders import cityscapes
+from segjax.data.formats import coco
 
 CATEGORIES = tuple(category for category in cityscapes.CATEGORIES if category.isthing)
 

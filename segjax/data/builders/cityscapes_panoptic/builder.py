@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import cityscapes, panoptic
+from segjax.data.builders import cityscapes
+from segjax.data.formats import panoptic
 
 _INDEX = {category.id: index for index, category in enumerate(cityscapes.CATEGORIES)}
 

@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_lib
 
+from segjax.data.builders import coco_files
 from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
+# A polygon that reaches further, in pixels, is a mistake and would take gigabytes to rasterize.
+_FARTHEST = 1e6
 # How many annotations a warning names.
 _NAMED = 5
 
@@ -35,28 +38,30 @@ _PROBLEMS = {
 Problems = dict[str, list[int]]
 
 
-def read_instances(path: Path) -> coco.CocoFile:
-  """`coco.read_file` for annotations that are instances.
+def read_instances(path: Path) -> coco_files.CocoFile:
+  """`coco_files.read_file` for annotations that are instances.
 
   Raises:
-    SegjaxError: as `coco.read_file`; an id is missing or comes twice; a category is unknown; a box,
+    SegjaxError: as `coco_files.read_file`; an id is missing or comes twice; a category is unknown; a box,
       an area or `iscrowd` is none.
   """
-  content = coco.read_file(path)
+  content = coco_files.read_file(path)
   rules = {
-    'id': coco.INTEGER,
-    'category_id': coco.one_of((category.id for category in content.categories), 'categories'),
-    **coco.NUMBERS,
+    'id': coco_files.INTEGER,
+    'category_id': coco_files.one_of(
+      (category.id for category in content.categories), 'categories'
+    ),
+    **coco_files.NUMBERS,
   }
   entries = [entry for of_image in content.annotations.values() for entry in of_image]
   for entry in entries:
-    coco.check(path, f'annotation {entry.get("id")}', entry, rules)
-  coco.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
+    coco_files.check(path, f'annotation {entry.get("id")}', entry, rules)
+  coco_files.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
   return content
 
 
 def generate_examples(
-  content: coco.CocoFile, directory: Path
+  content: coco_files.CocoFile, directory: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Examples with their keys, for TFDS, and at the end one warning of what was tolerated.
 
@@ -66,12 +71,15 @@ def generate_examples(
 
   Raises:
     SegjaxError: an image cannot be decoded or has another size than the file says; a mask is none,
-      see `coco.segmentation_counts`.
+      see `segmentation_counts`.
   """
   labels = {category.id: label for label, category in enumerate(content.categories)}
   problems: Problems = collections.defaultdict(list)
   for image in content.images:
-    encoded, size = coco.read_image(directory, image, content.path), (image.height, image.width)
+    encoded, size = (
+      coco_files.read_image(directory, image, content.path),
+      (image.height, image.width),
+    )
     objects = (
       _describe(content.path, annotation, size, labels, problems)
       for annotation in content.annotations[image.id]
@@ -104,7 +112,7 @@ def _describe(
       problems['short polygon'].append(number)
     segmentation = long
   try:
-    counts = coco.segmentation_counts(segmentation, size)
+    counts = segmentation_counts(segmentation, size)
   except ValueError as e:
     raise SegjaxError(f'{path}: annotation {number} has {e}: correct the file') from e
   if not mask_lib.area({'size': list(size), 'counts': counts}):
@@ -128,3 +136,43 @@ def _warn(path: Path, problems: Problems) -> None:
       parts.append(f'{len(ids)} annotations are {text} ({named})')
   if parts:
     warnings.warn(f'{path}: {"; ".join(parts)}', stacklevel=2)
+
+
+def segmentation_counts(segmentation: Any, size: tuple[int, int]) -> str:
+  """The compressed run lengths of an annotation's mask, exactly as pycocotools has them.
+
+  Args:
+    segmentation: polygons, each [x, y, x, y, …] of three corners or more in pixels, whose union is
+      the mask; or {'size': [H, W], 'counts': …} with run lengths, as a list or compressed.
+    size: (H, W) of the image.
+
+  Raises:
+    ValueError: it is neither, a corner is not finite, or the run lengths do not fill the image.
+  """
+  height, width = size
+  if isinstance(segmentation, list):
+    if not all(_is_polygon(polygon) for polygon in segmentation):
+      raise ValueError('a polygon that is not pairs of finite coordinates')
+    return mask_lib.merge(mask_lib.frPyObjects(segmentation, height, width))['counts'].decode()
+  if not isinstance(segmentation, Mapping) or not {'size', 'counts'} <= segmentation.keys():
+    raise ValueError('neither polygons nor run lengths as its mask')
+  counts = segmentation['counts']
+  if segmentation['size'] != [height, width]:
+    raise ValueError(
+      f'a mask of the size {segmentation["size"]}, not {[height, width]} as its image'
+    )
+  runs = coco.run_lengths(counts) if isinstance(counts, bytes | str) else counts
+  if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+    raise ValueError('corrupt run lengths')
+  if sum(runs) != height * width:
+    raise ValueError(f'run lengths of {sum(runs)} pixels for {height}x{width}')
+  return mask_lib.frPyObjects({'size': size, 'counts': runs}, height, width)['counts'].decode()
+
+
+def _is_polygon(polygon: Any) -> bool:
+  """Whether it is a row of x, y, x, y, … within `_FARTHEST`."""
+  try:
+    corners = np.array(polygon, np.float64)
+  except (TypeError, ValueError):
+    return False
+  return corners.ndim == 1 and len(corners) % 2 == 0 and bool((abs(corners) < _FARTHEST).all())

@@ -25,8 +25,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import coco_files, raw
 from segjax.data.builders.coco_instances import annotations
-from segjax.data.formats import coco, common
+from segjax.data.formats import coco
 
 _FILE = 'annotations/instances_{}.json'
 
@@ -39,13 +40,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   MANUAL_DOWNLOAD_INSTRUCTIONS = "A directory with annotations/ and the images, in COCO's layout."
   BUILDER_CONFIGS = [
-    coco.CocoConfig(
+    coco_files.CocoConfig(
       name='2017',
       description='118,287 train and 5,000 val images, 80 classes.',
       splits={'train': 'train2017', 'val': 'val2017'},
       content='train2017/, val2017/ and annotations/instances_{train,val}2017.json',
     ),
-    coco.CocoConfig(
+    coco_files.CocoConfig(
       name='custom',
       description="A data set of one's own in COCO's format.",
       content='annotations/instances_NAME.json and, for each, the images in NAME/ or images/',
@@ -57,15 +58,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return coco.instance_info(self, description='Images with a mask for each object.')
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, self.builder_config.content)
+    source = raw.source_directory(dl_manager, self.builder_config.content)
     splits = self.builder_config.find_splits(source, _FILE)
     files = {s: annotations.read_instances(source / _FILE.format(n)) for s, n in splits.items()}
-    directories = {split: coco.image_directory(source, name) for split, name in splits.items()}
-    coco.check_same_categories(files.values())
+    directories = {
+      split: coco_files.image_directory(source, name) for split, name in splits.items()
+    }
+    coco_files.check_same_categories(files.values())
     for split, file in files.items():
-      coco.check_images_exist(file, directories[split])
+      coco_files.check_images_exist(file, directories[split])
     coco.set_categories(self.info, next(iter(files.values())).categories)
     return {split: self._generate_examples(files[split], directories[split]) for split in splits}
 
-  def _generate_examples(self, file: coco.CocoFile, directory: Path):
+  def _generate_examples(self, file: coco_files.CocoFile, directory: Path):
     return annotations.generate_examples(file, directory)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from segjax.data import images
-from segjax.data.formats import coco, common, panoptic
+from segjax.data.builders import coco_files, raw
+from segjax.data.formats import panoptic
 from segjax.types import SegjaxError
 
 
@@ -23,34 +24,34 @@ def _is_color(value: Any) -> bool:
   )
 
 
-_CATEGORY: dict[str, coco.Rule] = {
+_CATEGORY: dict[str, coco_files.Rule] = {
   'isthing': ('0 or 1', lambda value: value in (0, 1)),
   'color': ('three integers from 0 to 255', lambda value: value is None or _is_color(value)),
 }
-_ANNOTATION: dict[str, coco.Rule] = {
-  'file_name': coco.FILE_NAME,
+_ANNOTATION: dict[str, coco_files.Rule] = {
+  'file_name': coco_files.FILE_NAME,
   'segments_info': ("a list of segments as in COCO's panoptic format", _is_list_of_dicts),
 }
-_SEGMENT: dict[str, coco.Rule] = {
+_SEGMENT: dict[str, coco_files.Rule] = {
   'id': (
     f'an integer from 1 to {panoptic.END - 1}',
     lambda value: type(value) is int and 0 < value < panoptic.END,
   ),
-  **coco.NUMBERS,
+  **coco_files.NUMBERS,
 }
 
 
-def read_panoptic(path: Path) -> coco.CocoFile:
-  """`coco.read_file` of panoptic annotations: one annotation for each image.
+def read_panoptic(path: Path) -> coco_files.CocoFile:
+  """`coco_files.read_file` of panoptic annotations: one annotation for each image.
 
   Raises:
-    SegjaxError: as `coco.read_file`; a category says neither thing nor stuff, or has a color that
+    SegjaxError: as `coco_files.read_file`; a category says neither thing nor stuff, or has a color that
       is none; an image has no annotation, or two; a segment lacks what it must have.
   """
-  content = coco.read_file(path)
+  content = coco_files.read_file(path)
   for category in content.categories:
-    coco.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
-  categories = coco.one_of((category.id for category in content.categories), 'categories')
+    coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
+  categories = coco_files.one_of((category.id for category in content.categories), 'categories')
   for image in content.images:
     found = content.annotations[image.id]
     if len(found) != 1:
@@ -58,18 +59,18 @@ def read_panoptic(path: Path) -> coco.CocoFile:
         f'{path}: image {image.id} ({image.file_name}) has {len(found)} annotations, not one: '
         'correct the file'
       )
-    coco.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
+    coco_files.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
     segments = found[0]['segments_info']
     for segment in segments:
       who = f'segment {segment.get("id")} of image {image.id}'
-      coco.check(path, who, segment, {**_SEGMENT, 'category_id': categories})
+      coco_files.check(path, who, segment, {**_SEGMENT, 'category_id': categories})
     ids = [segment['id'] for segment in segments]
-    coco.check_unique(path, f'in image {image.id} the segment', ids)
+    coco_files.check_unique(path, f'in image {image.id} the segment', ids)
   return content
 
 
 def generate_examples(
-  content: coco.CocoFile, image_directory: Path, png_directory: Path
+  content: coco_files.CocoFile, image_directory: Path, png_directory: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Examples with their keys, for TFDS.
 
@@ -84,10 +85,10 @@ def generate_examples(
   """
   labels = {category.id: label for label, category in enumerate(content.categories)}
   for image in content.images:
-    encoded = coco.read_image(image_directory, image, content.path)
+    encoded = coco_files.read_image(image_directory, image, content.path)
     annotation = content.annotations[image.id][0]
     path, entries = png_directory / annotation['file_name'], annotation['segments_info']
-    png = common.read_bytes(path)
+    png = raw.read_bytes(path)
     ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
     listed = [entry['id'] for entry in entries]
     _, areas = panoptic.segment_map(ids, listed, str(path), (image.height, image.width))

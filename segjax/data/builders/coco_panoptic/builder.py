@@ -29,8 +29,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import coco_files, raw
 from segjax.data.builders.coco_panoptic import annotations
-from segjax.data.formats import coco, common, panoptic
+from segjax.data.formats import panoptic
 
 _FILE = 'annotations/panoptic_{}.json'
 
@@ -43,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   MANUAL_DOWNLOAD_INSTRUCTIONS = "A directory with annotations/ and the images, in COCO's layout."
   BUILDER_CONFIGS = [
-    coco.CocoConfig(
+    coco_files.CocoConfig(
       name='2017',
       description='118,287 train and 5,000 val images, 80 classes of things and 53 of stuff.',
       splits={'train': 'train2017', 'val': 'val2017'},
@@ -52,7 +53,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         'train2017/ and val2017/'
       ),
     ),
-    coco.CocoConfig(
+    coco_files.CocoConfig(
       name='custom',
       description="A data set of one's own in COCO's format.",
       content=(
@@ -75,31 +76,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     config = self.builder_config
-    source = common.source_directory(dl_manager, config.content)
+    source = raw.source_directory(dl_manager, config.content)
     splits = config.find_splits(source, _FILE)
     splits = {s: name for s, name in splits.items() if (source / _FILE.format(name)).is_file()}
     if not splits:
-      raise common.missing_content(source, config.content)
+      raise raw.missing_content(source, config.content)
     files = {s: annotations.read_panoptic(source / _FILE.format(n)) for s, n in splits.items()}
-    coco.check_same_categories(files.values())
+    coco_files.check_same_categories(files.values())
     directories = {
-      split: (coco.image_directory(source, name), _png_directory(source, name))
+      split: (coco_files.image_directory(source, name), _png_directory(source, name))
       for split, name in splits.items()
     }
     for split, file in files.items():
       image_directory, png_directory = directories[split]
-      coco.check_images_exist(file, image_directory)
+      coco_files.check_images_exist(file, image_directory)
       pngs = {png_directory / a['file_name']: i for i, (a,) in file.annotations.items()}
-      coco.check_exist(file.path, 'PNGs', pngs)
+      coco_files.check_exist(file.path, 'PNGs', pngs)
     panoptic.set_categories(self.info, next(iter(files.values())).categories)
     return {split: self._generate_examples(files[split], *directories[split]) for split in splits}
 
-  def _generate_examples(self, file: coco.CocoFile, image_directory: Path, png_directory: Path):
+  def _generate_examples(
+    self, file: coco_files.CocoFile, image_directory: Path, png_directory: Path
+  ):
     return annotations.generate_examples(file, image_directory, png_directory)
 
 
 def _png_directory(source: Path, name: str) -> Path:
   """Where the PNGs of a split are; the first place of all if they are nowhere."""
-  return coco.first_directory(
+  return coco_files.first_directory(
     source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}'
   )

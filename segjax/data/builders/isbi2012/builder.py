@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
@@ -78,7 +79,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     images = _pages(source, 'image', 'train-volume')
     labels = _pages(source, 'label', 'train-labels')
     held_out = self.builder_config.held_out
@@ -93,9 +94,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for index in indices:
       image, label = (
-        common.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
+        raw.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
       )
-      common.check_same_size(image, images[index].path, label, labels[index].path)
+      raw.check_same_size(image, images[index].path, label, labels[index].path)
       if not np.isin(label, (0, 255)).all():
         raise SegjaxError(
           f'{labels[index].path} has label values other than 0 (membrane) and 255 (cell): '
@@ -119,6 +120,4 @@ def _pages(source: Path, directory: str, volume: str) -> list[_Page]:
   for path in (source / f'{volume}.tif', source / f'{volume}.tiff'):
     if path.is_file():
       return [_Page(path, index) for index in range(SLICES)]
-  raise common.wrong_source(
-    f'{source} holds neither {directory}/ nor {volume}.tif', _CONTENT
-  )
+  raise raw.wrong_source(f'{source} holds neither {directory}/ nor {volume}.tif', _CONTENT)

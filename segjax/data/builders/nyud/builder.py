@@ -23,7 +23,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import common, matlab
+from segjax.data.builders import matlab, raw
+from segjax.data.formats import common
 
 # In the order of the raw values 1, 2, ...
 _NAMES = (
@@ -56,9 +57,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     return {
-      split: self._generate_examples(source, common.read_list(source / f'{split}.txt', _CONTENT))
+      split: self._generate_examples(source, raw.read_list(source / f'{split}.txt', _CONTENT))
       for split in SPLITS
     }
 
@@ -71,4 +72,4 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       for name in (f'img_{number}' for number in numbers)
     )
     read = functools.partial(matlab.read_mat, variable='segmentation')
-    return common.semantic_examples(files, read, len(CLASSES), first=1, void=0)
+    return raw.semantic_examples(files, read, len(CLASSES), first=1, void=0)

@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data import images
-from segjax.data.formats import coco, common
+from segjax.data.builders import raw
+from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
 IMAGES = 170
@@ -70,7 +71,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     numbered = dict(enumerate(_image_paths(source / 'PNGImages'), start=1))
     order = sorted(
       numbered, key=lambda number: hashlib.sha256(numbered[number].stem.encode()).digest()
@@ -88,10 +89,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, path in numbered.items():
       mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
-      encoded = common.read_bytes(path)
+      encoded = raw.read_bytes(path)
       image = images.decode_image(encoded, 3, str(path))
-      people = images.decode_label(common.read_bytes(mask_path), str(mask_path))
-      common.check_same_size(image, path, people, mask_path)
+      people = images.decode_label(raw.read_bytes(mask_path), str(mask_path))
+      raw.check_same_size(image, path, people, mask_path)
       objects = [
         coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
         for k in np.unique(people[people > 0]).tolist()

@@ -21,8 +21,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import matlab, raw
 from segjax.data.builders.voc.builder import CLASSES
-from segjax.data.formats import common, matlab
+from segjax.data.formats import common
 
 SPLITS = ('train', 'val')
 
@@ -46,10 +47,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
-    root = common.find_directory(source, (_CONTENT, 'dataset', ''), 'cls', _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
+    root = raw.find_directory(source, (_CONTENT, 'dataset', ''), 'cls', _CONTENT)
     return {
-      split: self._generate_examples(root, common.read_list(root / f'{split}.txt', _CONTENT))
+      split: self._generate_examples(root, raw.read_list(root / f'{split}.txt', _CONTENT))
       for split in SPLITS
     }
 
@@ -58,4 +59,4 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     files = ((name, root / 'img' / f'{name}.jpg', root / 'cls' / f'{name}.mat') for name in names)
     read = functools.partial(matlab.read_mat, variable='GTcls', fields=('Segmentation',))
-    return common.semantic_examples(files, read, len(CLASSES), first=0, void=255)
+    return raw.semantic_examples(files, read, len(CLASSES), first=0, void=255)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
@@ -72,10 +73,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.source_directory(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     layout = next((la for la in _LAYOUTS if (source / la.labels).is_dir()), None)
     if layout is None:
-      raise common.wrong_source(f'{source} holds neither label37 nor labels', _CONTENT)
+      raise raw.wrong_source(f'{source} holds neither label37 nor labels', _CONTENT)
     return {split: self._generate_examples(source, layout, split) for split in SPLITS}
 
   def _generate_examples(
@@ -92,14 +93,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       )
       raise SegjaxError(f'{path} has no {other}: download the files again')
     files = ((images[n].stem, images[n], path) for n, path in sorted(labels.items()))
-    return common.semantic_examples(files, common.read_label, len(CLASSES), first=1, void=0)
+    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=1, void=0)
 
 
 def _numbered(directory: Path, suffix: str, ahead: int) -> dict[int, Path]:
   """The files of a directory by the number in their name, less `ahead`."""
   paths = sorted(directory.glob(f'*{suffix}'))
   if not paths:
-    raise common.wrong_source(f'{directory} holds no {suffix} file', _CONTENT)
+    raise raw.wrong_source(f'{directory} holds no {suffix} file', _CONTENT)
   numbered = {}
   for path in paths:
     digits = path.stem[-_DIGITS:]

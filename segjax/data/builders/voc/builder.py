@@ -28,6 +28,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 
 # In the order of their index.
@@ -86,9 +87,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     config = self.builder_config
-    source = common.source_directory(dl_manager, config.content)
+    source = raw.source_directory(dl_manager, config.content)
     root = _root(source, config)
-    lists = {s: common.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
+    lists = {s: raw.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
     if seg11valid := _seg11valid(source, root, config, lists['val']):
       lists['seg11valid'] = seg11valid
     return {split: self._generate_examples(root, names) for split, names in lists.items()}
@@ -100,7 +101,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       (name, root / 'JPEGImages' / f'{name}.jpg', root / 'SegmentationClass' / f'{name}.png')
       for name in names
     )
-    return common.semantic_examples(files, common.read_label, len(CLASSES), first=0, void=255)
+    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=0, void=255)
 
 
 def _root(source: Path, config: VocConfig) -> Path:
@@ -110,16 +111,16 @@ def _root(source: Path, config: VocConfig) -> Path:
   others = {c.directory for c in Builder.BUILDER_CONFIGS} - {config.directory}
   if source.absolute().name not in others:
     places.append('')
-  return common.find_directory(source, places, str(_LISTS), config.content)
+  return raw.find_directory(source, places, str(_LISTS), config.content)
 
 
 def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:
   """The images of the split `seg11valid`; empty if nothing in the raw files tells."""
   path = root / _LISTS / 'seg11valid.txt'
   if path.exists():
-    return common.read_list(path, config.content)
+    return raw.read_list(path, config.content)
   for directory in (source, root.absolute().parent.parent):
     if config.year == 2011 and (directory / _SBD_TRAIN).exists():
-      trained = set(common.read_list(directory / _SBD_TRAIN, 'benchmark_RELEASE'))
+      trained = set(raw.read_list(directory / _SBD_TRAIN, 'benchmark_RELEASE'))
       return [name for name in val if name not in trained]
   return []

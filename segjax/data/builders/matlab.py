@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from segjax.data.formats import common
+from segjax.data.builders import raw
 from segjax.types import SegjaxError
 
 
@@ -22,7 +22,7 @@ def read_mat(path: Path, variable: str, fields: Sequence[str] = ()) -> np.ndarra
   Raises:
     SegjaxError: the file is missing, is corrupt or does not have the array.
   """
-  content = io.BytesIO(common.read_bytes(path))
+  content = io.BytesIO(raw.read_bytes(path))
   try:
     value = scipy.io.loadmat(content, variable_names=[variable])[variable]
     for field in fields:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data import images
-from segjax.data.formats import common
+from segjax.data.builders import raw
 from segjax.data.formats.coco import Category
 from segjax.types import SegjaxError
 
@@ -72,7 +72,7 @@ def find_splits(dl_manager: tfds.download.DownloadManager) -> dict[str, tuple[Pa
     SegjaxError: a split has no images, or one of train and val an image or a label without the
       other.
   """
-  source = common.source_directory(dl_manager, CONTENT)
+  source = raw.source_directory(dl_manager, CONTENT)
   has_test = (source / 'leftImg8bit' / 'test').is_dir()
   splits = ('train', 'val', 'test') if has_test else ('train', 'val')
   return {split: (source, _find_images(source, split)) for split in splits}
@@ -88,7 +88,7 @@ def _find_images(source: Path, split: str) -> list[str]:
   image_directory, label_directory = source / 'leftImg8bit' / split, source / 'gtFine' / split
   found = stems(image_directory, _IMAGE)
   if not found:
-    raise common.wrong_source(f'{image_directory} has no images', CONTENT)
+    raise raw.wrong_source(f'{image_directory} has no images', CONTENT)
   labeled = stems(label_directory, _LABEL)
   if split != 'test' and found != labeled:
     odd = min(found ^ labeled)
@@ -111,11 +111,11 @@ def read_examples(source: Path, split: str, names: list[str]) -> Iterator[Exampl
   for image_id, name in enumerate(names, start=1):
     path = source / 'leftImg8bit' / split / f'{name}{_IMAGE}'
     label_path = source / 'gtFine' / split / f'{name}{_LABEL}'
-    encoded, label = common.read_bytes(path), None
+    encoded, label = raw.read_bytes(path), None
     image = images.decode_image(encoded, 3, str(path))
     if split != 'test':
-      label = images.decode_label(common.read_bytes(label_path), str(label_path))
-      common.check_same_size(image, path, label, label_path)
+      label = images.decode_label(raw.read_bytes(label_path), str(label_path))
+      raw.check_same_size(image, path, label, label_path)
     stem = path.name.removesuffix(_IMAGE)
     yield Example(stem, image_id, encoded, label, image.shape[:2], label_path)
 

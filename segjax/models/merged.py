@@ -1,8 +1,8 @@
 """Two trained networks as one panoptic network: Kirillov et al., "Panoptic segmentation", arXiv
 1801.00868, section 7, the paper's own baseline.
 
-A semantic and an instance network; neither knows of the other, and nothing is trained. Their outputs
-are merged by `segjax.ops.panoptic.merge_segments`.
+A semantic and an instance network; neither knows of the other, and nothing is trained.
+`segjax.ops.panoptic.merge_segments` merges their outputs.
 """
 
 from typing import Any, Literal

@@ -29,7 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
     'name': 'scenes',
     'train_split': 'train',
     'eval_split': 'val',
-    'size': {'interpolation': 'bilinear'},
     'segments_key': None,  # class and number are in one value of a pixel
   }
   config.batch = {'size': 8, 'eval_size': 20, 'max_objects': 16, 'max_segments': 24}

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from segjax.data import images, instance_pipeline, panoptic, pipeline
+from segjax.data import images, instance_pipeline, pipeline
 from segjax.data.datasets import DatasetSpec
+from segjax.data.formats import panoptic
 from segjax.data.pipeline import DataConfig
 from segjax.metrics import coco
 from segjax.report import overlays

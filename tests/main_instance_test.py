@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segjax import main as program
-from segjax.data import coco
+from segjax.data.formats import coco
 
 SMALL = [
   '--config.data.name=scenes/tiny',

@@ -9,7 +9,7 @@ from PIL import Image
 from processes import run_as_two
 
 from segjax import main as program
-from segjax.data import panoptic
+from segjax.data.formats import panoptic
 
 SMALL = [
   '--config.data.name=scenes/tiny',

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from segjax.data import panoptic as coding
+from segjax.data.formats import panoptic as coding
 from segjax.metrics import panoptic as metric
 from segjax.ops import panoptic as ops
 from segjax.ops.paste_masks import paste_mask

@@ -33,7 +33,8 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, images, instances, panoptic, pipeline, transforms
+from segjax.data import datasets, images, instances, pipeline, transforms
+from segjax.data.formats import panoptic
 from segjax.data.instances import Picture
 from segjax.data.pipeline import DataConfig, NamedBatch
 from segjax.data.transforms import Size

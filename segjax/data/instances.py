@@ -1,6 +1,6 @@
 """Objects of an image on the host: read from an example, moved along with the image, padded to N.
 
-Two kinds of examples are read: those of `segjax.data.coco` (a mask as run lengths for each object),
+Two kinds of examples are read: those of `segjax.data.formats.coco` (a mask as run lengths for each object),
 and those with a picture `instance` whose pixel values are the ids of `objects` (scenes).
 Sizes are (height, width) in pixels.
 """
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data import coco, transforms
+from segjax.data import transforms
+from segjax.data.formats import coco
 from segjax.types import IGNORE_LABEL, Instances, Segments
 
 Size = tuple[int, int]

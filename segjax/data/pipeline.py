@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from segjax.data import datasets, images, instances, panoptic, transforms
+from segjax.data import datasets, images, instances, transforms
+from segjax.data.formats import panoptic
 from segjax.data.transforms import Augment, Size
 from segjax.data.weight_map import border_weight_map
 from segjax.types import IGNORE_LABEL, SegjaxError, Segments
@@ -105,7 +106,7 @@ class DataConfig:
       counts from 1.
     segments: S, the most segments of an image, for panoptic tasks, which set `instances` too: more
       is an error in evaluation; None for none. Their objects are those of their segments.
-    panoptic_key: the feature with the picture of segment ids, see `segjax.data.panoptic`. This and
+    panoptic_key: the feature with the picture of segment ids, see `segjax.data.formats.panoptic`. This and
       the keys below are for dense tasks too, of a data set without a label of its own.
     segments_key: the feature with the list of segments; None if a pixel of the picture is 256 times
       its class and a number, as in scenes: classes are then those of `objects_key`.

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data import coco as coco_data
 from segjax.data import datasets, instances, pipeline, transforms
+from segjax.data.formats import coco as coco_data
 from segjax.metrics import coco
 from segjax.report import overlays
 from segjax.types import Segments

@@ -20,11 +20,20 @@ from segjax import merge
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, pipeline
 from segjax.data.config import InputConfig
-from segjax.experiment import CLASS_WEIGHTS, Experiment, Loss, parse, task_module
+from segjax.experiment import (
+  CLASS_WEIGHTS,
+  Experiment,
+  Loss,
+  check_group,
+  check_keys,
+  parse,
+  task_module,
+)
 from segjax.program.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
+from segjax.upgrade import check_moved
 from segjax.workdir import Workdir
 
 Dataset = tuple[Any, datasets.DatasetSpec]
@@ -140,7 +149,7 @@ def find_class_weights(
     count: counts the labels of the training split: pixels of each class, and pixels of the images
       in which each class occurs. Called only where a rule is named.
   """
-  named = {w for l in experiment.losses.values() if isinstance(w := l.class_weights, str)}
+  named = {rule for loss in experiment.losses.values() if (rule := loss.rule)}
   counts = count() if named else ()
   return {rule: np.asarray(CLASS_WEIGHTS[rule](*counts)).tolist() for rule in sorted(named)}
 
@@ -291,9 +300,22 @@ def resolve(given: Mapping[str, Any]) -> Experiment:
   """
   if not (paths := merge.named_runs(given)):
     return parse(given)
-  merge.check_given(given)
+  check_keys(given)
+  check_moved(given)
+  checked = {key: _checked(key, given) for key in ('data', 'train')}
   parts = {part: read_experiment(Workdir(path)).to_dict() for part, path in paths.items()}
-  return parse(merge.merged_config(given, parts))
+  return parse(merge.merged_config({**given, **checked}, parts))
+
+
+def _checked(key: str, given: Mapping[str, Any]) -> dict[str, Any]:
+  """A group's keys, with their values as `parse` has them, before the defaults are known."""
+  full = dataclasses.asdict(check_group(key, given))
+  return _only(full, given.get(key) or {})
+
+
+def _only(full: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+  nested = lambda key: isinstance(full[key], Mapping) and isinstance(given[key], Mapping)
+  return {key: _only(full[key], given[key]) if nested(key) else full[key] for key in given}
 
 
 def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) -> tuple[Run, Any]:
@@ -311,7 +333,6 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   known = None
   # Only what has trained binds: a start that failed may be fixed by another config.
   if workdir.has_checkpoints():
-    workdir.check_resumes()
     workdir.check_config(read_experiment(workdir).to_dict(), experiment.to_dict())
     known = workdir.read_dataset()
   builder, spec = load_dataset(experiment)
@@ -382,9 +403,7 @@ def _read_start(path: str, init_from: weights_lib.InitFrom) -> weights_lib.Pretr
 # --- after training -------------------------------------------------------------------------------
 
 
-def read_experiment(
-  workdir: Workdir, overrides: Sequence[tuple[str, str]] = ()
-) -> Experiment:
+def read_experiment(workdir: Workdir, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
   """The experiment of a workdir, with overrides put in place."""
   return parse(config_lib.override(_read_config(workdir), overrides))
 

@@ -9,7 +9,7 @@ from segjax.data import geometry, read
 from segjax.data.config import DataConfig
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import coco as coco_format
-from segjax.data.sample import Sample
+from segjax.data.sample import Objects
 from segjax.metrics import coco
 from segjax.report import overlays
 from segjax.types import Segments
@@ -65,11 +65,10 @@ def draw_objects(
   }
 
 
-def _true_objects(annotation: Mapping[str, Any], size: tuple[int, int]) -> Any:
+def _true_objects(annotation: Mapping[str, Any], size: tuple[int, int]) -> Objects:
   native = (annotation['height'], annotation['width'])
   objects = read.decode_objects(annotation['objects'], native)
-  sample = Sample(np.zeros((*native, 1), np.uint8), objects=objects)
-  return geometry.resize(sample, size, 'bilinear').objects
+  return geometry.move_objects(objects, size)
 
 
 def draw_panoptic(
@@ -83,7 +82,7 @@ def draw_panoptic(
 ) -> dict[str, np.ndarray]:
   """Panels of a panoptic task, at the image's own size: image, true and predicted segments."""
   shown = overlays.denormalize(image[: size[0], : size[1]], data.mean, data.std)
-  shown = geometry.resize(Sample(shown), native, 'area').image
+  shown = geometry.resize_image(shown, native)
   window = np.s_[: native[0], : native[1]]
   return {
     'image': overlays.segments(shown, np.zeros(native, int), (), ()),  # as large as the others

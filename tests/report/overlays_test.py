@@ -9,7 +9,7 @@ PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 100, 250]], np.uint8)
 LABEL = np.array([[0, 1, 2], [2, IGNORE_LABEL, 0]])
 
 
-def test_colorize_gives_each_class_its_colour():
+def test_colorize_gives_each_class_its_color():
   expected = [
     [(10, 20, 30), (200, 0, 0), (0, 100, 250)],
     [(0, 100, 250), overlays.IGNORE_COLOR, (10, 20, 30)],
@@ -20,10 +20,10 @@ def test_colorize_gives_each_class_its_colour():
 
 
 @pytest.mark.parametrize('bad', [3, -1, 254])
-def test_a_label_without_a_colour_is_an_error(bad):
+def test_a_label_without_a_color_is_an_error(bad):
   label = LABEL.copy()
   label[0, 0] = bad
-  with pytest.raises(ValueError, match=f'label {bad} has no colour: the palette has 3'):
+  with pytest.raises(ValueError, match=f'label {bad} has no color: the palette has 3'):
     overlays.colorize(label, PALETTE)
 
 
@@ -56,11 +56,11 @@ def test_overlay_outlines_horizontal_borders():
 
 
 @pytest.mark.parametrize('shape', [(2, 3), (2, 3, 1)])
-def test_grey_images_are_shown_as_rgb(shape):
-  grey = np.arange(6, dtype=np.uint8).reshape(shape) * 40
-  rgb = np.repeat(grey.reshape(2, 3, 1), 3, axis=-1)
+def test_gray_images_are_shown_as_rgb(shape):
+  gray = np.arange(6, dtype=np.uint8).reshape(shape) * 40
+  rgb = np.repeat(gray.reshape(2, 3, 1), 3, axis=-1)
   np.testing.assert_array_equal(
-    overlays.overlay(grey, LABEL, PALETTE), overlays.overlay(rgb, LABEL, PALETTE)
+    overlays.overlay(gray, LABEL, PALETTE), overlays.overlay(rgb, LABEL, PALETTE)
   )
 
 
@@ -89,11 +89,11 @@ def test_panels_mark_the_wrong_pixels_only():
   np.testing.assert_array_equal(wrong, [[False, True, False], [False, False, True]])
 
 
-def test_denormalize_undoes_the_normalisation():
+def test_denormalize_undoes_the_normalization():
   pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
   mean, std = np.array([123.7, 116.3, 103.5]), np.array([58.4, 57.1, 57.4])
-  normalised = ((pixels - mean) / std).astype(np.float32)
-  restored = overlays.denormalize(normalised, mean, std)
+  normalized = ((pixels - mean) / std).astype(np.float32)
+  restored = overlays.denormalize(normalized, mean, std)
   assert restored.dtype == np.uint8
   np.testing.assert_array_equal(restored, pixels)
 
@@ -103,12 +103,12 @@ def test_denormalize_clips():
   np.testing.assert_array_equal(overlays.denormalize(image, [128], [64]), [[[0], [255]]])
 
 
-def test_label_png_holds_the_class_index_and_shows_the_colour(tmp_path):
+def test_label_png_holds_the_class_index_and_shows_the_color(tmp_path):
   path = tmp_path / 'label.png'
   overlays.write_label_png(path, LABEL, PALETTE)
   with Image.open(path) as picture:
     assert picture.mode == 'P'
-    np.testing.assert_array_equal(np.asarray(picture), LABEL)
+    np.testing.assert_array_equal(np.asarray(picture), np.where(LABEL == IGNORE_LABEL, 255, LABEL))
     np.testing.assert_array_equal(
       np.asarray(picture.convert('RGB')), overlays.colorize(LABEL, PALETTE)
     )
@@ -158,7 +158,7 @@ def test_objects_enlarge_a_small_picture_and_label_it():
   assert changed[:, 1].min() >= 5 * 10
 
 
-def test_objects_of_one_colour_get_different_shades():
+def test_objects_of_one_color_get_different_shades():
   image = np.zeros((600, 600, 3), np.uint8)
   boxes = [[100 * k, 300, 100 * k + 50, 350] for k in range(5)]
   picture = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
@@ -176,14 +176,14 @@ def test_segments_are_tinted_outlined_and_named():
   assert drawn[210, 110].tolist() == [50, 150, 50]
   assert drawn[200, 100].tolist() == [0, 200, 0], 'the outline'
   assert drawn[480, 150].tolist() == [50, 50, 150]
-  # The name is written where the segment is deepest, in full colour; one has none.
+  # The name is written where the segment is deepest, in full color; one has none.
   plain = overlays.segments(image, ids, colors, ['x', '', ''], alpha=0.5)
   rows, columns = np.nonzero((drawn != plain).any(-1))
   assert 270 < rows.min() < rows.max() < 330
   assert columns.min() > 100 and columns.max() < 500
 
 
-def test_segments_of_one_colour_get_different_shades():
+def test_segments_of_one_color_get_different_shades():
   image = np.full((512, 512, 1), 0, np.uint8)
   ids = np.zeros((512, 512), int)
   ids[:100], ids[200:300] = 5, 2

@@ -50,5 +50,5 @@ def instance_run(tmp_path_factory, cache):
 def panoptic_run(tmp_path_factory, cache):
   """The workdir of a trained Panoptic FPN, long enough to find the sky; not to be changed."""
   longer = [f'--config.train.{key}=40' for key in ('eval_every', 'checkpoint_every')]
-  optim = ['--config.optim.learning_rate=0.01', '--config.optim.warmup_steps=0']
-  return trained(tmp_path_factory, 'panoptic', *longer, *optim, steps=40)
+  rate = '--config.optim.learning_rate=0.01'
+  return trained(tmp_path_factory, 'panoptic', *longer, rate, steps=40)

@@ -14,7 +14,13 @@ CONFIGS = {
   'panoptic': f'--config={ROOT / "configs/panoptic_fpn/scenes_tiny.py"}',
   'merged': f'--config={ROOT / "configs/panoptic_fpn/merged_scenes.py"}',
 }
-_COMMON = ['data.name=scenes/tiny', 'batch.size=4', 'train.log_every=1', 'train.pictures=2']
+_COMMON = [
+  'data.name=scenes/tiny',
+  'batch.size=4',
+  'optim.warmup_steps=0',
+  'train.log_every=1',
+  'train.pictures=2',
+]
 # Of the two networks with objects: as few channels as they can have.
 _OBJECTS = [
   *_COMMON,
@@ -42,7 +48,6 @@ _SMALL = {
     'data.std=(60.0,)',
     'model.width=2',
     'model.depth=2',
-    'optim.warmup_steps=1',
     'train.eval_every=2',
     'train.checkpoint_every=2',
   ],

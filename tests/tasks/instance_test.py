@@ -10,7 +10,7 @@ import optax
 import pytest
 from instance_batch import SHALLOW, SIZE, TINY
 
-from segjax.data import coco
+from segjax.data.formats import coco
 from segjax.losses import detection
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.nn.resnet import VARIANTS

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segjax import types
-from segjax.data.builders import common
+from segjax.data.formats import common
 
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 
 from segjax import types
-from segjax.data.builders import matlab
+from segjax.data.formats import matlab
 
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

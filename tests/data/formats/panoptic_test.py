@@ -8,8 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data import panoptic
 from segjax.data.builders.scenes import builder as scenes
+from segjax.data.formats import panoptic
 from segjax.types import IGNORE_LABEL, SegjaxError, Segments
 
 IDS = np.array([[0, 70000, 70000, 300], [5, 70000, 300, 300], [5, 5, 5, 0]])

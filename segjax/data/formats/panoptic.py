@@ -32,8 +32,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, datasets, images, transforms
-from segjax.types import IGNORE_LABEL, SegjaxError, Segments
+from segjax.data import images
+from segjax.data.formats import coco, common
+from segjax.types import SegjaxError, Segments
 
 Size = tuple[int, int]
 
@@ -119,7 +120,7 @@ def read_example(
     panoptic_key: the feature with the picture of ids.
     segments_key: the feature with the list, a dict of lists: `id`, `label` and `crowd_key`; None if
       a pixel's value is divisor * class index + number, as in scenes, and there are no crowds; the
-      class IGNORE_LABEL is void.
+      class 255 is void.
     crowd_key: 'is_crowd' in TFDS's COCO.
     divisor: see `segments_key`.
     size: (H, W) of the image; None for any.
@@ -136,7 +137,7 @@ def read_example(
     values = images.decode_label(picture, what) if isinstance(picture, bytes) else picture
     values = values.reshape(values.shape[:2]).astype(np.int64)
     # From 1 on, as 0 is a segment here: the first of class 0.
-    ids = np.where(values // divisor == IGNORE_LABEL, 0, values + 1)
+    ids = np.where(values // divisor == common.VOID, 0, values + 1)
     listed = np.setdiff1d(ids, [0])
     classes, crowd = (listed - 1) // divisor, np.zeros(len(listed), bool)
   else:
@@ -183,7 +184,7 @@ def pad(segments: Segments, size: Size, count: int, what: str) -> Segments:
 
   present = np.bincount(segments.ids.ravel(), minlength=count + 1)[1:] > 0
   return Segments(
-    ids=transforms.pad(segments.ids, size, 0),
+    ids=np.pad(segments.ids, [(0, a - b) for a, b in zip(size, segments.ids.shape, strict=True)]),
     classes=extend(segments.classes),
     crowd=extend(segments.crowd),
     valid=extend(segments.valid) & present,
@@ -378,7 +379,7 @@ def set_categories(info: tfds.core.DatasetInfo, categories: Sequence[coco.Catego
   names = [category.name for category in categories]
   info.features['segments']['label'].names = names
   # Without VOC's first one, black, which is for void.
-  colors = datasets.voc_palette(len(names) + 1)[1:].tolist()
+  colors = common.voc_palette(len(names) + 1)[1:].tolist()
   info.metadata.update(
     class_names=names,
     isthing=[bool(category.isthing) for category in categories],

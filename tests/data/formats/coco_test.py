@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 
-from segjax.data import coco
+from segjax.data.formats import coco
 
 # A class of pycocotools that predates NumPy 2.
 OLD_ARRAY = 'ignore:__array__ implementation:DeprecationWarning'

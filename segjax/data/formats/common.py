@@ -15,6 +15,9 @@ from PIL import Image
 
 from segjax import types
 
+# The value of void in 8-bit label files.
+VOID = 255
+
 # PASCAL VOC's classes, which SBD shares, in the order of their index.
 VOC_CLASSES = (
   'background',
@@ -39,6 +42,24 @@ VOC_CLASSES = (
   'train',
   'tvmonitor',
 )
+
+
+def stored_void(classes: int) -> int:
+  """The value of void in the label files of a data set: 255, or 65,535 of more than 255 classes.
+
+  A batch has `types.IGNORE_LABEL` in its place, whatever the files have.
+  """
+  return VOID if classes <= VOID else types.IGNORE_LABEL
+
+
+def voc_palette(classes: int) -> np.ndarray:
+  """PASCAL VOC's color map, uint8[classes, 3]: the bits of the index dealt to R, G, B in turn."""
+  index = np.arange(classes)
+  palette = np.zeros((classes, 3), np.uint8)
+  for bit in range(8):
+    for channel in range(3):
+      palette[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+  return palette
 
 
 def semantic_info(
@@ -68,7 +89,10 @@ def semantic_info(
         'file_name': tfds.features.Text(),
         'image': tfds.features.Image(shape=(None, None, channels)),
         'label': tfds.features.LabeledImage(
-          labels=list(class_names), shape=(None, None, 1), encoding_format='png'
+          labels=list(class_names),
+          shape=(None, None, 1),
+          dtype=np.uint8 if len(class_names) <= VOID else np.uint16,
+          encoding_format='png',
         ),
         **(features or {}),
       }
@@ -193,10 +217,10 @@ def map_label(raw: np.ndarray, path: Path, classes: int, *, first: int, void: in
     path: where they come from, for the error message.
     classes: how many there are.
     first: the raw value of class 0; the others follow it.
-    void: the raw value that becomes `types.IGNORE_LABEL`.
+    void: the raw value that becomes `stored_void(classes)`.
 
   Returns:
-    u8[H, W].
+    u8[H, W], or u16[H, W] of more than 255 classes.
 
   Raises:
     SegjaxError: if there is another value.
@@ -208,7 +232,8 @@ def map_label(raw: np.ndarray, path: Path, classes: int, *, first: int, void: in
       f'{path} has the label value {raw[wrong][0]}, which is out of range: classes are {first} to '
       f'{first + classes - 1}, void is {void}'
     )
-  return np.where(is_void, types.IGNORE_LABEL, raw.astype(np.int64) - first).astype(np.uint8)
+  dtype = np.uint8 if classes <= VOID else np.uint16
+  return np.where(is_void, stored_void(classes), raw.astype(np.int64) - first).astype(dtype)
 
 
 def rgb_example(

@@ -10,7 +10,7 @@ from segjax.train.compile import jit
 
 def abstract(model, *shapes, **kwargs):
   """Shapes of (variables, outputs) for float32 inputs of these shapes, or for arrays."""
-  inputs = [jax.ShapeDtypeStruct(s, np.float32) if isinstance(s, tuple) else s for s in shapes]
+  inputs = [jax.ShapeDtypeStruct(s, np.float32) if type(s) is tuple else s for s in shapes]
   init = functools.partial(model.init_with_output, **kwargs)
   outputs, variables = jax.eval_shape(init, jax.random.key(0), *inputs)
   return variables, outputs

@@ -227,7 +227,7 @@ def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
 
 
 def _loss_function(name: str, task: ModuleType) -> Callable[..., SumCount]:
-  package, _, module = task.LOSSES.__name__.rpartition('.')
+  package, _, module = task.LOSSES.rpartition('.')
   return config_lib.locate(f'{module}.{name}', package, 'config.losses')
 
 

@@ -29,7 +29,7 @@ from segjax.experiment import (
   parse,
   task_module,
 )
-from segjax.program.draw import draw_labels, draw_objects, draw_panoptic
+from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount

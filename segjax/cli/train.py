@@ -72,6 +72,8 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
+  # First of all what may be wrong with the config: before anything is compiled.
+  evaluator, refresh = _make_evaluator(run, mesh), _make_refresh(run, builder, mesh)
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
   checkpoints = _open_checkpoints(run, workdir)
@@ -80,7 +82,6 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   _tell_start(run, workdir, start, size_of(current.params))
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
-    evaluator = _make_evaluator(run, mesh)
     batches = _device_batches(run, builder, start, mesh)
     stack.callback(batches.close)
     run_log = None
@@ -100,7 +101,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       progress=progress,
       evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress),
       evaluated=evaluated,
-      refresh=_make_refresh(run, builder, mesh),
+      refresh=refresh,
     )
   tell(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
@@ -208,9 +209,7 @@ def _evaluate(
   if run_log:
     run_log.scalars(now, split, metrics)
     run_log.pictures(now, split, examples)
-    write_report(
-      workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples)
-    )
+    write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
   metric = run.experiment.train.best_metric
   value = _check_best_metric(metric, metrics)
   loss = f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else ''

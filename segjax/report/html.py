@@ -18,7 +18,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from segjax.report.curves import SERIES_COLORS, collect_curves, curve_svg
-from segjax.report.values import column_names, format_metric, format_value, is_integer, split_metrics
+from segjax.report.values import (
+  column_names,
+  format_metric,
+  format_value,
+  is_integer,
+  split_metrics,
+)
 
 # An image on the page has at most this many pixels per side; the full ones stay on disk.
 MAX_SIDE = 512

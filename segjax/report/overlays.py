@@ -84,7 +84,7 @@ def panels(
     palette: u8[C, 3].
 
   Returns:
-    u8[H, W, 3] by name: `image`, `truth`, `prediction`, and `errors`, the faded image with the wrong
+    u8[H, W, 3] by name: `image`, `truth`, `prediction`, and `errors`, the faded image with wrong
     pixels in ERROR_COLOR. No pixel is wrong where the truth is IGNORE_LABEL.
   """
   rgb, truth, prediction = _rgb(image), np.asarray(truth), np.asarray(prediction)

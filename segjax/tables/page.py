@@ -203,7 +203,8 @@ def legend(table: Table, lines: Sequence[Line]) -> list[str]:
   rows = table.rows.values()
   return [
     *['- a ± b: mean and standard deviation over the seeds'] * spread,
-    *['- †: the config has changed since this result was measured'] * any(line.changed for line in lines),
+    *['- †: the config has changed since this result was measured']
+    * any(line.changed for line in lines),
     *['- unverified: quoted from memory'] * any(row.unverified for row in rows),
     *(f'- {row.title}: {row.source}' for row in rows if row.source),
   ]

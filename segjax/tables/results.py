@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.tables.spec import Entry, Table
-from segjax.types import SegjaxError, nearest
+from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
 # Facts about a training that its workdir may not have: `--fact commit=1e077fc`.
 FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
@@ -50,20 +49,20 @@ class Record:
   row: str
   recipe: str
   metrics: Mapping[str, Any]
-  seed: int | None = None
+  seed: NonNegativeInt | None = None
   checkpoint: str = 'best'
-  step: int | None = None
-  steps: int | None = None
+  step: NonNegativeInt | None = None
+  steps: NonNegativeInt | None = None
   split: str | None = None
   data: str | None = None
   weights: str | None = None
-  parameters: int | None = None
+  parameters: NonNegativeInt | None = None
   config_digest: str | None = None
   commit: str | None = None
   dirty: bool | None = None
   hardware: str | None = None
   versions: str | None = None
-  seconds: float | None = None
+  seconds: NonNegativeFloat | None = None
   date: str | None = None
   command: str | None = None
   note: str | None = None
@@ -84,14 +83,14 @@ def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
   Raises:
     SegjaxError: an unknown key, or a value of the wrong type.
   """
-  hints = typing.get_type_hints(Record)
+  hints = config_lib.type_hints(Record)
   parsed = {}
   for text in facts:
     key, equals, value = text.partition('=')
     if key not in FACTS or not equals:
       raise SegjaxError(f'--fact={text} must be KEY=VALUE{nearest(key, FACTS)}')
     value = config_lib.parse_value(value) if key == 'seconds' else value
-    parsed[key] = config_lib.check_type(value, hints[key], f'--fact={key}')
+    parsed[key] = config_lib.check_value(value, hints[key], f'--fact={key}')
   return parsed
 
 
@@ -113,7 +112,7 @@ def _read(table: Table, line: str, where: str) -> Record:
     content = json.loads(line)
   except ValueError as e:
     raise SegjaxError(f'{where}, is not valid JSON ({e}): fix or remove it') from e
-  record = Record(**config_lib.complete_arguments(Record, content, where))
+  record = Record(**config_lib.complete(Record, content, where))
   if record.entry not in table.entries:
     raise SegjaxError(
       f'{where}: unknown entry {record.entry}{nearest(record.entry, table.entries)}'

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
-from segjax.types import SegjaxError, nearest
+from segjax.types import NonNegativeInt, PositiveFloat, SegjaxError, nearest
 
 CHECKPOINTS = ('best', 'latest')
 
@@ -35,8 +35,8 @@ class Column:
   """
 
   key: str | None = None
-  scale: float = 1.0
-  digits: int = 2
+  scale: PositiveFloat = 1.0
+  digits: NonNegativeInt = 2
   computed: bool = False
 
 
@@ -218,7 +218,7 @@ def read_table(folder: str | Path) -> Table:
 
 
 def _fill(cls: type, given: Any, where: str) -> Any:
-  return cls(**config_lib.complete_arguments(cls, given, where))
+  return cls(**config_lib.complete(cls, given, where))
 
 
 def _parts(path: Path, file: TableFile, kind: str, cls: type) -> dict[str, Any]:
@@ -259,7 +259,9 @@ def _check_values(values: Mapping[str, Any], columns: Mapping[str, Any], where: 
     if name not in columns:
       raise SegjaxError(f'{where}.{name} is an unknown column{nearest(name, columns)}')
     if isinstance(value, bool) or not isinstance(value, int | decimal.Decimal):
-      raise SegjaxError(f'{where}.{name}={value!r} is not a number: write it as the paper prints it')
+      raise SegjaxError(
+        f'{where}.{name}={value!r} is not a number: write it as the paper prints it'
+      )
 
 
 def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:

@@ -122,10 +122,8 @@ def read_file(path: Path) -> CocoFile:
   for entry in tables['annotations']:
     check(path, f'annotation {entry.get("id")}', entry, rules)
     annotations[entry['image_id']].append(entry)
-  categories = [
-    coco.Category(*(entry.get(key) for key in coco.Category._fields))
-    for entry in tables['categories']
-  ]
+  fields = coco.Category._fields
+  categories = [coco.Category(*map(entry.get, fields)) for entry in tables['categories']]
   return CocoFile(
     path,
     tuple(sorted(categories, key=lambda category: category.id)),

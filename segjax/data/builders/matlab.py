@@ -1,4 +1,4 @@
-"""Reading MATLAB files, apart from `common` because only some builders need SciPy's reader."""
+"""Reading MATLAB files, apart from `raw` because only some builders need SciPy's reader."""
 
 import io
 from collections.abc import Sequence

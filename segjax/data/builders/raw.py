@@ -1,4 +1,4 @@
-"""Raw files: finding them, reading lists, images and label maps, and what is said if they are wrong.
+"""Raw files: finding them, and reading lists, images and label maps, strictly.
 
 Builders hand TFDS encoded bytes or a path for each image feature: an array would make it import
 TensorFlow.

@@ -42,15 +42,14 @@ def read_instances(path: Path) -> coco_files.CocoFile:
   """`coco_files.read_file` for annotations that are instances.
 
   Raises:
-    SegjaxError: as `coco_files.read_file`; an id is missing or comes twice; a category is unknown; a box,
-      an area or `iscrowd` is none.
+    SegjaxError: as `coco_files.read_file`; an id is missing or comes twice; a category is unknown;
+      a box, an area or `iscrowd` is none.
   """
   content = coco_files.read_file(path)
+  categories = (category.id for category in content.categories)
   rules = {
     'id': coco_files.INTEGER,
-    'category_id': coco_files.one_of(
-      (category.id for category in content.categories), 'categories'
-    ),
+    'category_id': coco_files.one_of(categories, 'categories'),
     **coco_files.NUMBERS,
   }
   entries = [entry for of_image in content.annotations.values() for entry in of_image]
@@ -76,10 +75,8 @@ def generate_examples(
   labels = {category.id: label for label, category in enumerate(content.categories)}
   problems: Problems = collections.defaultdict(list)
   for image in content.images:
-    encoded, size = (
-      coco_files.read_image(directory, image, content.path),
-      (image.height, image.width),
-    )
+    encoded = coco_files.read_image(directory, image, content.path)
+    size = image.height, image.width
     objects = (
       _describe(content.path, annotation, size, labels, problems)
       for annotation in content.annotations[image.id]

@@ -61,9 +61,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     source = raw.source_directory(dl_manager, self.builder_config.content)
     splits = self.builder_config.find_splits(source, _FILE)
     files = {s: annotations.read_instances(source / _FILE.format(n)) for s, n in splits.items()}
-    directories = {
-      split: coco_files.image_directory(source, name) for split, name in splits.items()
-    }
+    directories = {s: coco_files.image_directory(source, name) for s, name in splits.items()}
     coco_files.check_same_categories(files.values())
     for split, file in files.items():
       coco_files.check_images_exist(file, directories[split])

@@ -45,8 +45,8 @@ def read_panoptic(path: Path) -> coco_files.CocoFile:
   """`coco_files.read_file` of panoptic annotations: one annotation for each image.
 
   Raises:
-    SegjaxError: as `coco_files.read_file`; a category says neither thing nor stuff, or has a color that
-      is none; an image has no annotation, or two; a segment lacks what it must have.
+    SegjaxError: as `coco_files.read_file`; a category says neither thing nor stuff, or has a color
+      that is none; an image has no annotation, or two; a segment lacks what it must have.
   """
   content = coco_files.read_file(path)
   for category in content.categories:

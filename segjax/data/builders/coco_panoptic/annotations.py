@@ -38,6 +38,7 @@ _SEGMENT: dict[str, coco_files.Rule] = {
     lambda value: type(value) is int and 0 < value < panoptic.END,
   ),
   **coco_files.NUMBERS,
+  'area': ('a positive number', lambda value: coco_files.NUMBERS['area'][1](value) and value > 0),
 }
 
 

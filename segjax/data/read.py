@@ -296,8 +296,8 @@ def _to_classes(label: np.ndarray, void: int, what: str, example: Example) -> np
     unknown, classes = cv2.LUT(label, unknown.astype(np.uint8)), cv2.LUT(label, classes)
   if unknown.any():
     raise SegjaxError(
-      f'{what} has the value {classes[unknown > 0][0]} but {spec.name} has {spec.num_classes} classes: '
-      'fix it, or set config.data.label_offset'
+      f'{what} has the value {classes[unknown > 0][0]} but {spec.name} has {spec.num_classes} '
+      'classes: fix it, or set config.data.label_offset'
     )
   return classes
 

@@ -15,7 +15,7 @@ PANOPTIC = ('label', 'objects', 'segments')
     (
       ('label',),
       {'copy_paste': 0.5},
-      r'config\.augment\.copy_paste is for tasks that read objects',
+      r'config\.augment\.copy_paste is for .* objects',
     ),
     (('label',), {'things': (1,)}, r'config\.data\.things is for tasks that read objects'),
     (('label',), {'category_ids': (1,)}, r'config\.data\.category_ids is for .* objects'),

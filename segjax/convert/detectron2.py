@@ -6,9 +6,10 @@ masks have none. Classes are COCO's 80 in the order of their ids, or a file's ow
 
 The weights of MSRA's ResNets want pixels of 0 to 255 less the mean, not divided, and have a
 bottleneck's stride in its first 1x1 convolution; X-101-32x8d is divided by a std and has it in the
-3x3. Other fields that the zoo's networks go with: `ZOO` and `C4`. Its RoIAlign takes the adaptive
-number of samples, which `config.model.max_samples` may bound to save time. (Boxes thinner than
-`MIN_PROPOSAL` and `MIN_DETECTION` are dropped here and kept there: no config changes that.)
+3x3. Other keys that the zoo's networks go with: `ZOO` and `C4`. Its RoIAlign takes the adaptive
+number of samples, which `config.model.roi.max_samples` may bound to save time. (Boxes thinner than
+`MIN_SIDE` in `segjax.nn.rpn` and `segjax.nn.box_head` are dropped here and kept there: no config
+changes that.)
 
 `detectron2/R-50` is the file in Detectron2's folder; `detectron/R-50` the one in Detectron's, of
 the same network, whose normalisations are a scale and a shift.
@@ -17,8 +18,8 @@ The tables were written from the names that Detectron2's code and logs have, and
 files of its format; no real one was at hand.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,9 +35,14 @@ VARIANTS: dict[str, resnet.Name] = {
   'R-101': 'resnet101',
   'X-101-32x8d': 'resnext101_32x8d',
 }
-# Fields of `MaskRCNN` that go with the zoo's weights, and those on C4 alone.
-ZOO = {'anchors': 'detectron2', 'aligned': True, 'sampling_ratio': 0}
-C4 = {'feature_maps': 'c4', 'box_bins': 14, 'res5_stride': 2, 'test_proposals': (6000, 1000)}
+# Keys of `config.model` that go with the zoo's weights, and those on C4 alone.
+ZOO = {'rpn.anchor_style': 'detectron2', 'roi.aligned': True, 'roi.sampling_ratio': 0}
+C4 = {
+  'feature_maps': 'c4',
+  'box_head.resolution': 14,
+  'box_head.res5_stride': 2,
+  'rpn.test_proposals': (6000, 1000),
+}
 
 MEAN = 'config.data.mean=(123.675, 116.28, 103.53)'
 STD = {
@@ -172,11 +178,11 @@ def head_rows(*, c4: bool, masks: bool) -> Iterator[Row]:
     yield from layer_rows(f'{mask}.predictor', 'mask/score', oihw_to_hwio)
 
 
-def _input(name: str, **fields) -> str:
-  """What a network with the ResNet `name` wants."""
-  variant = VARIANTS[name]
-  fields = {'backbone': variant, 'stride_in_1x1': name.startswith('R-'), **fields}
-  keys = [f'config.model.{key}={value}' for key, value in fields.items()]
+def _input(name: str, wanted: Mapping[str, Any]) -> str:
+  """The config of a network with the ResNet `name` and these keys of `config.model`."""
+  backbone = {'name': VARIANTS[name], 'stride_in_1x1': name.startswith('R-')}
+  wanted = {**{f'backbone.{key}': value for key, value in backbone.items()}, **wanted}
+  keys = [f'config.model.{key}={value}' for key, value in wanted.items()]
   return ', '.join(['RGB, 0 to 255, minus mean, divided by std: ' + MEAN, STD[name], *keys])
 
 
@@ -187,12 +193,13 @@ def imagenet_source(name: str, names: Names) -> Source:
     left_out=_IMAGENET,
     new=(_HEAD,),
     spare=(),
-    input=_input(name),
+    input=_input(name, {}),
   )
 
 
 def zoo_source(name: str, *, c4: bool = False, masks: bool = True) -> Source:
   """A network of the model zoo on the ResNet `name`."""
+  wanted = {**ZOO, **(C4 if c4 else {}), 'masks': masks}
   prefixes = ('backbone.', 'roi_heads.') if c4 else ('backbone.bottom_up.',) * 2
   return Source(
     rows=(
@@ -203,7 +210,7 @@ def zoo_source(name: str, *, c4: bool = False, masks: bool = True) -> Source:
     # Faster R-CNN's weights do for a Mask R-CNN whose mask head is new, and the other way round.
     new=() if masks else (_MASK,),
     spare=(_MASK,) if masks else (),
-    input=f'{_input(name, **ZOO, **(C4 if c4 else {}), masks=masks)}, config.eval.paste=detectron2',
+    input=f'{_input(name, wanted)}, config.eval.paste=detectron2',
   )
 
 

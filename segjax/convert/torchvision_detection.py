@@ -9,7 +9,8 @@ masks of the background: nothing ever trained or read them.
 
 Files saved before torchvision 0.13, the published ones of version 1 among them, have other names
 for some layers (`RENAMED`). The published weights of version 1 were trained without an epsilon in
-the batch normalisation and go with `config.model.bn_epsilon=0.0`; one's own may go with 1e-5.
+the batch normalisation and go with `config.model.backbone.bn_epsilon=0.0`; one's own may go
+with 1e-5.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,17 +38,18 @@ RENAMED = (
   (r'^rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
   *((rf'^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.', rf'\1.{i}.0.') for i in range(4)),
 )
-# Fields of `MaskRCNN` for version 2: convolutions instead of layers, and batch normalisation.
+# Keys of `config.model` for version 2: convolutions instead of layers, and batch normalisation.
 V2 = {
-  'norm': 'batch',
-  'fpn_norm': 'batch',
-  'rpn_convs': 2,
-  'box_convs': 4,
-  'box_layers': 1,
-  'head_norm': 'batch',
+  'backbone.norm': 'batch',
+  'neck.norm': 'batch',
+  'rpn.convs': 2,
+  'box_head.convs': 4,
+  'box_head.layers': 1,
+  'box_head.norm': 'batch',
+  'mask_head.norm': 'batch',
 }
-# Fields that go with the published weights of version 1.
-V1 = {'bn_epsilon': 0.0}
+# Keys that go with the published weights of version 1.
+V1 = {'backbone.bn_epsilon': 0.0}
 
 # Side of what the box head sees.
 _BINS = 7
@@ -151,8 +153,8 @@ def detection_source(
   variant: resnet.Name, pick: Transform, *, version: int, masks: bool, note: str = ''
 ) -> Source:
   """The table of `detection_rows`; `note` is added to what a config needs."""
-  fields = {'backbone': variant, **(V1 if version == 1 else V2), 'masks': masks}
-  keys = ', '.join(f'config.model.{key}={value}' for key, value in fields.items())
+  wanted = {'backbone.name': variant, **(V1 if version == 1 else V2), 'masks': masks}
+  keys = ', '.join(f'config.model.{key}={value}' for key, value in wanted.items())
   return Source(
     rows=tuple(detection_rows(variant, pick, version=version, masks=masks)),
     left_out=(COUNTERS,),

@@ -5,11 +5,11 @@ The networks are those of the authors' released files, with Caffe's conventions:
 by 100, so that the unpadded fc6 has something to see at the border; poolings keep a last, partial
 window; and crops bring each layer's output to lie on the input, pixel on pixel. For GoogLeNet no
 file was released: it is that of Caffe, with the same conventions. `FCNResNet` is torchvision's FCN
-on ResNet, which has none of them.
+on ResNet, which has none of these conventions.
 
-The chain of the paper starts each network from the one before: 32s, 16s, 8s, by `init_from`; what
-is new is zero or bilinear. FCN-32s-fixed of Table 2 is the 32s network of which only the score
-layer learns: `optim.multipliers = ONLY_SCORE`.
+The chain of the paper starts each network from the one before: 32s, 16s, 8s, by `init_from`; new
+layers start at zero or bilinear. FCN-32s-fixed of Table 2 is the 32s network of which only the
+score layer learns: `optim.multipliers = ONLY_SCORE`.
 """
 
 import dataclasses
@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.nn import alexnet, googlenet, resnet
-from segjax.nn.conv import he_normal
+from segjax.nn.conv import Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
 from segjax.ops.conv import full_window_conv
 from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, view
+from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +95,12 @@ class FCN(nn.Module):
       that comes after the scores, are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   variant: Literal['32s', '16s', '8s', '8s-at-once'] = '8s'
   learned: Literal['none', 'intermediate', 'all'] = 'intermediate'
   stages: Stages = VGG16
-  fc_features: int = 4096
-  dropout: float = 0.5
+  fc_features: PositiveInt = 4096
+  dropout: Dropout = 0.5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -116,7 +117,7 @@ class FCN(nn.Module):
     return view(self.windows).stride
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, train: bool = False) -> Array:
     variant = VARIANTS[self.variant]
     x = image.astype(self.dtype)
     pools = {}
@@ -156,11 +157,11 @@ class FCNAlexNet(nn.Module):
       that comes after the scores, are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   form: Literal['caffe', 'torchvision'] = 'caffe'
-  width: float = 1.0
-  fc_features: int = 4096
-  dropout: float = 0.5
+  width: PositiveFloat = 1.0
+  fc_features: PositiveInt = 4096
+  dropout: Dropout = 0.5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -174,7 +175,7 @@ class FCNAlexNet(nn.Module):
     return view(self.windows).stride
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, train: bool = False) -> Array:
     form = alexnet.FORMS[self.form]
     x = alexnet.encode(image, form, width=self.width, padding=PAD, dtype=self.dtype)
     x = fc_layers(x, 6, self.fc_features, rate=self.dropout, train=train, dtype=self.dtype)
@@ -200,10 +201,10 @@ class FCNGoogLeNet(nn.Module):
       that comes after the scores, are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   form: Literal['caffe', 'torchvision'] = 'caffe'
-  width: float = 1.0
-  dropout: float = 0.4
+  width: PositiveFloat = 1.0
+  dropout: Dropout = 0.4
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -217,7 +218,7 @@ class FCNGoogLeNet(nn.Module):
     return view(self.windows).stride
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, train: bool = False) -> Array:
     form = googlenet.FORMS[self.form]
     x = googlenet.encode(image, form, width=self.width, padding=PAD, train=train, dtype=self.dtype)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -225,7 +226,7 @@ class FCNGoogLeNet(nn.Module):
 
 
 def conv_relu(
-  x: jax.Array,
+  x: Array,
   features: int,
   kernel_size: int,
   padding: int,
@@ -233,7 +234,7 @@ def conv_relu(
   dtype: Any,
   name: str,
   **kwargs: Any,
-) -> jax.Array:
+) -> Array:
   """A convolution called `name` with a bias, and a ReLU; `kwargs` are more of `nn.Conv`'s."""
   x = nn.Conv(
     features,
@@ -248,10 +249,10 @@ def conv_relu(
 
 
 def fc_layers(
-  x: jax.Array, kernel_size: int, features: int, *, rate: float, train: bool, dtype: Any
-) -> jax.Array:
+  x: Array, kernel_size: int, features: int, *, rate: float, train: bool, dtype: Any
+) -> Array:
   """The fully-connected layers as convolutions (§3.1), fc6 of `kernel_size`, each with dropout."""
-  # What `nn.Conv` says of strides, padding and layout is the only case of `full_window_conv`.
+  # Strides, padding and layout, as `nn.Conv` passes them, are the only case of it.
   convolve = lambda x, kernel, *_, **__: full_window_conv(x, kernel)
   for name, size in (('fc6', kernel_size), ('fc7', 1)):
     x = conv_relu(x, features, size, 0, dtype=dtype, name=name, conv_general_dilated=convolve)
@@ -259,14 +260,14 @@ def fc_layers(
   return x
 
 
-def score(x: jax.Array, classes: int, *, dtype: Any, name: str = 'score_fr') -> jax.Array:
+def score(x: Array, classes: int, *, dtype: Any, name: str = 'score_fr') -> Array:
   """f32[B, h, w, classes] by a 1x1 convolution that starts at zero (§4.3)."""
   zeros = nn.initializers.zeros
   layer = nn.Conv(classes, (1, 1), kernel_init=zeros, dtype=dtype, name=name)
   return layer(x).astype(jnp.float32)
 
 
-def upscore(scores: jax.Array, windows: Iterable[Window], size: tuple[int, int]) -> jax.Array:
+def upscore(scores: Array, windows: Iterable[Window], size: tuple[int, int]) -> Array:
   """Scores that come from `windows`, upsampled to lie on the image: -> f32[B, *size, classes]."""
   seen = view(windows)
   kernel_size, offset = bilinear_crop(seen)
@@ -283,18 +284,18 @@ class Upsample(nn.Module):
     learned: whether its kernel [2s, 2s, C, C] is a parameter.
   """
 
-  stride: int
+  stride: PositiveInt
   learned: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Array) -> Array:
     if not self.learned:
       return bilinear_upsample(x, self.stride)
     shape = (2 * self.stride, 2 * self.stride, x.shape[-1], x.shape[-1])
     return conv_transpose(x, self.param('kernel', bilinear_init, shape), self.stride)
 
 
-def bilinear_upsample(x: jax.Array, stride: int, kernel_size: int | None = None) -> jax.Array:
+def bilinear_upsample(x: Array, stride: int, kernel_size: int | None = None) -> Array:
   """f[B, H, W, C] -> f[B, s(H-1)+k, s(W-1)+k, C]: a transposed convolution, the kernel bilinear.
 
   Rows and then columns, each by a matrix: equal to the transposed convolution of kernel k, and a
@@ -312,7 +313,7 @@ def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray:
   return np.maximum(0, 1 - np.abs(outputs - stride * inputs - (kernel_size - 1) / 2) / stride)
 
 
-def max_pool_ceil(x: jax.Array) -> jax.Array:
+def max_pool_ceil(x: Array) -> Array:
   """2x2 max-pooling of stride 2 that keeps a last odd row or column, as Caffe's does.
 
   f[B, H, W, C] -> f[B, ceil(H / 2), ceil(W / 2), C].
@@ -322,7 +323,7 @@ def max_pool_ceil(x: jax.Array) -> jax.Array:
   return max_pool_2x2(jnp.pad(x, pads, mode='edge'))
 
 
-def crop(x: jax.Array, offset: int, size: tuple[int, int]) -> jax.Array:
+def crop(x: Array, offset: int, size: tuple[int, int]) -> Array:
   """The f[B, *size, C] of f[B, H, W, C] that starts `offset` from the top and left."""
   return x[:, offset : offset + size[0], offset : offset + size[1]]
 
@@ -352,14 +353,14 @@ class FCNResNet(nn.Module):
       that comes after the scores, are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   variant: resnet.Name = 'resnet50'
-  width: int = 64
+  width: PositiveInt = 64
   norm: resnet.Norm = 'batch'
-  dilate: tuple[int, ...] = (4, 5)
+  dilate: tuple[resnet.HalvingStage, ...] = (4, 5)
   auxiliary: bool = False
-  dropout: float = 0.1
-  bn_momentum: float = 0.9
+  dropout: Dropout = 0.1
+  bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -369,8 +370,8 @@ class FCNResNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, image: jax.Array, *, train: bool = False, with_auxiliary: bool = False
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    self, image: Array, *, train: bool = False, with_auxiliary: bool = False
+  ) -> Array | tuple[Array, Array]:
     """Logits; with `with_auxiliary` a pair of them and those of the second classifier.
 
     Raises:
@@ -389,7 +390,7 @@ class FCNResNet(nn.Module):
     )
     features = backbone(image, train=train)
 
-    def classify(x: jax.Array, name: str) -> jax.Array:
+    def classify(x: Array, name: str) -> Array:
       x = resnet.conv_norm(
         x,
         resnet.Conv(x.shape[-1] // 4, 3),

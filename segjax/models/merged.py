@@ -1,8 +1,8 @@
 """Two trained networks as one panoptic network: Kirillov et al., "Panoptic segmentation", arXiv
 1801.00868, section 7, the paper's own baseline.
 
-One says the class of each pixel, the other finds things; neither knows of the other, and nothing is
-trained. `segjax.ops.panoptic.merge_segments` makes one answer of both.
+A semantic and an instance network; neither knows of the other, and nothing is trained.
+`segjax.ops.panoptic.merge_segments` merges their outputs.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.ops.resize import resize_inside, shrink_inside
-from segjax.types import Array, SegjaxError
+from segjax.types import AnyFloat, Array, PositiveFloat, PositiveInt, SegjaxError
 
 
 class Merged(nn.Module):
@@ -33,10 +33,10 @@ class Merged(nn.Module):
 
   semantic: Any
   instance: Any
-  semantic_size: tuple[int, int] | None = None
+  semantic_size: tuple[PositiveInt, PositiveInt] | None = None
   semantic_resize: Literal['stretch', 'fit'] = 'stretch'
-  semantic_scale: tuple[float, ...] = (1.0,)
-  semantic_shift: tuple[float, ...] = (0.0,)
+  semantic_scale: tuple[PositiveFloat, ...] = (1.0,)
+  semantic_shift: tuple[AnyFloat, ...] = (0.0,)
 
   # The fields that are networks; the semantic scores are of all classes.
   parts = ('semantic', 'instance')
@@ -60,7 +60,7 @@ class Merged(nn.Module):
       train: must be False.
 
     Raises:
-      SegjaxError: it is to be trained, or the semantic network puts out less than it takes in.
+      SegjaxError: it is to be trained, or the semantic network's output is smaller than its input.
     """
     del instances, keys
     if train:
@@ -69,7 +69,7 @@ class Merged(nn.Module):
       )
     if getattr(self.semantic, 'margin', 0):
       raise SegjaxError(
-        'config.model.semantic puts out less than it takes in: merge a network with padding'
+        'config.model.semantic has an output smaller than its input: merge a network with padding'
       )
     return {**self.instance(image, size), 'semantic': self._scores(image, size)}
 

@@ -1,21 +1,41 @@
 """Panoptic FPN: Kirillov, Girshick, He, Dollár, "Panoptic feature pyramid networks", CVPR 2019,
 arXiv 1901.02446.
 
-Mask R-CNN on a feature pyramid, and a small branch on the same pyramid that says the class of each
-pixel (§3.1, Fig. 3). All things are one class there, "other", which comes first. What both parts
-find is merged by `segjax.ops.panoptic.merge_segments`.
+Mask R-CNN on a feature pyramid, and a small branch on the same pyramid for the class of each pixel
+(§3.1, Fig. 3). All things are one class there, "other", which comes first. The outputs of both are
+merged by `segjax.ops.panoptic.merge_segments`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.mask_rcnn import FEATURE_MAPS, MaskRCNN
+from segjax.models.mask_rcnn import MaskRCNN
 from segjax.nn.conv import he_normal
 from segjax.ops.resize import enlarge
-from segjax.types import Array, Detections, Instances, SegjaxError
+from segjax.types import Array, Detections, Instances, NonNegativeInt, PositiveInt, SegjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticBranchConfig:
+  """Keys of `config.model.semantic`.
+
+  Attributes:
+    features: channels (paper: 128).
+    groups: of its group normalization, which divide the channels (Detectron2: 32).
+  """
+
+  features: PositiveInt = 128
+  groups: PositiveInt = 32
+
+  def __post_init__(self):
+    if self.features % self.groups:
+      raise SegjaxError(
+        f'config.model.semantic.groups={self.groups} must divide features={self.features}'
+      )
 
 
 class PanopticFPN(MaskRCNN, kw_only=True):
@@ -23,16 +43,25 @@ class PanopticFPN(MaskRCNN, kw_only=True):
 
   Attributes:
     stuff: kinds of stuff; `classes` are the kinds of things.
-    semantic_features: channels of the semantic branch (paper: 128).
-    semantic_groups: groups of its normalisation, which divide them (Detectron2: 32).
+    semantic: see `SemanticBranchConfig`.
+
+  Raises:
+    SegjaxError: there is no pyramid, or as `MaskRCNN`.
   """
 
-  stuff: int
-  semantic_features: int = 128
-  semantic_groups: int = 32
+  stuff: NonNegativeInt
+  semantic: SemanticBranchConfig = SemanticBranchConfig()
 
   # The semantic scores are of "other" and the kinds of stuff, not of all classes.
   semantic_things = False
+
+  def __post_init__(self):
+    if not self._maps.pyramid:
+      raise SegjaxError(
+        f'config.model.feature_maps={self.feature_maps!r}: the semantic branch is on a pyramid: '
+        "set it to 'fpn'"
+      )
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -48,27 +77,13 @@ class PanopticFPN(MaskRCNN, kw_only=True):
     """What `MaskRCNN` returns, and `semantic`, logits f32[B, H, W, 1 + stuff], "other" first.
 
     With `given`, what `MaskRCNN` returns alone.
-
-    Raises:
-      SegjaxError: there is no pyramid.
     """
-    if not FEATURE_MAPS[self.feature_maps].pyramid:
-      raise SegjaxError(
-        f'config.model.feature_maps={self.feature_maps!r}: the semantic branch is on a pyramid: '
-        "set it to 'fpn'"
-      )
     resnet, levels = self._levels(image, train)
     outputs = self._find(resnet, levels, image, size, instances, keys, given=given, train=train)
     if given is not None:
       return outputs
-    branch = SemanticBranch(
-      1 + self.stuff,
-      self.semantic_features,
-      self.semantic_groups,
-      dtype=self.dtype,
-      name='semantic',
-    )
-    strides = FEATURE_MAPS[self.feature_maps].strides
+    branch = SemanticBranch(1 + self.stuff, self.semantic, dtype=self.dtype, name='semantic')
+    strides = self._maps.strides
     logits = enlarge(branch(levels[: len(strides)]), strides[0])
     return {**outputs, 'semantic': logits[:, : image.shape[1], : image.shape[2]]}
 
@@ -81,14 +96,12 @@ class SemanticBranch(nn.Module):
 
   Attributes:
     classes: channels of scores.
-    features: channels.
-    groups: of the normalisation.
+    config: features and groups.
     dtype: type of the computation.
   """
 
-  classes: int
-  features: int
-  groups: int
+  classes: PositiveInt
+  config: SemanticBranchConfig = SemanticBranchConfig()
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -108,8 +121,9 @@ class SemanticBranch(nn.Module):
     return score(total).astype(jnp.float32)
 
   def _conv(self, x: Array, name: str) -> Array:
+    features, groups = self.config.features, self.config.groups
     conv = nn.Conv(
-      self.features, (3, 3), use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=name
+      features, (3, 3), use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=name
     )
-    norm = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=self.dtype, name=f'{name}_norm')
+    norm = nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=f'{name}_norm')
     return nn.relu(norm(conv(x)))

@@ -16,16 +16,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import ConvTranspose, he_normal
+from segjax.nn.conv import ConvTranspose, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
 from segjax.ops.normalize import local_contrast_norm, local_response_norm
 from segjax.ops.pooling import argmax_pool_2x2, unpool_2x2
 from segjax.ops.upsample import bilinear_kernel
-from segjax.types import SegjaxError, nearest
+from segjax.types import Array, Fraction, NonNegativeFloat, PositiveInt, SegjaxError, nearest
 
 InputNorm = Literal['none', 'local_response', 'local_contrast']
 
-INPUT_NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+INPUT_NORMS: dict[str, Callable[[Array], Array]] = {
   'none': lambda image: image,
   'local_response': local_response_norm,
   'local_contrast': local_contrast_norm,
@@ -67,7 +67,7 @@ class SegNet(nn.Module):
   """SegNet (Fig. 2): f[B, H, W, C] -> logits f32[B, H, W, classes].
 
   The convolutions of VGG16, each with batch normalisation and ReLU, and their mirror image: a
-  decoder unpools with the indices of its encoder's maxima, and each of its convolutions puts out as
+  decoder unpools with the indices of its encoder's maxima, and each of its convolutions outputs as
   many channels as its counterpart takes in. The last one gives the logits, without more.
 
   Attributes:
@@ -82,13 +82,13 @@ class SegNet(nn.Module):
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   stages: Stages = VGG16
-  dropout: float = 0.0
-  dropout_stages: tuple[int, ...] = (3, 4, 5)
+  dropout: Dropout = 0.0
+  dropout_stages: tuple[PositiveInt, ...] = (3, 4, 5)
   input_norm: InputNorm = 'none'
-  bn_momentum: float = 0.9
-  bn_epsilon: float = 1e-5
+  bn_momentum: Fraction = 0.9
+  bn_epsilon: NonNegativeFloat = 1e-5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -97,7 +97,7 @@ class SegNet(nn.Module):
     return 2 ** len(self.stages)
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False, sample: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, train: bool = False, sample: bool = False) -> Array:
     """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
     unit = functools.partial(
       conv_norm_relu,
@@ -153,14 +153,14 @@ class SegNetBasic(nn.Module):
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
-  classes: int
+  classes: PositiveInt
   variant: str = 'SegNet-Basic'
-  width: int = 64
-  dropout: float = 0.0
-  dropout_stages: tuple[int, ...] = (3, 4)
+  width: PositiveInt = 64
+  dropout: Dropout = 0.0
+  dropout_stages: tuple[PositiveInt, ...] = (3, 4)
   input_norm: InputNorm = 'local_contrast'
-  bn_momentum: float = 0.9
-  bn_epsilon: float = 1e-5
+  bn_momentum: Fraction = 0.9
+  bn_epsilon: NonNegativeFloat = 1e-5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -169,11 +169,11 @@ class SegNetBasic(nn.Module):
     return 16
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, train: bool = False, sample: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, train: bool = False, sample: bool = False) -> Array:
     """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
     if self.variant not in VARIANTS:
       raise SegjaxError(
-        f'config.model.variant: there is no {self.variant}{nearest(self.variant, VARIANTS)}'
+        f'config.model.variant: unknown variant {self.variant}{nearest(self.variant, VARIANTS)}'
       )
     variant = VARIANTS[self.variant]
     unit = functools.partial(
@@ -201,25 +201,12 @@ class SegNetBasic(nn.Module):
     for stage in (4, 3, 2, 1):
       _, indices, size = pooled[stage]
       if variant.upsample == 'indices':
-        x = unit(
-          unpool_2x2(x, indices, size),
-          self.width,
-          groups=self.width if variant.single_channel else 1,
-          relu=False,
-          name=f'conv_decode{stage}',
-        )
-      elif variant.upsample == 'transposed':
-        x = ConvTranspose(
-          x.shape[-1],
-          kernel_size=8,
-          stride=2,
-          padding=3,
-          kernel_init=twofold_bilinear_init,
-          dtype=self.dtype,
-          name=f'upsample{stage}',
-        )(x)
+        groups = self.width if variant.single_channel else 1
+        decode = functools.partial(unit, groups=groups, relu=False, name=f'conv_decode{stage}')
+        x = decode(unpool_2x2(x, indices, size), self.width)
       else:
-        x = jax.image.resize(x, (len(x), 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), 'bilinear')
+        learned = variant.upsample == 'transposed'
+        x = upsample(x, learned=learned, dtype=self.dtype, name=f'upsample{stage}')
       x = x[:, : size[0], : size[1]]
       if variant.add and stage > 1:
         encoded = pooled[stage - 1][0]
@@ -230,22 +217,22 @@ class SegNetBasic(nn.Module):
     return x.astype(jnp.float32)
 
 
-def normalized(image: jax.Array, kind: InputNorm, dtype: Any) -> jax.Array:
+def normalized(image: Array, kind: InputNorm, dtype: Any) -> Array:
   """The image after the normalisation `kind`, which is computed in float32, in `dtype`."""
   return INPUT_NORMS[kind](image).astype(dtype)
 
 
 def make_dropout(
   rate: float, stages: tuple[int, ...], *, active: bool
-) -> Callable[[jax.Array, int], jax.Array]:
+) -> Callable[[Array, int], Array]:
   """`(x, stage) -> x`: dropout where `stage` is one of `stages`."""
   dropout = nn.Dropout(rate, deterministic=not active)
   return lambda x, stage: dropout(x) if stage in stages else x
 
 
 def conv(
-  x: jax.Array, features: int, kernel_size: int, *, dtype: Any, name: str, groups: int = 1
-) -> jax.Array:
+  x: Array, features: int, kernel_size: int, *, dtype: Any, name: str, groups: int = 1
+) -> Array:
   """A padded convolution with a bias and the init of He et al. 2015."""
   return nn.Conv(
     features,
@@ -258,7 +245,7 @@ def conv(
 
 
 def conv_norm_relu(
-  x: jax.Array,
+  x: Array,
   features: int,
   kernel_size: int,
   *,
@@ -269,7 +256,7 @@ def conv_norm_relu(
   name: str,
   groups: int = 1,
   relu: bool = True,
-) -> jax.Array:
+) -> Array:
   """`conv` called `name`, batch normalisation called `name`_bn, and a ReLU if wanted."""
   x = conv(x, features, kernel_size, dtype=dtype, name=name, groups=groups)
   x = nn.BatchNorm(
@@ -282,7 +269,23 @@ def conv_norm_relu(
   return nn.relu(x) if relu else x
 
 
-def twofold_bilinear_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
+def upsample(x: Array, *, learned: bool, dtype: Any, name: str) -> Array:
+  """f[B, H, W, C] -> f[B, 2H, 2W, C]: bilinear, or a layer called `name` that starts as that."""
+  if not learned:
+    return jax.image.resize(x, (len(x), 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), 'bilinear')
+  layer = ConvTranspose(
+    x.shape[-1],
+    kernel_size=8,
+    stride=2,
+    padding=3,
+    kernel_init=twofold_bilinear_init,
+    dtype=dtype,
+    name=name,
+  )
+  return layer(x)
+
+
+def twofold_bilinear_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
   """Bilinear interpolation by two, the 4x4 kernel of FCN, in the middle of a larger even kernel."""
   del key
   pads = [((k - 4) // 2,) * 2 for k in shape[:2]]

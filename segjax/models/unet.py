@@ -6,24 +6,24 @@ five levels, 572 x 572 in and 388 x 388 out, 31,030,658 parameters for one input
 that most people use today is `UNet(classes=…, padding='same', norm='batch')`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import ConvTranspose, Norm, he_normal, make_norm
+from segjax.nn.conv import ConvTranspose, Dropout, Norm, he_normal, make_norm
 from segjax.ops.pooling import max_pool_2x2
-from segjax.types import SegjaxError
+from segjax.types import Fraction, PositiveInt, Range, SegjaxError
 
 
 class DoubleConv(nn.Module):
   """Two 3x3 convolutions, each with its norm and a ReLU; unpadded, each takes 2 off H and W."""
 
-  features: int
+  features: PositiveInt
   padding: Literal['valid', 'same']
   norm: Norm
-  bn_momentum: float
+  bn_momentum: Fraction
   dtype: str
 
   @nn.compact
@@ -55,8 +55,8 @@ class UNet(nn.Module):
   """U-Net (Fig. 1): f[B, H, W, C] -> logits f32[B, H', W', classes].
 
   With `padding='valid'` H = stride·k + 60 for the paper's depth gives H' = H - 184, and any other H
-  is an error. With `padding='same'` any H and W go in and the same come out: the bottom and right
-  are mirrored up to a multiple of the stride, and cropped off the logits.
+  is an error. With `padding='same'` H' = H and W' = W, of any size: the bottom and right are
+  padded by reflection to a multiple of the stride, and cropped off the logits.
 
   Attributes:
     classes: channels of the output.
@@ -69,13 +69,13 @@ class UNet(nn.Module):
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
-  classes: int
-  width: int = 64
-  depth: int = 4
+  classes: PositiveInt
+  width: PositiveInt = 64
+  depth: Annotated[int, Range(1, 8)] = 4
   padding: Literal['valid', 'same'] = 'valid'
   norm: Norm = 'none'
-  dropout: float = 0.5
-  bn_momentum: float = 0.9
+  dropout: Dropout = 0.5
+  bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -93,7 +93,7 @@ class UNet(nn.Module):
     return sum(2 * 2**i for i in range(self.depth + 1)) + sum(2 * 2**i for i in range(self.depth))
 
   def output_size(self, at_least: int) -> int:
-    """The smallest height or width that the network can put out and that is >= `at_least`."""
+    """The smallest height or width that the network can output and that is >= `at_least`."""
     if self.padding == 'same':
       return max(at_least, 1)
     # Every pooled size is even exactly if output = -2·margin_up (mod stride), where margin_up
@@ -142,12 +142,12 @@ class UNet(nn.Module):
         fits = self.output_size(out) + 2 * self.margin
         raise SegjaxError(
           f'an unpadded U-Net of depth {self.depth} cannot take an image of {name} {size}: the '
-          f'next {name} that fits is {fits} (set config.data.crop_size to '
+          f'next {name} that fits is {fits} (set config.data.size.crop_size to '
           f'{fits - 2 * self.margin})'
         )
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-  """f[B, H, W, C] with its bottom and right mirrored up to multiples of `multiple`."""
+  """f[B, H, W, C] padded by reflection at the bottom and right to multiples of `multiple`."""
   pads = [(0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)]
   return jnp.pad(x, pads, mode='symmetric')

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.ops import upsample
+from segjax.types import NonNegativeInt, PositiveInt, Range
 
 Norm = Literal['none', 'batch', 'group']
+Dropout = Annotated[float, Range(0, 1, open='high')]
 
 # N(0, sqrt(2 / N)), N the incoming connections of one neuron: He et al. 2015, U-Net §3.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
@@ -33,7 +35,7 @@ def make_norm(
   """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
 
   `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
-  (by `momentum`); a `mask` beside the features, bool[B, 1, 1, 1], keeps those of False out of them.
+  (by `momentum`); examples where `mask`, bool[B, 1, 1, 1], is False are left out of both.
   `'group'` has groups of 16 channels, or one group where 16 do not divide C.
   """
   if kind == 'none':
@@ -59,14 +61,14 @@ class ConvTranspose(nn.Module):
     kernel_size: k, the same for rows and columns.
     stride: s, which acts on the output.
     padding: p, the rows and columns taken off each side of the output.
-    kernel_init: initialiser for the kernel [k, k, Cin, Cout].
+    kernel_init: initializer for the kernel [k, k, Cin, Cout].
     dtype: type of the computation; parameters are float32.
   """
 
-  features: int
-  kernel_size: int
-  stride: int
-  padding: int = 0
+  features: PositiveInt
+  kernel_size: PositiveInt
+  stride: PositiveInt
+  padding: NonNegativeInt = 0
   kernel_init: Callable[..., jax.Array] = he_normal
   dtype: Any = jnp.float32
 

@@ -1,6 +1,7 @@
 """Feature pyramid: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, arXiv
 1612.03144, §3."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,9 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from segjax.nn.conv import Norm, make_norm
+from segjax.types import Fraction, NonNegativeInt, PositiveInt
 
 # torchvision's and Detectron2's, U(-a, a) with a = sqrt(3 / N), N the incoming connections.
 uniform_fan_in = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
+
+
+@dataclasses.dataclass(frozen=True)
+class FPNConfig:
+  """Keys of `config.model.neck`.
+
+  Attributes:
+    features: channels of every level (paper: 256).
+    norm: of its convolutions: 'none' and biases as in the paper, or 'batch' or 'group'.
+  """
+
+  features: PositiveInt = 256
+  norm: Norm = 'none'
 
 
 class FPN(nn.Module):
@@ -29,11 +44,11 @@ class FPN(nn.Module):
     dtype: type of the computation.
   """
 
-  features: int = 256
-  first: int = 2
+  features: PositiveInt = 256
+  first: NonNegativeInt = 2
   extra: bool = True
   norm: Norm = 'none'
-  bn_momentum: float = 0.9
+  bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @nn.compact

@@ -5,9 +5,10 @@ Padding is symmetric, as in Caffe and PyTorch: output i of a stage lies on pixel
 image. By default the stride of a bottleneck is in its 3x3 convolution, as in torchvision.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ from segjax.nn.conv import make_norm
 from segjax.ops.conv import grouped_conv
 from segjax.ops.pooling import caffe_max_pool
 from segjax.ops.windows import Window
-from segjax.types import SegjaxError
+from segjax.types import Fraction, NonNegativeFloat, PositiveInt, Range
 
 Name = Literal['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext101_32x8d']
 Norm = Literal['batch', 'frozen', 'group']
@@ -27,6 +28,8 @@ Norm = Literal['batch', 'frozen', 'group']
 STAGES = (1, 2, 3, 4, 5)
 # Those that halve, and so can be dilated instead.
 HALVING = (3, 4, 5)
+HalvingStage = Annotated[int, Range(3, 5)]
+FrozenStages = Annotated[int, Range(0, 5)]
 
 # N(0, sqrt(2 / N)), N the outgoing connections of one neuron, as in the authors' Torch code.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -116,11 +119,32 @@ def _convs(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+  """Keys of `config.model.backbone`.
+
+  Attributes:
+    name: a row of `VARIANTS`.
+    width: channels of the stem (paper: 64); all others are in proportion.
+    norm: 'frozen' for pretrained weights, 'batch', or 'group', see `ResNet`.
+    bn_epsilon: added to the variance; torchvision's first Mask R-CNN weights have 0.
+    stride_in_1x1: see `ResNet`; the authors' weights, which Detectron2 starts from, have it.
+    frozen_stages: stages that learn nothing; 2, the stem and res2, in Mask R-CNN's paper.
+  """
+
+  name: Name = 'resnet50'
+  width: PositiveInt = 64
+  norm: Norm = 'frozen'
+  bn_epsilon: NonNegativeFloat = 1e-5
+  stride_in_1x1: bool = False
+  frozen_stages: FrozenStages = 0
+
+
 class ResNet(nn.Module):
   """The stages of a ResNet, without the pooling and the classifier at its end.
 
   Its stages can be run apart, by calls of one instance with different `stages`: Mask R-CNN on C4
-  runs 1 to 4 on the image and 5 on each region. Layers: stem; then for each block res2_0 … res5_2
+  runs 1 to 4 on the image and 5 on each RoI. Layers: stem; then for each block res2_0 … res5_2
   those called res2_0_conv1, …, and res2_0_shortcut where it has one; each with its …_norm.
 
   Attributes:
@@ -131,23 +155,23 @@ class ResNet(nn.Module):
     stride_in_1x1: the stride of a bottleneck is in its first convolution, as in the paper and in
       the weights of its authors that Detectron uses, and not in the 3x3.
     dilate: the stages of 3, 4, 5 that dilate their 3x3 convolutions in place of a stride.
-    unstrided: those that have neither stride nor dilation, as Mask R-CNN's res5 on 7x7 regions.
+    unstrided: those that have neither stride nor dilation, as Mask R-CNN's res5 on 7x7 RoIs.
     frozen_stages: stages 1 to this one learn nothing, and norm 'batch' is 'frozen' in them. Weight
-      decay is to be kept away, see `frozen_parameters`.
+      decay must leave them out, see `frozen_parameters`.
     bn_momentum: of the running means and variances, with norm 'batch'.
     bn_epsilon: added to the variance, with norm 'batch' or 'frozen'.
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
   """
 
   variant: Name
-  width: int = 64
+  width: PositiveInt = 64
   norm: Norm = 'batch'
   stride_in_1x1: bool = False
-  dilate: tuple[int, ...] = ()
-  unstrided: tuple[int, ...] = ()
-  frozen_stages: int = 0
-  bn_momentum: float = 0.9
-  bn_epsilon: float = 1e-5
+  dilate: tuple[HalvingStage, ...] = ()
+  unstrided: tuple[HalvingStage, ...] = ()
+  frozen_stages: FrozenStages = 0
+  bn_momentum: Fraction = 0.9
+  bn_epsilon: NonNegativeFloat = 1e-5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @nn.compact
@@ -164,19 +188,7 @@ class ResNet(nn.Module):
     Returns:
       {'c2': f[B, ceil(H / 4), ceil(W / 4), C2], …, 'c5': …}: strides 4, 8, 16 and 32, but for
       `dilate`.
-
-    Raises:
-      SegjaxError: `dilate` or `unstrided` names a stage without a stride; `frozen_stages` no stage.
     """
-    for key in ('dilate', 'unstrided'):
-      if not set(value := getattr(self, key)) <= set(HALVING):
-        raise SegjaxError(
-          f'config.model.{key}={value}: only stages 3, 4 and 5 have a stride to replace'
-        )
-    if self.frozen_stages not in (0, *STAGES):
-      raise SegjaxError(
-        f'config.model.frozen_stages={self.frozen_stages}: there are 5 stages, and 0 freezes none'
-      )
     x = x.astype(self.dtype)
     features = {}
     for stage in stages:
@@ -213,7 +225,7 @@ class ResNet(nn.Module):
 
 
 def frozen_parameters(path: str, norm: Norm, frozen_stages: int) -> tuple[str, ...]:
-  """Regular expressions for the parameters that learn nothing of the ResNet at `path`."""
+  """Regular expressions of the parameters, of the ResNet at `path`, that learn nothing."""
   layers = ('stem', *(f'res{stage}_' for stage in STAGES[1:]))[:frozen_stages]
   return tuple(f'^{path}/{name}' for name in (*layers, *['.*_norm/'] * (norm == 'frozen')))
 

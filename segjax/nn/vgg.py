@@ -1,7 +1,9 @@
 """VGG's convolutional part (Simonyan and Zisserman 2015, arXiv 1409.1556, Table 1) as a table."""
 
+from segjax.types import PositiveInt
+
 # One (channels, convolutions) a stage; each stage ends in a 2x2 max-pooling.
-Stages = tuple[tuple[int, int], ...]
+Stages = tuple[tuple[PositiveInt, PositiveInt], ...]
 
 # Configuration D. Every convolution is 3x3, padded by 1, with a bias and a ReLU.
 VGG16: Stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops.boxes import iou
-from segjax.types import Array
+from segjax.types import Array, Detections
 
 
 def nms(
@@ -87,3 +87,24 @@ def nms(
   _, kept, count = lax.while_loop(unfinished, add_tile, start)
   found = slot < count
   return jnp.where(found, order[kept], 0), found
+
+
+def best_detections(
+  boxes: Array, classes: Array, scores: Array, valid: Array, *, nms_iou: float, count: int
+) -> Detections:
+  """The detections of one image that `nms` within a class keeps, without masks.
+
+  Args:
+    boxes: f32[A, 4].
+    classes: i32[A].
+    scores: f32[A].
+    valid: bool[A].
+    nms_iou: IoU above which one suppresses another.
+    count: K.
+
+  Returns:
+    K by falling score; zeros where not `valid`.
+  """
+  kept, found = nms(boxes, scores, valid, classes, threshold=nms_iou, size=count)
+  blank = lambda x: jnp.where(found.reshape(-1, *[1] * (x.ndim - 1)), x[kept], 0)
+  return Detections(blank(boxes), blank(classes), blank(scores), None, found)

@@ -1,27 +1,27 @@
-"""What the training loop knows of a task: a frozen dataclass of pure functions."""
+"""A task, as the training loop knows it: a frozen dataclass of pure functions."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from jax.sharding import PartitionSpec
 
 from segjax.metrics.base import Metric
-from segjax.types import Array, Batch, SumCount
+from segjax.types import Array, Batch, SegjaxError, SumCount, nearest
 
 Variables = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-  """Keys of `config.eval` that a search over a split may choose, without running it anew for each.
+  """Keys of `config.eval` that a search over a split may choose, at one run of the network.
 
   Attributes:
     names: of the n keys.
     settings: T times n values, what to try; the first ones are the config's own.
-    metric: whose states are added up, for each setting by itself.
-    measure: the value of it that is to be high.
+    metric: its states are added up, for each setting on its own.
+    measure: the value of it to maximize.
     count: `(outputs, batch, settings f32[T, n]) -> states` of the metric, T of them along each
       leaf's first axis; can be traced by `jit`.
   """
@@ -65,3 +65,10 @@ class Task:
   pictures: Callable[..., list[dict[str, np.ndarray]]]
   host_keys: tuple[str, ...] = ()
   tuning: Tuning | None = None
+
+
+def check_metrics(names: Collection[str], known: Collection[str]) -> None:
+  """Raises a SegjaxError for a metric of `config.eval.metrics` that a task does not have."""
+  for name in names:
+    if name not in known:
+      raise SegjaxError(f'config.eval.metrics: unknown metric {name}{nearest(name, known)}')

@@ -1,5 +1,6 @@
 """Semantic segmentation: one class for every pixel."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +13,23 @@ from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import boundary, confusion, rand
 from segjax.ops import tiles
-from segjax.tasks.base import Task, Variables
-from segjax.types import IGNORE_LABEL, Array, Batch, SegjaxError, SumCount, nearest
+from segjax.tasks.base import Task, Variables, check_metrics
+from segjax.types import (
+  IGNORE_LABEL,
+  Array,
+  Batch,
+  NonNegativeInt,
+  PositiveInt,
+  SegjaxError,
+  SumCount,
+)
+
+# What the batches have.
+ANNOTATIONS: tuple[str, ...] = ('label',)
 
 # Where `config.losses` finds its functions, and what the task gives them.
 LOSSES = 'segjax.losses.dense'
 LOSS_INPUTS = ('logits', 'label', 'weight')
-# Keys of `config.data` without which batches lack what the task learns from.
-DATA_KEYS: tuple[str, ...] = ()
 
 # Metrics that `config.eval.metrics` may name -> how to make one for some class names.
 METRICS = {
@@ -37,111 +47,142 @@ SYMMETRIES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Keys of `config.eval`.
+
+  Attributes:
+    metrics: names in `METRICS`.
+    tile: height and width of the tiles of overlap-tile inference; None for the image whole.
+    overlap: context in pixels around a tile, for models without a margin of their own.
+    test_time_augmentation: average the probabilities over these symmetries of the image.
+    samples: average them over this many passes with dropout on (Bayesian SegNet, arXiv 1511.02680);
+      0 for one pass without. The model's `__call__` then has to take `sample`.
+  """
+
+  metrics: tuple[str, ...] = ('confusion',)
+  tile: tuple[PositiveInt, PositiveInt] | None = None
+  overlap: NonNegativeInt = 0
+  test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none'
+  samples: NonNegativeInt = 0
+
+  def __post_init__(self):
+    check_metrics(self.metrics, METRICS)
+
+
 def make_task(
   model: Any,
+  config: EvalConfig,
   *,
   class_names: Sequence[str],
   losses: Mapping[str, Callable[..., SumCount]],
-  metrics: Sequence[str] = ('confusion',),
-  tile: tuple[int, int] | None = None,
-  overlap: int = 0,
-  test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none',
-  samples: int = 0,
   draw: Callable[..., dict[str, np.ndarray]] | None = None,
+  things: Sequence[int] | None = None,
 ) -> Task:
   """The semantic task around `model`.
 
   Args:
     model: a Linen module f[B, H, W, C] -> logits f32[B, h, w, classes] that takes `train`. A model
-      that puts out less than it takes in says so in `margin` (pixels a side) and `output_size`.
+      whose output is smaller than its input has `margin` (pixels a side) and `output_size`.
+    config: how it is evaluated.
     class_names: one a class.
     losses: name -> `(logits, label, weight or None) -> SumCount`; their means add up.
-    metrics: names in `METRICS`.
-    tile: height and width of the tiles of overlap-tile inference; None takes the image whole.
-    overlap: context in pixels around a tile, for models without a margin of their own.
-    test_time_augmentation: average the probabilities over these symmetries of the image.
-    samples: average them over this many passes with dropout on (Bayesian SegNet, arXiv 1511.02680);
-      0 for one pass without. The model's `__call__` then has to take `sample`.
     draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
       {title: uint8[H, W, 3]}`.
+    things: not used.
 
   The outputs of `forward` are a dict with `logits` f32[B, h, w, classes] and, of samples,
   `uncertainty` f32[B, h, w], see `monte_carlo`.
+
+  Raises:
+    SegjaxError: `config.samples` of a model without dropout at test time.
   """
-  margin = getattr(model, 'margin', 0) or overlap
-  if samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
+  del things
+  if config.samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
     raise SegjaxError(
-      f'config.eval.samples={samples}: {type(model).__name__} has no dropout at test time: leave '
-      'it out, or take a model that has, such as segnet.SegNet'
+      f'config.eval.samples={config.samples}: {type(model).__name__} has no dropout at test time: '
+      'leave it out, or take a model that has, such as segnet.SegNet'
     )
-
-  def init(key: Array, batch: Batch) -> Variables:
-    return model.init(key, batch['image'])
-
-  def forward(variables: Variables, batch: Batch, *, train: bool, key: Array | None = None):
-    if train:
-      return _train_outputs(model, variables, batch, key)
-
-    def infer(**kwargs: Any) -> Array:
-      network = functools.partial(model.apply, variables, **kwargs)
-      apply = functools.partial(_whole, network, model, margin, tile)
-      return symmetric_average(apply, batch['image'], test_time_augmentation)
-
-    if not samples:
-      return {'logits': infer()}, {}
-    return monte_carlo(lambda key: infer(sample=True, rngs={'dropout': key}), samples), {}
-
-  def batch_statistics(variables: Variables, batch: Batch, key: Array) -> Variables:
-    if not hasattr(model, 'bn_momentum'):
-      raise SegjaxError(
-        f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum, and '
-        'nothing to recompute: leave it out'
-      )
-    # Without momentum the running statistics are the batch's own.
-    return _train_outputs(model.clone(bn_momentum=0.0), variables, batch, key)[1]
-
-  def compute_losses(outputs: Mapping[str, Array], batch: Batch) -> dict[str, SumCount]:
-    logits, label = outputs['logits'], _masked_label(batch)
-    if logits.shape[:3] != label.shape:
-      raise SegjaxError(
-        f'the model puts out {logits.shape[1]}x{logits.shape[2]} for labels of '
-        f'{label.shape[1]}x{label.shape[2]}: set config.data.crop_size to a size it can put out'
-      )
-    return {n: f(logits, label, batch.get('weight')) for n, f in losses.items()}
-
-  def predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
-    del batch
-    logits = outputs['logits']
-    return {
-      **{name: value for name, value in outputs.items() if name != 'logits'},
-      'label': jnp.argmax(logits, -1).astype(jnp.int32),
-      'probability': jax.nn.softmax(logits, -1),
-    }
-
-  def pictures(batch: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], count: int):
-    rows = np.flatnonzero(batch['valid'])[:count]
-    uncertainty = predictions.get('uncertainty', [None] * len(batch['valid']))
-    return [
-      draw(batch['image'][i], batch['label'][i], predictions['label'][i], uncertainty[i])
-      for i in rows
-    ]
-
-  dense_spec = P('data', 'space')
+  dense_keys = ('image', 'label', 'weight')
   return Task(
-    batch_spec={
-      'image': dense_spec,
-      'label': dense_spec,
-      'weight': dense_spec,
-      'valid': P('data'),
-    },
-    init=init,
-    forward=forward,
-    batch_statistics=batch_statistics,
-    losses=compute_losses,
-    predict=predict,
-    metrics=tuple(_metric(name, class_names) for name in metrics),
-    pictures=pictures,
+    batch_spec={**dict.fromkeys(dense_keys, P('data', 'space')), 'valid': P('data')},
+    init=lambda key, batch: model.init(key, batch['image']),
+    forward=functools.partial(_forward, model, config),
+    batch_statistics=functools.partial(_batch_statistics, model),
+    losses=functools.partial(_compute_losses, losses),
+    predict=_predict,
+    metrics=tuple(METRICS[name](class_names) for name in config.metrics),
+    pictures=functools.partial(_pictures, draw),
   )
+
+
+def _forward(
+  model: Any,
+  config: EvalConfig,
+  variables: Variables,
+  batch: Batch,
+  *,
+  train: bool,
+  key: Array | None = None,
+) -> tuple[dict[str, Array], Variables]:
+  if train:
+    return _train_outputs(model, variables, batch, key)
+
+  def infer(**kwargs: Any) -> Array:
+    network = functools.partial(model.apply, variables, **kwargs)
+    apply = functools.partial(_whole, network, model, config)
+    return symmetric_average(apply, batch['image'], config.test_time_augmentation)
+
+  if not config.samples:
+    return {'logits': infer()}, {}
+  sample = lambda key: infer(sample=True, rngs={'dropout': key})
+  return monte_carlo(sample, config.samples), {}
+
+
+def _batch_statistics(model: Any, variables: Variables, batch: Batch, key: Array) -> Variables:
+  if not hasattr(model, 'bn_momentum'):
+    raise SegjaxError(
+      f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum, and '
+      'nothing to recompute: leave it out'
+    )
+  # Without momentum the running statistics are the batch's own.
+  return _train_outputs(model.clone(bn_momentum=0.0), variables, batch, key)[1]
+
+
+def _compute_losses(
+  losses: Mapping[str, Callable[..., SumCount]], outputs: Mapping[str, Array], batch: Batch
+) -> dict[str, SumCount]:
+  logits, label = outputs['logits'], _masked_label(batch)
+  if logits.shape[:3] != label.shape:
+    height, width = logits.shape[1:3]
+    raise SegjaxError(
+      f"the model's output is {height}x{width} for labels of {label.shape[1]}x{label.shape[2]}: "
+      'set config.data.size.crop_size to a size that it can output'
+    )
+  return {name: loss(logits, label, batch.get('weight')) for name, loss in losses.items()}
+
+
+def _predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
+  del batch
+  logits = outputs['logits']
+  return {
+    **{name: value for name, value in outputs.items() if name != 'logits'},
+    'label': jnp.argmax(logits, -1).astype(jnp.int32),
+    'probability': jax.nn.softmax(logits, -1),
+  }
+
+
+def _pictures(
+  draw: Callable[..., dict[str, np.ndarray]],
+  batch: Mapping[str, np.ndarray],
+  predictions: Mapping[str, np.ndarray],
+  count: int,
+) -> list[dict[str, np.ndarray]]:
+  uncertainty = predictions.get('uncertainty', [None] * len(batch['valid']))
+  return [
+    draw(batch['image'][i], batch['label'][i], predictions['label'][i], uncertainty[i])
+    for i in np.flatnonzero(batch['valid'])[:count]
+  ]
 
 
 def _train_outputs(
@@ -198,18 +239,13 @@ def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
   return _log(total / len(SYMMETRIES[kind]))
 
 
-def _whole(
-  apply: Callable[[Array], Array],
-  model: Any,
-  margin: int,
-  tile: tuple[int, int] | None,
-  image: Array,
-) -> Array:
+def _whole(apply: Callable[[Array], Array], model: Any, config: EvalConfig, image: Array) -> Array:
   """Logits as large as `image`, by one tile or by many."""
-  if tile is None and margin == 0:
+  margin = getattr(model, 'margin', 0) or config.overlap
+  if config.tile is None and margin == 0:
     return apply(image)
   size = image.shape[1:3]
-  height, width = (min(t, s) for t, s in zip(tile or size, size, strict=True))
+  height, width = (min(t, s) for t, s in zip(config.tile or size, size, strict=True))
   fit = getattr(model, 'output_size', lambda size: size)
   stride = getattr(model, 'stride', 1)
   tile = (fit(max(height, stride)), fit(max(width, stride)))
@@ -221,9 +257,3 @@ def _masked_label(batch: Batch) -> Array:
   if 'valid' not in batch:
     return batch['label']
   return jnp.where(batch['valid'][:, None, None], batch['label'], IGNORE_LABEL)
-
-
-def _metric(name: str, class_names: Sequence[str]) -> Any:
-  if name not in METRICS:
-    raise SegjaxError(f'config.eval.metrics: there is no {name}{nearest(name, METRICS)}')
-  return METRICS[name](class_names)

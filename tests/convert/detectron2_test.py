@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instance_batch import make_model
 from made_up import made_up
 
 from segjax.convert import detectron2
@@ -25,7 +26,7 @@ from segjax.convert.load import (
 )
 from segjax.convert.table import convert
 from segjax.convert.weights import read_metadata
-from segjax.models.mask_rcnn import BoxHead, MaskRCNN
+from segjax.nn.box_head import BoxHead, BoxHeadConfig
 from segjax.nn.resnet import ResNet
 from segjax.train.compile import jit
 from segjax.types import SegjaxError
@@ -124,9 +125,10 @@ def zeros(model):
 
 
 def network(variant, *, c4=False, masks=True):
-  fields = detectron2.ZOO | (detectron2.C4 if c4 else {})
-  sizes = {'width': 2, 'features': FEATURES, 'hidden': HIDDEN}
-  return MaskRCNN(CLASSES, variant, masks=masks, **sizes, **fields)
+  fields = {'backbone.name': variant, 'backbone.width': 2, 'box_head.hidden': HIDDEN}
+  fields |= {f'{part}.features': FEATURES for part in ('neck', 'box_head', 'mask_head')}
+  fields |= detectron2.ZOO | (detectron2.C4 if c4 else {})
+  return make_model({'classes': CLASSES, 'masks': masks} | fields)
 
 
 def zoo_file(model, *, c4):
@@ -236,7 +238,7 @@ def test_the_heads_see_what_detectron2_s_see():
     for name in ('roi_heads.box_predictor.cls_score', 'roi_heads.box_predictor.bbox_pred')
   )
   seen = region.transpose(1, 2, 0)[None, None].astype(np.float32)
-  head = BoxHead(CLASSES, HIDDEN)
+  head = BoxHead(CLASSES, BoxHeadConfig(hidden=HIDDEN))
   logits, boxes = jit(head.apply, once=True)({'params': variables['params']['box']}, seen)
   np.testing.assert_allclose(logits[0, 0], [score[-1], *score[:-1]], rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(boxes[0, 0], deltas.reshape(CLASSES, 4), rtol=1e-4, atol=1e-5)
@@ -257,4 +259,4 @@ def test_a_file_of_the_zoo_goes_into_a_network(tmp_path):
   np.testing.assert_array_equal(kernel[1, 0, 2, 3], theirs[2, 3, 1, 0])
   note = read_metadata(tmp_path / 'x.safetensors')['input']
   assert 'config.data.mean=(123.675, 116.28, 103.53), config.data.std=(1.0,)' in note
-  assert 'config.model.stride_in_1x1=True' in note
+  assert 'config.model.backbone.stride_in_1x1=True' in note

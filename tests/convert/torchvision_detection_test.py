@@ -4,8 +4,8 @@ What narrow networks find is in golden/detection.npz (golden/make_detection.py);
 is installed, the full ones are run beside ours, in inference and in training.
 """
 
+import dataclasses
 import functools
-import os
 import pathlib
 import sys
 
@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from instance_batch import make_model
 from made_up import made_up, made_up_image
+from real_data import real_data
 from scipy.optimize import linear_sum_assignment
 
 from segjax.convert import torchvision_detection as tables
 from segjax.convert.load import SOURCES, Pretrained, flat_paths, load_into
 from segjax.convert.table import convert, leftovers
 from segjax.losses import detection as losses
-from segjax.models import mask_rcnn
-from segjax.models.mask_rcnn import MaskRCNN
+from segjax.nn.rpn import propose
 from segjax.ops.masks import pack_masks
 from segjax.ops.paste_masks import paste_masks
 from segjax.train.compile import jit
@@ -92,13 +93,13 @@ def test_every_array_of_either_side_is_accounted_for(golden, name):
   assert leftovers(file, source) == ([], [])
   left = file.keys() - {row.key for row in source.rows}
   assert {key.rpartition('.')[2] for key in left} == {'num_batches_tracked'}
-  assert taken_shapes(source, file) == shapes(zeros(MaskRCNN(80, **NETWORKS[name])))
+  assert taken_shapes(source, file) == shapes(zeros(make_model({'classes': 80, **NETWORKS[name]})))
 
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_fine_tuned_file_has_its_own_classes(golden, name):
   source, file = SOURCES[f'torchvision/{name}_all'], blank(golden, name, classes=2)
-  assert taken_shapes(source, file) == shapes(zeros(MaskRCNN(2, **NETWORKS[name])))
+  assert taken_shapes(source, file) == shapes(zeros(make_model({'classes': 2, **NETWORKS[name]})))
 
 
 def test_a_fine_tuned_file_is_told_its_source(golden):
@@ -113,7 +114,7 @@ def test_a_fine_tuned_file_is_told_its_source(golden):
 def test_a_body_fills_all_but_the_layers_with_a_row_a_class(golden, name):
   source, file = SOURCES[f'torchvision/{name}_body'], blank(golden, name)
   assert leftovers(file, source) == ([], [])
-  variables = zeros(MaskRCNN(3, **NETWORKS[name]))
+  variables = zeros(make_model({'classes': 3, **NETWORKS[name]}))
   taken = taken_shapes(source, file)
   ones = {path: np.ones(shape, 'f4') for path, shape in taken.items()}
   variables, report = loaded(variables, Pretrained('FILE', ones, source.new, source.spare))
@@ -126,7 +127,7 @@ def test_a_network_starts_from_one_with_or_without_a_mask_head(golden):
   for name, kwargs in NETWORKS.items():
     source = SOURCES[f'torchvision/{name}']
     ones = {p: np.ones(s, 'f4') for p, s in taken_shapes(source, blank(golden, name)).items()}
-    other = MaskRCNN(80, **{**kwargs, 'masks': not kwargs['masks']})
+    other = make_model({**kwargs, 'classes': 80, 'masks': not kwargs['masks']})
     _, report = loaded(zeros(other), Pretrained('FILE', ones, source.new, source.spare))
     paths = report.unused if kwargs['masks'] else report.new
     assert {path.split('/')[1] for path in paths} == {'mask'}
@@ -167,7 +168,9 @@ def test_classes_are_coco_s_in_the_order_of_their_ids():
 
 @pytest.mark.parametrize('feature_maps', ['fpn', 'c4'])
 def test_imagenet_s_resnet_fills_the_backbone(feature_maps):
-  model = MaskRCNN(3, 'resnet18', width=2, features=4, hidden=4, feature_maps=feature_maps)
+  fields = {'backbone.name': 'resnet18', 'backbone.width': 2, 'box_head.hidden': 4}
+  fields |= {f'{part}.features': 4 for part in ('neck', 'box_head', 'mask_head')}
+  model = make_model({'classes': 3, 'feature_maps': feature_maps} | fields)
   source, variables = SOURCES['torchvision/resnet18'], zeros(model)
   ours = shapes(variables)
   ones = {row.path: np.ones(ours[row.path], 'f4') for row in source.rows}
@@ -190,11 +193,10 @@ def find(model, variables, image, size):
       variables, image, size, mutable=['intermediates'], capture_intermediates=parts
     )
     [pyramid], [(logits, deltas)] = (state['intermediates'][k]['__call__'] for k in ('fpn', 'rpn'))
-    before, after = model.test_proposals
+    pre_nms, post_nms = model.rpn.test_proposals
     anchors = model._anchors(image.shape[1:3], [level.shape[1:3] for level in pyramid])
-    proposals = mask_rcnn.propose(
-      logits, deltas, anchors, size, before=before, after=after, threshold=model.rpn_nms
-    )
+    options = {'pre_nms': pre_nms, 'post_nms': post_nms, 'nms_iou': model.rpn.nms_iou}
+    proposals = propose(logits, deltas, anchors, size, **options)
     return pyramid, proposals, outputs['detections']
 
   return jax.tree.map(np.asarray, run(variables, image, size))
@@ -238,17 +240,17 @@ def narrow(golden, version):
       arrays[f'{layer}.weight'] = arrays[f'{layer}.weight'] * golden[key]
       arrays[f'{layer}.bias'] = golden[f'{name}/{layer}.bias']
   source = tables.detection_source('resnet18', tables.all_rows, version=version, masks=True)
-  model = MaskRCNN(
-    5,
-    'resnet18',
-    width=4,
-    features=16,
-    hidden=32,
-    anchor_sizes=(8, 16, 32, 64, 128),
-    test_proposals=(60, 40),
-    detections=12,
-    **{**VERSIONS[version], 'bn_epsilon': 1e-5},
-  )
+  fields = {
+    'classes': 5,
+    'backbone.name': 'resnet18',
+    'backbone.width': 4,
+    **{f'{part}.features': 16 for part in ('neck', 'box_head', 'mask_head')},
+    'box_head.hidden': 32,
+    'box_head.max_detections': 12,
+    'rpn.anchor_sizes': (8, 16, 32, 64, 128),
+    'rpn.test_proposals': (60, 40),
+  }
+  model = make_model({**fields, **VERSIONS[version], 'backbone.bn_epsilon': 1e-5})
   variables, report = loaded(zeros(model), converted(arrays, source))
   assert not report.new
   return model, variables
@@ -312,8 +314,9 @@ def pair(request, maker):
     maker.fill(original)
     original.eval()
     maker.rescale(original, torch.tensor(made_up_image(PADDED, SIZES)), SIZES)
-  fields = {**VERSIONS[version], 'bn_epsilon': 1e-5}  # that of nn.BatchNorm2d
-  model = MaskRCNN(90, test_proposals=PROPOSALS, train_proposals=PROPOSALS, **fields)
+  proposals = {f'rpn.{mode}_proposals': PROPOSALS for mode in ('train', 'test')}
+  fields = {**VERSIONS[version], 'backbone.bn_epsilon': 1e-5}  # that of nn.BatchNorm2d
+  model = make_model({'classes': 90, **proposals, **fields})
   arrays = {key: x.numpy() for key, x in original.state_dict().items()}
   source = SOURCES[f'torchvision/{name}_all']
   variables, _ = loaded(zeros(model), converted(arrays, source))
@@ -322,9 +325,7 @@ def pair(request, maker):
 
 def photographs():
   """Two of COCO's at `SIZES`, as `made_up_image` gives them: f32[2, 3, *PADDED], normalised."""
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA, the folder with coco_instances/, is not set')
-  folder = pathlib.Path(os.environ['SEGJAX_TEST_DATA'], 'coco_instances', 'val2017')
+  folder = real_data('coco_instances', 'val2017')
   batch = np.zeros((2, 3, *PADDED), np.float32)
   for image, (height, width), path in zip(batch, SIZES, sorted(folder.glob('*.jpg')), strict=False):
     pixels = cv2.resize(cv2.imread(str(path))[..., ::-1], (width, height)) / 255
@@ -438,7 +439,7 @@ def test_losses_equal_torchvision_s(pair, maker):
   blank = np.zeros(labels.shape, bool)
   packed = pack_masks(jnp.asarray(masks))
   instances = Instances(boxes, labels.astype(np.int32) - 1, packed, blank, ~blank)
-  model = model.clone(rpn_samples=2**15, regions=512)
+  model = model.clone(rpn=dataclasses.replace(model.rpn, samples=2**15))
 
   @functools.partial(jit, once=True)
   def run(variables, image, instances):
@@ -446,7 +447,7 @@ def test_losses_equal_torchvision_s(pair, maker):
     apply = functools.partial(model.apply, mutable=['batch_stats'], train=True)
     outputs, _ = apply(variables, image, jnp.array(SIZES), instances, keys)
     rpn, box, mask = outputs['rpn'], outputs['box'], outputs['mask']
-    found, cut = box.regions, mask.regions
+    found, cut = box.rois, mask.rois
     of_box = (found.classes, found.positive, found.valid)
     return {
       'loss_objectness': losses.objectness_loss(rpn.logits, rpn.positive, rpn.valid),

@@ -1,32 +1,48 @@
-"""A small Mask R-CNN, and two small images with rectangles for objects to learn from."""
+"""A small Mask R-CNN, and two small images with rectangles for objects to train it on."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.models.mask_rcnn import MaskRCNN
 from segjax.nn.resnet import Variant
 from segjax.ops.masks import pack_masks
 from segjax.types import Instances
 
 SIZE = 64
-# Fields of a MaskRCNN that is quick to compile.
+# Keys of a MaskRCNN that is quick to compile.
 TINY = {
   'classes': 3,
-  'backbone': 'shallow',
-  'width': 4,
-  'features': 8,
-  'hidden': 16,
-  'mask_convs': 1,
-  'rpn_samples': 64,
-  'train_proposals': (64, 20),
-  'test_proposals': (64, 20),
-  'regions': 16,
-  'region_positives': 0.5,
-  'detections': 6,
+  'backbone.name': 'shallow',
+  'backbone.width': 4,
+  'neck.features': 8,
+  'rpn.samples': 64,
+  'rpn.train_proposals': (64, 20),
+  'rpn.test_proposals': (64, 20),
+  'box_head.features': 8,
+  'box_head.hidden': 16,
+  'box_head.samples': 16,
+  'box_head.positive_fraction': 0.5,
+  'box_head.max_detections': 6,
+  'mask_head.features': 8,
+  'mask_head.convs': 1,
 }
 # What `TINY` calls its backbone: a row of `segjax.nn.resnet.VARIANTS`, for a test to put there.
 SHALLOW = Variant('basic', (1, 1, 1, 1))
 KEYS = jax.random.split(jax.random.key(1), 2)
+
+
+def make_model(fields, kind=MaskRCNN):
+  """A network by the keys that its fields have in a config: 'classes', 'rpn.samples'."""
+  defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+  given, groups = {}, {}
+  for key, value in fields.items():
+    group, _, name = key.rpartition('.')
+    (groups.setdefault(group, {}) if group else given)[name] = value
+  groups = {name: dataclasses.replace(defaults[name], **keys) for name, keys in groups.items()}
+  return kind(**given, **groups)
 
 
 def make_batch(count=5, padding=0, crowd=False, seed=0):

@@ -1,4 +1,4 @@
-"""What runs, and where: what a figure has beside it."""
+"""Which code runs on which hardware: the provenance of a result."""
 
 import contextlib
 import datetime
@@ -29,11 +29,10 @@ def versions() -> str:
 
 
 def provenance() -> dict[str, Any]:
-  """What runs now, and where: keys of a table's record."""
+  """Time, code, hardware and versions of this process, by the keys of a table's record."""
   commit, dirty = code_version(Path(segjax.__file__).parent.parent)
-  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   return {
-    'time': now,
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'commit': commit,
     'dirty': dirty,
     'hardware': hardware(),
@@ -42,7 +41,7 @@ def provenance() -> dict[str, Any]:
 
 
 def code_version(checkout: Path) -> tuple[str | None, bool | None]:
-  """The commit of a checkout, and whether its code or configs have changes that are in none."""
+  """The commit of a checkout, and whether its code or configs have uncommitted changes."""
 
   def git(*args: str) -> str:
     command = ['git', '-C', str(checkout), *args]

@@ -1,0 +1,125 @@
+"""The mask head: the pixels of each RoI's object (Mask R-CNN, §3, Mask Representation)."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.nn.box_head import SampledRoIs
+from segjax.nn.conv import ConvTranspose, Norm, he_normal
+from segjax.nn.roi import conv_layers, per_roi
+from segjax.types import Array, Detections, NonNegativeInt, PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskHeadConfig:
+  """Keys of `config.model.mask_head`.
+
+  Attributes:
+    features: channels of its convolutions (paper: 256).
+    norm: of its 3x3 convolutions: 'none', 'batch' or 'group'.
+    resolution: of the RoIs that it sees, resolution x resolution; its masks are twice as large.
+    convs: 3x3 convolutions; none on 'c4', where res5 comes before it.
+    mlp: channels of fully-connected layers in place of the convolutions; the MLPs of Table 2e are
+      (1024, 1024) and (1024, 1024, 1024).
+    activation: 'sigmoid', or 'softmax' over the classes and the background (Table 2b).
+    class_agnostic: whether all classes share one mask (§4.1, Class-Specific vs. Class-Agnostic).
+  """
+
+  features: PositiveInt = 256
+  norm: Norm = 'none'
+  resolution: PositiveInt = 14
+  convs: NonNegativeInt = 4
+  mlp: tuple[PositiveInt, ...] = ()
+  activation: Literal['sigmoid', 'softmax'] = 'sigmoid'
+  class_agnostic: bool = False
+
+  def channels(self, classes: int) -> int:
+    """Of the masks: one for each class, or one, and with 'softmax' the background's before them."""
+    return (1 if self.class_agnostic else classes) + (self.activation == 'softmax')
+
+
+class MaskSamples(NamedTuple):
+  """logits f32[B, R', M, M, channels] and target f32[B, R', M, M] of the first R' sampled RoIs.
+
+  All positive RoIs are among them. For the channels see `MaskHeadConfig.channels`.
+  """
+
+  logits: Array
+  target: Array
+  rois: SampledRoIs
+
+
+class MaskHead(nn.Module):
+  """Convolutions, a transposed one that doubles the size, and a mask for each class (Fig. 4).
+
+  Attributes:
+    channels: of the masks.
+    features: channels of the convolutions.
+    convs: 3x3 convolutions.
+    norm: their norms.
+    dtype: type of the computation.
+  """
+
+  channels: PositiveInt
+  features: PositiveInt = 256
+  convs: NonNegativeInt = 4
+  norm: Norm = 'none'
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, valid: Array | None = None) -> Array:
+    """f[B, R, P, Q, C] -> logits f32[B, R, 2P, 2Q, channels]; `valid` as in `BoxHead`."""
+    return per_roi(lambda x: self._masks(x, valid), x)
+
+  def _masks(self, x: Array, valid: Array | None) -> Array:
+    options = {'norm': self.norm, 'valid': valid, 'dtype': self.dtype}
+    x = conv_layers(x.astype(self.dtype), count=self.convs, features=self.features, **options)
+    x = nn.relu(ConvTranspose(self.features, 2, 2, dtype=self.dtype, name='upconv')(x))
+    init = nn.initializers.normal(0.001)
+    score = nn.Conv(self.channels, (1, 1), kernel_init=init, dtype=self.dtype, name='score')
+    return score(x).astype(jnp.float32)
+
+
+class MaskMLP(nn.Module):
+  """Fully-connected layers that see a whole RoI, and its masks (Table 2e).
+
+  Attributes:
+    channels: of the masks.
+    hidden: channels of the layers.
+    size: M, the side of the masks.
+    dtype: type of the computation.
+  """
+
+  channels: PositiveInt
+  hidden: tuple[PositiveInt, ...]
+  size: PositiveInt
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, valid: Array | None = None) -> Array:
+    """f[B, R, P, Q, C] -> logits f32[B, R, M, M, channels]."""
+    del valid  # no norm of its own
+    x = x.reshape(*x.shape[:2], -1).astype(self.dtype)
+    for i, hidden in enumerate(self.hidden, 1):
+      layer = nn.Dense(hidden, kernel_init=he_normal, dtype=self.dtype, name=f'fc{i}')
+      x = nn.relu(layer(x))
+    outputs = self.size**2 * self.channels
+    init = nn.initializers.normal(0.001)
+    score = nn.Dense(outputs, kernel_init=init, dtype=self.dtype, name='score')
+    return score(x).astype(jnp.float32).reshape(*x.shape[:2], self.size, self.size, self.channels)
+
+
+def with_masks(found: Detections, logits: Array, config: MaskHeadConfig) -> Detections:
+  """`found`, each with the mask of its class, of logits f32[B, K, M, M, channels]."""
+  channels = jnp.zeros_like(found.classes) if config.class_agnostic else found.classes
+  if config.activation == 'softmax':
+    return found._replace(masks=of_class(nn.softmax(logits), channels + 1))
+  return found._replace(masks=nn.sigmoid(of_class(logits, channels)))
+
+
+def of_class(masks: Array, classes: Array) -> Array:
+  """The channel of each RoI's class: f[B, R, M, M, C], i32[B, R] -> f[B, R, M, M]."""
+  index = classes[:, :, None, None, None]
+  return jnp.take_along_axis(masks, index, axis=-1)[..., 0]

@@ -1,0 +1,247 @@
+"""Region proposal network: Ren, He, Girshick, Sun, "Faster R-CNN", NeurIPS 2015, arXiv 1506.01497,
+§3; on a pyramid as in FPN, §4.1."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segjax.ops import anchors as anchor_ops
+from segjax.ops import boxes as box_ops
+from segjax.ops.matching import match
+from segjax.ops.nms import nms
+from segjax.ops.sampling import sample
+from segjax.types import (
+  Array,
+  Fraction,
+  Instances,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+  SegjaxError,
+)
+
+# Proposals with a smaller side are dropped, in pixels: torchvision's.
+MIN_SIDE = 1e-3
+# The share of the sampled anchors that may be positive (§3.1.3).
+POSITIVE_FRACTION = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class RPNConfig:
+  """Keys of `config.model.rpn`.
+
+  Attributes:
+    anchor_sizes: one a level of the pyramid, P2 to P6, or all at each place of one map, pixels.
+    aspect_ratios: of the anchors, height over width.
+    anchor_style: 'torchvision' rounds anchors to pixels and their strides down, see
+      `segjax.ops.anchors.grid_strides`; 'detectron2' does neither, and orders those of a place by
+      size.
+    convs: 3x3 convolutions.
+    samples: anchors sampled per image in training (paper: 256).
+    positive_iou: IoU with an object from which an anchor is positive.
+    negative_iou: IoU below which it is negative.
+    train_proposals: (before, after) NMS, in training; before is of each level.
+    test_proposals: the same outside training.
+    nms_iou: IoU above which a proposal suppresses another.
+  """
+
+  anchor_sizes: tuple[PositiveFloat, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+  aspect_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+  anchor_style: Literal['torchvision', 'detectron2'] = 'torchvision'
+  convs: NonNegativeInt = 1
+  samples: PositiveInt = 256
+  positive_iou: Fraction = 0.7
+  negative_iou: Fraction = 0.3
+  train_proposals: tuple[PositiveInt, PositiveInt] = (2000, 2000)
+  test_proposals: tuple[PositiveInt, PositiveInt] = (1000, 1000)
+  nms_iou: Fraction = 0.7
+
+  def __post_init__(self):
+    for key in ('anchor_sizes', 'aspect_ratios'):
+      if not getattr(self, key):
+        raise SegjaxError(f'config.model.rpn.{key}=() leaves no anchor: name one or more')
+    if self.negative_iou > self.positive_iou:
+      raise SegjaxError(
+        f'config.model.rpn.negative_iou={self.negative_iou} must be at most '
+        f'positive_iou={self.positive_iou}'
+      )
+
+
+class Proposals(NamedTuple):
+  """Regions that may hold an object: boxes f32[B, P, 4] by falling score, valid bool[B, P]."""
+
+  boxes: Array
+  valid: Array
+
+
+class RPNSamples(NamedTuple):
+  """The S sampled anchors of each image.
+
+  Attributes:
+    logits: f32[B, S], that there is an object.
+    deltas: f32[B, S, 4].
+    target: f32[B, S, 4], the deltas from a positive anchor to its object.
+    positive: bool[B, S].
+    valid: bool[B, S].
+  """
+
+  logits: Array
+  deltas: Array
+  target: Array
+  positive: Array
+  valid: Array
+
+
+class RPNHead(nn.Module):
+  """Objectness and box deltas of each anchor (§3.1), by the same weights at every level.
+
+  Attributes:
+    anchors: A, per place.
+    convs: 3x3 convolutions.
+    dtype: type of the computation.
+  """
+
+  anchors: PositiveInt
+  convs: NonNegativeInt = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, levels: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """f[B, h, w, C] a level -> logits f32[B, h·w·A] and deltas f32[B, h·w·A, 4] a level."""
+    normal = nn.initializers.normal(0.01)
+    layer = functools.partial(nn.Conv, kernel_init=normal, dtype=self.dtype)
+    channels = levels[0].shape[-1]
+    convs = [layer(channels, (3, 3), name=f'conv{i}') for i in range(1, self.convs + 1)]
+    logits = layer(self.anchors, (1, 1), name='objectness')
+    deltas = layer(4 * self.anchors, (1, 1), name='deltas')
+    hidden = lambda x: functools.reduce(lambda y, conv: nn.relu(conv(y)), convs, x)
+    features = [hidden(level) for level in levels]
+    batch = len(levels[0])
+    return (
+      [logits(x).reshape(batch, -1).astype(jnp.float32) for x in features],
+      [deltas(x).reshape(batch, -1, 4).astype(jnp.float32) for x in features],
+    )
+
+
+def anchors_per_place(config: RPNConfig, *, pyramid: bool) -> int:
+  """A: all aspect ratios, of one size on a level of a pyramid, of all sizes on one map."""
+  return len(config.aspect_ratios) * (1 if pyramid else len(config.anchor_sizes))
+
+
+def make_anchors(
+  config: RPNConfig,
+  image_size: tuple[int, int],
+  grids: Sequence[tuple[int, int]],
+  *,
+  stride: int,
+  pyramid: bool,
+) -> list[np.ndarray]:
+  """The anchors f32[h · w · A, 4] of each level.
+
+  Args:
+    config: sizes, aspect ratios and style.
+    image_size: (height, width), padding included.
+    grids: (h, w) of each level.
+    stride: of the first level; each further one has twice that of the one before.
+    pyramid: whether there is a size a level, or one level with all sizes.
+  """
+  exact = config.anchor_style == 'detectron2'
+  sizes = [[size] for size in config.anchor_sizes] if pyramid else [config.anchor_sizes]
+  bases = [
+    anchor_ops.base_anchors(s, config.aspect_ratios, rounded=not exact, sizes_first=exact)
+    for s in sizes
+  ]
+  strides = [(stride * 2**level,) * 2 for level in range(len(grids))]
+  return anchor_ops.pyramid_anchors(
+    bases, grids, strides if exact else anchor_ops.grid_strides(image_size, grids)
+  )
+
+
+def propose(
+  logits: Sequence[Array],
+  deltas: Sequence[Array],
+  anchors: Sequence[np.ndarray],
+  size: Array,
+  *,
+  pre_nms: int,
+  post_nms: int,
+  nms_iou: float,
+) -> Proposals:
+  """The RPN's proposals. No gradient passes through them.
+
+  Of each level the `pre_nms` of highest score are decoded, clipped to the image, and rid of those
+  that suppress each other (never those of different levels); of all levels the `post_nms` best
+  stay.
+
+  Args:
+    logits: f32[B, A_l] a level.
+    deltas: f32[B, A_l, 4] a level.
+    anchors: f32[A_l, 4] a level.
+    size: i32[B, 2], of the images.
+    pre_nms: the most of each level that enter NMS.
+    post_nms: P.
+    nms_iou: IoU above which one suppresses another.
+  """
+
+  def propose_one(logits, deltas, size):
+    boxes, scores, levels = [], [], []
+    for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+      score, best = lax.top_k(logit, min(pre_nms, len(anchor)))
+      boxes.append(box_ops.clip(box_ops.decode(delta[best], jnp.asarray(anchor)[best]), size))
+      scores.append(score)
+      levels.append(jnp.full(len(best), level))
+    boxes, scores, levels = map(jnp.concatenate, (boxes, scores, levels))
+    large = box_ops.nonempty(boxes, MIN_SIDE)
+    kept, valid = nms(boxes, scores, large, levels, threshold=nms_iou, size=post_nms)
+    return Proposals(jnp.where(valid[:, None], boxes[kept], 0), valid)
+
+  logits, deltas = lax.stop_gradient((list(logits), list(deltas)))
+  return jax.vmap(propose_one)(logits, deltas, size)
+
+
+def sample_anchors(
+  keys: Array,
+  anchors: Sequence[np.ndarray],
+  logits: Sequence[Array],
+  deltas: Sequence[Array],
+  instances: Instances,
+  config: RPNConfig,
+) -> RPNSamples:
+  """A random subset of the anchors, and what they are to predict (§3.1.2, §3.1.3).
+
+  Args:
+    keys: [B], one `jax.random` key an image.
+    anchors: f32[A_l, 4] a level.
+    logits: f32[B, A_l] a level.
+    deltas: f32[B, A_l, 4] a level.
+    instances: of the images.
+    config: IoUs, and how many anchors.
+  """
+  anchors = jnp.concatenate(anchors)
+
+  def sample_one(key, logits, deltas, instances):
+    matches = match(
+      anchors,
+      instances.boxes,
+      instances.valid,
+      instances.crowd,
+      high=config.positive_iou,
+      low=config.negative_iou,
+      low_quality=True,
+    )
+    chosen = sample(key, matches.positive, matches.negative, config.samples, POSITIVE_FRACTION)
+    objects = instances.boxes[matches.index[chosen.index]]
+    target = box_ops.encode(objects, anchors[chosen.index])
+    return RPNSamples(
+      logits[chosen.index], deltas[chosen.index], target, chosen.positive, chosen.valid
+    )
+
+  flat = (jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
+  return jax.vmap(sample_one)(keys, *flat, instances)

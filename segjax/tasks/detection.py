@@ -1,0 +1,145 @@
+"""What instance and panoptic segmentation share: training on sampled boxes, and test-time views."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from segjax.ops import boxes as box_ops
+from segjax.ops.nms import best_detections
+from segjax.tasks.base import Variables
+from segjax.types import Array, Batch, Detections, SumCount
+
+# Keys of a batch with objects that have an entry for each image.
+BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'draw')
+
+# How an image is seen: its scale, and whether it is flipped left to right.
+View = tuple[float, bool]
+Augmentation = Literal['none', 'flip']
+_FLIPS: dict[Augmentation, tuple[bool, ...]] = {'none': (False,), 'flip': (False, True)}
+
+
+def init(model: Any, key: Array, batch: Batch) -> Variables:
+  """The variables of `model`, see `Task.init`."""
+  return model.init(key, batch['image'], batch['size'])
+
+
+def forward(
+  model: Any,
+  variables: Variables,
+  batch: Batch,
+  *,
+  train: bool,
+  key: Array | None = None,
+  views: Sequence[View] = ((1.0, False),),
+) -> tuple[dict[str, Any], Variables]:
+  """The outputs of `model`, see `Task.forward`; outside training of these `views`.
+
+  `key` is not used: the samples of an example are by its `batch['draw']`, so that neither devices
+  nor accumulation change them.
+  """
+  del key
+  image, size = batch['image'], batch['size']
+  if train:
+    keys = jax.vmap(jax.random.key)(batch['draw'])
+    instances, options = batch['instances'], {'train': True, 'mutable': ['batch_stats']}
+    return model.apply(variables, image, size, instances, keys, **options)
+  apply = functools.partial(model.apply, variables)
+  if tuple(views) == ((1.0, False),):
+    return apply(image, size), {}
+  return {'detections': detect_in_views(apply, model, image, size, views)}, {}
+
+
+def compute_losses(
+  losses: Mapping[str, Callable[..., SumCount]], outputs: Mapping[str, Any], batch: Batch
+) -> dict[str, SumCount]:
+  """`losses` of the outputs in training; none outside it, where nothing is sampled."""
+  del batch
+  return {} if 'detections' in outputs else {name: loss(outputs) for name, loss in losses.items()}
+
+
+# --- test-time augmentation -----------------------------------------------------------------------
+
+
+def make_views(scales: Sequence[float], augmentation: Augmentation) -> tuple[View, ...]:
+  """Each scale, with each flip of `augmentation`."""
+  return tuple((scale, flip) for scale in scales for flip in _FLIPS[augmentation])
+
+
+def detect_in_views(
+  apply: Callable[..., Mapping[str, Any]],
+  model: Any,
+  image: Array,
+  size: Array,
+  views: Sequence[View],
+) -> Detections:
+  """Detections of several views of each image, as one.
+
+  The boxes of all views suppress each other as those of one view do, and the best K stay. Of these
+  every view finds the masks, whose probabilities are averaged.
+
+  Args:
+    apply: the model with its variables, outside training.
+    model: has `box_head.nms_iou`, `box_head.max_detections` and `masks`.
+    image: f[B, H, W, C].
+    size: i32[B, 2].
+    views: how the image is seen.
+  """
+  seen = [_view(image, size, *view) for view in views]
+  found = [
+    _in_image(apply(*shown)['detections'], size, view)
+    for shown, view in zip(seen, views, strict=True)
+  ]
+  options = {'nms_iou': model.box_head.nms_iou, 'count': model.box_head.max_detections}
+  fields = [(f.boxes, f.classes, f.scores, f.valid) for f in found]
+  every = (jnp.concatenate(field, 1) for field in zip(*fields, strict=True))
+  merged = jax.vmap(functools.partial(best_detections, **options))(*every)
+  if not model.masks:
+    return merged
+  masks = 0.0
+  for shown, view in zip(seen, views, strict=True):
+    given = merged._replace(boxes=_to_view(merged.boxes, size, view))
+    mask = apply(*shown, given=given)['detections'].masks
+    masks += mask[..., ::-1] if view[1] else mask
+  return merged._replace(masks=masks / len(views))
+
+
+def _view(image: Array, size: Array, scale: float, flip: bool) -> tuple[Array, Array]:
+  """The image, scaled and flipped inside its padding, and its size then."""
+  if flip:
+    image = flip_inside(image, size)
+  if scale != 1:
+    shape = tuple(-(-int(side * scale) // 32) * 32 for side in image.shape[1:3])
+    image = jax.image.scale_and_translate(
+      image,
+      (image.shape[0], *shape, image.shape[3]),
+      (1, 2),
+      jnp.full(2, scale, jnp.float32),
+      jnp.zeros(2),
+      'linear',
+    )
+    size = jnp.floor(size * scale).astype(jnp.int32)
+  return image, size
+
+
+def flip_inside(image: Array, size: Array) -> Array:
+  """Left and right exchanged within `size`, zeros beyond: f[B, H, W, C], i32[B, 2]."""
+  column = jnp.arange(image.shape[2])
+  source = size[:, 1:] - 1 - column
+  flipped = jnp.take_along_axis(image, jnp.maximum(source, 0)[:, None, :, None], axis=2)
+  return jnp.where((source >= 0)[:, None, :, None], flipped, 0)
+
+
+def _in_image(found: Detections, size: Array, view: View) -> Detections:
+  """Detections of a view, with their boxes in pixels of the image, which has this `size`."""
+  scale, flip = view
+  boxes = found.boxes / scale
+  return found._replace(boxes=box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
+
+
+def _to_view(boxes: Array, size: Array, view: View) -> Array:
+  """The inverse, of boxes f32[B, K, 4]."""
+  scale, flip = view
+  return scale * (box_ops.flip(boxes, size[:, 1:]) if flip else boxes)

@@ -270,7 +270,7 @@ def test_bad_raw_files(refuses, source, case):
   refuses(coco_instances.Builder, source, message)
 
 
-def test_what_is_put_up_with_is_counted_and_told_once(prepare, by_name, source):
+def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
   short = [1, 1, 4, 4]
 
   def damage(entries):

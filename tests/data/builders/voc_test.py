@@ -26,7 +26,7 @@ def write_palette_png(path, indices):
 
 
 def write_year(directory):
-  """Writes synthetic images of 10 x 14 in the layout of a year's directory. Returns the raw labels."""
+  """Writes synthetic images of 10 x 14 in a year's layout. Returns the raw labels."""
   rng = np.random.default_rng(0)
   for name in ('ImageSets/Segmentation', 'JPEGImages', 'SegmentationClass'):
     (directory / name).mkdir(parents=True)
@@ -148,9 +148,8 @@ def test_seg11valid_is_not_computed_from_a_later_val(prepare, source):
 def test_absent_seg11valid_is_explained(prepare, source, split):
   prepare(voc.Builder, source, config='2012')
   config = InputConfig(DataConfig('voc/2012', dir=str(source.parent / 'prepared')))
-  builder = datasets.load(
-    config.data.name, config.data.dir
-  )  # a user's second start: what is on disk counts
+  # As in a user's second start: what is on disk counts.
+  builder = datasets.load(config.data.name, config.data.dir)
   spec = datasets.spec(builder, config)
   with pytest.raises(types.SegjaxError, match=r'no split .*seg11valid\.txt.*delete .*/voc/2012'):
     pipeline.eval_batches(builder, spec, config, split=split)

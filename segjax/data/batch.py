@@ -118,8 +118,8 @@ def pack(
       out[...] = field.value
     else:  # memory that is not written to is free
       out = np.zeros(shape, field.dtype)
-    for row, value in zip(out, values, strict=False):
-      row[tuple(slice(side) for side in np.shape(value))] = value
+    for row, value in enumerate(values):
+      out[(row, *(slice(side) for side in np.shape(value)))] = value
     return out
 
   is_field = lambda node: isinstance(node, Field)

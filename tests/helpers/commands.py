@@ -17,6 +17,8 @@ CONFIGS = {
 _COMMON = [
   'data.name=scenes/tiny',
   'batch.size=4',
+  # A learning rate that does not depend on the steps: one compilation for runs of any length.
+  'optim.schedule=constant',
   'optim.warmup_steps=0',
   'train.log_every=1',
   'train.pictures=2',

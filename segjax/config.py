@@ -10,42 +10,96 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import runpy
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
-from segjax.types import SegjaxError, nearest
+from segjax.types import Range, SegjaxError, nearest
 
 _WORDS = {'true': True, 'false': False}
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-  """Runs the config file at `path` and returns what its `get_config()` returns, as plain dicts.
+  """Runs a config file and returns what its `get_config()` returns, as plain dicts.
+
+  Args:
+    path: of the file; `configs/segnet/camvid.py:small` calls `get_config('small')`.
 
   Raises:
-    SegjaxError: the file is missing, fails to run, or has no `get_config()`.
+    SegjaxError: the file is missing, fails to run, has no `get_config()`, or that takes no argument
+      or needs one.
   """
-  path = Path(path)
+  name, argument = split_argument(str(path))
+  return _run_file(Path(name), argument).to_dict()
+
+
+def split_argument(path: str) -> tuple[str, str | None]:
+  """The path of a config file and the argument after its colon, None without one."""
+  name, colon, argument = path.rpartition('.py:')
+  return (f'{name}.py', argument) if colon else (path, None)
+
+
+def base_config(file: str, path: str, argument: str | None = None) -> ml_collections.ConfigDict:
+  """What another config file's `get_config()` returns, for a config that says what differs.
+
+  Args:
+    file: `__file__` of the config that starts from it.
+    path: of the other file, relative to the folder of `file`.
+    argument: for its `get_config(argument)`; None calls it without.
+
+  Raises:
+    SegjaxError: as `read_file`; or the files start from each other.
+  """
+  return _run_file(Path(file).parent / path, argument)
+
+
+# The config files that run now, each started by the one before.
+_running: list[Path] = []
+
+
+def _run_file(path: Path, argument: str | None) -> ml_collections.ConfigDict:
   if not path.is_file():
     raise SegjaxError(
-      f'there is no config file {path}: give --config a path such as configs/unet/scenes.py'
+      f'no config file {path}: set --config to a path such as configs/unet/scenes.py'
     )
+  if path.resolve() in _running:
+    files = ' from '.join(map(str, [*_running[_running.index(path.resolve()) :], path]))
+    raise SegjaxError(f'configs start from each other, {files}: let one of them stand alone')
+  _running.append(path.resolve())
   try:
     get_config = runpy.run_path(str(path)).get('get_config')
-    config = get_config and get_config()
-    given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+    config = get_config and _call(get_config, path, argument)
+  except SegjaxError:
+    raise
   except Exception as e:
     raise SegjaxError(f'{path} failed to run: {type(e).__name__}: {e}') from e
+  finally:
+    _running.pop()
   if get_config is None:
     raise SegjaxError(f'{path} has no get_config(): add one that returns a ConfigDict')
-  if given is None:
+  if not isinstance(config, ml_collections.ConfigDict):
     raise SegjaxError(f'get_config() in {path} returned {type(config).__name__}, not a ConfigDict')
-  return given
+  return config
+
+
+def _call(get_config: Callable[..., Any], path: Path, argument: str | None) -> Any:
+  """`get_config(argument)`, or `get_config()` where `argument` is None."""
+  words = () if argument is None else (argument,)
+  parameters = inspect.signature(get_config).parameters
+  try:
+    inspect.signature(get_config).bind(*words)
+  except TypeError:
+    if not parameters:
+      raise SegjaxError(f'{path} takes no argument: leave out :{argument}') from None
+    names = ', '.join(parameters)
+    raise SegjaxError(f'{path} needs an argument, {names}: write {path}:ARGUMENT') from None
+  return get_config(*words)
 
 
 def parse_value(text: str) -> Any:
@@ -117,7 +171,7 @@ def locate(name: str, package: str, where: str) -> Any:
     raise SegjaxError(f'{where}: {candidate} has no {attribute}{nearest(attribute, known)}')
   folder = Path(importlib.import_module(package).__file__).parent
   modules = [p.stem for p in folder.glob('*.py') if p.stem != '__init__']
-  raise SegjaxError(f'{where}: there is no module {module_name}{nearest(module_name, modules)}')
+  raise SegjaxError(f'{where}: unknown module {module_name}{nearest(module_name, modules)}')
 
 
 def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> dict[str, Any]:
@@ -131,100 +185,209 @@ def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> di
     `{name: default}`; a required argument's default is `inspect.Parameter.empty`.
   """
   hidden = {'self', *injected}
-  return {
+  known = {
     name: p.default
     for name, p in inspect.signature(target).parameters.items()
     if name not in hidden and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
   }
+  made = {
+    field.name: field.default_factory()
+    for field in (dataclasses.fields(target) if dataclasses.is_dataclass(target) else ())
+    if field.name in known and field.default_factory is not dataclasses.MISSING
+  }
+  return {**known, **made}
 
 
-def complete_arguments(
+def complete(
   target: Callable[..., Any],
   given: Mapping[str, Any],
   where: str,
   *,
   injected: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """`given` with `target`'s defaults filled in and every key and type checked.
+  """`given` with the defaults of `target` filled in, and every key, type and range checked.
+
+  Args:
+    target: a dataclass, a Linen module or a function. Its signature is the schema: a number takes
+      what `segjax.types.Range` in its annotation says, and a dataclass is a group of keys.
+    given: keys and values; of a group a mapping, or nothing for its defaults.
+    where: the dotted key of `given`, for errors.
+    injected: arguments that the program fills in, so that a config may not.
+
+  Returns:
+    The keyword arguments of `target`, in which groups are instances of their dataclass.
 
   Raises:
-    SegjaxError: an unknown key, a missing one, or a value of the wrong type.
+    SegjaxError: an unknown key, a missing one, or a value of the wrong type or out of range.
   """
-  known = arguments(target, injected=injected)
-  hints = typing.get_type_hints(target if not inspect.isclass(target) else target.__init__)
-  if dataclasses.is_dataclass(target):
-    hints = typing.get_type_hints(target)
   if not isinstance(given, Mapping):
     raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys')
+  known, hints = arguments(target, injected=injected), type_hints(target)
   for key in given:
     if key not in known:
-      raise SegjaxError(f'{where}.{key} is not a key{nearest(key, known)}')
+      raise SegjaxError(f'{where}.{key} is not a key{nearest(str(key), known)}')
   full = {}
   for key, default in known.items():
-    value = given.get(key, default)
+    value = _over(default, given.get(key, default))
     if value is inspect.Parameter.empty:
       raise SegjaxError(f'{where}.{key} is missing: {_name(target)} needs it')
-    full[key] = check_type(value, hints.get(key, Any), f'{where}.{key}')
+    full[key] = check_value(value, hints.get(key, Any), f'{where}.{key}')
   return full
+
+
+def _over(default: Any, value: Any) -> Any:
+  """A group's keys over those of the group that is its default, which need not be the class's."""
+  if not dataclasses.is_dataclass(default) or not isinstance(value, Mapping):
+    return value
+  own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+  return {**own, **{key: _over(own.get(key), given) for key, given in value.items()}}
+
+
+def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+  """The annotations of the arguments of `target`, with their ranges."""
+  function = inspect.isclass(target) and not dataclasses.is_dataclass(target)
+  return typing.get_type_hints(target.__init__ if function else target, include_extras=True)
 
 
 def _name(target: Any) -> str:
   return getattr(target, '__qualname__', str(target))
 
 
-def check_type(value: Any, hint: Any, where: str) -> Any:
-  """`value` as `hint` wants it (lists become tuples, integers floats), or a SegjaxError."""
-  converted = _convert(value, hint)
-  if converted is _WRONG:
-    raise SegjaxError(f'{where}={value!r} has the wrong type: it takes {_spell(hint)}')
+def check_value(value: Any, hint: Any, where: str) -> Any:
+  """`value` as `hint` wants it: lists become tuples, integers floats, groups dataclasses.
+
+  Raises:
+    SegjaxError: it has another type, or is out of range.
+  """
+  converted = _convert(value, hint, where)
+  if isinstance(converted, _Wrong):
+    raise SegjaxError(
+      converted.sentence or f'{where}={value!r} has the wrong type: it takes {_spell(hint)}'
+    )
   return converted
 
 
-_WRONG = object()
+# Integers are 32 bits wide where they meet an array; a key that takes larger ones has a range.
+_LARGEST = 2**31 - 1
 
 
-def _convert(value: Any, hint: Any) -> Any:
+class _Wrong(NamedTuple):
+  """No value; with a sentence where the type is right and the number is not."""
+
+  sentence: str = ''
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+  """`value` as `hint` wants it, or `_Wrong`."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any:
     return value
+  if origin is typing.Annotated:
+    return _in_range(_convert(value, args[0], where), hint.__metadata__, where)
   if origin in (typing.Union, types.UnionType):
-    if value == 'none' and type(None) in args:
-      return None
-    # An exact type wins over a conversion: 1 for `int | float` stays an integer.
-    options = sorted(args, key=lambda a: a is not type(value))
-    return next((c for a in options if (c := _convert(value, a)) is not _WRONG), _WRONG)
+    return _convert_union(value, args, where)
   if origin is typing.Literal:
-    return value if value in args else _WRONG
+    # 1 == True: the type has to be the same too.
+    same = any(value == a and type(value) is type(a) for a in args)
+    return value if same else _Wrong()
   if origin in (tuple, Sequence, list):
-    if isinstance(value, str) or not isinstance(value, Sequence):
-      return _WRONG
-    fixed = origin is tuple and args and args[-1] is not Ellipsis
-    if fixed and len(args) != len(value):
-      return _WRONG
-    hints = args if fixed else (args[:1] or (Any,)) * len(value)
-    items = tuple(_convert(v, h) for v, h in zip(value, hints, strict=True))
-    return _WRONG if any(i is _WRONG for i in items) else items
+    return _convert_sequence(value, origin, args, where)
   if origin in (dict, Mapping) or hint in (dict, Mapping):
-    return _copy(value) if isinstance(value, Mapping) else _WRONG
-  if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if hint is int and isinstance(value, bool):
-    return _WRONG
+    return _convert_mapping(value, args, where)
+  if hint is float and type(value) is int:
+    return float(value) if abs(value) < 2**1023 else math.inf
   if hint is None or hint is type(None):
-    return None if value is None else _WRONG
+    return None if value is None else _Wrong()
   if dataclasses.is_dataclass(hint):
-    return _copy(value) if isinstance(value, Mapping) else _WRONG
-  if inspect.isclass(hint):
-    return value if isinstance(value, hint) else _WRONG
+    return value if isinstance(value, hint) else _make(hint, value, where)
+  if not inspect.isclass(hint):
+    return value
+  # A bool is an int to Python, and no number to a config.
+  return (
+    value if isinstance(value, hint) and (hint is bool) >= isinstance(value, bool) else _Wrong()
+  )
+
+
+def _make(group: type, value: Any, where: str) -> Any:
+  """The dataclass of a group of keys, of its defaults where there are none."""
+  value = {} if value in (None, 'none') else value
+  return group(**complete(group, value, where)) if isinstance(value, Mapping) else _Wrong()
+
+
+def _convert_union(value: Any, options: Sequence[Any], where: str) -> Any:
+  if value == 'none' and type(None) in options:
+    return None
+  wrong = _Wrong()
+  # An exact type wins over a conversion: 1 for `int | float` stays an integer.
+  for option in sorted(options, key=lambda a: _bare(a) is not type(value)):
+    converted = _convert(value, option, where)
+    if not isinstance(converted, _Wrong):
+      return converted
+    wrong = converted if converted.sentence else wrong
+  return wrong
+
+
+def _bare(hint: Any) -> Any:
+  return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
+def _convert_sequence(value: Any, origin: Any, args: Sequence[Any], where: str) -> Any:
+  if isinstance(value, str) or not isinstance(value, Sequence):
+    return _Wrong()
+  fixed = origin is tuple and args and args[-1] is not Ellipsis
+  if fixed and len(args) != len(value):
+    return _Wrong()
+  hints = args if fixed else (args[:1] or (Any,)) * len(value)
+  items = [
+    _convert(v, h, f'{where}[{i}]') for i, (v, h) in enumerate(zip(value, hints, strict=True))
+  ]
+  return next((i for i in items if isinstance(i, _Wrong)), tuple(items))
+
+
+def _convert_mapping(value: Any, args: Sequence[Any], where: str) -> Any:
+  if not isinstance(value, Mapping):
+    return _Wrong()
+  hint = args[1] if args else Any
+  items = {k: _convert(_copy(v), hint, f'{where}.{k}') for k, v in value.items()}
+  return next((i for i in items.values() if isinstance(i, _Wrong)), items)
+
+
+def _in_range(value: Any, metadata: Sequence[Any], where: str) -> Any:
+  """`value`, or what is wrong where it is a number outside of a `Range` of its annotation."""
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return value
+  for allowed in metadata:
+    if not isinstance(allowed, Range):
+      continue
+    if not math.isfinite(value):
+      return _Wrong(f'{where}={value} must be a finite number')
+    if value not in allowed:
+      return _Wrong(f'{where}={value} must be {allowed}')
+    if isinstance(value, int) and allowed.high is None and value > _LARGEST:
+      return _Wrong(f'{where}={value} must be {_LARGEST} or less')
   return value
 
 
 def _spell(hint: Any) -> str:
-  if typing.get_origin(hint) is typing.Literal:
-    return 'one of ' + ', '.join(map(repr, typing.get_args(hint)))
-  if typing.get_origin(hint) in (typing.Union, types.UnionType):
-    return ' or '.join(_spell(a) for a in typing.get_args(hint))
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is typing.Annotated:
+    return _spell(args[0])
+  if origin is typing.Literal:
+    return 'one of ' + ', '.join(map(repr, args))
+  if origin in (typing.Union, types.UnionType):
+    return ' or '.join(map(_spell, args))
+  if origin is tuple and args[-1:] == (Ellipsis,):
+    return f'a list of {_spell(args[0])}'
+  if origin is tuple and args:
+    return f'({", ".join(map(_spell, args))})'
+  if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
+    return 'a group of keys'
   return 'none' if hint is type(None) else getattr(hint, '__name__', None) or str(hint)
+
+
+def as_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+  """`values`, in which groups are dicts again, as JSON has them."""
+  return {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
 
 
 def to_json(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The config of a merged network, from those of the two runs whose networks it is made of.
 
-`config.model` of `segjax.models.merged.Merged` may name two workdirs. What follows from them is put
-in place here: their networks, what each of them is to see of an image, and where the weights are.
+`config.model` of `segjax.models.merged.Merged` may name two workdirs. What follows from them is
+filled in here: their networks, what each of them is to see of an image, and where the weights are.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,15 @@ from segjax.types import SegjaxError
 Config = dict[str, Any]
 
 PARTS = ('semantic', 'instance')
-# Keys of `config.data` by which the instance network sees its images.
-_SEEN = ('mean', 'std', 'short_side', 'jitter', 'longest_side', 'shapes')
-# Of those, the ones that scale images, each in place of the other.
-_SCALES = ('short_side', 'jitter')
+# Keys of `config.data.size` that resize images, each in place of the other.
+_RESIZES = ('image_size', 'short_side')
 
 
 def named_runs(given: Mapping[str, Any]) -> dict[str, str]:
   """The workdirs that a config names as the parts of its network: none, or both.
 
   Raises:
-    SegjaxError: it names one alone.
+    SegjaxError: it names only one.
   """
   model = given.get('model')
   model = model if isinstance(model, Mapping) else {}
@@ -30,7 +28,7 @@ def named_runs(given: Mapping[str, Any]) -> dict[str, str]:
   if len(paths) == 1:
     [part] = set(PARTS) - set(paths)
     raise SegjaxError(
-      f'config.model.{part} is no workdir but config.model.{next(iter(paths))} is: name one for '
+      f'config.model.{part} is not a workdir but config.model.{next(iter(paths))} is: name one for '
       'each, or describe both networks'
     )
   return paths
@@ -39,12 +37,12 @@ def named_runs(given: Mapping[str, Any]) -> dict[str, str]:
 def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> Config:
   """`given` with networks in place of the workdirs that it names.
 
-  Images are scaled, padded and normalised as for the instance network, but where `given` says
+  Images are resized, padded and normalized as for the instance network, except where `given` says
   otherwise, and turned into what the semantic network saw.
 
   Args:
-    given: `named_runs` has both of it; its groups are groups, and of `data` and `train` every value
-      is of its key's type.
+    given: `named_runs` has both of it; of its groups `data` and `train` every value has the type of
+      its key.
     runs: 'semantic' and 'instance' -> the complete config of that workdir.
 
   Raises:
@@ -52,7 +50,35 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
       semantic network saw its images in a way that does not follow from the instance network's.
   """
   paths = named_runs(given)
-  if given.get('train', {}).get('steps') != 0:
+  start = _start(given, paths)
+  for part in PARTS:
+    if runs[part]['task'] != part:
+      raise SegjaxError(
+        f'config.model.{part}={paths[part]} is a run of the task {runs[part]["task"]}: name one of '
+        f'the task {part}'
+      )
+  theirs, seen = runs['semantic']['data'], runs['instance']['data']
+  normalization = {key: seen[key] for key in ('mean', 'std')}
+  size = _size(seen['size'], given['data'].get('size') or {})
+  data = {**normalization, **given['data'], 'size': size}
+  for key, value in normalization.items():
+    if tuple(data[key]) != tuple(value):
+      raise SegjaxError(
+        f'config.data.{key}={tuple(data[key])} but the network of {paths["instance"]} was trained '
+        f'with {tuple(value)}: leave it out'
+      )
+  model = {
+    **_semantic_size(theirs['size'], size, paths),
+    **_renormalize(data, theirs),
+    **given['model'],
+    **{part: runs[part]['model'] for part in PARTS},
+  }
+  return {**given, 'model': model, 'data': data, 'init_from': start}
+
+
+def _start(given: Mapping[str, Any], paths: Mapping[str, str]) -> Config:
+  """`config.init_from`: the weights of both runs."""
+  if (given.get('train') or {}).get('steps') != 0:
     raise SegjaxError(
       'config.train.steps: a merged network is not trained: set it to 0, and train its parts'
     )
@@ -63,35 +89,27 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
       'config.init_from.path: a merged network starts from its parts: leave it out (a row of a '
       'table: its init_from)'
     )
-  for part in PARTS:
-    if runs[part]['task'] != part:
-      raise SegjaxError(
-        f'config.model.{part}={paths[part]} is a run of the task {runs[part]["task"]}: name one of '
-        f'the task {part}'
-      )
-  theirs, seen = runs['semantic']['data'], runs['instance']['data']
-  data = {**_taken(seen, given['data']), **given['data']}
-  for key in ('mean', 'std'):
-    if tuple(data[key]) != tuple(seen[key]):
-      raise SegjaxError(
-        f'config.data.{key}={tuple(data[key])} but the network of {paths["instance"]} was trained '
-        f'with {tuple(seen[key])}: leave it out'
-      )
-  if theirs['image_size'] is None and any(data[k] is not None for k in _SCALES):
+  return {'checkpoint': 'best', **init_from, 'path': dict(paths)}
+
+
+def _size(seen: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+  """How the instance network saw its images, but for a resizing that `given` replaces."""
+  replaced = any(given.get(key) is not None for key in _RESIZES)
+  return {**seen, 'crop_size': None, **(dict.fromkeys(_RESIZES) if replaced else {}), **given}
+
+
+def _semantic_size(theirs: Mapping[str, Any], size: Mapping[str, Any], paths: Any) -> Config:
+  """The size at which the semantic network sees an image that was resized by `size`."""
+  rule = lambda s: s['short_side'] and (max(s['short_side']), s['longest_side'])
+  same = rule(theirs) == rule(size) and size['image_size'] is None
+  if theirs['image_size'] is None and not same:
+    how = 'by their shorter side' if theirs['short_side'] else 'at their own size'
     raise SegjaxError(
-      f'the network of {paths["semantic"]} was trained on images at their own size and that of '
-      f'{paths["instance"]} on scaled ones: train the first with config.data.image_size, or merge '
-      'another one'
+      f'the network of {paths["semantic"]} was trained on images {how} and that of '
+      f'{paths["instance"]} on images resized in another way: train the first with '
+      'config.data.size.image_size, or merge another one'
     )
-  model = {
-    'semantic_size': theirs['image_size'],
-    'semantic_resize': theirs['resize'],
-    **_renormalise(data, theirs),
-    **given['model'],
-    **{part: runs[part]['model'] for part in PARTS},
-  }
-  start = {'checkpoint': 'best', **init_from, 'path': paths}
-  return {**given, 'model': model, 'data': data, 'init_from': start}
+  return {'semantic_size': theirs['image_size'], 'semantic_resize': theirs['resize']}
 
 
 def check_classes(
@@ -100,7 +118,7 @@ def check_classes(
   found: Mapping[str, tuple[str, ...]],
   paths: Mapping[str, str],
 ) -> None:
-  """Checks that two networks know the classes of a panoptic data set.
+  """Checks that two networks have the classes of a panoptic data set.
 
   Args:
     class_names: of the data set.
@@ -120,15 +138,8 @@ def check_classes(
       )
 
 
-def _taken(seen: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
-  """By what the instance network saw its images, but for a scaling that `given` has another of."""
-  taken = {key: seen[key] for key in _SEEN}
-  scaled = any(given.get(key) is not None for key in _SCALES)
-  return {**taken, **dict.fromkeys(_SCALES)} if scaled else taken
-
-
-def _renormalise(data: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:
-  """The semantic network's scale and shift of images that are normalised by `data`."""
+def _renormalize(data: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:
+  """The semantic network's scale and shift of images that are normalized by `data`."""
   mean, std, their_mean, their_std = _alike(
     data['mean'], data['std'], theirs['mean'], theirs['std']
   )

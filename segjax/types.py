@@ -38,7 +38,7 @@ class Range(NamedTuple):
     return above and below
 
   def __str__(self) -> str:
-    low, high = (None if x is None else f'{x:g}' for x in (self.low, self.high))
+    low, high = (x if x is None or isinstance(x, int) else f'{x:g}' for x in (self.low, self.high))
     if low is not None and high is not None:
       left, right = (
         '(' if self.open in ('low', 'both') else '[',
@@ -49,7 +49,7 @@ class Range(NamedTuple):
       return f'greater than {low}' if self.open else f'{low} or greater'
     if high is not None:
       return f'less than {high}' if self.open else f'{high} or less'
-    return 'any number'
+    return 'a finite number'
 
 
 PositiveInt: TypeAlias = Annotated[int, Range(1)]

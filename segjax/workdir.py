@@ -1,4 +1,4 @@
-"""The folder of one run: its files by name, its frozen config, and the lock on it."""
+"""The directory of one run: its files by name, its frozen config, and the lock on it."""
 
 import contextlib
 import fcntl
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from segjax import config as config_lib
+from segjax import upgrade
 from segjax.types import SegjaxError
 
-# Keys that a run may change when it goes on: they change where and how it runs, not what comes out.
+# Keys that a run may change when it resumes: where and how it runs, not its results.
 FREE_KEYS = (
   'data.dir',
   'data.source',
   'data.eval_source',
-  'data.workers',
-  'data.eval_batch_size',
+  'batch.workers',
+  'batch.eval_size',
   'mesh.',
   'train.log_every',
   'train.eval_every',
@@ -41,9 +42,21 @@ class Workdir:
     self.starts = self.path / 'starts.jsonl'
 
   def read_config(self) -> dict[str, Any]:
+    """The frozen config, upgraded where an earlier version wrote it."""
+    config = self._read_config()
+    return upgrade.upgrade(config) if upgrade.is_old(config) else config
+
+  def is_old(self) -> bool:
+    """Whether an earlier version, with other keys, froze the config."""
+    return upgrade.is_old(self._read_config())
+
+  def _read_config(self) -> dict[str, Any]:
     if not self.config.is_file():
-      raise SegjaxError(f'{self.path} is no workdir of a run (no config.json): train first')
-    return _read(self.config)
+      raise SegjaxError(f'{self.path} is not the workdir of a run (no config.json): train first')
+    config = _read(self.config)
+    if not isinstance(config.get('data'), dict) or not isinstance(config.get('model'), dict):
+      raise SegjaxError(f'{self.config} is corrupt (no data or no model): take another --workdir')
+    return config
 
   def read_dataset(self) -> dict[str, Any]:
     """What `write_dataset` noted."""
@@ -52,20 +65,20 @@ class Workdir:
     return _read(self.dataset)
 
   def has_checkpoints(self) -> bool:
-    """Whether training got so far that a start from here goes on with it."""
+    """Whether training got so far that a start from here resumes it."""
     return self.checkpoints.is_dir() and any(p.name.isdigit() for p in self.checkpoints.iterdir())
 
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
-    """Notes the data set's classes and colours, and the class weights, for use without it."""
+    """Writes the data set's classes and colors, and the class weights, for use without it."""
     _write(self.dataset, json.dumps(facts, indent=2) + '\n')
 
   def note_start(self, facts: Mapping[str, Any]) -> None:
-    """Adds a line for a start of the training, or its going on: when, where, by which code."""
+    """Adds a line for a start of the training, or its resumption: when, where, by which code."""
     with self.starts.open('a', encoding='utf-8') as file:
       file.write(json.dumps(facts) + '\n')
 
   def read_starts(self) -> list[dict[str, Any]]:
-    """What `note_start` noted; a line that a kill cut short is left out."""
+    """What `note_start` noted; a line that a kill truncated is left out."""
     if not self.starts.exists():
       return []
     found = []
@@ -88,19 +101,26 @@ class Workdir:
       yield
 
   def check_config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Whether a run of the config `old` may go on with `new`, both complete.
+    """Whether a run of the config `old` may resume with `new`, both complete.
 
     Raises:
-      SegjaxError: they differ in a key that is not free.
+      SegjaxError: they differ in a key that is not free, or an earlier version trained the run on
+        batches that today's pipeline does not make.
     """
+    if self.is_old() and old['task'] != 'semantic' and old['train']['steps']:
+      raise SegjaxError(
+        f'{self.path} was trained by an earlier version of segjax, whose batches of {old["task"]} '
+        'tasks are not made any more: evaluate it, predict with it, or start another --workdir '
+        f'from it by --config.init_from.path={self.path}'
+      )
     changed = {
       k: v for k, v in config_lib.differences(old, new).items() if not k.startswith(FREE_KEYS)
     }
     if changed:
-      told = ', '.join(f'{k} was {a!r} and is {b!r}' for k, (a, b) in changed.items())
+      shown = ', '.join(f'{k} was {a!r} and is {b!r}' for k, (a, b) in changed.items())
       raise SegjaxError(
-        f'{self.path} belongs to a run of another config (config.{told}): take another --workdir, '
-        'or the config it was started with'
+        f'{self.path} was created with a different config (config.{shown}): take another '
+        '--workdir, or the config it was started with'
       )
 
   def write_config(self, config: Mapping[str, Any]) -> None:
@@ -112,9 +132,9 @@ def _read(path: Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as e:
-    raise SegjaxError(f'{path} is damaged ({e}): take another --workdir, or mend it') from e
+    raise SegjaxError(f'{path} is corrupt ({e}): take another --workdir, or fix it') from e
   if not isinstance(content, dict):
-    raise SegjaxError(f'{path} is damaged (no JSON object): take another --workdir, or mend it')
+    raise SegjaxError(f'{path} is corrupt (not a JSON object): take another --workdir, or fix it')
   return content
 
 

@@ -12,42 +12,14 @@ Cost: for a GPU; not run yet.
 
 import ml_collections
 
+from segjax.config import base_config
+
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict({'name': 'fcn.FCN', 'classes': 40, 'variant': '32s'})
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/vgg16.pth', 'source': 'torchvision/vgg16'}
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'nyud',
-      'train_split': 'train+val',
-      'eval_split': 'test',
-      'batch_size': 20,
-      # Of the ImageNet weights, for RGB.
-      'mean': (123.675, 116.28, 103.53),
-      'std': (58.395, 57.12, 57.375),
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 1e-4,
-      'momentum': 0.9,
-      'weight_decay': 5e-4,
-      'multipliers': (('bias$', 2.0),),
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 4_000,
-      'eval_every': 400,
-      'checkpoint_every': 400,
-    }
-  )
+  config = base_config(__file__, 'voc.py')
+  config.model.classes = 40
+  config.data.update({'name': 'nyud', 'train_split': 'train+val', 'eval_split': 'test'})
+  del config.data.eval_name, config.data.size  # all images are of one size
+  config.batch = {'size': 20}
+  config.train = {'steps': 4_000, 'eval_every': 400, 'checkpoint_every': 400}
   return config

@@ -1,11 +1,11 @@
 r"""FCN on VGG16 as published (arXiv 1411.4038) on PASCAL VOC, trained on SBD.
 
 Paper: Table 2, mean IoU on the 736 images of seg11valid: FCN-32s 59.4, 16s 62.4, 8s 62.7, 32s-fixed
-45.4. Recipe (section 4.3): SGD, 20 images a batch, momentum 0.9, learning rate 1e-4, twice that for
-biases, weight decay 5e-4, images as they are, no augmentation, no class balance; the last
-upsampling is fixed, the others learn. The paper trains until convergence, about three days on a GPU
-for 32s and one more for each finer network; 8,500 steps of 20 images (20 epochs) are ours, and the
-rate is per mean over pixels, of which the paper does not say whether its own was.
+45.4. Recipe (section 4.3): SGD, 20 images a batch, momentum 0.9, learning rate 1e-4, 2x learning
+rate for biases, weight decay 5e-4, images at their own size, no augmentation, no class balance; the
+last upsampling is fixed, the others learn. The paper trains until convergence, about three days on
+a GPU for 32s and one more for each finer network; 8,500 steps of 20 images (20 epochs) are ours,
+and the learning rate is for a mean over pixels: the paper does not say whether its own was.
 
 The chain, each network from the one before:
 
@@ -27,42 +27,27 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict({'name': 'fcn.FCN', 'classes': 21, 'variant': '32s'})
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/vgg16.pth', 'source': 'torchvision/vgg16'}
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'sbd',
-      'train_split': 'train',
-      'eval_name': 'voc/2011',
-      'eval_split': 'seg11valid',
-      'batch_size': 20,
-      'eval_batch_size': 1,
-      # No image is larger: each keeps its size, and what is beyond it is ignored.
-      'crop_size': (500, 500),
-      # Of the ImageNet weights, for RGB.
-      'mean': (123.675, 116.28, 103.53),
-      'std': (58.395, 57.12, 57.375),
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 1e-4,
-      'momentum': 0.9,
-      'weight_decay': 5e-4,
-      'multipliers': (('bias$', 2.0),),
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 8_500,
-      'eval_every': 425,
-      'checkpoint_every': 425,
-    }
-  )
+  config.model = {'name': 'fcn.FCN', 'classes': 21, 'variant': '32s'}
+  config.init_from = {'path': 'weights/vgg16.pth', 'source': 'torchvision/vgg16'}
+  config.losses = {'softmax_cross_entropy': {}}
+  config.data = {
+    'name': 'sbd',
+    'train_split': 'train',
+    'eval_name': 'voc/2011',
+    'eval_split': 'seg11valid',
+    # No image is larger: each keeps its size, and the padding is ignored.
+    'size': {'crop_size': (500, 500)},
+    # Of the ImageNet weights, for RGB.
+    'mean': (123.675, 116.28, 103.53),
+    'std': (58.395, 57.12, 57.375),
+  }
+  config.batch = {'size': 20, 'eval_size': 1}
+  config.optim = {
+    'name': 'sgd',
+    'learning_rate': 1e-4,
+    'momentum': 0.9,
+    'weight_decay': 5e-4,
+    'multipliers': (('bias$', 2.0),),
+  }
+  config.train = {'steps': 8_500, 'eval_every': 425, 'checkpoint_every': 425}
   return config

@@ -1,9 +1,9 @@
 r"""FCN-32s on GoogLeNet (arXiv 1411.4038) on PASCAL VOC 2011.
 
 Paper: Table 1, mean IoU 42.5 on VOC 2011 val. Recipe (section 4.3): that of voc.py with a learning
-rate of 5e-5. The network is torchvision's, with batch normalisation, for whose weights
-`weights/googlenet.pth` it is made; the paper's was the authors' own. The paper's form, which starts
-anew: --config.model.form=caffe --config.init_from=none. Figures: experiments/fcn_table1.
+rate of 5e-5. The network is torchvision's, with batch normalization, so that its weights
+`weights/googlenet.pth` fit; the paper's was the authors' own. The paper's form, from scratch:
+--config.model.form=caffe --config.init_from=none. Results: experiments/fcn_table1.
 
 Cost: for a GPU; not run yet.
 
@@ -13,47 +13,15 @@ Cost: for a GPU; not run yet.
 
 import ml_collections
 
+from segjax.config import base_config
+
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict(
-    {'name': 'fcn.FCNGoogLeNet', 'classes': 21, 'form': 'torchvision'}
-  )
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/googlenet.pth', 'source': 'torchvision/googlenet'}
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'voc/2011',
-      'train_split': 'train',
-      'eval_split': 'val',
-      'batch_size': 20,
-      'eval_batch_size': 1,
-      # No image is larger: each keeps its size, and what is beyond it is ignored.
-      'crop_size': (500, 500),
-      # Of torchvision's weights of GoogLeNet.
-      'mean': (127.5,),
-      'std': (127.5,),
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 5e-5,
-      'momentum': 0.9,
-      'weight_decay': 5e-4,
-      'multipliers': (('bias$', 2.0),),
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 8_500,
-      'eval_every': 425,
-      'checkpoint_every': 425,
-    }
-  )
+  config = base_config(__file__, 'voc.py')
+  config.model = {'name': 'fcn.FCNGoogLeNet', 'classes': 21, 'form': 'torchvision'}
+  config.init_from = {'path': 'weights/googlenet.pth', 'source': 'torchvision/googlenet'}
+  config.data.update({'name': 'voc/2011', 'eval_name': None, 'eval_split': 'val'})
+  # Of torchvision's weights of GoogLeNet.
+  config.data.update({'mean': (127.5,), 'std': (127.5,)})
+  config.optim.learning_rate = 5e-5
   return config

@@ -1,11 +1,11 @@
 r"""FCN on VGG16 as the authors released it (arXiv 1411.4038), on PASCAL VOC, trained on SBD.
 
 Released networks on seg11valid, mean IoU: 32s 63.63, 16s 65.01, 8s 65.51, 8s at-once 65.40. Recipe:
-one image a step, the loss summed over its pixels, momentum 0.99, weight decay 5e-4, twice the rate
-and no decay for biases, a fixed rate of 1e-10 (16s: 1e-12, 8s: 1e-14; at-once: 1e-10), 100,000
-steps (at-once: 300,000), every upsampling fixed. The authors' input is BGR less its mean, from
-Caffe's VGG16; for weights in that form set init_from.source=caffe/vgg16 and the mean and std that
-`segjax convert` names.
+one image a step, the loss summed over its pixels, momentum 0.99, weight decay 5e-4, 2x learning
+rate and no decay for biases, a fixed learning rate of 1e-10 (16s: 1e-12, 8s: 1e-14; at-once:
+1e-10), 100,000 steps (at-once: 300,000), every upsampling fixed. The authors' input is BGR less its
+mean, from Caffe's VGG16; for weights in that form set init_from.source=caffe/vgg16 and the mean and
+std that `segjax convert` names.
 
   segjax train --config=configs/fcn/voc_released.py --workdir=runs/fcn32s \
     --config.data.source=benchmark_RELEASE/ --config.data.eval_source=VOCdevkit/ \
@@ -22,47 +22,14 @@ Cost: for a GPU; not run yet.
 
 import ml_collections
 
+from segjax.config import base_config
+
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict(
-    {'name': 'fcn.FCN', 'classes': 21, 'variant': '32s', 'learned': 'none'}
-  )
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/vgg16.pth', 'source': 'torchvision/vgg16'}
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {'divide_by': 'images'}})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'sbd',
-      'train_split': 'train',
-      'eval_name': 'voc/2011',
-      'eval_split': 'seg11valid',
-      'batch_size': 1,
-      # No image is larger: each keeps its size, and what is beyond it is ignored.
-      'crop_size': (500, 500),
-      # Of the ImageNet weights, for RGB.
-      'mean': (123.675, 116.28, 103.53),
-      'std': (58.395, 57.12, 57.375),
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 1e-10,
-      'momentum': 0.99,
-      'weight_decay': 5e-4,
-      'multipliers': (('bias$', 2.0),),
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 100_000,
-      'eval_every': 4_000,
-      'checkpoint_every': 4_000,
-    }
-  )
+  config = base_config(__file__, 'voc.py')
+  config.model.learned = 'none'
+  config.losses.softmax_cross_entropy.divide_by = 'images'
+  config.batch = {'size': 1}
+  config.optim.update({'learning_rate': 1e-10, 'momentum': 0.99})
+  config.train = {'steps': 100_000, 'eval_every': 4_000, 'checkpoint_every': 4_000}
   return config

@@ -1,31 +1,35 @@
 r"""Panoptic FPN as published (arXiv 1901.02446) on COCO: ResNet-50.
 
 Paper: PQ 39.0, PQ of things 45.9, of stuff 28.7, mask AP 33.3 and mIoU 41.0 on val2017. The recipe
-is that of Mask R-CNN in Detectron, quoted from memory: 90,000 steps of 16 images at 0.02, a tenth
-of it from 60,000 and a hundredth from 80,000, short side drawn from 640 to 800; the losses' weights
-are 1 and 0.5. ResNet frozen as in configs/mask_rcnn/coco_r50_fpn.py.
+is that of Mask R-CNN in Detectron, quoted from memory: 90,000 steps of 16 images at a learning rate
+of 0.02, a tenth of it from 60,000 and a hundredth from 80,000, short side sampled from 640 to 800;
+the losses' weights are 1 and 0.5. The rest is that of configs/mask_rcnn/coco_r50_fpn.py.
 
 Cost: for 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.
 
   segjax train --config=configs/panoptic_fpn/coco_r50.py --workdir=runs/coco_panoptic \
     --config.data.source=coco/ --config.init_from.path=weights/resnet50.pth
 
-On fewer devices --config.optim.accumulate=8 works through the same batch in 8 parts. With k times
-the batch, take k times the learning rate, and 1/k of the steps and the boundaries (linear scaling).
-ResNet-101: --config.model.backbone=resnet101 --config.init_from.source=torchvision/resnet101. What
-TFDS prepared: --config.data.name=coco/2017_panoptic --config.data.eval_split=validation
+On fewer devices --config.optim.accumulate=8 accumulates the gradients of 8 parts of the same batch.
+With k times the batch, take k times the learning rate, and 1/k of the steps and the boundaries
+(linear scaling). ResNet-101: --config.model.backbone.name=resnet101
+--config.init_from.source=torchvision/resnet101. As TFDS prepares the data set:
+--config.data.name=coco/2017_panoptic --config.data.eval_split=validation
 --config.data.name_key=image/filename --config.data.panoptic_key=panoptic_image
 --config.data.segments_key=panoptic_objects --config.data.crowd_key=is_crowd.
 
-A semantic network alone, one part of what merged_scenes.py merges, learns the same 133 classes: the
-dense tasks take the class of each segment for a label where there is no other.
+A semantic network alone, one part of what merged_scenes.py merges, learns the same 133 classes:
+semantic tasks take the class of each segment for a label where there is no other.
 
   segjax train --config=configs/fcn/voc.py --workdir=runs/coco_semantic \
     --config.data.name=coco_panoptic --config.data.source=coco/ --config.model.classes=133 \
-    --config.data.eval_name=none --config.data.eval_split=val --config.data.crop_size='(640,640)'
+    --config.data.eval_name=none --config.data.eval_split=val \
+    --config.data.size.crop_size='(640,640)'
 """
 
 import ml_collections
+
+from segjax.config import base_config
 
 # COCO's numbers of the classes, which its evaluation knows and TFDS does not keep: 80 of things,
 # 53 of stuff.
@@ -38,76 +42,22 @@ CATEGORY_IDS = (
 
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
+  config = base_config(__file__, '../mask_rcnn/coco_r50_fpn.py')
   config.task = 'panoptic'
-
-  config.model = ml_collections.ConfigDict(
-    {
-      'name': 'panoptic_fpn.PanopticFPN',
-      'classes': 80,
-      'stuff': 53,
-      'backbone': 'resnet50',
-      'frozen_stages': 2,
-      'aligned': True,
-      'train_proposals': (2000, 1000),
-      'test_proposals': (1000, 1000),
-    }
-  )
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/resnet50.pth', 'source': 'torchvision/resnet50'}
-  )
-  config.losses = ml_collections.ConfigDict(
-    {
-      'rpn_class': {},
-      'rpn_box': {},
-      'box_class': {},
-      'box_regression': {'beta': 1.0},
-      'mask': {},
-      'semantic': {'scale': 0.5},
-    }
-  )
-  config.eval = ml_collections.ConfigDict({'metrics': ('pq', 'coco')})
-
-  config.data = ml_collections.ConfigDict(
+  config.model.update({'name': 'panoptic_fpn.PanopticFPN', 'stuff': 53})
+  config.model.box_head.nms_iou = 0.5
+  config.losses.semantic = {'scale': 0.5}
+  config.eval.metrics = ('pq', 'coco')
+  config.data.update(
     {
       'name': 'coco_panoptic',
-      'train_split': 'train',
-      'eval_split': 'val',
-      'batch_size': 16,
-      'eval_batch_size': 8,
-      'workers': 8,
       'num_classes': 133,
       'things': tuple(range(80)),
       'category_ids': CATEGORY_IDS,
-      'instances': 100,
-      'segments': 200,
-      'short_side': (640, 672, 704, 736, 768, 800),
-      'longest_side': 1333,
-      'shapes': ((800, 1088), (1088, 800), (800, 1344), (1344, 800)),
-      # Of the ImageNet weights, for RGB.
-      'mean': (123.675, 116.28, 103.53),
-      'std': (58.395, 57.12, 57.375),
-      'augment': {'flip_horizontal': 0.5},
     }
   )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 0.02,
-      'momentum': 0.9,
-      'weight_decay': 1e-4,
-      'schedule': 'step',
-      'boundaries': (60_000, 80_000),
-      'warmup_steps': 500,
-      'warmup_factor': 1 / 3,
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 90_000,
-      'eval_every': 10_000,
-      'checkpoint_every': 2_000,
-      'best_metric': 'pq',
-    }
-  )
+  config.data.size.short_side = (640, 672, 704, 736, 768, 800)
+  config.batch.max_segments = 200
+  config.optim.boundaries = (60_000, 80_000)
+  config.train.update({'steps': 90_000, 'best_metric': 'pq'})
   return config

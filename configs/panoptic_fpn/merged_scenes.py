@@ -1,9 +1,11 @@
 r"""A semantic and an instance network merged, the baseline of "Panoptic segmentation" (arXiv
-1801.00868), on the drawn scenes: U-Net and Mask R-CNN, each trained by itself.
+1801.00868), on the built-in synthetic scenes: U-Net and Mask R-CNN, each trained by itself.
 
 Nothing is trained here: the run starts from two workdirs and is evaluated. Any two on the classes
-of one panoptic data set will do; what each network is to see of an image follows from its own
-config.
+of one panoptic data set will do; what each network sees of an image follows from its own config.
+
+Results: experiments/panoptic_fpn. Cost: that of the two trainings, 3 and 9 minutes on 2 busy CPU
+cores.
 
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes
   segjax train --config=configs/mask_rcnn/scenes_tiny.py --workdir=runs/scenes_instances
@@ -17,29 +19,19 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'panoptic'
-
-  config.model = ml_collections.ConfigDict(
-    {
-      'name': 'merged.Merged',
-      'semantic': 'runs/scenes',
-      'instance': 'runs/scenes_instances',
-    }
-  )
-  config.eval = ml_collections.ConfigDict({'metrics': ('pq', 'coco'), 'stuff_area': 64.0})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'scenes',
-      'train_split': 'train',
-      'eval_split': 'val',
-      'batch_size': 8,
-      'eval_batch_size': 20,
-      'instances': 16,
-      'segments': 24,
-      # Class and number are in one value of the picture.
-      'segments_key': None,
-    }
-  )
-  config.optim = ml_collections.ConfigDict({'name': 'sgd'})
-  config.train = ml_collections.ConfigDict({'steps': 0, 'best_metric': 'pq'})
+  config.model = {
+    'name': 'merged.Merged',
+    'semantic': 'runs/scenes',
+    'instance': 'runs/scenes_instances',
+  }
+  config.eval = {'metrics': ('pq', 'coco'), 'stuff_area': 64.0}
+  config.data = {
+    'name': 'scenes',
+    'train_split': 'train',
+    'eval_split': 'val',
+    'segments_key': None,  # class and number are in one value of a pixel
+  }
+  config.batch = {'size': 8, 'eval_size': 20, 'max_objects': 16, 'max_segments': 24}
+  config.optim = {'name': 'sgd'}
+  config.train = {'steps': 0, 'best_metric': 'pq'}
   return config

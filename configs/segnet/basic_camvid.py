@@ -2,13 +2,13 @@ r"""SegNet-Basic and the other decoders of Table 1 (arXiv 1511.00561) on CamVid,
 
 Paper: Table 1, SegNet-Basic, global accuracy, class accuracy, mean IoU and BF on the 233 test
 images: 82.7/62.0/47.7/35.78 with median-frequency balancing, 84.0/54.6/46.3/36.67 without. Recipe:
-He's initialisation, SGD, learning rate 0.1, momentum 0.9, batch 12, local contrast normalisation of
+He's initialization, SGD, learning rate 0.1, momentum 0.9, batch 12, local contrast normalization of
 the image, the checkpoint of the best validation global accuracy. The paper trains until the loss
 converges: 10,000 steps are ours. Another decoder: --config.model.variant=FCN-Basic (see VARIANTS in
 segjax/models/segnet.py); without balancing:
 --config.losses.softmax_cross_entropy.class_weights=none.
 
-Cost: made for a GPU; 2 CPU cores take basic_camvid_cpu.py.
+Cost: for a GPU; on 2 CPU cores use basic_camvid_cpu.py.
 
   segjax train --config=configs/segnet/basic_camvid.py --workdir=runs/basic \
     --config.data.source=CamVid/
@@ -20,31 +20,17 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict(
-    {'name': 'segnet.SegNetBasic', 'classes': 11, 'variant': 'SegNet-Basic'}
-  )
-  config.losses = ml_collections.ConfigDict(
-    {'softmax_cross_entropy': {'class_weights': 'median_frequency'}}
-  )
-  config.eval = ml_collections.ConfigDict({'metrics': ('confusion', 'boundary')})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'camvid',
-      'train_split': 'train',
-      'eval_split': 'val',
-      'batch_size': 12,
-    }
-  )
-  config.optim = ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': 0.1, 'momentum': 0.9})
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 10_000,
-      'eval_every': 1_000,
-      'checkpoint_every': 1_000,
-      'best_metric': 'pixel_accuracy',
-      'recompute_batch_norm': True,
-    }
-  )
+  config.model = {'name': 'segnet.SegNetBasic', 'classes': 11, 'variant': 'SegNet-Basic'}
+  config.losses = {'softmax_cross_entropy': {'class_weights': 'median_frequency'}}
+  config.eval = {'metrics': ('confusion', 'boundary')}
+  config.data = {'name': 'camvid', 'train_split': 'train', 'eval_split': 'val'}
+  config.batch = {'size': 12}
+  config.optim = {'name': 'sgd', 'learning_rate': 0.1, 'momentum': 0.9}
+  config.train = {
+    'steps': 10_000,
+    'eval_every': 1_000,
+    'checkpoint_every': 1_000,
+    'best_metric': 'pixel_accuracy',
+    'recompute_batch_norm': True,
+  }
   return config

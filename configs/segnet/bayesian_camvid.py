@@ -2,10 +2,10 @@ r"""Bayesian SegNet-Basic (arXiv 1511.02680) on CamVid: dropout at test time.
 
 SegNet-Basic with dropout 0.5 in its deeper encoders and decoders; evaluation and prediction average
 the probabilities of `eval.samples` passes with dropout on, and their variance is the uncertainty,
-which `segjax predict` writes as a picture. Released beside arXiv 1511.00561; no figure of that
-paper is for it.
+which `segjax predict` writes as an image. Released along with arXiv 1511.00561, which has no result
+for it. Recipe: that of basic_camvid.py.
 
-Cost: made for a GPU; at half resolution with --config.data.image_size='(180,240)'.
+Cost: for a GPU; at half resolution with --config.data.size.image_size='(180,240)'.
 
   segjax train --config=configs/segnet/bayesian_camvid.py --workdir=runs/bayesian \
     --config.data.source=CamVid/
@@ -13,35 +13,11 @@ Cost: made for a GPU; at half resolution with --config.data.image_size='(180,240
 
 import ml_collections
 
+from segjax.config import base_config
+
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict(
-    {'name': 'segnet.SegNetBasic', 'classes': 11, 'dropout': 0.5}
-  )
-  config.losses = ml_collections.ConfigDict(
-    {'softmax_cross_entropy': {'class_weights': 'median_frequency'}}
-  )
-  config.eval = ml_collections.ConfigDict({'metrics': ('confusion', 'boundary'), 'samples': 40})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'camvid',
-      'train_split': 'train',
-      'eval_split': 'val',
-      'batch_size': 12,
-    }
-  )
-  config.optim = ml_collections.ConfigDict({'name': 'sgd', 'learning_rate': 0.1, 'momentum': 0.9})
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 10_000,
-      'eval_every': 1_000,
-      'checkpoint_every': 1_000,
-      'best_metric': 'pixel_accuracy',
-      'recompute_batch_norm': True,
-    }
-  )
+  config = base_config(__file__, 'basic_camvid.py')
+  config.model = {'name': 'segnet.SegNetBasic', 'classes': 11, 'dropout': 0.5}
+  config.eval.samples = 40
   return config

@@ -12,45 +12,13 @@ Cost: for a GPU; not run yet. `weights/vgg16.pth` is torchvision's file.
 
 import ml_collections
 
+from segjax.config import base_config
+
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict({'name': 'segnet.SegNet', 'classes': 37, 'dropout': 0.5})
-  config.init_from = ml_collections.ConfigDict(
-    {'path': 'weights/vgg16.pth', 'source': 'torchvision/vgg16_features'}
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
-  config.eval = ml_collections.ConfigDict({'metrics': ('confusion', 'boundary')})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'sun_rgbd',
-      'train_split': 'train',
-      'eval_split': 'test',
-      'batch_size': 5,
-      'image_size': (224, 224),
-      # Of the ImageNet weights, for RGB.
-      'mean': (123.675, 116.28, 103.53),
-      'std': (58.395, 57.12, 57.375),
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 1e-3,
-      'momentum': 0.9,
-      'weight_decay': 5e-4,
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 260_000,
-      'eval_every': 10_000,
-      'checkpoint_every': 10_000,
-      'best_metric': 'pixel_accuracy',
-      'recompute_batch_norm': True,
-    }
-  )
+  config = base_config(__file__, 'camvid.py')
+  config.model.classes = 37
+  config.data.update({'name': 'sun_rgbd', 'eval_split': 'test'})
+  config.data.size = {'image_size': (224, 224)}
+  config.train.update({'steps': 260_000, 'eval_every': 10_000, 'checkpoint_every': 10_000})
   return config

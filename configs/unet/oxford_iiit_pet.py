@@ -2,7 +2,9 @@ r"""U-Net (arXiv 1505.04597), the same-padded form, on the trimaps of Oxford-III
 
 The data set is TFDS's own, `oxford_iiit_pet`: a data set with masks needs nothing but a config.
 Preparing it takes TensorFlow (`pip install tensorflow-cpu`, then `tfds build oxford_iiit_pet
---file_format=array_record`); reading what is prepared does not. Nobody has run this config yet.
+--file_format=array_record`); reading what is prepared does not.
+
+Cost: for a GPU; not run yet. The paper has no result for it.
 
   segjax train --config=configs/unet/oxford_iiit_pet.py --workdir=runs/pet \
     --config.data.dir=tensorflow_datasets/
@@ -14,44 +16,30 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = 'semantic'
-
-  config.model = ml_collections.ConfigDict(
-    {
-      'name': 'unet.UNet',
-      'classes': 3,
-      'width': 32,
-      'padding': 'same',
-      'norm': 'batch',
-    }
-  )
-  config.losses = ml_collections.ConfigDict({'softmax_cross_entropy': {}})
-
-  config.data = ml_collections.ConfigDict(
-    {
-      'name': 'oxford_iiit_pet',
-      'train_split': 'train',
-      'eval_split': 'test',
-      'batch_size': 16,
-      'image_size': (128, 128),
-      'label_key': 'segmentation_mask',
-      'label_offset': -1,
-      'class_names': ('pet', 'background', 'border'),
-      'augment': {'flip_horizontal': 0.5},
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'name': 'adamw',
-      'learning_rate': 1e-3,
-      'schedule': 'cosine',
-      'weight_decay': 1e-4,
-    }
-  )
-  config.train = ml_collections.ConfigDict(
-    {
-      'steps': 10_000,
-      'eval_every': 1_000,
-      'checkpoint_every': 1_000,
-    }
-  )
+  config.model = {
+    'name': 'unet.UNet',
+    'classes': 3,
+    'width': 32,
+    'padding': 'same',
+    'norm': 'batch',
+  }
+  config.losses = {'softmax_cross_entropy': {}}
+  config.data = {
+    'name': 'oxford_iiit_pet',
+    'train_split': 'train',
+    'eval_split': 'test',
+    'size': {'image_size': (128, 128)},
+    'label_key': 'segmentation_mask',
+    'label_offset': -1,
+    'class_names': ('pet', 'background', 'border'),
+  }
+  config.augment = {'flip_horizontal': 0.5}
+  config.batch = {'size': 16}
+  config.optim = {
+    'name': 'adamw',
+    'learning_rate': 1e-3,
+    'schedule': 'cosine',
+    'weight_decay': 1e-4,
+  }
+  config.train = {'steps': 10_000, 'eval_every': 1_000, 'checkpoint_every': 1_000}
   return config

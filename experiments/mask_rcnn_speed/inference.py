@@ -1,4 +1,4 @@
-"""Times Mask R-CNN R50-FPN's inference on this machine beside torchvision's, all in one run.
+"""Times Mask R-CNN R50-FPN's inference compared with torchvision's, all in one run.
 
   python experiments/mask_rcnn_speed/inference.py [--size=800x1344] [--repeats=3]
 
@@ -8,10 +8,10 @@ so that it finds 100 objects. Needs torch and torchvision. The rows, each with w
   features    ResNet-50 and the pyramid
   proposals   the RPN, 1,000 boxes of each level, NMS, 1,000 proposals
   detections  the box head, NMS, and the masks of 100 detections in the frames of their boxes
-  pasted      these put into the image, on the host
+  pasted      these pasted into the image, on the host
 
-segjax computes a fixed number of regions, torchvision as many as there are. Prints a Markdown table
-of the least of the repeats in milliseconds; the two programs take turns.
+segjax computes a fixed number of RoIs, torchvision only those that there are. Prints a Markdown
+table of the least of the repeats in milliseconds; the two libraries take turns.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from segjax.convert.table import convert
 from segjax.models import mask_rcnn
 from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
+from segjax.nn.rpn import RPNHead, anchors_per_place, make_anchors, propose
 from segjax.ops.paste_masks import paste_masks
 from segjax.train import compile as compile_lib
 
@@ -90,18 +91,27 @@ def segjax_stages(size, weights):
     return {c: values[name] for c, values in variables.items() if name in values}
 
   def features(image):
-    stages = ResNet(model.backbone, norm=model.norm, bn_epsilon=model.bn_epsilon)
-    found = stages.apply(part('backbone'), image)
-    return FPN(model.features).apply(part('fpn'), list(found.values()))
+    config = model.backbone
+    resnet = ResNet(config.name, norm=config.norm, bn_epsilon=config.bn_epsilon)
+    found = resnet.apply(part('backbone'), image)
+    return FPN(model.neck.features).apply(part('fpn'), list(found.values()))
 
   def proposals(image):
     levels = features(image)
-    head = mask_rcnn.RPNHead(len(model.aspect_ratios))
+    config = model.rpn
+    head = RPNHead(anchors_per_place(config, pyramid=True), config.convs)
     logits, deltas = head.apply(part('rpn'), levels)
-    anchors = model._anchors(size, [level.shape[1:3] for level in levels])
-    before, after = model.test_proposals
-    return mask_rcnn.propose(
-      logits, deltas, anchors, limits, before=before, after=after, threshold=model.rpn_nms
+    grids = [level.shape[1:3] for level in levels]
+    anchors = make_anchors(config, size, grids, stride=4, pyramid=True)
+    pre_nms, post_nms = config.test_proposals
+    return propose(
+      logits,
+      deltas,
+      anchors,
+      limits,
+      pre_nms=pre_nms,
+      post_nms=post_nms,
+      nms_iou=config.nms_iou,
     )
 
   whole = compile_lib.jit(model.apply)

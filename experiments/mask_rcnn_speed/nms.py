@@ -1,4 +1,4 @@
-"""Times non-maximum suppression on this machine: segjax's form, two others, torchvision's.
+"""Times non-maximum suppression: segjax's form, two others, torchvision's.
 
   python experiments/mask_rcnn_speed/nms.py [--repeats=10] [--tiles=64,128,256]
 
@@ -40,22 +40,22 @@ CASES = (
   Case(2, 1000, 1000, 0.7, 40),
   Case(1, 4700, 1000, 0.7, 40),  # Five levels' proposals at test time.
   Case(2, 4700, 1000, 0.7, 40),
-  Case(2, 4700, 1000, 0.5, 400),  # All boxes are gone through: fewer than 1000 stay.
+  Case(2, 4700, 1000, 0.5, 400),  # All boxes are visited: fewer than 1000 are kept.
   Case(2, 1000, 100, 0.5, 40),  # Detections.
 )
 
 
-def draw(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
+def sample_boxes(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
   """boxes f32[B, A, 4], scores f32[B, A], classes i32[B, A]; clusters of boxes near one another."""
   rng = np.random.default_rng(seed)
   shape = (case.images, case.boxes)
-  centre = rng.uniform(0, 800, (case.clusters, 2))
+  center = rng.uniform(0, 800, (case.clusters, 2))
   extent = rng.uniform(20, 200, (case.clusters, 2))
   which = rng.integers(0, case.clusters, shape)
   near = 0.25 if case.clusters < 100 else 0.05
-  centre = centre[which] + extent[which] * near * rng.normal(size=(*shape, 2))
+  center = center[which] + extent[which] * near * rng.normal(size=(*shape, 2))
   extent = extent[which] * np.exp(near * rng.normal(size=(*shape, 2)))
-  boxes = np.concatenate([centre - extent / 2, centre + extent / 2], -1).clip(0, 800)
+  boxes = np.concatenate([center - extent / 2, center + extent / 2], -1).clip(0, 800)
   classes = which % 5 if case.clusters >= 100 else rng.integers(0, 5, shape)
   return boxes.astype(np.float32), rng.random(shape, np.float32), classes.astype(np.int32)
 
@@ -143,7 +143,7 @@ def main() -> None:
   print('| images x boxes | K | IoU | kept |', ' | '.join(names), '|')
   print('|---' * (4 + len(names)) + '|')
   for case in CASES:
-    arrays = draw(case)
+    arrays = sample_boxes(case)
     runs = [kept_by(form, case, arrays) for form in forms.values()]
     runs.append(torchvision_form(case, arrays))
     expected = runs[0][1]

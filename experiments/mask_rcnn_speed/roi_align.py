@@ -1,11 +1,11 @@
-"""Times multi-level RoIAlign on this machine: its forms, the naive one, and torchvision's.
+"""Times multi-level RoIAlign: its forms, the naive one, and torchvision's.
 
   python experiments/mask_rcnn_speed/roi_align.py [--boxes=1000] [--channels=256] [--size=800x1333]
     [--repeats=5] [--clock=wall] [--forms=gather,matrix,naive,torchvision]
 
-A pyramid of strides 4 to 32 of one image, boxes with sides drawn log-uniformly from 16 to 700
+A pyramid of strides 4 to 32 of one image, boxes with sides sampled log-uniformly from 16 to 700
 pixels, 2 x 2 samples a bin. Naive: RoIAlign of every box on every level, of which one is kept.
-Backwards means the gradient of the features, together with the forward pass. torchvision is timed
+Backward means the gradient of the features, together with the forward pass. torchvision is timed
 in the same process, where it is installed.
 
 Prints a Markdown table in milliseconds, the least of the repeats. On a machine with other work

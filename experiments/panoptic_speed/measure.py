@@ -1,20 +1,20 @@
-"""Times merging and panoptic quality an image: segjax under `jit` beside NumPy on the host.
+"""Times merging and panoptic quality of an image: segjax under `jit`, and NumPy on the host.
 
   python experiments/panoptic_speed/measure.py [--repeats=10]
 
-One drawn picture of 480 x 640, 53 classes of stuff and 80 of things, 100 detections with masks of
+One synthetic image of 480 x 640, 53 classes of stuff and 80 of things, 100 detections with masks of
 28 x 28, of which the given number has a score above the threshold; the truth has up to 40 segments.
-The same input for all forms, in one run; they must agree. The NumPy forms go the way of the public
-code:
+The same input for all forms, in one run; they must agree. The NumPy forms take the steps of the
+public code:
 
-  merging    each mask is pasted into the region of its box, compared with what is taken, and laid
-             down; then one mask for each class of stuff
+  merging    each mask is pasted into the region of its box, compared with the pixels already taken,
+             and laid down; then one mask for each class of stuff
   PQ         `np.unique` of pairs of ids, and dictionaries
   PQ, PNG    the same, with the prediction written to a PNG in memory and read back, as the public
              code has it between its two programs (its files also hold the truth)
 
 Where panopticapi or cityscapesscripts, which has a copy of it, is installed, its own
-`pq_compute_single_core` runs too, on files in a temporary folder.
+`pq_compute_single_core` runs too, on files in a temporary directory.
 
 Then forms of two parts: counting pairs of segments; and pasting, by products of matrices or by
 gathers, in windows or over the whole image.
@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from segjax.data import panoptic as coding
+from segjax.data.formats import panoptic as coding
 from segjax.metrics import panoptic as metric
 from segjax.ops import panoptic as ops
 from segjax.ops.paste_masks import paste_mask
@@ -51,7 +51,7 @@ THINGS, CLASSES = 80, 133
 STUFF = (None, *range(THINGS, CLASSES))
 
 
-def draw(above: int, seed: int = 0) -> tuple[np.ndarray, Detections, Segments]:
+def sample_image(above: int, seed: int = 0) -> tuple[np.ndarray, Detections, Segments]:
   """The label, the detections with `above` scores over 0.5, and a truth that is like both."""
   rng = np.random.default_rng(seed)
   label = np.kron(rng.choice([5, 9, 17, 30, 48], (6, 8)), np.ones((80, 80), int)).astype(np.int32)
@@ -69,7 +69,7 @@ def draw(above: int, seed: int = 0) -> tuple[np.ndarray, Detections, Segments]:
     masks=(1 / (1 + np.exp(20 * (np.hypot(y, x) - radius)))).astype(np.float32),
     valid=np.ones(DETECTIONS, bool),
   )
-  # 40 segments of the merged picture, moved.
+  # 40 segments of the merged result, moved.
   found, ids = merge_numpy(label, detections)
   kept = list(found)[:40]
   true = np.zeros_like(ids)
@@ -132,8 +132,8 @@ def quality_numpy(
 
 
 def through_png(found: dict[int, int], ids: np.ndarray, truth: Segments) -> dict[int, list[float]]:
-  picture = Image.open(io.BytesIO(coding.encode_ids(ids)))
-  return quality_numpy(found, coding.rgb_to_ids(np.asarray(picture)), truth)
+  image = Image.open(io.BytesIO(coding.encode_ids(ids)))
+  return quality_numpy(found, coding.rgb_to_ids(np.asarray(image)), truth)
 
 
 @jax.jit
@@ -151,7 +151,7 @@ def merge_and_measure(label: Array, detections: Detections, truth: Segments) -> 
   return quality(merge(label, detections), truth)
 
 
-def public_form(found: dict[int, int], ids: np.ndarray, truth: Segments, folder: Path) -> Any:
+def public_form(found: dict[int, int], ids: np.ndarray, truth: Segments, directory: Path) -> Any:
   """The public code's reading and matching of one image; None where it is not installed."""
   for name in (
     'panopticapi.evaluation',
@@ -179,13 +179,13 @@ def public_form(found: dict[int, int], ids: np.ndarray, truth: Segments, folder:
       'segments_info': [{'id': k, 'category_id': c} for k, c in found.items()],
     },
   ]
-  for entry, picture in zip(entries, (truth.ids, ids), strict=True):
-    (folder / entry['file_name']).write_bytes(coding.encode_ids(picture))
+  for entry, segments in zip(entries, (truth.ids, ids), strict=True):
+    (directory / entry['file_name']).write_bytes(coding.encode_ids(segments))
 
   def run():
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
       return module.pq_compute_single_core(
-        0, [entries], folder, folder, dict.fromkeys(range(CLASSES))
+        0, [entries], directory, directory, dict.fromkeys(range(CLASSES))
       )
 
   return name, run
@@ -223,8 +223,8 @@ def times(run: Callable[[], Any], repeats: int) -> str:
   return f'{1e3 * min(wall):.1f} / {1e3 * min(processor):.1f}'
 
 
-def compare_whole(above: int, repeats: int, folder: Path) -> list[str]:
-  label, detections, truth = draw(above)
+def compare_whole(above: int, repeats: int, directory: Path) -> list[str]:
+  label, detections, truth = sample_image(above)
   found, ids = merge_numpy(label, detections)
   on_device = jax.device_put(jax.tree.map(lambda x: x[None], (label, detections, truth)))
   segments = merge(*on_device[:2])
@@ -244,7 +244,7 @@ def compare_whole(above: int, repeats: int, folder: Path) -> list[str]:
       lambda: through_png(*merge_numpy(label, detections), truth),
     ),
   ]
-  if public := public_form(found, ids, truth, folder):
+  if public := public_form(found, ids, truth, directory):
     name, run = public
     for c, stat in enumerate(expected):
       theirs = run()[c]
@@ -257,7 +257,7 @@ def compare_whole(above: int, repeats: int, folder: Path) -> list[str]:
 
 
 def compare_parts(repeats: int) -> list[str]:
-  label, detections, truth = draw(DETECTIONS)
+  label, detections, truth = sample_image(DETECTIONS)
   _, ids = merge_numpy(label, detections)
   maps = jax.device_put((truth.ids, ids))
   rows = []
@@ -290,9 +290,9 @@ def main() -> None:
   args = parser.parse_args()
   print(f'{jax.devices()[0]}, jax {jax.__version__}; ms wall / ms processor\n')
   print('| detections above the threshold | | segjax | host |\n|---|---|---|---|')
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as directory:
     for above in (10, 100):
-      print(*compare_whole(above, args.repeats, Path(folder)), sep='\n')
+      print(*compare_whole(above, args.repeats, Path(directory)), sep='\n')
   print('\n| part | form | |\n|---|---|---|')
   print(*compare_parts(args.repeats), sep='\n')
 

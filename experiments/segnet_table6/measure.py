@@ -2,7 +2,7 @@
 
   python experiments/segnet_table6/measure.py [--size=360x480] [--repeats=10]
 
-At 360x480, the paper's size, the figures go into the table's results; at any other they are only
+At 360x480, the paper's size, the results are recorded in the table; at any other they are only
 printed. In float32, with 11 classes; times in ms are medians of the repeats, memory is in MB of
 10^6 bytes:
 
@@ -11,10 +11,10 @@ printed. In float32, with 11 classes; times in ms are medians of the repeats, me
   training_mb   what the compiler plans for a step of SGD with momentum on 4 images: arguments,
                 results and temporary arrays; the state is updated in place
   inference_mb  the same for the logits of one image
-  model_mb      the parameters, and the running statistics of batch normalisation
+  model_mb      the parameters, and the running statistics of batch normalization
 
-One image for the times and the inference, and 4 for the training, are the paper's, as far as is
-remembered (unverified). The paper took its times with `caffe time` and its memory from a GPU's
+One image for the times and the inference, and 4 for the training, are the paper's, quoted from
+memory (unverified). The paper took its times with `caffe time` and its memory from a GPU's
 driver.
 """
 
@@ -30,8 +30,7 @@ import optax
 
 from segjax.losses import dense
 from segjax.models import fcn, segnet, unet
-from segjax.program import facts
-from segjax.program.build import size as parameter_count
+from segjax.provenance import provenance
 from segjax.tables import results, spec
 from segjax.tasks import semantic
 from segjax.train import compile as compile_lib
@@ -77,9 +76,10 @@ def planned_mb(compiled) -> float:
 
 
 def measure(model, size: tuple[int, int], repeats: int) -> tuple[dict[str, float], int]:
-  """The figures of a network, and its number of parameters."""
+  """The metrics of a network, and its number of parameters."""
   task = semantic.make_task(
     model,
+    semantic.EvalConfig(),
     class_names=[f'class {i}' for i in range(CLASSES)],
     losses={'cross_entropy': dense.softmax_cross_entropy},
   )
@@ -100,14 +100,15 @@ def measure(model, size: tuple[int, int], repeats: int) -> tuple[dict[str, float
   training = compile_lib.jit(step, donate_argnums=0).lower(state, several).compile()
   variables = {'params': state.params, **state.model_state}
   inference = compile_lib.jit(model.apply).lower(variables, one['image']).compile()
-  figures = {
+  metrics = {
     'forward_ms': forward,
     'backward_ms': both - forward,
     'training_mb': planned_mb(training),
     'inference_mb': planned_mb(inference),
     'model_mb': sum(x.nbytes for x in jax.tree.leaves(variables)) / 1e6,
   }
-  return {k: round(v, 2) for k, v in figures.items()}, parameter_count(state.params)
+  parameters = sum(x.size for x in jax.tree.leaves(state.params))
+  return {k: round(v, 2) for k, v in metrics.items()}, parameters
 
 
 def main() -> None:
@@ -116,21 +117,21 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=10)
   args = parser.parse_args()
   size = tuple(map(int, args.size.split('x')))
-  provenance = facts.provenance()
-  del provenance['time']
+  facts = provenance()
+  del facts['time']
   records = []
   for row, model in NETWORKS.items():
-    figures, parameters = measure(model, size, args.repeats)
-    print(f'{row:8} {parameters:,} parameters, {figures}', flush=True)
+    metrics, parameters = measure(model, size, args.repeats)
+    print(f'{row:8} {parameters:,} parameters, {metrics}', flush=True)
     record = results.Record(
       row=row,
       recipe='here',
-      metrics=figures,
+      metrics=metrics,
       parameters=parameters,
       date=datetime.date.today().isoformat(),
       command='python experiments/segnet_table6/measure.py',
       note=f'{size[0]} x {size[1]}, medians of {args.repeats}, all rows in one run',
-      **provenance,
+      **facts,
     )
     records.append(record)
   if size == SIZE:

@@ -1,4 +1,4 @@
-"""Times U-Net's train step on this machine: segjax's forms beside the plain ones, in one run.
+"""Times U-Net's training step: segjax's forms compared with the plain ones, in one run.
 
   python experiments/unet/step_time.py [--size=256] [--batch=2] [--width=64] [--repeats=3]
 
@@ -36,7 +36,10 @@ def plain_conv_transpose(x, kernel, stride, padding=0):
 def seconds_a_step(jit, args: argparse.Namespace) -> float:
   model = unet.UNet(classes=2, width=args.width, padding='same', norm='batch', dropout=0.0)
   task = semantic.make_task(
-    model, class_names=('a', 'b'), losses={'cross_entropy': dense.softmax_cross_entropy}
+    model,
+    semantic.EvalConfig(),
+    class_names=('a', 'b'),
+    losses={'cross_entropy': dense.softmax_cross_entropy},
   )
   rng = np.random.default_rng(0)
   shape = (args.batch, args.size, args.size)

@@ -8,38 +8,39 @@ ArrayRecord files, without TensorFlow.
 import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
+from segjax.data.config import DataConfig, InputConfig
+from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
-
-if TYPE_CHECKING:
-  from segjax.data.pipeline import DataConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetSpec:
-  """What a model, a metric or a picture needs to know of a data set.
+  """What a model, a metric or an overlay needs to know of a data set.
 
   Attributes:
     name: as in `config.data.name`.
     version: of the prepared data.
     class_names: one for each class index.
-    palette: uint8[C, 3], the RGB colour of each class.
+    palette: uint8[C, 3], the RGB color of each class.
     channels: of the images, 1 or 3.
     splits: number of examples of each split.
-    things: of an instance task, whose classes are the things alone: the label that each class has
-      in the data. Of a panoptic task, whose classes are all: which of them are things. None for a
-      dense task.
-    category_ids: the number of each class in files of COCO's format, None where nothing tells it.
+    things: in instance tasks, whose classes are the things alone: the label that each class has in
+      the data. In panoptic tasks, whose classes are all: which of them are things. None in semantic
+      tasks.
+    category_ids: the id of each class in files of COCO's format; None where it is unknown.
   """
 
   name: str
@@ -62,22 +63,16 @@ class DatasetSpec:
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'DatasetSpec':
     """The inverse of `to_json`."""
-    return cls(
-      **{
-        **content,
-        'class_names': tuple(content['class_names']),
-        'palette': np.array(content['palette'], np.uint8),
-        **{key: _tuple(content.get(key)) for key in ('things', 'category_ids')},
-      }
-    )
+    tuples = {key: _tuple(content.get(key)) for key in ('class_names', 'things', 'category_ids')}
+    return cls(**{**content, **tuples, 'palette': np.array(content['palette'], np.uint8)})
 
 
-def _tuple(values: Iterable[int] | None) -> tuple[int, ...] | None:
+def _tuple(values: Iterable[Any] | None) -> tuple[Any, ...] | None:
   return None if values is None else tuple(values)
 
 
 def default_data_dir() -> Path:
-  """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache folder."""
+  """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
     return Path(named)
   return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'segjax' / 'data'
@@ -89,58 +84,72 @@ def load(
   source: str | os.PathLike[str] | None = None,
   report: Callable[[str], None] | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """The builder of a data set that is prepared, at the latest when this returns.
+  """The builder of a data set, prepared if it was not.
 
   Args:
     name: the data set, see the module.
-    data_dir: folder of prepared data sets; None for `default_data_dir()`.
-    source: folder with the raw files, for a data set that is not downloaded.
-    report: told in a line what takes long. Nothing goes to standard output.
+    data_dir: directory of prepared data sets; None for `default_data_dir()`.
+    source: directory of the raw files, for a data set that is not downloaded.
+    report: called with a line before what takes long. Nothing goes to standard output.
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
       here, prepared files of another format.
   """
-  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if source is not None:
     source = Path(source).expanduser()
     if not source.is_dir():
-      raise SegjaxError(f'config.data.source={source} is no folder: name the one of the raw files')
-  base, _, config = name.partition('/')
-  own = base in own_names()
-  with contextlib.redirect_stdout(sys.stderr):  # TFDS prints
-    if not sys.stderr.isatty():
-      tfds.disable_progress_bar()
-    builder = _own_builder(base, config, root) if own else _tfds_builder(name, root)
+      raise SegjaxError(
+        f'config.data.source={source} is not a directory: name the one of the raw files'
+      )
+  with _quiet_tfds():
+    builder = _make_builder(name, data_dir)
     if not builder.data_path.exists():
       if report:
         report(f'preparing {name} in {builder.data_path}')
-      _prepare(builder, source, own=own)
+      _prepare(builder, source)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
-      "file_format='array_record', or name another folder as config.data.dir"
+      "file_format='array_record', or name another directory as config.data.dir"
     )
   return builder
 
 
-def describe(config: 'DataConfig') -> DatasetSpec:
+def describe(config: InputConfig) -> DatasetSpec:
   """The spec of a data set whose builder can be made, whether or not it was ever prepared.
 
   Raises:
     SegjaxError: as `load`.
   """
-  root = Path(config.dir).expanduser() if config.dir else default_data_dir()
-  base, _, name = config.name.partition('/')
-  with contextlib.redirect_stdout(sys.stderr):  # TFDS prints
-    own = base in own_names()
-    builder = _own_builder(base, name, root) if own else _tfds_builder(config.name, root)
+  with _quiet_tfds():
+    builder = _make_builder(config.data.name, config.data.dir)
   return spec(builder, config)
 
 
 def own_names() -> list[str]:
   """The names of segjax's own data sets."""
   return sorted(p.parent.name for p in Path(__file__).parent.glob('builders/*/builder.py'))
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+  """TFDS without its sentences on standard output and without the temporary directories it leaves.
+
+  A builder without prepared data makes a directory to copy files into that its project hosts
+  (`DatasetInfo.initialize_from_bucket`), copies none, and does not delete it.
+  """
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  no_bucket = mock.patch.object(tfds.core.DatasetInfo, 'initialize_from_bucket', lambda self: None)
+  with contextlib.redirect_stdout(io.StringIO()), no_bucket:
+    yield
+
+
+def _make_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
+  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+  base, _, config = name.partition('/')
+  return _own_builder(base, config, root) if base in own_names() else _tfds_builder(name, root)
 
 
 def _own_builder(base: str, config: str, root: Path) -> tfds.core.DatasetBuilder:
@@ -160,12 +169,12 @@ def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
   except registered.DatasetNotFoundError:
     known = own_names() + tfds.list_builders(with_community_datasets=False)
     hint = nearest(name, known, shown=own_names())
-    raise SegjaxError(f'config.data.name={name}: there is no such data set{hint}') from None
+    raise SegjaxError(f'config.data.name={name}: unknown data set{hint}') from None
   except Exception as e:
     raise _not_prepared(name, root, e) from e
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None, *, own: bool) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
   try:
     builder.download_and_prepare(
       file_format='array_record',
@@ -175,134 +184,159 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None, *, own: boo
   except SegjaxError:
     raise
   except Exception as e:
-    # Another process that prepared the same data set may have been first to rename its folder.
+    # Another process that prepared the same data set may have been first to rename its directory.
     if isinstance(e, OSError) and builder.data_path.exists():
       builder.info.read_from_directory(builder.data_path)
-    elif own:
+    elif type(builder).__module__.startswith('segjax.'):
       raise
     else:
       raise _not_prepared(builder.name, builder.data_path, e) from e
 
 
-def _not_prepared(name: str, folder: Path, reason: Exception) -> SegjaxError:
+def _not_prepared(name: str, directory: Path, reason: Exception) -> SegjaxError:
+  first_line = f'{type(reason).__name__}: {reason}'.splitlines()[0]
   return SegjaxError(
-    f'{name} is not in {folder} and cannot be prepared here ({_first_line(reason)}): prepare it '
-    "where TensorFlow is installed, with file_format='array_record', and name that folder as "
+    f'{name} is not in {directory} and cannot be prepared here ({first_line}): prepare it where '
+    "TensorFlow is installed, with file_format='array_record', and name that directory as "
     'config.data.dir'
   )
 
 
-def _first_line(error: Exception) -> str:
-  return f'{type(error).__name__}: {error}'.splitlines()[0]
+def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
+  """The spec of a prepared data set, as the task of `config` reads it.
 
-
-def spec(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> DatasetSpec:
-  """The spec of a prepared data set, read with the keys of `config`.
-
-  Class names come from the config, else from the label's feature, else they are `class 0`, ….
-  Colours come from the builder's metadata, else they are PASCAL VOC's. Which classes are things,
-  and the numbers of the categories, come from the config, else from the metadata. With
-  `config.instances` the classes are those of the objects that are not stuff; with
-  `config.segments`, and where `label_is_of_segments`, all.
+  Class names come from the config, else from the feature, else they are `class 0`, …. Colors come
+  from the builder's metadata, else they are PASCAL VOC's. Which classes are things, and the ids of
+  categories, come from the config, else from the metadata. Instance tasks have the classes of
+  things alone, the others all.
 
   Raises:
-    SegjaxError: a key that the data set does not have, a number of classes that nothing tells, a
-      panoptic task whose things nothing tells, or a config with not one category for each class.
+    SegjaxError: a key that the data set does not have, an unknown number of classes, a panoptic
+      task with unknown things, or a config with not one category for each class.
   """
-  features = builder.info.features
-  dense = config.instances is None
-  panoptic = label_is_of_segments(builder, config) if dense else config.segments is not None
-  if panoptic and config.segments_key is not None:
+  data, info = config.data, builder.info
+  panoptic = label_is_of_segments(builder, config)
+  if panoptic and data.segments_key is not None:
     listed = 'segments_key'
   else:
-    listed = 'label_key' if dense and not panoptic else 'objects_key'
-  keys = ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key')
-  for key in keys:
-    value = getattr(config, key)
-    if value is not None and value not in features:
-      raise SegjaxError(
-        f'config.data.{key}={value}: {config.name} has no such feature{nearest(value, features)}'
-      )
-  channels = features[config.image_key].shape[-1]
+    listed = 'objects_key' if panoptic or 'objects' in config.annotations else 'label_key'
+  _check_keys(info.features, data, ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key'))
+  channels = info.features[data.image_key].shape[-1]
   if channels not in (1, 3):
-    raise SegjaxError(f'{config.name} has images of {channels} channels: segjax reads 1 or 3')
-  label = features[getattr(config, listed)]
-  class_names = _class_names(label if listed == 'label_key' else label['label'], config)
-  metadata = builder.info.metadata if isinstance(builder.info.metadata, Mapping) else {}
-  palette = metadata.get('palette')
-  if palette is None or len(palette) < len(class_names):
-    # Black is for the background, which is not among the things, or for void.
-    palette = voc_palette(len(class_names) + 1)[0 if listed == 'label_key' else 1 :]
-  palette = np.array(palette, np.uint8)[: len(class_names)]
+    raise SegjaxError(f'{data.name} has images of {channels} channels: segjax reads 1 or 3')
+  feature = info.features[getattr(data, listed)]
+  class_names = _class_names(feature if listed == 'label_key' else feature['label'], data)
+  metadata = info.metadata if isinstance(info.metadata, Mapping) else {}
+  palette = _palette(metadata, len(class_names), with_background=listed == 'label_key')
   things = category_ids = None
-  if not dense:
+  if 'objects' in config.annotations:
     things = _things(metadata, len(class_names), config)
-    category_ids = _category_ids(metadata, len(class_names), config)
-  if not dense and not panoptic:
-    class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
-    if category_ids is not None:
-      category_ids = tuple(category_ids[i] for i in things)
+    category_ids = _category_ids(metadata, len(class_names), data)
+    if not panoptic:
+      class_names, palette = tuple(class_names[i] for i in things), palette[list(things)]
+      category_ids = category_ids and tuple(category_ids[i] for i in things)
   return DatasetSpec(
-    name=config.name,
+    name=data.name,
     version=str(builder.version),
     class_names=class_names,
     palette=palette,
     channels=channels,
-    splits={name: split.num_examples for name, split in builder.info.splits.items()},
+    splits={name: split.num_examples for name, split in info.splits.items()},
     things=things,
     category_ids=category_ids,
   )
 
 
-def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: 'DataConfig') -> bool:
-  """Whether a dense task has the classes of the segments for its label.
+def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: InputConfig) -> bool:
+  """Whether the label is the class of each pixel's segment, and is not a feature of its own.
 
-  So it is where the config names no label of its own and the data set has none but a panoptic
-  picture.
+  So it is in panoptic tasks, and in semantic ones where the config names no label and the data set
+  has none but a panoptic image.
   """
-  features = builder.info.features
-  named = config.label_key != type(config).label_key or config.label_key in features
-  return not named and config.panoptic_key in features
+  if 'segments' in config.annotations or 'label' not in config.annotations:
+    return 'segments' in config.annotations
+  data, features = config.data, builder.info.features
+  named = data.label_key != DataConfig.label_key or data.label_key in features
+  return not named and data.panoptic_key in features
 
 
-def _category_ids(
-  metadata: Mapping[str, Any], classes: int, config: 'DataConfig'
-) -> tuple[int, ...] | None:
-  """The number of each class in files of COCO's format."""
-  ids = config.category_ids
-  if ids is None:
-    return _tuple(metadata.get('category_ids') or None)  # of unprepared files empty
-  if len(set(ids)) != len(ids) or len(ids) != classes:
-    raise SegjaxError(
-      f'config.data.category_ids={ids} must be {classes} different numbers, one for each class of '
-      f'{config.name}'
-    )
-  return ids
-
-
-def _things(metadata: Mapping[str, Any], classes: int, config: 'DataConfig') -> tuple[int, ...]:
-  """Which classes are things."""
-  if config.things is not None:
-    if wrong := [i for i in config.things if not 0 <= i < classes]:
+def _check_keys(features: Mapping[str, Any], data: DataConfig, keys: Iterable[str]) -> None:
+  for key in keys:
+    value = getattr(data, key)
+    if value is not None and value not in features:
       raise SegjaxError(
-        f'config.data.things={config.things} has {wrong[0]} but {config.name} has the classes 0 to '
+        f'config.data.{key}={value}: {data.name} has no such feature{nearest(value, features)}'
+      )
+
+
+def _class_names(feature: tfds.features.FeatureConnector, data: DataConfig) -> tuple[str, ...]:
+  if data.class_names is not None:
+    names = data.class_names
+  elif count := getattr(feature, 'num_classes', None):
+    names = tuple(f'class {n}' if n.isdecimal() else n for n in feature.names)
+    # Raw values below -label_offset are void and have no class.
+    names = names[max(0, -data.label_offset) : count]
+  elif data.num_classes is not None:
+    names = tuple(f'class {i}' for i in range(data.num_classes))
+  else:
+    raise SegjaxError(
+      f'{data.name} does not say how many classes its labels have: set config.data.num_classes or '
+      'config.data.class_names'
+    )
+  if data.num_classes not in (None, len(names)):
+    raise SegjaxError(
+      f'config.data.num_classes={data.num_classes} but {data.name} has {len(names)} classes, '
+      f'{", ".join(names)}: leave it out'
+    )
+  if not 0 < len(names) <= IGNORE_LABEL:
+    raise SegjaxError(f'{data.name} has {len(names)} classes: segjax takes 1 to {IGNORE_LABEL:,}')
+  return names
+
+
+def _palette(metadata: Mapping[str, Any], classes: int, *, with_background: bool) -> np.ndarray:
+  palette = metadata.get('palette')
+  if palette is None or len(palette) < classes:
+    # Black is for the background, which is not among things or segments, or for void.
+    palette = voc_palette(classes + 1)[0 if with_background else 1 :]
+  return np.array(palette, np.uint8)[:classes]
+
+
+def _things(metadata: Mapping[str, Any], classes: int, config: InputConfig) -> tuple[int, ...]:
+  data, isthing = config.data, metadata.get('isthing')
+  if data.things is not None:
+    if wrong := [i for i in data.things if not 0 <= i < classes]:
+      raise SegjaxError(
+        f'config.data.things={data.things} has {wrong[0]} but {data.name} has the classes 0 to '
         f'{classes - 1}: leave it out'
       )
-    return tuple(sorted(set(config.things)))
-  isthing = metadata.get('isthing')
-  if isthing is None and config.segments is not None:
+    return tuple(sorted(set(data.things)))
+  if isthing is None and 'segments' in config.annotations:
     raise SegjaxError(
-      f'{config.name} does not say which of its {classes} classes are things: set '
+      f'{data.name} does not say which of its {classes} classes are things: set '
       'config.data.things to their indices'
     )
   return tuple(range(classes)) if isthing is None else tuple(np.flatnonzero(isthing).tolist())
 
 
+def _category_ids(
+  metadata: Mapping[str, Any], classes: int, data: DataConfig
+) -> tuple[int, ...] | None:
+  ids = data.category_ids
+  if ids is None:
+    return _tuple(metadata.get('category_ids') or None)  # empty before files are prepared
+  if len(set(ids)) != len(ids) or len(ids) != classes:
+    raise SegjaxError(
+      f'config.data.category_ids={ids} must be {classes} different numbers, one for each class of '
+      f'{data.name}'
+    )
+  return ids
+
+
 def count_examples(builder: tfds.core.DatasetBuilder, split: str, name: str) -> int:
   """The number of examples of a split, 1 or more.
 
-  A builder whose raw files do not always have a split says in the metadata's `optional_splits` what
-  it takes.
+  A builder whose raw files do not always have a split says in the metadata's `optional_splits` how
+  to get it.
 
   Raises:
     SegjaxError: there is no such split, and how to get it or which is the nearest; or it is empty.
@@ -325,37 +359,3 @@ def _explain_split(builder: tfds.core.DatasetBuilder, split: str) -> str:
     if name in split and name not in builder.info.splits:
       return f': {how}, delete {builder.data_path} and prepare it again'
   return nearest(split, builder.info.splits)
-
-
-def _class_names(feature: tfds.features.FeatureConnector, config: 'DataConfig') -> tuple[str, ...]:
-  if config.class_names is not None:
-    names = config.class_names
-  elif count := getattr(feature, 'num_classes', None):
-    names = tuple(f'class {n}' if n.isdecimal() else n for n in feature.names)
-    # Raw values below -label_offset are void and have no class.
-    names = names[max(0, -config.label_offset) : count]
-  elif config.num_classes is not None:
-    names = tuple(f'class {i}' for i in range(config.num_classes))
-  else:
-    raise SegjaxError(
-      f'{config.name} does not say how many classes its labels have: set config.data.num_classes '
-      'or config.data.class_names'
-    )
-  if config.num_classes not in (None, len(names)):
-    raise SegjaxError(
-      f'config.data.num_classes={config.num_classes} but {config.name} has {len(names)} classes, '
-      f'{", ".join(names)}: leave it out'
-    )
-  if not 0 < len(names) <= IGNORE_LABEL:
-    raise SegjaxError(f'{config.name} has {len(names)} classes: segjax takes 1 to {IGNORE_LABEL}')
-  return names
-
-
-def voc_palette(classes: int) -> np.ndarray:
-  """PASCAL VOC's colour map, uint8[classes, 3]: the bits of the index dealt to R, G, B in turn."""
-  index = np.arange(classes)
-  palette = np.zeros((classes, 3), np.uint8)
-  for bit in range(8):
-    for channel in range(3):
-      palette[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-  return palette

@@ -25,7 +25,7 @@ three ways, which are options here; it is the default, as it made the figures th
                  average; the paper's mean IoU of no pairs is none ('skip')
 It also takes areas of true segments, and which there are, from the JSON file, and what of the
 picture this does not list for part of the union; here files that disagree with themselves are an
-error when they are read (`segjax.data.panoptic`). It reports 0 where a class has nothing to
+error when they are read (`segjax.data.formats.panoptic`). It reports 0 where a class has nothing to
 measure; here it is nan.
 """
 

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: tables of metrics, and the progress of training."""
+"""What a run prints in the terminal: tables of metrics, and the progress of training."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from segjax.report.values import MISSING, column_names, format_value, split_metrics
+from segjax.report.values import MISSING, column_names, format_metric, format_value, split_metrics
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Group:
@@ -24,12 +24,19 @@ def metrics_table(metrics: Mapping[str, Any]) -> Group:
     A table of the scalars, then each table under its name.
   """
   scalars, tables = split_metrics(metrics)
-  overall = {name: {'value': value} for name, value in scalars.items()}
-  named = [('metrics', overall), *tables.items()]
+  overall = {name: {'value': format_metric(name, value)} for name, value in scalars.items()}
+  written = {
+    title: {
+      name: {column: format_metric(column, value) for column, value in row.items()}
+      for name, row in rows.items()
+    }
+    for title, rows in tables.items()
+  }
+  named = [('metrics', overall), *written.items()]
   return Group(*(_table(name, rows) for name, rows in named if rows))
 
 
-def _table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _table(name: str, rows: Mapping[str, Mapping[str, str]]) -> Table:
   # Text, not str: a class name may have square brackets, which Rich takes for markup.
   columns = column_names(rows)
   table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -37,7 +44,7 @@ def _table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
   for column in columns:
     table.add_column(Text(column), justify='right')
   for row_name, row in rows.items():
-    table.add_row(Text(row_name), *(Text(format_value(row.get(column))) for column in columns))
+    table.add_row(Text(row_name), *(Text(row.get(column, MISSING)) for column in columns))
   return table
 
 
@@ -45,11 +52,11 @@ class TrainProgress:
   """Progress of training on a stream, as a context manager.
 
   On a terminal this is a bar with the step, the newest values and the time left. Anywhere else
-  it is one plain line for each `update` with values, so that a log file stays readable.
+  it is one plain line per `update` with values, so that a log file stays readable.
 
   Args:
     total: step at which training ends.
-    start: step at which this process begins, not 0 in a run that goes on.
+    start: step at which this process begins, above 0 in a resumed run.
     stream: where to write, standard error by default.
   """
 
@@ -107,7 +114,7 @@ class TrainProgress:
       print(text, file=self._stream, flush=True)
 
   def _seconds_left(self, step: int) -> float | None:
-    """From the pace since the first update, which leaves out the compilation before it."""
+    """Estimated from the pace since the first update, which leaves out compilation."""
     now = time.monotonic()
     if self._first is None:
       self._first = (step, now)

@@ -1,6 +1,6 @@
-"""Curves of a run, from its metrics log to one small SVG a metric.
+"""Curves of a run: from its metrics log to one small SVG per metric.
 
-The log `metrics.jsonl` has one JSON object a line: `step`, `split` ("train" or the name of an
+The log `metrics.jsonl` has one JSON object per line: `step`, `split` ("train" or the name of an
 evaluation split), `time`, and scalars by name.
 """
 
@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-# Light-mode colours; a page sets --series-0, --series-1, ... to replace them.
+from segjax.report.values import is_percent
+
+# Light-mode colors; a page sets --series-0, --series-1, ... to replace them.
 SERIES_COLORS = ('#2563eb', '#ea580c', '#0d9488', '#9333ea', '#ca8a04', '#db2777')
 
-# Drawn by matplotlib, then replaced with the text colour of the page around the SVG.
+# Plotted by matplotlib, then replaced with the text color of the page around the SVG.
 _INK = '#123456'
 
 # Fewer points than these are marked one by one and not smoothed.
@@ -45,7 +47,7 @@ class Curve(NamedTuple):
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`; the log of a run that has not started is empty.
 
-  A line that is no JSON object is left out: a run killed while it writes leaves half a line.
+  A line that is not a JSON object is left out: a run killed while it writes leaves half a line.
   """
   try:
     with open(path, encoding='utf-8', errors='replace') as lines:
@@ -65,7 +67,7 @@ def _parse(line: str) -> Any:
 def collect_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
   """Turns a log into curves.
 
-  A step logged twice (a run continued from an earlier checkpoint) counts as it was logged last;
+  A step logged twice (by a run resumed from an earlier checkpoint) counts as it was logged last;
   values that are not finite numbers are left out.
 
   Args:
@@ -96,7 +98,7 @@ def _curve(values: Mapping[int, float]) -> Curve:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-  """Centred running mean of f[N] over `window` (odd) values, over fewer at both ends."""
+  """Centered running mean of f[N] over `window` (odd) values, over fewer at both ends."""
   kernel = np.ones(min(window, 2 * len(values) - 1))
   total = np.convolve(values, kernel, mode='full')
   count = np.convolve(np.ones_like(values), kernel, mode='full')
@@ -105,17 +107,17 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int]) -> str:
-  """Draws one metric over the steps, one line a split, without a title or legend.
+  """Plots one metric over the steps, one line per split, without a title or legend.
 
-  Training values are drawn faint with their running mean over a tenth of the run on top,
-  evaluation values as they are. The ground is transparent, text and axes take `currentColor`, so
-  the SVG suits any page that it is written into. Positive values that span more than two decades
-  get a logarithmic axis.
+  Training values are faint, with their running mean over a tenth of the run on top; evaluation
+  values are plotted as they are. The background is transparent, and text and axes take
+  `currentColor`, so the SVG suits any page. Positive values that span more than two decades get a
+  logarithmic axis; metrics in percent (`values.is_percent`) get an axis in percent.
 
   Args:
     name: of the metric.
     curves: by split.
-    colors: split -> number of its colour, SERIES_COLORS or the CSS variable `--series-<number>`.
+    colors: split -> index of its color, SERIES_COLORS or the CSS variable `--series-<number>`.
 
   Returns:
     An `<svg>` element.
@@ -136,7 +138,7 @@ def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int])
     for split, curve in curves.items():
       noisy = split == 'train' and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
       _draw(axes, curve, noisy, SERIES_COLORS[colors[split] % len(SERIES_COLORS)])
-    _style(axes, np.concatenate([curve.values for curve in curves.values()]))
+    _style(axes, np.concatenate([curve.values for curve in curves.values()]), is_percent(name))
     buffer = io.StringIO()
     unknown = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(buffer, format='svg', transparent=True, metadata=unknown)
@@ -157,12 +159,12 @@ def _draw(axes, curve: Curve, noisy: bool, color: str) -> None:
   axes.plot(steps, values, color=color, linewidth=1.5, marker=marker, markersize=3)
 
 
-def _style(axes, values: np.ndarray) -> None:
+def _style(axes, values: np.ndarray, percent: bool) -> None:
   if values.min() > 0 and values.max() > 100 * values.min():
     axes.set_yscale('log')
   else:
     axes.yaxis.set_major_locator(MaxNLocator(5))
-  axes.yaxis.set_major_formatter('{x:g}')
+  axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else '{x:g}')
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.xaxis.set_major_formatter(EngFormatter(sep=''))
   axes.grid(axis='y', color=_INK, alpha=0.15, linewidth=0.6)

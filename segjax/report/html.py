@@ -1,7 +1,7 @@
 """The page of a run: one self-contained HTML file without scripts and without a network.
 
-A page is a title, a summary and a list of sections. A task that has more to show makes more
-sections from the functions here; none of them knows a task.
+A page is a title, a summary and a list of sections. A task with more to show adds sections made by
+the functions here, none of which depends on a task.
 """
 
 import base64
@@ -18,9 +18,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from segjax.report.curves import SERIES_COLORS, collect_curves, curve_svg
-from segjax.report.values import column_names, format_value, is_integer, split_metrics
+from segjax.report.values import (
+  column_names,
+  format_metric,
+  format_value,
+  is_integer,
+  split_metrics,
+)
 
-# A picture on the page has at most this many pixels a side; the full ones stay on disk.
+# An image on the page has at most this many pixels per side; the full ones stay on disk.
 MAX_SIDE = 512
 
 
@@ -40,7 +46,7 @@ class Section:
 
 
 def metrics_section(title: str, metrics: Mapping[str, Any]) -> Section:
-  """The scalars of a metrics mapping; its tables are for `table_section`."""
+  """The scalars of a metrics mapping; see `table_section` for its tables."""
   scalars, _ = split_metrics(metrics)
   return Section(title, _render('scalars', scalars))
 
@@ -54,14 +60,14 @@ def table_section(
 
   Args:
     title: the heading.
-    table: row name -> column name -> scalar. A scalar from 0 to 1 is also drawn as a bar.
+    table: row name -> column name -> scalar. A scalar from 0 to 1 also gets a bar.
     colors: row name -> RGB from 0 to 255, shown before the name.
   """
   return Section(title, _render('table', table, column_names(table), colors or {}))
 
 
 def curves_section(title: str, log: Sequence[Mapping[str, Any]]) -> Section:
-  """One plot for each scalar of the metrics log (`curves.read_log`)."""
+  """One plot per scalar of the metrics log (`curves.read_log`)."""
   metrics = collect_curves(log)
   splits = dict.fromkeys(split for curves in metrics.values() for split in curves)
   colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}
@@ -71,24 +77,23 @@ def curves_section(title: str, log: Sequence[Mapping[str, Any]]) -> Section:
   return Section(title, _render('curves', plots, colors))
 
 
-def pictures_section(
+def images_section(
   title: str,
-  pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]],
+  images: Sequence[tuple[str, Mapping[str, np.ndarray]]],
   colors: Mapping[str, Sequence[int]] | None = None,
 ) -> Section:
-  """Rows of pictures.
+  """Rows of images, one row per example.
 
   Args:
     title: the heading.
-    pictures: a caption such as the file name, and pictures u8[H, W, 3] by name
-      (`overlays.panels`).
+    images: a caption such as the file name, and panels u8[H, W, 3] by name (`overlays.panels`).
     colors: legend, name -> RGB from 0 to 255.
   """
-  return Section(title, _render('pictures', pictures, colors or {}))
+  return Section(title, _render('images', images, colors or {}))
 
 
 def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
-  """Text as it stands, such as the frozen config or the command."""
+  """Verbatim text, such as the frozen config or the command."""
   return Section(title, _render('text', text), collapsed)
 
 
@@ -98,7 +103,7 @@ def write_report(
   """Writes the page; a reader sees the old one or the new one, never half of it.
 
   Args:
-    path: of the HTML file; its folder exists.
+    path: of the HTML file; its directory exists.
     title: of the run, such as the name of its config.
     summary: facts by name, such as the model, the data set and the best metric.
     sections: in order.
@@ -117,21 +122,21 @@ def _render(macro: str, *args: Any) -> Markup:
   return getattr(_ENVIRONMENT.get_template('sections.html.j2').module, macro)(*args).strip()
 
 
-def _png_uri(picture: np.ndarray) -> str:
-  image = Image.fromarray(picture)
+def _png_uri(panel: np.ndarray) -> str:
+  image = Image.fromarray(panel)
   image.thumbnail((MAX_SIDE, MAX_SIDE))
   buffer = io.BytesIO()
   image.save(buffer, format='PNG', optimize=True)
   return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')
 
 
-def _is_small(picture: np.ndarray) -> bool:
+def _is_small(panel: np.ndarray) -> bool:
   """Whether the page shows it enlarged, so that its pixels should stay sharp."""
-  return max(picture.shape[:2]) <= MAX_SIDE // 2
+  return max(panel.shape[:2]) <= MAX_SIDE // 2
 
 
 def _bar(value: Any) -> float | None:
-  """Length of a bar in percent, or None for a count and all else that is no share of 1."""
+  """Length of a bar in percent; None for a count and for what is not between 0 and 1."""
   if value is None or isinstance(value, str) or is_integer(value) or not 0 <= value <= 1:
     return None
   return 100 * float(value)
@@ -146,6 +151,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
   'bar': _bar,
+  'metric': lambda value, name: format_metric(name, value),
   'png_uri': _png_uri,
   'small': _is_small,
   'value': format_value,

@@ -1,16 +1,21 @@
-"""How a number or a name from a metrics mapping is written, on the page and in the terminal."""
+"""How a number of a metrics mapping is written, on the page and in the terminal."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 MISSING = '–'
 
+# IoU, the AP and AR of COCO, and PQ with its factors SQ and RQ, which papers print in percent:
+# `mean_iou`, `mask_ap50`, `box_ar_small`, `pq_things`.
+_PERCENT = re.compile(r'(.*_)?(iou|a[pr]\d*|pq|sq|rq)(_.*)?')
+
 
 def split_metrics(
   metrics: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, Mapping[str, Any]]]]:
-  """Parts a metrics mapping into its scalars and its tables.
+  """Splits a metrics mapping into its scalars and its tables.
 
   Args:
     metrics: scalars by name, and tables such as `per_class`: row name -> column name -> scalar.
@@ -28,8 +33,20 @@ def column_names(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return list(dict.fromkeys(name for row in table.values() for name in row))
 
 
+def is_percent(name: str) -> bool:
+  """Whether a metric, a fraction in JSON, is written in percent: IoU, AP, AR, PQ, SQ and RQ."""
+  return _PERCENT.fullmatch(name) is not None
+
+
+def format_metric(name: str, value: Any) -> str:
+  """Writes the scalar of a metric: '72.4%' where `is_percent(name)`, else as `format_value`."""
+  if not is_percent(name) or value is None or isinstance(value, str) or not math.isfinite(value):
+    return format_value(value)
+  return f'{100 * float(value):.1f}%'
+
+
 def format_value(value: Any) -> str:
-  """Writes a scalar with 4 to 5 digits, a whole number in full, NaN and None as an en dash."""
+  """Writes a scalar with 4 to 5 digits, an integer in full, NaN and None as an en dash."""
   if value is None:
     return MISSING
   if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Where the jobs of a table run, other than in this process: scripts, and a cluster."""
+"""Running the jobs of a table outside of this process: scripts, and jobs on a cluster."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def run_script(table: Table, script: Path) -> None:
   """
   status = subprocess.run([sys.executable, str(script)], cwd=table.root, check=False).returncode
   if status:
-    raise SegjaxError(f'{script.relative_to(table.root)} ended with status {status}: see above')
+    raise SegjaxError(f'{script.relative_to(table.root)} failed with exit code {status}: see above')
 
 
 def chain_command(
@@ -43,24 +43,24 @@ def submit(
   options: Iterable[str],
   tell: Callable[[str], None],
 ) -> None:
-  """Submits a job for each chain, through submitit: to Slurm where there is one, else to this host.
+  """Submits one job per chain with submitit: to Slurm if it is available, else to this host.
 
   Args:
     table: of the jobs.
-    chains: jobs that start from one another go into one, which runs them in order.
-    workdirs: folder of the trainings, which the jobs have to see too; their output goes there.
-    arguments: more of the command line of each job.
+    chains: of jobs that start from one another; one job on the cluster runs them in order.
+    workdirs: directory of the workdirs, which the jobs must see too; their output goes there.
+    arguments: appended to the command line of each job.
     options: 'KEY=VALUE' for submitit's `update_parameters`.
-    tell: told which jobs there are.
+    tell: called with a line per submitted job.
 
   Raises:
-    SegjaxError: submitit is not installed, or an option is not understood.
+    SegjaxError: submitit is not installed, or an unknown option.
   """
   try:
     import submitit
   except ImportError:
     raise SegjaxError(
-      "--launcher=submitit takes the package submitit: pip install 'segjax[cluster]'"
+      "--launcher=submitit needs the package submitit: pip install 'segjax[cluster]'"
     ) from None
   folder = workdirs / 'jobs'
   executor = submitit.AutoExecutor(folder=folder)

@@ -1,4 +1,4 @@
-"""The page of a table: the paper's figures and ours side by side, as Markdown, JSON or cells."""
+"""The page of a table: the paper's results and ours side by side, as Markdown, JSON or cells."""
 
 import dataclasses
 import decimal
@@ -14,12 +14,12 @@ from segjax.tables.spec import Column, Entry, Recipe, Row, Table, parent
 NOT_RUN, MISSING = 'not run', '–'
 
 
-class Figure(NamedTuple):
-  """A measured or computed figure, in the column's unit.
+class Result(NamedTuple):
+  """A measured or computed result, in the column's unit.
 
   Attributes:
     mean: over the seeds.
-    spread: sample standard deviation, None of one seed.
+    spread: sample standard deviation; None of one seed.
     seeds: how many.
   """
 
@@ -29,21 +29,21 @@ class Figure(NamedTuple):
 
 
 class Line(NamedTuple):
-  """A line of the page: a row by one of its recipes, at one checkpoint.
+  """A line of the page: a row with one of its recipes, at one checkpoint.
 
   Attributes:
     row: name.
-    entry: None where no recipe makes the row.
+    entry: None where no recipe trains the row.
     checkpoint: None likewise.
-    figures: by column, None where there is none.
-    records: what the measured ones are from; empty where nobody ran it.
-    changed: the config has changed since one of them.
+    results: by column; None without a result.
+    records: of the measured results; empty in a line without a result.
+    changed: the config has changed since one of the records.
   """
 
   row: str
   entry: Entry | None
   checkpoint: str | None
-  figures: dict[str, Figure | None]
+  results: dict[str, Result | None]
   records: tuple[Record, ...]
   changed: bool
 
@@ -54,10 +54,10 @@ def make_lines(
   """The lines of a table, in its order.
 
   Args:
-    table: what there is.
-    records: what was measured.
-    facts: what follows from an entry's config, by the keys of the `computed` columns; called only
-      if there are such.
+    table: of the lines.
+    records: of the table.
+    facts: the facts that follow from an entry's config, by the keys of the `computed` columns;
+      called only if there are such columns.
   """
   computes = any(column.computed for column in table.columns.values())
   lines = []
@@ -67,30 +67,30 @@ def make_lines(
       known = facts(entry) if computes else {}
       for checkpoint in entry.checkpoints:
         found = tuple(r for r in records if r.key[:2] == (entry.name, checkpoint))
-        figures = {n: _figure(c, found, known) for n, c in table.columns.items() if c.key}
+        measured = {n: _result(c, found, known) for n, c in table.columns.items() if c.key}
         digests = {r.config_digest for r in found} - {None}
         changed = bool(digests - {entry_digest(entry)}) if digests else False
-        lines.append(Line(name, entry, checkpoint, figures, found, changed))
+        lines.append(Line(name, entry, checkpoint, measured, found, changed))
     if not entries:
       lines.append(Line(name, None, None, {}, (), False))
   return lines
 
 
-def _figure(
+def _result(
   column: Column, records: Sequence[Record], known: Mapping[str, float | None]
-) -> Figure | None:
-  """The figure of a column that has a key."""
+) -> Result | None:
+  """The result of a column that has a key."""
   source = [known] if column.computed else [record.metrics for record in records]
   found = [look_up(metrics, column.key) for metrics in source]
   values = [value * column.scale for value in found if value is not None]
   if not values:
     return None
   spread = statistics.stdev(values) if len(values) > 1 else None
-  return Figure(statistics.fmean(values), spread, len(values))
+  return Result(statistics.fmean(values), spread, len(values))
 
 
 def cells(table: Table, lines: Sequence[Line]) -> list[dict[str, str]]:
-  """The text of each line by heading; of each column the paper's and ours, if there can be any."""
+  """The text of each line by heading: for each column the paper's result and ours, if any."""
   printed = {name for line in lines for name in table.rows[line.row].paper or {}}
   rows = []
   for line in lines:
@@ -114,25 +114,25 @@ def _recipe_cell(line: Line) -> str:
 
 
 def _paper_cell(row: Row, name: str) -> str:
-  figure = (row.paper or {}).get(name)
-  if figure is None:
+  value = (row.paper or {}).get(name)
+  if value is None:
     return MISSING
-  text = format(figure, 'f') if isinstance(figure, decimal.Decimal) else str(figure)
+  text = format(value, 'f') if isinstance(value, decimal.Decimal) else str(value)
   return text + (' (unverified)' if row.unverified else '')
 
 
 def _our_cell(line: Line, name: str, column: Column) -> str:
-  figure = line.figures.get(name)
-  if figure is None:
+  result = line.results.get(name)
+  if result is None:
     return MISSING if line.records or column.computed else NOT_RUN
-  text = f'{figure.mean:.{column.digits}f}'
-  if figure.spread is not None:
-    text += f' ± {figure.spread:.{column.digits}f}'
+  text = f'{result.mean:.{column.digits}f}'
+  if result.spread is not None:
+    text += f' ± {result.spread:.{column.digits}f}'
   return text + (' †' if line.changed and not column.computed else '')
 
 
 def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
-  """The lines for machines; a figure of ours is null where nobody ran it."""
+  """The lines as JSON; a result of ours is null where it is missing."""
 
   def row(line: Line) -> dict[str, Any]:
     row = table.rows[line.row]
@@ -141,10 +141,10 @@ def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
       'title': row.title,
       'recipe': line.entry and line.entry.recipe,
       'checkpoint': line.checkpoint,
-      'paper': {name: float(figure) for name, figure in (row.paper or {}).items()},
+      'paper': {name: float(value) for name, value in (row.paper or {}).items()},
       'source': row.source or table.file.source,
       'unverified': row.unverified,
-      'measured': {n: figure and figure._asdict() for n, figure in line.figures.items()},
+      'measured': {n: result and result._asdict() for n, result in line.results.items()},
       'config_changed': line.changed,
       'records': [dataclasses.asdict(record) for record in line.records],
     }
@@ -158,7 +158,7 @@ def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def render_markdown(table: Table, lines: Sequence[Line]) -> str:
-  """The page: figures, recipes, which config makes which row, where each figure is from, notes."""
+  """The page: results, recipes, the config of each row, the provenance of each result, notes."""
   name = table.name
   split = f' Evaluated on the split `{table.file.split}`.' if table.file.split else ''
   sections = [
@@ -167,23 +167,23 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
     f'{table.file.source}.{split}',
     markdown_table(cells(table, lines)),
     '\n'.join(legend(table, lines)),
-    *(_making(table, lines) if table.entries else ()),  # a table may be there for its figures alone
+    *(_making(table, lines) if table.entries else ()),  # a table may only quote the paper's results
     table.file.notes,
   ]
   return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
 
 
 def _making(table: Table, lines: Sequence[Line]) -> list[str]:
-  """The sections that say how rows are made, and how those were that are measured."""
+  """The sections on how rows are trained, and how the measured ones were."""
   name = table.name
   return [
     '## Recipes',
     '\n'.join(_recipe(*item) for item in table.recipes.items()),
-    '## Which config makes which row',
+    '## The config of each row',
     '\n'.join(f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()),
     f'`segjax table {name} --run ROW.RECIPE` trains and records one of them, '
-    f'`segjax table {name} --run` all that are not run yet.',
-    '## Where the measured figures are from',
+    f'`segjax table {name} --run` all rows without a result.',
+    '## Provenance of the measured results',
     '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
   ]
 
@@ -196,14 +196,15 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def legend(table: Table, lines: Sequence[Line]) -> list[str]:
-  """What the signs in the cells mean, where they occur, and figures from other sources."""
+  """What the signs in the cells mean, where they occur, and results from other sources."""
   spread = any(
-    figure and figure.spread is not None for li in lines for figure in li.figures.values()
+    result and result.spread is not None for line in lines for result in line.results.values()
   )
   rows = table.rows.values()
   return [
     *['- a ± b: mean and standard deviation over the seeds'] * spread,
-    *['- †: the config has changed since this was measured'] * any(line.changed for line in lines),
+    *['- †: the config has changed since this result was measured']
+    * any(line.changed for line in lines),
     *['- unverified: quoted from memory'] * any(row.unverified for row in rows),
     *(f'- {row.title}: {row.source}' for row in rows if row.source),
   ]
@@ -222,9 +223,9 @@ def _made_by(table: Table, entry: Entry) -> str:
 
 
 def provenance(record: Record) -> str:
-  """A record as an item of a Markdown list, without what is unknown."""
+  """A record as an item of a Markdown list, without unknown facts."""
   of = '' if record.steps is None else f' of {record.steps}'
-  changes = ' with changes in no commit' if record.dirty else ''
+  changes = ' with uncommitted changes' if record.dirty else ''
   facts = [
     record.seed is not None and f'seed {record.seed}',
     record.step is not None and f'{record.checkpoint} checkpoint, step {record.step}{of}',

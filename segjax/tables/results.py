@@ -1,11 +1,10 @@
-"""What was measured for a table: `results.jsonl`, one record a line, and where each came from."""
+"""The measured results of a table: `results.jsonl`, one record per line, with their provenance."""
 
 import dataclasses
 import fcntl
 import hashlib
 import json
 import os
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,56 +13,56 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.tables.spec import Entry, Table
-from segjax.types import SegjaxError, nearest
+from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
-# What a person may say of a training that its workdir does not: `--fact commit=1e077fc`.
+# Facts about a training that its workdir may not have: `--fact commit=1e077fc`.
 FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """A measurement of an entry; None is what nobody knows.
+  """A measurement of an entry; None is unknown.
 
   Attributes:
     row: name.
     recipe: name.
-    metrics: figures by name, as `segjax evaluate --json` prints them.
+    metrics: by name, as `segjax evaluate --json` prints them.
     seed: of the training.
     checkpoint: 'best' or 'latest'.
     step: of that checkpoint.
     steps: of the whole training.
     split: evaluated.
-    data: data set and version, of training and, where it is another, of evaluation.
+    data: data set and version, of training and, if different, of evaluation.
     weights: what the training started from, or 'scratch'.
-    parameters: how many.
+    parameters: their number.
     config_digest: of the entry, see `runs.entry_digest`.
     commit: of the code that trained.
-    dirty: whether that code had changes that are in no commit.
-    hardware: that trained.
+    dirty: whether that code had uncommitted changes.
+    hardware: of the training.
     versions: of segjax and JAX.
     seconds: of the training, see `training_seconds`.
     date: of the measurement, YYYY-MM-DD.
-    command: that trains it.
-    note: what else there is to know.
+    command: of the training.
+    note: anything else.
   """
 
   row: str
   recipe: str
   metrics: Mapping[str, Any]
-  seed: int | None = None
+  seed: NonNegativeInt | None = None
   checkpoint: str = 'best'
-  step: int | None = None
-  steps: int | None = None
+  step: NonNegativeInt | None = None
+  steps: NonNegativeInt | None = None
   split: str | None = None
   data: str | None = None
   weights: str | None = None
-  parameters: int | None = None
+  parameters: NonNegativeInt | None = None
   config_digest: str | None = None
   commit: str | None = None
   dirty: bool | None = None
   hardware: str | None = None
   versions: str | None = None
-  seconds: float | None = None
+  seconds: NonNegativeFloat | None = None
   date: str | None = None
   command: str | None = None
   note: str | None = None
@@ -82,16 +81,16 @@ def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
   """`['commit=1e077fc', …]` as keys of `Record`.
 
   Raises:
-    SegjaxError: no such key, or a value of the wrong type.
+    SegjaxError: an unknown key, or a value of the wrong type.
   """
-  hints = typing.get_type_hints(Record)
+  hints = config_lib.type_hints(Record)
   parsed = {}
   for text in facts:
     key, equals, value = text.partition('=')
     if key not in FACTS or not equals:
-      raise SegjaxError(f'--fact={text} is no KEY=VALUE{nearest(key, FACTS)}')
+      raise SegjaxError(f'--fact={text} must be KEY=VALUE{nearest(key, FACTS)}')
     value = config_lib.parse_value(value) if key == 'seconds' else value
-    parsed[key] = config_lib.check_type(value, hints[key], f'--fact={key}')
+    parsed[key] = config_lib.check_value(value, hints[key], f'--fact={key}')
   return parsed
 
 
@@ -99,7 +98,7 @@ def read_results(table: Table) -> list[Record]:
   """The records of a table.
 
   Raises:
-    SegjaxError: a line that is no record, or of no entry of the table.
+    SegjaxError: a line that is not a record, or of an unknown entry.
   """
   path = table.folder / 'results.jsonl'
   if not path.exists():
@@ -112,20 +111,20 @@ def _read(table: Table, line: str, where: str) -> Record:
   try:
     content = json.loads(line)
   except ValueError as e:
-    raise SegjaxError(f'{where}, is damaged ({e}): mend it or take it out') from e
-  record = Record(**config_lib.complete_arguments(Record, content, where))
+    raise SegjaxError(f'{where}, is not valid JSON ({e}): fix or remove it') from e
+  record = Record(**config_lib.complete(Record, content, where))
   if record.entry not in table.entries:
     raise SegjaxError(
-      f'{where}: there is no entry {record.entry}{nearest(record.entry, table.entries)}'
+      f'{where}: unknown entry {record.entry}{nearest(record.entry, table.entries)}'
     )
   return record
 
 
 def write_records(table: Table, added: Iterable[Record]) -> None:
-  """Adds records, each in place of an older one of the same entry, checkpoint and seed."""
+  """Adds records, each replacing an older one of the same entry, checkpoint and seed."""
   path = table.folder / 'results.jsonl'
   with (table.folder / 'table.toml').open('a') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # jobs on a cluster record at any moment
+    fcntl.flock(lock, fcntl.LOCK_EX)  # jobs on a cluster may record at the same time
     records = {record.key: record for record in (*read_results(table), *added)}
     order = {name: i for i, name in enumerate(table.entries)}
     ordered = sorted(records.values(), key=lambda r: (order[r.entry], r.seed or 0))
@@ -136,7 +135,7 @@ def write_records(table: Table, added: Iterable[Record]) -> None:
 
 
 def look_up(metrics: Mapping[str, Any], key: str) -> float | None:
-  """The number at a dotted key of a metrics mapping; None where there is none, or nan."""
+  """The number at a dotted key of a metrics mapping; None where it is missing or nan."""
   value: Any = metrics
   for name in key.split('.'):
     value = value.get(name) if isinstance(value, Mapping) else None
@@ -144,7 +143,7 @@ def look_up(metrics: Mapping[str, Any], key: str) -> float | None:
 
 
 def keep_metrics(table: Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
-  """What of an evaluation goes into a record: its scalars, and what the columns name in tables."""
+  """The part of the metrics that a record keeps: scalars, and what the columns name in tables."""
   keys = [*metrics, *(c.key for c in table.columns.values() if c.key and not c.computed)]
   kept: dict[str, Any] = {}
   for key in dict.fromkeys(keys):
@@ -159,9 +158,9 @@ def keep_metrics(table: Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float | None:
-  """The time in training steps, by the pace that the lines of `metrics.jsonl` note.
+  """The time in training steps, from the images per second in `metrics.jsonl`.
 
-  Evaluation, compilation, and the time between a stop and going on are not in it.
+  It excludes evaluation, compilation, and the time until a run is resumed.
   """
   train = [line for line in log if line['split'] == 'train']
   before = [0, *(line['step'] for line in train)]
@@ -176,13 +175,13 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
 def spell_weights(
   entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
 ) -> str:
-  """What a training started from, without the path: an entry, a file and its SHA-256, or runs.
+  """What a training started from, without paths: an entry, a file and its SHA-256, or runs.
 
   Args:
     entry: of the training.
-    trained: its whole config.
+    trained: its complete config.
     source: where `init_from.path` is; None where it cannot be found.
-    name: what to call a file, in place of its own name.
+    name: what to call a file, instead of its own name.
   """
   if trained['init_from'] is None:
     return 'scratch'
@@ -199,7 +198,7 @@ def spell_weights(
 
 
 def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The provenance of a training that started and went on, see `Workdir.note_start`."""
+  """The provenance of a training over all its starts, see `Workdir.note_start`."""
   starts = list(starts)
   merged: dict[str, Any] = {}
   for key in ('commit', 'hardware', 'versions'):
@@ -209,34 +208,34 @@ def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   return {**merged, 'dirty': any(known) if known else None}
 
 
-def write_pictures(
-  workdirs: Path, entry: str, pictures: Iterable[tuple[str, Mapping[str, np.ndarray]]]
+def write_examples(
+  workdirs: Path, entry: str, examples: Iterable[tuple[str, Mapping[str, np.ndarray]]]
 ) -> None:
-  """Keeps pictures of an evaluation, `(caption, {panel: uint8[H, W, 3]})`, for the HTML page."""
-  path = _pictures(workdirs, entry)
+  """Keeps examples of an evaluation, `(caption, {panel: uint8[H, W, 3]})`, for the HTML page."""
+  path = _examples(workdirs, entry)
   path.parent.mkdir(parents=True, exist_ok=True)
   arrays = {
-    f'{i}/{panel}/{caption}': np.asarray(picture)
-    for i, (caption, panels) in enumerate(pictures)
-    for panel, picture in panels.items()
+    f'{i}/{name}/{caption}': np.asarray(panel)
+    for i, (caption, panels) in enumerate(examples)
+    for name, panel in panels.items()
   }
   temporary = path.with_suffix('.tmp.npz')
   np.savez_compressed(temporary, **arrays)
   temporary.replace(path)
 
 
-def read_pictures(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.ndarray]]]:
-  """What `write_pictures` kept of an entry; empty where there is nothing."""
-  path = _pictures(workdirs, entry)
+def read_examples(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.ndarray]]]:
+  """What `write_examples` kept of an entry; empty if there are none."""
+  path = _examples(workdirs, entry)
   if not path.exists():
     return []
-  pictures: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+  examples: dict[tuple[str, str], dict[str, np.ndarray]] = {}
   with np.load(path) as arrays:
     for key in arrays.files:
-      index, panel, caption = key.split('/', 2)
-      pictures.setdefault((index, caption), {})[panel] = arrays[key]
-  return [(caption, panels) for (_, caption), panels in pictures.items()]
+      index, name, caption = key.split('/', 2)
+      examples.setdefault((index, caption), {})[name] = arrays[key]
+  return [(caption, panels) for (_, caption), panels in examples.items()]
 
 
-def _pictures(workdirs: Path, entry: str) -> Path:
-  return workdirs / 'pictures' / f'{entry}.npz'
+def _examples(workdirs: Path, entry: str) -> Path:
+  return workdirs / 'examples' / f'{entry}.npz'

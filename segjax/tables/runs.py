@@ -1,4 +1,4 @@
-"""What the entries of a table train: configs, workdirs, and the order of what is missing."""
+"""What the entries of a table train: configs, workdirs, and the order of missing jobs."""
 
 import fnmatch
 import shlex
@@ -15,13 +15,13 @@ from segjax.workdir import FREE_KEYS
 Config = Mapping[str, Any]
 Overrides = tuple[tuple[str, str], ...]
 
-# In these a training may differ from its entry's config: where things lie, how they run, and what
-# else is measured on the way.
+# A training may differ from its entry's config in these: paths, how it executes, and what else is
+# measured during training.
 FREE = (*FREE_KEYS, 'init_from.path', 'eval.metrics')
 
 
 class Job(NamedTuple):
-  """An entry to train with a seed; a script takes no seed."""
+  """An entry to train with a seed; None for a script."""
 
   entry: Entry
   seed: int | None
@@ -32,9 +32,9 @@ class Job(NamedTuple):
 
 
 def given_config(entry: Entry) -> dict[str, Any]:
-  """The entry's config file with its overrides, before any default is filled in.
+  """The entry's config file with its overrides, without defaults.
 
-  Of an entry that starts from a row, `init_from.path` is for the training to say.
+  In an entry that starts from a row, `init_from.path` is set when it is trained.
   """
   config = config_lib.override(config_lib.read_file(entry.config), entry.overrides)
   if entry.init_from is not None:
@@ -45,9 +45,9 @@ def given_config(entry: Entry) -> dict[str, Any]:
 
 
 def entry_digest(entry: Entry) -> str | None:
-  """A digest of what the entry's config says, but for the seed and `FREE`; None of a script.
+  """A digest of the entry's config without the seed and `FREE`; None of a script.
 
-  It changes when the file or the row changes, not when the code gets another key.
+  It changes when the file or the row changes, not when the code gets a new key.
   """
   if entry.config is None:
     return None
@@ -55,25 +55,25 @@ def entry_digest(entry: Entry) -> str | None:
 
 
 def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The keys that have to be as the entry says."""
+  """The keys that must be as the entry says."""
   return {k: v for k, v in flat.items() if not k.startswith(FREE) and k != 'train.seed'}
 
 
 def check_overrides(overrides: Iterable[tuple[str, str]]) -> None:
-  """Whether these may be added to every entry.
+  """Checks that these may be added to every entry.
 
   Raises:
-    SegjaxError: one changes what comes out.
+    SegjaxError: one would change the results.
   """
   for key, _ in overrides:
     if not key.startswith(FREE):
       raise SegjaxError(
-        f'config.{key} would change the rows: set it in table.toml; here only {", ".join(FREE)}'
+        f'config.{key} would change the rows: set it in table.toml; here set only {", ".join(FREE)}'
       )
 
 
 def workdir_of(job: Job, workdirs: Path) -> Path:
-  """Where a job trains."""
+  """The workdir of a job."""
   return workdirs / job.name
 
 
@@ -85,7 +85,7 @@ def training_overrides(
   Args:
     table: of the job.
     job: its entry has a config.
-    workdirs: folder of the table's workdirs.
+    workdirs: directory of the table's workdirs.
     added: for every entry; `init_from.path` among them is for those that start from a file.
   """
   entry, seed = job
@@ -99,7 +99,7 @@ def training_overrides(
 
 
 def command(table: Table, job: Job) -> str:
-  """The command that trains a job, with no path of a machine in it."""
+  """The command that trains a job, without paths of this machine."""
   workdirs = Path('runs', table.name)
   overrides = training_overrides(table, job, workdirs)
   config = job.entry.config.relative_to(table.root)
@@ -115,18 +115,18 @@ def check_workdir(
   complete: Callable[[Config], Config],
   read: Callable[[Path], Config],
 ) -> Config:
-  """The whole config that was trained in a workdir, if it is the entry's.
+  """The complete config that was trained in a workdir, if it is the entry's.
 
   Args:
     table: of the entry.
     entry: with a config.
-    workdir: its folder.
+    workdir: of the training.
     complete: fills in a config's defaults.
-    read: the whole config of a workdir.
+    read: the complete config of a workdir.
 
   Raises:
-    SegjaxError: it differs in more than the seed and `FREE`, or did not start from what the entry
-      starts from.
+    SegjaxError: it differs in more than the seed and `FREE`, or started from something else than
+      the entry does.
   """
   trained = read(workdir)
   differences = config_lib.differences(complete(given_config(entry)), trained)
@@ -137,22 +137,22 @@ def check_workdir(
   if before is not None:
     if source is None:
       raise SegjaxError(
-        f'{workdir} started from {trained["init_from"]["path"]}, which is not there: put that '
-        f'workdir beside {workdir}, so that it can be checked to be {before.name}'
+        f'{workdir} started from {trained["init_from"]["path"]}, which does not exist: move '
+        f'that workdir next to {workdir}, so that it can be checked to be {before.name}'
       )
     check_workdir(table, before, source, complete=complete, read=read)
   elif source is not None and source.is_dir():
     raise SegjaxError(
-      f'{workdir} started from another run, {source}, but {entry.name} starts from a file: say '
+      f'{workdir} started from another run, {source}, but {entry.name} starts from a file: set '
       'init_from in the row'
     )
   return trained
 
 
 def find_start(workdir: Path, trained: Config) -> Path | None:
-  """What `init_from.path` of a trained workdir names: as it is, or beside the workdir if moved.
+  """What `init_from.path` of a trained workdir names: as it is, or next to the workdir if moved.
 
-  None where it is not there, and of a merged run, whose config holds those of its parts.
+  None where it does not exist, and of a merged run, whose config holds the paths of its parts.
   """
   path = trained['init_from'] and trained['init_from']['path']
   if not isinstance(path, str):
@@ -162,10 +162,10 @@ def find_start(workdir: Path, trained: Config) -> Path | None:
 
 
 def select(table: Table, names: Sequence[str]) -> list[Entry]:
-  """The entries that are named: `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all if none is.
+  """The entries named by `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all without names.
 
   Raises:
-    SegjaxError: a name that fits nothing.
+    SegjaxError: a name that matches no entry.
   """
   chosen = set()
   for name in names:
@@ -173,13 +173,13 @@ def select(table: Table, names: Sequence[str]) -> list[Entry]:
     if not fits:
       rows = {entry.row for entry in table.entries.values()}
       hint = nearest(name, {*table.entries, *rows}, shown=table.entries)
-      raise SegjaxError(f'{table.name} has no entry {name}{hint}')
+      raise SegjaxError(f'unknown entry {name} of {table.name}{hint}')
     chosen |= fits
   return [entry for n, entry in table.entries.items() if n in chosen or not names]
 
 
 def missing(entry: Entry, seed: int | None, records: Iterable[Record]) -> list[str]:
-  """The checkpoints of the entry that no record with this seed is of."""
+  """The checkpoints of the entry without a record for this seed."""
   there = {r.checkpoint for r in records if r.entry == entry.name and r.seed == seed}
   return [c for c in entry.checkpoints if c not in there]
 
@@ -191,15 +191,15 @@ def plan(
   records: Sequence[Record],
   finished: Callable[[Job], bool],
 ) -> list[Job]:
-  """The jobs that are missing, each after the one it starts from.
+  """The missing jobs, each after the one that it starts from.
 
   Args:
     table: of the entries.
     entries: that are wanted.
     seeds: wanted of each.
     records: what was measured.
-    finished: whether a job is trained to its end. One that is recorded but is not there to start
-      another from is trained again.
+    finished: whether a job is trained to its last step. One that has a record, but no workdir to
+      start another from, is trained again.
   """
   jobs: dict[Job, None] = {}
   for entry in entries:
@@ -211,7 +211,7 @@ def plan(
 
 
 def chains(table: Table, jobs: Iterable[Job]) -> list[list[Job]]:
-  """The jobs in groups that do not wait for each other, each group in its order."""
+  """The jobs in groups that do not depend on each other, each group in its order."""
   groups: dict[Any, list[Job]] = {}
   for job in jobs:
     entry = job.entry

@@ -1,8 +1,8 @@
-"""Tables of papers: which config makes which row, and the paper's figures.
+"""Tables of papers: which config trains which row, and the paper's results.
 
-A table is a folder, `experiments/<paper>_<table>/`. Its `table.toml` says what there is: columns,
-recipes (a config, and how it differs from the paper) and rows. A row made by a recipe is an entry,
-`ROW.RECIPE`: something to train. Its `results.jsonl` holds what was measured (`results`).
+A table is a directory, `experiments/<paper>_<table>/`. Its `table.toml` defines columns, recipes (a
+config, and how it differs from the paper) and rows. A row trained by a recipe is an entry,
+`ROW.RECIPE`. Its `results.jsonl` holds the measured results (see `results`).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
-from segjax.types import SegjaxError, nearest
+from segjax.types import NonNegativeInt, PositiveFloat, SegjaxError, nearest
 
 CHECKPOINTS = ('best', 'latest')
 
@@ -26,29 +26,29 @@ class Column:
   """Keys of `[columns.NAME]`.
 
   Attributes:
-    key: where the measured figure is in what `segjax evaluate --json` prints, such as 'mean_iou' or
+    key: of the measured result in the output of `segjax evaluate --json`, such as 'mean_iou' or
       'per_class.cell.iou'; None: only the paper has it.
-    scale: what it is multiplied by, such as 100 for percent.
-    digits: how many after the point.
+    scale: factor to multiply it by, such as 100 for percent.
+    digits: decimals.
     computed: it follows from the config, without training: key is 'parameters', 'stride' or
       'receptive_field'.
   """
 
   key: str | None = None
-  scale: float = 1.0
-  digits: int = 2
+  scale: PositiveFloat = 1.0
+  digits: NonNegativeInt = 2
   computed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """Keys of `[recipes.NAME]`: a way in which rows are made.
+  """Keys of `[recipes.NAME]`: a way to train rows.
 
   Attributes:
     differs: from the paper, in data, weights, resolution or length.
-    cost: how long it takes, and on what.
-    config: path of a config file, from the folder that holds `experiments/`.
-    script: path of a program that measures its rows itself, all in one run, in place of a config.
+    cost: how long it takes, and on which hardware.
+    config: path of a config file, relative to the directory of `experiments/`.
+    script: path of a program that measures all its rows itself in one run, instead of a config.
     checkpoints: which to evaluate: 'best', by the config's own metric, and 'latest'.
   """
 
@@ -64,8 +64,8 @@ class Variation:
   """Keys of `[rows.NAME.recipes.NAME]`: what a row changes in one recipe only.
 
   Attributes:
-    overrides: of the config, beside the row's.
-    init_from: in place of the row's.
+    overrides: of the config, in addition to the row's.
+    init_from: instead of the row's.
   """
 
   overrides: Mapping[str, Any] | None = None
@@ -78,13 +78,13 @@ class Row:
 
   Attributes:
     title: as the paper calls it.
-    paper: the paper's figures by column.
-    source: where they are printed; None for the table's source.
+    paper: the paper's results by column.
+    source: where they are published; None for the table's source.
     unverified: they are quoted from memory.
     overrides: of the config, such as `'model.variant' = '16s'`.
     init_from: a row of the same recipe, whose best checkpoint this one starts from.
-    checkpoints: in place of the recipe's.
-    recipes: those that make it, by name, each with its `Variation`; None for all.
+    checkpoints: instead of the recipe's.
+    recipes: that train it, by name, each with its `Variation`; None for all.
   """
 
   title: str
@@ -107,7 +107,7 @@ class TableFile:
     columns: keys of `Column` by name.
     recipes: keys of `Recipe` by name.
     rows: keys of `Row` by name.
-    split: what is evaluated; None for a table of scripts.
+    split: to evaluate on; None for a table of scripts.
     notes: Markdown that ends the page.
   """
 
@@ -121,7 +121,7 @@ class TableFile:
 
 
 class Entry(NamedTuple):
-  """A row made by a recipe.
+  """A row trained by a recipe.
 
   Attributes:
     row: name.
@@ -151,7 +151,7 @@ class Table:
   """A checked table.
 
   Attributes:
-    folder: where it is.
+    folder: its directory.
     file: the keys of `table.toml`.
     columns, recipes, rows, entries: by name, in the file's order.
   """
@@ -169,37 +169,37 @@ class Table:
 
   @property
   def root(self) -> Path:
-    """What the paths in the file start from."""
+    """The directory that the paths in the file are relative to."""
     return self.folder.resolve().parent.parent
 
 
 def find_table(name: str) -> Path:
-  """The folder of a table: a path, or a name under ./experiments.
+  """The directory of a table: a path, or a name under ./experiments.
 
   Raises:
-    SegjaxError: there is none.
+    SegjaxError: no such table.
   """
   folders = (Path(name), Path('experiments', name))
   for folder in folders:
     if (folder / 'table.toml').is_file():
       return folder
   known = [p.parent.name for p in Path('experiments').glob('*/table.toml')]
-  raise SegjaxError(f'there is no {folders[1]}/table.toml{nearest(name, known)}')
+  raise SegjaxError(f'unknown table {name}: no {folders[1]}/table.toml{nearest(name, known)}')
 
 
 def read_table(folder: str | Path) -> Table:
-  """Reads and checks the `table.toml` of a folder.
+  """Reads and checks the `table.toml` of a directory.
 
   Raises:
-    SegjaxError: it is no TOML; an unknown key, a wrong type, a path or a name that is not there.
+    SegjaxError: it is not valid TOML; an unknown key or name, a wrong type, a missing file.
   """
   folder = Path(folder)
   path = folder / 'table.toml'
   try:
-    # Decimals keep the paper's figures as they are printed.
+    # Decimals keep the paper's results as they are printed.
     content = tomllib.loads(path.read_text(encoding='utf-8'), parse_float=decimal.Decimal)
   except ValueError as e:
-    raise SegjaxError(f'{path} is not TOML ({e}): mend it') from e
+    raise SegjaxError(f'{path} is not valid TOML ({e}): fix it') from e
   file = _fill(TableFile, _with_floats(content), f'{path}: table')
   columns = _parts(path, file, 'columns', Column)
   recipes = _parts(path, file, 'recipes', Recipe)
@@ -209,7 +209,7 @@ def read_table(folder: str | Path) -> Table:
     _check_recipe(table, recipe, f'{path}: recipes.{name}')
   for name, row in rows.items():
     _check_checkpoints(row.checkpoints or (), f'{path}: rows.{name}')
-    _check_figures(row.paper or {}, columns, f'{path}: rows.{name}.paper')
+    _check_values(row.paper or {}, columns, f'{path}: rows.{name}.paper')
   entries = {e.name: e for name, row in rows.items() for e in _entries(table, name, row, path)}
   table = dataclasses.replace(table, entries=entries)
   for entry in entries.values():
@@ -218,14 +218,14 @@ def read_table(folder: str | Path) -> Table:
 
 
 def _fill(cls: type, given: Any, where: str) -> Any:
-  return cls(**config_lib.complete_arguments(cls, given, where))
+  return cls(**config_lib.complete(cls, given, where))
 
 
 def _parts(path: Path, file: TableFile, kind: str, cls: type) -> dict[str, Any]:
   given = getattr(file, kind)
   for name in given:
     if kind != 'columns' and not _NAME.fullmatch(name):
-      raise SegjaxError(f'{path}: {kind}.{name} will name files: write it of a-z, 0-9 and _')
+      raise SegjaxError(f'{path}: {kind}.{name} names files: use only a-z, 0-9 and _')
   return {name: _fill(cls, keys, f'{path}: {kind}.{name}') for name, keys in given.items()}
 
 
@@ -243,7 +243,7 @@ def _check_recipe(table: Table, recipe: Recipe, where: str) -> None:
     raise SegjaxError(f'{where} needs either a config or a script')
   source = table.root / (recipe.config or recipe.script)
   if not source.is_file():
-    raise SegjaxError(f'{where}: there is no {recipe.config or recipe.script}: mend the path')
+    raise SegjaxError(f'{where}: no file {recipe.config or recipe.script}: fix the path')
   _check_checkpoints(recipe.checkpoints, where)
 
 
@@ -251,15 +251,17 @@ def _check_checkpoints(checkpoints: Sequence[str], where: str) -> None:
   for checkpoint in checkpoints:
     if checkpoint not in CHECKPOINTS:
       hint = nearest(checkpoint, CHECKPOINTS)
-      raise SegjaxError(f'{where}.checkpoints: there is no {checkpoint}{hint}')
+      raise SegjaxError(f'{where}.checkpoints: unknown checkpoint {checkpoint}{hint}')
 
 
-def _check_figures(figures: Mapping[str, Any], columns: Mapping[str, Any], where: str) -> None:
-  for name, figure in figures.items():
+def _check_values(values: Mapping[str, Any], columns: Mapping[str, Any], where: str) -> None:
+  for name, value in values.items():
     if name not in columns:
-      raise SegjaxError(f'{where}.{name} is no column{nearest(name, columns)}')
-    if isinstance(figure, bool) or not isinstance(figure, int | decimal.Decimal):
-      raise SegjaxError(f'{where}.{name}={figure!r} is no number: write it as the paper prints it')
+      raise SegjaxError(f'{where}.{name} is an unknown column{nearest(name, columns)}')
+    if isinstance(value, bool) or not isinstance(value, int | decimal.Decimal):
+      raise SegjaxError(
+        f'{where}.{name}={value!r} is not a number: write it as the paper prints it'
+      )
 
 
 def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
@@ -267,7 +269,7 @@ def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
   for recipe_name, keys in recipes.items():
     where = f'{path}: rows.{name}.recipes.{recipe_name}'
     if recipe_name not in table.recipes:
-      raise SegjaxError(f'{where} is no recipe{nearest(recipe_name, table.recipes)}')
+      raise SegjaxError(f'{where} is an unknown recipe{nearest(recipe_name, table.recipes)}')
     recipe = table.recipes[recipe_name]
     variation = _fill(Variation, keys, where)
     overrides = {**(row.overrides or {}), **(variation.overrides or {})}
@@ -286,28 +288,28 @@ def parent(table: Table, entry: Entry) -> Entry | None:
   """The entry that `entry` starts from.
 
   Raises:
-    SegjaxError: it is not there.
+    SegjaxError: there is no such entry.
   """
   if entry.init_from is None:
     return None
   name = f'{entry.init_from}.{entry.recipe}'
   if name not in table.entries:
     where = f'{table.folder / "table.toml"}: rows.{entry.row}.init_from={entry.init_from}'
-    raise SegjaxError(f'{where}: there is no {name}{nearest(name, table.entries)}')
+    raise SegjaxError(f'{where}: unknown entry {name}{nearest(name, table.entries)}')
   return table.entries[name]
 
 
 def ancestors(table: Table, entry: Entry) -> list[Entry]:
-  """All that `entry` starts from, the first to train first.
+  """All entries that `entry` starts from, in the order of training.
 
   Raises:
-    SegjaxError: one is not there, or they run in a circle.
+    SegjaxError: one does not exist, or they start from each other.
   """
   chain = [entry]
   while (before := parent(table, chain[-1])) is not None:
     if before in chain:
       raise SegjaxError(
-        f'{table.folder / "table.toml"}: rows.{chain[-1].row}.init_from={before.row} runs in a '
+        f'{table.folder / "table.toml"}: rows.{chain[-1].row}.init_from={before.row} is a '
         'circle: start one of them from its config'
       )
     chain.append(before)

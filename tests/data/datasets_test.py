@@ -8,6 +8,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax.data import datasets, pipeline
+from segjax.data.config import BatchConfig, DataConfig, InputConfig
+from segjax.data.formats import common
 from segjax.types import SegjaxError
 
 FEATURES = tfds.features
@@ -43,7 +45,7 @@ def tiny(tmp_path, write_dataset, png):
 
 
 def spec(builder, **kwargs):
-  return datasets.spec(builder, pipeline.DataConfig(builder.name, **kwargs))
+  return datasets.spec(builder, InputConfig(DataConfig(builder.name, **kwargs)))
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_own_data_set_is_prepared_once_without_a_word_on_stdout(tmp_path, isbi, 
   told = []
   builder = datasets.load('isbi2012/fold1', tmp_path / 'data', isbi, report=told.append)
   assert len(told) == 1 and 'isbi2012/fold1' in told[0]
-  result = datasets.spec(builder, pipeline.DataConfig('isbi2012/fold1'))
+  result = datasets.spec(builder, InputConfig(DataConfig('isbi2012/fold1')))
   assert result.splits == {'train': 24, 'val': 6}
   assert result.channels == 1
   assert result.num_classes == 2
@@ -105,9 +107,9 @@ def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, mon
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('scnes', 'no such data set: did you mean scenes'),
-    ('oxford_iiit_pets', 'no such data set: did you mean oxford_iiit_pet'),
-    ('qqqqqq', 'no such data set: known are camvid, .*, scenes, .*, voc'),
+    ('scnes', 'unknown data set: did you mean scenes'),
+    ('oxford_iiit_pets', 'unknown data set: did you mean oxford_iiit_pet'),
+    ('qqqqqq', 'unknown data set: known are camvid, .*, scenes, .*, voc'),
     ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
   ],
 )
@@ -167,7 +169,7 @@ def test_stock_data_set_through_a_config_alone(tmp_path, write_dataset, png):
   splits = {'train': examples, 'test': examples[:2]}
   write_dataset(tmp_path, features, splits, name='oxford_iiit_pet', version='4.0.0')
 
-  config = pipeline.DataConfig(
+  data = DataConfig(
     'oxford_iiit_pet',
     dir=str(tmp_path),
     image_key='image',
@@ -176,17 +178,16 @@ def test_stock_data_set_through_a_config_alone(tmp_path, write_dataset, png):
     name_key='file_name',
     class_names=('pet', 'background', 'border'),
     eval_split='test',
-    batch_size=2,
-    shuffle=False,
   )
-  builder = datasets.load(config.name, config.dir)
+  config = InputConfig(data, batch=BatchConfig(size=2, shuffle=False))
+  builder = datasets.load(data.name, data.dir)
   result = datasets.spec(builder, config)
   assert result.class_names == ('pet', 'background', 'border')
   assert result.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
   assert result.splits == {'train': 4, 'test': 2}
   assert (result.version, result.channels) == ('4.0.0', 3)
 
-  batches = pipeline.train_batches(builder, config, result, seed=0)
+  batches = pipeline.train_batches(builder, result, config, seed=0)
   by_name = {
     name: label
     for batch, names in (next(batches), next(batches))
@@ -224,8 +225,9 @@ def test_number_of_classes_from_the_config(tiny):
   assert spec(builder, class_names=('a', 'b', 'c')).class_names == ('a', 'b', 'c')
   with pytest.raises(SegjaxError, match=r'num_classes=2 but tiny has 3 classes'):
     spec(builder, class_names=('a', 'b', 'c'), num_classes=2)
-  with pytest.raises(SegjaxError, match='256 classes'):
-    spec(builder, num_classes=256)
+  assert spec(builder, num_classes=65_535).num_classes == 65_535
+  with pytest.raises(SegjaxError, match='65536 classes: segjax takes 1 to 65,535'):
+    spec(builder, num_classes=65_536)
 
 
 def test_keys_that_the_data_set_lacks(tiny):
@@ -243,10 +245,10 @@ def test_images_of_four_channels_are_refused(tiny):
 
 
 def test_describe_needs_no_prepared_data(tmp_path, isbi):
-  config = pipeline.DataConfig('isbi2012', dir=tmp_path / 'data', source=isbi)
+  config = InputConfig(DataConfig('isbi2012', dir=tmp_path / 'data', source=isbi))
   described = datasets.describe(config)
   assert not (tmp_path / 'data').exists()
-  prepared = datasets.spec(datasets.load('isbi2012', config.dir, config.source), config)
+  prepared = datasets.spec(datasets.load('isbi2012', tmp_path / 'data', isbi), config)
   assert described.splits == {}
   assert {**described.to_json(), 'splits': prepared.splits} == prepared.to_json()
 
@@ -254,9 +256,9 @@ def test_describe_needs_no_prepared_data(tmp_path, isbi):
 def test_describe_own_data_set_that_tfds_has_another_of(tmp_path):
   """VOC is also a name of TFDS's, whose builders are registered once one of them is asked for."""
   keys = {'label_key': 'segmentation_mask', 'class_names': ('a', 'b', 'c')}
-  pets = pipeline.DataConfig('oxford_iiit_pet', dir=tmp_path, **keys)
+  pets = InputConfig(DataConfig('oxford_iiit_pet', dir=tmp_path, **keys))
   assert datasets.describe(pets).num_classes == 3
-  assert datasets.describe(pipeline.DataConfig('voc/2011', dir=tmp_path)).num_classes == 21
+  assert datasets.describe(InputConfig(DataConfig('voc/2011', dir=tmp_path))).num_classes == 21
 
 
 def test_spec_survives_json(tiny):
@@ -270,7 +272,7 @@ def test_spec_survives_json(tiny):
 
 def test_voc_palette():
   """The development kit's colours of background, aeroplane, …, tv/monitor, and of void."""
-  palette = datasets.voc_palette(256)
+  palette = common.voc_palette(256)
   assert palette[[0, 1, 2, 7, 8, 15, 20]].tolist() == [
     [0, 0, 0],
     [128, 0, 0],

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, datasets, instance_pipeline, instances, pipeline
+from segjax.data import datasets, instance_pipeline, instances, pipeline
+from segjax.data.formats import coco
 from segjax.data.instance_pipeline import Plan
 from segjax.data.pipeline import DataConfig
 from segjax.ops.masks import unpack_masks

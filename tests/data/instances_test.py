@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from segjax.data import coco, instances
+from segjax.data import instances
+from segjax.data.formats import coco
 from segjax.data.instances import Objects, Picture
 from segjax.types import IGNORE_LABEL
 

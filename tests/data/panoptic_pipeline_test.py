@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, instance_pipeline, panoptic, pipeline
+from segjax.data import datasets, instance_pipeline, pipeline
+from segjax.data.formats import panoptic
 from segjax.data.pipeline import DataConfig
 from segjax.ops.masks import unpack_masks
 from segjax.types import IGNORE_LABEL, SegjaxError

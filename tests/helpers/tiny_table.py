@@ -1,4 +1,4 @@
-"""A made-up paper with a table of two rows to train, the second starting from the first."""
+"""A synthetic paper with a table of two rows to train, the second starting from the first."""
 
 import dataclasses
 
@@ -12,7 +12,8 @@ def get_config():
     'task': 'semantic',
     'model': {'name': 'unet.UNet', 'classes': 9, 'width': 2, 'depth': 1, 'padding': 'same'},
     'losses': {'softmax_cross_entropy': {}},
-    'data': {'name': 'scenes/tiny', 'batch_size': 4, 'image_size': (16, 16)},
+    'data': {'name': 'scenes/tiny', 'size': {'image_size': (16, 16)}},
+    'batch': {'size': 4},
     'optim': {'name': 'adamw', 'learning_rate': 1e-3},
     'train': {'steps': 2, 'log_every': 1, 'eval_every': 1, 'checkpoint_every': 1, 'pictures': 1},
   })
@@ -63,7 +64,7 @@ recipes = {}
 
 
 def write_table(root, text=TABLE):
-  """The folder of a table in `root`, with its config and script."""
+  """The directory of a table in `root`, with its config and script."""
   files = {
     'experiments/tiny_table1/table.toml': text.replace('= .', '= 0.'),
     'experiments/tiny_table1/measure.py': 'import sys\nsys.exit(3)\n',

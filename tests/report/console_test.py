@@ -31,11 +31,11 @@ def test_metrics_table_shows_scalars_and_classes():
     }
   )
   assert ['metrics', 'value'] in lines
-  assert ['mean_iou', '0.6172'] in lines
+  assert ['mean_iou', '61.7%'] in lines
   assert ['images', '101'] in lines
   assert ['per', 'class', 'iou', 'dice'] in lines
-  assert ['[bold]sky', '0.5000', '–'] in lines
-  assert ['road', '1.0000', '–'] in lines
+  assert ['[bold]sky', '50.0%', '–'] in lines
+  assert ['road', '100.0%', '–'] in lines
 
 
 def test_metrics_table_without_metrics_is_empty():
@@ -53,14 +53,14 @@ def test_a_file_gets_one_plain_line_for_each_update_with_values(clock, monkeypat
   monkeypatch.setenv('FORCE_COLOR', '1')
   stream = io.StringIO()
   with TrainProgress(1000, 200, stream) as progress:
-    progress.message('continues from step [200]')
+    progress.message('resumes from step [200]')
     progress.update(210, {'loss': 0.5, 'images_per_second': 12.345})
     for step in range(211, 220):
       progress.update(step)
     clock[0] += 10
     progress.update(220, {'loss': 0.25, 'images_per_second': 12.345})
   assert stream.getvalue().splitlines() == [
-    'continues from step [200]',
+    'resumes from step [200]',
     'step 210/1000  loss 0.5000  images/s 12.35  – left',
     'step 220/1000  loss 0.2500  images/s 12.35  0:13:00 left',
   ]

@@ -13,17 +13,17 @@ def _write(path, *lines):
   return path
 
 
-def test_read_log_leaves_out_lines_cut_short(tmp_path):
+def test_read_log_leaves_out_lines_truncated(tmp_path):
   records = [{'step': step, 'split': 'train', 'loss': 1 / step} for step in (1, 2, 3)]
   lines = [json.dumps(record) for record in records]
   path = _write(tmp_path / 'metrics.jsonl', lines[0], lines[1], lines[2][:-4])
   assert curves.read_log(path) == records[:2]
-  # The process that goes on writes behind the half line of the one that was killed.
+  # The resumed process appends after the half line of the one that was killed.
   path = _write(tmp_path / 'metrics.jsonl', lines[0], lines[1][:-4] + lines[1], '17', lines[2], '')
   assert curves.read_log(path) == [records[0], records[2]]
 
 
-def test_read_log_survives_a_character_cut_in_two(tmp_path):
+def test_read_log_survives_a_truncated_character(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(b'{"step": 1, "split": "train"}\n{"note": "\xc3')
   assert curves.read_log(path) == [{'step': 1, 'split': 'train'}]
@@ -33,7 +33,7 @@ def test_read_log_of_a_run_without_one_is_empty(tmp_path):
   assert curves.read_log(tmp_path / 'metrics.jsonl') == []
 
 
-def test_collect_curves_sorts_and_keeps_what_was_logged_last():
+def test_collect_curves_sorts_and_keeps_the_last_logged_value():
   log = [
     {'step': 10, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 3.0},
     {'step': 20, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 2.0},
@@ -65,7 +65,7 @@ def _drawn(name='loss', count=100, split='train', values=None):
   return curves.curve_svg(name, {split: Curve(np.arange(count), values)}, {split: 0})
 
 
-def test_curve_svg_is_an_element_in_the_colours_of_the_page():
+def test_curve_svg_is_an_element_in_the_colors_of_the_page():
   svg = _drawn()
   assert ElementTree.fromstring(svg).tag == '{http://www.w3.org/2000/svg}svg'
   assert svg.startswith('<svg') and 'currentColor' in svg and '#123456' not in svg
@@ -93,6 +93,11 @@ def test_one_point_is_visible():
 def test_a_wide_range_of_positive_values_gets_a_logarithmic_axis():
   svg = _drawn(values=np.geomspace(1e-4, 1, 100))
   assert all(f'>{tick}</text>' in svg for tick in ('0.001', '0.01', '0.1'))
+
+
+def test_iou_has_an_axis_in_percent():
+  svg = _drawn('mean_iou', values=np.linspace(0, 0.8, 100))
+  assert all(f'>{tick}</text>' in svg for tick in ('0%', '40%', '80%'))
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

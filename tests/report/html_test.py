@@ -59,16 +59,16 @@ class _Page(html.parser.HTMLParser):
 
 @pytest.fixture(name='source')
 def full_report(tmp_path):
-  picture = np.zeros((6, 8, 3), np.uint8)
+  panel = np.zeros((6, 8, 3), np.uint8)
   report.write_report(
     tmp_path / 'report.html',
     title='unet/<camvid>',
-    summary={'model': 'U-Net', 'parameters': 31030658, 'best': '0.6172 at "20"'},
+    summary={'model': 'U-Net', 'parameters': 31030658, 'best': '61.7% at "20"'},
     sections=[
       report.metrics_section('Metrics', METRICS),
       report.table_section('Classes', METRICS['per_class'], COLORS),
       report.curves_section('Curves', LOG),
-      report.pictures_section('Pictures', [('a" <b>.png', {'image': picture})], COLORS),
+      report.images_section('Examples', [('a" <b>.png', {'image': panel})], COLORS),
       report.text_section('Config', 'name: <unet>\nlr: 0.1'),
     ],
   )
@@ -79,12 +79,12 @@ def full_report(tmp_path):
 def test_report_shows_everything(source):
   words = _Page(source).words
   for expected in (
-    *('unet/<camvid>', 'U-Net', '31,030,658', '0.6172 at "20"'),
-    *('mean_iou', '0.6172', 'pixel_error', '–', 'images', '101'),
-    *('<b>x</b>', 'road & car', 'iou', '0.2500', 'accuracy', '0.5000', 'dice', '1.0000'),
-    *('loss', 'learning_rate', 'train 1.0000', 'val 1.500'),
+    *('unet/<camvid>', 'U-Net', '31,030,658', '61.7% at "20"'),
+    *('mean_iou', '61.7%', 'pixel_error', '–', 'images', '101'),
+    *('<b>x</b>', 'road & car', 'iou', '25.0%', 'accuracy', '0.5000', 'dice', '1.0000'),
+    *('loss', 'learning_rate', 'train 1.0000', 'val 1.500', 'val 61.7%'),
     *('image', 'a" <b>.png', 'name: <unet> lr: 0.1'),
-    *('Metrics', 'Classes', 'Curves', 'Pictures', 'Config'),
+    *('Metrics', 'Classes', 'Curves', 'Examples', 'Config'),
   ):
     assert expected in words, expected
 
@@ -115,7 +115,7 @@ def test_ids_are_unique_and_references_resolve(source):
   assert set(references) <= set(ids)
 
 
-def test_table_draws_shares_as_bars_and_colours_as_swatches():
+def test_table_draws_shares_as_bars_and_colors_as_swatches():
   body = report.table_section('Classes', METRICS['per_class'], COLORS).body
   # Not the count, although it is 1, and not the values that are NaN or absent.
   assert re.findall(r'width: ([\d.]+)%', body) == ['25.0', '50.0', '100.0']
@@ -123,11 +123,11 @@ def test_table_draws_shares_as_bars_and_colours_as_swatches():
   assert body.count('<td>') == 2 * 4
 
 
-def test_table_without_colours_has_no_swatches():
+def test_table_without_colors_has_no_swatches():
   assert 'swatch' not in report.table_section('Classes', METRICS['per_class']).body
 
 
-def test_curves_keep_one_colour_a_split():
+def test_curves_keep_one_color_a_split():
   body = report.curves_section('Curves', LOG).body
   assert re.findall(r'background: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
     ('0', 'train'),
@@ -138,19 +138,19 @@ def test_curves_keep_one_colour_a_split():
   assert body.count('<svg') == 3
 
 
-def _pictures(body):
+def _images(body):
   return [
     np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
     for code in re.findall(r'src="data:image/png;base64,([^"]+)"', body)
   ]
 
 
-def test_pictures_are_png_in_full_and_large_ones_smaller():
+def test_images_are_png_in_full_and_large_ones_smaller():
   rng = np.random.default_rng(0)
   small = rng.integers(0, 256, (6, 8, 3), np.uint8)
   large = rng.integers(0, 256, (300, 1024, 3), np.uint8)
-  body = report.pictures_section('', [('a', {'truth': small, 'other': large})]).body
-  shown = _pictures(body)
+  body = report.images_section('', [('a', {'truth': small, 'other': large})]).body
+  shown = _images(body)
   np.testing.assert_array_equal(shown[0], small)
   assert shown[1].shape == (150, 512, 3)
   assert body.count('class="small"') == 1
@@ -162,7 +162,7 @@ def test_sections_without_content_are_left_out(tmp_path):
     report.metrics_section('Metrics', {'per_class': {}}),
     report.table_section('Classes', {}, COLORS),
     report.curves_section('Curves', []),
-    report.pictures_section('Pictures', [], COLORS),
+    report.images_section('Examples', [], COLORS),
     report.text_section('Config', ''),
   ]
   report.write_report(path, title='new', summary={}, sections=empty)
@@ -176,7 +176,7 @@ def test_collapsed_sections_are_details(source):
   assert not report.text_section('Command', 'segjax', collapsed=False).collapsed
 
 
-def test_a_write_that_is_cut_short_leaves_the_old_page(tmp_path, monkeypatch):
+def test_a_truncated_write_leaves_the_old_page(tmp_path, monkeypatch):
   path = tmp_path / 'report.html'
   path.write_text('old')
 
@@ -190,8 +190,8 @@ def test_a_write_that_is_cut_short_leaves_the_old_page(tmp_path, monkeypatch):
   assert path.read_bytes() == b'old'
 
 
-def test_a_file_name_that_is_no_unicode_can_be_a_caption(tmp_path):
+def test_a_file_name_that_is_not_unicode_can_be_a_caption(tmp_path):
   path = tmp_path / 'report.html'
-  pictures = report.pictures_section('', [(os.fsdecode(b'\xff.png'), {})])
-  report.write_report(path, title='', summary={}, sections=[pictures])
+  images = report.images_section('', [(os.fsdecode(b'\xff.png'), {})])
+  report.write_report(path, title='', summary={}, sections=[images])
   assert '?.png' in path.read_text(encoding='utf-8')

@@ -9,21 +9,21 @@ PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 100, 250]], np.uint8)
 LABEL = np.array([[0, 1, 2], [2, IGNORE_LABEL, 0]])
 
 
-def test_colorize_gives_each_class_its_colour():
+def test_colorize_gives_each_class_its_color():
   expected = [
     [(10, 20, 30), (200, 0, 0), (0, 100, 250)],
     [(0, 100, 250), overlays.IGNORE_COLOR, (10, 20, 30)],
   ]
-  picture = overlays.colorize(LABEL, PALETTE)
-  assert picture.dtype == np.uint8
-  np.testing.assert_array_equal(picture, expected)
+  drawn = overlays.colorize(LABEL, PALETTE)
+  assert drawn.dtype == np.uint8
+  np.testing.assert_array_equal(drawn, expected)
 
 
-@pytest.mark.parametrize('bad', [3, -1, 254])
-def test_a_label_without_a_colour_is_an_error(bad):
+@pytest.mark.parametrize('bad', [3, -1, 255, 65_534])
+def test_a_label_without_a_color_is_an_error(bad):
   label = LABEL.copy()
   label[0, 0] = bad
-  with pytest.raises(ValueError, match=f'label {bad} has no colour: the palette has 3'):
+  with pytest.raises(ValueError, match=f'label {bad} has no color: the palette has 3'):
     overlays.colorize(label, PALETTE)
 
 
@@ -41,26 +41,26 @@ def test_overlay_outlines_both_sides_of_a_border():
   label = np.zeros((5, 6), int)
   label[:, 3:] = 1
   image = np.full((5, 6, 3), 100, np.uint8)
-  picture = overlays.overlay(image, label, PALETTE, alpha=0)
-  np.testing.assert_array_equal(picture[:, 2], np.tile(PALETTE[0], (5, 1)))
-  np.testing.assert_array_equal(picture[:, 3], np.tile(PALETTE[1], (5, 1)))
-  np.testing.assert_array_equal(picture[:, [0, 1, 4, 5]], 100)
+  drawn = overlays.overlay(image, label, PALETTE, alpha=0)
+  np.testing.assert_array_equal(drawn[:, 2], np.tile(PALETTE[0], (5, 1)))
+  np.testing.assert_array_equal(drawn[:, 3], np.tile(PALETTE[1], (5, 1)))
+  np.testing.assert_array_equal(drawn[:, [0, 1, 4, 5]], 100)
 
 
 def test_overlay_outlines_horizontal_borders():
   label = np.array([[0], [0], [1], [1]])
-  picture = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)
+  drawn = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)
   np.testing.assert_array_equal(
-    picture[:, 0], [(100, 100, 100), PALETTE[0], PALETTE[1], (100, 100, 100)]
+    drawn[:, 0], [(100, 100, 100), PALETTE[0], PALETTE[1], (100, 100, 100)]
   )
 
 
 @pytest.mark.parametrize('shape', [(2, 3), (2, 3, 1)])
-def test_grey_images_are_shown_as_rgb(shape):
-  grey = np.arange(6, dtype=np.uint8).reshape(shape) * 40
-  rgb = np.repeat(grey.reshape(2, 3, 1), 3, axis=-1)
+def test_gray_images_are_shown_as_rgb(shape):
+  gray = np.arange(6, dtype=np.uint8).reshape(shape) * 40
+  rgb = np.repeat(gray.reshape(2, 3, 1), 3, axis=-1)
   np.testing.assert_array_equal(
-    overlays.overlay(grey, LABEL, PALETTE), overlays.overlay(rgb, LABEL, PALETTE)
+    overlays.overlay(gray, LABEL, PALETTE), overlays.overlay(rgb, LABEL, PALETTE)
   )
 
 
@@ -89,11 +89,11 @@ def test_panels_mark_the_wrong_pixels_only():
   np.testing.assert_array_equal(wrong, [[False, True, False], [False, False, True]])
 
 
-def test_denormalize_undoes_the_normalisation():
+def test_denormalize_undoes_the_normalization():
   pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
   mean, std = np.array([123.7, 116.3, 103.5]), np.array([58.4, 57.1, 57.4])
-  normalised = ((pixels - mean) / std).astype(np.float32)
-  restored = overlays.denormalize(normalised, mean, std)
+  normalized = ((pixels - mean) / std).astype(np.float32)
+  restored = overlays.denormalize(normalized, mean, std)
   assert restored.dtype == np.uint8
   np.testing.assert_array_equal(restored, pixels)
 
@@ -103,14 +103,14 @@ def test_denormalize_clips():
   np.testing.assert_array_equal(overlays.denormalize(image, [128], [64]), [[[0], [255]]])
 
 
-def test_label_png_holds_the_class_index_and_shows_the_colour(tmp_path):
+def test_label_png_holds_the_class_index_and_shows_the_color(tmp_path):
   path = tmp_path / 'label.png'
   overlays.write_label_png(path, LABEL, PALETTE)
-  with Image.open(path) as picture:
-    assert picture.mode == 'P'
-    np.testing.assert_array_equal(np.asarray(picture), LABEL)
+  with Image.open(path) as drawn:
+    assert drawn.mode == 'P'
+    np.testing.assert_array_equal(np.asarray(drawn), np.where(LABEL == IGNORE_LABEL, 255, LABEL))
     np.testing.assert_array_equal(
-      np.asarray(picture.convert('RGB')), overlays.colorize(LABEL, PALETTE)
+      np.asarray(drawn.convert('RGB')), overlays.colorize(LABEL, PALETTE)
     )
 
 
@@ -118,8 +118,19 @@ def test_label_png_keeps_a_two_class_map_without_ignore(tmp_path):
   path = tmp_path / 'label.png'
   label = np.array([[1, 1], [1, 0]], np.int32)
   overlays.write_label_png(path, label, PALETTE[:2])
-  with Image.open(path) as picture:
-    np.testing.assert_array_equal(np.asarray(picture), label)
+  with Image.open(path) as drawn:
+    np.testing.assert_array_equal(np.asarray(drawn), label)
+
+
+@pytest.mark.parametrize(('classes', 'mode', 'void'), [(255, 'P', 255), (256, 'I;16', 65_535)])
+def test_label_png_of_more_than_255_classes_has_16_bits(tmp_path, classes, mode, void):
+  path, palette = tmp_path / 'label.png', np.zeros((classes, 3), np.uint8)
+  overlays.write_label_png(path, [[0, classes - 1, IGNORE_LABEL]], palette)
+  with Image.open(path) as image:
+    assert image.mode == mode
+    np.testing.assert_array_equal(np.asarray(image), [[0, classes - 1, void]])
+  label = overlays.colorize([[classes - 1, IGNORE_LABEL]], palette)
+  np.testing.assert_array_equal(label, [[(0, 0, 0), overlays.IGNORE_COLOR]])
 
 
 def test_label_png_refuses_what_eight_bits_would_wrap(tmp_path):
@@ -133,18 +144,18 @@ def test_objects_are_drawn_where_they_are():
   masks[0, 100:200, 100:200] = masks[1, 150:300, 150:300] = True
   boxes = np.array([[100, 100, 200, 200], [150, 150, 300, 300]])
   colors = [(255, 0, 0), (0, 0, 255)]
-  picture = overlays.objects(image, boxes, colors, ['', ''], masks, alpha=0.5)
-  assert picture.shape == image.shape
-  np.testing.assert_array_equal(picture[120, 120], [178, 50, 50])
-  np.testing.assert_array_equal(picture[280, 280], [50, 50, 178])
-  assert picture[170, 170, 0] > picture[170, 170, 2], 'the first one is on top'
-  np.testing.assert_array_equal(picture[150, 299], [0, 0, 255])
-  np.testing.assert_array_equal(picture[50, 50], image[50, 50])
+  drawn = overlays.objects(image, boxes, colors, ['', ''], masks, alpha=0.5)
+  assert drawn.shape == image.shape
+  np.testing.assert_array_equal(drawn[120, 120], [178, 50, 50])
+  np.testing.assert_array_equal(drawn[280, 280], [50, 50, 178])
+  assert drawn[170, 170, 0] > drawn[170, 170, 2], 'the first one is on top'
+  np.testing.assert_array_equal(drawn[150, 299], [0, 0, 255])
+  np.testing.assert_array_equal(drawn[50, 50], image[50, 50])
   boxes_alone = overlays.objects(image, boxes, colors, ['', ''])
   np.testing.assert_array_equal(boxes_alone[120, 120], image[120, 120])
 
 
-def test_objects_enlarge_a_small_picture_and_label_it():
+def test_objects_enlarge_a_small_image_and_label_it():
   image = np.random.default_rng(0).integers(0, 256, (64, 100, 3), np.uint8)
   plain = overlays.objects(image, (), (), ())
   np.testing.assert_array_equal(plain, np.kron(image, np.ones((5, 5, 1), np.uint8)))
@@ -153,16 +164,16 @@ def test_objects_enlarge_a_small_picture_and_label_it():
   labelled = overlays.objects(image, box, color, ['cat 0.99'])
   changed = np.argwhere((unlabelled != labelled).any(-1))
   assert len(changed) > 100
-  # At the upper left corner of the box, inside the picture.
+  # At the upper left corner of the box, inside the image.
   assert changed[:, 0].max() <= 5 * 2 + 15
   assert changed[:, 1].min() >= 5 * 10
 
 
-def test_objects_of_one_colour_get_different_shades():
+def test_objects_of_one_color_get_different_shades():
   image = np.zeros((600, 600, 3), np.uint8)
   boxes = [[100 * k, 300, 100 * k + 50, 350] for k in range(5)]
-  picture = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
-  assert len({picture[320, 100 * k].tobytes() for k in range(5)}) == 5
+  drawn = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
+  assert len({drawn[320, 100 * k].tobytes() for k in range(5)}) == 5
 
 
 def test_segments_are_tinted_outlined_and_named():
@@ -176,14 +187,14 @@ def test_segments_are_tinted_outlined_and_named():
   assert drawn[210, 110].tolist() == [50, 150, 50]
   assert drawn[200, 100].tolist() == [0, 200, 0], 'the outline'
   assert drawn[480, 150].tolist() == [50, 50, 150]
-  # The name is written where the segment is deepest, in full colour; one has none.
+  # The name is written where the segment is deepest, in full color; one has none.
   plain = overlays.segments(image, ids, colors, ['x', '', ''], alpha=0.5)
   rows, columns = np.nonzero((drawn != plain).any(-1))
   assert 270 < rows.min() < rows.max() < 330
   assert columns.min() > 100 and columns.max() < 500
 
 
-def test_segments_of_one_colour_get_different_shades():
+def test_segments_of_one_color_get_different_shades():
   image = np.full((512, 512, 1), 0, np.uint8)
   ids = np.zeros((512, 512), int)
   ids[:100], ids[200:300] = 5, 2

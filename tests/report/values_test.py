@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.report.values import column_names, format_value, split_metrics
+from segjax.report.values import column_names, format_metric, format_value, split_metrics
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,28 @@ def test_format_value(value, text):
   assert format_value(value) == text
 
 
-def test_split_metrics_parts_scalars_and_tables():
+@pytest.mark.parametrize(
+  ('name', 'value', 'text'),
+  [
+    ('mean_iou', 0.61723, '61.7%'),
+    ('iou', np.float32(1), '100.0%'),
+    ('mask_ap50', 0.7249, '72.5%'),
+    ('box_ar_small', 0.0, '0.0%'),
+    ('pq_things', 0.5, '50.0%'),
+    ('sq', 0.5, '50.0%'),
+    ('mask_ap', float('nan'), '–'),
+    ('pq', None, '–'),
+    ('pixel_accuracy', 0.5, '0.5000'),
+    ('loss', 0.5, '0.5000'),
+    ('map_size', 0.5, '0.5000'),
+    ('mIoU, paper', '62.7', '62.7'),
+  ],
+)
+def test_iou_ap_and_pq_are_in_percent(name, value, text):
+  assert format_metric(name, value) == text
+
+
+def test_split_metrics_splits_scalars_and_tables():
   per_class = {'sky': {'iou': 0.5}}
   metrics = {'mean_iou': 0.5, 'per_class': per_class, 'pixels': 3}
   assert split_metrics(metrics) == ({'mean_iou': 0.5, 'pixels': 3}, {'per_class': per_class})

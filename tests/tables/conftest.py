@@ -6,7 +6,7 @@ from segjax.tables import spec
 
 @pytest.fixture
 def folder(tmp_path):
-  """The folder of the made-up table."""
+  """The directory of the synthetic table."""
   return write_table(tmp_path)
 
 

@@ -22,7 +22,7 @@ def cell(table, lines, row, heading, recipe='small'):
   return found[0][heading]
 
 
-def test_what_nobody_ran_says_so(table):
+def test_rows_without_a_result_say_so(table):
   lines = lines_of(table)
   assert [(line.row, line.entry and line.entry.recipe) for line in lines] == [
     ('second', 'small'),
@@ -45,11 +45,11 @@ def test_what_nobody_ran_says_so(table):
   assert {c['mIoU, measured'] for c in cells} == {'not run'}
   assert cells[3]['recipe'] == '–'
   assert not any(
-    figure for line in lines for name, figure in line.figures.items() if name != 'size'
+    result for line in lines for name, result in line.results.items() if name != 'size'
   )
 
 
-def test_a_figure_is_measured_or_missing(table):
+def test_a_result_is_measured_or_missing(table):
   lines = lines_of(table, tiny_table.make_record())
   assert cell(table, lines, 'first', 'mIoU, measured') == '50.0'
   assert cell(table, lines, 'first', 'sky, measured') == '–'  # run, but not measured
@@ -63,13 +63,13 @@ def test_mean_and_spread_over_the_seeds(table):
   ]
   lines = lines_of(table, *records)
   assert cell(table, lines, 'first', 'mIoU, measured') == '30.0 ± 26.5'
-  figure = next(line for line in lines if line.records).figures['mIoU']
-  assert figure == page.Figure(pytest.approx(30), pytest.approx(26.4575, abs=1e-3), 3)
+  result = next(line for line in lines if line.records).results['mIoU']
+  assert result == page.Result(pytest.approx(30), pytest.approx(26.4575, abs=1e-3), 3)
   assert 'mean and standard deviation' in page.render_markdown(table, lines)
   assert 'mean and standard deviation' not in page.render_markdown(table, lines_of(table))
 
 
-def test_unverified_figures_and_other_sources(table):
+def test_unverified_results_and_other_sources(table):
   lines = lines_of(table)
   assert cell(table, lines, 'first', 'mIoU, paper') == '60.0 (unverified)'
   assert cell(table, lines, 'first', 'size, paper') == '0.00125 (unverified)'
@@ -83,11 +83,11 @@ def test_each_checkpoint_has_its_line(table):
   entry = table.entries[name]._replace(checkpoints=('latest', 'best'))
   table = dataclasses.replace(table, entries={**table.entries, name: entry})
   lines = lines_of(table, tiny_table.make_record(checkpoint='latest'))
-  figures = {
+  measured = {
     c['recipe']: c['mIoU, measured'] for c in page.cells(table, lines) if c['row'] == 'First'
   }
-  assert figures['small, latest checkpoint'] == '50.0'
-  assert figures['small, best checkpoint'] == 'not run'
+  assert measured['small, latest checkpoint'] == '50.0'
+  assert measured['small, best checkpoint'] == 'not run'
 
 
 def test_a_config_that_has_changed_is_marked(table):
@@ -125,7 +125,7 @@ def test_markdown(table):
   ) in text
   assert (
     '- `first.small`: seed 0; best checkpoint, step 2 of 2; data d 1.0.0; split val; from scratch; '
-    '1,234 parameters; commit 1e077fc with changes in no commit; config abc; jax 0; 2 cores; '
+    '1,234 parameters; commit 1e077fc with uncommitted changes; config abc; jax 0; 2 cores; '
     'training 1 h 2 min 5 s; 2026-11-22; a note'
   ) in text
   assert text.endswith('What else | there is.\n')
@@ -133,7 +133,7 @@ def test_markdown(table):
   assert '\n\n\n' not in text
 
 
-def test_json_says_null_where_nobody_ran(table):
+def test_json_has_null_without_a_result(table):
   content = json.loads(json.dumps(page.to_json(table, lines_of(table, tiny_table.make_record()))))
   second, first, script, other = content['rows']
   assert first['measured']['mIoU'] == {'mean': 50.0, 'spread': None, 'seeds': 1}

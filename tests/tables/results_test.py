@@ -31,14 +31,14 @@ def test_a_record_takes_the_place_of_one_of_its_key(table):
 @pytest.mark.parametrize(
   ('line', 'told'),
   [
-    ('{"row": "first"', 'line 2, is damaged'),
+    ('{"row": "first"', 'line 2, is not valid JSON'),
     ('{"row": "first", "recipe": "small"}', 'line 2.metrics is missing'),
     ('{"row": "first", "recipe": "small", "metrics": {}, "comit": "x"}', 'did you mean commit?'),
     ('{"row": "frist", "recipe": "small", "metrics": {}}', 'did you mean first.small?'),
     ('[]', 'wrong type'),
   ],
 )
-def test_a_line_that_is_no_record(table, line, told):
+def test_a_line_that_is_not_a_record(table, line, told):
   results.write_records(table, [tiny_table.make_record()])
   path = table.folder / 'results.jsonl'
   path.write_text(path.read_text() + line + '\n')
@@ -95,7 +95,7 @@ def test_training_seconds_are_those_of_the_steps():
   assert results.training_seconds([], 4) is None
 
 
-def test_weights_are_told_without_their_path(table, tmp_path):
+def test_weights_are_named_without_their_path(table, tmp_path):
   first, second = table.entries['first.small'], table.entries['second.small']
   file = tmp_path / 'vgg.pth'
   file.write_bytes(b'abc')
@@ -119,16 +119,16 @@ def test_merge_starts():
   assert merged['dirty'] is True
 
 
-def test_pictures(tmp_path):
+def test_examples(tmp_path):
   panels = lambda value: {n: np.full((2, 3, 3), value, np.uint8) for n in ('image', 'truth')}
-  pictures = [('a/b c.png', panels(1)), ('a/b c.png', panels(2))]
-  assert results.read_pictures(tmp_path, 'first.small') == []
-  results.write_pictures(tmp_path, 'first.small', pictures)
-  read = results.read_pictures(tmp_path, 'first.small')
+  examples = [('a/b c.png', panels(1)), ('a/b c.png', panels(2))]
+  assert results.read_examples(tmp_path, 'first.small') == []
+  results.write_examples(tmp_path, 'first.small', examples)
+  read = results.read_examples(tmp_path, 'first.small')
   assert [caption for caption, _ in read] == ['a/b c.png'] * 2
   assert [list(p) for _, p in read] == [['image', 'truth']] * 2
   np.testing.assert_array_equal(read[1][1]['truth'], panels(2)['truth'])
-  assert [p.name for p in (tmp_path / 'pictures').iterdir()] == ['first.small.npz']
+  assert [p.name for p in (tmp_path / 'examples').iterdir()] == ['first.small.npz']
 
 
 def test_a_record_is_one_line(table):

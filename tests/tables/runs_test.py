@@ -32,7 +32,7 @@ def test_digest_is_of_what_binds(tmp_path):
   assert len(first) == 12
   change = lambda old, new: tiny_table.CONFIG.replace(old, new)
   assert digest(change("'log_every': 1", "'log_every': 2, 'seed': 5")) == first
-  assert digest(change("'batch_size': 4", "'batch_size': 4, 'source': 'x'")) == first
+  assert digest(change("'scenes/tiny',", "'scenes/tiny', 'source': 'x',")) == first
   assert digest(change("'width': 2", "'width': 3")) != first
   assert digest(text=tiny_table.TABLE.replace("'flip'", "'dihedral'")) != first
   assert digest() == first
@@ -136,7 +136,7 @@ def test_workdir_has_to_start_from_what_its_entry_starts_from(table, tmp_path):
   moved = freeze(table, 'second.small', tmp_path / 'moved', ('init_from.path', '/elsewhere/start'))
   check(table, 'second.small', moved)
   lost = freeze(table, 'second.small', tmp_path / 'lost', ('init_from.path', '/elsewhere/x'))
-  with pytest.raises(SegjaxError, match='put that workdir beside'):
+  with pytest.raises(SegjaxError, match='move that workdir next to'):
     check(table, 'second.small', lost)
 
   freeze(table, 'first.small', tmp_path / 'wide', ('model.width', '9'))
@@ -173,13 +173,13 @@ def test_select(table):
   assert select('first') == ['first.small', 'first.measured']
   assert select('*.small') == ['second.small', 'first.small']
   assert select('first.measured', 'second') == ['second.small', 'first.measured']
-  with pytest.raises(SegjaxError, match='no entry frist: did you mean first'):
+  with pytest.raises(SegjaxError, match='unknown entry frist of tiny_table1: did you mean first'):
     select('frist')
-  with pytest.raises(SegjaxError, match='no entry other'):
+  with pytest.raises(SegjaxError, match='unknown entry other'):
     select('other')
 
 
-def test_plan_is_in_order_and_of_what_is_missing(table, entries):
+def test_plan_is_in_order_and_of_missing_jobs(table, entries):
   never, always = (lambda job: False), (lambda job: True)
   plan = lambda wanted, seeds, records, finished: names(
     runs.plan(table, runs.select(table, wanted), seeds, records, finished)

@@ -12,7 +12,7 @@ import pytest
 from instance_batch import SHALLOW, SIZE, TINY, make_model
 from networks import abstract, filled
 
-from segjax.data import coco
+from segjax.data.formats import coco
 from segjax.losses import detection
 from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import coco
 from segjax.data.builders.cityscapes_instances import builder as cityscapes
+from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
 MODULE = 'segjax.data.builders.cityscapes_instances.builder'

@@ -5,8 +5,8 @@ import made_up_cityscapes
 import numpy as np
 import pytest
 
-from segjax.data import panoptic
 from segjax.data.builders.cityscapes_panoptic import builder as cityscapes
+from segjax.data.formats import panoptic
 from segjax.types import SegjaxError
 
 MODULE = 'segjax.data.builders.cityscapes_panoptic.builder'

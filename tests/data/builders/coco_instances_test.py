@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 
-from segjax.data import coco
 from segjax.data.builders.coco_instances import builder as coco_instances
+from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
 MODULE = 'segjax.data.builders.coco_instances.builder'

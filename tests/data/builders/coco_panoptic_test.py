@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, panoptic, pipeline
+from segjax.data import datasets, pipeline
 from segjax.data.builders.coco_panoptic import builder as coco_panoptic
+from segjax.data.formats import panoptic
 from segjax.types import IGNORE_LABEL, SegjaxError
 
 MODULE = 'segjax.data.builders.coco_panoptic.builder'

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from segjax.data import coco
 from segjax.data.builders.penn_fudan import builder as penn_fudan
+from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
 MODULE = 'segjax.data.builders.penn_fudan.builder'

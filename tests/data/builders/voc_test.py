@@ -18,7 +18,7 @@ NAMES = {
 
 def write_palette_png(path, indices):
   image = Image.fromarray(indices)
-  image.putpalette(datasets.voc_palette(256).ravel().tolist())
+  image.putpalette(common.voc_palette(256).ravel().tolist())
   image.save(path)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax import types
-from segjax.data.builders import common
+from segjax.data.formats import common
 
 # Class index: name, and the colour that SegNet's publications paint it with.
 CLASSES = (
@@ -83,7 +83,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           f'classes 0 to {len(CLASSES) - 1} and {RAW_VOID} for void'
         )
       void = label == RAW_VOID
-      mapped = np.where(void, types.IGNORE_LABEL, label).astype(np.uint8)
+      mapped = np.where(void, common.VOID, label).astype(np.uint8)
       yield (
         stem,
         {

@@ -39,7 +39,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax import types
-from segjax.data.builders import common
+from segjax.data.formats import common
 
 CLASS_NAMES = ['background', 'cell']
 PALETTE = [[213, 94, 0], [86, 180, 233]]

@@ -5,7 +5,7 @@ leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip unpack:
   leftImg8bit/SPLIT/CITY/STEM_leftImg8bit.png
   gtFine/SPLIT/CITY/STEM_gtFine_instanceIds.png     16-bit: 1000 class + k = the k-th of a class,
                                                     class alone = stuff, or a group of things
-The features are those of `segjax.data.coco`: `category_id` is upstream's class id, boxes and areas
+The features are those of `segjax.data.formats.coco`: `category_id` is upstream's class id, boxes and areas
 are those of the masks, the groups of a class in an image are one object with `iscrowd`, and image
 ids count the images of a split, city by city, from 1. An object's id is 100,000 times that plus the
 value of its pixels. Caravans and trailers, which upstream does not evaluate, are left out. Images
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, images
-from segjax.data.builders import common
+from segjax.data import images
+from segjax.data.formats import coco, common
 from segjax.types import SegjaxError
 
 # Class index: name, upstream's class id and colour.

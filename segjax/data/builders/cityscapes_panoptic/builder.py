@@ -5,7 +5,7 @@
   leftImg8bit/SPLIT/CITY/STEM_leftImg8bit.png
   gtFine/SPLIT/CITY/STEM_gtFine_instanceIds.png     16-bit: 1000 class + k = the k-th of a class,
                                                     class alone = stuff, or a group of things
-The features are those of `segjax.data.panoptic`, and the segments those that upstream's conversion
+The features are those of `segjax.data.formats.panoptic`, and the segments those that upstream's conversion
 (cityscapesscripts, createPanopticImgs) makes: `id` is the value in upstream's file, `category_id`
 upstream's class id, a group of things has `iscrowd`, and the classes that upstream does not
 evaluate are void. Classes are in the order of upstream's train ids. `file_name` is STEM, which is
@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, images, panoptic
-from segjax.data.builders import common
+from segjax.data import images
 from segjax.data.builders.cityscapes_instances.builder import LAST_CLASS, find_images
+from segjax.data.formats import coco, common, panoptic
 from segjax.types import SegjaxError
 
 # Class index: name, upstream's class id, whether it is a thing, colour.

@@ -12,7 +12,7 @@ All files must have the same categories. Prepared data is kept under the name of
 each custom data set a `data.dir` of its own.
 
 Classes are the categories in the order of their ids. The features, and what of a damaged file is an
-error and what is put up with, are in `segjax.data.coco`. Images are handed on as they are, byte for
+error and what is put up with, are in `segjax.data.formats.coco`. Images are handed on as they are, byte for
 byte; an image without annotations is an example without objects.
 
 Cite Lin et al., "Microsoft COCO: Common objects in context", ECCV 2014. The annotations are under
@@ -25,8 +25,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data import coco
-from segjax.data.builders import common
+from segjax.data.formats import coco, common
 
 _FILE = 'annotations/instances_{}.json'
 

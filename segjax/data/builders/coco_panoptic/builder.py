@@ -17,7 +17,7 @@ each custom data set a `data.dir` of its own.
 
 Classes are the categories in the order of their ids; their colours are those of the file, or PASCAL
 VOC's where it has none (COCO's has none). The features, and what is an error, are in
-`segjax.data.panoptic`. Images and PNGs are handed on as they are, byte for byte.
+`segjax.data.formats.panoptic`. Images and PNGs are handed on as they are, byte for byte.
 
 Cite Kirillov et al., "Panoptic segmentation", CVPR 2019, and Lin et al., "Microsoft COCO: Common
 objects in context", ECCV 2014. The annotations are under CC BY 4.0; the images are from Flickr,
@@ -30,8 +30,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, panoptic
-from segjax.data.builders import common
+from segjax.data.formats import coco, common, panoptic
 from segjax.types import SegjaxError
 
 _FILE = 'annotations/panoptic_{}.json'

@@ -22,8 +22,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets
-from segjax.data.builders import common, matlab
+from segjax.data.formats import common, matlab
 
 # In the order of the raw values 1, 2, ...
 CLASSES = (
@@ -87,7 +86,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       description='Indoor scenes, RGB, 40 classes: 381 train, 414 val, 654 test.',
       class_names=CLASSES,
       # VOC's colours of the raw values: black is left to void.
-      palette=datasets.voc_palette(len(CLASSES) + 1)[1:],
+      palette=common.voc_palette(len(CLASSES) + 1)[1:],
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 170 images with 423 pedestrians, one class. Raw files, as upstream's archive unpacks:
   PNGImages/STEM.png            the image (.jpg and .jpeg are read too)
   PedMasks/STEM_mask.png        0 = background, k = k-th pedestrian
-The features are those of `segjax.data.coco`: boxes and areas are those of the masks, there are no
+The features are those of `segjax.data.formats.coco`: boxes and areas are those of the masks, there are no
 crowds, image ids count the stems in alphabetical order from 1, and the k-th pedestrian of image i
 has the id 1000 i + k. Images are handed on as they are, byte for byte.
 
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import coco, images
-from segjax.data.builders import common
+from segjax.data import images
+from segjax.data.formats import coco, common
 from segjax.types import SegjaxError
 
 IMAGES = 170

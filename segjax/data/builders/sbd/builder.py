@@ -21,8 +21,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets
-from segjax.data.builders import common, matlab
+from segjax.data.formats import common, matlab
 
 SPLITS = ('train', 'val')
 
@@ -42,7 +41,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       self,
       description="PASCAL VOC's classes on images of VOC 2011: 8,498 train, 2,857 val.",
       class_names=common.VOC_CLASSES,
-      palette=datasets.voc_palette(len(common.VOC_CLASSES)),
+      palette=common.voc_palette(len(common.VOC_CLASSES)),
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data.builders import common
 from segjax.data.builders.scenes import drawing
+from segjax.data.formats import common
 
 
 @dataclasses.dataclass(eq=False)

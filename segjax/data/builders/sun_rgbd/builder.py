@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from segjax import types
-from segjax.data import datasets
-from segjax.data.builders import common
+from segjax.data.formats import common
 
 # In the order of the raw values 1, 2, ...: SUNRGBDtoolbox/Metadata/seg37list.mat.
 CLASSES = (
@@ -101,7 +100,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       description='Indoor scenes, RGB, 37 classes: 5,285 train, 5,050 test.',
       class_names=CLASSES,
       # VOC's colours of the raw values: black is left to unlabelled pixels.
-      palette=datasets.voc_palette(len(CLASSES) + 1)[1:],
+      palette=common.voc_palette(len(CLASSES) + 1)[1:],
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

@@ -28,8 +28,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets
-from segjax.data.builders import common
+from segjax.data.formats import common
 
 SPLITS = ('train', 'val')
 SEG11VALID = (
@@ -75,7 +74,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       self,
       description='Photographs from Flickr with objects of 20 classes, and background.',
       class_names=common.VOC_CLASSES,
-      palette=datasets.voc_palette(len(common.VOC_CLASSES)),
+      palette=common.voc_palette(len(common.VOC_CLASSES)),
       metadata={'optional_splits': {'seg11valid': SEG11VALID}},
     )
 

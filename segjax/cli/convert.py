@@ -1,0 +1,25 @@
+"""`segjax convert`: pretrained weights of another program as a file to start from."""
+
+import argparse
+
+from segjax.convert import load
+
+HELP = 'convert pretrained weights of another program'
+EXAMPLE = f"""example:
+  segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
+
+Sources: {', '.join(load.SOURCES)}.
+Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code in them is executed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('--source', required=True, help='for example torchvision/vgg16')
+  parser.add_argument('--weights', required=True, help='file to read')
+  parser.add_argument('--output', required=True, help='.safetensors file to write')
+
+
+def run(args: argparse.Namespace) -> int:
+  count = load.convert_file(args.source, args.weights, args.output)
+  print(f'{args.output}: {count} arrays; start from it with --config.init_from.path={args.output}')
+  print(f'its network takes images as {load.SOURCES[args.source].input}')
+  return 0

@@ -1,0 +1,24 @@
+"""`segjax data prepare`: a data set as files that training reads."""
+
+import argparse
+
+from segjax.data import datasets
+from segjax.run import tell
+
+HELP = 'prepare a data set'
+EXAMPLE = """example:
+  segjax data prepare camvid --source=downloads/CamVid --data_dir=data/"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('action', choices=['prepare'])
+  parser.add_argument('name', help='for example scenes, camvid, isbi2012/fold1')
+  parser.add_argument('--data_dir', help='directory of prepared data sets, to write to')
+  parser.add_argument('--source', help='directory of the raw files, to read')
+
+
+def run(args: argparse.Namespace) -> int:
+  builder = datasets.load(args.name, args.data_dir, args.source, report=tell)
+  splits = ', '.join(f'{n} {s.num_examples}' for n, s in builder.info.splits.items())
+  print(f'{args.name} {builder.version}: {splits} in {builder.data_path}')
+  return 0

@@ -1,0 +1,226 @@
+"""`segjax evaluate`: the metrics of a trained network on a split, its thresholds, its report."""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from segjax import config as config_lib
+from segjax import provenance
+from segjax import run as run_lib
+from segjax.cli import options
+from segjax.report import console, curves, html, values
+from segjax.run import Dataset, Loaded, Run
+from segjax.train import checkpoint, compile, evaluate, log, sharding, step
+from segjax.types import SegjaxError
+from segjax.workdir import Workdir
+
+HELP = 'compute the metrics of a trained network'
+EXAMPLE = """examples:
+  segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
+  segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune
+
+--config.KEY=VALUE can set config.data, config.batch, config.eval and config.mesh."""
+
+# The panels of an example by name, u8[H, W, 3], after its name.
+Example = tuple[str, Mapping[str, np.ndarray]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  options.add_workdir(parser)
+  options.add_checkpoint(parser)
+  parser.add_argument('--split', help='split of the data set; default: config.data.eval_split')
+  options.add_json(parser)
+  parser.add_argument(
+    '--tune',
+    action='store_true',
+    help='find the best thresholds of a panoptic network on the split, and show how to set them',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  command = _tune if args.tune else _evaluate
+  command(args)
+  return 0
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+  workdir = Workdir(args.workdir)
+  evaluated = evaluate_run(workdir, args.checkpoint, args.split, args.overrides)
+  if jax.process_index() != 0:
+    return
+  write_report(workdir, evaluated)
+  if args.json:
+    found = {'step': evaluated.step, 'split': evaluated.split, **evaluated.metrics}
+    print(json.dumps(log.no_nan(found)))
+  else:
+    Console().print(console.metrics_table(evaluated.metrics))
+    print(f'{evaluated.split} at step {evaluated.step}; report: {workdir.report}')
+
+
+def _tune(args: argparse.Namespace) -> None:
+  found = tune_run(Workdir(args.workdir), args.checkpoint, args.split, args.overrides)
+  if jax.process_index() != 0:
+    return
+  if args.json:
+    print(json.dumps(log.no_nan(found)))
+    return
+  measure, own, best = found['measure'], found['own'], found['best']
+  chosen = {key: f'{value:g}' for key, value in best.items() if key != measure}
+  spell = lambda entry: f'{measure}={values.format_metric(measure, entry[measure])}'
+  print(
+    f'{found["split"]} at step {found["step"]}, {len(found["tried"])} settings tried: best '
+    f'{spell(best)}, with those of the config {spell(own)}'
+  )
+  print('set it with ' + ' '.join(f'--config.eval.{key}={value}' for key, value in chosen.items()))
+
+
+class Evaluated(NamedTuple):
+  """An evaluation of a trained run.
+
+  Attributes:
+    run: its `spec` is that of the data set evaluated on.
+    split: evaluated.
+    step: of the checkpoint.
+    parameters: how many the network has.
+    metrics: by name, as fractions; tables as mappings of mappings.
+    examples: the first ones of the split.
+  """
+
+  run: Run
+  split: str
+  step: int
+  parameters: int
+  metrics: dict[str, Any]
+  examples: Sequence[Example]
+
+
+def evaluate_run(
+  workdir: Workdir,
+  which: checkpoint.Which,
+  split: str | None = None,
+  overrides: Sequence[tuple[str, str]] = (),
+) -> Evaluated:
+  """Evaluates a checkpoint of a workdir on a split, by default the config's.
+
+  Raises:
+    SegjaxError: as `run.load_run`; no such split; a data set of other classes.
+  """
+  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  split = split or run.experiment.data.eval_split
+  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+  metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  parameters = run_lib.size_of(loaded.variables['params'])
+  return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples)
+
+
+def _load(
+  workdir: Workdir, which: checkpoint.Which, overrides: Sequence[tuple[str, str]]
+) -> tuple[Loaded, Run, Dataset, jax.sharding.Mesh]:
+  """A trained run, the run on the data set to evaluate on, that data set, and the mesh."""
+  loaded = run_lib.load_run(workdir, which, overrides)
+  dataset = run_lib.load_eval_dataset(loaded.run.experiment, loaded.run.spec.class_names)
+  run = dataclasses.replace(loaded.run, spec=dataset[1])
+  return loaded, run, dataset, run_lib.make_mesh(run)
+
+
+def tune_run(
+  workdir: Workdir,
+  which: checkpoint.Which,
+  split: str | None = None,
+  overrides: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+  """Tries thresholds of `config.eval` on a split.
+
+  Returns:
+    `step`, `split` and `measure`; `own` and `best`, each of the keys with their values and the
+    measure; `tried`, a list of such.
+
+  Raises:
+    SegjaxError: as `evaluate_run`; the task has no thresholds.
+  """
+  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  tuning, split = run.task.tuning, split or run.experiment.data.eval_split
+  if tuning is None:
+    raise SegjaxError(
+      f'--tune: the task {run.experiment.task} has no thresholds to choose: leave it out'
+    )
+  batches, put = run_lib.eval_batches(run, dataset, split, mesh)
+  measured = evaluate.tune(
+    compile.jit(step.make_tune_step(run.task)),
+    sharding.put_replicated(loaded.variables, mesh),
+    batches,
+    run.task,
+    put,
+  )
+  tried = [
+    {**dict(zip(tuning.names, setting, strict=True)), tuning.measure: metrics[tuning.measure]}
+    for setting, metrics in zip(tuning.settings, measured, strict=True)
+  ]
+  # The first of equals; one that measures nothing is the worst.
+  best = max(tried, key=lambda entry: np.nan_to_num(entry[tuning.measure], nan=-np.inf))
+  facts = {'step': loaded.restored.step, 'split': split, 'measure': tuning.measure}
+  return {**facts, 'own': tried[0], 'best': best, 'tried': tried}
+
+
+def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
+  """Writes `report.html` of a workdir from its log and one evaluation."""
+  records, metrics = curves.read_log(workdir.log), evaluated.metrics
+  spec = evaluated.run.spec
+  colors = dict(zip(spec.class_names, spec.palette.tolist(), strict=True))
+  _, tables = values.split_metrics(metrics)
+  sections = [
+    html.metrics_section('Metrics', metrics),
+    *(
+      html.table_section(name.replace('_', ' ').capitalize(), table, colors)
+      for name, table in tables.items()
+    ),
+    html.curves_section('Curves', records),
+    html.images_section('Examples', evaluated.examples, colors),
+    html.text_section('Config', config_lib.to_json(evaluated.run.experiment.to_dict())),
+  ]
+  html.write_report(
+    workdir.report,
+    title=workdir.path.name,
+    summary=_summary(workdir, evaluated, records),
+    sections=sections,
+  )
+
+
+def _summary(
+  workdir: Workdir, evaluated: Evaluated, records: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+  """The facts at the head of a report."""
+  experiment, spec = evaluated.run.experiment, evaluated.run.spec
+  path = shlex.quote(str(workdir.path))
+  return {
+    'model': f'{experiment.model_config["name"]}, {evaluated.parameters:,} parameters',
+    'data set': f'{spec.name} {spec.version}, split {evaluated.split}',
+    'step': f'{evaluated.step} of {experiment.train.steps}',
+    'best': _best(evaluated.run, records),
+    'hardware': provenance.hardware(),
+    'written': datetime.datetime.now().isoformat(' ', 'minutes'),
+    'versions': provenance.versions(),
+    'config digest': experiment.digest,
+    'command': f'segjax evaluate --workdir={path} --split={evaluated.split}',
+  }
+
+
+def _best(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+  """The best evaluation so far, such as 'mean_iou 61.7% at step 400'; empty before the first."""
+  config, split = run.experiment.train, run.experiment.data.eval_split
+  metric = config.best_metric
+  scored = [
+    (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None
+  ]
+  # The first of equals, as the checkpoints have it.
+  choose = max if config.best_mode == 'max' else min
+  best = choose(scored, key=lambda pair: pair[0], default=None)
+  return f'{metric} {values.format_metric(metric, best[0])} at step {best[1]}' if best else ''

@@ -1,0 +1,23 @@
+"""Arguments that several commands share."""
+
+import argparse
+
+from segjax.train.checkpoint import Which
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('--workdir', required=True, help='directory of the run')
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--checkpoint', type=_which, default='latest', help='latest (default), best, or a step'
+  )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
+
+
+def _which(text: str) -> Which:
+  return int(text) if text.isdigit() else text

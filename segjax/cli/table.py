@@ -1,0 +1,333 @@
+"""`segjax table`: a paper's table with our results; trains, evaluates and records missing ones."""
+
+import argparse
+import datetime
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from segjax import config as config_lib
+from segjax import merge
+from segjax import run as run_lib
+from segjax.cli import options
+from segjax.cli.evaluate import Evaluated, evaluate_run
+from segjax.cli.train import train
+from segjax.data import datasets
+from segjax.experiment import CLASS_WEIGHTS, Experiment, parse
+from segjax.ops.windows import view
+from segjax.report import curves, html
+from segjax.run import is_trained, tell
+from segjax.tables import launch, page, results, runs
+from segjax.tables import spec as spec_lib
+from segjax.tables.runs import Job
+from segjax.tables.spec import Entry, Table
+from segjax.types import SegjaxError
+from segjax.workdir import Workdir
+
+HELP = "print a paper's table with our results next to its own, or fill it"
+EXAMPLE = """examples:
+  segjax table segnet_table1
+  segjax table segnet_table1 --html
+  segjax table segnet_table1 --run '*.cpu' --seeds=0,1,2 --config.data.source=CamVid/
+  segjax table segnet_table1 --record segnet_basic_mfb.cpu=runs/basic --fact commit=1e077fc
+
+A table is a directory with a table.toml, or its name under ./experiments. --config.KEY=VALUE
+applies to every row; it may only set paths and how a run executes, such as data.source, data.dir,
+init_from.path and mesh."""
+
+Overrides = Sequence[tuple[str, str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('name', help='for example segnet_table1')
+  parser.add_argument(
+    '--run',
+    dest='wanted',
+    nargs='*',
+    metavar='ROW',
+    help="train and record rows without a result: all, or ROW, ROW.RECIPE, '*.cpu'",
+  )
+  parser.add_argument('--seeds', default='0', help='for --run: 0 (default) or more, 0,1,2')
+  parser.add_argument('--workdirs', help='directory of the workdirs; default: runs/NAME')
+  parser.add_argument(
+    '--launcher', choices=['local', 'submitit'], default='local', help='where --run trains'
+  )
+  parser.add_argument(
+    '--launcher_option',
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help='of submitit, such as gpus_per_node=1 or slurm_partition=gpu; may be repeated',
+  )
+  parser.add_argument(
+    '--record',
+    action='append',
+    default=[],
+    metavar='ROW.RECIPE=WORKDIR',
+    help='evaluate and record a run that was trained by hand; may be repeated',
+  )
+  parser.add_argument(
+    '--fact',
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help=f'what the workdir does not say: {", ".join(results.FACTS)}; may be repeated',
+  )
+  parser.add_argument(
+    '--html', nargs='?', const='', help='write a page with examples; default: WORKDIRS/table.html'
+  )
+  options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  table = spec_lib.read_table(spec_lib.find_table(args.name))
+  runs.check_overrides(args.overrides)
+  facts = results.parse_facts(args.fact)
+  workdirs = Path(args.workdirs or Path('runs', table.name))
+  for text in args.record:
+    entry, path = _parse_record(table, text)
+    record(table, entry, Workdir(path), workdirs, args.overrides, facts)
+  if args.wanted is not None:
+    chains = find_chains(table, args.wanted, _parse_seeds(args.seeds), workdirs)
+    if args.launcher == 'submitit':
+      launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, tell)
+    else:
+      run_chains(table, chains, workdirs, args.overrides, facts)
+  _show(table, workdirs, args)
+  return 0
+
+
+def _parse_record(table: Table, text: str) -> tuple[Entry, str]:
+  """The entry and the workdir of `--record`."""
+  name, equals, path = text.partition('=')
+  entries = runs.select(table, [name])
+  if not equals or len(entries) != 1 or entries[0].script:
+    raise SegjaxError(f'--record={text} must be ROW.RECIPE=WORKDIR of one entry with a config')
+  return entries[0], path
+
+
+def _parse_seeds(text: str) -> list[int]:
+  seeds = [s for s in map(config_lib.parse_value, text.split(',')) if isinstance(s, int)]
+  if len(seeds) != text.count(',') + 1:
+    raise SegjaxError(f'--seeds={text} must be a list of integers such as 0,1,2')
+  return seeds
+
+
+def _job_arguments(args: argparse.Namespace) -> list[str]:
+  """What a job on a cluster gets of this command line."""
+  facts = [f'--fact={fact}' for fact in args.fact]
+  return facts + [f'--config.{key}={value}' for key, value in args.overrides]
+
+
+def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
+  lines = page.make_lines(table, results.read_results(table), entry_facts)
+  if args.html is not None:
+    path = Path(args.html or workdirs / 'table.html')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table_page(path, table, lines, workdirs)
+    tell(f'wrote {path}')
+  if args.json:
+    print(json.dumps(page.to_json(table, lines)))
+  else:
+    print(page.render_markdown(table, lines), end='')
+
+
+def entry_facts(entry: Entry) -> dict[str, float | None]:
+  """The facts that follow from an entry's config, from its network as shapes only.
+
+  None of a script, nor of a merged run, whose networks are in workdirs that a page does without.
+  """
+  if entry.script or merge.named_runs(given := runs.given_config(entry)):
+    return {}
+  experiment = parse(given)
+  spec = datasets.describe(experiment.input)
+  rules = {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS}
+  model = run_lib.build(experiment, spec, rules).model  # checks the numbers of classes
+  return {
+    'parameters': run_lib.parameter_count(experiment, spec.channels),
+    'stride': getattr(model, 'stride', None),
+    'receptive_field': view(model.windows).size if hasattr(model, 'windows') else None,
+  }
+
+
+def find_chains(
+  table: Table, wanted: Sequence[str], seeds: Sequence[int], workdirs: Path
+) -> list[list[Job]]:
+  """The missing jobs of the entries that `wanted` names, see `runs.chains`."""
+  jobs = runs.plan(
+    table,
+    runs.select(table, wanted),
+    seeds,
+    results.read_results(table),
+    lambda job: is_trained(Workdir(runs.workdir_of(job, workdirs))),
+  )
+  tell(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
+  return runs.chains(table, jobs)
+
+
+def run_chains(
+  table: Table,
+  chains: Iterable[Sequence[Job]],
+  workdirs: Path,
+  overrides: Overrides,
+  facts: Mapping[str, Any],
+) -> None:
+  """Trains and records jobs, one after another."""
+  for chain in chains:
+    if chain[0].entry.script:
+      launch.run_script(table, chain[0].entry.script)
+      update_readme(table)
+      continue
+    for job in chain:
+      run_job(table, job, workdirs, overrides, facts)
+
+
+def run_job(
+  table: Table, job: Job, workdirs: Path, overrides: Overrides, facts: Mapping[str, Any]
+) -> None:
+  """Trains a job to its last step, resuming where it stopped, and records it."""
+  workdir = Workdir(runs.workdir_of(job, workdirs))
+  if not is_trained(workdir):
+    ours = runs.training_overrides(table, job, workdirs, overrides)
+    train(workdir, str(job.entry.config), ours)
+  if runs.missing(job.entry, job.seed, results.read_results(table)):
+    record(table, job.entry, workdir, workdirs, overrides, facts)
+  jax.clear_caches()
+
+
+def record(
+  table: Table,
+  entry: Entry,
+  workdir: Workdir,
+  workdirs: Path,
+  overrides: Overrides,
+  facts: Mapping[str, Any],
+) -> None:
+  """Evaluates a workdir that was trained as an entry, and adds it to the results of the table.
+
+  Args:
+    table: of the entry.
+    entry: with a config.
+    workdir: of the training.
+    workdirs: where the table keeps its examples.
+    overrides: for the evaluation.
+    facts: what the workdir does not say, keys of `Record`.
+
+  Raises:
+    SegjaxError: the workdir is of a different config, or not trained to its last step.
+  """
+  trained = _check_trained(table, entry, workdir)
+  known = {**_training_facts(workdir, trained), **facts}
+  known['weights'] = _weights(entry, workdir, trained, facts.get('weights'))
+  evaluation = _evaluation_overrides(entry, overrides)
+  records = []
+  for which in entry.checkpoints:
+    evaluated = evaluate_run(workdir, which, table.file.split, evaluation)
+    if which == entry.checkpoints[0]:
+      results.write_examples(workdirs, entry.name, evaluated.examples)
+    records.append(_make_record(table, entry, workdir, which, trained, evaluated, known))
+  results.write_records(table, records)
+  update_readme(table)
+  unknown = [key for key in results.FACTS if key != 'note' and getattr(records[0], key) is None]
+  hint = f'; the workdir does not say its {", ".join(unknown)}: give --fact' if unknown else ''
+  seed = trained.train.seed
+  tell(f'{entry.name}, seed {seed}: recorded in {table.folder / "results.jsonl"}{hint}')
+
+
+def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:
+  """The experiment of a workdir that was trained as an entry."""
+  runs.check_workdir(
+    table,
+    entry,
+    workdir.path,
+    complete=lambda given: run_lib.resolve(given).to_dict(),
+    read=lambda path: run_lib.read_experiment(Workdir(str(path))).to_dict(),
+  )
+  trained = run_lib.read_experiment(workdir)
+  if not is_trained(workdir):
+    raise SegjaxError(
+      f'{workdir.path} has not reached step {trained.train.steps} yet: finish its training first'
+    )
+  return trained
+
+
+def _training_facts(workdir: Workdir, trained: Experiment) -> dict[str, Any]:
+  """Provenance of a training, from its workdir, by keys of `Record`."""
+  log = curves.read_log(workdir.log)
+  return {
+    'seconds': results.training_seconds(log, trained.batch.size),
+    **results.merge_starts(workdir.read_starts()),
+  }
+
+
+def _weights(entry: Entry, workdir: Workdir, trained: Experiment, name: str | None) -> str:
+  """What the training started from."""
+  config = trained.to_dict()
+  return results.spell_weights(entry, config, runs.find_start(workdir.path, config), name)
+
+
+def _evaluation_overrides(entry: Entry, overrides: Overrides) -> list[tuple[str, str]]:
+  """Those of `overrides` that an evaluation takes, and the metrics that the entry asks for."""
+  chosen = [(k, v) for k, v in overrides if k.startswith(('data.', 'batch.', 'mesh.'))]
+  metrics = run_lib.resolve(runs.given_config(entry)).to_dict()['eval'].get('metrics')
+  return chosen if metrics is None else [*chosen, ('eval.metrics', repr(tuple(metrics)))]
+
+
+def _make_record(
+  table: Table,
+  entry: Entry,
+  workdir: Workdir,
+  which: str,
+  trained: Experiment,
+  evaluated: Evaluated,
+  facts: Mapping[str, Any],
+) -> results.Record:
+  trained_on = datasets.DatasetSpec.from_json(workdir.read_dataset()['spec'])
+  data = [f'{spec.name} {spec.version}' for spec in (trained_on, evaluated.run.spec)]
+  seed = trained.train.seed
+  return results.Record(
+    row=entry.row,
+    recipe=entry.recipe,
+    metrics=results.keep_metrics(table, evaluated.metrics),
+    seed=seed,
+    checkpoint=which,
+    step=evaluated.step,
+    steps=trained.train.steps,
+    split=evaluated.split,
+    data=', evaluated on '.join(dict.fromkeys(data)),
+    parameters=evaluated.parameters,
+    config_digest=runs.entry_digest(entry),
+    date=datetime.date.today().isoformat(),
+    command=runs.command(table, Job(entry, seed)),
+    **facts,
+  )
+
+
+def update_readme(table: Table) -> None:
+  """Writes the page of a table to its README.md, if it has one."""
+  path = table.folder / 'README.md'
+  if path.exists():
+    lines = page.make_lines(table, results.read_results(table), entry_facts)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_text(page.render_markdown(table, lines), encoding='utf-8')
+    temporary.replace(path)
+
+
+def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:
+  """The table as one HTML file, with the examples of entries that are available in `workdirs`."""
+  summary = {'source': table.file.source, 'written': datetime.date.today().isoformat()}
+  rows = {', '.join(r.pop(k) for k in ('row', 'recipe')): r for r in page.cells(table, lines)}
+  entries = dict.fromkeys(r.entry for line in lines for r in line.records)
+  sections = [
+    html.table_section('Results', rows),
+    *(
+      html.images_section(f'Examples of {name}', results.read_examples(workdirs, name))
+      for name in entries
+    ),
+    html.text_section('As Markdown', page.render_markdown(table, lines)),
+  ]
+  html.write_report(path, title=table.file.title, summary=summary, sections=sections)

@@ -1,0 +1,254 @@
+"""`segjax train`: trains a run from its config, or resumes it."""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from segjax import provenance
+from segjax import run as run_lib
+from segjax.cli import options
+from segjax.cli.evaluate import Evaluated, write_report
+from segjax.data import datasets, pipeline
+from segjax.data.config import Augment, InputConfig
+from segjax.report import console, values
+from segjax.run import Run, size_of, tell, tell_of_process
+from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
+from segjax.train.state import TrainState, eval_variables
+from segjax.types import Batch, SegjaxError, nearest
+from segjax.workdir import Workdir
+
+HELP = 'train a network from a config, or resume a run'
+EXAMPLE = """example:
+  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
+
+Any key of the config can be set by --config.KEY=VALUE. The same command again resumes the run from
+its last checkpoint; without --config the config in the workdir is used."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  options.add_workdir(parser)
+  parser.add_argument('--config', help='path of a config file; FILE:ARGUMENT where it takes one')
+  parser.add_argument(
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,COUNT,INDEX',
+    help='several processes: detected by JAX on TPU pods, Slurm and others, or as given',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  train(Workdir(args.workdir), args.config, args.overrides)
+  return 0
+
+
+def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:
+  """Trains to the last step, resuming from the last checkpoint in `workdir` if there is one.
+
+  Args:
+    workdir: of the run.
+    config_file: its path; None for the config in the workdir.
+    overrides: of the config.
+
+  Raises:
+    SegjaxError: whatever the user can fix, such as a workdir of a different config.
+  """
+  given = run_lib.read_given(workdir, config_file, overrides)
+  first = jax.process_index() == 0
+  with workdir.lock() if first else contextlib.nullcontext():
+    run, builder = run_lib.assemble(workdir, given, write=first)
+    fit(run, builder, workdir)
+
+
+def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
+  """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
+  mesh = run_lib.make_mesh(run)
+  # First of all what may be wrong with the config: before anything is compiled.
+  evaluator, refresh = _make_evaluator(run, mesh), _make_refresh(run, builder, mesh)
+  example = _first_batch(run, builder)
+  optimizer = run_lib.make_optimizer(run, example)
+  checkpoints = _open_checkpoints(run, workdir)
+  current, evaluated = _restore_or_start(run, optimizer, example, checkpoints, mesh)
+  start = int(current.step)
+  _tell_start(run, workdir, start, size_of(current.params))
+  with contextlib.ExitStack() as stack:
+    stack.callback(checkpoints.close)
+    batches = _device_batches(run, builder, start, mesh)
+    stack.callback(batches.close)
+    run_log = None
+    if jax.process_index() == 0:
+      workdir.note_start({'step': start, **provenance.provenance()})
+      run_log = log.RunLog(workdir.path, start_step=start)
+      stack.callback(run_log.close)
+    progress = stack.enter_context(_progress(run.experiment.train.steps, start))
+    current = loop.run(
+      current,
+      _make_train_step(run, optimizer, mesh),
+      batches,
+      run.experiment.train,
+      batch_size=run.experiment.batch.size,
+      checkpoints=checkpoints,
+      log=run_log,
+      progress=progress,
+      evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress),
+      evaluated=evaluated,
+      refresh=refresh,
+    )
+  tell(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
+  return current
+
+
+def _first_batch(run: Run, builder: Any) -> Batch:
+  """One batch, for its shapes: no worker process starts for it."""
+  config = _without_workers(run)
+  with contextlib.closing(run_lib.train_batches(run, builder, config=config)) as batches:
+    batch, _ = next(batches)
+  return batch
+
+
+def _without_workers(run: Run) -> InputConfig:
+  config = run.experiment.input
+  return dataclasses.replace(config, batch=dataclasses.replace(config.batch, workers=0))
+
+
+def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
+  config = run.experiment.train
+  return checkpoint.Checkpoints(
+    workdir.checkpoints,
+    keep=config.keep,
+    best_metric=config.best_metric,
+    best_mode=config.best_mode,
+    warn=tell,
+  )
+
+
+def _restore_or_start(
+  run: Run,
+  optimizer: optax.GradientTransformation,
+  example: Batch,
+  checkpoints: checkpoint.Checkpoints,
+  mesh: jax.sharding.Mesh,
+) -> tuple[TrainState, bool]:
+  """The state to train from, on the mesh, and whether its evaluation, if due, is done."""
+  init = run_lib.init_state(run, optimizer, example)
+  key = jax.random.key(run.experiment.train.seed)
+  restored = checkpoints.restore('latest', jax.eval_shape(init, key))
+  if restored is not None:
+    return sharding.put_replicated(restored.state, mesh), restored.metrics is not None
+  current = compile.jit(init, once=True, out_shardings=sharding.replicated(mesh))(key)
+  if run.experiment.init_from is not None:
+    started = run_lib.start_from(current, run.experiment.init_from)
+    current = sharding.put_replicated(started, mesh)
+  return current, True
+
+
+def _tell_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
+  tell(
+    f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
+    f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
+  )
+
+
+def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh) -> Any:
+  """Batches on the mesh and the names of their examples, from step `start` on."""
+  batches = run_lib.train_batches(run, builder, start_step=start, report=tell_of_process)
+  put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+  return pipeline.prefetch_to_device(batches, lambda pair: (put(pair[0]), pair[1]))
+
+
+def _make_train_step(
+  run: Run, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  config, train_config = run.experiment.optim, run.experiment.train
+  train_step = step.make_train_step(
+    run.task,
+    optimizer,
+    optim.make_schedule(config, train_config.steps),
+    seed=train_config.seed,
+    accumulate=config.accumulate,
+    ema=config.ema,
+  )
+  return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+
+
+def _make_evaluator(run: Run, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+  """`variables -> (metrics, examples)` on the evaluation split."""
+  dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
+  split = run.experiment.data.eval_split
+  datasets.count_examples(dataset[0], split, dataset[1].name)  # it has to exist
+  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+
+
+def _progress(total: int, start: int) -> console.TrainProgress:
+  """The progress that a person sees: of several processes, the first one's."""
+  stream = sys.stderr if jax.process_index() == 0 else io.StringIO()
+  return console.TrainProgress(total, start, stream)
+
+
+def _evaluate(
+  run: Run,
+  workdir: Workdir,
+  evaluator: Callable[..., Any],
+  run_log: log.RunLog | None,
+  progress: console.TrainProgress,
+  current: TrainState,
+  now: int,
+) -> dict[str, Any]:
+  """Evaluates a state at step `now`: metrics, also to the log, the report and the person."""
+  metrics, examples = evaluator(eval_variables(current))
+  split = run.experiment.data.eval_split
+  if run_log:
+    run_log.scalars(now, split, metrics)
+    run_log.pictures(now, split, examples)
+    write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
+  metric = run.experiment.train.best_metric
+  value = _check_best_metric(metric, metrics)
+  loss = f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else ''
+  progress.message(f'step {now}: {split} {metric}={values.format_metric(metric, value)}{loss}')
+  return metrics
+
+
+def _check_best_metric(name: str, metrics: Mapping[str, Any]) -> float:
+  if not isinstance(metrics.get(name), float):
+    numbers = [key for key, value in metrics.items() if isinstance(value, float)]
+    hint = nearest(name, numbers)
+    raise SegjaxError(f'config.train.best_metric={name} is an unknown metric{hint}')
+  return metrics[name]
+
+
+def _make_refresh(
+  run: Run, builder: Any, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState], TrainState]:
+  """What changes a state before it is evaluated, see `config.train.recompute_batch_norm`."""
+  if not run.experiment.train.recompute_batch_norm:
+    return lambda current: current
+  if run.task.batch_statistics is None:
+    raise SegjaxError(
+      f'config.train.recompute_batch_norm: the task {run.experiment.task} does not offer it: leave '
+      "it out, or set the norm of the network to 'frozen' or 'group'"
+    )
+  data = run.experiment.data
+  config = dataclasses.replace(_without_workers(run), augment=Augment())
+  examples = datasets.count_examples(builder, data.train_split, run.spec.name)
+  count = max(examples // run.experiment.batch.size, 1)
+  statistics = compile.jit(run.task.batch_statistics, out_shardings=sharding.replicated(mesh))
+
+  def refresh(current: TrainState) -> TrainState:
+    with contextlib.closing(run_lib.train_batches(run, builder, config=config)) as batches:
+      put = (
+        sharding.put_batch(batch, mesh=mesh, spec=run.task.batch_spec)
+        for batch, _ in itertools.islice(batches, count)
+      )
+      seed = run.experiment.train.seed
+      return evaluate.recompute_statistics(statistics, current, put, seed=seed)
+
+  return refresh

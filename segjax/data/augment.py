@@ -1,0 +1,269 @@
+"""Random changes of a training sample: a warp, colors, copy-paste, and the user's own.
+
+Every function takes the generator that is its only source of randomness.
+"""
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from segjax.data.config import Augment
+from segjax.data.geometry import Warp, mask_boxes
+from segjax.data.sample import Objects, Sample, Size
+from segjax.types import SegjaxError
+
+Transform = Callable[..., Sample]
+
+
+def sample_warp(
+  rng: np.random.Generator,
+  augment: Augment,
+  in_size: Size,
+  out_size: Size,
+  *,
+  margin: int = 0,
+  clip: bool = False,
+) -> Warp:
+  """Samples a crop and its geometric augmentation.
+
+  Without the margin, the crop (before rotation, shift and elastic displacement) is in the image at
+  a position uniform among the whole pixels; where the image is too small it is centered. Shift and
+  elastic displacement are in output pixels.
+
+  Args:
+    rng: sampled in the same order whatever the sizes.
+    augment: its geometry. With everything off, the warp is a plain crop.
+    in_size: of the image.
+    out_size: (h, w) of the label's crop.
+    margin: context in pixels that the image has around the label on each side: half of what an
+      unpadded network shrinks its input by.
+    clip: where the image, turned by quarters and scaled, is smaller than `out_size`, the output is
+      as small, and all of it is image.
+  """
+  nodes = None
+  if augment.elastic_sigma:
+    nodes = rng.normal(0.0, augment.elastic_sigma, (2, augment.elastic_grid, augment.elastic_grid))
+  shift = np.zeros(2)
+  if augment.shift:
+    shift = np.rint(rng.uniform(-augment.shift, augment.shift, 2))
+  quarter_turns = int(rng.integers(4)) if augment.rotate90 else 0
+  scale = rng.uniform(*augment.scale)
+  angle = math.radians(rng.uniform(-augment.rotate, augment.rotate))
+  flip = rng.random(2) < (augment.flip_horizontal, augment.flip_vertical)
+
+  cos, sin = math.cos(angle), math.sin(angle)
+  turn = np.array([[cos, -sin], [sin, cos]])
+  quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), quarter_turns)
+  turned = lambda size: size if quarter_turns % 2 == 0 else size[::-1]
+  if clip:
+    height, width = (
+      max(1, min(limit, math.floor(side * scale)))
+      for limit, side in zip(out_size, turned(in_size), strict=True)
+    )
+    out_size = height, width
+  footprint = [side / scale for side in turned(out_size)]
+  center_y, center_x = (
+    max(_place(rng, available, needed), 0 if clip else -available) + (needed - 1) / 2
+    for available, needed in zip(in_size, footprint, strict=True)
+  )
+  return Warp(
+    size=out_size,
+    center=np.float32([center_x, center_y]),
+    matrix=(quarter @ turn @ np.diag(np.where(flip, -1, 1)) / scale).astype(np.float32),
+    shift=shift.astype(np.float32),
+    nodes=None if nodes is None else nodes.astype(np.float32),
+    margin=margin,
+  )
+
+
+def _place(rng: np.random.Generator, available: int, needed: float) -> int:
+  """First pixel of `needed` pixels among `available`: uniform, or centered where they are fewer."""
+  free = math.floor(available - needed)
+  return int(rng.integers(free + 1)) if free > 0 else free // 2
+
+
+# --- colors ---------------------------------------------------------------------------------------
+
+# From RGB to brightness and two axes of color (NTSC's YIQ): gray is on the first axis alone.
+_RGB_TO_YIQ = np.array(
+  [
+    [0.299, 0.587, 0.114],
+    [0.595716, -0.274453, -0.321263],
+    [0.211456, -0.522591, 0.311135],
+  ]
+)
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+def shift_color(rng: np.random.Generator, image: np.ndarray, augment: Augment) -> np.ndarray:
+  """Changes brightness, contrast, saturation and hue in one affine map of the channels.
+
+  Args:
+    rng: sampled in the same order whatever is on.
+    image: u8[H, W, C]. Only C = 3 has a saturation and a hue; of others they do nothing.
+    augment: off returns the image itself.
+
+  Returns:
+    u8[H, W, C], rounded and clipped to 0..255.
+  """
+  offset, contrast, saturation, turn = rng.uniform(-1, 1, 4) * (
+    augment.brightness,
+    augment.contrast,
+    augment.saturation,
+    augment.hue,
+  )
+  if not (offset or contrast or saturation or turn):
+    return image
+  channels = image.shape[2]
+  color = np.eye(channels)
+  luma = np.full(channels, 1 / channels)
+  if channels == 3:
+    cos, sin = (1 + saturation) * np.array([math.cos(math.tau * turn), math.sin(math.tau * turn)])
+    color = _YIQ_TO_RGB @ [[1, 0, 0], [0, cos, -sin], [0, sin, cos]] @ _RGB_TO_YIQ
+    luma = _RGB_TO_YIQ[0]
+  mean = luma @ cv2.mean(image)[:channels]
+  bias = np.full((channels, 1), 255 * offset - contrast * mean)
+  return cv2.transform(image, np.hstack([(1 + contrast) * color, bias])).reshape(image.shape)
+
+
+# --- copy-paste -----------------------------------------------------------------------------------
+
+
+def choose_to_paste(rng: np.random.Generator, objects: Objects) -> Objects:
+  """Each object but crowds with probability 1/2."""
+  chosen = rng.random(len(objects.classes)) < 0.5
+  return objects.take(np.flatnonzero(chosen & ~objects.crowd))
+
+
+def paste(sample: Sample, other: Sample) -> Sample:
+  """The objects of another sample on top of this one (Copy-Paste, arXiv 2012.07177, section 3).
+
+  They keep their position. What they hide of an object is gone from its mask, its box is then that
+  of the pixels that are left, and an object that is hidden completely is gone. Labels, where both
+  have them, are pasted likewise.
+
+  Args:
+    sample: to paste on.
+    other: at most as large; see `choose_to_paste`.
+  """
+  if not len(other.objects.classes):
+    return sample
+  height, width = other.size
+  pasted = other.objects
+  masks = np.zeros((len(pasted.classes), *sample.size), np.uint8)
+  masks[:, :height, :width] = pasted.masks
+  pasted = pasted._replace(masks=masks)
+  on_top = masks.any(0)
+
+  def put(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    result = below.copy()
+    result[on_top] = above[on_top[:height, :width]]
+    return result
+
+  below = sample.objects
+  left = below.masks * ~on_top
+  hidden = (left != below.masks).any((1, 2))
+  tight = mask_boxes(left)
+  boxes = np.where(hidden[:, None], tight, below.boxes)
+  below = below._replace(boxes=boxes, masks=left).take(np.flatnonzero(tight[:, 2] > tight[:, 0]))
+  label, weight = sample.label, sample.weight
+  return sample._replace(
+    image=put(sample.image, other.image),
+    label=None if label is None else put(label, other.label),
+    weight=None if weight is None else put(weight, other.weight),
+    objects=Objects(*(np.concatenate(fields) for fields in zip(below, pasted, strict=True))),
+  )
+
+
+# --- the user's own -------------------------------------------------------------------------------
+
+
+@functools.lru_cache
+def find_transform(path: str) -> Transform:
+  """The function at a module path, 'package.module.function'.
+
+  Raises:
+    SegjaxError: there is none.
+  """
+  key = f'config.augment.transforms.{path}'
+  module, _, name = path.rpartition('.')
+  if not module:
+    raise SegjaxError(f'{key} must be the path of a function: package.module.function')
+  try:
+    function = getattr(importlib.import_module(module), name, None)
+  except ImportError as e:
+    raise SegjaxError(
+      f'{key}: cannot import {module} ({e}): check the name and PYTHONPATH'
+    ) from e
+  if not callable(function):
+    raise SegjaxError(f'{key}: {module} has no function {name}: check the name')
+  return function
+
+
+def apply_transforms(
+  rng: np.random.Generator,
+  sample: Sample,
+  transforms: Mapping[str, Mapping[str, Any]],
+  largest: Size,
+  name: str,
+) -> Sample:
+  """The user's own transforms, one after the other.
+
+  Args:
+    rng: handed on to each.
+    sample: handed on to the first.
+    transforms: path of the function -> keyword arguments, as `config.augment.transforms`.
+    largest: size that the result fits into.
+    name: of the example, for errors.
+
+  Raises:
+    SegjaxError: the result of one is not what a sample is.
+  """
+  for path, arguments in transforms.items():
+    changed = find_transform(path)(rng, sample, **arguments)
+    if problem := _problem(changed, sample, largest):
+      raise SegjaxError(
+        f'config.augment.transforms.{path} returned {problem} for {name}: return the sample with '
+        'changed arrays of the same dtypes and of one height and width'
+      )
+    sample = changed
+  return sample
+
+
+def _problem(changed: Any, sample: Sample, largest: Size) -> str | None:
+  """What is wrong with a changed sample."""
+  if not isinstance(changed, Sample):
+    return f'{type(changed).__name__}, not a Sample,'
+  if changed.size != sample.size and any(
+    side > limit for side, limit in zip(changed.size, largest, strict=True)
+  ):
+    return f'an image of {changed.size}, larger than {tuple(largest)},'
+  before, after = (
+    {**x._asdict(), **(x.objects or Objects(*[None] * 4))._asdict()} for x in (sample, changed)
+  )
+  bound = changed.size
+  if sample.label is not None and sample.label.shape != sample.size:  # an image with a margin
+    margin = [a - b for a, b in zip(sample.size, sample.label.shape, strict=True)]
+    bound = tuple(a - b for a, b in zip(changed.size, margin, strict=True))
+  count = None if changed.objects is None else len(changed.objects.classes)
+  shapes = {
+    'image': (*changed.size, sample.image.shape[2]),
+    'label': bound,
+    'weight': bound,
+    'boxes': (count, 4),
+    'classes': (count,),
+    'masks': (count, *bound),
+    'crowd': (count,),
+  }
+  for key, shape in shapes.items():
+    old, new = before[key], after[key]
+    if (old is None) != (new is None):
+      return f'{"no" if new is None else "a"} {key}'
+    if new is not None and (new.dtype != old.dtype or new.shape != shape):
+      return f'{key} {new.dtype}{list(new.shape)} in place of {old.dtype}{list(shape)}'
+  return None

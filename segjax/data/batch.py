@@ -1,0 +1,171 @@
+"""From samples to the arrays of a batch.
+
+One rule packs every annotation: a field of the batch has a fixed shape and a value that fills it,
+and what an example has is put into its upper left corner.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import numpy as np
+
+from segjax.data.config import DataConfig
+from segjax.data.sample import Objects, Size
+from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
+
+Tree = Any
+
+
+class Field(NamedTuple):
+  """What one example has of a batch: an array of `shape` and `dtype`, filled with `value`."""
+
+  shape: tuple[int, ...]
+  dtype: Any
+  value: Any = 0
+
+
+def image_field(shape: Size, channels: int, data: DataConfig) -> Field:
+  """Images u8, padded with the mean color."""
+  return Field((*shape, channels), np.uint8, mean_color(data))
+
+
+def label_field(shape: Size) -> Field:
+  """Labels u16, padded with IGNORE_LABEL."""
+  return Field(tuple(shape), np.uint16, IGNORE_LABEL)
+
+
+def weight_field(shape: Size) -> Field:
+  """Weights f32, padded with 0."""
+  return Field(tuple(shape), np.float32)
+
+
+def instances_field(shape: Size, count: int) -> Instances:
+  """`Instances` of at most `count` objects in an image."""
+  return Instances(
+    boxes=Field((count, 4), np.float32),
+    classes=Field((count,), np.int32),
+    masks=Field((count, shape[0], -(-shape[1] // 8)), np.uint8),
+    crowd=Field((count,), bool),
+    valid=Field((count,), bool),
+  )
+
+
+def segments_field(shape: Size, count: int) -> Segments:
+  """`Segments` of at most `count` in an image, padded with void."""
+  return Segments(
+    ids=Field(tuple(shape), np.int32),
+    classes=Field((count,), np.int32),
+    crowd=Field((count,), bool),
+    valid=Field((count,), bool),
+  )
+
+
+def pack_objects(objects: Objects) -> Instances:
+  """Objects with masks of one bit a pixel, as `segjax.ops.masks.pack_masks` does it."""
+  return Instances(
+    boxes=objects.boxes,
+    classes=objects.classes,
+    masks=np.packbits(objects.masks, axis=-1),
+    crowd=objects.crowd,
+    valid=np.ones(len(objects.classes), bool),
+  )
+
+
+def pack_segments(segments: Segments, count: int, name: str) -> Segments:
+  """Segments of which those without a pixel are not valid.
+
+  Raises:
+    SegjaxError: there are more than `count`.
+  """
+  n = len(segments.classes)
+  if n > count:
+    raise SegjaxError(
+      f'{name} has {n} segments, more than config.batch.max_segments={count}: raise it'
+    )
+  present = np.bincount(segments.ids.ravel(), minlength=n + 1)[1 : n + 1] > 0
+  return segments._replace(valid=segments.valid & present)
+
+
+def largest(objects: Objects, count: int) -> Objects:
+  """The `count` objects with the most pixels, in their order."""
+  if len(objects.classes) <= count:
+    return objects
+  areas = objects.masks.sum((1, 2), dtype=np.int64)
+  return objects.take(np.sort(np.argsort(-areas, kind='stable')[:count]))
+
+
+def pack(
+  fields: Mapping[str, Tree], parts: Sequence[Mapping[str, Tree]], count: int
+) -> dict[str, Tree]:
+  """The batch of some examples.
+
+  Args:
+    fields: a `Field` for each array of an example.
+    parts: such arrays, at most as large as their fields.
+    count: examples in the batch, at least the `parts`; the rest is as the fields are filled.
+
+  Returns:
+    Arrays [count, *field.shape], and `valid` bool[count], whether there is an example.
+  """
+
+  def fill(field: Field, *values: np.ndarray) -> np.ndarray:
+    shape = (count, *field.shape)
+    if np.any(field.value):
+      out = np.empty(shape, field.dtype)
+      out[...] = field.value
+    else:  # memory that is not written to is free
+      out = np.zeros(shape, field.dtype)
+    for row, value in enumerate(values):
+      out[(row, *(slice(side) for side in np.shape(value)))] = value
+    return out
+
+  is_field = lambda node: isinstance(node, Field)
+  batch = {
+    key: jax.tree.map(fill, field, *(part[key] for part in parts), is_leaf=is_field)
+    for key, field in fields.items()
+  }
+  return {**batch, 'valid': np.arange(count) < len(parts)}
+
+
+def finish(
+  data: DataConfig, item: tuple[dict[str, Any], list[str]]
+) -> tuple[dict[str, Any], list[str]]:
+  """From the bytes that processes exchange to the types of a `Batch`, four times as large.
+
+  All arrays are new: shared memory that outlives the iterator would leak.
+  """
+  batch = {
+    key: value if isinstance(value, list) else jax.tree.map(np.array, value)
+    for key, value in item[0].items()
+    if key != 'image'
+  }
+  if 'label' in batch:
+    batch['label'] = batch['label'].astype(np.int32)
+  batch['image'] = normalize(item[0]['image'], data)
+  batch['image'][~batch['valid']] = 0
+  return batch, item[1]
+
+
+# --- pixel values ---------------------------------------------------------------------------------
+
+
+def mean_color(data: DataConfig) -> np.ndarray:
+  """u8[1] or u8[C], the nearest color to `config.data.mean`."""
+  return np.rint(data.mean).clip(0, 255).astype(np.uint8)
+
+
+def normalize(image: np.ndarray, data: DataConfig) -> np.ndarray:
+  """u8[B, H, W, C] -> f32[B, H, W, C], (image - mean) / std."""
+  width, channels = image.shape[2:]
+  table = _normalize_table(tuple(data.mean), tuple(data.std), channels)
+  return cv2.LUT(image.reshape(-1, width, channels), table).reshape(image.shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _normalize_table(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> np.ndarray:
+  """f32[1, 256, C]: what each pixel value becomes."""
+  values = np.repeat(np.arange(256, dtype=np.float32)[:, None], channels, axis=1)
+  return ((values - np.float32(mean)) / np.float32(std))[None]

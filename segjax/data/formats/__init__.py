@@ -1,0 +1,1 @@
+"""Formats of annotation files that more than one builder reads or writes."""

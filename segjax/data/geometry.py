@@ -1,0 +1,360 @@
+"""Geometry of a sample: resizing it, and one warp of everything that is annotated on it.
+
+A `Warp` (crop, scale, flips, quarter turns, rotation, shift and elastic displacement) is one map of
+sampling positions that is applied once to each array, so that an image is interpolated once, and
+labels, masks and weights stay aligned with it to the pixel. The box of an object is that of its
+warped mask, unless the warp moves it as it is. A warp by whole pixels is done by slicing, which
+gives the same, bit for bit.
+
+Sizes are (height, width) in pixels. Positions are (x, y) in units of pixel centers: the center of
+the first pixel is at (0, 0). Boxes are in continuous coordinates, half a pixel further.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from segjax.data.sample import Objects, Sample, Size
+from segjax.types import IGNORE_LABEL
+
+_INTERPOLATION = {'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
+# Cubic interpolation between nodes overshoots them by at most this factor, 1.25 on each axis.
+_OVERSHOOT = 1.5625
+
+
+# --- resizing -------------------------------------------------------------------------------------
+
+
+def fit_size(size: Size, box: Size) -> Size:
+  """The largest size of `size`'s aspect ratio, to the pixel, that fits into `box`."""
+  ratio = min(b / s for s, b in zip(size, box, strict=True))
+  height, width = (max(1, min(b, round(s * ratio))) for s, b in zip(size, box, strict=True))
+  return height, width
+
+
+def short_side_size(size: Size, short: int, longest: int) -> Size:
+  """`size` scaled so that its shorter side is `short`, or its longer one `longest` if that is less.
+
+  As detectron2's `ResizeShortestEdge`, to the nearest pixel.
+  """
+  return scaled_size(size, min(short / min(size), longest / max(size)))
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+  """`size` times `scale`, to the nearest pixel, at least 1."""
+  height, width = (max(1, int(side * scale + 0.5)) for side in size)
+  return height, width
+
+
+def resize(sample: Sample, size: Size, interpolation: str = 'area') -> Sample:
+  """The image by `interpolation`, label and masks by the nearest pixel, boxes in proportion."""
+  if sample.size == tuple(size):
+    return sample
+  weight = sample.weight
+  if weight is not None:
+    weight = cv2.resize(weight, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR)
+  return sample._replace(
+    image=resize_image(sample.image, size, interpolation),
+    label=None if sample.label is None else resize_label(sample.label, size),
+    weight=weight,
+    objects=None if sample.objects is None else move_objects(sample.objects, size),
+  )
+
+
+def resize_image(image: np.ndarray, size: Size, interpolation: str = 'area') -> np.ndarray:
+  """u8[H, W, C] -> u8[h, w, C].
+
+  Args:
+    image: of any size.
+    size: (h, w).
+    interpolation: 'area' averages along an axis that shrinks, and is bilinear along one that grows;
+      'bilinear' and 'bicubic' look at 2 and 4 pixels an axis however much it shrinks.
+  """
+  steps = [(tuple(size), _INTERPOLATION.get(interpolation, cv2.INTER_LINEAR))]
+  if interpolation == 'area':
+    smaller = tuple(min(old, new) for old, new in zip(image.shape[:2], size, strict=True))
+    steps.insert(0, (smaller, cv2.INTER_AREA))
+  for target, method in steps:
+    if image.shape[:2] != target:
+      image = cv2.resize(image, target[::-1], interpolation=method).reshape(*target, -1)
+  return image
+
+
+def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
+  """[H, W] -> [h, w]: the nearest pixel center, so that the label stays aligned with the image."""
+  if label.shape == tuple(size):
+    return label
+  # cv2.INTER_NEAREST aligns corners of pixels instead, half a pixel off.
+  return cv2.resize(label, tuple(size)[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def pad(array: np.ndarray, size: Size, value: float | np.ndarray) -> np.ndarray:
+  """`array` [H, W, ...] in the upper left corner of [h, w, ...], the rest filled with `value`."""
+  if array.shape[:2] == tuple(size):
+    return array
+  out = np.empty((*size, *array.shape[2:]), array.dtype)
+  out[...] = value
+  out[: array.shape[0], : array.shape[1]] = array
+  return out
+
+
+def pad_sample(sample: Sample, size: Size, color: np.ndarray) -> Sample:
+  """A sample without objects in the upper left corner of a larger one, which is void elsewhere."""
+  label, weight = sample.label, sample.weight
+  return sample._replace(
+    image=pad(sample.image, size, color),
+    label=None if label is None else pad(label, size, IGNORE_LABEL),
+    weight=None if weight is None else pad(weight, size, 0),
+  )
+
+
+# --- warping --------------------------------------------------------------------------------------
+
+
+class Warp(NamedTuple):
+  """Where each pixel of the output is in the input.
+
+  An output pixel at the offset o = (x, y) from the center of the output is sampled at the position
+  `center` + `matrix` @ (o + elastic displacement + `shift`).
+
+  Attributes:
+    size: of the output, without the margin.
+    center: f32[2], the position (x, y) in the input of the output's center.
+    matrix: f32[2, 2].
+    shift: f32[2], (x, y) in output pixels.
+    nodes: f32[2, g, g], displacements in x and y, in output pixels, at the nodes of a grid that
+      spans the output and its margin, corners included; None for none.
+    margin: pixels that an image extends beyond its label on each side.
+  """
+
+  size: Size
+  center: np.ndarray
+  matrix: np.ndarray
+  shift: np.ndarray
+  nodes: np.ndarray | None = None
+  margin: int = 0
+
+  @property
+  def exact(self) -> bool:
+    """Whether it flips, turns by right angles and moves by whole pixels, and nothing else."""
+    whole = np.isin(np.abs(self.matrix), (0, 1)).all() and (np.abs(self.matrix).sum(1) == 1).all()
+    return self.nodes is None and bool(whole)
+
+  def positions(self) -> np.ndarray:
+    """f32[h + 2·margin, w + 2·margin, 2], the (x, y) of each output pixel in the input."""
+    x, y = self._offsets()
+    if self.nodes is not None:
+      dx, dy = interpolate_nodes(self.nodes, (y.shape[0], x.shape[1]))
+      x, y = x + dx, y + dy
+    x, y = x + self.shift[0], y + self.shift[1]
+    (xx, xy), (yx, yy) = self.matrix
+    out = np.empty((y.shape[0], x.shape[1], 2), np.float32)
+    np.add(xx * x + xy * y, self.center[0], out=out[..., 0])
+    np.add(yx * x + yy * y, self.center[1], out=out[..., 1])
+    return out
+
+  def indices(self) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Of an exact warp: input rows, input columns, and whether rows become columns."""
+    x, y = (axis.ravel() + step for axis, step in zip(self._offsets(), self.shift, strict=True))
+    (xx, xy), (yx, yy) = self.matrix
+    turned = xx == 0
+    rows, columns = (yx * x, xy * y) if turned else (yy * y, xx * x)
+    return (rows + self.center[1]).astype(int), (columns + self.center[0]).astype(int), bool(turned)
+
+  def _offsets(self) -> tuple[np.ndarray, np.ndarray]:
+    """f32[1, W] and f32[H, 1], output pixels from the center; halves are exact in float32."""
+    height, width = (side + 2 * self.margin for side in self.size)
+    x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2)
+    y = np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)
+    return x[None], y[:, None]
+
+
+def interpolate_nodes(nodes: np.ndarray, size: Size) -> np.ndarray:
+  """Displacements of all pixels from those at the nodes of a grid (U-Net, section 3.1).
+
+  Args:
+    nodes: f32[2, g, g]; the nodes span the image, with nodes in its corners.
+    size: (h, w).
+
+  Returns:
+    f32[2, h, w], by bicubic interpolation.
+  """
+  grid = nodes.shape[-1]
+  rows, columns = (_cubic_matrix(n, grid) for n in size)
+  # Plain sums: a BLAS product may differ in its last bits with the number of threads.
+  across = sum(rows[:, i, None] * nodes[:, None, i] for i in range(grid))
+  return sum(across[:, :, j, None] * columns[:, j] for j in range(grid))
+
+
+@functools.lru_cache(maxsize=16)
+def _cubic_matrix(size: int, nodes: int) -> np.ndarray:
+  """f32[size, nodes]: weights of cubic convolution (Keys, a = -1/2) from nodes to pixels."""
+  at = np.linspace(0, nodes - 1, size)
+  first = np.floor(at).astype(int)
+  matrix = np.zeros((size, nodes))
+  for step in (-1, 0, 1, 2):
+    d = np.abs(at - (first + step))
+    near = (1.5 * d - 2.5) * d**2 + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    matrix[np.arange(size), np.clip(first + step, 0, nodes - 1)] += np.where(d <= 1, near, far)
+  return matrix.astype(np.float32)
+
+
+def warp(
+  sample: Sample, move: Warp, interpolation: str = 'bilinear', color: np.ndarray | None = None
+) -> Sample:
+  """Every annotation of a sample, moved by one map.
+
+  Args:
+    sample: its segments stay as they are, and objects of another size are first resized to that of
+      the image, one mask after the other.
+    move: its margin is for the image alone.
+    interpolation: of the image, 'bilinear' or 'bicubic'; a weight is bilinear, label and masks are
+      nearest.
+    color: u8[C], of what is beyond the image; None mirrors image and weight about the centers of
+      their border pixels. A label is IGNORE_LABEL there, and no object is.
+
+  Returns:
+    A sample of `move.size`. Objects without a pixel left in it are gone.
+  """
+  inner = move._replace(margin=0)
+  whole = around = None
+  if not move.exact:
+    m, (height, width) = move.margin, move.size
+    around = move.positions()
+    whole = around[m : m + height, m : m + width]
+  weight_fill = None if color is None else 0.0
+  label, weight, objects = sample.label, sample.weight, sample.objects
+  return sample._replace(
+    image=_sample(sample.image, move, around, _INTERPOLATION[interpolation], color),
+    label=None if label is None else _sample(label, inner, whole, cv2.INTER_NEAREST, IGNORE_LABEL),
+    weight=None if weight is None else _sample(weight, inner, whole, cv2.INTER_LINEAR, weight_fill),
+    objects=None if objects is None else move_objects(objects, sample.size, inner, whole),
+  )
+
+
+def move_objects(
+  objects: Objects, size: Size, move: Warp | None = None, positions: np.ndarray | None = None
+) -> Objects:
+  """Objects of an image that is resized to `size` and then warped, one mask after the other.
+
+  Args:
+    objects: of an image of any size.
+    size: that it gets first.
+    move: the warp, without a margin; None for none.
+    positions: of the warp, where they are known already.
+
+  Returns:
+    Objects of `move.size`, those of which a pixel is left. Of an exact warp, the box of an object
+    that the border does not cut is moved as it is; other boxes are those of the masks. Without a
+    warp, all objects with their boxes in proportion.
+  """
+  ratio = [new / old for new, old in zip(size, objects.masks.shape[1:], strict=True)]
+  boxes = objects.boxes * np.float32([*ratio[::-1]] * 2)
+  if move is None:
+    masks = _each(objects.masks, size, lambda mask: resize_label(mask, size))
+    return objects._replace(boxes=boxes, masks=masks)
+  if positions is None and not move.exact:
+    positions = move.positions()
+  masks = _each(
+    objects.masks, move.size, lambda mask: _warp_mask(resize_label(mask, size), move, positions)
+  )
+  tight = mask_boxes(masks)
+  if move.exact:
+    boxes = _move_boxes(boxes, move).astype(np.float32)
+    cut = ((boxes < 0) | (boxes > np.float32([*move.size[::-1]] * 2))).any(1)
+    boxes = np.where(cut[:, None], tight, boxes)
+  else:
+    boxes = tight
+  left = tight[:, 2] > tight[:, 0]
+  return objects._replace(boxes=boxes, masks=masks).take(np.flatnonzero(left))
+
+
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+  """f32[n, 4], the boxes around the pixels of u8[n, H, W]; zeros where there is none."""
+  boxes = np.array([cv2.boundingRect(mask) for mask in masks], np.float32).reshape(-1, 4)
+  boxes[:, 2:] += boxes[:, :2]
+  return boxes
+
+
+def _each(masks: np.ndarray, size: Size, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+  """u8[n, h, w], what each of u8[n, H, W] becomes."""
+  out = np.empty((len(masks), *size), np.uint8)
+  for row, mask in zip(out, masks, strict=True):
+    row[...] = change(mask)
+  return out
+
+
+def _warp_mask(mask: np.ndarray, move: Warp, positions: np.ndarray | None) -> np.ndarray:
+  """`_sample` of a mask, which looks no further than its pixels can get."""
+  if positions is None:
+    return _sample(mask, move, None, cv2.INTER_NEAREST, 0)
+  reached = mask_boxes(mask[None]) + np.float32([-2, -2, 2, 2])
+  x0, y0, x1, y1 = _move_boxes(reached, move)[0]
+  reach = 0.0 if move.nodes is None else _OVERSHOOT * float(np.abs(move.nodes).max())
+  rows, columns = (
+    slice(max(0, int(low - reach)), max(0, int(high + reach) + 1))
+    for low, high in ((y0, y1), (x0, x1))
+  )
+  out = np.zeros(move.size, np.uint8)
+  window = positions[rows, columns]
+  if window.size:
+    out[rows, columns] = _sample(mask, move, window, cv2.INTER_NEAREST, 0)
+  return out
+
+
+def _move_boxes(boxes: np.ndarray, move: Warp) -> np.ndarray:
+  """f64[n, 4], the boxes around f[n, 4] after the warp, but for its elastic displacement."""
+  corners = boxes[:, [[0, 1], [2, 1], [0, 3], [2, 3]]].astype(np.float64)  # [n, 4, (x, y)]
+  inverse = np.linalg.inv(move.matrix.astype(np.float64))
+  offsets = (corners - 0.5 - move.center) @ inverse.T - move.shift
+  moved = offsets + np.array(move.size[::-1]) / 2
+  return np.concatenate([moved.min(1), moved.max(1)], axis=1)
+
+
+def _sample(
+  array: np.ndarray,
+  move: Warp,
+  positions: np.ndarray | None,
+  interpolation: int,
+  fill: float | np.ndarray | None,
+) -> np.ndarray:
+  """[H, W] or [H, W, C] of any dtype at `positions`, or where `move` is exact, with None, there.
+
+  Beyond it is `fill`, or where that is None, the mirrored array.
+  """
+  if positions is None:
+    rows, columns, turned = move.indices()
+    out = _take(_take(array, rows, 0, fill), columns, 1, fill)
+    return np.ascontiguousarray(out.swapaxes(0, 1) if turned else out)
+  border = {'borderMode': cv2.BORDER_REFLECT_101}
+  if fill is not None:
+    border = {
+      'borderMode': cv2.BORDER_CONSTANT,
+      'borderValue': np.broadcast_to(fill, array.shape[2:]).tolist(),
+    }
+  out = cv2.remap(array, positions, None, interpolation, **border)
+  return out.reshape(positions.shape[:2] + array.shape[2:])
+
+
+def _take(
+  array: np.ndarray, index: np.ndarray, axis: int, fill: float | np.ndarray | None
+) -> np.ndarray:
+  """`array` at consecutive places along an axis, up or down, past its ends as `_sample` says."""
+  count, array = array.shape[axis], np.moveaxis(array, axis, 0)
+  up = np.sort(index)
+  if up[0] >= 0 and up[-1] < count:
+    found = array[up[0] : up[-1] + 1]
+  elif fill is None:
+    period = max(1, 2 * (count - 1))
+    there = np.abs(up) % period
+    found = array[np.minimum(there, period - there) % count]
+  else:
+    found = np.empty((len(up), *array.shape[1:]), array.dtype)
+    found[...] = fill
+    inside = (up >= 0) & (up < count)
+    found[inside] = array[up[inside]]
+  return np.moveaxis(found if index[0] == up[0] else found[::-1], 0, axis)

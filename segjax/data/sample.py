@@ -1,0 +1,55 @@
+"""An image and what is annotated on it.
+
+Sizes are (height, width) in pixels. Boxes are [x0, y0, x1, y1] in pixels, continuous coordinates.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from segjax.types import Segments
+
+Size = tuple[int, int]
+
+
+class Objects(NamedTuple):
+  """The n objects of one image.
+
+  Attributes:
+    boxes: f32[n, 4].
+    classes: i32[n], index among the things.
+    masks: u8[n, H, W], 0 or 1.
+    crowd: bool[n].
+  """
+
+  boxes: np.ndarray
+  classes: np.ndarray
+  masks: np.ndarray
+  crowd: np.ndarray
+
+  def take(self, index: np.ndarray) -> 'Objects':
+    """Those at `index`, in its order."""
+    return Objects(*(field[index] for field in self))
+
+
+class Sample(NamedTuple):
+  """An image and its annotations, each None where nothing asks for it; they move together.
+
+  Attributes:
+    image: u8[H, W, C]; of a warp with a margin, larger by the margin on each side.
+    label: u16[H, W], class index or IGNORE_LABEL.
+    weight: f32[H, W], loss weight of each pixel.
+    objects: `Objects` of H and W.
+    segments: without the batch axis, at the image's own size whatever that of the sample.
+  """
+
+  image: np.ndarray
+  label: np.ndarray | None = None
+  weight: np.ndarray | None = None
+  objects: Objects | None = None
+  segments: Segments | None = None
+
+  @property
+  def size(self) -> Size:
+    """(H, W) of the image."""
+    return self.image.shape[:2]

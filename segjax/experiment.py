@@ -1,0 +1,266 @@
+"""What a config says, checked once: a frozen `Experiment` with a typed part for each group.
+
+The signatures of these parts are the schema of a config (`segjax.config.complete`). What no
+signature can say, because it is about two groups, is checked here.
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from segjax import config as config_lib
+from segjax.convert.load import InitFrom
+from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
+from segjax.data.weight_map import border_weight_map
+from segjax.losses import dense
+from segjax.train.loop import TrainConfig
+from segjax.train.optim import OptimConfig
+from segjax.train.sharding import MeshConfig
+from segjax.types import NonNegativeFloat, SegjaxError, SumCount, nearest
+from segjax.upgrade import check_moved
+
+# Groups of a config whose schema is the same for every task.
+GROUPS = {
+  'data': DataConfig,
+  'augment': Augment,
+  'batch': BatchConfig,
+  'optim': OptimConfig,
+  'train': TrainConfig,
+  'mesh': MeshConfig,
+  'init_from': InitFrom | None,
+}
+KEYS = ('task', 'model', 'losses', 'eval', *GROUPS)
+# Rules that `class_weights` of a loss may name instead of numbers.
+CLASS_WEIGHTS = {
+  'median_frequency': dense.median_frequency_weights,
+  'natural': dense.natural_weights,
+}
+# Fields that Linen gives every module.
+LINEN = ('parent', 'name')
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """One entry of `config.losses`.
+
+  Attributes:
+    scale: multiplies the mean.
+    arguments: keyword arguments of `function`, complete; `class_weights` may be a rule's name.
+    function: what the task gives a loss -> `SumCount`.
+  """
+
+  scale: float
+  arguments: Mapping[str, Any]
+  function: Callable[..., SumCount]
+
+  @property
+  def rule(self) -> str | None:
+    """The name in `CLASS_WEIGHTS` of the rule that its class weights follow."""
+    weights = self.arguments.get('class_weights')
+    return weights if isinstance(weights, str) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """All that a config says. Two are equal where their configs are.
+
+  Attributes:
+    task: a module of `segjax.tasks`.
+    model: the Linen module, unbound; a group of its config is a dataclass.
+    model_config: `config.model`, complete: its name and arguments.
+    losses: by name.
+    eval: the `EvalConfig` of the task.
+    data, augment, batch: what the batches are, see `input`.
+    optim, train, mesh: how it is trained.
+    init_from: the weights to start from, or None.
+  """
+
+  task: str
+  model: Any
+  model_config: Mapping[str, Any]
+  losses: Mapping[str, Loss]
+  eval: Any
+  data: DataConfig
+  augment: Augment
+  batch: BatchConfig
+  optim: OptimConfig
+  train: TrainConfig
+  mesh: MeshConfig
+  init_from: InitFrom | None
+
+  @functools.cached_property
+  def input(self) -> InputConfig:
+    """What the batches are."""
+    annotations = task_module(self.task).ANNOTATIONS
+    return InputConfig(self.data, self.augment, self.batch, annotations)
+
+  def to_dict(self) -> dict[str, Any]:
+    """The complete config, which `parse` reads back."""
+    groups = {key: getattr(self, key) for key in ('eval', *GROUPS)}
+    losses = {n: {'scale': loss.scale, **loss.arguments} for n, loss in self.losses.items()}
+    return {
+      'task': self.task,
+      'model': dict(self.model_config),
+      'losses': losses,
+      **config_lib.as_dict(groups),
+    }
+
+  @property
+  def digest(self) -> str:
+    """See `segjax.config.digest`."""
+    return config_lib.digest(self.to_dict())
+
+
+def parse(given: Mapping[str, Any]) -> Experiment:
+  """The experiment that a config describes, every key of it checked.
+
+  Args:
+    given: the groups `KEYS`, nested dicts. Those with defaults may be left out.
+
+  Raises:
+    SegjaxError: an unknown key, with the nearest right one; a value of the wrong type or out of
+      range; or two that do not go together.
+  """
+  check_keys(given)
+  check_moved(given)
+  task = config_lib.check_value(given['task'], str, 'config.task')
+  module = task_module(task)
+  groups = {key: check_group(key, given) for key in GROUPS}
+  groups['data'] = _fill_weight_map(groups['data'])
+  groups['augment'] = _fill_transforms(groups['augment'])
+  model_config, model = _parse_model(given['model'], 'config.model')
+  experiment = Experiment(
+    task=task,
+    model=model,
+    model_config=model_config,
+    losses=_parse_losses(given.get('losses'), module),
+    eval=config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval'),
+    **groups,
+  )
+  _check_together(experiment)
+  return experiment
+
+
+def check_keys(given: Mapping[str, Any]) -> None:
+  """Raises a SegjaxError where a group is missing or is not known."""
+  for key in given:
+    if key not in KEYS:
+      raise SegjaxError(f'config.{key} is not a key{nearest(key, KEYS)}')
+  for key in ('task', 'model', 'data'):
+    if key not in given:
+      raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
+
+
+def check_group(key: str, given: Mapping[str, Any]) -> Any:
+  """The dataclass of one of `GROUPS`."""
+  return config_lib.check_value(given.get(key), GROUPS[key], f'config.{key}')
+
+
+def task_module(task: str) -> ModuleType:
+  """The module that `config.task` names."""
+  make_task = config_lib.locate(f'{task}.make_task', 'segjax.tasks', 'config.task')
+  return importlib.import_module(make_task.__module__)
+
+
+def _fill_weight_map(data: DataConfig) -> DataConfig:
+  if data.weight_map is None:
+    return data
+  where = 'config.data.weight_map'
+  full = config_lib.complete(border_weight_map, data.weight_map, where, injected=('label',))
+  return dataclasses.replace(data, weight_map=full)
+
+
+def _fill_transforms(augment: Augment) -> Augment:
+  """The arguments of the user's own transforms, whose first two are the program's."""
+  full = {}
+  for name, arguments in augment.transforms.items():
+    where = f'config.augment.transforms[{name!r}]'
+    function = config_lib.locate(name, 'segjax.data', where)
+    injected = list(config_lib.arguments(function))[:2]
+    full[name] = config_lib.complete(function, arguments, where, injected=injected)
+  return dataclasses.replace(augment, transforms=full)
+
+
+def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
+  """A network's complete config, and the network; of those that it is made of too."""
+  if not isinstance(given, Mapping):
+    raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys')
+  given = dict(given)
+  name = config_lib.check_value(given.pop('name', None), str, f'{where}.name')
+  model_class = config_lib.locate(name, 'segjax.models', f'{where}.name')
+  full = config_lib.complete(model_class, given, where, injected=LINEN)
+  parts = {
+    part: _parse_model(full[part], f'{where}.{part}') for part in getattr(model_class, 'parts', ())
+  }
+  model = model_class(**{**full, **{part: network for part, (_, network) in parts.items()}})
+  configs = {part: config for part, (config, _) in parts.items()}
+  return {'name': name, **config_lib.as_dict({**full, **configs})}, model
+
+
+def _parse_losses(given: Any, task: ModuleType) -> dict[str, Loss]:
+  if given in (None, 'none'):
+    return {}
+  if not isinstance(given, Mapping):
+    raise SegjaxError(f'config.losses={given!r} has the wrong type: it takes a group of keys')
+  # 'none' is how an override takes a loss away.
+  return {n: _parse_loss(n, kw, task) for n, kw in given.items() if kw not in (None, 'none')}
+
+
+def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
+  where = f'config.losses.{name}'
+  if not isinstance(given, Mapping):
+    raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys, or none')
+  given = dict(given)
+  scale = config_lib.check_value(given.pop('scale', 1.0), NonNegativeFloat, f'{where}.scale')
+  rule = given.get('class_weights')
+  rule = rule if isinstance(rule, str) and rule != 'none' else None
+  if rule:
+    del given['class_weights']
+    if rule not in CLASS_WEIGHTS:
+      raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{nearest(rule, CLASS_WEIGHTS)}')
+  function = _loss_function(name, task)
+  full = config_lib.complete(function, given, where, injected=task.LOSS_INPUTS)
+  return Loss(scale, {**full, **({'class_weights': rule} if rule else {})}, function)
+
+
+def _loss_function(name: str, task: ModuleType) -> Callable[..., SumCount]:
+  package, _, module = task.LOSSES.rpartition('.')
+  return config_lib.locate(f'{module}.{name}', package, 'config.losses')
+
+
+def _check_together(experiment: Experiment) -> None:
+  """Raises a SegjaxError where keys of two groups do not go together.
+
+  A warm-up has to end before training does, or the learning rate never gets to what the config
+  says; a short trial of a long recipe sets both. With `train.steps=0` nothing is trained, and
+  neither the optimizer nor the losses matter.
+  """
+  experiment.input  # noqa: B018 -- checks itself: keys that the task does not read
+  batch, optim, train = experiment.batch, experiment.optim, experiment.train
+  if batch.size % optim.accumulate:
+    raise SegjaxError(
+      f'config.optim.accumulate={optim.accumulate} does not divide config.batch.size='
+      f'{batch.size}: choose one that does'
+    )
+  if train.steps and not experiment.losses:
+    raise SegjaxError('config.losses is empty: name a loss, such as softmax_cross_entropy')
+  if 0 < train.steps <= optim.warmup_steps:
+    raise SegjaxError(
+      f'config.optim.warmup_steps={optim.warmup_steps} must be less than config.train.steps='
+      f'{train.steps}: set it to 0 for a short trial'
+    )
+  _check_mask_activation(experiment)
+
+
+def _check_mask_activation(experiment: Experiment) -> None:
+  mask = experiment.losses.get('mask')
+  head = getattr(experiment.model, 'mask_head', None)
+  ours, theirs = mask and mask.arguments.get('activation'), getattr(head, 'activation', None)
+  if ours and theirs and ours != theirs:
+    raise SegjaxError(
+      f'config.losses.mask.activation={ours!r} but config.model.mask_head.activation={theirs!r}: '
+      'set both to the same'
+    )

@@ -1,0 +1,491 @@
+"""From an experiment, a data set and a workdir to what runs: the one place that puts them together.
+
+`segjax train` calls `assemble`, then `make_optimizer`, `init_state` and `start_from`; every other
+command starts from a trained run by `load_run`. Training and evaluation share `make_evaluator`.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from segjax import config as config_lib
+from segjax import merge
+from segjax.convert import load as weights_lib
+from segjax.data import datasets, pipeline
+from segjax.data.config import InputConfig
+from segjax.experiment import (
+  CLASS_WEIGHTS,
+  Experiment,
+  Loss,
+  check_group,
+  check_keys,
+  parse,
+  task_module,
+)
+from segjax.draw import draw_labels, draw_objects, draw_panoptic
+from segjax.tasks.base import Task
+from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
+from segjax.types import Batch, SegjaxError, SumCount
+from segjax.upgrade import check_moved
+from segjax.workdir import Workdir
+
+Dataset = tuple[Any, datasets.DatasetSpec]
+ClassWeights = Mapping[str, Sequence[float]]
+
+# What the images of a report show, by the last of the annotations that a task reads.
+_DRAW = {'label': draw_labels, 'objects': draw_objects, 'segments': draw_panoptic}
+# What can be set of a run that is trained.
+_SET_LATER = ('data.', 'batch.', 'eval.', 'mesh.', 'train.pictures')
+
+
+def tell(text: str) -> None:
+  """Shows a line on standard error: of several processes, the first one's."""
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell_of_process(text: str) -> None:
+  """Shows what each process knows of its own part of the batches."""
+  process = f'process {jax.process_index()}: ' if jax.process_count() > 1 else ''
+  print(process + text, file=sys.stderr, flush=True)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An experiment and a data set, put together.
+
+  Attributes:
+    experiment: all that the config says.
+    task: the task around the experiment's model.
+    spec: classes, colors and channels of the data set.
+  """
+
+  experiment: Experiment
+  task: Task
+  spec: datasets.DatasetSpec
+
+  @property
+  def model(self) -> Any:
+    """The Linen module."""
+    return self.experiment.model
+
+
+def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: ClassWeights) -> Run:
+  """The run of `experiment` on the data set `spec`.
+
+  Args:
+    experiment: see `Experiment`.
+    spec: of the data set.
+    class_weights: weights for each rule that a loss names, see `find_class_weights`.
+
+  Raises:
+    SegjaxError: the network has other numbers of classes than the data set.
+  """
+  _check_classes(experiment, spec)
+  draw = functools.partial(_DRAW[experiment.input.annotations[-1]], spec, experiment.data)
+  task = task_module(experiment.task).make_task(
+    experiment.model,
+    experiment.eval,
+    class_names=spec.class_names,
+    losses={name: _bind(loss, class_weights) for name, loss in experiment.losses.items()},
+    draw=draw,
+    things=spec.things,
+  )
+  return Run(experiment, task, spec)
+
+
+def _check_classes(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
+  expected = {'classes': (spec.num_classes, 'classes')}
+  model_config = experiment.model_config
+  if 'segments' in experiment.input.annotations:
+    things = len(spec.things)
+    of_things = (things, 'classes of things')
+    expected = {'classes': of_things, 'stuff': (spec.num_classes - things, 'classes of stuff')}
+    if hasattr(type(experiment.model), 'parts'):
+      whole = (spec.num_classes, 'classes')
+      expected = {'semantic.classes': whole, 'instance.classes': of_things}
+  flat = config_lib.flatten(model_config)
+  for key, (number, what) in expected.items():
+    if flat.get(key) != number:
+      raise SegjaxError(
+        f'config.model.{key}={flat.get(key)} but the data set {spec.name} has {number} {what}: set '
+        f'config.model.{key}={number}'
+      )
+
+
+def _bind(loss: Loss, class_weights: ClassWeights) -> Callable[..., SumCount]:
+  """The loss times its scale, with its class weights as numbers."""
+  arguments = dict(loss.arguments)
+  weights = arguments.get('class_weights')
+  if isinstance(weights, str):
+    weights = class_weights[weights]
+  if weights is not None:
+    arguments['class_weights'] = np.asarray(weights, np.float32)
+
+  def scaled(*args: Any) -> SumCount:
+    total, count = loss.function(*args, **arguments)
+    return SumCount(total * loss.scale, count)
+
+  return scaled
+
+
+def find_class_weights(
+  experiment: Experiment, count: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, list[float]]:
+  """The weights behind each rule, such as 'median_frequency', that a loss names.
+
+  Args:
+    experiment: see `Experiment`.
+    count: counts the labels of the training split: pixels of each class, and pixels of the images
+      in which each class occurs. Called only where a rule is named.
+  """
+  named = {rule for loss in experiment.losses.values() if (rule := loss.rule)}
+  counts = count() if named else ()
+  return {rule: np.asarray(CLASS_WEIGHTS[rule](*counts)).tolist() for rule in sorted(named)}
+
+
+def parameter_count(experiment: Experiment, channels: int) -> int:
+  """The number of parameters of the network, built as shapes for images of so many channels."""
+  size, model = experiment.data.size, experiment.model
+  height, width = size.crop_size or size.image_size or (256, 256)
+  margin = 2 * getattr(model, 'margin', 0)
+  sized = 'objects' in experiment.input.annotations
+  return _parameter_count(model, (1, height + margin, width + margin, channels), sized)
+
+
+@functools.cache
+def _parameter_count(model: Any, shape: tuple[int, ...], sized: bool) -> int:
+  inputs = [jax.ShapeDtypeStruct(shape, np.float32)]
+  inputs += [jax.ShapeDtypeStruct((shape[0], 2), np.int32)] * sized
+  return size_of(jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'])
+
+
+def size_of(params: Any) -> int:
+  """The number of parameters."""
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def load_dataset(experiment: Experiment) -> Dataset:
+  """The data set to train on, prepared where it was not yet, and its spec."""
+  data = experiment.data
+  builder = datasets.load(data.name, data.dir, data.source, report=tell)
+  return builder, datasets.spec(builder, experiment.input)
+
+
+def load_eval_dataset(experiment: Experiment, class_names: Sequence[str]) -> Dataset:
+  """The data set to evaluate on, and its spec.
+
+  Raises:
+    SegjaxError: it has other classes than `class_names`.
+  """
+  data = experiment.data
+  key = 'name' if data.eval_name is None else 'eval_name'
+  if data.eval_name is not None:
+    data = dataclasses.replace(data, name=data.eval_name, source=data.eval_source)
+  builder, spec = load_dataset(dataclasses.replace(experiment, data=data))
+  if spec.class_names != tuple(class_names):
+    raise SegjaxError(
+      f'the network has {len(class_names)} other classes than those of {spec.name}: set '
+      f'config.data.{key} to a data set with the same'
+    )
+  return builder, spec
+
+
+def train_batches(
+  run: Run,
+  builder: Any,
+  *,
+  start_step: int = 0,
+  config: InputConfig | None = None,
+  report: Callable[[str], None] | None = None,
+) -> Generator[Any, None, None]:
+  """This process's part of the endless stream of training batches, from `start_step` on.
+
+  Args:
+    run: whose seed, data and margin they have.
+    builder: of the data set to train on.
+    start_step: batches that are left out.
+    config: in place of the run's own, such as one without augmentation or worker processes.
+    report: shows what was left out of an image.
+  """
+  return pipeline.train_batches(
+    builder,
+    run.spec,
+    config or run.experiment.input,
+    seed=run.experiment.train.seed,
+    start_step=start_step,
+    margin=getattr(run.model, 'margin', 0),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    report=report,
+  )
+
+
+def eval_batches(
+  run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh
+) -> tuple[Iterator[Any], evaluate.Put]:
+  """This process's part of a split, once through it, and what moves a batch to the mesh."""
+  builder, spec = dataset
+  batches = pipeline.eval_batches(
+    builder,
+    spec,
+    run.experiment.input,
+    split=split,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return batches, functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+
+
+def make_mesh(run: Run) -> jax.sharding.Mesh:
+  """The mesh of devices that the experiment asks for.
+
+  Raises:
+    SegjaxError: there are not as many, or the task does not split an image.
+  """
+  mesh = sharding.make_mesh(run.experiment.mesh)
+  if mesh.shape['space'] > 1 and not any('space' in spec for spec in run.task.batch_spec.values()):
+    raise SegjaxError(
+      f'config.mesh.space={mesh.shape["space"]}: the task {run.experiment.task} does not split an '
+      'image: set it to 1'
+    )
+  return mesh
+
+
+def make_evaluator(
+  run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int
+) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
+  """`variables -> (metrics, panels of the first images by name)` on a split.
+
+  It compiles once for each shape of a batch.
+  """
+  eval_step = compile.jit(step.make_eval_step(run.task))
+
+  def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
+    batches, put = eval_batches(run, dataset, split, mesh)
+    return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=images)
+
+  return evaluator
+
+
+# --- before training ------------------------------------------------------------------------------
+
+
+def read_given(
+  workdir: Workdir, path: str | None, overrides: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+  """The config file at `path`, or else the config of the workdir, with overrides put in place."""
+  given = config_lib.read_file(path) if path else _read_config(workdir)
+  return config_lib.override(given, overrides)
+
+
+def resolve(given: Mapping[str, Any]) -> Experiment:
+  """`parse`, with networks in place of the workdirs that `config.model` may name.
+
+  Raises:
+    SegjaxError: as `parse`; there is no such workdir, or the two cannot be merged.
+  """
+  if not (paths := merge.named_runs(given)):
+    return parse(given)
+  check_keys(given)
+  check_moved(given)
+  checked = {key: _checked(key, given) for key in ('data', 'train')}
+  parts = {part: read_experiment(Workdir(path)).to_dict() for part, path in paths.items()}
+  return parse(merge.merged_config({**given, **checked}, parts))
+
+
+def _checked(key: str, given: Mapping[str, Any]) -> dict[str, Any]:
+  """A group's keys, with their values as `parse` has them, before the defaults are known."""
+  full = dataclasses.asdict(check_group(key, given))
+  return _only(full, given.get(key) or {})
+
+
+def _only(full: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+  nested = lambda key: isinstance(full[key], Mapping) and isinstance(given[key], Mapping)
+  return {key: _only(full[key], given[key]) if nested(key) else full[key] for key in given}
+
+
+def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) -> tuple[Run, Any]:
+  """The run to train or to resume in `workdir`, and the builder of its data set.
+
+  Args:
+    workdir: of the run, locked by the caller.
+    given: from `read_given`.
+    write: whether to freeze the config there; of several processes, on the first.
+
+  Raises:
+    SegjaxError: whatever the user can fix, such as a workdir of another config.
+  """
+  experiment = resolve(given)
+  known = None
+  # Only what has trained binds: a start that failed may be fixed by another config.
+  if workdir.has_checkpoints():
+    workdir.check_config(read_experiment(workdir).to_dict(), experiment.to_dict())
+    known = workdir.read_dataset()
+  builder, spec = load_dataset(experiment)
+  if paths := merge.named_runs(given):
+    theirs = {part: Workdir(path).read_dataset() for part, path in paths.items()}
+    names = {part: content['spec']['class_names'] for part, content in theirs.items()}
+    merge.check_classes(spec.class_names, spec.things, names, paths)
+  # Read back, so that what older runs did not write does not count.
+  if known and datasets.DatasetSpec.from_json(known['spec']).to_json() != spec.to_json():
+    raise SegjaxError(
+      f'{builder.data_path} is not what {workdir.path} was trained on: take another --workdir, '
+      'or prepare the same data again'
+    )
+  class_weights = (
+    known['class_weights']
+    if known
+    else find_class_weights(
+      experiment, lambda: pipeline.count_labels(builder, spec, experiment.input)
+    )
+  )
+  run = build(experiment, spec, class_weights)
+  if write:
+    workdir.write_config(experiment.to_dict())
+    workdir.write_dataset({'spec': spec.to_json(), 'class_weights': class_weights})
+  return run, builder
+
+
+def make_optimizer(run: Run, batch: Batch) -> optax.GradientTransformation:
+  """The optimizer of the parameters of `run`, for batches shaped like `batch`."""
+  params = jax.eval_shape(run.task.init, jax.random.key(0), batch)['params']
+  frozen = getattr(run.model, 'frozen_parameters', ())
+  experiment = run.experiment
+  return optim.make_optimizer(experiment.optim, experiment.train.steps, params, frozen)
+
+
+def init_state(
+  run: Run, optimizer: optax.GradientTransformation, batch: Batch
+) -> Callable[[jax.Array], state.TrainState]:
+  """`key -> TrainState` before the first step; can be traced by `jit`."""
+  ema = run.experiment.optim.ema is not None
+  return functools.partial(state.init_state, run.task, optimizer, batch=batch, ema=ema)
+
+
+def start_from(current: state.TrainState, init_from: weights_lib.InitFrom) -> state.TrainState:
+  """A new state with the weights of `init_from` in place of its own."""
+  if isinstance(init_from.path, Mapping):
+    parts = {part: _read_start(path, init_from) for part, path in init_from.path.items()}
+    pretrained = weights_lib.as_parts(parts)
+  else:
+    pretrained = _read_start(init_from.path, init_from)
+  params, model_state, report = weights_lib.load_into(
+    current.params, current.model_state, pretrained
+  )
+  tell(str(report))
+  ema = None if current.ema is None else params
+  return dataclasses.replace(current, params=params, model_state=model_state, ema=ema)
+
+
+def _read_start(path: str, init_from: weights_lib.InitFrom) -> weights_lib.Pretrained:
+  """The arrays of a workdir or a file to start from."""
+  if not Path(path).is_dir():
+    return weights_lib.read_pretrained(path, init_from.source)
+  restored = restore(Workdir(path), init_from.checkpoint)
+  variables = state.variables_from_arrays(restored.state)
+  return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
+
+
+# --- after training -------------------------------------------------------------------------------
+
+
+def read_experiment(workdir: Workdir, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
+  """The experiment of a workdir, with overrides put in place."""
+  return parse(config_lib.override(_read_config(workdir), overrides))
+
+
+def _read_config(workdir: Workdir) -> dict[str, Any]:
+  config = workdir.read_config()
+  if workdir.is_old():
+    _tell_upgrade(workdir.path)
+  return config
+
+
+@functools.cache
+def _tell_upgrade(path: Path) -> None:
+  tell(f'{path} was written by an older version of segjax: its config is read by the new keys')
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A trained run, and the variables of one of its checkpoints."""
+
+  run: Run
+  restored: checkpoint.Restored
+  variables: Mapping[str, Any]
+
+
+def load_run(
+  workdir: Workdir,
+  which: checkpoint.Which = 'latest',
+  overrides: Sequence[tuple[str, str]] = (),
+) -> Loaded:
+  """The run in `workdir`, without its data set.
+
+  Raises:
+    SegjaxError: no such workdir or checkpoint, a corrupt one, or an override of what was trained.
+  """
+  for key, _ in overrides:
+    if not key.startswith(_SET_LATER):
+      raise SegjaxError(
+        f'config.{key} belongs to the training of {workdir.path}: for a trained network only '
+        'config.data, config.batch, config.eval and config.mesh can be set'
+      )
+  experiment = read_experiment(workdir, overrides)
+  dataset = workdir.read_dataset()
+  spec = datasets.DatasetSpec.from_json(dataset['spec'])
+  run = build(experiment, spec, dataset['class_weights'])
+  restored = restore(workdir, which)
+  return Loaded(run, restored, state.variables_from_arrays(restored.state))
+
+
+def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:
+  """A checkpoint of a workdir, its arrays by name.
+
+  Raises:
+    SegjaxError: there is none, or it is corrupt.
+  """
+  checkpoints = open_checkpoints(workdir, read_experiment(workdir))
+  restored = checkpoints.restore(which)
+  checkpoints.close()
+  if restored is None:
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+  return restored
+
+
+def open_checkpoints(workdir: Workdir, experiment: Experiment) -> checkpoint.Checkpoints:
+  """The checkpoints of a workdir, to read."""
+  if not workdir.checkpoints.is_dir():
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+  return checkpoint.Checkpoints(
+    workdir.checkpoints,
+    best_metric=experiment.train.best_metric,
+    best_mode=experiment.train.best_mode,
+    read_only=True,
+    warn=tell,
+  )
+
+
+def is_trained(workdir: Workdir) -> bool:
+  """Whether a training has reached its last step."""
+  if not workdir.has_checkpoints():
+    return False
+  experiment = read_experiment(workdir)
+  checkpoints = open_checkpoints(workdir, experiment)
+  steps = checkpoints.steps()
+  checkpoints.close()
+  return bool(steps) and steps[-1] >= experiment.train.steps

@@ -1,0 +1,17 @@
+"""`segjax data prepare`."""
+
+from commands import fails, run
+
+
+def test_prepares_and_counts(tmp_path, capsys):
+  assert run('data', 'prepare', 'scenes/tiny', f'--data_dir={tmp_path}') == 0
+  out = capsys.readouterr().out
+  assert out.startswith('scenes/tiny 1.0.0: train ')
+  assert str(tmp_path) in out
+
+
+def test_missing_sources_are_one_sentence(tmp_path, capsys):
+  told = fails(capsys, 'data', 'prepare', 'camvid', f'--source={tmp_path}', f'--data_dir={tmp_path}')
+  assert str(tmp_path) in told
+  told = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
+  assert 'source' in told

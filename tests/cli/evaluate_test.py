@@ -1,0 +1,90 @@
+"""`segjax evaluate`: metrics, thresholds, and what can be set of a trained network."""
+
+import pytest
+from commands import fails, output, read_log, run
+
+from segjax.report.values import format_metric
+
+
+def evaluate(workdir, capsys, *args):
+  return output(capsys, 'evaluate', f'--workdir={workdir}', *args)
+
+
+def test_json_is_what_training_measured(semantic_run, capsys):
+  metrics = evaluate(semantic_run, capsys)
+  assert (metrics['step'], metrics['split']) == (4, 'val')
+  assert 0 <= metrics['mean_iou'] <= 1
+  assert 0 <= metrics['pixel_accuracy'] <= 1
+  assert metrics['mean_iou'] == pytest.approx(read_log(semantic_run)[-1]['mean_iou'])
+
+
+def test_every_image_counts_once(semantic_run, capsys):
+  """Whatever the batch size: 8 images in batches of 8, and of 3 with one padded."""
+  mesh = '--config.mesh.data=1'
+  eight, three = (
+    evaluate(semantic_run, capsys, mesh, f'--config.batch.eval_size={size}') for size in (8, 3)
+  )
+  assert eight['per_class'] == three['per_class']
+  assert eight['loss'] == pytest.approx(three['loss'], rel=1e-5)
+
+
+def test_for_people_metrics_are_in_percent(semantic_run, capsys):
+  args = [f'--workdir={semantic_run}', '--split=train', '--checkpoint=2']
+  measured = output(capsys, 'evaluate', *args)['mean_iou']
+  assert run('evaluate', *args) == 0
+  out = capsys.readouterr().out
+  assert f'mean_iou {format_metric("mean_iou", measured)}' in ' '.join(out.split())
+  assert '%' in format_metric('mean_iou', measured)
+  assert f'train at step 2; report: {semantic_run / "report.html"}' in out
+
+
+def test_objects_by_class(instance_run, capsys):
+  metrics = evaluate(instance_run, capsys)
+  assert 0 <= metrics['mask_ap'] <= 1
+  assert set(metrics['per_class']) == {'ball', 'box', 'tree', 'ring', 'star'}
+
+
+@pytest.mark.slow
+def test_several_views(instance_run, capsys):
+  views = ['--config.eval.test_time_augmentation=flip', '--config.eval.scales=(1.0,1.5)']
+  assert 'mask_ap' in evaluate(instance_run, capsys, *views)
+
+
+@pytest.mark.slow
+def test_evaluate_and_tune_agree(panoptic_run, capsys):
+  """What the search says of a setting is what its evaluation gives."""
+  plain = evaluate(panoptic_run, capsys)
+  assert 'water' in plain['per_class'] and plain['pq'] > 0
+  found = evaluate(panoptic_run, capsys, '--tune')
+  assert found['own']['pq'] == pytest.approx(plain['pq'], abs=1e-12)
+  assert found['tried'][0] == found['own']
+  worst = min(found['tried'], key=lambda entry: entry['pq'])
+  assert found['best']['pq'] > worst['pq']
+  for entry in (found['best'], worst):
+    chosen = [f'--config.eval.{k}={v}' for k, v in entry.items() if k != found['measure']]
+    assert evaluate(panoptic_run, capsys, *chosen)['pq'] == pytest.approx(entry['pq'], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_tune_for_people_shows_how_to_set_the_best(panoptic_run, capsys):
+  assert run('evaluate', f'--workdir={panoptic_run}', '--tune') == 0
+  out = capsys.readouterr().out
+  assert 'settings tried: best pq=' in out
+  assert 'set it with --config.eval.' in out
+
+
+def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
+  told = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
+  assert '--tune: the task semantic has no thresholds to choose' in told
+
+
+@pytest.mark.parametrize(
+  ('args', 'told'),
+  [
+    (['--config.model.width=3'], 'config.model.width belongs to the training'),
+    (['--split=tset'], 'has no split'),
+    (['--checkpoint=3'], 'no checkpoint of step 3: it has 2, 4'),
+  ],
+)
+def test_mistakes_are_one_sentence(semantic_run, capsys, args, told):
+  assert told in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)

@@ -1,0 +1,86 @@
+"""Help, errors and exit codes: what all commands share."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from commands import CONFIGS, fails, run
+
+from segjax import main as program
+from segjax.types import SegjaxError
+
+
+@pytest.mark.parametrize(
+  ('command', 'wanted'),
+  [
+    ('', 'segjax train --config='),
+    ('train', '--config.KEY=VALUE'),
+    ('evaluate', 'segjax evaluate'),
+    ('predict', 'segjax predict'),
+    ('data', 'segjax data prepare'),
+    ('info', 'segjax info'),
+    ('table', 'segjax table segnet_table1'),
+    ('convert', 'segjax convert --source=torchvision/vgg16'),
+  ],
+)
+def test_help_has_examples(capsys, command, wanted):
+  with pytest.raises(SystemExit) as e:
+    run(*command.split(), '--help')
+  assert e.value.code == 0
+  assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', program.COMMANDS)
+def test_every_command_is_listed_with_its_line(name, capsys):
+  with pytest.raises(SystemExit):
+    run('--help')
+  out = ' '.join(capsys.readouterr().out.split())
+  assert f'{name} {program.COMMANDS[name].HELP}' in out
+
+
+def test_overrides_are_for_commands_with_a_config(capsys):
+  args = program.parse_arguments(
+    ['train', '--workdir=w', '--config.a.b=1=2', '--config=f.py', '--config.c', 'd']
+  )
+  assert (args.config, args.overrides) == ('f.py', [('a.b', '1=2'), ('c', 'd')])
+  with pytest.raises(SystemExit):
+    run('info', '--workdir=w', '--config.data.dir=x')
+  assert 'segjax info takes no --config.data.dir' in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+  with pytest.raises(SegjaxError):
+    run('info', f'--workdir={tmp_path}', '--debug')
+
+
+def test_files_that_are_corrupt_or_in_the_way(tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  for workdir in (tmp_path / 'file', tmp_path / 'file' / 'x'):
+    args = ['train', CONFIGS['semantic'], f'--workdir={workdir}']
+    assert 'check the path, its permissions and the disk' in fails(capsys, *args)
+  for content in ('{', '[]'):
+    workdir = tmp_path / 'corrupt'
+    workdir.mkdir(exist_ok=True)
+    (workdir / 'config.json').write_text(content)
+    assert 'config.json is corrupt' in fails(capsys, 'info', f'--workdir={workdir}')
+
+
+def test_missing_files(tmp_path, capsys):
+  assert 'no config file' in fails(capsys, 'train', '--config=no.py', f'--workdir={tmp_path}')
+  for command in ('train', 'evaluate', 'info'):
+    assert 'is not the workdir of a run' in fails(capsys, command, f'--workdir={tmp_path}')
+
+
+def test_distributed_names_what_it_takes(tmp_path, capsys):
+  told = fails(capsys, 'train', f'--workdir={tmp_path}', '--distributed=here')
+  assert '--distributed=here must be HOST:PORT,COUNT,INDEX' in told
+
+
+def test_json_is_all_there_is_on_standard_output(semantic_run, tmp_path):
+  """Also of what C code and TFDS print while the data set is prepared."""
+  args = ['evaluate', f'--workdir={semantic_run}', '--json', f'--config.data.dir={tmp_path}']
+  result = subprocess.run(
+    [sys.executable, '-m', 'segjax.main', *args], capture_output=True, text=True, check=True
+  )
+  assert json.loads(result.stdout)['step'] == 4

@@ -1,0 +1,312 @@
+"""`segjax train`, as a person uses and misuses it."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from commands import CONFIGS, SMALL, arrays, fails, info, read_log, run, train, train_args
+
+from segjax.data import datasets
+from segjax.workdir import Workdir
+
+LOSSES = {
+  'instance_run': ('rpn_class', 'rpn_box', 'box_class', 'box_regression', 'mask'),
+  'panoptic_run': ('rpn_class', 'rpn_box', 'box_class', 'box_regression', 'mask', 'semantic'),
+}
+
+
+def test_everything_is_in_the_workdir(semantic_run):
+  assert {p.name for p in semantic_run.iterdir()} >= {
+    'config.json',
+    'dataset.json',
+    'metrics.jsonl',
+    'report.html',
+    'checkpoints',
+    'tensorboard',
+  }
+  records = read_log(semantic_run)
+  assert [r['step'] for r in records if r['split'] == 'train'] == [1, 2, 3, 4]
+  assert [r['step'] for r in records if r['split'] == 'val'] == [2, 4]
+  report = (semantic_run / 'report.html').read_text()
+  assert 'mean_iou' in report
+  assert 'scene_val_' in report
+  frozen = json.loads((semantic_run / 'config.json').read_text())
+  assert frozen['optim']['momentum'] == 0.9, 'defaults are frozen too'
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_every_part_of_the_loss_is_logged(name, request):
+  workdir = request.getfixturevalue(name)
+  steps = [r for r in read_log(workdir) if r['split'] == 'train']
+  assert [r['step'] for r in steps] == list(range(1, len(steps) + 1))
+  for record in steps:
+    total = sum(record[f'loss_{part}'] for part in LOSSES[name])
+    assert record['loss'] == pytest.approx(total, rel=1e-5)
+  assert 'scene_val_' in (workdir / 'report.html').read_text()
+
+
+def test_objects_are_evaluated(instance_run):
+  [evaluated] = [r for r in read_log(instance_run) if r['split'].startswith('val')]
+  assert 'mask_ap50' in evaluated
+  assert 'loss' not in evaluated
+  assert 'mask_ap' in (instance_run / 'report.html').read_text()
+
+
+def test_segments_are_evaluated(panoptic_run):
+  [evaluated] = [r for r in read_log(panoptic_run) if r['split'].startswith('val')]
+  assert {'pq', 'pq_things', 'pq_stuff', 'sq', 'rq'} <= set(evaluated)
+  counts = [[values[key] for key in ('tp', 'fn')] for values in evaluated['per_class'].values()]
+  assert (np.sum(counts, axis=0) > 0).all()
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_stays_and_training_is_deterministic(semantic_run, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  assert train(workdir, '--config.train.nonfinite=skip', steps=4) == 0
+  first = info(workdir, capsys)
+  assert train(workdir, '--config.train.nonfinite=skip', steps=4) == 0
+  assert info(workdir, capsys) == first
+  # Without --config the workdir's own is taken.
+  assert run('train', f'--workdir={workdir}') == 0
+  assert first['parameters_sha256'] == info(semantic_run, capsys)['parameters_sha256']
+
+
+def test_a_corrupt_newest_checkpoint_is_reported(semantic_run, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  shutil.copytree(semantic_run, workdir)
+  (workdir / 'checkpoints/4/meta/metadata').write_text('{')
+  capsys.readouterr()
+  assert train(workdir, steps=4) == 0
+  err = capsys.readouterr().err
+  assert 'damaged' in err or 'corrupt' in err
+  assert 'resuming from step 2 of 4' in err
+  finals = [info(w, capsys)['parameters_sha256'] for w in (workdir, semantic_run)]
+  assert finals[0] == finals[1]
+
+
+@pytest.mark.parametrize(('name', 'task', 'steps'), [('instance_run', 'instance', 2)])
+def test_a_resumed_run_sees_the_same_batches(name, task, steps, request, tmp_path, capsys):
+  """From the checkpoint of the first step to the parameters that the run itself reached."""
+  trained, again = request.getfixturevalue(name), tmp_path / 'again'
+  shutil.copytree(trained, again)
+  shutil.rmtree(again / 'checkpoints' / '2')
+  capsys.readouterr()
+  assert train(again, task=task, steps=steps) == 0
+  assert 'resuming from step 1 of 2' in capsys.readouterr().err
+  finals = [info(w, capsys)['parameters_sha256'] for w in (trained, again)]
+  assert finals[0] == finals[1]
+
+
+def test_batch_norm_of_the_training_set_survives_a_stop(tmp_path):
+  """Resuming from step 2 ends as if there had been no stop, though evaluating changes the state."""
+  statistics = {}
+  extra = {'running': [], 'recomputed': ['--config.train.recompute_batch_norm=true']}
+  for name, args in extra.items():
+    assert train(tmp_path / name, '--config.model.norm=batch', *args, steps=4) == 0
+    statistics[name] = batch_stats(tmp_path / name)
+  assert statistics['running'].keys() == statistics['recomputed'].keys() != set()
+  assert not same(statistics['running'], statistics['recomputed'])
+  shutil.rmtree(tmp_path / 'recomputed/checkpoints/4')
+  assert run('train', f'--workdir={tmp_path}/recomputed') == 0
+  assert same(batch_stats(tmp_path / 'recomputed'), statistics['recomputed'])
+
+
+def batch_stats(workdir):
+  """The statistics of batch normalization in the newest checkpoint."""
+  return {name: array for name, array in arrays(workdir).items() if 'batch_stats' in name}
+
+
+def same(a, b):
+  return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_two_processes_on_one_workdir(semantic_run, capsys):
+  with Workdir(str(semantic_run)).lock():
+    told = fails(capsys, *train_args(semantic_run, steps=4))
+  assert 'another process is training in' in told
+
+
+def test_workdir_of_a_different_config(semantic_run, capsys):
+  before = (semantic_run / 'config.json').read_text()
+  told = fails(
+    capsys, *train_args(semantic_run, '--config.optim.learning_rate=0.5', steps=4)
+  )
+  assert 'optim.learning_rate was 0.003 and is 0.5' in told
+  assert (semantic_run / 'config.json').read_text() == before
+
+
+def test_what_never_trained_does_not_bind(tmp_path, capsys):
+  told = fails(capsys, *train_args(tmp_path / 'run', '--config.batch.size=3'))
+  assert 'config.batch.size' in told
+  assert train(tmp_path / 'run', steps=1) == 0
+
+
+# --- wrong configs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('task', 'override', 'told'),
+  [
+    ('semantic', 'optim.learnig_rate=1', 'config.optim.learnig_rate is not a key: did you mean l'),
+    ('semantic', 'optm.learning_rate=1', 'config.optm is not a key: did you mean optim'),
+    ('semantic', 'model.widht=3', 'config.model.widht is not a key: did you mean width'),
+    ('semantic', 'model.name=unet.Unet', 'did you mean UNet'),
+    ('semantic', 'task=semantics', 'did you mean semantic'),
+    ('semantic', 'augment.flip_h=1', 'config.augment.flip_h is not a key: did you mean flip_'),
+    ('semantic', 'losses.dise={}', 'dise: did you mean dice'),
+    ('semantic', 'losses.dice.smoth=1', 'config.losses.dice.smoth is not a key: did you mean smo'),
+    ('semantic', 'eval.metric=1', 'config.eval.metric is not a key: did you mean metrics'),
+    ('semantic', 'train.steps=many', "config.train.steps='many' has the wrong type: it takes int"),
+    ('semantic', 'optim.learning_rate=fast', 'config.optim.learning_rate'),
+    ('semantic', 'data.batch_size=4', 'config.data.batch_size is now config.batch.size'),
+    ('semantic', 'batch.size=0', 'config.batch.size=0 must be 1 or greater'),
+    ('semantic', 'batch.size=3', 'does not divide over the mesh'),
+    ('semantic', 'data.name=scene', 'did you mean scenes'),
+    ('semantic', 'data.train_split=training', 'has no split'),
+    ('semantic', 'data.eval_split=vall', "has no split 'vall': did you mean val"),
+    ('semantic', 'model.classes=3', 'config.model.classes=3 but the data set scenes'),
+    ('semantic', 'mesh.data=64', 'config.mesh asks for'),
+    ('semantic', 'eval.metrics=("iou",)', 'config.eval.metrics'),
+    ('semantic', 'losses.dice=1', 'config.losses.dice=1 has the wrong type'),
+    ('semantic', 'optim.accumulate=3', 'config.optim.accumulate=3 does not divide config.batch.si'),
+    ('semantic', 'optim.accumulate=0', 'config.optim.accumulate=0'),
+    ('semantic', 'mesh.space=0', 'config.mesh.space=0'),
+    ('semantic', 'train.eval_every=0', 'config.train.eval_every=0 must be 1 or greater'),
+    ('semantic', 'train.steps=-1', 'config.train.steps=-1'),
+    ('semantic', 'train.seed=99999999999999999999', 'config.train.seed=99999999999999999999 must'),
+    ('semantic', 'optim.learning_rate=-1', 'config.optim.learning_rate=-1'),
+    ('semantic', 'model.dropout=1.5', 'config.model.dropout=1.5 must be'),
+    ('semantic', 'data.weight_map.class_weights=(1,)', 'config.data.weight_map.class_weights'),
+    ('semantic', 'data.weight_map=1', 'config.data.weight_map=1 has the wrong type'),
+    ('semantic', 'model=3', 'config.model is a group of keys'),
+    ('semantic', 'data.name=a/b/c', 'a/b/c'),
+    ('semantic', 'data.name=my-data', 'my-data'),
+    ('semantic', 'data.name_key=nix', 'config.data.name_key=nix'),
+    ('semantic', 'batch.max_segments=9', 'config.batch.max_segments is for tasks that read segmen'),
+    ('instance', 'model.classes=9', 'config.model.classes=9 but the data set scenes/tiny has 5 cl'),
+    ('instance', 'losses.mask.beta=1', 'config.losses.mask.beta is not a key'),
+    ('instance', 'losses.dice.scale=1', 'config.losses'),
+    ('instance', 'model.score_threshold=1', 'is now config.model.box_head.score_threshold'),
+    ('instance', 'model.box_head.samples=0', 'config.model.box_head.samples=0 must be'),
+    ('instance', 'mesh.space=2', 'config.mesh.space=2: the task instance does not split an image'),
+    ('instance', 'eval.metrics=("confusion",)', 'config.eval.metrics'),
+    ('instance', 'data.objects_key=things', 'config.data.objects_key=things'),
+    ('instance', 'batch.max_segments=9', 'config.batch.max_segments is for tasks that read segmen'),
+    (
+      'instance',
+      'train.recompute_batch_norm=true',
+      'config.train.recompute_batch_norm: the task instance does not offer',
+    ),
+    ('panoptic', 'model.classes=9', 'config.model.classes=9 but the data set scenes/tiny has 5'),
+    ('panoptic', 'model.stuff=5', 'config.model.stuff=5 but the data set scenes/tiny has 4 classe'),
+    ('panoptic', 'model.masks=false', 'config.model.masks'),
+    ('panoptic', 'losses.dice.scale=1', 'config.losses'),
+    ('panoptic', 'data.panoptic_key=ids', 'config.data.panoptic_key=ids'),
+    ('panoptic', 'eval.things=(1,)', 'config.eval.things is not a key'),
+  ],
+)
+def test_a_wrong_config_is_one_sentence(tmp_path, capsys, task, override, told):
+  workdir = tmp_path / 'run'
+  assert told in fails(capsys, *train_args(workdir, f'--config.{override}', task=task))
+  assert not (workdir / 'checkpoints').exists() or not list((workdir / 'checkpoints').iterdir())
+
+
+def test_misspelt_best_metric(tmp_path, capsys):
+  told = fails(capsys, *train_args(tmp_path / 'run', '--config.train.best_metric=mean_io'))
+  assert 'config.train.best_metric=mean_io is an unknown metric: did you mean mean_iou?' in told
+
+
+def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):
+  told = []
+  for args in ([], ['--config.train.nonfinite=skip', '--config.train.max_skipped=2']):
+    diverging = train_args(
+      tmp_path / f'run{len(args)}',
+      '--config.optim.learning_rate=1e30',
+      '--config.model.norm=none',
+      '--config.optim.name=sgd',
+      '--config.optim.warmup_steps=0',
+      '--config.train.eval_every=9',
+      *args,
+      steps=9,
+    )
+    told.append(fails(capsys, *diverging))
+  assert 'not finite' in told[0]
+  assert 'last finite metrics: step=1' in told[0]
+  assert len(re.findall(r'scene_train_\d{6}', told[0])) == 4
+  assert '(3 updates ' in told[1]
+
+
+# --- what a config can ask for --------------------------------------------------------------------
+
+
+def test_unpadded_network_with_border_weights_and_isbi_metrics(tmp_path, capsys):
+  """The path of the ISBI configs: margin, weight map, metrics on the host, eight symmetries."""
+  workdir = tmp_path / 'run'
+  status = train(
+    workdir,
+    '--config.model.padding=valid',
+    '--config.data.size.crop_size=(20,20)',
+    "--config.data.weight_map={'foreground': 2, 'background_only': True}",
+    '--config.eval.metrics=("confusion","isbi")',
+    '--config.eval.test_time_augmentation=dihedral',
+    '--config.train.best_metric=rand_error',
+    '--config.train.best_mode=min',
+    '--config.augment.elastic_sigma=3',
+    '--config.augment.rotate=180',
+    '--config.optim.accumulate=2',
+    '--config.mesh.data=1',
+  )
+  assert status == 0
+  assert 0 <= read_log(workdir)[-1]['rand_error'] <= 1
+  assert info(workdir, capsys)['best_metric'] == 'rand_error'
+
+
+def test_median_frequency_weights_stay_with_the_run(tmp_path):
+  workdir = tmp_path / 'run'
+  rule = '--config.losses.softmax_cross_entropy.class_weights=median_frequency'
+  assert train(workdir, rule, steps=1) == 0
+  weights = json.loads((workdir / 'dataset.json').read_text())['class_weights']
+  assert len(weights['median_frequency']) == 9
+  assert np.median([w for w in weights['median_frequency'] if w]) == pytest.approx(1, rel=0.5)
+  assert run('evaluate', f'--workdir={workdir}', '--json') == 0
+
+
+def test_evaluates_on_another_data_set(tmp_path, capsys, monkeypatch):
+  """FCN trains on SBD and is evaluated on VOC."""
+  loaded, load = [], datasets.load
+
+  def spy(name, data_dir, source, **kwargs):
+    loaded.append((name, source))
+    return load(name, data_dir, **kwargs)
+
+  monkeypatch.setattr(datasets, 'load', spy)
+  other = ['--config.data.eval_name=scenes/tiny', f'--config.data.eval_source={tmp_path}']
+  assert train(tmp_path / 'run', *other, '--config.data.source=raw') == 0
+  assert run('evaluate', f'--workdir={tmp_path}/run') == 0
+  assert loaded == [('scenes/tiny', 'raw'), *[('scenes/tiny', str(tmp_path))] * 2]
+
+  classes = '--config.data.class_names=' + str(tuple('abcdefghi'))
+  where = [f'--workdir={tmp_path}/run', '--config.data.eval_name=scenes/tiny', classes]
+  assert 'set config.data.eval_name to a data set with the same' in fails(
+    capsys, 'evaluate', *where
+  )
+
+
+def test_init_from_another_run(semantic_run, tmp_path, capsys):
+  """Same names, same weights: with a rate of 0 the new run ends with those it started from."""
+  start = f'--config.init_from.path={semantic_run}'
+  told = fails(capsys, *train_args(tmp_path / 'a', '--config.model.width=3', start))
+  assert 'where this network has' in told
+  frozen = ['--config.optim.learning_rate=0', '--config.init_from.checkpoint=latest']
+  assert train(tmp_path / 'b', start, *frozen, steps=1) == 0
+  assert 'arrays from' in capsys.readouterr().err
+  finals = [info(w, capsys)['parameters_sha256'] for w in (semantic_run, tmp_path / 'b')]
+  assert finals[0] == finals[1]
+
+
+def test_the_small_networks_are_the_shipped_configs():
+  assert all(keys for keys in SMALL.values()) and set(SMALL) <= set(CONFIGS)

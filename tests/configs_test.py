@@ -12,7 +12,8 @@ from segjax import config as config_lib
 from segjax import merge
 from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, parse
-from segjax.run import build, make_optimizer
+from segjax.run import build
+from segjax.train import optim
 from segjax.types import Instances, Segments
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -159,7 +160,8 @@ def check_objects(run):
 
   if one.train.steps:
     assert set(jax.eval_shape(learn, variables, batch)) == set(one.losses)
-    make_optimizer(run, batch)
+    frozen = getattr(run.model, 'frozen_parameters', ())
+    optim.make_optimizer(one.optim, one.train.steps, variables['params'], frozen)
   found, predictions = jax.eval_shape(find, variables, batch)
   model = getattr(run.model, 'instance', run.model)  # of a merged network that part
   count = model.box_head.max_detections

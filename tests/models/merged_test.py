@@ -52,8 +52,8 @@ def test_both_see_the_image():
   assert set(variables['params']) == {'semantic', 'instance'}
 
 
-def test_the_semantic_network_has_a_normalisation_of_its_own():
-  """Pixels normalised by (mean, std) = (100, 50) are turned into those by (80, 40), padding too."""
+def test_the_semantic_network_has_a_normalization_of_its_own():
+  """Pixels normalized by (mean, std) = (100, 50) are turned into those by (80, 40), padding too."""
   outputs = apply(semantic_scale=(1.25,), semantic_shift=(0.5, 0.5, 0.5))
   pixels = np.where(INSIDE, IMAGE * 50 + 100, 80)
   np.testing.assert_allclose(outputs['semantic'], (pixels - 80) / 40, rtol=1e-5, atol=1e-5)

@@ -156,7 +156,7 @@ def test_four_devices_agree_with_one(variables):
 
 
 def test_images_without_objects_train(variables):
-  """No loss and no gradient is NaN; the background remains to be learnt."""
+  """No loss and no gradient is NaN; the background is still trained on."""
   batch = make_batch(2)
   batch['instances'] = jax.tree.map(np.zeros_like, batch['instances'])
   grads, means = gradient(variables['params'], batch)
@@ -166,7 +166,7 @@ def test_images_without_objects_train(variables):
 
 
 def test_compiles_once_for_a_shape():
-  """A step is traced once for each shape of batch, and hands on a state of the types it takes."""
+  """A step is traced once for each shape of batch, and passes on a state of the types it takes."""
   traced = []
 
   def forward(variables, batch, **kwargs):

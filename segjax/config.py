@@ -171,7 +171,7 @@ def locate(name: str, package: str, where: str) -> Any:
     raise SegjaxError(f'{where}: {candidate} has no {attribute}{nearest(attribute, known)}')
   folder = Path(importlib.import_module(package).__file__).parent
   modules = [p.stem for p in folder.glob('*.py') if p.stem != '__init__']
-  raise SegjaxError(f'{where}: there is no module {module_name}{nearest(module_name, modules)}')
+  raise SegjaxError(f'{where}: unknown module {module_name}{nearest(module_name, modules)}')
 
 
 def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> dict[str, Any]:

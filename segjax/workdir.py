@@ -11,7 +11,7 @@ from segjax import config as config_lib
 from segjax import upgrade
 from segjax.types import SegjaxError
 
-# Keys that a run may change when it resumes: where and how it runs, which does not change its results.
+# Keys that a run may change when it resumes: where and how it runs, not its results.
 FREE_KEYS = (
   'data.dir',
   'data.source',

@@ -13,7 +13,7 @@ import safetensors.numpy
 from segjax.convert import caffe, detectron2, torchvision, torchvision_detection
 from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
-from segjax.types import SegjaxError, nearest
+from segjax.types import NonNegativeInt, SegjaxError, nearest
 
 SOURCES = {
   **torchvision.SOURCES,
@@ -38,7 +38,7 @@ class InitFrom:
 
   path: str | Mapping[str, str]
   source: str | None = None
-  checkpoint: Literal['latest', 'best'] | int = 'best'
+  checkpoint: Literal['latest', 'best'] | NonNegativeInt = 'best'
 
 
 @dataclasses.dataclass(frozen=True)

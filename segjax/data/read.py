@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -292,10 +293,10 @@ def _to_classes(label: np.ndarray, void: int, what: str, example: Example) -> np
   unknown = (classes >= spec.num_classes) & ~ignored
   classes = np.where(ignored, IGNORE_LABEL, classes).astype(np.uint16)
   if label.dtype == np.uint8:  # by a table
-    unknown, classes = unknown[label], classes[label]
+    unknown, classes = cv2.LUT(label, unknown.astype(np.uint8)), cv2.LUT(label, classes)
   if unknown.any():
     raise SegjaxError(
-      f'{what} has the value {classes[unknown][0]} but {spec.name} has {spec.num_classes} classes: '
+      f'{what} has the value {classes[unknown > 0][0]} but {spec.name} has {spec.num_classes} classes: '
       'fix it, or set config.data.label_offset'
     )
   return classes

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segjax.types import IGNORE_LABEL, SegjaxError
+from segjax.types import (
+  IGNORE_LABEL,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  SegjaxError,
+)
 
 # exp(-reach**2 / 2) = 1.5e-8: farther than this many sigmas a cell border adds nothing in float32.
 _REACH = 6.0
@@ -14,11 +20,11 @@ _REACH = 6.0
 def border_weight_map(
   label: np.ndarray,
   *,
-  w0: float = 10.0,
-  sigma: float = 5.0,
-  foreground: int = 1,
+  w0: NonNegativeFloat = 10.0,
+  sigma: PositiveFloat = 5.0,
+  foreground: NonNegativeInt = 1,
   background_only: bool = False,
-  class_weights: Sequence[float] | None = None,
+  class_weights: Sequence[NonNegativeFloat] | None = None,
 ) -> np.ndarray:
   """The weight map w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) of U-Net, eq. 2.
 

@@ -19,7 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.types import IGNORE_LABEL, Array, SegjaxError, SumCount
+from segjax.types import (
+  IGNORE_LABEL,
+  Array,
+  Fraction,
+  NonNegativeFloat,
+  SegjaxError,
+  SumCount,
+)
 
 DivideBy = Literal['count', 'weight', 'images']
 
@@ -29,7 +36,7 @@ def softmax_cross_entropy(
   label: Array,
   weight: Array | None = None,
   *,
-  class_weights: Sequence[float] | None = None,
+  class_weights: Sequence[NonNegativeFloat] | None = None,
   divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Cross-entropy of the softmax over the classes: -w log p[label] (U-Net, eq. 1).
@@ -57,7 +64,7 @@ def sigmoid_cross_entropy(
   label: Array,
   weight: Array | None = None,
   *,
-  class_weights: Sequence[float] | None = None,
+  class_weights: Sequence[NonNegativeFloat] | None = None,
   divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Binary cross-entropy of each class against the rest, averaged over the classes.
@@ -86,9 +93,9 @@ def focal(
   label: Array,
   weight: Array | None = None,
   *,
-  gamma: float = 2.0,
-  alpha: float | None = 0.25,
-  class_weights: Sequence[float] | None = None,
+  gamma: NonNegativeFloat = 2.0,
+  alpha: Fraction | None = 0.25,
+  class_weights: Sequence[NonNegativeFloat] | None = None,
   divide_by: DivideBy = 'count',
 ) -> SumCount:
   """Focal loss, -alpha_t (1 - p_t)^gamma log p_t, averaged over classes (Lin et al. 2017, eq. 5).
@@ -124,8 +131,8 @@ def dice(
   label: Array,
   weight: Array | None = None,
   *,
-  class_weights: Sequence[float] | None = None,
-  smooth: float = 1.0,
+  class_weights: Sequence[NonNegativeFloat] | None = None,
+  smooth: NonNegativeFloat = 1.0,
 ) -> SumCount:
   """Soft Dice loss of each image: 1 - (2 Σpg + smooth) / (Σp + Σg + smooth), averaged over classes.
 

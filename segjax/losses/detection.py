@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from segjax.types import Array, SegjaxError, SumCount
+from segjax.types import Array, NonNegativeFloat, SegjaxError, SumCount
 
 DivideBy = Literal['valid', 'slots']
 Activation = Literal['sigmoid', 'softmax']
@@ -34,7 +34,9 @@ def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
   return objectness_loss(rpn.logits, rpn.positive, rpn.valid, divide_by=divide_by)
 
 
-def rpn_box(outputs: Outputs, *, beta: float = 1 / 9, divide_by: DivideBy = 'valid') -> SumCount:
+def rpn_box(
+  outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9, divide_by: DivideBy = 'valid'
+) -> SumCount:
   """L_box of the RPN: `box_loss` of `outputs['rpn']`."""
   rpn = outputs['rpn']
   return box_loss(rpn.deltas, rpn.target, rpn.positive, rpn.valid, beta=beta, divide_by=divide_by)
@@ -46,7 +48,7 @@ def box_class(outputs: Outputs) -> SumCount:
   return class_loss(logits, regions.classes, regions.positive, regions.valid)
 
 
-def box_regression(outputs: Outputs, *, beta: float = 1 / 9) -> SumCount:
+def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCount:
   """L_box: `box_loss` of `outputs['box']`, on the box of the object's class."""
   _, deltas, regions = outputs['box']
   return box_loss(

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import jax
 from jax.experimental import multihost_utils
@@ -16,7 +16,7 @@ from segjax.train import sharding
 from segjax.train.checkpoint import Checkpoints
 from segjax.train.log import RunLog
 from segjax.train.state import TrainState
-from segjax.types import SegjaxError
+from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,26 +39,18 @@ class TrainConfig:
       computed anew over the training split, without augmentation; the model needs `bn_momentum`.
   """
 
-  steps: int = 1000
-  seed: int = 0
-  log_every: int = 20
-  eval_every: int = 500
-  checkpoint_every: int = 500
-  keep: int = 2
+  steps: NonNegativeInt = 1000
+  seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+  log_every: PositiveInt = 20
+  eval_every: PositiveInt = 500
+  checkpoint_every: PositiveInt = 500
+  keep: PositiveInt = 2
   best_metric: str = 'mean_iou'
   best_mode: Literal['max', 'min'] = 'max'
   nonfinite: Literal['stop', 'skip'] = 'stop'
-  max_skipped: int = 10
-  pictures: int = 6
+  max_skipped: NonNegativeInt = 10
+  pictures: NonNegativeInt = 6
   recompute_batch_norm: bool = False
-
-  def __post_init__(self):
-    least = {'steps': 0, 'log_every': 1, 'eval_every': 1, 'checkpoint_every': 1, 'keep': 1}
-    for key, value in least.items():
-      if getattr(self, key) < value:
-        raise SegjaxError(f'config.train.{key}={getattr(self, key)} must be {value} or more')
-    if self.seed < 0:
-      raise SegjaxError(f'config.train.seed={self.seed} must not be negative')
 
 
 class Progress(Protocol):

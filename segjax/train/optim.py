@@ -3,13 +3,24 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.types import SegjaxError
+from segjax.types import (
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+  Range,
+  SegjaxError,
+)
+
+# Of a moving average.
+Decay = Annotated[float, Range(0, 1, open='high')]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,32 +53,24 @@ class OptimConfig:
   """
 
   name: Literal['sgd', 'adam', 'adamw'] = 'sgd'
-  learning_rate: float = 0.01
+  learning_rate: NonNegativeFloat = 0.01
   schedule: Literal['constant', 'poly', 'step', 'cosine'] = 'constant'
-  warmup_steps: int = 0
-  warmup_factor: float = 0.0
-  power: float = 0.9
-  boundaries: tuple[int, ...] = ()
-  decay_factor: float = 0.1
-  momentum: float = 0.9
+  warmup_steps: NonNegativeInt = 0
+  warmup_factor: Fraction = 0.0
+  power: NonNegativeFloat = 0.9
+  boundaries: tuple[PositiveInt, ...] = ()
+  decay_factor: NonNegativeFloat = 0.1
+  momentum: Decay = 0.9
   nesterov: bool = False
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  weight_decay: float = 0.0
+  b1: Decay = 0.9
+  b2: Decay = 0.999
+  eps: NonNegativeFloat = 1e-8
+  weight_decay: NonNegativeFloat = 0.0
   decay_exclude: tuple[str, ...] = ('bias', 'scale')
-  multipliers: tuple[tuple[str, float], ...] = ()
-  clip_norm: float | None = None
-  accumulate: int = 1
-  ema: float | None = None
-
-  def __post_init__(self):
-    if self.accumulate < 1:
-      raise SegjaxError(f'config.optim.accumulate={self.accumulate} must be 1 or more')
-    if self.warmup_steps < 0:
-      raise SegjaxError(f'config.optim.warmup_steps={self.warmup_steps} must not be negative')
-    if self.ema is not None and not 0 <= self.ema < 1:
-      raise SegjaxError(f'config.optim.ema={self.ema} must lie in [0, 1), or be none')
+  multipliers: tuple[tuple[str, NonNegativeFloat], ...] = ()
+  clip_norm: PositiveFloat | None = None
+  accumulate: PositiveInt = 1
+  ema: Decay | None = None
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:

@@ -3,14 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from segjax.types import SegjaxError
+from segjax.types import PositiveInt, SegjaxError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +22,8 @@ class MeshConfig:
     space: devices along the image height.
   """
 
-  data: int = -1
-  space: int = 1
-
-  def __post_init__(self):
-    if self.space < 1 or (self.data < 1 and self.data != -1):
-      raise SegjaxError(
-        f'config.mesh.data={self.data} and config.mesh.space={self.space} must be 1 or more'
-      )
+  data: Literal[-1] | PositiveInt = -1
+  space: PositiveInt = 1
 
 
 def make_mesh(config: MeshConfig) -> Mesh:

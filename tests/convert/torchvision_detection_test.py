@@ -6,7 +6,6 @@ is installed, the full ones are run beside ours, in inference and in training.
 
 import dataclasses
 import functools
-import os
 import pathlib
 import sys
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from instance_batch import make_model
 from made_up import made_up, made_up_image
+from real_data import real_data
 from scipy.optimize import linear_sum_assignment
 
 from segjax.convert import torchvision_detection as tables
@@ -325,9 +325,7 @@ def pair(request, maker):
 
 def photographs():
   """Two of COCO's at `SIZES`, as `made_up_image` gives them: f32[2, 3, *PADDED], normalised."""
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA, the folder with coco_instances/, is not set')
-  folder = pathlib.Path(os.environ['SEGJAX_TEST_DATA'], 'coco_instances', 'val2017')
+  folder = real_data('coco_instances', 'val2017')
   batch = np.zeros((2, 3, *PADDED), np.float32)
   for image, (height, width), path in zip(batch, SIZES, sorted(folder.glob('*.jpg')), strict=False):
     pixels = cv2.resize(cv2.imread(str(path))[..., ::-1], (width, height)) / 255

@@ -1,4 +1,4 @@
-"""A small semantic task on random pictures, for the tests of the training loop."""
+"""A small semantic task on random images, for the tests of the training loop."""
 
 import numpy as np
 
@@ -10,14 +10,14 @@ from segjax.types import IGNORE_LABEL
 LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy, 'dice': dense.dice}
 
 
-def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **kwargs):
-  """A U-Net of depth 1 for three classes."""
+def make_task(norm='none', dropout=0.0, losses=('softmax_cross_entropy',), **keys):
+  """A U-Net of depth 1 for three classes; `keys` are those of `config.eval`."""
   return semantic.make_task(
     UNet(classes=3, width=2, depth=1, padding='same', norm=norm, dropout=dropout),
+    semantic.EvalConfig(**keys),
     class_names=('a', 'b', 'c'),
     losses={name: LOSSES[name] for name in losses},
     draw=lambda image, truth, prediction, uncertainty: {'image': image},
-    **kwargs,
   )
 
 

@@ -1,6 +1,3 @@
-import os
-import pathlib
-
 import cv2
 import jax
 import jax.numpy as jnp
@@ -8,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
+from real_data import real_data
 
 from segjax.losses import dense
 from segjax.types import IGNORE_LABEL, SegjaxError
@@ -231,11 +229,9 @@ def test_median_frequency_weights_hand_computed():
 def test_median_frequency_weights_of_camvid_are_near_the_released_ones():
   # SegNet's released weights, sky to bicyclist; they were counted on other renderings of the labels
   # (the sign's weight differs by 2.5 times).
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA, the folder with camvid/, is not set')
   released = [0.2595, 0.1826, 4.564, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614]
   pixels, image_pixels = np.zeros(11), np.zeros(11)
-  for path in pathlib.Path(os.environ['SEGJAX_TEST_DATA'], 'camvid/trainannot').glob('*.png'):
+  for path in real_data('camvid', 'trainannot').glob('*.png'):
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     counts = np.bincount(label.ravel(), minlength=12)[:11]
     pixels += counts

@@ -3,14 +3,13 @@
 import contextlib
 import io
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from real_data import real_data
 
 from segjax.metrics import coco
 from segjax.types import SegjaxError
@@ -417,9 +416,7 @@ def test_equals_pycocotools(seed):
 
 @pytest.mark.filterwarnings(OLD_ARRAY)
 def test_equals_pycocotools_on_real_data():
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA, the folder with coco_instances/, is not set')
-  annotations = Path(os.environ['SEGJAX_TEST_DATA'], 'coco_instances', 'annotations')
+  annotations = real_data('coco_instances', 'annotations')
   truth = quietly(COCO, annotations / 'instances_val2017.json')
   result = check_against_pycocotools(truth, 0)
   assert 0.05 < result['mask_ap'] < 0.95

@@ -1,8 +1,6 @@
 """PQ against the public algorithm, written anew with dictionaries and float64."""
 
 import json
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import real_data
 
 from segjax.metrics import panoptic
 from segjax.types import SegjaxError, Segments
@@ -212,9 +211,7 @@ def test_equals_the_public_algorithm_on_random_maps():
 @pytest.fixture
 def coco_panoptic():
   """[Labelled] of the real annotations, and the categories."""
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA does not name a folder of real data')
-  folder = Path(os.environ['SEGJAX_TEST_DATA']) / 'coco_panoptic' / 'annotations'
+  folder = real_data('coco_panoptic', 'annotations')
   content = json.loads((folder / 'panoptic_train2017.json').read_text())
   index = {category['id']: i for i, category in enumerate(content['categories'])}
   labelled = []

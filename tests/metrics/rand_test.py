@@ -1,11 +1,10 @@
 import itertools
-import os
-import pathlib
 import time
 
 import cv2
 import numpy as np
 import pytest
+from real_data import real_data
 from scipy import ndimage, stats
 from skimage.metrics import adapted_rand_error, variation_of_information
 
@@ -209,9 +208,7 @@ def test_nothing_to_measure_is_nan():
 
 
 def test_fast_on_a_real_label():
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA, the folder with isbi2012/, is not set')
-  path = pathlib.Path(os.environ['SEGJAX_TEST_DATA'], 'isbi2012/label/0.png')
+  path = real_data('isbi2012', 'label', '0.png')
   label = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.int32)[None]
   noise = np.random.default_rng(0).normal(size=label.shape)
   inside = np.clip(ndimage.gaussian_filter(label[0] * 1.0, 1.5) + 0.1 * noise, 0, 1)

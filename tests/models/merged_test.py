@@ -11,7 +11,7 @@ from segjax.types import SegjaxError
 
 
 class Echo(nn.Module):
-  """Puts out what it sees, as scores."""
+  """Outputs its input, as scores."""
 
   margin: int = 0
 
@@ -33,7 +33,7 @@ IMAGE = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 SIZE = np.array([[32, 32], [24, 20]], np.int32)
 INSIDE = np.ones(IMAGE.shape, bool)
 INSIDE[1, 24:] = INSIDE[1, :, 20:] = False
-IMAGE[~INSIDE] = 0.1  # the mean colour, rounded
+IMAGE[~INSIDE] = 0.1  # the mean color, rounded
 PARAMS = {'params': {'semantic': {'bias': 0.0}, 'instance': {'scale': 1.0}}}
 
 
@@ -86,5 +86,7 @@ def test_the_semantic_network_sees_the_image_at_the_size_it_was_trained_at(resiz
 def test_what_cannot_be():
   with pytest.raises(SegjaxError, match='config.train.steps: a merged network is not trained'):
     Merged(Echo(), Finder()).apply(PARAMS, IMAGE, SIZE, train=True)
-  with pytest.raises(SegjaxError, match='config.model.semantic puts out less than it takes in'):
+  with pytest.raises(
+    SegjaxError, match='config.model.semantic has an output smaller than its input'
+  ):
     Merged(Echo(margin=4), Finder()).apply(PARAMS, IMAGE, SIZE)

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import abstract, apply, count, filled
 
 from segjax.models.unet import UNet, center_crop, pad_to_multiple
+from segjax.train.compile import jit
 from segjax.types import SegjaxError
 
 
-def abstract(model, shape):
-  image = jax.ShapeDtypeStruct(shape, jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  return variables, jax.eval_shape(model.apply, variables, image)
+def images(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def tiny(**kwargs):
@@ -21,7 +21,7 @@ def tiny(**kwargs):
 
 def test_paper_has_31030658_parameters_and_maps_572_to_388():
   variables, logits = abstract(UNet(classes=2), (1, 572, 572, 1))
-  assert sum(x.size for x in jax.tree.leaves(variables)) == 31_030_658
+  assert count(variables) == 31_030_658
   assert logits.shape == (1, 388, 388, 2)
   assert UNet(classes=2).margin == (572 - 388) // 2
 
@@ -36,7 +36,7 @@ def test_paper_level_sizes(monkeypatch):
     lambda x, h, w: (sizes.append((x.shape[1] - h) // 2), center_crop(x, h, w))[1],
   )
   model = UNet(classes=2, width=1)
-  jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 572, 572, 1)))
+  abstract(model, (1, 572, 572, 1))
   assert sizes == [568, 280, 136, 64, 4, 16, 40, 88]
 
 
@@ -78,43 +78,45 @@ def test_unpadded_output_sees_only_its_own_receptive_field():
   """Shifting an image by the stride shifts the logits by the stride, to the pixel."""
   model = tiny()
   size = model.output_size(20) + 2 * model.margin
-  image = jax.random.normal(jax.random.key(1), (1, size + model.stride, size, 1))
-  variables = model.init(jax.random.key(0), image[:, :size])
-  first = model.apply(variables, image[:, :size])
-  second = model.apply(variables, image[:, model.stride :])
+  image = images(1, size + model.stride, size, 1)
+  variables = filled(abstract(model, image[:, :size])[0])
+  first = apply(model, variables, image[:, :size])
+  second = apply(model, variables, image[:, model.stride :])
   np.testing.assert_allclose(
     first[:, model.stride :], second[:, : -model.stride], rtol=1e-4, atol=1e-5
   )
 
 
 def test_output_is_aligned_with_the_input():
-  """Only a change inside the output's receptive field, centred on it, changes the output."""
+  """Only a change inside the output's receptive field, centered on it, changes the output."""
   model = tiny()
   size = model.output_size(8) + 2 * model.margin
-  image = jnp.ones((1, size, size, 1))
-  variables = model.init(jax.random.key(0), image)
-  params = jax.tree.map(jnp.abs, variables)  # so that nothing dies in a ReLU
-  gradient = jax.grad(lambda x: model.apply(params, x)[0, 4, 4, 0])(image)[0, :, :, 0]
+  image = np.ones((1, size, size, 1), np.float32)
+  variables = jax.tree.map(np.abs, filled(abstract(model, image)[0]))  # nothing dies in a ReLU
+  of_one = lambda x: model.apply(variables, x)[0, 4, 4, 0]
+  gradient = jit(jax.grad(of_one), once=True)(image)[0, :, :, 0]
   rows = np.flatnonzero(np.abs(gradient).sum(1))
-  centre = (rows.min() + rows.max()) / 2
-  assert abs(centre - (model.margin + 4)) <= model.stride / 2
+  center = (rows.min() + rows.max()) / 2
+  assert abs(center - (model.margin + 4)) <= model.stride / 2
 
 
 def test_dropout_acts_in_training_only():
   model = tiny(padding='same', dropout=0.5)
-  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 1))
-  variables = model.init(jax.random.key(0), image)
-  train = [
-    model.apply(variables, image, train=True, rngs={'dropout': jax.random.key(i)}) for i in (0, 1)
-  ]
-  assert not np.allclose(train[0], train[1])
-  np.testing.assert_array_equal(model.apply(variables, image), model.apply(variables, image))
+  image = images(1, 16, 16, 1)
+  variables = filled(abstract(model, image)[0])
+  run = lambda key: model.apply(variables, image, train=True, rngs={'dropout': key})
+  run = jit(run, once=True)
+  first, second = (np.asarray(run(jax.random.key(i))) for i in (0, 1))
+  assert not np.allclose(first, second)
+  exact = tiny(padding='same', dropout=0.0)
+  np.testing.assert_array_equal(apply(model, variables, image), apply(exact, variables, image))
 
 
-def test_initialisation_is_he_normal():
+def test_initialization_is_he_normal():
   """N(0, sqrt(2 / N)) with N the incoming connections of a neuron (§3)."""
-  model = UNet(classes=2, width=32, depth=2)
-  params = model.init(jax.random.key(0), jnp.zeros((1, 44, 44, 1)))['params']
+  model = UNet(classes=2, width=32, depth=1, padding='same')
+  init = jit(lambda key: model.init(key, jnp.zeros((1, 2, 2, 1))), once=True)
+  params = jax.device_get(init(jax.random.key(0))['params'])
   kernel = params['down1']['conv2']['kernel']
   assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
   assert not params['down1']['conv2']['bias'].any()
@@ -122,22 +124,22 @@ def test_initialisation_is_he_normal():
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
   model = tiny(padding='same', norm='batch', dtype='bfloat16')
-  image = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
-  variables = model.init(jax.random.key(0), image)
-  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
-  logits = model.apply(variables, image)
+  image = images(1, 16, 16, 3)
+  shapes, logits = abstract(model, image)
+  assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
   assert logits.dtype == jnp.float32
-  exact = tiny(padding='same', norm='batch').apply(variables, image)
-  np.testing.assert_allclose(logits, exact, atol=0.1)
-  assert not np.array_equal(logits, exact)
+  variables = filled(shapes)
+  coarse = apply(model, variables, image)
+  exact = apply(tiny(padding='same', norm='batch'), variables, image)
+  assert 0 < np.abs(coarse - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
 def test_group_norm_does_not_mix_examples():
   model = tiny(padding='same', norm='group')
-  image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-  variables = model.init(jax.random.key(0), image)
-  both = model.apply(variables, image, train=True)
-  np.testing.assert_allclose(both[:1], model.apply(variables, image[:1]), atol=1e-5)
+  image = images(2, 16, 16, 3)
+  variables = filled(abstract(model, image)[0])
+  both = apply(model, variables, image, train=True)
+  np.testing.assert_allclose(both[:1], apply(model, variables, image[:1]), rtol=1e-4, atol=1e-4)
 
 
 def test_center_crop_and_pad_to_multiple():

@@ -1,32 +1,38 @@
-"""The instance task: what may not change a loss, and what several views find."""
+"""The instance task: what must not change a loss, and test-time views."""
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from instance_batch import SHALLOW, SIZE, TINY
+from instance_batch import SHALLOW, SIZE, TINY, make_model
+from networks import abstract, filled
 
 from segjax.data.formats import coco
 from segjax.losses import detection
-from segjax.models.mask_rcnn import MaskRCNN
 from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks
+from segjax.tasks import detection as shared
 from segjax.tasks import instance
 from segjax.train import compile, evaluate, sharding, step
 from segjax.train.state import init_state
 from segjax.types import Detections, Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')
-# Fewer slots than there are candidates, so that the draws matter.
-MODEL = MaskRCNN(
-  **{**TINY, 'rpn_samples': 32, 'regions': 8},
-  norm='group',
-  anchor_sizes=(8, 16, 32, 64, 128),
-  score_threshold=0.0,
+# Fewer slots than there are candidates, so that the sampling matters.
+MODEL = make_model(
+  TINY
+  | {
+    'backbone.norm': 'group',
+    'rpn.samples': 32,
+    'rpn.anchor_sizes': (8, 16, 32, 64, 128),
+    'box_head.samples': 8,
+    'box_head.score_threshold': 0.0,
+  }
 )
 LOSSES = {
   name: getattr(detection, name)
@@ -34,8 +40,10 @@ LOSSES = {
 }
 
 
-def make_task(model=MODEL, **kwargs):
-  return instance.make_task(model, class_names=NAMES, losses=LOSSES, **kwargs)
+def make_task(model=MODEL, draw=None, **keys):
+  """`keys` are those of `config.eval`."""
+  config = instance.EvalConfig(**keys)
+  return instance.make_task(model, config, class_names=NAMES, losses=LOSSES, draw=draw)
 
 
 def make_batch(images=4, padding=0, seed=0):
@@ -70,7 +78,7 @@ def shallow():
 
 @pytest.fixture(scope='module')
 def variables():
-  return jit(make_task().init)(jax.random.key(0), make_batch())
+  return filled(abstract(MODEL, *(make_batch()[key] for key in ('image', 'size')))[0])
 
 
 # Each program runs a time or two: to compile it fast counts.
@@ -84,6 +92,18 @@ def losses(variables, batch, accumulate=1):
     make_task(), variables['params'], {}, batch, jax.random.key(0), accumulate
   )
   return parts
+
+
+@jit
+def gradient(params, batch):
+  """Of the sum of the losses' means, and these."""
+
+  def total(params):
+    parts, _ = step.sum_losses(make_task(), params, {}, batch, jax.random.key(0), 1)
+    means = {name: step.mean(part) for name, part in parts.items()}
+    return sum(means.values()), means
+
+  return jax.grad(total, has_aux=True)(params)
 
 
 def assert_same_losses(a, b, rtol=1e-4):
@@ -106,7 +126,7 @@ def test_padding_the_ground_truth_changes_no_loss(variables):
 
 
 def test_accumulation_changes_no_loss(variables):
-  """What is drawn for an image does not depend on the part of the batch that it falls in."""
+  """The samples of an image do not depend on the part of the batch that it is in."""
   whole, parts = (losses(variables, make_batch(), accumulate=n) for n in (1, 2))
   assert_same_losses(whole, parts)
 
@@ -119,7 +139,7 @@ def test_the_order_of_the_images_changes_no_loss(variables):
   )
 
 
-def test_other_draws_choose_other_regions(variables):
+def test_other_seeds_sample_other_boxes(variables):
   batch = make_batch()
   again = {**batch, 'draw': batch['draw'] + np.uint32(1)}
   a, b = losses(variables, batch), losses(variables, again)
@@ -130,29 +150,17 @@ def test_four_devices_agree_with_one(variables):
   if jax.device_count() < 4:
     pytest.fail('conftest.py makes four CPU devices')
   batch = make_batch()
-  totals = []
-  for devices in (1, 4):
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=devices))
-    put = sharding.put_batch(batch, mesh, make_task().batch_spec)
-    totals.append(jax.device_get(losses(sharding.put_replicated(variables, mesh), put)))
-  assert_same_losses(*totals)
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=4))
+  put = sharding.put_batch(batch, mesh, make_task().batch_spec)
+  split = jax.device_get(losses(sharding.put_replicated(variables, mesh), put))
+  assert_same_losses(losses(variables, batch), split)
 
 
 def test_images_without_objects_train(variables):
-  """No loss and no gradient is NaN, and what there is to learn is the background."""
+  """No loss and no gradient is NaN; the background remains to be learnt."""
   batch = make_batch(2)
   batch['instances'] = jax.tree.map(np.zeros_like, batch['instances'])
-
-  @jit
-  def gradient(params):
-    def total(params):
-      parts, _ = step.sum_losses(make_task(), params, {}, batch, jax.random.key(0), 1)
-      means = {name: step.mean(part) for name, part in parts.items()}
-      return sum(means.values()), means
-
-    return jax.grad(total, has_aux=True)(params)
-
-  grads, means = gradient(variables['params'])
+  grads, means = gradient(variables['params'], batch)
   assert means['mask'] == means['box_regression'] == means['rpn_box'] == 0
   assert means['box_class'] > 0
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
@@ -262,23 +270,32 @@ def test_pictures_get_what_was_found_and_what_is_there():
 
 def test_masks_are_measured_only_where_there_are_some():
   with pytest.raises(SegjaxError, match='take coco_box'):
-    make_task(dataclasses.replace(MODEL, masks=False))
-  make_task(dataclasses.replace(MODEL, masks=False), metrics=('coco_box',))
-  with pytest.raises(SegjaxError, match='did you mean coco'):
+    make_task(MODEL.clone(masks=False))
+  make_task(MODEL.clone(masks=False), metrics=('coco_box',))
+  with pytest.raises(
+    SegjaxError, match='config.eval.metrics: unknown metric cocoa: did you mean coco'
+  ):
     make_task(metrics=('cocoa',))
 
 
 # --- several views --------------------------------------------------------------------------------
 
 
-def detect(variables, batch, **kwargs):
-  task = make_task(**kwargs)
-  return jit(lambda v, b: task.forward(v, b, train=False)[0])(variables, batch)['detections']
+@functools.cache
+def detector(**keys):
+  """(variables, batch) -> detections, compiled once for each `config.eval`."""
+  task = make_task(**keys)
+  return jit(lambda v, b: task.forward(v, b, train=False)[0]['detections'])
+
+
+def detect(variables, batch, **keys):
+  seen = {key: batch[key] for key in ('image', 'size')}
+  return jax.device_get(detector(**keys)(variables, seen))
 
 
 def test_flip_inside_leaves_the_padding_where_it_is():
   image = jnp.arange(2 * 2 * 5, dtype=jnp.float32).reshape(2, 2, 5, 1) + 1
-  flipped = instance.flip_inside(image, jnp.array([[2, 5], [2, 3]]))
+  flipped = shared.flip_inside(image, jnp.array([[2, 5], [2, 3]]))
   np.testing.assert_array_equal(flipped[0], image[0, :, ::-1])
   np.testing.assert_array_equal(flipped[1, :, :3], image[1, :, 2::-1])
   assert not flipped[1, :, 3:].any()
@@ -299,12 +316,15 @@ def test_views_of_a_flipped_image_are_flipped(variables):
 
 def test_one_view_through_the_merging_is_that_view(variables):
   batch = make_batch(2)
-  plain = detect(variables, batch)
-  apply = functools.partial(MODEL.apply, variables)
   views = [(1.0, False)]
-  merged = jax.jit(lambda image, size: instance.detect_in_views(apply, MODEL, image, size, views))(
-    batch['image'], batch['size']
-  )
+
+  @jit
+  def both(variables, image, size):
+    apply = functools.partial(MODEL.apply, variables)
+    merged = shared.detect_in_views(apply, MODEL, image, size, views)
+    return apply(image, size)['detections'], merged
+
+  plain, merged = both(variables, batch['image'], batch['size'])
   for name, a, b in zip(plain._fields, plain, merged, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
 
@@ -312,7 +332,8 @@ def test_one_view_through_the_merging_is_that_view(variables):
 class Seer:
   """Finds one rectangle of the image's pixels by their values, and as its mask what is in it."""
 
-  masks, detections, detection_nms = True, 3, 0.5
+  masks = True
+  box_head = types.SimpleNamespace(max_detections=3, nms_iou=0.5)
 
   def __call__(self, image, size, given=None):
     if given is None:
@@ -323,9 +344,10 @@ class Seer:
       boxes = jnp.stack([x0, y0, x1, y1], -1)[:, None].astype(jnp.float32)
       one = jnp.ones((len(image), 1))
       return {'detections': Detections(boxes, one.astype(int), 0.9 * one, None, one > 0)}
-    self.seen = given.boxes
+    # Where the masks are looked for, in the pixels of the second row.
     left_half = jnp.arange(28) < 14
-    return {'detections': given._replace(masks=jnp.zeros((1, 3, 28, 28)) + left_half)}
+    masks = jnp.zeros((1, 3, 28, 28)) + left_half
+    return {'detections': given._replace(masks=masks.at[0, 1, 0, :4].set(given.boxes[0, 0]))}
 
 
 @pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
@@ -337,13 +359,15 @@ def test_a_view_finds_what_is_in_the_image(scale, flip):
   image[0, 8:40, left:right] = 1
   size = np.array([[50, 71]], np.int32)
   seer = Seer()
-  inputs = jnp.asarray(image), jnp.asarray(size)
-  found = instance.detect_in_views(seer, seer, *inputs, [(scale, flip)])
+  run = jit(lambda *inputs: shared.detect_in_views(seer, seer, *inputs, [(scale, flip)]))
+  found = jax.device_get(run(image, size))
   np.testing.assert_array_equal(found.valid, [[True, False, False]])
   np.testing.assert_allclose(found.boxes[0, 0], [left, 8, right, 40], atol=1e-4)
   # The masks were looked for where the object is in the view.
   seen = np.array([71 - right, 8, 71 - left, 40] if flip else [left, 8, right, 40])
-  np.testing.assert_allclose(seer.seen[0, 0], scale * seen, atol=1e-4)
+  noted = found.masks[0, 1, 0]
+  noted = noted[::-1][:4] if flip else noted[:4]
+  np.testing.assert_allclose(noted, scale * seen, atol=1e-4)
   mask = np.broadcast_to((np.arange(28) < 14) != flip, (28, 28))
   np.testing.assert_array_equal(found.masks[0, 0], mask)
 
@@ -352,10 +376,9 @@ def test_views_of_several_scales_are_averaged(variables):
   found = detect(variables, make_batch(2), scales=(0.5, 1.0))
   assert found.boxes.shape == (2, 6, 4)
   assert found.masks.shape == (2, 6, 28, 28)
-  assert ((found.masks > 0) & (found.masks < 1)).all()
+  assert ((found.masks >= 0) & (found.masks <= 1)).all()
 
 
-@pytest.mark.parametrize('scales', [(), (1.0, 0.0), (-1.0,)])
-def test_scales_are_positive(scales):
-  with pytest.raises(SegjaxError, match=r'config.eval.scales'):
-    make_task(scales=scales)
+def test_no_scale_sees_no_image():
+  with pytest.raises(SegjaxError, match=r'config.eval.scales=\(\)'):
+    instance.EvalConfig(scales=())

@@ -1,9 +1,12 @@
 """The semantic task: sizes, tiles, symmetries, masking."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import abstract, filled
 from tiny_task import make_batch, make_task
 
 from segjax.losses import dense
@@ -11,88 +14,94 @@ from segjax.models.fcn import FCN
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
 from segjax.tasks import semantic
+from segjax.train.compile import jit
 from segjax.types import SegjaxError
 
 LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy}
 
 
-def unpadded(**kwargs):
-  # Of this depth the sizes of a tile (8k + 4) are no multiples of the stride.
-  model = UNet(classes=2, width=2, depth=3)
-  return model, semantic.make_task(model, class_names=('a', 'b'), losses=LOSSES, **kwargs)
+# Of this depth the sizes of a tile (8k + 4) are no multiples of the stride.
+UNPADDED = UNet(classes=2, width=2, depth=3)
 
 
-def forward(task, variables, image):
-  return task.forward(variables, {'image': image}, train=False)[0]['logits']
+def task_of(model, **keys):
+  """`keys` are those of `config.eval`."""
+  config = semantic.EvalConfig(**keys)
+  return semantic.make_task(model, config, class_names=('a', 'b'), losses=LOSSES)
+
+
+def outputs_of(model, variables, image, **keys):
+  """What the task outputs outside training."""
+  task = task_of(model, **keys)
+  run = lambda variables, image: task.forward(variables, {'image': image}, train=False)[0]
+  return jax.device_get(jit(run, once=True)(variables, image))
+
+
+def images(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 @pytest.fixture(scope='module')
 def variables():
-  model, _ = unpadded()
-  return model.init(jax.random.key(0), jnp.zeros((1, 92, 92, 1)))
+  return filled(abstract(UNPADDED, (1, 92, 92, 1))[0])
 
 
-def test_unpadded_evaluation_is_the_network_on_the_mirrored_image(variables):
-  model, task = unpadded()
-  size = model.output_size(20)
-  image = jax.random.normal(jax.random.key(1), (2, size, size, 1))
-  pad = [(0, 0), (model.margin,) * 2, (model.margin,) * 2, (0, 0)]
-  expected = model.apply(variables, jnp.pad(image, pad, mode='reflect'))
-  np.testing.assert_allclose(forward(task, variables, image), expected, rtol=1e-5, atol=1e-5)
+def test_unpadded_evaluation_is_the_network_on_the_reflected_image(variables):
+  size, margin = UNPADDED.output_size(20), UNPADDED.margin
+  image = images(2, size, size, 1)
+  padded = np.pad(image, [(0, 0), (margin,) * 2, (margin,) * 2, (0, 0)], mode='reflect')
+  expected = jit(UNPADDED.apply, once=True)(variables, padded)
+  found = outputs_of(UNPADDED, variables, image)['logits']
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(37, 50), (5, 7), (1, 1)])
-@pytest.mark.parametrize('tile', [(12, 20), (8, 8)])
-def test_tiles_equal_the_whole_image(variables, size, tile):
-  """Overlap-tile inference is seamless: no pixel depends on where the tiles fall."""
-  image = jax.random.normal(jax.random.key(1), (2, *size, 1))
-  whole = forward(unpadded()[1], variables, image)
-  tiled = forward(unpadded(tile=tile)[1], variables, image)
+def test_tiles_equal_the_whole_image(variables, size):
+  """Overlap-tile inference is seamless: no pixel depends on where the tiles are."""
+  image = images(2, *size, 1)
+  whole = outputs_of(UNPADDED, variables, image)['logits']
   assert whole.shape == (2, *size, 2)
-  np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-5)
+  for tile in ((12, 20), (8, 8)):
+    tiled = outputs_of(UNPADDED, variables, image, tile=tile)['logits']
+    np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_same_padded_tiles_equal_the_whole_image_away_from_the_border():
   model = UNet(classes=2, width=2, depth=1, padding='same')
-  whole = semantic.make_task(model, class_names=('a', 'b'), losses=LOSSES)
-  tiled = semantic.make_task(model, class_names=('a', 'b'), losses=LOSSES, tile=(8, 8), overlap=16)
-  image = jax.random.normal(jax.random.key(1), (1, 40, 40, 1))
-  variables = model.init(jax.random.key(0), image)
+  image = images(1, 40, 40, 1)
+  variables = filled(abstract(model, image)[0])
   inner = np.s_[:, 10:-10, 10:-10]
-  np.testing.assert_allclose(
-    forward(tiled, variables, image)[inner],
-    forward(whole, variables, image)[inner],
-    rtol=1e-4,
-    atol=1e-5,
-  )
+  whole = outputs_of(model, variables, image)['logits']
+  tiled = outputs_of(model, variables, image, tile=(8, 8), overlap=16)['logits']
+  np.testing.assert_allclose(tiled[inner], whole[inner], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['flip', 'dihedral'])
 def test_symmetric_average_does_not_care_for_the_symmetry(kind):
-  key = jax.random.key(0)
-  kernel = jax.random.normal(key, (3, 3, 1, 2))
+  kernel = images(3, 3, 1, 2)
   apply = lambda x: jax.lax.conv_general_dilated(
     x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  image = jax.random.normal(jax.random.key(1), (1, 6, 9, 1))
   average = lambda x: semantic.symmetric_average(apply, x, kind)
-  np.testing.assert_allclose(
-    average(image[:, :, ::-1]), average(image)[:, :, ::-1], rtol=1e-5, atol=1e-6
-  )
+
+  @functools.partial(jit, once=True)
+  def run(x):
+    """(of x, of x flipped, of x turned), the last two back, and of x and x flipped by one pass."""
+    flipped, turned = average(x[:, :, ::-1])[:, :, ::-1], average(jnp.rot90(x, 1, (1, 2)))
+    back = jnp.rot90(turned, -1, (1, 2))
+    return average(x), flipped, back, apply(x), apply(x[:, :, ::-1])[:, :, ::-1]
+
+  plain, flipped, turned, once, once_flipped = map(np.asarray, run(images(1, 6, 9, 1)))
+  np.testing.assert_allclose(flipped, plain, rtol=1e-5, atol=1e-6)
   if kind == 'dihedral':
-    np.testing.assert_allclose(
-      average(jnp.rot90(image, 1, (1, 2))),
-      jnp.rot90(average(image), 1, (1, 2)),
-      rtol=1e-5,
-      atol=1e-6,
-    )
-  assert not np.allclose(apply(image[:, :, ::-1]), apply(image)[:, :, ::-1])
-  np.testing.assert_allclose(jnp.exp(average(image)).sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(turned, plain, rtol=1e-5, atol=1e-6)
+  assert not np.allclose(once, once_flipped)
+  np.testing.assert_allclose(np.exp(plain).sum(-1), 1, rtol=1e-5)
 
 
-def test_label_of_another_size_names_the_key(variables):
-  _, task = unpadded()
-  with pytest.raises(SegjaxError, match='4x4 for labels of 6x6.*config.data.crop_size'):
+def test_label_of_another_size_names_the_key():
+  task = task_of(UNPADDED)
+  with pytest.raises(SegjaxError, match='4x4 for labels of 6x6.*config.data.size.crop_size'):
     task.losses({'logits': jnp.zeros((1, 4, 4, 2))}, {'label': jnp.zeros((1, 6, 6), jnp.int32)})
 
 
@@ -128,46 +137,47 @@ def test_pictures_are_of_valid_examples():
 
 
 def test_unknown_metric_names_those_there_are():
-  with pytest.raises(SegjaxError, match='config.eval.metrics: there is no iou: known are'):
+  with pytest.raises(SegjaxError, match='config.eval.metrics: unknown metric iou: '):
     make_task(metrics=('iou',))
 
 
 def test_monte_carlo_is_mean_and_variance_of_the_samples():
-  kernel = jax.random.normal(jax.random.key(5), (1, 4, 5, 3))
+  kernel = images(1, 4, 5, 3)
   infer = lambda key: kernel + jax.random.normal(key, kernel.shape)
-  outputs = semantic.monte_carlo(infer, 6)
-  keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(6)]
-  probabilities = np.stack([jax.nn.softmax(infer(key), -1) for key in keys])
-  mean = jax.nn.softmax(outputs['logits'], -1)
-  np.testing.assert_allclose(mean, probabilities.mean(0), rtol=1e-5)
-  np.testing.assert_allclose(
-    outputs['uncertainty'], probabilities.var(0).mean(-1), rtol=1e-4, atol=1e-7
-  )
+
+  @functools.partial(jit, once=True)
+  def run():
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(6)]
+    samples = jnp.stack([jax.nn.softmax(infer(key), -1) for key in keys])
+    outputs = semantic.monte_carlo(infer, 6)
+    return samples, jax.nn.softmax(outputs['logits'], -1), outputs['uncertainty']
+
+  samples, mean, uncertainty = map(np.asarray, run())
+  np.testing.assert_allclose(mean, samples.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(uncertainty, samples.var(0).mean(-1), rtol=1e-4, atol=1e-7)
 
 
-def bayesian(dropout, **kwargs):
-  model = SegNetBasic(classes=2, width=3, dropout=dropout)
-  return model, semantic.make_task(model, class_names=('a', 'b'), losses=LOSSES, **kwargs)
+def bayesian(dropout):
+  return SegNetBasic(classes=2, width=3, dropout=dropout, input_norm='none')
 
 
 def test_samples_differ_where_the_network_drops():
-  image = jax.random.normal(jax.random.key(1), (1, 18, 20, 3))
-  model, plain = bayesian(0.5)
-  variables = model.init(jax.random.key(0), image)
-  outputs, _ = bayesian(0.5, samples=3)[1].forward(variables, {'image': image}, train=False)
+  image = images(1, 18, 20, 3)
+  model = bayesian(0.5)
+  variables = filled(abstract(model, image)[0])
+  outputs = outputs_of(model, variables, image, samples=3)
   assert outputs['uncertainty'].shape == (1, 18, 20)
   assert (outputs['uncertainty'] > 0).mean() > 0.9
-  predictions = plain.predict(outputs, {'image': image})
+  predictions = task_of(model).predict(outputs, {'image': image})
   assert set(predictions) == {'label', 'probability', 'uncertainty'}
-  assert 'uncertainty' not in plain.forward(variables, {'image': image}, train=False)[0]
 
-  outputs, _ = bayesian(0.0, samples=3)[1].forward(variables, {'image': image}, train=False)
+  plain = outputs_of(model, variables, image)
+  assert 'uncertainty' not in plain
+  outputs = outputs_of(bayesian(0.0), variables, image, samples=3)
   np.testing.assert_allclose(outputs['uncertainty'], 0, atol=1e-10)
-  np.testing.assert_allclose(
-    jax.nn.softmax(outputs['logits'], -1),
-    jax.nn.softmax(forward(plain, variables, image), -1),
-    rtol=1e-5,
-  )
+  a, b = (np.exp(o['logits'] - o['logits'].max(-1, keepdims=True)) for o in (outputs, plain))
+  a, b = (x / x.sum(-1, keepdims=True) for x in (a, b))
+  np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_samples_of_a_network_without_dropout_at_test_time_name_the_key():
@@ -177,18 +187,24 @@ def test_samples_of_a_network_without_dropout_at_test_time_name_the_key():
 
 def test_batch_statistics_are_those_of_the_batch():
   task, batch = make_task('batch'), make_batch(4)
-  variables = task.init(jax.random.key(0), batch)
-  statistics = task.batch_statistics(variables, batch, jax.random.key(1))['batch_stats']
-  kernel = variables['params']['down0']['conv1']['kernel']
-  x = jax.lax.conv_general_dilated(
-    batch['image'], kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-  found = statistics['down0']['norm1']
-  np.testing.assert_allclose(found['mean'], x.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+  seen = {'image': batch['image']}
+  variables = filled(jax.eval_shape(task.init, jax.random.key(0), seen))
+
+  @functools.partial(jit, once=True)
+  def run(variables, batch):
+    kernel = variables['params']['down0']['conv1']['kernel']
+    x = jax.lax.conv_general_dilated(
+      batch['image'], kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    statistics = task.batch_statistics(variables, batch, jax.random.key(1))['batch_stats']
+    return x, statistics['down0']['norm1']
+
+  x, found = jax.device_get(run(variables, seen))
+  np.testing.assert_allclose(found['mean'], x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(found['var'], x.var((0, 1, 2)), rtol=1e-4)
 
 
 def test_batch_statistics_of_a_model_that_keeps_none_name_the_key():
-  task = semantic.make_task(FCN(classes=2), class_names=('a', 'b'), losses=LOSSES)
+  task = task_of(FCN(classes=2))
   with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no bn_mom'):
     task.batch_statistics({}, {}, jax.random.key(0))

@@ -49,12 +49,6 @@ def test_put_replicated():
   assert jax.device_get(tree['s']) == 2
 
 
-@pytest.mark.parametrize('config', [(0, 1), (1, 0), (-2, 1)])
-def test_mesh_of_nothing(config):
-  with pytest.raises(SegjaxError, match='must be 1 or more'):
-    MeshConfig(*config)
-
-
 def test_put_batch_takes_trees_and_leaves_other_keys_behind():
   mesh = make_mesh(MeshConfig(data=2))
   local = {'objects': (np.arange(4), np.zeros((4, 3))), 'names': ['a', 'b', 'c', 'd']}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tensorflow_datasets as tfds
+from real_data import real_data as find_real_data
 
 
 @pytest.fixture
@@ -26,10 +27,8 @@ def prepare(tmp_path) -> Callable[..., Any]:
 
 @pytest.fixture
 def real_data() -> Path:
-  """The folder of real data sets; the test is skipped where there is none."""
-  if 'SEGJAX_TEST_DATA' not in os.environ:
-    pytest.skip('SEGJAX_TEST_DATA does not name a folder of real data')
-  return Path(os.environ['SEGJAX_TEST_DATA'])
+  """The directory of real data sets; the test is skipped where there is none."""
+  return find_real_data()
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""Experiments: what a config says, checked once, and what a person is told when it is wrong."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import typing
+
+import flax.linen as nn
+import pytest
+
+import segjax.models
+from segjax import config as config_lib
+from segjax import experiment
+from segjax.data.weight_map import border_weight_map
+from segjax.experiment import GROUPS, LINEN, parse, task_module
+from segjax.types import Range, SegjaxError
+
+UNET = {
+  'task': 'semantic',
+  'model': {'name': 'unet.UNet', 'classes': 9, 'padding': 'same'},
+  'losses': {'softmax_cross_entropy': {'class_weights': 'median_frequency'}, 'dice': {'scale': 2}},
+  'data': {'name': 'scenes', 'size': {'image_size': (64, 64)}, 'weight_map': {'w0': 5}},
+}
+MASK_RCNN = {
+  'task': 'instance',
+  'model': {'name': 'mask_rcnn.MaskRCNN', 'classes': 5, 'backbone': {'width': 4}},
+  'losses': {'rpn_class': {}, 'mask': {}},
+  'data': {'name': 'scenes'},
+  'batch': {'max_objects': 16},
+}
+MERGED = {
+  'task': 'panoptic',
+  'model': {
+    'name': 'merged.Merged',
+    'semantic': UNET['model'],
+    'instance': {**MASK_RCNN['model'], 'rpn': {'convs': 2}},
+  },
+  'data': {'name': 'scenes'},
+  'train': {'steps': 0},
+  'init_from': {'path': {'semantic': 'runs/a', 'instance': 'runs/b'}},
+}
+
+
+def changed(given, *overrides):
+  return config_lib.override(given, [(k, repr(v)) for k, v in overrides])
+
+
+@pytest.mark.parametrize('given', [UNET, MASK_RCNN, MERGED])
+def test_an_experiment_reads_back(given):
+  one = parse(given)
+  content = json.loads(config_lib.to_json(one.to_dict()))
+  assert parse(content) == one
+  assert parse(content).digest == one.digest == config_lib.digest(content)
+  assert set(content) == set(experiment.KEYS)
+  assert parse(changed(content, ('train.seed', 1))) != one
+
+
+def test_parts_are_typed():
+  unet, mask_rcnn, merged = map(parse, (UNET, MASK_RCNN, MERGED))
+  assert unet.data.size.image_size == (64, 64) and unet.batch.size == 8
+  assert unet.data.weight_map['w0'] == 5.0 and unet.data.weight_map['sigma'] == 5.0
+  assert unet.losses['dice'].scale == 2.0 and unet.losses['dice'].rule is None
+  assert unet.losses['softmax_cross_entropy'].rule == 'median_frequency'
+  assert unet.eval.metrics == ('confusion',)
+  assert unet.init_from is None
+  assert unet.input.annotations == ('label',)
+  assert unet.input.data is unet.data
+  assert mask_rcnn.model.backbone.width == 4 and mask_rcnn.model.rpn.samples == 256
+  assert mask_rcnn.model_config['rpn']['samples'] == 256
+  assert merged.model.instance.rpn.convs == 2 and merged.model.semantic.classes == 9
+  assert merged.model_config['instance']['rpn']['convs'] == 2
+  assert merged.init_from.path == {'semantic': 'runs/a', 'instance': 'runs/b'}
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    unet.task = 'instance'
+
+
+def test_none_leaves_out_a_loss_and_a_start():
+  given = config_lib.override(UNET, [('losses.dice', 'none'), ('init_from', 'none')])
+  assert set(parse(given).losses) == {'softmax_cross_entropy'}
+  assert parse(given).to_dict()['init_from'] is None
+
+
+def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
+  (tmp_path / 'own_noise.py').write_text('def noise(rng, sample, strength: float = 0.5): ...')
+  monkeypatch.syspath_prepend(tmp_path)
+  given = {**UNET, 'augment': {'transforms': {'own_noise.noise': {}}}}
+  one = parse(given)
+  assert one.augment.transforms == {'own_noise.noise': {'strength': 0.5}}
+  assert parse(one.to_dict()) == one
+  given['augment']['transforms']['own_noise.noise'] = {'strenght': 1}
+  with pytest.raises(SegjaxError, match=r"transforms\['own_noise.noise'\].strenght is not a key"):
+    parse(given)
+
+
+# One sentence, with the key, for values of the right type that are out of range or do not fit.
+BAD = [
+  (UNET, 'train.seed', 99999999999999999999, 'must be in [0, 4294967295]'),
+  (UNET, 'train.seed', -1, 'must be in [0, 4294967295]'),
+  (UNET, 'train.steps', -1, 'must be'),
+  (UNET, 'train.log_every', 0, 'must be 1 or greater'),
+  (UNET, 'train.eval_every', 0, 'must be 1 or greater'),
+  (UNET, 'train.checkpoint_every', 0, 'must be 1 or greater'),
+  (UNET, 'train.keep', 0, 'must be 1 or greater'),
+  (UNET, 'train.pictures', -1, 'must be 0 or greater'),
+  (UNET, 'train.max_skipped', -1, 'must be 0 or greater'),
+  (UNET, 'optim.learning_rate', -1, 'must be 0 or greater'),
+  (UNET, 'optim.learning_rate', 10**400, 'must be a finite number'),
+  (UNET, 'optim.warmup_steps', -1, 'must be 0 or greater'),
+  (UNET, 'optim.warmup_steps', 1000, 'must be less than config.train.steps=1000'),
+  (UNET, 'optim.accumulate', 0, 'must be 1 or greater'),
+  (UNET, 'optim.accumulate', 3, 'does not divide config.batch.size=8'),
+  (UNET, 'optim.ema', 1.0, 'must be in [0, 1)'),
+  (UNET, 'optim.momentum', 2.0, 'must be'),
+  (UNET, 'optim.weight_decay', -0.1, 'must be 0 or greater'),
+  (UNET, 'optim.clip_norm', -1.0, 'must be'),
+  (UNET, 'model.width', 0, 'must be 1 or greater'),
+  (UNET, 'model.classes', 0, 'must be 1 or greater'),
+  (UNET, 'model.dropout', 1.5, 'must be in [0, 1'),
+  (UNET, 'model.depth', -1, 'must be'),
+  (UNET, 'model.depth', 40, 'must be'),
+  (UNET, 'losses.dice.scale', -1, 'must be 0 or greater'),
+  (UNET, 'losses.dice.smooth', -1.0, 'must be'),
+  (UNET, 'eval.samples', -1, 'must be 0 or greater'),
+  (UNET, 'batch.size', 0, 'must be 1 or greater'),
+  (UNET, 'batch.workers', -1, 'must be 0 or greater'),
+  (UNET, 'data.size.image_size', (0, 64), '[0]=0 must be 1 or greater'),
+  (UNET, 'data.std', (0.0,), '[0]=0.0 must be greater than 0'),
+  (UNET, 'data.weight_map.sigma', 0.0, 'must be greater than 0'),
+  (UNET, 'augment.flip_horizontal', 1.5, 'must be in [0, 1]'),
+  (UNET, 'augment.scale', (2.0, 1.0), 'must be (low, high)'),
+  (UNET, 'mesh.data', 0, 'must be 1 or greater'),
+  (UNET, 'mesh.space', 0, 'must be 1 or greater'),
+  (UNET, 'batch.max_segments', 3, 'is for tasks that read segments'),
+  (MASK_RCNN, 'model.backbone.width', 0, 'must be 1 or greater'),
+  (MASK_RCNN, 'model.rpn.anchor_sizes', (8.0,), 'the pyramid has 5 levels'),
+  (MASK_RCNN, 'model.rpn.nms_iou', 1.5, 'must be in [0, 1]'),
+  (MASK_RCNN, 'model.rpn.train_proposals', (0, 1), '[0]=0 must be 1 or greater'),
+  (MASK_RCNN, 'model.box_head.samples', 0, 'must be 1 or greater'),
+  (MASK_RCNN, 'model.box_head.max_detections', 0, 'must be 1 or greater'),
+  (MASK_RCNN, 'model.mask_head.activation', 'softmax', "losses.mask.activation='sigmoid' but"),
+  (MASK_RCNN, 'model.roi.sampling_ratio', -1, 'must be 0 or greater'),
+  (MASK_RCNN, 'batch.max_objects', 0, 'must be 1 or greater'),
+  (MASK_RCNN, 'losses', {}, 'is empty: name a loss'),
+  (MASK_RCNN, 'eval.scales', (), 'name one scale or more'),
+  (MASK_RCNN, 'eval.scales', (0.0,), '[0]=0.0 must be greater than 0'),
+  (MASK_RCNN, 'eval.draw_threshold', 2.0, 'must be in [0, 1]'),
+  (MERGED, 'model.instance.box_head.samples', 0, 'must be 1 or greater'),
+  (MERGED, 'model.semantic.width', 0, 'must be 1 or greater'),
+]
+
+
+@pytest.mark.parametrize(('given', 'key', 'value', 'told'), BAD)
+def test_a_bad_value_is_one_sentence(given, key, value, told):
+  with pytest.raises(SegjaxError) as e:
+    parse(put(given, key, value))
+  text = str(e.value)
+  assert f'config.{key}' in text or (key.endswith('activation') and f'model.{key[6:]}' in text)
+  assert told in text
+  assert '\n' not in text
+
+
+def put(given, key, value):
+  *groups, last = key.split('.')
+  if not groups:
+    return {**given, last: value}
+  return {**given, groups[0]: put(given.get(groups[0], {}), '.'.join([*groups[1:], last]), value)}
+
+
+@pytest.mark.parametrize(
+  ('change', 'told'),
+  [
+    ({'dtaa': {}}, 'config.dtaa is not a key: did you mean data'),
+    ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
+    ({'model': 3}, 'config.model=3 has the wrong type: it takes a group of keys'),
+    ({'losses': 3}, 'config.losses=3 has the wrong type: it takes a group of keys'),
+    ({'losses': {'dice': 3}}, 'config.losses.dice=3 has the wrong type'),
+    ({'losses': {'dcie': {}}}, 'config.losses: segjax.losses.dense has no dcie: did you mean dice'),
+    ({'losses': {'dice': {'class_weights': 'median'}}}, "class_weights='median' is .*rule"),
+    ({'init_from': 'runs/c'}, "config.init_from='runs/c' has the wrong type"),
+    ({'eval': {'tiel': 3}}, 'config.eval.tiel is not a key: did you mean tile'),
+    ({'task': 3}, 'config.task=3 has the wrong type'),
+    ({'task': 'semantics'}, 'config.task: unknown module semantics: did you mean semantic'),
+    ({'model': {**UNET['model'], 'name': None}}, 'config.model.name=None has the wrong type'),
+  ],
+)
+def test_a_bad_group_is_one_sentence(change, told):
+  with pytest.raises(SegjaxError, match=told):
+    parse({**UNET, **change})
+
+
+@pytest.mark.parametrize('key', ['task', 'model', 'data'])
+def test_what_every_config_says(key):
+  with pytest.raises(SegjaxError, match=f'config.{key} is missing: see configs/unet/scenes.py'):
+    parse({k: v for k, v in UNET.items() if k != key})
+
+
+def test_without_training_neither_losses_nor_the_warmup_matter():
+  given = {**UNET, 'losses': {}, 'train': {'steps': 0}, 'optim': {'warmup_steps': 9}}
+  assert parse(given).losses == {}
+  assert parse({**UNET, 'train': {'steps': 10}, 'optim': {'warmup_steps': 9}})
+
+
+# --- every number has a range ---------------------------------------------------------------------
+
+
+def members(package, fits):
+  """What the modules of a package define, if it fits."""
+  for info in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
+    module = importlib.import_module(info.name)
+    for name, value in vars(module).items():
+      if getattr(value, '__module__', None) == info.name and fits(name, value):
+        yield value
+
+
+def schemas():
+  """Each thing that a config gives arguments to, and what it does not give."""
+  is_network = lambda name, value: (
+    inspect.isclass(value) and issubclass(value, nn.Module) and not name.startswith('_')
+  )
+  for group in GROUPS.values():
+    for hint in typing.get_args(group) or (group,):
+      if dataclasses.is_dataclass(hint):
+        yield hint, ()
+  yield border_weight_map, ('label',)
+  for network in members(segjax.models, is_network):
+    yield network, LINEN
+  for name in ('semantic', 'instance', 'panoptic'):
+    module = task_module(name)
+    yield module.EvalConfig, ()
+    losses = importlib.import_module(module.LOSSES)
+    for loss, function in vars(losses).items():
+      public = inspect.isfunction(function) and not loss.startswith('_')
+      if public and set(module.LOSS_INPUTS) <= set(inspect.signature(function).parameters):
+        yield function, module.LOSS_INPUTS
+
+
+def unbounded(hint, ranged=False):
+  """Whether a number that the hint accepts has no range; groups are named by their own schema."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is typing.Annotated:
+    return unbounded(args[0], any(isinstance(m, Range) for m in hint.__metadata__))
+  if origin is typing.Literal:
+    return False
+  if dataclasses.is_dataclass(hint) and not origin:
+    return any(list_unbounded(hint, ()))
+  if args:
+    return any(unbounded(a) for a in args if a is not Ellipsis and not isinstance(a, list))
+  return hint in (int, float) and not ranged
+
+
+def list_unbounded(target, injected):
+  hints = config_lib.type_hints(target)
+  for key in config_lib.arguments(target, injected=injected):
+    if unbounded(hints.get(key, typing.Any)):
+      yield f'{target.__module__}.{target.__qualname__}.{key}'
+
+
+def test_every_number_of_a_config_has_a_range():
+  seen = dict(schemas())
+  assert len(seen) > 25, 'groups, networks, losses and evaluations'
+  missing = [key for target, injected in seen.items() for key in list_unbounded(target, injected)]
+  assert not missing

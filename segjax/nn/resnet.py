@@ -296,7 +296,7 @@ class FrozenBatchNorm(nn.Module):
   """
 
   dtype: Any
-  epsilon: float = 1e-5
+  epsilon: NonNegativeFloat = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

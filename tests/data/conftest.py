@@ -1,4 +1,4 @@
-"""A data set made of given arrays, written and read back by TFDS."""
+"""Data sets made of given arrays, written and read back by TFDS."""
 
 import io
 import types
@@ -9,6 +9,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from small_datasets import (
+  ISTHING,
+  OBJECT_FEATURES,
+  OBJECT_SIZES,
+  SEGMENT_FEATURES,
+  SEGMENT_SIZES,
+  object_example,
+  segment_example,
+)
 
 
 @pytest.fixture(scope='session')
@@ -66,3 +75,24 @@ def write_dataset() -> Callable[..., tfds.core.DatasetBuilder]:
     return builder
 
   return write
+
+
+@pytest.fixture(scope='session')
+def objects_builder(write_dataset, tmp_path_factory) -> tfds.core.DatasetBuilder:
+  """See `small_datasets.object_example`."""
+  examples = [object_example(i) for i in range(len(OBJECT_SIZES))]
+  return write_dataset(
+    tmp_path_factory.mktemp('objects'), OBJECT_FEATURES, {'train': examples, 'val': examples[:5]}
+  )
+
+
+@pytest.fixture(scope='session')
+def segments_builder(write_dataset, tmp_path_factory) -> tfds.core.DatasetBuilder:
+  """See `small_datasets.segment_example`."""
+  examples = [segment_example(i) for i in range(len(SEGMENT_SIZES))]
+  return write_dataset(
+    tmp_path_factory.mktemp('segments'),
+    SEGMENT_FEATURES,
+    {'train': examples, 'val': examples},
+    metadata={'isthing': ISTHING, 'category_ids': [0, 10, 20, 30]},
+  )

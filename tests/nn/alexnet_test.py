@@ -1,4 +1,4 @@
-"""AlexNet's tables against the figures of Krizhevsky et al. 2012 and of torchvision."""
+"""AlexNet's tables against the numbers of Krizhevsky et al. 2012 and of torchvision."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""GoogLeNet's tables against the figures of its paper, of Caffe's model and of torchvision's."""
+"""GoogLeNet's tables against the numbers of its paper, of Caffe's model and of torchvision's."""
 
 import functools
 
@@ -42,7 +42,7 @@ def test_1024_maps_of_7x7_come_out(form, parameters):
   assert ('batch_stats' in variables) == (form == 'torchvision')
 
 
-def test_modules_put_out_what_table_1_says():
+def test_modules_output_what_table_1_says():
   outputs = {
     name: channels.one + channels.three + channels.five + channels.pool_proj
     for stage in STAGES

@@ -197,9 +197,7 @@ def find_transform(path: str) -> Transform:
   try:
     function = getattr(importlib.import_module(module), name, None)
   except ImportError as e:
-    raise SegjaxError(
-      f'{key}: cannot import {module} ({e}): check the name and PYTHONPATH'
-    ) from e
+    raise SegjaxError(f'{key}: cannot import {module} ({e}): check the name and PYTHONPATH') from e
   if not callable(function):
     raise SegjaxError(f'{key}: {module} has no function {name}: check the name')
   return function

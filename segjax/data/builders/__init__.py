@@ -1,1 +1,1 @@
-"""TFDS builders, one folder for each data set, prepared and read back without TensorFlow."""
+"""TFDS builders, one directory for each data set, prepared and read without TensorFlow."""

@@ -5,7 +5,7 @@
                                    two paths, of which only the stem of the first counts
   train/STEM.png                   the frame (.jpg and .jpeg are read too)
   trainannot/STEM.png              its label: 0-10 = class, 11 = void; likewise for val and test
-Void becomes `segjax.types.IGNORE_LABEL`. Frames are handed on as they are, byte for byte.
+Frames are stored byte for byte, and so are labels without void.
 
 Cite Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters,
 2009; classes and split: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017. See upstream for the
@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax import types
+from segjax.data.builders import raw
 from segjax.data.formats import common
+from segjax.types import SegjaxError
 
-# Class index: name, and the colour that SegNet's publications paint it with.
+# Class index: name, and the color that SegNet's publications paint it with.
 CLASSES = (
   ('sky', (128, 128, 128)),
   ('building', (128, 0, 0)),
@@ -49,67 +49,51 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'camvid'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features = {
-      'file_name': tfds.features.Text(),
-      'image': tfds.features.Image(shape=(None, None, 3)),
-      'label': tfds.features.LabeledImage(
-        labels=[name for name, _ in CLASSES], shape=(None, None, 1), encoding_format='png'
-      ),
-    }
-    return tfds.core.DatasetInfo(
-      builder=self,
+    names, palette = zip(*CLASSES, strict=True)
+    return common.semantic_info(
+      self,
       description="Road scenes in SegNet's split: 367 train, 101 val, 233 test; 11 classes.",
-      features=tfds.features.FeaturesDict(features),
-      metadata=tfds.core.MetadataDict(palette=[list(color) for _, color in CLASSES]),
+      class_names=names,
+      palette=palette,
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.raw_folder(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     return {split: self._generate_examples(source, split) for split in SPLITS}
 
   def _generate_examples(self, source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for stem in _stems(source / f'{split}.txt'):
       image_path = _find_image(source / split, stem)
       label_path = source / f'{split}annot' / f'{stem}.png'
-      image = common.read_image(image_path, 'RGB')
-      label = common.read_image(label_path, 'L')
-      common.check_same_size(image, image_path, label, label_path)
-      if label.max() > RAW_VOID:
-        raise types.SegjaxError(
-          f'{label_path} has the label value {label.max()}, which is out of range: CamVid has '
-          f'classes 0 to {len(CLASSES) - 1} and {RAW_VOID} for void'
-        )
-      void = label == RAW_VOID
-      mapped = np.where(void, common.VOID, label).astype(np.uint8)
+      image = raw.read_image(image_path, 'RGB')
+      label = raw.read_image(label_path, 'L')
+      raw.check_same_size(image, image_path, label, label_path)
+      mapped = raw.map_label(label, label_path, len(CLASSES), first=0, void=RAW_VOID)
+      has_void = (label == RAW_VOID).any()
       yield (
         stem,
         {
           'file_name': stem,
           'image': image_path,
-          'label': common.encode_png(mapped) if void.any() else label_path,
+          'label': common.encode_png(mapped) if has_void else label_path,
         },
       )
 
 
 def _stems(list_path: Path) -> list[str]:
   """The frames that a split's list names, in its order."""
-  try:
-    lines = list_path.read_text().splitlines()
-  except FileNotFoundError as error:
-    raise types.SegjaxError(
-      f'{list_path} is missing: set data.source to the folder that holds {_CONTENT}'
-    ) from error
-  return [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+  return [PurePosixPath(name).stem for name in raw.read_list(list_path, _CONTENT)]
 
 
-def _find_image(folder: Path, stem: str) -> Path:
+def _find_image(directory: Path, stem: str) -> Path:
   for suffix in _SUFFIXES:
-    path = folder / f'{stem}{suffix}'
+    path = directory / f'{stem}{suffix}'
     if path.is_file():
       return path
-  raise types.SegjaxError(
-    f'{folder} has no image {stem} ({", ".join(_SUFFIXES)}): add it, or mend data.source'
+  raise SegjaxError(
+    f'{directory} has no image {stem} ({", ".join(_SUFFIXES)}): add it, or correct '
+    'config.data.source'
   )

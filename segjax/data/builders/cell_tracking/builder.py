@@ -2,20 +2,21 @@
 
   cell_tracking/phc_u373 (`cell_tracking` alone)   PhC-C2DH-U373: glioblastoma cells, phase contrast
   cell_tracking/dic_hela                           DIC-C2DH-HeLa: HeLa cells, DIC microscopy
-Raw files, as the challenge's training archives unpack; `data.source` is a data set's folder, or the
-one above it:
+Raw files, as the challenge's training archives unpack; `data.source` is a data set's directory, or
+the one above it:
   PhC-C2DH-U373/
-    01/tNNN.tif                     frame NNN of the first of two videos, 8-bit grey
+    01/tNNN.tif                     frame NNN of the first of two videos, 8-bit gray
     01_GT/SEG/man_segNNN.tif        16-bit: 0 = background, k = k-th cell; only of some frames
     01_ST/SEG/man_segNNN.tif        likewise, of nearly all frames
     02/, 02_GT/, 02_ST/             the second video
 
-Which labels: the gold truth, _GT, is drawn by hand, and upstream warns that it does not cover every
-cell of a frame: what it leaves out is background here. U-Net's paper counts 35 (U373) and 20 (HeLa)
-such partially annotated training images. The configs `phc_u373_silver` and `dic_hela_silver` take
-the silver truth, _ST, instead: a majority vote of participants' programs, which covers most cells.
+Which labels: the gold truth, _GT, is annotated by hand, and upstream warns that it does not cover
+every cell of a frame: what it leaves out is background here. U-Net's paper counts 35 (U373) and 20
+(HeLa) such partially annotated training images. The configs `phc_u373_silver` and `dic_hela_silver`
+take the silver truth, _ST, instead: a majority vote of participants' programs, which covers most
+cells.
 
-Splits: train is video 01 and val is video 02, as far as they are labelled. That rule is ours (the
+Splits: train is video 01 and val is video 02, as far as they are labeled. That rule is ours (the
 challenge's own test videos have no public labels); the frames of one video are too alike to be
 divided.
 
@@ -38,8 +39,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax import types
+from segjax.data.builders import raw
 from segjax.data.formats import common
+from segjax.types import SegjaxError
 
 CLASS_NAMES = ['background', 'cell']
 PALETTE = [[213, 94, 0], [86, 180, 233]]
@@ -49,9 +51,9 @@ SPLITS = {'train': '01', 'val': '02'}
 
 @dataclasses.dataclass(eq=False)
 class CellTrackingConfig(tfds.core.BuilderConfig):
-  """The folder of a data set, and its kind of truth: 'GT' for gold, 'ST' for silver."""
+  """The directory of a data set, and its kind of truth: 'GT' for gold, 'ST' for silver."""
 
-  folder: str = ''
+  directory: str = ''
   truth: str = 'GT'
 
 
@@ -61,22 +63,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'cell_tracking'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The folder that holds PhC-C2DH-U373 or DIC-C2DH-HeLa.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds PhC-C2DH-U373 or DIC-C2DH-HeLa.'
   BUILDER_CONFIGS = [
     CellTrackingConfig(
-      name=f'{name}{suffix}', description=f'{folder}, {kind}.', folder=folder, truth=truth
+      name=f'{name}{suffix}', description=f'{directory}, {kind}.', directory=directory, truth=truth
     )
     for suffix, truth, kind in (('', 'GT', 'gold truth'), ('_silver', 'ST', 'silver truth'))
-    for name, folder in (('phc_u373', 'PhC-C2DH-U373'), ('dic_hela', 'DIC-C2DH-HeLa'))
+    for name, directory in (('phc_u373', 'PhC-C2DH-U373'), ('dic_hela', 'DIC-C2DH-HeLa'))
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
     return common.semantic_info(
       self,
-      description='Cells in the labelled frames of two microscopy videos.',
+      description='Cells in the labeled frames of two microscopy videos.',
       class_names=CLASS_NAMES,
       palette=PALETTE,
-      channels=1,
+      image=tfds.features.Image(shape=(None, None, 1)),
       features={
         'instance': tfds.features.Image(
           shape=(None, None, 1), dtype=np.uint16, encoding_format='png'
@@ -85,17 +87,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    folder = self.builder_config.folder
-    source = common.raw_folder(dl_manager, folder)
-    root = _root(source, folder)
+    directory = self.builder_config.directory
+    source = raw.source_directory(dl_manager, directory)
+    root = _root(source, directory)
     return {split: self._generate_examples(root, video) for split, video in SPLITS.items()}
 
   def _generate_examples(self, root: Path, video: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, label_path in _labelled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
+    for number, label_path in _labeled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
       image_path = root / video / f't{number}.tif'
-      image = common.read_image(image_path, 'L')
-      instance = common.read_image(label_path, 'I;16')
-      common.check_same_size(image, image_path, instance, label_path)
+      image = raw.read_image(image_path, 'L')
+      instance = raw.read_image(label_path, 'I;16')
+      raw.check_same_size(image, image_path, instance, label_path)
       file_name = f'{video}_t{number}'
       yield (
         file_name,
@@ -124,22 +126,23 @@ def separate_cells(instance: np.ndarray) -> np.ndarray:
   return ((instance > 0) & (largest == smallest)).astype(np.uint8)
 
 
-def _root(source: Path, folder: str) -> Path:
-  """The folder of the data set."""
-  places = [folder]
+def _root(source: Path, directory: str) -> Path:
+  """The directory of the data set."""
+  places = [directory]
   # It may itself have any name but that of another data set.
-  others = {c.folder for c in Builder.BUILDER_CONFIGS} - {folder}
+  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {directory}
   if source.absolute().name not in others:
     places.append('')
-  return common.find_folder(source, places, SPLITS['train'], folder)
+  return raw.find_directory(source, places, SPLITS['train'], directory)
 
 
-def _labelled(folder: Path) -> list[tuple[str, Path]]:
-  """The labelled frames of a video: their number, as it is written, and their label's file."""
-  matches = (re.fullmatch(r'man_seg(\d+)\.tif', path.name) for path in folder.glob('*'))
-  frames = sorted((match[1], folder / match[0]) for match in matches if match)
+def _labeled(directory: Path) -> list[tuple[str, Path]]:
+  """The labeled frames of a video: their number, as it is written, and their label's file."""
+  matches = (re.fullmatch(r'man_seg(\d+)\.tif', path.name) for path in directory.glob('*'))
+  frames = sorted((match[1], directory / match[0]) for match in matches if match)
   if not frames:
-    raise types.SegjaxError(
-      f'{folder} holds no man_segNNN.tif: add the labels of this video, or mend data.source'
+    raise SegjaxError(
+      f'{directory} holds no man_segNNN.tif: add the labels of this video, or correct '
+      'config.data.source'
     )
   return frames

@@ -10,47 +10,30 @@ A split is there if its JSON file is.
 
 Config `coco_panoptic/custom` is a data set of your own; `data.source` holds
   annotations/panoptic_NAME.json            the annotations of split NAME; a file for each split
-  annotations/panoptic_NAME/, panoptic_NAME/   its PNGs: the first of these folders that there is
+  annotations/panoptic_NAME/, panoptic_NAME/   its PNGs: the first of these that there is
   NAME/, images/NAME/ or images/            its images, likewise
 All files must have the same categories. Prepared data is kept under the name of the config, so give
 each custom data set a `data.dir` of its own.
 
-Classes are the categories in the order of their ids; their colours are those of the file, or PASCAL
-VOC's where it has none (COCO's has none). The features, and what is an error, are in
-`segjax.data.formats.panoptic`. Images and PNGs are handed on as they are, byte for byte.
+Classes are the categories in the order of their ids; their colors are those of the file, or PASCAL
+VOC's where it has none (COCO's has none). The features are those of `segjax.data.formats.panoptic`;
+what is an error is in `annotations`. Images and PNGs are stored byte for byte.
 
 Cite Kirillov et al., "Panoptic segmentation", CVPR 2019, and Lin et al., "Microsoft COCO: Common
 objects in context", ECCV 2014. The annotations are under CC BY 4.0; the images are from Flickr,
 whose terms of use apply.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import coco, common, panoptic
-from segjax.types import SegjaxError
+from segjax.data.builders import coco_files, raw
+from segjax.data.builders.coco_panoptic import annotations
+from segjax.data.formats import panoptic
 
 _FILE = 'annotations/panoptic_{}.json'
-
-
-@dataclasses.dataclass(eq=False)
-class CocoPanopticConfig(tfds.core.BuilderConfig):
-  """Which splits there are.
-
-  Attributes:
-    splits: split to the name that its files have upstream, as far as they are there; None for all
-      that there are.
-    content: what the folder of raw files should hold, for messages.
-  """
-
-  splits: dict[str, str] | None = None
-  content: str = (
-    'annotations/panoptic_NAME.json and, for each, PNGs in annotations/panoptic_NAME/ and images '
-    'in NAME/ or images/'
-  )
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -59,9 +42,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'coco_panoptic'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = "A folder with annotations/ and the images, in COCO's layout."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = "A directory with annotations/ and the images, in COCO's layout."
   BUILDER_CONFIGS = [
-    CocoPanopticConfig(
+    coco_files.CocoConfig(
       name='2017',
       description='118,287 train and 5,000 val images, 80 classes of things and 53 of stuff.',
       splits={'train': 'train2017', 'val': 'val2017'},
@@ -70,47 +53,56 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         'train2017/ and val2017/'
       ),
     ),
-    CocoPanopticConfig(name='custom', description="A data set of one's own in COCO's format."),
+    coco_files.CocoConfig(
+      name='custom',
+      description="A data set of one's own in COCO's format.",
+      content=(
+        'annotations/panoptic_NAME.json and, for each, PNGs in annotations/panoptic_NAME/ and '
+        'images in NAME/ or images/'
+      ),
+    ),
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Classes are known when the annotations are read; TFDS writes them beside the data.
     return panoptic.panoptic_info(
       self,
-      description='Photographs with a segment of a thing or of stuff for each pixel.',
+      description='Images with a segment of a thing or of stuff for each pixel.',
       optional_splits={
-        split: f'put {_FILE.format(name)}, its PNGs and its images into data.source'
+        split: f'put {_FILE.format(name)}, its PNGs and its images into config.data.source'
         for split, name in (self.builder_config.splits or {}).items()
       },
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     config = self.builder_config
-    source = common.raw_folder(dl_manager, config.content)
-    splits = config.splits or coco.find_splits(source, _FILE, config.content)
+    source = raw.source_directory(dl_manager, config.content)
+    splits = config.find_splits(source, _FILE)
     splits = {s: name for s, name in splits.items() if (source / _FILE.format(name)).is_file()}
     if not splits:
-      raise SegjaxError(
-        f'{source} does not hold {config.content}: set data.source to the folder that does'
-      )
-    files = {s: panoptic.read_panoptic(source / _FILE.format(n)) for s, n in splits.items()}
-    coco.check_same_categories(files.values())
-    folders = {
-      split: (coco.image_folder(source, name), _picture_folder(source, name))
+      raise raw.missing_content(source, config.content)
+    files = {s: annotations.read_panoptic(source / _FILE.format(n)) for s, n in splits.items()}
+    coco_files.check_same_categories(files.values())
+    directories = {
+      split: (coco_files.image_directory(source, name), _png_directory(source, name))
       for split, name in splits.items()
     }
     for split, file in files.items():
-      image_folder, picture_folder = folders[split]
-      coco.check_images_exist(file, image_folder)
-      panoptic.check_pictures_exist(file, picture_folder)
+      image_directory, png_directory = directories[split]
+      coco_files.check_images_exist(file, image_directory)
+      pngs = {png_directory / a['file_name']: i for i, (a,) in file.annotations.items()}
+      coco_files.check_exist(file.path, 'PNGs', pngs)
     panoptic.set_categories(self.info, next(iter(files.values())).categories)
-    return {split: self._generate_examples(files[split], *folders[split]) for split in splits}
+    return {split: self._generate_examples(files[split], *directories[split]) for split in splits}
 
-  def _generate_examples(self, file: coco.CocoFile, image_folder: Path, picture_folder: Path):
-    return panoptic.generate_examples(file, image_folder, picture_folder)
+  def _generate_examples(
+    self, file: coco_files.CocoFile, image_directory: Path, png_directory: Path
+  ):
+    return annotations.generate_examples(file, image_directory, png_directory)
 
 
-def _picture_folder(source: Path, name: str) -> Path:
+def _png_directory(source: Path, name: str) -> Path:
   """Where the PNGs of a split are; the first place of all if they are nowhere."""
-  places = (source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}')
-  return next((place for place in places if place.is_dir()), places[0])
+  return coco_files.first_directory(
+    source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}'
+  )

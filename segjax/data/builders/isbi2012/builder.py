@@ -1,9 +1,9 @@
 """ISBI 2012 EM segmentation challenge: neuron membranes in the fly's ventral nerve cord.
 
-30 neighbouring slices of one volume, 512 x 512, grey. Raw files, in either layout:
+30 neighbouring slices of one volume, 512 x 512, gray. Raw files, in either layout:
   image/N.png and label/N.png, N = 0 ... 29
   train-volume.tif and train-labels.tif (or .tiff), of 30 pages: upstream's own
-Raw labels are 0 on membranes and 255 inside cells, as in the pictures, where membranes are dark.
+Raw labels are 0 on membranes and 255 inside cells, as in the images, where membranes are dark.
 Class indices keep that order: 0 = membrane, 1 = cell.
 
 Splits. The labels of the challenge's test volume are not public, so some of the 30 slices are held
@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax import types
+from segjax.data.builders import raw
 from segjax.data.formats import common
+from segjax.types import SegjaxError
 
 CLASS_NAMES = ['membrane', 'cell']
 PALETTE = [[213, 94, 0], [86, 180, 233]]
@@ -55,7 +56,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'isbi2012'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
   BUILDER_CONFIGS = [
     IsbiConfig(name='default', description='Train on slices 0-24, val on 25-29.'),
     *(
@@ -69,22 +70,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features = {
-      'file_name': tfds.features.Text(),
-      'image': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
-      'label': tfds.features.LabeledImage(
-        labels=CLASS_NAMES, shape=(None, None, 1), encoding_format='png'
-      ),
-    }
-    return tfds.core.DatasetInfo(
-      builder=self,
+    return common.semantic_info(
+      self,
       description='Neuron membranes in 30 slices of electron microscopy, 512 x 512.',
-      features=tfds.features.FeaturesDict(features),
-      metadata=tfds.core.MetadataDict(palette=PALETTE),
+      class_names=CLASS_NAMES,
+      palette=PALETTE,
+      image=tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.raw_folder(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     images = _pages(source, 'image', 'train-volume')
     labels = _pages(source, 'label', 'train-labels')
     held_out = self.builder_config.held_out
@@ -99,13 +94,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for index in indices:
       image, label = (
-        common.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
+        raw.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
       )
-      common.check_same_size(image, images[index].path, label, labels[index].path)
+      raw.check_same_size(image, images[index].path, label, labels[index].path)
       if not np.isin(label, (0, 255)).all():
-        raise types.SegjaxError(
+        raise SegjaxError(
           f'{labels[index].path} has label values other than 0 (membrane) and 255 (cell): '
-          'fetch the file again'
+          'download the file again'
         )
       file_name = str(index)
       yield (
@@ -118,14 +113,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def _pages(source: Path, folder: str, volume: str) -> list[_Page]:
-  """Where the 30 slices of one kind are: files of a folder, or the pages of a TIFF volume."""
-  if (source / folder).is_dir():
-    return [_Page(source / folder / f'{index}.png', 0) for index in range(SLICES)]
+def _pages(source: Path, directory: str, volume: str) -> list[_Page]:
+  """Where the 30 slices of one kind are: files of a directory, or the pages of a TIFF volume."""
+  if (source / directory).is_dir():
+    return [_Page(source / directory / f'{index}.png', 0) for index in range(SLICES)]
   for path in (source / f'{volume}.tif', source / f'{volume}.tiff'):
     if path.is_file():
       return [_Page(path, index) for index in range(SLICES)]
-  raise types.SegjaxError(
-    f'{source} holds neither a folder {folder} nor {volume}.tif: set data.source to the folder '
-    f'that holds {_CONTENT}'
-  )
+  raise raw.wrong_source(f'{source} holds neither {directory}/ nor {volume}.tif', _CONTENT)

@@ -1,14 +1,14 @@
-"""Penn-Fudan pedestrians: photographs of streets and campuses, with a mask for each pedestrian.
+"""Penn-Fudan pedestrians: images of streets and campuses, with a mask for each pedestrian.
 
 170 images with 423 pedestrians, one class. Raw files, as upstream's archive unpacks:
   PNGImages/STEM.png            the image (.jpg and .jpeg are read too)
   PedMasks/STEM_mask.png        0 = background, k = k-th pedestrian
-The features are those of `segjax.data.formats.coco`: boxes and areas are those of the masks, there are no
-crowds, image ids count the stems in alphabetical order from 1, and the k-th pedestrian of image i
-has the id 1000 i + k. Images are handed on as they are, byte for byte.
+The features are those of `segjax.data.formats.coco`: boxes and areas are those of the masks, there
+are no crowds, image ids count the stems in alphabetical order from 1, and the k-th pedestrian of
+image i has the id 1000 i + k. Images are stored byte for byte.
 
 Splits. Upstream has none. Ours order the images by the SHA-256 of their stem, so that neighbours,
-which often show one place, are dealt out as by chance, and the same on every machine:
+which often show one place, are distributed as by chance, and the same on every machine:
   penn_fudan (config 'default')     train = the first 120, val = the last 50 (the sizes, though not
                                     the images, of PyTorch's tutorial)
   penn_fudan/fold0 ... /fold4       val of fold k = those from 34 k to 34 k + 33, train = the others
@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data import images
-from segjax.data.formats import coco, common
+from segjax.data.builders import raw
+from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
 IMAGES = 170
@@ -49,7 +50,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'penn_fudan'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
   BUILDER_CONFIGS = [
     PennFudanConfig(name='default', description='120 train and 50 val images.'),
     *(
@@ -65,14 +66,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     return coco.instance_info(
       self,
-      description='Photographs with a mask for each pedestrian.',
-      class_names=['person'],
-      category_ids=[1],
-      palette=[(220, 20, 60)],
+      description='Images with a mask for each pedestrian.',
+      categories=[coco.Category(1, 'person', color=(220, 20, 60))],
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.raw_folder(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     numbered = dict(enumerate(_image_paths(source / 'PNGImages'), start=1))
     order = sorted(
       numbered, key=lambda number: hashlib.sha256(numbered[number].stem.encode()).digest()
@@ -90,10 +89,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, path in numbered.items():
       mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
-      encoded = coco.read_encoded(path)
+      encoded = raw.read_bytes(path)
       image = images.decode_image(encoded, 3, str(path))
-      people = images.decode_label(coco.read_encoded(mask_path), str(mask_path))
-      common.check_same_size(image, path, people, mask_path)
+      people = images.decode_label(raw.read_bytes(mask_path), str(mask_path))
+      raw.check_same_size(image, path, people, mask_path)
       objects = [
         coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
         for k in np.unique(people[people > 0]).tolist()
@@ -104,12 +103,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def _image_paths(folder: Path) -> list[Path]:
+def _image_paths(directory: Path) -> list[Path]:
   """The images in the order of their stems."""
-  paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in _SUFFIXES)
+  paths = sorted(path for path in directory.glob('*') if path.suffix.lower() in _SUFFIXES)
   if len(paths) != IMAGES:
     raise SegjaxError(
-      f'{folder} holds {len(paths)} images, not {IMAGES}: set data.source to the folder that holds '
-      f'{_CONTENT}, or fetch the archive again'
+      f'{directory} holds {len(paths)} images, not {IMAGES}: set config.data.source to the '
+      f'directory that holds {_CONTENT}, or download the archive again'
     )
   return paths

@@ -6,22 +6,24 @@ FCN trains on this train split. Raw files, as the archive benchmark.tgz unpacks:
     train.txt, val.txt    the images of a split, one a line
     img/NAME.jpg
     cls/NAME.mat          GTcls.Segmentation: 0 = background, 1-20 = VOC's classes
-`data.source` is the folder that holds benchmark_RELEASE, benchmark_RELEASE itself, or dataset.
-Unlike VOC's labels, these have no void along the outlines; a value of 255 would be read as void,
-which becomes `segjax.types.IGNORE_LABEL`. Images are handed on as they are, byte for byte.
-Boundaries and instances (inst/) are left out.
+`data.source` is the directory that holds benchmark_RELEASE, benchmark_RELEASE itself, or dataset.
+Unlike VOC's labels, these have no void along the outlines; a value of 255 would be read as void.
+Images are stored byte for byte. Boundaries and instances (inst/) are left out.
 
 Cite Hariharan, Arbelaez, Bourdev, Maji, Malik, "Semantic contours from inverse detectors", ICCV
 2011. The images are from PASCAL VOC, and so from Flickr, whose terms of use apply.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import common, matlab
+from segjax.data.builders import matlab, raw
+from segjax.data.builders.voc.builder import CLASSES
+from segjax.data.formats import common
 
 SPLITS = ('train', 'val')
 
@@ -34,29 +36,27 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'sbd'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The folder that holds benchmark_RELEASE.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds benchmark_RELEASE.'
 
   def _info(self) -> tfds.core.DatasetInfo:
     return common.semantic_info(
       self,
       description="PASCAL VOC's classes on images of VOC 2011: 8,498 train, 2,857 val.",
-      class_names=common.VOC_CLASSES,
-      palette=common.voc_palette(len(common.VOC_CLASSES)),
+      class_names=CLASSES,
+      palette=common.voc_palette(len(CLASSES)),
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.raw_folder(dl_manager, _CONTENT)
-    root = common.find_folder(source, (_CONTENT, 'dataset', ''), 'cls', _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
+    root = raw.find_directory(source, (_CONTENT, 'dataset', ''), 'cls', _CONTENT)
     return {
-      split: self._generate_examples(root, common.read_list(root / f'{split}.txt', _CONTENT))
+      split: self._generate_examples(root, raw.read_list(root / f'{split}.txt', _CONTENT))
       for split in SPLITS
     }
 
   def _generate_examples(
     self, root: Path, names: Sequence[str]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in names:
-      label_path = root / 'cls' / f'{name}.mat'
-      raw = matlab.read_mat(label_path, 'GTcls', 'Segmentation')
-      label = common.map_label(raw, label_path, len(common.VOC_CLASSES), first=0, void=255)
-      yield common.rgb_example(name, root / 'img' / f'{name}.jpg', label, label_path)
+    files = ((name, root / 'img' / f'{name}.jpg', root / 'cls' / f'{name}.mat') for name in names)
+    read = functools.partial(matlab.read_mat, variable='GTcls', fields=('Segmentation',))
+    return raw.semantic_examples(files, read, len(CLASSES), first=0, void=255)

@@ -1,1 +1,1 @@
-"""Scenes: drawn pictures, annotated for semantic, instance and panoptic segmentation."""
+"""Scenes: synthetic images, annotated for semantic, instance and panoptic segmentation."""

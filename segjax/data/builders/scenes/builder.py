@@ -1,11 +1,11 @@
-"""Scenes: the embedded data set, drawn from a seed while it is prepared; nothing is downloaded.
+"""Scenes: the embedded data set of synthetic images, made from a seed while it is prepared.
 
 Landscapes (sky, hill, grass, water: stuff) with toys in them (ball, box, tree, ring, star: things)
-that overlap, cast shadows and are cut off by the frame; `drawing` paints them. Splits: train (1,000
-pictures) and val (200), 128 x 128. A picture depends on (seed, split, index) alone. Licence: as
-segjax itself.
+that overlap, cast shadows and are cut off by the border; `drawing` renders them. Splits: train
+(1,000 images) and val (200), 128 x 128. An image depends on (seed, split, index) alone. Nothing is
+downloaded. License: as segjax itself.
 
-Every picture is annotated for three tasks, and the annotations agree pixel by pixel:
+Every image is annotated for three tasks, and the annotations agree pixel by pixel:
   label     semantic class index; there is no void
   instance  0 = no thing, k = k-th thing, counted from the farthest; visible pixels only
   objects   one entry for each k: `id` = k, `label` = semantic class index (as in `label`, stuff
@@ -27,7 +27,7 @@ from segjax.data.formats import common
 
 @dataclasses.dataclass(eq=False)
 class ScenesConfig(tfds.core.BuilderConfig):
-  """How many pictures of which size to draw, and from which seed."""
+  """How many images of which size, and from which seed."""
 
   num_train: int = 1000
   num_val: int = 200
@@ -36,15 +36,15 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Draws the scenes data set; `scenes/tiny` is a small one for tests and first trials."""
+  """Renders the scenes data set; `scenes/tiny` is a small one for tests and first trials."""
 
   name = 'scenes'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
-    ScenesConfig(name='default', description='1,000 + 200 pictures of 128 x 128.'),
+    ScenesConfig(name='default', description='1,000 + 200 images of 128 x 128.'),
     ScenesConfig(
-      name='tiny', description='16 + 8 pictures of 64 x 64.', num_train=16, num_val=8, size=64
+      name='tiny', description='16 + 8 images of 64 x 64.', num_train=16, num_val=8, size=64
     ),
   ]
 
@@ -52,11 +52,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     names = [scene_class.name for scene_class in drawing.CLASSES]
     size = self.builder_config.size
     features = {
-      'file_name': tfds.features.Text(),
-      'image': tfds.features.Image(shape=(size, size, 3), encoding_format='png'),
-      'label': tfds.features.LabeledImage(
-        labels=names, shape=(size, size, 1), encoding_format='png'
-      ),
       'instance': tfds.features.Image(shape=(size, size, 1), encoding_format='png'),
       'panoptic': tfds.features.Image(
         shape=(size, size, 1), dtype=np.uint16, encoding_format='png'
@@ -70,15 +65,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         }
       ),
     }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Drawn landscapes with toys: semantic, instance and panoptic labels.',
-      features=tfds.features.FeaturesDict(features),
-      metadata=tfds.core.MetadataDict(
-        class_names=names,
-        palette=[list(scene_class.color) for scene_class in drawing.CLASSES],
-        isthing=[scene_class.isthing for scene_class in drawing.CLASSES],
-      ),
+    return common.semantic_info(
+      self,
+      description='Synthetic landscapes with toys: semantic, instance and panoptic labels.',
+      class_names=names,
+      palette=[scene_class.color for scene_class in drawing.CLASSES],
+      image=tfds.features.Image(shape=(size, size, 3), encoding_format='png'),
+      features=features,
+      metadata={
+        'class_names': names,
+        'isthing': [scene_class.isthing for scene_class in drawing.CLASSES],
+      },
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

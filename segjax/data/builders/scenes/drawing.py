@@ -1,11 +1,11 @@
-"""Draws the pictures of the scenes data set, with what is where: NumPy and OpenCV, no data.
+"""Renders the images of the scenes data set, with their annotation: NumPy and OpenCV, no data.
 
-A picture is a landscape (sky, hill, grass, water: stuff) with toys in it (ball, box, tree, ring,
+An image is a landscape (sky, hill, grass, water: stuff) with toys in it (ball, box, tree, ring,
 star: things). The hues of things lean to their kind and overlap, their textures are shared, and
-light and haze change both: colour helps, shape decides. Stuff differs in texture and in place.
+light and haze change both: color helps, shape decides. Stuff differs in texture and in place.
 
 Coordinates: `u` grows to the right and `v` downwards, as rows do; inside a thing they are in units
-of its radius, with the origin at its centre. Colours are RGB, float32, 0 to 1.
+of its radius, with the origin at its center. Colors are RGB, float32, 0 to 1.
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 
 
 class SceneClass(NamedTuple):
-  """One class: its name, whether it is countable, and the colour to paint it with."""
+  """One class: its name, whether it is countable, and the color to paint it with."""
 
   name: str
   isthing: bool
@@ -41,7 +41,7 @@ _TILE = 512
 
 
 class Scene(NamedTuple):
-  """A drawn picture and its annotation.
+  """A synthetic image and its annotation.
 
   Attributes:
     image: u8[size, size, 3] RGB.
@@ -72,7 +72,7 @@ class _Form(NamedTuple):
 
 
 class _Place(NamedTuple):
-  """Where a thing is: kind, centre column and row, radius (pixels), nearness 0 to 1, support."""
+  """Where a thing is: kind, center column and row, radius (pixels), nearness 0 to 1, support."""
 
   kind: str
   u: float
@@ -83,7 +83,7 @@ class _Place(NamedTuple):
 
 
 class _Sprite(NamedTuple):
-  """A painted thing, not yet on the picture: what covers the rows and columns of `window`."""
+  """A painted thing, not yet in the image: what covers the rows and columns of `window`."""
 
   index: int
   window: tuple[slice, slice]
@@ -93,14 +93,14 @@ class _Sprite(NamedTuple):
 
 
 class _View(NamedTuple):
-  """What all parts of one picture share; fields of pixels are f32[size, size].
+  """What all parts of one image share; fields of pixels are f32[size, size].
 
   Attributes:
     size: rows and columns.
     horizon: row of the horizon, in pixels.
     light: unit vector towards the light: right, down, towards the viewer.
     haze: RGB of the sky at the horizon, which far things fade into.
-    rows, columns: pixel centres.
+    rows, columns: pixel centers.
     right, away: coordinates of the ground seen in each pixel; `away` is 1 in the bottom row.
   """
 
@@ -115,7 +115,7 @@ class _View(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-  """Draws one picture of `size` x `size` pixels; all that is random in it comes from `rng`."""
+  """Renders one image of `size` x `size` pixels; all that is random in it comes from `rng`."""
   overhead, haze = _sky_colors(rng)
   view = _view(rng, size, haze)
   label = _landscape(rng, view)
@@ -132,12 +132,12 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     inside = sprite.alpha > 0.5
     instance[sprite.window][inside] = number
     label[sprite.window][inside] = sprite.index
-  image = _photograph(rng, view, image)
+  image = _expose(rng, view, image)
   return Scene(image, label, instance, tuple(sprite.index for sprite in sprites))
 
 
 def _view(rng, size: int, haze: np.ndarray) -> _View:
-  """Draws where the horizon is and where the light comes from."""
+  """Samples where the horizon is and where the light comes from."""
   azimuth = rng.choice([-1, 1]) * rng.uniform(0.3, 0.8)
   light = np.array([azimuth, -rng.uniform(0.4, 0.8), rng.uniform(0.4, 0.8)], np.float32)
   light /= np.linalg.norm(light)
@@ -148,7 +148,7 @@ def _view(rng, size: int, haze: np.ndarray) -> _View:
   return _View(size, horizon, light, haze, rows, columns, right, away)
 
 
-# Noise and colour.
+# Noise and color.
 
 
 @functools.cache
@@ -188,7 +188,7 @@ def _edge(x: np.ndarray, softness: float) -> np.ndarray:
 
 
 def _sky_colors(rng) -> tuple[np.ndarray, np.ndarray]:
-  """Colours of the sky overhead and at the horizon: a clear day, an evening or an overcast one."""
+  """Colors of the sky overhead and at the horizon: a clear day, an evening or an overcast one."""
   kind = rng.choice(3, p=[0.5, 0.3, 0.2])
   hue, saturation, value = (
     (rng.uniform(0.52, 0.65), rng.uniform(0.4, 0.85), rng.uniform(0.55, 0.95)),
@@ -260,7 +260,7 @@ def _paint_water(rng, view: _View, air: np.ndarray) -> np.ndarray:
   return water * (1 + 0.14 * waves + 0.08 * glint)[..., None]
 
 
-# Things: each kind is a function of (rng, u, v, light) that draws its form at coordinates u, v.
+# Things: each kind is a function of (rng, u, v, light) that renders its form at coordinates u, v.
 
 
 def _ball(rng, u, v, light) -> _Form:
@@ -370,11 +370,11 @@ def _star(rng, u, v, light) -> _Form:
 
 
 class _Kind(NamedTuple):
-  """How things of one kind differ. Colours lean to a kind, as real things' do, and overlap.
+  """How things of one kind differ. Colors lean to a kind, as real things' do, and overlap.
 
   Attributes:
-    form: draws the shape.
-    radius: range of the radius of a near thing, as a share of the picture.
+    form: renders the shape.
+    radius: range of the radius of a near thing, as a share of the image.
     hue: middle of its hues, which reach `_HUE_SPREAD` to either side and so into its neighbours'.
     patterns: which of `_PATTERNS` it may carry, all equally likely.
   """
@@ -403,7 +403,7 @@ def _rotated(u, v, angle: float):
 
 
 def _places(rng, view: _View) -> list[_Place]:
-  """Draws kinds and places, the farthest first."""
+  """Samples kinds and places, the farthest first."""
   places = []
   for _ in range(rng.integers(2, 8)):
     kind = str(rng.choice(list(_KINDS)))
@@ -422,9 +422,9 @@ def _places(rng, view: _View) -> list[_Place]:
 def _sprite(rng, view: _View, place: _Place) -> _Sprite:
   """Paints one thing in a window large enough for it and its shadow."""
   reach = np.array([1.2, 1.7]) * place.radius + 2
-  centre = np.array([place.v, place.u])
-  start = np.clip(np.floor(centre - reach), 0, view.size).astype(int)
-  stop = np.clip(np.ceil(centre + reach), 0, view.size).astype(int)
+  center = np.array([place.v, place.u])
+  start = np.clip(np.floor(center - reach), 0, view.size).astype(int)
+  stop = np.clip(np.ceil(center + reach), 0, view.size).astype(int)
   window = slice(start[0], stop[0]), slice(start[1], stop[1])
   rows, columns = np.mgrid[window].astype(np.float32) + 0.5
   u = (columns - np.float32(place.u)) / np.float32(place.radius)
@@ -452,7 +452,7 @@ def _sprite(rng, view: _View, place: _Place) -> _Sprite:
   return _Sprite(_INDEX[place.kind], window, alpha, rgb, shadow)
 
 
-# Weight of the second colour, 0 to 1, at texture coordinates in which a wave is 2 pi long.
+# Weight of the second color, 0 to 1, at texture coordinates in which a wave is 2 pi long.
 _PATTERNS: dict[str, Callable[..., np.ndarray]] = {
   'plain': lambda rng, s, t: np.zeros_like(s),
   'stripes': lambda rng, s, t: _edge(np.sin(s), 0.3),
@@ -466,7 +466,7 @@ _PATTERNS: dict[str, Callable[..., np.ndarray]] = {
 def _visible(sprites: list[_Sprite], size: int) -> list[_Sprite]:
   """Leaves out what is almost hidden, so that each thing left has pixels to be found by.
 
-  A thing must show 20 pixels on a 128 x 128 picture (in proportion on others, 8 at least) and a
+  A thing must show 20 pixels in a 128 x 128 image (in proportion on others, 8 at least) and a
   fifth of what it covers. Seen from the nearest: what is left out hides nothing.
   """
   least = max(8, 20 * size**2 // 128**2)
@@ -489,8 +489,8 @@ def _paste(image: np.ndarray, sprite: _Sprite) -> None:
   image[sprite.window] = _mix(below, sprite.rgb, sprite.alpha)
 
 
-def _photograph(rng, view: _View, image: np.ndarray) -> np.ndarray:
-  """u8 picture as a camera would take it: uneven light, colour cast, blur, sensor noise."""
+def _expose(rng, view: _View, image: np.ndarray) -> np.ndarray:
+  """u8 image as a camera would take it: uneven light, color cast, blur, sensor noise."""
   u, v = view.columns / view.size - 0.5, view.rows / view.size - 0.5
   angle = rng.uniform(0, 2 * np.pi)
   ramp = rng.uniform(0, 0.5) * (u * np.float32(np.cos(angle)) + v * np.float32(np.sin(angle)))

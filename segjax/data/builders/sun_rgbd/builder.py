@@ -5,13 +5,13 @@
   train/img-NNNNNN.jpg, labels/train/img-NNNNNN.png   github.com/ankurhanda/sunrgbd-meta-data:
                                                       SUNRGBD-train_images.tgz unpacked in train,
                                                       the labels as its README has them
-and likewise for test. Both give the images anew in JPEG and the labels in PNG, 0 = unlabelled and
+and likewise for test. Both have re-encoded images in JPEG and labels in PNG, 0 = unlabeled and
 1-37 = class. A label belongs to the image of the same number, the last six digits of its name; in
 the second layout train labels count on from test's, so that number 5051 belongs to img-000001.
 
 Upstream itself (rgbd.cs.princeton.edu) keeps all labels in one HDF5 file, SUNRGBD2Dseg.mat, which
-is not read here. Class indices are one less than raw values, and unlabelled pixels become
-`segjax.types.IGNORE_LABEL`. Images are handed on as they are, byte for byte. Depth is left out.
+is not read here. Class indices are one less than raw values, and unlabeled pixels are
+void. Images are stored byte for byte. Depth is left out.
 
 Cite Song, Lichtenberg, Xiao, "SUN RGB-D: A RGB-D scene understanding benchmark suite", CVPR 2015;
 some of its images are those of NYUDv2, B3DO and SUN3D. See upstream for the terms of use.
@@ -23,49 +23,18 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from segjax import types
+from segjax.data.builders import raw
 from segjax.data.formats import common
+from segjax.types import SegjaxError
 
 # In the order of the raw values 1, 2, ...: SUNRGBDtoolbox/Metadata/seg37list.mat.
-CLASSES = (
-  'wall',
-  'floor',
-  'cabinet',
-  'bed',
-  'chair',
-  'sofa',
-  'table',
-  'door',
-  'window',
-  'bookshelf',
-  'picture',
-  'counter',
-  'blinds',
-  'desk',
-  'shelves',
-  'curtain',
-  'dresser',
-  'pillow',
-  'mirror',
-  'floor mat',
-  'clothes',
-  'ceiling',
-  'books',
-  'fridge',
-  'tv',
-  'paper',
-  'towel',
-  'shower curtain',
-  'box',
-  'whiteboard',
-  'person',
-  'night stand',
-  'toilet',
-  'sink',
-  'lamp',
-  'bathtub',
-  'bag',
+_NAMES = (
+  'wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, '
+  'blinds, desk, shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, '
+  'fridge, tv, paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, '
+  'sink, lamp, bathtub, bag'
 )
+CLASSES = tuple(_NAMES.split(', '))
 SPLITS = ('train', 'test')
 
 _CONTENT = 'image/ and label37/, or train/, test/ and labels/'
@@ -73,7 +42,7 @@ _DIGITS = 6
 
 
 class _Layout(NamedTuple):
-  """Folders that hold train/ and test/, and how far the numbers of labels are ahead of images'."""
+  """Where train/ and test/ are, and how far the numbers of labels are ahead of images'."""
 
   images: str
   labels: str
@@ -92,58 +61,51 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   name = 'sun_rgbd'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A folder that holds {_CONTENT}.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
 
   def _info(self) -> tfds.core.DatasetInfo:
     return common.semantic_info(
       self,
       description='Indoor scenes, RGB, 37 classes: 5,285 train, 5,050 test.',
       class_names=CLASSES,
-      # VOC's colours of the raw values: black is left to unlabelled pixels.
+      # VOC's colors of the raw values: black is left to unlabeled pixels.
       palette=common.voc_palette(len(CLASSES) + 1)[1:],
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = common.raw_folder(dl_manager, _CONTENT)
+    source = raw.source_directory(dl_manager, _CONTENT)
     layout = next((la for la in _LAYOUTS if (source / la.labels).is_dir()), None)
     if layout is None:
-      raise types.SegjaxError(
-        f'{source} holds neither label37 nor labels: set data.source to the folder that holds '
-        f'{_CONTENT}'
-      )
+      raise raw.wrong_source(f'{source} holds neither label37 nor labels', _CONTENT)
     return {split: self._generate_examples(source, layout, split) for split in SPLITS}
 
   def _generate_examples(
     self, source: Path, layout: _Layout, split: str
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    image_folder, label_folder = (source / f / split for f in (layout.images, layout.labels))
-    images = _numbered(image_folder, '.jpg', 0)
-    labels = _numbered(label_folder, '.png', layout.ahead[split])
+    image_directory, label_directory = (source / f / split for f in (layout.images, layout.labels))
+    images = _numbered(image_directory, '.jpg', 0)
+    labels = _numbered(label_directory, '.png', layout.ahead[split])
     if unmatched := sorted(images.keys() ^ labels.keys()):
       path, other = (
-        (images[unmatched[0]], f'label in {label_folder}')
+        (images[unmatched[0]], f'label in {label_directory}')
         if unmatched[0] in images
-        else (labels[unmatched[0]], f'image in {image_folder}')
+        else (labels[unmatched[0]], f'image in {image_directory}')
       )
-      raise types.SegjaxError(f'{path} has no {other}: fetch the files again')
-    for number, label_path in sorted(labels.items()):
-      raw = common.read_label(label_path)
-      label = common.map_label(raw, label_path, len(CLASSES), first=1, void=0)
-      yield common.rgb_example(images[number].stem, images[number], label, label_path)
+      raise SegjaxError(f'{path} has no {other}: download the files again')
+    files = ((images[n].stem, images[n], path) for n, path in sorted(labels.items()))
+    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=1, void=0)
 
 
-def _numbered(folder: Path, suffix: str, ahead: int) -> dict[int, Path]:
-  """The files of a folder by the number in their name, less `ahead`."""
-  paths = sorted(folder.glob(f'*{suffix}'))
+def _numbered(directory: Path, suffix: str, ahead: int) -> dict[int, Path]:
+  """The files of a directory by the number in their name, less `ahead`."""
+  paths = sorted(directory.glob(f'*{suffix}'))
   if not paths:
-    raise types.SegjaxError(
-      f'{folder} holds no {suffix} file: set data.source to the folder that holds {_CONTENT}'
-    )
+    raise raw.wrong_source(f'{directory} holds no {suffix} file', _CONTENT)
   numbered = {}
   for path in paths:
     digits = path.stem[-_DIGITS:]
     if not (len(digits) == _DIGITS and digits.isdecimal()):
-      raise types.SegjaxError(
+      raise SegjaxError(
         f'{path} has no number of {_DIGITS} digits at the end of its name: move it elsewhere'
       )
     numbered[int(digits) - ahead] = path

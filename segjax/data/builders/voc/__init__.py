@@ -1,1 +1,1 @@
-"""PASCAL VOC 2011 and 2012: objects of 20 classes in photographs."""
+"""PASCAL VOC 2011 and 2012: images with objects of 20 classes."""

@@ -1,4 +1,4 @@
-"""PASCAL VOC segmentation, 2011 and 2012: photographs with objects of 20 classes and background.
+"""PASCAL VOC segmentation, 2011 and 2012: images with objects of 20 classes and background.
 
 Config `voc/2011` (which `voc` alone means too) has 1,112 train and 1,111 val images, `voc/2012`
 1,464 and 1,449. The labels of the challenge's test images are not public. Raw files, as the
@@ -7,9 +7,9 @@ archives VOCtrainval_25-May-2011.tar and VOCtrainval_11-May-2012.tar unpack:
     ImageSets/Segmentation/train.txt        the images of a split, one a line; likewise val.txt
     JPEGImages/NAME.jpg
     SegmentationClass/NAME.png              palette indices: 0 = background, 1-20, 255 = void
-`data.source` is the folder that holds VOCdevkit, VOCdevkit itself, or the year's folder. Void, the
-outline of the objects, becomes `segjax.types.IGNORE_LABEL`. Images are handed on as they are, byte
-for byte. Instances (SegmentationObject) are left out.
+`data.source` is the directory that holds VOCdevkit, VOCdevkit itself, or the year's directory. Void
+is the outline of the objects. Images are stored byte for byte. Instances (SegmentationObject) are
+left out.
 
 A third split, `seg11valid`, is that of the FCN paper: the 736 images of VOC 2011 val that are not
 in SBD's train list. It is there if the raw files hold one of
@@ -28,8 +28,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from segjax.data.builders import raw
 from segjax.data.formats import common
 
+# In the order of their index.
+_NAMES = (
+  'background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, '
+  'dog, horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor'
+)
+CLASSES = tuple(_NAMES.split(', '))
 SPLITS = ('train', 'val')
 SEG11VALID = (
   'add the list ImageSets/Segmentation/seg11valid.txt to the raw files (the FCN authors have it as '
@@ -48,12 +55,12 @@ class VocConfig(tfds.core.BuilderConfig):
   year: int = 2012
 
   @property
-  def folder(self) -> str:
+  def directory(self) -> str:
     return f'VOC{self.year}'
 
   @property
   def content(self) -> str:
-    return f'VOCdevkit/{self.folder}'
+    return f'VOCdevkit/{self.directory}'
 
 
 # Not registered: tensorflow-datasets has another `voc`.
@@ -63,7 +70,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   name = 'voc'
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The folder that holds VOCdevkit.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds VOCdevkit.'
   BUILDER_CONFIGS = [
     VocConfig(name='2011', description='1,112 train and 1,111 val images.', year=2011),
     VocConfig(name='2012', description='1,464 train and 1,449 val images.', year=2012),
@@ -72,17 +79,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _info(self) -> tfds.core.DatasetInfo:
     return common.semantic_info(
       self,
-      description='Photographs from Flickr with objects of 20 classes, and background.',
-      class_names=common.VOC_CLASSES,
-      palette=common.voc_palette(len(common.VOC_CLASSES)),
+      description='Images from Flickr with objects of 20 classes, and background.',
+      class_names=CLASSES,
+      palette=common.voc_palette(len(CLASSES)),
       metadata={'optional_splits': {'seg11valid': SEG11VALID}},
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     config = self.builder_config
-    source = common.raw_folder(dl_manager, config.content)
+    source = raw.source_directory(dl_manager, config.content)
     root = _root(source, config)
-    lists = {s: common.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
+    lists = {s: raw.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
     if seg11valid := _seg11valid(source, root, config, lists['val']):
       lists['seg11valid'] = seg11valid
     return {split: self._generate_examples(root, names) for split, names in lists.items()}
@@ -90,30 +97,30 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(
     self, root: Path, names: Sequence[str]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in names:
-      label_path = root / 'SegmentationClass' / f'{name}.png'
-      raw = common.read_label(label_path)
-      label = common.map_label(raw, label_path, len(common.VOC_CLASSES), first=0, void=255)
-      yield common.rgb_example(name, root / 'JPEGImages' / f'{name}.jpg', label, label_path)
+    files = (
+      (name, root / 'JPEGImages' / f'{name}.jpg', root / 'SegmentationClass' / f'{name}.png')
+      for name in names
+    )
+    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=0, void=255)
 
 
 def _root(source: Path, config: VocConfig) -> Path:
-  """The year's folder."""
-  places = [config.folder, config.content, f'TrainVal/{config.content}']
-  # The year's folder itself may have any name but that of another year.
-  others = {c.folder for c in Builder.BUILDER_CONFIGS} - {config.folder}
+  """The year's directory."""
+  places = [config.directory, config.content, f'TrainVal/{config.content}']
+  # The year's directory itself may have any name but that of another year.
+  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {config.directory}
   if source.absolute().name not in others:
     places.append('')
-  return common.find_folder(source, places, str(_LISTS), config.content)
+  return raw.find_directory(source, places, str(_LISTS), config.content)
 
 
 def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:
   """The images of the split `seg11valid`; empty if nothing in the raw files tells."""
   path = root / _LISTS / 'seg11valid.txt'
   if path.exists():
-    return common.read_list(path, config.content)
-  for folder in (source, root.absolute().parent.parent):
-    if config.year == 2011 and (folder / _SBD_TRAIN).exists():
-      trained = set(common.read_list(folder / _SBD_TRAIN, 'benchmark_RELEASE'))
+    return raw.read_list(path, config.content)
+  for directory in (source, root.absolute().parent.parent):
+    if config.year == 2011 and (directory / _SBD_TRAIN).exists():
+      trained = set(raw.read_list(directory / _SBD_TRAIN, 'benchmark_RELEASE'))
       return [name for name in val if name not in trained]
   return []

@@ -1,0 +1,199 @@
+"""Raw files: finding them, and reading lists, images and label maps, strictly.
+
+Builders hand TFDS encoded bytes or a path for each image feature: an array would make it import
+TensorFlow.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from segjax.data.formats import common
+from segjax.types import SegjaxError
+
+
+def missing_content(source: Path, content: str) -> SegjaxError:
+  """The error that a directory of raw files does not hold what it should."""
+  return SegjaxError(
+    f'{source} does not hold {content}: set config.data.source to the directory that does'
+  )
+
+
+def wrong_source(problem: str, content: str) -> SegjaxError:
+  """The error of a `problem` that may come from naming the wrong directory of raw files."""
+  return SegjaxError(f'{problem}: set config.data.source to the directory that holds {content}')
+
+
+def source_directory(dl_manager: tfds.download.DownloadManager, content: str) -> Path:
+  """The directory of raw files, which the user names as `config.data.source`.
+
+  Args:
+    dl_manager: TFDS's download manager; its `manual_dir` is the directory.
+    content: what the directory should hold, for the error message.
+
+  Raises:
+    SegjaxError: the directory is missing or empty.
+  """
+  try:
+    return Path(dl_manager.manual_dir)
+  except AssertionError as e:
+    # TFDS names the directory in the first sentence of its message.
+    problem = str(e).partition('. ')[0].replace('Manual directory', 'directory of raw files')
+    raise wrong_source(problem, content) from e
+
+
+def find_directory(source: Path, places: Iterable[str], holds: str, content: str) -> Path:
+  """The first of some directories below `source` that has a certain file or directory.
+
+  Args:
+    source: the directory of raw files.
+    places: paths below it, '' for itself, in the order of preference.
+    holds: path below the place of what it must have.
+    content: what `source` should hold, for the error message.
+
+  Raises:
+    SegjaxError: none of them has it.
+  """
+  for place in places:
+    if (source / place / holds).exists():
+      return source / place
+  raise missing_content(source, content)
+
+
+def read_bytes(path: Path, content: str | None = None) -> bytes:
+  """The content of a raw file.
+
+  Raises:
+    SegjaxError: it is missing; the sentence says what the source should hold, given `content`.
+  """
+  try:
+    return path.read_bytes()
+  except FileNotFoundError as e:
+    if content is not None:
+      raise wrong_source(f'{path} is missing', content) from e
+    raise SegjaxError(f'{path} is missing: add it, or correct config.data.source') from e
+
+
+def read_list(path: Path, content: str) -> list[str]:
+  """The images that a text file lists: the first word of each line, blank lines aside.
+
+  Args:
+    path: a text file.
+    content: what the source should hold, for the error message.
+
+  Raises:
+    SegjaxError: the file is missing, names no image, or names one twice.
+  """
+  lines = read_bytes(path, content).decode().splitlines()
+  names = [line.split()[0] for line in lines if line.strip()]
+  if not names:
+    raise SegjaxError(f'{path} names no image: download the file again')
+  if len(set(names)) < len(names):
+    twice = next(name for name in names if names.count(name) > 1)
+    raise SegjaxError(f'{path} names {twice} twice: download the file again')
+  return names
+
+
+def read_image(path: Path, mode: str | tuple[str, ...], page: int = 0) -> np.ndarray:
+  """Reads an image file, strictly: a truncated file is an error.
+
+  Args:
+    path: an image file of any format that Pillow knows.
+    mode: the pixel mode, or one of those, that the file must have: 'L' (8-bit gray), 'I;16' (16-bit
+      gray), 'P' (palette) or 'RGB' (8 bits a channel).
+    page: which page of a file with several, from 0.
+
+  Returns:
+    u8[H, W] for 'L' and 'P', whose indices they are; u16[H, W] for 'I;16'; u8[H, W, 3] for 'RGB'.
+
+  Raises:
+    SegjaxError: the file or the page is missing, cannot be decoded or has another mode.
+  """
+  try:
+    with Image.open(io.BytesIO(read_bytes(path))) as image:
+      image.seek(page)
+      pixels = np.array(image)
+  except EOFError as e:
+    raise SegjaxError(f'{path} has no page {page + 1}: download the file again') from e
+  except (OSError, SyntaxError, ValueError) as e:
+    raise SegjaxError(f'{path} cannot be decoded as an image: download the file again') from e
+  modes = (mode,) if isinstance(mode, str) else mode
+  if image.mode not in modes:
+    raise SegjaxError(
+      f'{path} has pixels of mode {image.mode}, not {" or ".join(modes)}: convert it, or download '
+      'the file again'
+    )
+  return pixels
+
+
+def read_label(path: Path) -> np.ndarray:
+  """Reads a label map u8[H, W] from a gray file or a palette's indices; errors as `read_image`."""
+  return read_image(path, ('L', 'P'))
+
+
+def map_label(raw: np.ndarray, path: Path, classes: int, *, first: int, void: int) -> np.ndarray:
+  """Class indices from the values of a raw label map.
+
+  Args:
+    raw: [H, W], whole numbers of any type.
+    path: where they come from, for the error message.
+    classes: how many there are.
+    first: the raw value of class 0; the others follow it.
+    void: the raw value that becomes `common.stored_void(classes)`.
+
+  Returns:
+    u8[H, W], or u16[H, W] of more than 255 classes.
+
+  Raises:
+    SegjaxError: there is another value.
+  """
+  is_void = raw == void
+  wrong = ((raw < first) | (raw >= first + classes)) & ~is_void
+  if wrong.any():
+    raise SegjaxError(
+      f'{path} has the label value {raw[wrong][0]}, which is out of range: classes are {first} to '
+      f'{first + classes - 1}, void is {void}'
+    )
+  label = np.where(is_void, common.stored_void(classes), raw.astype(np.int64) - first)
+  return label.astype(common.label_dtype(classes))
+
+
+def semantic_examples(
+  files: Iterable[tuple[str, Path, Path]],
+  read: Callable[[Path], np.ndarray],
+  classes: int,
+  *,
+  first: int,
+  void: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Examples with their keys: each RGB image as its file is, byte for byte, and its label map.
+
+  Args:
+    files: the name, the image and the raw label map of each.
+    read: a raw label map [H, W].
+    classes, first, void: see `map_label`.
+
+  Raises:
+    SegjaxError: an image cannot be read, is not RGB or not of the label's size; see `map_label`.
+  """
+  for name, image_path, label_path in files:
+    label = map_label(read(label_path), label_path, classes, first=first, void=void)
+    check_same_size(read_image(image_path, 'RGB'), image_path, label, label_path)
+    yield name, {'file_name': name, 'image': image_path, 'label': common.encode_png(label)}
+
+
+def check_same_size(
+  image: np.ndarray, image_path: Path, label: np.ndarray, label_path: Path
+) -> None:
+  """Raises a SegjaxError that names both files if image and label differ in height or width."""
+  if image.shape[:2] != label.shape[:2]:
+    (height, width), (label_height, label_width) = image.shape[:2], label.shape[:2]
+    raise SegjaxError(
+      f'{image_path} is {width}x{height} pixels but its label {label_path} is '
+      f'{label_width}x{label_height}: download both files again'
+    )

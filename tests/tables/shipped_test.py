@@ -1,6 +1,7 @@
 """The tables of experiments/: each builds, has its sources, and is what its README shows."""
 
 import decimal
+import functools
 import pathlib
 import re
 import runpy
@@ -18,6 +19,8 @@ from segjax.tables import page, results, runs, spec
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
 NAMES = sorted(p.parent.name for p in EXPERIMENTS.glob('*/table.toml'))
+# Tests of one table in one process of pytest-xdist, which then traces each network once.
+TABLES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 UNVERIFIED = {'fcn32s_fixed_pami'}  # quoted from memory
 
 
@@ -32,7 +35,7 @@ def test_the_tables_of_the_papers():
   assert set(NAMES) >= {f'{paper}_table{n}' for paper, numbers in there.items() for n in numbers}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', TABLES)
 def test_every_config_builds_and_every_path_exists(name):
   """As shapes, with the row's overrides; `read_table` has checked the paths of recipes."""
   table = read(name)
@@ -77,7 +80,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
   assert all(c.computed == (c.key in ('parameters', 'stride', 'receptive_field')) for c in columns)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', TABLES)
 def test_readme_is_the_rendered_table(name):
   table = read(name)
   lines = page.make_lines(table, results.read_results(table), entry_facts)
@@ -166,10 +169,11 @@ def test_segnet_table_6_measures_its_rows(monkeypatch, capsys):
   assert list(script['NETWORKS']) == list(table.rows)
   assert script['SIZE'] == (360, 480)
   small = unet.UNet(script['CLASSES'], width=2, depth=1, padding='same', norm='batch')
-  script['main'].__globals__['NETWORKS'] = {'unet': small}
+  variables = script['main'].__globals__
+  variables |= {'NETWORKS': {'unet': small}, 'measure': functools.cache(script['measure'])}
   script['main']()
   assert written == [], 'only the size of the paper is recorded'
-  script['main'].__globals__['SIZE'] = (16, 24)
+  variables['SIZE'] = (16, 24)
   script['main']()
   (record,) = written
   assert set(record.metrics) == {column.key for column in table.columns.values()}

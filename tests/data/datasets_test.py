@@ -109,7 +109,7 @@ def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, mon
   [
     ('scnes', 'unknown data set: did you mean scenes'),
     ('oxford_iiit_pets', 'unknown data set: did you mean oxford_iiit_pet'),
-    ('qqqqqq', 'unknown data set: known are camvid, .*, scenes, .*, voc'),
+    ('qqqqqq', 'unknown data set: choose from camvid, .*, scenes, .*, voc'),
     ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
   ],
 )
@@ -234,7 +234,7 @@ def test_keys_that_the_data_set_lacks(tiny):
   builder = tiny()
   with pytest.raises(SegjaxError, match=r'data\.label_key=lable.*did you mean label'):
     spec(builder, label_key='lable')
-  with pytest.raises(SegjaxError, match=r'data\.name_key=id.*known are file_name, image, label'):
+  with pytest.raises(SegjaxError, match=r'data\.name_key=id.*choose from file_name, image, label'):
     spec(builder, name_key='id')
   assert spec(builder, name_key=None).num_classes == 2
 

@@ -84,31 +84,26 @@ def train_batches(
   the crop. Images with objects are padded with the mean color below and to the right.
 
   Args:
-    builder: of a prepared data set, from `datasets.load`.
-    spec: from `datasets.spec`.
+    builder, spec: of a prepared data set, from `datasets.load` and `datasets.spec`.
     config: what to read and how.
     seed: of the order and the augmentation, not negative.
     start_step: batches that are left out, at no cost.
-    margin: pixels that images extend beyond their labels on each side, mirrored where they pass the
-      border; for networks without padding, which take no objects.
-    process_index: which contiguous part of every batch is this host's.
-    process_count: number of hosts.
+    margin: pixels that images extend beyond their labels on each side, for networks without
+      padding, which take no objects.
+    process_index, process_count: which contiguous part of every batch is this host's.
     report: told of objects that are left out, because an image has more than
-      `config.batch.max_objects` or because no pixel of them is left: at the first one, and at the
-      end how many they were.
+      `config.batch.max_objects` or because no pixel of them is left.
 
   Yields:
-    (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], label i32[b, H, W], valid
-    bool[b], all True, weight f32[b, H, W] if the config has a weight map, and what the module
-    describes; b = batch size / process_count.
+    (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], valid bool[b], all True, label
+    i32[b, H, W], weight f32[b, H, W] if the config has a weight map, and what the module describes;
+    b = batch size / process_count.
 
   Raises:
     SegjaxError: a batch that does not divide among the hosts, an unknown or empty split, a
       transform that cannot be imported; while iterating: what is wrong with an example, by its
       name, such as an image that fits into no shape.
   """
-  if margin and 'objects' in config.annotations:
-    raise ValueError('a network without padding takes no objects')
   for path in config.augment.transforms:
     augment.find_transform(path)
   examples = _Examples(builder, config.data.train_split, spec, config)
@@ -198,7 +193,7 @@ def prepare_image(
   except SegjaxError:
     shape = order.multiple_shape(size)
   resized = geometry.resize_image(image, size, data.size.interpolation)
-  fields: dict[str, Any] = {'image': batch.image_field(shape, image.shape[2], data)}
+  fields = {'image': batch.Field((*shape, image.shape[2]), np.uint8, batch.mean_color(data))}
   packed = batch.pack(fields, [{'image': resized}], 1)
   found = {
     'image': batch.normalize(packed['image'], data),
@@ -275,30 +270,6 @@ class _Examples:
         self._weights[index, size] = weight
     return sample._replace(weight=weight)
 
-  def fields(self, shape: Size, *, margin: int = 0, canvas: Size | None = None) -> dict[str, Any]:
-    """What a batch has, see `batch.pack`; an evaluation batch with segments has their `canvas`."""
-    config, wanted = self.config, self.config.annotations
-    around: Size = (shape[0] + 2 * margin, shape[1] + 2 * margin)
-    fields: dict[str, Any] = {
-      'image': batch.image_field(around, self.spec.channels, config.data),
-    }
-    if 'label' in wanted and canvas is None:
-      fields['label'] = batch.label_field(shape)
-      if config.data.weight_map is not None:
-        fields['weight'] = batch.weight_field(shape)
-    if 'objects' in wanted:
-      fields['size'] = batch.Field((2,), np.int32, shape)
-      fields['index'] = batch.Field((), np.int32)
-    if canvas is not None:
-      fields['segments'] = batch.segments_field(canvas, config.batch.max_segments)
-      fields['native'] = batch.Field((2,), np.int32, canvas)
-    return fields
-
-
-def _part(sample: Sample, index: int) -> dict[str, Any]:
-  """What an example has of `_Examples.fields`."""
-  return {**sample._asdict(), 'size': sample.size, 'index': index}
-
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -309,13 +280,7 @@ def _train_batch(
   """The rows of one training batch that are this host's."""
   config = examples.config
   shape, chosen = plan.batch(step)
-  fields = examples.fields(shape, margin=margin)
-  if 'objects' in config.annotations:
-    fields |= {
-      'instances': batch.instances_field(shape, config.batch.max_objects),
-      'draw': batch.Field((), np.uint32),
-      'left_out': batch.Field((2,), np.int64),
-    }
+  fields = batch.fields(config, examples.spec.channels, shape, train=True, margin=margin)
   parts, names = [], []
   for epoch, index in chosen[rows.start : rows.stop]:
     example = examples.reader[index]
@@ -342,7 +307,7 @@ def _train_part(
   sample = sample._replace(image=augment.shift_color(rng, sample.image, config.augment))
   largest = shape[0] + 2 * margin, shape[1] + 2 * margin
   sample = augment.apply_transforms(rng, sample, config.augment.transforms, largest, example.name)
-  part = _part(sample, example.index)
+  part = {**sample._asdict(), 'size': sample.size, 'index': example.index}
   if sample.objects is None:
     return part
   kept = batch.largest(sample.objects, config.batch.max_objects)
@@ -389,6 +354,7 @@ def _report_left_out(
   batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
   """The batches without `left_out`, of which it tells at the first object and at the end."""
+  reasons = f'config.batch.max_objects={most}', 'no pixel left by resizing and augmentation'
   objects, images = np.zeros((2, 2), np.int64)
   with contextlib.closing(batches):
     try:
@@ -396,25 +362,19 @@ def _report_left_out(
         counts = found.pop('left_out', np.zeros((0, 2), np.int64))
         for kind in np.flatnonzero((objects == 0) & counts.any(0)):
           row = np.flatnonzero(counts[:, kind])[0]
-          report(_first_left_out(names[row], kind, counts[row, kind], most))
+          report(
+            f'{names[row]}: {counts[row, kind]} objects are left out ({reasons[kind]}), and '
+            'others of other images (how many: at the end)'
+          )
         objects += counts.sum(0)
         images += (counts > 0).sum(0)
         yield found, names
     finally:
       for kind in np.flatnonzero(objects):
         report(
-          (f'config.batch.max_objects={most} left out', 'resizing and augmentation hid')[kind]
-          + f' {objects[kind]} objects of {images[kind]} images that this process trained on'
+          f'{objects[kind]} objects of {images[kind]} images that this process trained on were '
+          f'left out ({reasons[kind]})'
         )
-
-
-def _first_left_out(name: str, kind: int, count: int, most: int) -> str:
-  what = (
-    f'{name} has {most + count} objects: the largest config.batch.max_objects={most} are kept',
-    f'{name} has {count} objects without a pixel after resizing and augmentation: they are left '
-    'out',
-  )[kind]
-  return f'{what}, here and in other images (how many: at the end)'
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -423,20 +383,18 @@ def _first_left_out(name: str, kind: int, count: int, most: int) -> str:
 def _eval_batch(examples: _Examples, rows: range, chosen: order.EvalBatch) -> NamedBatch:
   """The rows of one evaluation batch that are this host's."""
   config = examples.config
-  fields = examples.fields(chosen.shape, canvas=chosen.canvas)
+  channels = examples.spec.channels
+  fields = batch.fields(config, channels, chosen.shape, train=False, canvas=chosen.canvas)
   parts, names = [], []
   annotations: list[dict[str, Any] | None] = []
   for index in chosen.indices[rows.start : rows.stop]:
     example = examples.reader[index]
     stored = example.sample(train=False)
     sample = examples.resize(index, stored, order.eval_size(stored.size, config))
-    part = _part(sample, index)
+    part = {**sample._asdict(), 'size': sample.size, 'index': index, 'native': stored.size}
     if sample.segments is not None:
       most = config.batch.max_segments
-      part |= {
-        'segments': batch.pack_segments(sample.segments, most, example.name),
-        'native': stored.size,
-      }
+      part['segments'] = batch.pack_segments(sample.segments, most, example.name)
     parts.append(part)
     names.append(example.name)
     if 'objects' in config.annotations:

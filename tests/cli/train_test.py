@@ -175,9 +175,7 @@ def test_two_processes_on_one_workdir(semantic_run, capsys):
 
 def test_workdir_of_a_different_config(semantic_run, capsys):
   before = (semantic_run / 'config.json').read_text()
-  told = fails(
-    capsys, *train_args(semantic_run, '--config.optim.learning_rate=0.5', steps=4)
-  )
+  told = fails(capsys, *train_args(semantic_run, '--config.optim.learning_rate=0.5', steps=4))
   assert 'optim.learning_rate was 0.003 and is 0.5' in told
   assert (semantic_run / 'config.json').read_text() == before
 

@@ -150,8 +150,8 @@ class SegjaxError(Exception):
 
 
 def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
-  """`': did you mean X?'` with the nearest of `names`, else `': known are …'` with `shown`."""
+  """`': did you mean X?'` with the nearest of `names`, else `': choose from …'` with `shown`."""
   names = list(names)
   if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
     return f': did you mean {close[0]}?'
-  return f': known are {", ".join(sorted(names if shown is None else shown)) or "none"}'
+  return f': choose from {", ".join(sorted(names if shown is None else shown)) or "none"}'

@@ -12,7 +12,7 @@ import cv2
 import jax
 import numpy as np
 
-from segjax.data.config import DataConfig
+from segjax.data.config import DataConfig, InputConfig
 from segjax.data.sample import Objects, Size
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
@@ -27,40 +27,54 @@ class Field(NamedTuple):
   value: Any = 0
 
 
-def image_field(shape: Size, channels: int, data: DataConfig) -> Field:
-  """Images u8, padded with the mean color."""
-  return Field((*shape, channels), np.uint8, mean_color(data))
+def fields(
+  config: InputConfig,
+  channels: int,
+  shape: Size,
+  *,
+  train: bool,
+  margin: int = 0,
+  canvas: Size | None = None,
+) -> dict[str, Tree]:
+  """The fields of a batch.
 
-
-def label_field(shape: Size) -> Field:
-  """Labels u16, padded with IGNORE_LABEL."""
-  return Field(tuple(shape), np.uint16, IGNORE_LABEL)
-
-
-def weight_field(shape: Size) -> Field:
-  """Weights f32, padded with 0."""
-  return Field(tuple(shape), np.float32)
-
-
-def instances_field(shape: Size, count: int) -> Instances:
-  """`Instances` of at most `count` objects in an image."""
-  return Instances(
-    boxes=Field((count, 4), np.float32),
-    classes=Field((count,), np.int32),
-    masks=Field((count, shape[0], -(-shape[1] // 8)), np.uint8),
-    crowd=Field((count,), bool),
-    valid=Field((count,), bool),
+  Args:
+    config: says what is annotated.
+    channels: of the images.
+    shape: to which labels and objects are padded.
+    train: whether it is a training batch.
+    margin: pixels that images extend beyond it on each side.
+    canvas: to which segments are padded, in evaluation.
+  """
+  n, s = config.batch.max_objects, config.batch.max_segments
+  around = tuple(side + 2 * margin for side in shape)
+  objects = Instances(
+    boxes=Field((n, 4), np.float32),
+    classes=Field((n,), np.int32),
+    masks=Field((n, shape[0], -(-shape[1] // 8)), np.uint8),
+    crowd=Field((n,), bool),
+    valid=Field((n,), bool),
   )
+  found: dict[str, Tree] = {'image': Field((*around, channels), np.uint8, mean_color(config.data))}
+  if 'label' in config.annotations and (train or canvas is None):
+    found['label'] = Field(shape, np.uint16, IGNORE_LABEL)
+    if config.data.weight_map is not None:
+      found['weight'] = Field(shape, np.float32)
+  if 'objects' in config.annotations:
+    found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
+    if train:
+      found |= {'instances': objects, 'draw': Field((), np.uint32)}
+      found['left_out'] = Field((2,), np.int64)
+  if canvas is not None:
+    found['segments'] = segments_field(canvas, s)
+    found['native'] = Field((2,), np.int32, canvas)
+  return found
 
 
-def segments_field(shape: Size, count: int) -> Segments:
-  """`Segments` of at most `count` in an image, padded with void."""
-  return Segments(
-    ids=Field(tuple(shape), np.int32),
-    classes=Field((count,), np.int32),
-    crowd=Field((count,), bool),
-    valid=Field((count,), bool),
-  )
+def segments_field(canvas: Size, count: int) -> Segments:
+  """`Segments` of at most `count` in an image of at most the size of the canvas."""
+  one = Field((count,), bool)
+  return Segments(Field(canvas, np.int32), Field((count,), np.int32), crowd=one, valid=one)
 
 
 def pack_objects(objects: Objects) -> Instances:

@@ -205,23 +205,25 @@ class InputConfig:
       raise SegjaxError(
         "config.augment.large_scale_jitter: set config.data.size.image_size and resize='fit'"
       )
+    if 'segments' in self.annotations and self.data.label_offset:
+      raise SegjaxError(
+        'config.data.label_offset is for label maps, and this task reads segments: leave it out'
+      )
     self._check_unused()
 
   def _check_unused(self) -> None:
     """Raises a SegjaxError for a key that means nothing without an annotation that is not read."""
-    keys = {
-      'label': (self.data, 'data', ('weight_map', 'label_offset')),
-      'objects': (self.data, 'data', ('things', 'category_ids')),
-      'segments': (self.batch, 'batch', ('max_segments',)),
+    unused = {
+      'label': ('data.weight_map', 'data.label_offset'),
+      'objects': ('data.things', 'data.category_ids', 'batch.max_objects', 'augment.copy_paste'),
+      'segments': ('batch.max_segments',),
     }
-    wanted = [(annotation, *entry) for annotation, entry in keys.items()]
-    wanted += [('objects', self.batch, 'batch', ('max_objects',))]
-    wanted += [('objects', self.augment, 'augment', ('copy_paste',))]
-    for annotation, group, name, names in wanted:
-      defaults = {f.name: f.default for f in dataclasses.fields(group)}
-      for key in names:
-        if annotation not in self.annotations and getattr(group, key) != defaults[key]:
+    for annotation in set(unused) - set(self.annotations):
+      for path in unused[annotation]:
+        name, key = path.split('.')
+        group = getattr(self, name)
+        if getattr(group, key) != type(group).__dataclass_fields__[key].default:
           raise SegjaxError(
-            f'config.{name}.{key} is for tasks that read {annotation}, and this one reads '
+            f'config.{path} is for tasks that read {annotation}, and this one reads '
             f'{" and ".join(self.annotations)}: leave it out'
           )

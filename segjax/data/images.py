@@ -11,18 +11,18 @@ from segjax.types import SegjaxError
 
 
 def decode_image(encoded: bytes, channels: int, what: str) -> np.ndarray:
-  """The picture in an image file, as it is stored: an orientation flag is not applied.
+  """The image in a file, as it is stored: an orientation flag is not applied.
 
   Args:
     encoded: the content of a file of any format that Pillow knows.
-    channels: 1 for grey, 3 for RGB; a file of the other kind is converted.
+    channels: 1 for gray, 3 for RGB; a file of the other kind is converted.
     what: the image's name, for the error.
 
   Returns:
-    uint8[H, W, channels]; 16-bit grey keeps its upper 8 bits.
+    uint8[H, W, channels]; 16-bit gray keeps its upper 8 bits.
 
   Raises:
-    SegjaxError: the file is no image, or not a whole one.
+    SegjaxError: the file is not an image, or is truncated.
   """
   with _decoding(what):
     image = Image.open(io.BytesIO(encoded))
@@ -34,13 +34,13 @@ def decode_image(encoded: bytes, channels: int, what: str) -> np.ndarray:
 
 
 def decode_label(encoded: bytes, what: str) -> np.ndarray:
-  """The label map in an image file: a palette file's indices, not its colours.
+  """The label map in an image file: a palette file's indices, not its colors.
 
   Returns:
     An integer or boolean array [H, W].
 
   Raises:
-    SegjaxError: the file is no image, not a whole one, or has more than one channel.
+    SegjaxError: the file is not an image, is truncated, or has more than one channel.
   """
   with _decoding(what):
     label = np.asarray(Image.open(io.BytesIO(encoded)))
@@ -55,7 +55,7 @@ def read_size(encoded: bytes, what: str) -> tuple[int, int]:
   """(height, width) in the header of an image file.
 
   Raises:
-    SegjaxError: the file is no image.
+    SegjaxError: the file is not an image.
   """
   with _decoding(what):
     width, height = Image.open(io.BytesIO(encoded)).size
@@ -66,6 +66,6 @@ def read_size(encoded: bytes, what: str) -> tuple[int, int]:
 def _decoding(what: str) -> Iterator[None]:
   try:
     yield
-  # Pillow's decoders raise all of these on damaged files.
+  # Pillow's decoders raise all of these on corrupt files.
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     raise SegjaxError(f'{what} cannot be decoded: replace it or leave it out') from e

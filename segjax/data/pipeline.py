@@ -198,7 +198,7 @@ def prepare_image(
   except SegjaxError:
     shape = order.multiple_shape(size)
   resized = geometry.resize_image(image, size, data.size.interpolation)
-  fields: dict[str, Any] = {'image': batch.image_field(shape, image.shape[2], data)}
+  fields = {'image': batch.Field((*shape, image.shape[2]), np.uint8, batch.mean_color(data))}
   packed = batch.pack(fields, [{'image': resized}], 1)
   found = {
     'image': batch.normalize(packed['image'], data),
@@ -275,30 +275,6 @@ class _Examples:
         self._weights[index, size] = weight
     return sample._replace(weight=weight)
 
-  def fields(self, shape: Size, *, margin: int = 0, canvas: Size | None = None) -> dict[str, Any]:
-    """What a batch has, see `batch.pack`; an evaluation batch with segments has their `canvas`."""
-    config, wanted = self.config, self.config.annotations
-    around: Size = (shape[0] + 2 * margin, shape[1] + 2 * margin)
-    fields: dict[str, Any] = {
-      'image': batch.image_field(around, self.spec.channels, config.data),
-    }
-    if 'label' in wanted and canvas is None:
-      fields['label'] = batch.label_field(shape)
-      if config.data.weight_map is not None:
-        fields['weight'] = batch.weight_field(shape)
-    if 'objects' in wanted:
-      fields['size'] = batch.Field((2,), np.int32, shape)
-      fields['index'] = batch.Field((), np.int32)
-    if canvas is not None:
-      fields['segments'] = batch.segments_field(canvas, config.batch.max_segments)
-      fields['native'] = batch.Field((2,), np.int32, canvas)
-    return fields
-
-
-def _part(sample: Sample, index: int) -> dict[str, Any]:
-  """What an example has of `_Examples.fields`."""
-  return {**sample._asdict(), 'size': sample.size, 'index': index}
-
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -309,13 +285,7 @@ def _train_batch(
   """The rows of one training batch that are this host's."""
   config = examples.config
   shape, chosen = plan.batch(step)
-  fields = examples.fields(shape, margin=margin)
-  if 'objects' in config.annotations:
-    fields |= {
-      'instances': batch.instances_field(shape, config.batch.max_objects),
-      'draw': batch.Field((), np.uint32),
-      'left_out': batch.Field((2,), np.int64),
-    }
+  fields = batch.fields(config, examples.spec.channels, shape, train=True, margin=margin)
   parts, names = [], []
   for epoch, index in chosen[rows.start : rows.stop]:
     example = examples.reader[index]
@@ -342,7 +312,7 @@ def _train_part(
   sample = sample._replace(image=augment.shift_color(rng, sample.image, config.augment))
   largest = shape[0] + 2 * margin, shape[1] + 2 * margin
   sample = augment.apply_transforms(rng, sample, config.augment.transforms, largest, example.name)
-  part = _part(sample, example.index)
+  part = {**sample._asdict(), 'size': sample.size, 'index': example.index}
   if sample.objects is None:
     return part
   kept = batch.largest(sample.objects, config.batch.max_objects)
@@ -423,20 +393,18 @@ def _first_left_out(name: str, kind: int, count: int, most: int) -> str:
 def _eval_batch(examples: _Examples, rows: range, chosen: order.EvalBatch) -> NamedBatch:
   """The rows of one evaluation batch that are this host's."""
   config = examples.config
-  fields = examples.fields(chosen.shape, canvas=chosen.canvas)
+  channels = examples.spec.channels
+  fields = batch.fields(config, channels, chosen.shape, train=False, canvas=chosen.canvas)
   parts, names = [], []
   annotations: list[dict[str, Any] | None] = []
   for index in chosen.indices[rows.start : rows.stop]:
     example = examples.reader[index]
     stored = example.sample(train=False)
     sample = examples.resize(index, stored, order.eval_size(stored.size, config))
-    part = _part(sample, index)
+    part = {**sample._asdict(), 'size': sample.size, 'index': index, 'native': stored.size}
     if sample.segments is not None:
       most = config.batch.max_segments
-      part |= {
-        'segments': batch.pack_segments(sample.segments, most, example.name),
-        'native': stored.size,
-      }
+      part['segments'] = batch.pack_segments(sample.segments, most, example.name)
     parts.append(part)
     names.append(example.name)
     if 'objects' in config.annotations:

@@ -61,6 +61,8 @@ def border_weight_map(
       slice(max(left - reach, 0), left + width + reach),
     )
     outside = (border[near] != cell).astype(np.uint8)
+    if outside.all():  # a cell that fills the image
+      continue
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last bit varies from call to call; the squares are whole numbers.
     distance = np.sqrt(np.rint(distance**2))

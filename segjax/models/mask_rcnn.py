@@ -52,7 +52,7 @@ class FeatureMaps(NamedTuple):
   Attributes:
     stages: of the ResNet, run on the image.
     strides: of the maps that RoIs are cut from; of a pyramid one more, P6, only proposes.
-    pyramid: whether there is one, with a size of anchors a level; on one map a place has all sizes.
+    pyramid: whether there is one, with a anchor size per level; on one map a place has all sizes.
     res5: whether the heads are the ResNet's stage 5, run on each RoI (Fig. 4, left), and one
       layer; if not, those of the pyramid (Fig. 4, right).
   """
@@ -237,7 +237,7 @@ class MaskRCNN(nn.Module):
     return box, functools.partial(cut, resolution=self.mask_head.resolution)
 
   def _anchors(self, size: tuple[int, int], grids: list[tuple[int, int]]) -> list[Any]:
-    """f32[h · w · A, 4] a level, of an image of `size` and grids (h, w)."""
+    """f32[h · w · A, 4] per level, of an image of `size` and grids (h, w)."""
     maps = self._maps
     return make_anchors(self.rpn, size, grids, stride=maps.strides[0], pyramid=maps.pyramid)
 

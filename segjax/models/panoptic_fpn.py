@@ -106,7 +106,7 @@ class SemanticBranch(nn.Module):
 
   @nn.compact
   def __call__(self, levels: Sequence[Array]) -> Array:
-    """f[B, h, w, C] a level, each half of the one before, rounded up -> f32[B, h, w, classes]."""
+    """f[B, h, w, C] per level, each half of the one before, rounded up -> f32[B, h, w, classes]."""
     total = 0.0
     for level, x in enumerate(levels):
       for i in range(max(1, level)):

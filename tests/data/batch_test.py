@@ -18,14 +18,19 @@ def make_objects(size, count, seed=0):
 
 
 def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
-  data = input_config(mean=(1.2, 2, 3)).data
-  fields = {
-    'image': batch.image_field((16, 24), 3, data),
-    'label': batch.label_field((16, 24)),
-    'weight': batch.weight_field((16, 24)),
-    'instances': batch.instances_field((16, 20), 4),
-    'size': batch.Field((2,), np.int32, (16, 24)),
-    'draw': batch.Field((), np.uint32),
+  config = input_config(
+    mean=(1.2, 2, 3), annotations=('label', 'objects'), weight_map={}, max_objects=4
+  )
+  fields = batch.fields(config, 3, (16, 20), train=True)
+  assert fields.keys() == {
+    'image',
+    'label',
+    'weight',
+    'size',
+    'index',
+    'instances',
+    'draw',
+    'left_out',
   }
   objects = make_objects((9, 13), 2)
   image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
@@ -36,16 +41,18 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'instances': batch.pack_objects(objects),
     'size': (9, 13),
     'draw': np.uint32(2**32 - 1),
+    'index': 5,
+    'left_out': (1, 2),
     'segments': None,
   }
   packed = batch.pack(fields, [part], 2)
-  assert packed['image'].shape == (2, 16, 24, 3)
+  assert packed['image'].shape == (2, 16, 20, 3)
   np.testing.assert_array_equal(packed['image'][0, :9, :13], image)
   assert (packed['image'][0, 9:] == [1, 2, 3]).all() and (packed['image'][1] == [1, 2, 3]).all()
   assert (packed['label'][0, :9, :13] == 7).all()
   assert (packed['label'][0, :, 13:] == IGNORE_LABEL).all()
   assert packed['weight'].sum() == 0.5 * 9 * 13
-  np.testing.assert_array_equal(packed['size'], [[9, 13], [16, 24]])
+  np.testing.assert_array_equal(packed['size'], [[9, 13], [16, 20]])
   np.testing.assert_array_equal(packed['draw'], [2**32 - 1, 0])
   np.testing.assert_array_equal(packed['valid'], [True, False])
   found = packed['instances']
@@ -63,6 +70,28 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'crowd': bool,
     'valid': bool,
   }
+
+
+@pytest.mark.parametrize(
+  ('annotations', 'train', 'canvas', 'keys'),
+  [
+    (('label',), True, None, {'image', 'label'}),
+    (('label',), False, None, {'image', 'label'}),
+    (('objects',), True, None, {'image', 'size', 'index', 'instances', 'draw', 'left_out'}),
+    (('objects',), False, None, {'image', 'size', 'index'}),
+    (
+      ('label', 'objects', 'segments'),
+      False,
+      (9, 9),
+      {'image', 'size', 'index', 'segments', 'native'},
+    ),
+  ],
+)
+def test_what_a_batch_has(annotations, train, canvas, keys):
+  config = input_config(annotations=annotations)
+  fields = batch.fields(config, 1, (8, 8), train=train, margin=3, canvas=canvas)
+  assert fields.keys() == keys
+  assert fields['image'].shape == (14, 14, 1)
 
 
 def test_the_largest_stay_in_their_order():

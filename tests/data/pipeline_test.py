@@ -1,6 +1,5 @@
 """The streams of batches: what is in them, in which order, on how many hosts and workers."""
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -8,13 +7,17 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from inputs import changed, input_config
+from small_datasets import ISTHING, OBJECT_SIZES, SEGMENT_SIZES, SEGMENTS
 
-from segjax.data import datasets, pipeline, transforms
-from segjax.data.pipeline import DataConfig
+from segjax.data import datasets, geometry, pipeline
+from segjax.data.batch import normalize
 from segjax.data.weight_map import border_weight_map
+from segjax.ops.masks import unpack_masks
 from segjax.types import IGNORE_LABEL, SegjaxError
 
 CLASSES = 3
@@ -30,17 +33,32 @@ AUGMENT = {
   'saturation': 0.2,
   'hue': 0.1,
 }
-CONFIG = DataConfig('tiny', batch_size=4, augment=AUGMENT)
+CONFIG = input_config(batch_size=4, augment=AUGMENT)
+OBJECTS = input_config(
+  annotations=('objects',),
+  batch_size=3,
+  max_objects=8,
+  shapes=((48, 32), (32, 48)),
+  interpolation='bilinear',
+)
+PANOPTIC = input_config(
+  annotations=('label', 'objects', 'segments'),
+  batch_size=3,
+  max_objects=4,
+  max_segments=6,
+  shapes=((48, 48),),
+  interpolation='bilinear',
+)
 
 
 def make_examples(count, size, prefix=''):
-  """Pictures and labels of noise, to be told apart by a single pixel of either."""
+  """Images and labels of noise, to be told apart by a single pixel of either."""
   rng = np.random.default_rng(count)
   sizes = [size] * count if isinstance(size, tuple) else size
   return {
     f'{prefix}{i}': (
       rng.integers(0, 256, (*sizes[i], 3), dtype=np.uint8),
-      rng.choice(np.array([0, 1, 2, IGNORE_LABEL], np.uint8), sizes[i]),
+      rng.choice(np.array([0, 1, 2, IGNORE_LABEL], np.uint16), sizes[i]),
     )
     for i in range(count)
   }
@@ -57,7 +75,11 @@ def write(write_dataset, png):
   """Writes splits of {name: (image, label)}; encoded images and labels may be given instead."""
 
   def write(folder, splits, channels=3):
-    encode = lambda x: x if isinstance(x, bytes) else png(x)
+    def encode(x):
+      if isinstance(x, bytes):
+        return x
+      return png(np.where(x == IGNORE_LABEL, 255, x).astype(np.uint8))  # void as stored
+
     features = {
       'file_name': tfds.features.Text(),
       'image': tfds.features.Image(shape=(None, None, channels)),
@@ -88,12 +110,12 @@ def take(iterator, count):
 
 def train(builder, count, config=CONFIG, seed=3, **kwargs):
   spec = datasets.spec(builder, config)
-  return take(pipeline.train_batches(builder, config, spec, seed=seed, **kwargs), count)
+  return take(pipeline.train_batches(builder, spec, config, seed=seed, **kwargs), count)
 
 
 def evaluate(builder, config=CONFIG, **kwargs):
   spec = datasets.spec(builder, config)
-  return list(pipeline.eval_batches(builder, config, spec, **kwargs))
+  return list(pipeline.eval_batches(builder, spec, config, **kwargs))
 
 
 def names(batches):
@@ -105,16 +127,16 @@ def assert_same(actual, expected):
   for (a, a_names), (b, b_names) in zip(actual, expected, strict=True):
     assert a_names == b_names
     assert a.keys() == b.keys()
-    for key in a:
-      assert a[key].dtype == b[key].dtype
-      np.testing.assert_array_equal(a[key], b[key])
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+      assert np.asarray(x).dtype == np.asarray(y).dtype
+      np.testing.assert_array_equal(x, y)
 
 
 # --- training ------------------------------------------------------------------------------------
 
 
 def test_train_batch_without_augmentation(tiny):
-  config = DataConfig('tiny', batch_size=4, mean=(10, 20, 30), std=(1, 2, 4))
+  config = input_config(batch_size=4, mean=(10, 20, 30), std=(1, 2, 4))
   for batch, batch_names in train(tiny, 3, config):
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
       'image': ((4, 16, 24, 3), np.float32),
@@ -136,14 +158,14 @@ def test_every_epoch_sees_every_example_once_in_its_own_order(tiny):
 
 
 def test_order_without_shuffling(tiny):
-  config = dataclasses.replace(CONFIG, shuffle=False)
+  config = changed(CONFIG, shuffle=False)
   seen = names(train(tiny, 5, config))
   assert sorted(seen[:10]) == sorted(TRAIN)
   assert seen[10:] == seen[:10]
 
 
 def test_an_example_varies_from_epoch_to_epoch(tiny):
-  config = dataclasses.replace(CONFIG, batch_size=10)
+  config = changed(CONFIG, batch_size=10)
   (first, first_names), (second, second_names) = train(tiny, 2, config)
   for row, name in enumerate(first_names):
     assert (first['image'][row] != second['image'][second_names.index(name)]).any()
@@ -156,7 +178,7 @@ def test_the_seed_decides(tiny):
 
 
 def test_batch_larger_than_the_data_set(tiny):
-  config = dataclasses.replace(CONFIG, batch_size=25)
+  config = changed(CONFIG, batch_size=25)
   ((batch, batch_names),) = train(tiny, 1, config)
   assert batch['image'].shape[0] == 25
   assert sorted(batch_names[:20]) == sorted([*TRAIN, *TRAIN])
@@ -182,15 +204,15 @@ def test_hosts_share_every_batch(tiny, hosts):
 def test_workers_change_nothing_and_fail_in_words(tiny):
   """One test, because every worker takes a second or two to start."""
   expected = train(tiny, 7)
-  one = dataclasses.replace(CONFIG, workers=1)
+  one = changed(CONFIG, workers=1)
   assert_same(train(tiny, 3, one), expected[:3])
-  two = dataclasses.replace(CONFIG, workers=2)
+  two = changed(CONFIG, workers=2)
   spec = datasets.spec(tiny, two)
-  stream = pipeline.train_batches(tiny, two, spec, seed=3, start_step=2)
+  stream = pipeline.train_batches(tiny, spec, two, seed=3, start_step=2)
   assert_same([next(stream) for _ in range(5)], expected[2:])
   for process in multiprocessing.active_children():
     process.kill()
-  with pytest.raises(SegjaxError, match=r'exit code -9.*config\.data\.workers'):
+  with pytest.raises(SegjaxError, match=r'exit code -9.*config\.batch\.workers'):
     for _ in range(20):
       next(stream)
 
@@ -198,7 +220,7 @@ def test_workers_change_nothing_and_fail_in_words(tiny):
 def test_worker_passes_on_what_is_wrong_with_an_example(tmp_path, write):
   image, label = TRAIN['t0']
   builder = write(tmp_path, {'train': {'good': (image, label), 'bad': (b'not a PNG', label)}})
-  config = DataConfig('tiny', batch_size=2, workers=1)
+  config = input_config(batch_size=2, workers=1)
   with pytest.raises(SegjaxError, match='the image of bad cannot be decoded'):
     train(builder, 1, config)
 
@@ -209,10 +231,12 @@ def test_workers_end_with_a_killed_main_process(tiny):
   script = f"""if True:
     import multiprocessing, time
     from segjax.data import datasets, pipeline
+    from segjax.data.config import BatchConfig, DataConfig, InputConfig
     if __name__ == '__main__':
-      config = pipeline.DataConfig('tiny', dir={str(tiny.data_dir_root)!r}, batch_size=4, workers=2)
-      builder = datasets.load('tiny', config.dir)
-      batches = pipeline.train_batches(builder, config, datasets.spec(builder, config), seed=0)
+      data = DataConfig('tiny', dir={str(tiny.data_dir_root)!r})
+      config = InputConfig(data, batch=BatchConfig(size=4, workers=2))
+      builder = datasets.load('tiny', data.dir)
+      batches = pipeline.train_batches(builder, datasets.spec(builder, config), config, seed=0)
       next(batches), next(batches)
       print(*(p.pid for p in multiprocessing.active_children()), flush=True)
       time.sleep(60)
@@ -250,7 +274,7 @@ def _alive(pid):
 
 
 def test_crop_with_margin(tiny):
-  config = DataConfig('tiny', batch_size=4, crop_size=(6, 8), mean=(0,), std=(1,))
+  config = input_config(batch_size=4, crop_size=(6, 8), mean=(0,), std=(1,))
   for batch, batch_names in train(tiny, 3, config, margin=5):
     assert batch['image'].shape == (4, 16, 18, 3)
     assert batch['label'].shape == (4, 6, 8)
@@ -269,13 +293,13 @@ def test_crop_with_margin(tiny):
 
 
 def test_stretch_and_fit(tiny):
-  stretched = DataConfig('tiny', batch_size=2, image_size=(32, 24), mean=(100.2,), std=(1,))
-  fitted = dataclasses.replace(stretched, resize='fit')
+  stretched = input_config(batch_size=2, image_size=(32, 24), mean=(100.2,), std=(1,))
+  fitted = changed(stretched, resize='fit')
   for batch, batch_names in train(tiny, 2, stretched):
     image, label = TRAIN[batch_names[0]]
     np.testing.assert_array_equal(
       batch['image'][0],
-      transforms.resize_image(image, (32, 24)).astype(np.float32) - np.float32(100.2),
+      geometry.resize_image(image, (32, 24)).astype(np.float32) - np.float32(100.2),
     )
     np.testing.assert_array_equal(batch['label'][0], label.repeat(2, axis=0))
   for batch, batch_names in train(tiny, 2, fitted):
@@ -288,7 +312,7 @@ def test_stretch_and_fit(tiny):
 
 def test_weight_map_is_made_once_and_moves_with_the_label(tiny, monkeypatch):
   arguments = {'w0': 7.0, 'sigma': 2.0}
-  config = DataConfig('tiny', batch_size=5, weight_map=arguments, augment={'flip_horizontal': 1.0})
+  config = input_config(batch_size=5, weight_map=arguments, flip_horizontal=1.0)
   calls = []
 
   def counted(label, **kwargs):
@@ -311,7 +335,7 @@ def test_weight_map_is_made_once_and_moves_with_the_label(tiny, monkeypatch):
 
 
 def test_eval_sees_each_example_once_and_masks_the_rest(tiny):
-  config = dataclasses.replace(CONFIG, eval_batch_size=3, mean=(100,), std=(1,))
+  config = changed(CONFIG, eval_batch_size=3, mean=(100,), std=(1,))
   batches = evaluate(tiny, config)
   assert [batch['image'].shape for batch, _ in batches] == [(3, 16, 24, 3)] * 3
   stored = [e['file_name'].decode() for e in tiny.as_data_source('val')]
@@ -335,7 +359,7 @@ def test_eval_of_another_split_and_of_a_part(tiny):
 
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_eval_hosts_have_as_many_batches_of_the_same_shapes(tiny, hosts):
-  config = dataclasses.replace(CONFIG, eval_batch_size=4, eval_split='mixed')
+  config = changed(CONFIG, eval_batch_size=4, eval_split='mixed')
   whole = evaluate(tiny, config)
   parts = [evaluate(tiny, config, process_index=i, process_count=hosts) for i in range(hosts)]
   joined = [
@@ -346,7 +370,7 @@ def test_eval_hosts_have_as_many_batches_of_the_same_shapes(tiny, hosts):
 
 
 def test_eval_of_different_sizes(tiny):
-  config = DataConfig('tiny', batch_size=2, eval_split='mixed', mean=(100,), std=(1,))
+  config = input_config(batch_size=2, eval_split='mixed', mean=(100,), std=(1,))
   batches = evaluate(tiny, config)
   shapes = [batch['label'].shape[1:] for batch, _ in batches]
   assert sorted(shapes) == [(32, 32), (32, 64), (64, 64), (64, 64)]
@@ -370,20 +394,27 @@ def test_eval_of_one_native_size_is_not_padded(tiny):
 
 
 def test_eval_has_weight_maps(tiny):
-  batches = evaluate(tiny, DataConfig('tiny', batch_size=4, weight_map={}))
+  batches = evaluate(tiny, input_config(batch_size=4, weight_map={}))
   for batch, batch_names in batches:
     for weight, name in zip(batch['weight'], batch_names, strict=True):
       expected = border_weight_map(VAL[name][1]) if name else np.zeros((16, 24))
       np.testing.assert_array_equal(weight, expected)
 
 
-def test_predicting_reads_images_as_evaluation_does(tiny):
-  for resize in ('stretch', 'fit'):
-    config = DataConfig('tiny', batch_size=1, image_size=(32, 24), resize=resize)
-    for batch, (name,) in evaluate(tiny, config):
-      image, restore = pipeline.prepare_image(VAL[name][0], config)
-      np.testing.assert_array_equal(image, batch['image'][0])
-      assert restore(image).shape == (16, 24, 3)
+@pytest.mark.parametrize(
+  'keys',
+  [
+    {'image_size': (32, 24)},
+    {'image_size': (32, 24), 'resize': 'fit'},
+    {'short_side': (20,), 'shapes': ((32, 32),), 'interpolation': 'bilinear'},
+  ],
+)
+def test_predicting_reads_images_as_evaluation_does(tiny, keys):
+  config = input_config(batch_size=1, **keys)
+  for found, (name,) in evaluate(tiny, config):
+    prepared, restore = pipeline.prepare_image(VAL[name][0], config)
+    np.testing.assert_array_equal(prepared['image'], found['image'])
+    assert restore(prepared['image'][0]).shape == (16, 24, 3)
 
 
 @pytest.mark.parametrize(
@@ -392,22 +423,44 @@ def test_predicting_reads_images_as_evaluation_does(tiny):
     {},
     {'image_size': (40, 60)},
     {'image_size': (64, 64), 'resize': 'fit'},
+    {'short_side': (30,), 'shapes': ((64, 64),)},
   ],
 )
-def test_restored_scores_lie_on_the_image(kwargs):
-  config = DataConfig('tiny', mean=(0,), std=(1,), **kwargs)
+@pytest.mark.parametrize('channels', [5, 150])
+def test_restored_scores_are_on_the_image(kwargs, channels):
+  """OpenCV resizes no more than 128 channels at once."""
+  config = input_config(mean=(0,), std=(1,), **kwargs)
   y, x = np.mgrid[:20, :30]
   image = np.stack([6 * y, 6 * x, 3 * (x + y)], axis=-1).astype(np.uint8)
   prepared, restore = pipeline.prepare_image(image, config)
-  scores = np.concatenate([prepared, prepared[..., :2]], axis=-1)
-  restored = restore(scores)
-  assert restored.shape == (20, 30, 5)
+  restored = restore(np.tile(prepared['image'][0], channels // 3 + 1)[..., :channels])
+  assert restored.shape == (20, 30, channels)
   inner = (slice(1, -1), slice(1, -1))
   np.testing.assert_allclose(restored[..., :3][inner], image[inner], atol=1)
+  np.testing.assert_array_equal(restored[..., 3:], restored[..., : channels - 3])
+
+
+def test_an_image_for_a_prediction():
+  image = np.full((30, 60, 3), 200, np.uint8)
+  config = input_config(short_side=(15,), shapes=((16, 32),), mean=(0,), std=(1,))
+  prepared, _ = pipeline.prepare_image(image, config)
+  assert prepared.keys() == {'image', 'size', 'native'}
+  assert prepared['image'].shape == (1, 16, 32, 3)
+  np.testing.assert_array_equal(prepared['size'], [[15, 30]])
+  np.testing.assert_array_equal(prepared['native'], [[30, 60]])
+  assert (prepared['image'][0, :15, :30] == 200).all()
+  assert not prepared['image'][0, 15:].any()
+  # One that fits into no shape has its own.
+  large, _ = pipeline.prepare_image(image, changed(config, short_side=(40,)))
+  assert large['image'].shape == (1, 64, 96, 3)
+  panoptic, _ = pipeline.prepare_image(np.zeros((33, 20, 3), np.uint8), PANOPTIC)
+  assert panoptic['image'].shape == (1, 48, 48, 3)
+  assert panoptic['segments'].ids.shape == (1, 64, 32)
+  assert not panoptic['segments'].valid.any() and not panoptic['segments'].ids.any()
 
 
 def test_count_labels(tiny):
-  pixels, image_pixels = pipeline.count_labels(tiny, CONFIG, datasets.spec(tiny, CONFIG))
+  pixels, image_pixels = pipeline.count_labels(tiny, datasets.spec(tiny, CONFIG), CONFIG)
   labels = np.stack([label for _, label in TRAIN.values()])
   for c in range(CLASSES):
     assert pixels[c] == (labels == c).sum()
@@ -419,9 +472,290 @@ def test_count_labels_leaves_out_images_without_the_class(tmp_path, write):
   image = np.zeros((2, 3, 3), np.uint8)
   labels = np.array([[[0, 0, 1], [0, 0, 0]], [[0, 0, 255], [0, 0, 0]]], np.uint8)
   builder = write(tmp_path, {'train': {'a': (image, labels[0]), 'b': (image, labels[1])}})
-  pixels, image_pixels = pipeline.count_labels(builder, CONFIG, datasets.spec(builder, CONFIG))
+  pixels, image_pixels = pipeline.count_labels(builder, datasets.spec(builder, CONFIG), CONFIG)
   assert pixels.tolist() == [10, 1, 0]
   assert image_pixels.tolist() == [11, 6, 0]
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def numbers(batch_names):
+  return [int(name[1:]) for name in batch_names]
+
+
+def test_a_batch_has_images_and_their_objects(objects_builder):
+  seen = []
+  for found, batch_names in train(objects_builder, 30, OBJECTS):
+    shape = found['image'].shape[1:3]
+    assert shape in OBJECTS.data.size.shapes
+    assert found['image'].dtype == np.float32
+    assert found['valid'].all() and 'label' not in found
+    assert found['draw'].dtype == np.uint32
+    objects = found['instances']
+    assert objects.masks.shape == (3, 8, shape[0], shape[1] // 8)
+    for i, number in enumerate(numbers(batch_names)):
+      height, width = OBJECT_SIZES[number]
+      assert tuple(found['size'][i]) == (height, width)
+      assert objects.valid[i].sum() == number
+      assert objects.crowd[i].sum() == (number > 3)
+      masks = np.unpackbits(objects.masks[i], axis=-1)
+      np.testing.assert_array_equal(geometry.mask_boxes(masks), objects.boxes[i])
+      np.testing.assert_array_equal(objects.classes[i, :number], np.arange(number) % 2)
+      assert not masks[:, height:].any() and not masks[:, :, width:].any()
+      assert (abs(found['image'][i, height:]) < 0.01).all(), 'the mean color, rounded'
+    seen += numbers(batch_names)
+  # Of each of the two shapes up to two examples wait for their batch to be full.
+  counts = np.bincount(seen, minlength=8)
+  assert counts.sum() == 90 and counts.max() - counts.min() <= 2
+  seeds = [seed for found, _ in train(objects_builder, 16, OBJECTS) for seed in found['draw']]
+  assert len(set(seeds)) == len(seeds)
+  assert names(train(objects_builder, 8, OBJECTS, seed=4)) != names(
+    train(objects_builder, 8, OBJECTS)
+  )
+
+
+# With every change on.
+VARIED = changed(
+  OBJECTS,
+  augment={**AUGMENT, 'flip_vertical': 0.5, 'rotate90': True, 'copy_paste': 0.5},
+  short_side=(14, 16, 20),
+)
+
+
+@pytest.mark.parametrize('start', [1, 7, 20])
+def test_objects_resume_at_any_step(objects_builder, start):
+  whole = train(objects_builder, start + 3, VARIED)
+  assert_same(train(objects_builder, 3, VARIED, start_step=start), whole[start:])
+
+
+def test_hosts_share_a_batch_of_objects(objects_builder):
+  config = changed(VARIED, batch_size=4)
+  whole = train(objects_builder, 5, config)
+  parts = [train(objects_builder, 5, config, process_index=i, process_count=2) for i in range(2)]
+  joined = [
+    (jax.tree.map(lambda *x: np.concatenate(x), *(found for found, _ in step)), names(step))
+    for step in zip(*parts, strict=True)
+  ]
+  assert_same(joined, whole)
+
+
+def test_workers_change_nothing_of_objects(objects_builder):
+  two = changed(VARIED, workers=2)
+  assert_same(train(objects_builder, 4, two), train(objects_builder, 4, VARIED))
+
+
+def test_normalizes_as_semantic_tasks_do(objects_builder):
+  config = changed(OBJECTS, mean=(10, 20, 30), std=(2, 4, 8), shuffle=False)
+  [(found, [name, *_])] = train(objects_builder, 1, config)
+  examples = pipeline.Reader(
+    objects_builder, 'train', config, datasets.spec(objects_builder, config)
+  )
+  example = examples[int(found['index'][0])]
+  assert example.name == name
+  height, width = example.image.shape[:2]
+  expected = normalize(example.image[None], config.data)[0]
+  np.testing.assert_array_equal(found['image'][0, :height, :width], expected)
+
+
+def test_short_side_scales_boxes_and_masks_together(objects_builder):
+  config = changed(OBJECTS, short_side=(32,), longest_side=64, shapes=((64, 64),))
+  for found, batch_names in train(objects_builder, 4, config):
+    for i, number in enumerate(numbers(batch_names)):
+      assert tuple(found['size'][i]) == geometry.short_side_size(OBJECT_SIZES[number], 32, 64)
+      masks = np.asarray(unpack_masks(found['instances'].masks[i], 64)).astype(np.uint8)
+      gap = found['instances'].boxes[i] - geometry.mask_boxes(masks)
+      assert np.abs(gap).max() <= 1
+
+
+@pytest.mark.parametrize(
+  'keys',
+  [
+    {'augment': {'large_scale_jitter': (0.5, 2.0)}, 'image_size': (32, 32), 'resize': 'fit'},
+    {'augment': {'scale': (0.5, 2.0), 'rotate90': True}, 'crop_size': (32, 32)},
+    {'augment': {'rotate': 45.0, 'elastic_sigma': 3.0}, 'shapes': ((64, 64),)},
+    {'augment': {'copy_paste': 1.0, 'flip_vertical': 0.5}, 'shapes': ((64, 64),)},
+  ],
+  ids=['jitter', 'crop', 'bend', 'paste'],
+)
+def test_objects_move_with_the_image(segments_builder, keys):
+  """Label, masks and boxes of a panoptic task agree after any change."""
+  config = changed(PANOPTIC, **{'shapes': None, **keys})
+  sizes = set()
+  for found, _ in train(segments_builder, 16, config):
+    objects, shape = found['instances'], found['image'].shape[1:3]
+    assert shape == (config.data.size.shapes or ((32, 32),))[0]
+    masks = np.unpackbits(objects.masks, axis=-1, count=shape[1])
+    for i in range(3):
+      height, width = found['size'][i]
+      sizes.add((height, width))
+      assert (found['label'][i, height:] == IGNORE_LABEL).all()
+      assert (found['label'][i, :, width:] == IGNORE_LABEL).all()
+      valid = objects.valid[i]
+      assert masks[i][valid].any((1, 2)).all() and not masks[i][~valid].any()
+      if 'image_size' not in keys:  # boxes that are resized are so in proportion
+        np.testing.assert_array_equal(objects.boxes[i], geometry.mask_boxes(masks[i]))
+      classes = objects.classes[i] * 2 + 1
+      for k in np.flatnonzero(valid):
+        assert (found['label'][i][masks[i, k] == 1] == classes[k]).all()
+      things = np.isin(found['label'][i], [1, 3])
+      if not config.augment.copy_paste:  # which may paste more than there is room for
+        np.testing.assert_array_equal(things, masks[i].any(0))
+  assert len(sizes) > 10 or 'shapes' in keys
+
+
+def test_copy_paste_adds_objects(objects_builder):
+  count = lambda **keys: sum(
+    found['instances'].valid.sum()
+    for found, _ in train(objects_builder, 8, changed(OBJECTS, max_objects=20, **keys))
+  )
+  assert count(copy_paste=1.0) > count()
+
+
+def test_objects_that_are_left_out_are_counted_and_reported(objects_builder):
+  told = []
+  batches = train(objects_builder, 8, changed(OBJECTS, max_objects=5), report=told.append)
+  seen = [number for _, batch_names in batches for number in numbers(batch_names)]
+  left_out = [max(0, n - 5) for n in seen]
+  assert len(told) == 2
+  first = next(n for n in seen if n > 5)
+  assert told[0].startswith(f'e{first} has {first} objects: the largest config.batch.max_objects=5')
+  assert f'left out {sum(left_out)} objects of {np.count_nonzero(left_out)} images' in told[1]
+  for found, _ in batches:
+    assert found['instances'].valid.sum(1).max() <= 5 and 'left_out' not in found
+  told.clear()
+  train(objects_builder, 8, OBJECTS, report=told.append)
+  assert not told
+
+
+def test_objects_that_leave_the_image_are_counted_and_reported(objects_builder):
+  told = []
+  batches = train(objects_builder, 8, changed(OBJECTS, crop_size=(12, 12)), report=told.append)
+  seen = sum(n for _, batch_names in batches for n in numbers(batch_names))
+  kept = sum(found['instances'].valid.sum() for found, _ in batches)
+  assert kept < seen
+  assert len(told) == 2
+  assert 'objects without a pixel after resizing and augmentation' in told[0]
+  assert f' {seen - kept} objects of ' in told[1]
+
+
+def test_an_image_that_fits_no_shape_names_itself(objects_builder):
+  for shapes in (((32, 48),), ((32, 48), (16, 16))):
+    with pytest.raises(
+      SegjaxError, match=r'e\d of tiny .* fits into none of config\.data\.size\.shapes=\(\(32, 48'
+    ):
+      train(objects_builder, 4, changed(OBJECTS, shapes=shapes))
+
+
+def test_evaluation_shows_every_image_once_with_its_annotations(objects_builder):
+  seen = {}
+  for found, batch_names in evaluate(objects_builder, changed(OBJECTS, short_side=(16,))):
+    assert found['image'].shape[0] == 3 and 'instances' not in found and 'draw' not in found
+    for i, name in enumerate(batch_names):
+      annotation = found['annotations'][i]
+      if not found['valid'][i]:
+        assert (name, annotation) == ('', None)
+        assert not found['image'][i].any()
+        continue
+      number = int(name[1:])
+      seen[name] = annotation
+      native, size = OBJECT_SIZES[number], found['size'][i]
+      assert annotation['image_id'] == 100 + number
+      assert (annotation['height'], annotation['width']) == native
+      assert annotation['scale'] == (size[0] / native[0], size[1] / native[1])
+      assert len(annotation['objects']) == number
+  assert sorted(seen) == [f'e{i}' for i in range(5)]
+
+
+def test_hosts_evaluate_as_many_batches_of_objects(objects_builder):
+  config = changed(OBJECTS, eval_batch_size=2)
+  parts = [evaluate(objects_builder, config, process_index=i, process_count=2) for i in range(2)]
+  assert len(parts[0]) == len(parts[1])
+  seen = [name for part in parts for name in names(part) if name]
+  assert sorted(seen) == [f'e{i}' for i in range(5)]
+
+
+# --- segments -------------------------------------------------------------------------------------
+
+
+def test_training_has_the_things_and_the_label_of_all(segments_builder):
+  [(found, batch_names)] = train(segments_builder, 1, PANOPTIC)
+  assert found['label'].shape == (3, 48, 48) and found['label'].dtype == np.int32
+  assert 'segments' not in found and 'native' not in found
+  objects = found['instances']
+  for i, number in enumerate(numbers(batch_names)):
+    expected = np.full((48, 48), IGNORE_LABEL)
+    things = 0
+    for _, label, _, (y0, x0, y1, x1) in SEGMENTS[: number + 2]:
+      expected[y0:y1, x0:x1] = label
+      things += ISTHING[label]
+    np.testing.assert_array_equal(found['label'][i], expected)
+    assert objects.valid[i].sum() == things
+    masks = np.asarray(unpack_masks(objects.masks[i, :things], 48))
+    np.testing.assert_array_equal(masks.any(0), np.isin(expected, [1, 3]))
+
+
+@pytest.mark.parametrize('short_side', [None, (10,)])
+def test_evaluation_has_the_segments_at_their_own_size(segments_builder, short_side):
+  config = changed(PANOPTIC, eval_batch_size=2, short_side=short_side)
+  batches = evaluate(segments_builder, config)
+  assert sorted(names(batches)) == ['', 'e0', 'e1', 'e2']
+  for found, batch_names in batches:
+    segments = found['segments']
+    assert segments.ids.shape == (2, 40, 40), 'the largest height and width of the three'
+    assert segments.classes.shape == (2, 6)
+    assert 'label' not in found and 'instances' not in found
+    for i, name in enumerate(batch_names):
+      if not name:
+        assert not segments.valid[i].any() and not found['valid'][i]
+        continue
+      number = int(name[1:])
+      listed = SEGMENTS[: number + 2]
+      assert tuple(found['native'][i]) == SEGMENT_SIZES[number]
+      assert min(found['size'][i]) == (10 if short_side else min(SEGMENT_SIZES[number]))
+      assert segments.valid[i].sum() == len(listed)
+      assert segments.classes[i, : len(listed)].tolist() == [s[1] for s in listed]
+      assert segments.crowd[i, : len(listed)].tolist() == [s[2] for s in listed]
+      expected = np.zeros((40, 40))
+      for k, (*_, (y0, x0, y1, x1)) in enumerate(listed, 1):
+        expected[y0:y1, x0:x1] = k
+      np.testing.assert_array_equal(segments.ids[i], expected)
+      annotation = found['annotations'][i]
+      assert annotation['image_id'] == 7 + number
+      assert len(annotation['objects']) == sum(ISTHING[s[1]] for s in listed)
+
+
+def test_more_objects_and_segments_than_there_is_room_for(segments_builder):
+  [(found, _)] = train(segments_builder, 1, changed(PANOPTIC, max_objects=1))
+  assert found['instances'].valid.sum() == 3, 'the largest of each image'
+  with pytest.raises(SegjaxError, match=r'has [34] segments, more than config\.batch\.max_seg'):
+    evaluate(segments_builder, changed(PANOPTIC, max_segments=2))
+
+
+def test_a_weight_map_of_a_panoptic_task(segments_builder):
+  config = changed(PANOPTIC, weight_map={'foreground': 1}, augment={'flip_vertical': 1.0})
+  [(found, _)] = train(segments_builder, 1, config)
+  weight = found['weight']
+  assert weight.shape == (3, 48, 48)
+  np.testing.assert_array_equal(weight > 0, found['label'] != IGNORE_LABEL)
+
+
+# --- the user's own transforms --------------------------------------------------------------------
+
+
+def darken(rng, sample, by):
+  """For the test below, which names it by its module."""
+  return sample._replace(image=sample.image // np.uint8(by))
+
+
+def test_own_transforms_are_applied_last(tiny, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'own', sys.modules[__name__])
+  config = input_config(batch_size=4, mean=(0,), std=(1,))
+  plain = train(tiny, 2, config)
+  darker = train(tiny, 2, changed(config, transforms={'own.darken': {'by': 4}}))
+  for (a, _), (b, _) in zip(plain, darker, strict=True):
+    np.testing.assert_array_equal(b['image'], a['image'] // 4)
+    np.testing.assert_array_equal(b['label'], a['label'])
 
 
 # --- prefetching ---------------------------------------------------------------------------------
@@ -469,29 +803,39 @@ def test_prefetch_keeps_two_ahead_and_closes_its_source():
 def test_bad_examples_name_themselves(tmp_path, write, image, label, message):
   builder = write(tmp_path, {'train': {'good': TRAIN['t0'], 'bad': (image, label)}})
   with pytest.raises(SegjaxError, match=message):
-    train(builder, 1, DataConfig('tiny', batch_size=2))
+    train(builder, 1, input_config(batch_size=2))
   with pytest.raises(SegjaxError, match=message):
-    evaluate(builder, DataConfig('tiny', batch_size=2, eval_split='train', image_size=(16, 24)))
+    evaluate(builder, input_config(batch_size=2, eval_split='train', image_size=(16, 24)))
 
 
 def test_label_offset_keeps_void(tmp_path, write):
   label = np.array([[0, 1, 3, 255]], np.uint8)
   builder = write(tmp_path, {'train': {'a': (np.zeros((1, 4, 3), np.uint8), label)}})
-  config = DataConfig('tiny', batch_size=1, label_offset=-1, class_names=('a', 'b', 'c'))
+  config = input_config(batch_size=1, label_offset=-1, class_names=('a', 'b', 'c'))
   ((batch, _),) = train(builder, 1, config)
   assert batch['label'].tolist() == [[[IGNORE_LABEL, 0, 2, IGNORE_LABEL]]]
 
 
-def test_images_of_different_sizes_cannot_share_a_batch(tiny):
-  config = DataConfig('tiny', batch_size=6, train_split='mixed')
-  with pytest.raises(SegjaxError, match=r'differ in size.*config\.data\.crop_size'):
-    train(tiny, 1, config)
-  ((batch, _),) = train(tiny, 1, dataclasses.replace(config, crop_size=(32, 32)))
-  assert batch['image'].shape == (6, 32, 32, 3)
+def test_images_of_different_sizes_are_grouped_or_cropped(tiny):
+  config = input_config(batch_size=2, train_split='mixed', mean=(100,), std=(1,))
+  batches = train(tiny, 12, config)
+  assert {found['label'].shape for found, _ in batches} == {(2, 32, 32), (2, 32, 64), (2, 64, 64)}
+  counts = [names(batches).count(name) for name in MIXED]
+  assert max(counts) - min(counts) <= 1
+  for found, batch_names in batches:
+    for image, label, name in zip(found['image'], found['label'], batch_names, strict=True):
+      expected, expected_label = MIXED[name]
+      height, width = expected_label.shape
+      np.testing.assert_array_equal(image[:height, :width], expected - np.float32(100))
+      np.testing.assert_array_equal(label[:height, :width], expected_label)
+      assert not image[height:].any() and not image[:, width:].any()
+      assert (label[height:] == IGNORE_LABEL).all() and (label[:, width:] == IGNORE_LABEL).all()
+  ((found, _),) = train(tiny, 1, changed(config, crop_size=(32, 32)))
+  assert found['image'].shape == (2, 32, 32, 3)
 
 
 def test_examples_without_a_name_feature(tiny):
-  config = DataConfig('tiny', batch_size=2, name_key=None, shuffle=False)
+  config = input_config(batch_size=2, name_key=None, shuffle=False)
   assert names(train(tiny, 1, config)) == ['example 0', 'example 1']
 
 
@@ -500,39 +844,13 @@ def test_examples_without_a_name_feature(tiny):
   [
     ({'train_split': 'trian'}, {}, "tiny has no split 'trian': did you mean train"),
     ({'train_split': 'train[:0]'}, {}, r"split 'train\[:0\]' of tiny is empty"),
-    ({}, {'process_count': 3}, r'config\.data\.batch_size=4 does not divide among 3'),
+    ({}, {'process_count': 3}, r'config\.batch\.size=4 does not divide among 3'),
     ({'mean': (1.0, 2.0)}, {}, r'config\.data\.mean=\(1\.0, 2\.0\).* 3 channels'),
-    ({}, {'seed': -1}, r'config\.train\.seed'),
+    ({'transforms': {'no.such': {}}}, {}, 'cannot import no'),
   ],
 )
 def test_errors_come_before_the_first_batch(tiny, changes, kwargs, message):
-  config = dataclasses.replace(CONFIG, **changes)
+  config = changed(CONFIG, **changes)
   spec = datasets.spec(tiny, CONFIG)
   with pytest.raises(SegjaxError, match=message):
-    pipeline.train_batches(tiny, config, spec, **{'seed': 0, **kwargs})
-
-
-@pytest.mark.parametrize(
-  ('key', 'value'),
-  [
-    ('batch_size', 0),
-    ('eval_batch_size', 0),
-    ('workers', -1),
-    ('image_size', (0, 5)),
-    ('crop_size', (1, 2, 3)),
-    ('resize', 'squash'),
-    ('std', (0.0,)),
-    ('std', ()),
-  ],
-)
-def test_impossible_values_name_their_key(key, value):
-  with pytest.raises(SegjaxError, match=rf'config\.data\.{key}'):
-    DataConfig('tiny', **{key: value})
-
-
-def test_config_takes_lists_and_mappings():
-  config = DataConfig('tiny', image_size=[8, 9], mean=[1, 2, 3], augment={'scale': [0.5, 2]})
-  assert config.image_size == (8, 9)
-  assert config.mean == (1, 2, 3)
-  assert config.augment == transforms.Augment(scale=(0.5, 2))
-  assert DataConfig('tiny').augment == transforms.Augment()
+    pipeline.train_batches(tiny, spec, config, **{'seed': 0, **kwargs})

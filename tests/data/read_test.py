@@ -15,8 +15,8 @@ from small_datasets import (
 )
 
 from segjax.data import datasets, images, pipeline, read
-from segjax.data.formats import coco
 from segjax.data.geometry import mask_boxes
+from segjax.data.sample import Objects
 from segjax.types import IGNORE_LABEL, SegjaxError
 
 OBJECTS = input_config(annotations=('objects',))
@@ -123,21 +123,17 @@ def test_objects_of_other_classes_are_left_out(objects_builder):
     assert not objects.classes.any()
 
 
-def test_annotations_of_run_lengths_and_of_a_map_agree():
-  """Of objects that do not overlap the two kinds say the same."""
-  ids = np.zeros((8, 10), np.uint8)
-  ids[1:4, 2:7], ids[5:8, 0:3] = 1, 4
-  numbers, labels = [1, 4], [2, 5]
-  found = read.ObjectMap(ids, numbers, [0, 1], [False, True])
-  entries = [
-    read._annotation(
-      coco.mask_object(ids == i, id=i, label=label, category_id=9, iscrowd=i == 4), (8, 10), k
-    )
-    for k, (i, label) in enumerate(zip(numbers, labels, strict=True))
-  ]
-  assert found.annotations() == entries
-  assert entries[0]['bbox'] == [2, 1, 5, 3]
-  for a, b in zip(found.objects(), read.decode_objects(entries, (8, 10)), strict=True):
+def test_objects_survive_run_lengths():
+  masks = np.zeros((2, 8, 10), np.uint8)
+  masks[0, 1:4, 2:7], masks[1, 5:8, 0:3] = 1, 1
+  objects = Objects(mask_boxes(masks), np.int32([1, 0]), masks, np.array([False, True]))
+  entries = read.encode_objects(objects)
+  assert [entry['id'] for entry in entries] == [1, 2]
+  assert [entry['category'] for entry in entries] == [1, 0]
+  assert entries[0]['bbox'] == [2, 1, 5, 3] and entries[0]['area'] == 15
+  assert entries[1]['iscrowd'] is True
+  assert entries[1]['rle']['size'] == [8, 10]
+  for a, b in zip(objects, read.decode_objects(entries, (8, 10)), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
 

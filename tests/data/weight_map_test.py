@@ -80,7 +80,7 @@ def test_fewer_than_two_cells(fill):
 
 
 def test_class_weights_and_ignored_pixels():
-  label = np.array([[0, 1, IGNORE_LABEL, 2]], np.uint8)
+  label = np.array([[0, 1, IGNORE_LABEL, 2]], np.uint16)
   weights = border_weight_map(label, class_weights=[0.5, 2, 3])
   np.testing.assert_allclose(weights, [[0.5, 2, 0, 3]])
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data.formats import coco, common, panoptic
+from segjax.data.formats import coco, panoptic
 
 # Upright, lying and square; the number of objects is the example's index.
 OBJECT_SIZES = [(40, 20), (20, 40), (30, 18), (16, 36), (24, 24), (44, 22), (20, 38), (28, 28)]
@@ -58,6 +59,11 @@ OBJECT_FEATURES = {
 }
 
 
+def encode_png(image: np.ndarray) -> bytes:
+  """PNG bytes of u8[H, W, 3] in RGB."""
+  return cv2.imencode('.png', image[..., ::-1])[1].tobytes()
+
+
 def object_example(i: int) -> dict[str, Any]:
   """Example i is named 'e<i>', has the id 100 + i, and i rectangles for objects."""
   rng = np.random.default_rng(i)
@@ -71,7 +77,14 @@ def object_example(i: int) -> dict[str, Any]:
       coco.mask_object(mask, id=10 * i + k, label=k % 2, category_id=k % 2, iscrowd=k == 3)
     )
   image = rng.integers(0, 256, (height, width, 3), np.uint8)
-  return coco.instance_example(f'e{i}', 100 + i, common.encode_png(image), (height, width), objects)
+  return {
+    'file_name': f'e{i}',
+    'image_id': 100 + i,
+    'image': encode_png(image),
+    'height': height,
+    'width': width,
+    'objects': objects,
+  }
 
 
 def segment_example(i: int) -> dict[str, Any]:
@@ -83,11 +96,20 @@ def segment_example(i: int) -> dict[str, Any]:
     ids[y0:y1, x0:x1] = number
   image = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
   segments = [
-    panoptic.segment_entry(
-      id=number, label=label, category_id=10 * label, iscrowd=crowd, area=1, bbox=[0, 0, 1, 1]
-    )
+    {
+      'id': number,
+      'label': label,
+      'category_id': 10 * label,
+      'iscrowd': crowd,
+      'area': 1,
+      'bbox': np.float64([0, 0, 1, 1]),
+    }
     for number, label, crowd, _ in listed
   ]
-  return panoptic.panoptic_example(
-    f'e{i}', 7 + i, common.encode_png(image), panoptic.encode_ids(ids), segments
-  )
+  return {
+    'file_name': f'e{i}',
+    'image_id': 7 + i,
+    'image': encode_png(image),
+    'panoptic': panoptic.encode_ids(ids),
+    'segments': segments,
+  }

@@ -48,7 +48,7 @@ def filled(model, kernel, channels=1):
 
 
 def random_kernels(path, shape):
-  """He's initialisation without a compilation; zero scores; bilinear upsampling."""
+  """He's initialization without a compilation; zero scores; bilinear upsampling."""
   if 'upscore' in path:
     return np.asarray(bilinear_kernel(shape[0], shape[-1]))
   if 'score' in path:
@@ -114,12 +114,12 @@ def test_receptive_field_is_404_and_stride_32():
 
 
 def axis(layers):
-  """(step, centre): output i of stacked layers lies at step·i + centre of the input's pixels."""
-  step, centre = 1, 0
+  """(step, center): output i of stacked layers lies at step·i + center of the input's pixels."""
+  step, center = 1, 0
   for kernel, stride, pad in layers:
-    centre += step * ((kernel - 1) / 2 - pad)
+    center += step * ((kernel - 1) / 2 - pad)
     step *= stride
-  return step, centre
+  return step, center
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -130,19 +130,19 @@ def test_crop_offsets_follow_from_the_layers(variant):
     layers += [(3, 1, PAD if name == 'conv1_1' else 1) for name, _ in convolutions]
     layers += [(2, 2, 0)]
     pools[stage] = axis(layers)
-  step, centre = axis([*layers, (7, 1, 0), (1, 1, 0)])
+  step, center = axis([*layers, (7, 1, 0), (1, 1, 0)])
 
   def up(stride):
-    """Input i of a transposed convolution is the centre of its outputs from s·i to s·i + 2s - 1."""
-    return step // stride, centre - (stride - 0.5) * step / stride
+    """Input i of a transposed convolution is the center of its outputs from s·i to s·i + 2s - 1."""
+    return step // stride, center - (stride - 0.5) * step / stride
 
   for skip in VARIANTS[variant].skips:
-    step, centre = up(2)
-    pool_step, pool_centre = pools[skip.pool]
+    step, center = up(2)
+    pool_step, pool_center = pools[skip.pool]
     assert pool_step == step
-    assert skip.offset == (centre - pool_centre) / step
-  step, centre = up(VARIANTS[variant].stride)
-  assert (step, VARIANTS[variant].offset) == (1, -centre)
+    assert skip.offset == (center - pool_center) / step
+  step, center = up(VARIANTS[variant].stride)
+  assert (step, VARIANTS[variant].offset) == (1, -center)
 
 
 # --- where things come out -----------------------------------------------------------------------
@@ -169,13 +169,13 @@ def test_things_come_out_where_they_were(variant, score, stride):
   images = rows[:, None, :, None].astype('f4')
   logits = np.asarray(apply(model, variables, images))[:, 0, :, 0]
 
-  # A delta's response is centred on the cell that the delta is in; two cells are a stride apart.
+  # A delta's response is centerd on the cell that the delta is in; two cells are a stride apart.
   deltas, region = logits[:-1], logits[-1]
-  centres = deltas @ columns / deltas.sum(1)
-  assert np.abs(centres - starts).max() <= (stride - 1) / 2 + 1e-3
-  assert np.mean(centres - starts) == pytest.approx(0, abs=1e-3)
-  assert sum(np.diff(centres) > 0.5) == 1
-  assert np.ptp(centres) == pytest.approx(stride, abs=1e-3)
+  centers = deltas @ columns / deltas.sum(1)
+  assert np.abs(centers - starts).max() <= (stride - 1) / 2 + 1e-3
+  assert np.mean(centers - starts) == pytest.approx(0, abs=1e-3)
+  assert sum(np.diff(centers) > 0.5) == 1
+  assert np.ptp(centers) == pytest.approx(stride, abs=1e-3)
 
   # Scores of 0 on one side of a border and 1 on the other cross 1/2 exactly between the two.
   assert not region[: border - stride].any()
@@ -289,7 +289,7 @@ def test_a_score_sees_what_the_windows_say(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_a_delta_comes_out_where_it_was(name):
-  """Responses to deltas on both sides of the pixel of a score are centred on it, in the mean."""
+  """Responses to deltas on both sides of the pixel of a score are centerd on it, in the mean."""
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
   pixel = int(seen.stride * ((width // 2 - seen.centre) // seen.stride) + seen.centre)
@@ -300,9 +300,9 @@ def test_a_delta_comes_out_where_it_was(name):
   )
   logits = np.asarray(logits, np.float64)
   assert not logits[:, [0, -1]].any()
-  centres = logits @ columns / logits.sum(1)
-  assert np.abs(centres - pixel - offsets).max() <= 16
-  assert np.mean(centres) == pytest.approx(pixel, abs=1e-3)
+  centers = logits @ columns / logits.sum(1)
+  assert np.abs(centers - pixel - offsets).max() <= 16
+  assert np.mean(centers) == pytest.approx(pixel, abs=1e-3)
   # A stride further is a stride further.
   moved = respond(
     filled_with(shapes, mean_of_the_middle), (columns == pixel + 32 + offsets[:, None]).astype('f4')

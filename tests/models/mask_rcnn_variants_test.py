@@ -1,4 +1,4 @@
-"""What Mask R-CNN's Table 2 varies: shapes, parameters, and what is learnt."""
+"""What Mask R-CNN's Table 2 varies: shapes, parameters, and what is trained."""
 
 import re
 

@@ -236,7 +236,7 @@ def test_samples_differ_and_use_the_running_statistics():
   np.testing.assert_allclose(apply(model, variables, x[:1]), plain[:1], rtol=1e-4, atol=1e-5)
 
 
-def test_batch_normalisation_takes_its_options():
+def test_batch_normalization_takes_its_options():
   x = images()
   model = tiny(bn_momentum=0.25, bn_epsilon=0.5)
   variables = random_variables(model)
@@ -247,7 +247,7 @@ def test_batch_normalisation_takes_its_options():
   assert np.abs(apply(model, variables, x) - apply(tiny(), variables, x)).max() > 1e-3
 
 
-def test_input_normalisation():
+def test_input_normalization():
   x = 30 * images() + 100
   variables = random_variables(basic())
   model = SegNetBasic(classes=3, width=4)

@@ -52,7 +52,7 @@ def test_modules_output_what_table_1_says():
 
 
 def test_a_module_is_four_branches_side_by_side():
-  """With a `unit` that notes what it is told, and hands on its input with a number for its name."""
+  """With a `unit` that notes its arguments, and outputs its input with a number for its name."""
   calls = {}
 
   def unit(x, channels, window, *, name):

@@ -170,8 +170,8 @@ def test_outputs_lie_on_pixels_and_see_what_the_table_says(variant, kwargs):
   image = np.zeros((1, height, 1, 3), np.float32)
   image[0, pixel] = np.nan
   features = apply(model, variables, image)
-  for name, (stride, centre, size) in seen(variant, **kwargs).items():
-    assert centre == 0
+  for name, (stride, center, size) in seen(variant, **kwargs).items():
+    assert center == 0
     expected = [i for i in range(height // stride) if abs(stride * i - pixel) <= size // 2]
     actual = np.flatnonzero(np.isnan(features[name]).all((0, 2, 3)))
     assert actual.tolist() == expected
@@ -270,7 +270,7 @@ def test_everything_learns_but_frozen_norms(variant, norm):
   assert all(np.array_equal(a, b) == (norm == 'frozen') for a, b in zip(old, new, strict=True))
 
 
-def test_frozen_is_batch_normalisation_with_the_running_statistics():
+def test_frozen_is_batch_normalization_with_the_running_statistics():
   x = images()
   variables = random_variables(tiny(), SHORT)
   shapes = dict(abstract(tiny(norm='frozen'), x.shape, stages=SHORT))

@@ -237,31 +237,30 @@ def _problem(changed: Any, sample: Sample, largest: Size) -> str | None:
   """What is wrong with a changed sample."""
   if not isinstance(changed, Sample):
     return f'{type(changed).__name__}, not a Sample,'
-  if changed.size != sample.size and any(
-    side > limit for side, limit in zip(changed.size, largest, strict=True)
-  ):
-    return f'an image of {changed.size}, larger than {tuple(largest)},'
+  size = changed.size
+  if size != sample.size and any(side > limit for side, limit in zip(size, largest, strict=True)):
+    return f'an image of {size}, larger than {tuple(largest)},'
+  inner = size
+  if sample.label is not None:  # less the margin
+    inner = tuple(
+      new - old + side for new, old, side in zip(size, sample.size, sample.label.shape, strict=True)
+    )
   before, after = (
-    {**x._asdict(), **(x.objects or Objects(*[None] * 4))._asdict()} for x in (sample, changed)
+    {**x._asdict(), **(x.objects._asdict() if x.objects else {})} for x in (sample, changed)
   )
-  bound = changed.size
-  if sample.label is not None and sample.label.shape != sample.size:  # an image with a margin
-    margin = [a - b for a, b in zip(sample.size, sample.label.shape, strict=True)]
-    bound = tuple(a - b for a, b in zip(changed.size, margin, strict=True))
-  count = None if changed.objects is None else len(changed.objects.classes)
+  count = np.shape(after.get('classes'))
   shapes = {
-    'image': (*changed.size, sample.image.shape[2]),
-    'label': bound,
-    'weight': bound,
-    'boxes': (count, 4),
-    'classes': (count,),
-    'masks': (count, *bound),
-    'crowd': (count,),
+    'image': (*size, sample.image.shape[2]),
+    'label': inner,
+    'weight': inner,
+    'boxes': (*count, 4),
+    'classes': count,
+    'masks': (*count, *inner),
+    'crowd': count,
   }
   for key, shape in shapes.items():
-    old, new = before[key], after[key]
-    if (old is None) != (new is None):
-      return f'{"no" if new is None else "a"} {key}'
-    if new is not None and (new.dtype != old.dtype or new.shape != shape):
-      return f'{key} {new.dtype}{list(new.shape)} in place of {old.dtype}{list(shape)}'
+    old, new = (getattr(x.get(key), 'dtype', None) for x in (before, after))
+    if old != new or (new is not None and after[key].shape != shape):
+      found = f'{new}{list(after[key].shape)}' if new is not None else 'none'
+      return f'{key} {found} in place of {old}{list(shape)}'
   return None

@@ -279,7 +279,7 @@ def test_own_transform_may_make_a_sample_smaller(mine):
   [
     (lambda s: s.image, 'returned ndarray, not a Sample, for e7'),
     (lambda s: s._replace(image=s.image / 255), r'image float64\[40, 60, 3\] in place of uint8'),
-    (lambda s: s._replace(label=None), 'no label'),
+    (lambda s: s._replace(label=None), 'label none in place of uint16'),
     (lambda s: s._replace(label=s.label[1:]), r'label uint16\[39, 60\] in place of uint16\[40, 60'),
     (lambda s: geometry.resize(s, (41, 60)), r'an image of \(41, 60\), larger than \(40, 60\)'),
     (

@@ -13,6 +13,7 @@ from typing import Any
 
 from segjax import config as config_lib
 from segjax.convert.load import InitFrom
+from segjax.data.augment import find_transform
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
@@ -145,10 +146,12 @@ def parse(given: Mapping[str, Any]) -> Experiment:
 
 
 def check_keys(given: Mapping[str, Any]) -> None:
-  """Raises a SegjaxError where a group is missing or is not known."""
-  for key in given:
+  """Raises a SegjaxError where a group is missing, is not known or is not a group."""
+  for key, value in given.items():
     if key not in KEYS:
       raise SegjaxError(f'config.{key} is not a key{nearest(key, KEYS)}')
+    if key != 'task' and value not in (None, 'none') and not isinstance(value, Mapping):
+      raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
   for key in ('task', 'model', 'data'):
     if key not in given:
       raise SegjaxError(f'config.{key} is missing: see configs/unet/scenes.py for an example')
@@ -177,8 +180,7 @@ def _fill_transforms(augment: Augment) -> Augment:
   """The arguments of the user's own transforms, whose first two are the program's."""
   full = {}
   for name, arguments in augment.transforms.items():
-    where = f'config.augment.transforms[{name!r}]'
-    function = config_lib.locate(name, 'segjax.data', where)
+    function, where = find_transform(name), f'config.augment.transforms.{name}'
     injected = list(config_lib.arguments(function))[:2]
     full[name] = config_lib.complete(function, arguments, where, injected=injected)
   return dataclasses.replace(augment, transforms=full)
@@ -201,10 +203,7 @@ def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
 
 
 def _parse_losses(given: Any, task: ModuleType) -> dict[str, Loss]:
-  if given in (None, 'none'):
-    return {}
-  if not isinstance(given, Mapping):
-    raise SegjaxError(f'config.losses={given!r} has the wrong type: it takes a group of keys')
+  given = {} if given in (None, 'none') else given
   # 'none' is how an override takes a loss away.
   return {n: _parse_loss(n, kw, task) for n, kw in given.items() if kw not in (None, 'none')}
 

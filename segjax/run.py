@@ -20,6 +20,7 @@ from segjax import merge
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, pipeline
 from segjax.data.config import InputConfig
+from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
   CLASS_WEIGHTS,
   Experiment,
@@ -29,7 +30,6 @@ from segjax.experiment import (
   parse,
   task_module,
 )
-from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.tasks.base import Task
 from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount

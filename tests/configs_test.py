@@ -1,6 +1,7 @@
 """Every shipped config is complete, builds as shapes, and says how it is used."""
 
 import functools
+import json
 import pathlib
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from segjax import config as config_lib
 from segjax import merge
 from segjax.data import datasets
-from segjax.program.build import CLASS_WEIGHTS, build, complete
+from segjax.experiment import CLASS_WEIGHTS, parse
+from segjax.run import build
 from segjax.train import optim
 from segjax.types import Instances, Segments
 
@@ -44,49 +46,63 @@ RUNS = {
   'runs/scenes_instances': 'configs/mask_rcnn/scenes_tiny.py',
 }
 SIZE = 64
+# The size of an image as it is stored.
+NATIVE = (50, 70)
 
 
+@functools.cache
 def read(path):
-  """A complete config; of a merged network, as if its two runs were there."""
+  """The experiment of a config; of a merged network, as if its two runs were there."""
   given = config_lib.read_file(ROOT / path)
   if paths := merge.named_runs(given):
-    given = merge.merged_config(given, {part: read(RUNS[p]) for part, p in paths.items()})
-  return complete(given)
+    parts = {part: read(RUNS[p]).to_dict() for part, p in paths.items()}
+    given = merge.merged_config(given, parts)
+  return parse(given)
 
 
-def make_spec(data):
-  name = data['name']
-  if data['segments'] is not None:
-    classes, indices = PANOPTIC[name]
-    class_names = tuple(f'class {i}' for i in range(classes))
-    palette = np.zeros((classes, 3), np.uint8)
-    return datasets.DatasetSpec(name, '1.0.0', class_names, palette, 3, {}, tuple(indices))
-  classes, channels = SPECS[name] if data['instances'] is None else (things(name), 3)
-  class_names = tuple(f'class {i}' for i in range(classes))
-  return datasets.DatasetSpec(
-    name, '1.0.0', class_names, np.zeros((classes, 3), np.uint8), channels, {}
-  )
+def facts(one, name):
+  """The number of classes of a data set, its channels, and which classes are things."""
+  if 'segments' in one.input.annotations:
+    classes, things = PANOPTIC[name]
+    return classes, 3, tuple(things)
+  if 'objects' in one.input.annotations:
+    return THINGS[name.partition('/')[0]], 3, None
+  return *SPECS[name], None
 
 
-def test_a_config_lies_in_the_folder_of_its_paper(root):
+def make_spec(one):
+  name = one.data.name
+  classes, channels, things = facts(one, name)
+  names, palette = tuple(f'class {i}' for i in range(classes)), np.zeros((classes, 3), np.uint8)
+  return datasets.DatasetSpec(name, '1.0.0', names, palette, channels, {}, things)
+
+
+def test_a_config_is_in_the_directory_of_its_paper(root):
   assert len(CONFIGS) == len(list((root / 'configs').rglob('*.py'))) > 0
 
 
-def things(name):
-  return THINGS[name.partition('/')[0]]
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_reads_back(path):
+  one = read(path)
+  content = json.loads(config_lib.to_json(one.to_dict()))
+  assert parse(content) == one, 'what is frozen reads back as it is'
+  assert parse(content).digest == one.digest
 
 
 @pytest.mark.parametrize('path', CONFIGS)
-def test_config_is_complete_and_builds(path):
-  config = read(path)
-  assert complete(config) == config, 'what is frozen reads back as it is'
-  spec = make_spec(config['data'])
-  rules = {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS}
-  run = build(config, spec, rules)
-  if run.data.instances is not None:
-    check_instances(run)
-    return
-  size = run.data.crop_size or run.data.image_size or (64, 64)
+def test_config_builds(path):
+  one = read(path)
+  spec = make_spec(one)
+  run = build(one, spec, {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS})
+  if 'objects' in one.input.annotations:
+    check_objects(run)
+  else:
+    check_dense(run)
+
+
+def check_dense(run):
+  """From an image to logits of its size."""
+  size = run.experiment.data.size.crop_size or run.experiment.data.size.image_size or (SIZE, SIZE)
   if hasattr(run.model, 'output_size'):
     assert tuple(map(run.model.output_size, size)) == size
   margin = 2 * getattr(run.model, 'margin', 0)
@@ -96,17 +112,17 @@ def test_config_is_complete_and_builds(path):
     return run.task.forward(variables, {'image': image}, train=False)[0]['logits']
 
   shapes = (
-    jax.ShapeDtypeStruct((1, size[0] + extra, size[1] + extra, spec.channels), np.float32)
+    jax.ShapeDtypeStruct((1, size[0] + extra, size[1] + extra, run.spec.channels), np.float32)
     for extra in (margin, 0)
   )
   logits = jax.eval_shape(predict, jax.random.key(0), *shapes)
-  assert logits.shape == (1, *size, spec.num_classes)
+  assert logits.shape == (1, *size, run.spec.num_classes)
 
 
-def check_instances(run):
-  """Both ways through the network, the losses, and what the optimiser is to leave alone."""
+def make_batch(one):
+  """The shapes of a batch of one image with objects."""
   shape = jax.ShapeDtypeStruct
-  objects = (1, run.data.instances)
+  objects = (1, one.batch.max_objects)
   batch = {
     'image': shape((1, SIZE, SIZE, 3), np.float32),
     'size': shape((1, 2), np.int32),
@@ -119,46 +135,49 @@ def check_instances(run):
       valid=shape(objects, bool),
     ),
   }
-  if run.data.segments is not None:
-    ids, some = shape((1, 50, 70), np.int32), (1, run.data.segments)
-    batch |= {
-      'label': shape((1, SIZE, SIZE), np.int32),
-      'native': shape((1, 2), np.int32),
-      'segments': Segments(ids, shape(some, np.int32), shape(some, bool), shape(some, bool)),
-    }
+  if 'segments' not in one.input.annotations:
+    return batch
+  ids, some = shape((1, *NATIVE), np.int32), (1, one.batch.max_segments)
+  return {
+    **batch,
+    'label': shape((1, SIZE, SIZE), np.int32),
+    'native': shape((1, 2), np.int32),
+    'segments': Segments(ids, shape(some, np.int32), shape(some, bool), shape(some, bool)),
+  }
+
+
+def check_objects(run):
+  """Both ways through the network, the losses, and what the optimizer is to leave alone."""
+  one, batch = run.experiment, make_batch(run.experiment)
   variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
 
   def learn(variables, batch):
     return run.task.losses(run.task.forward(variables, batch, train=True)[0], batch)
 
-  if run.config['train']['steps']:
-    assert set(jax.eval_shape(learn, variables, batch)) == set(run.config['losses'])
-  find = functools.partial(run.task.forward, train=False)
-  found = jax.eval_shape(find, variables, batch)[0]['detections']
-  count = getattr(run.model, 'instance', run.model).detections  # of a merged network's part
+  def find(variables, batch):
+    outputs, _ = run.task.forward(variables, batch, train=False)
+    return outputs['detections'], run.task.predict(outputs, batch)
+
+  if one.train.steps:
+    assert set(jax.eval_shape(learn, variables, batch)) == set(one.losses)
+    frozen = getattr(run.model, 'frozen_parameters', ())
+    optim.make_optimizer(one.optim, one.train.steps, variables['params'], frozen)
+  found, predictions = jax.eval_shape(find, variables, batch)
+  model = getattr(run.model, 'instance', run.model)  # of a merged network that part
+  count = model.box_head.max_detections
   assert found.boxes.shape == (1, count, 4)
-  assert (found.masks is not None) == run.model.masks
-  if run.data.segments is not None:
-    merge_both = lambda v, b: run.task.predict(find(v, b)[0], b)['segments']
-    segments = jax.eval_shape(merge_both, variables, batch)
-    assert segments.ids.shape == (1, 50, 70), 'the size of the truth'
+  assert (found.masks is not None) == model.masks
+  if 'segments' in predictions:
+    segments = predictions['segments']
+    assert segments.ids.shape == (1, *NATIVE), 'the size of the truth'
     stuff = run.spec.num_classes - len(run.spec.things)
     assert segments.classes.shape == (1, count + stuff)
-  optimizer = optim.OptimConfig(**run.config['optim'])
-  frozen = getattr(run.model, 'frozen_parameters', ())
-  optim.make_optimizer(optimizer, 10, variables['params'], frozen)
 
 
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_evaluates_on_the_same_classes(path):
-  data = read(path)['data']
-  if data['segments'] is not None:
-    assert PANOPTIC[data['eval_name'] or data['name']] == PANOPTIC[data['name']]
-    return
-  if data['instances'] is not None:
-    assert things(data['eval_name'] or data['name']) == things(data['name'])
-    return
-  assert SPECS[data['eval_name'] or data['name']] == SPECS[data['name']]
+  one = read(path)
+  assert facts(one, one.data.eval_name or one.data.name) == facts(one, one.data.name)
 
 
 @pytest.mark.parametrize('path', CONFIGS)
@@ -178,8 +197,8 @@ def test_config_says_its_command(root, path):
 def test_none_takes_away_what_a_config_says(root, path, key):
   """As these configs' docstrings say."""
   given = config_lib.read_file(root / path)
-  before = config_lib.flatten(complete(given))
-  config = complete(config_lib.override(given, [(key, 'none')]))
+  before = config_lib.flatten(parse(given).to_dict())
+  one = parse(config_lib.override(given, [(key, 'none')]))
   assert before.get(key, 'a group') is not None
-  assert config_lib.flatten(config)[key] is None
-  assert complete(config) == config
+  assert config_lib.flatten(one.to_dict())[key] is None
+  assert parse(one.to_dict()) == one

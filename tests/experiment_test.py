@@ -90,7 +90,7 @@ def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
   assert one.augment.transforms == {'own_noise.noise': {'strength': 0.5}}
   assert parse(one.to_dict()) == one
   given['augment']['transforms']['own_noise.noise'] = {'strenght': 1}
-  with pytest.raises(SegjaxError, match=r"transforms\['own_noise.noise'\].strenght is not a key"):
+  with pytest.raises(SegjaxError, match='transforms.own_noise.noise.strenght is not a key'):
     parse(given)
 
 

@@ -3,43 +3,52 @@
 import pytest
 
 from segjax import merge
-from segjax.data.pipeline import DataConfig
-from segjax.program.build import resolve
+from segjax.data.config import DataConfig
+from segjax.experiment import parse
+from segjax.run import resolve
 from segjax.types import SegjaxError
 
-DATA = {
-  'mean': (127.5,),
-  'std': (127.5,),
+SIZE = {
   'image_size': None,
   'resize': 'stretch',
   'short_side': None,
-  'jitter': None,
   'longest_side': 1333,
+  'interpolation': 'bilinear',
+  'crop_size': None,
   'shapes': ((128, 128),),
 }
 RUNS = {
   'semantic': {
     'task': 'semantic',
     'model': {'name': 'unet.UNet', 'classes': 9},
-    'data': {**DATA, 'image_size': (64, 64), 'mean': (100.0, 110.0, 120.0), 'std': (50.0,)},
+    'data': {
+      'mean': (100.0, 110.0, 120.0),
+      'std': (50.0,),
+      'size': {**SIZE, 'image_size': (64, 64), 'crop_size': (32, 32)},
+    },
   },
   'instance': {
     'task': 'instance',
     'model': {'name': 'mask_rcnn.MaskRCNN', 'classes': 5},
-    'data': {**DATA, 'shapes': ((96, 96),), 'longest_side': 700},
+    'data': {
+      'mean': (127.5,),
+      'std': (127.5,),
+      'size': {**SIZE, 'shapes': ((96, 96),), 'longest_side': 700},
+    },
   },
 }
 GIVEN = {
   'task': 'panoptic',
   'model': {'name': 'merged.Merged', 'semantic': 'runs/a', 'instance': 'runs/b'},
-  'data': {'name': 'scenes', 'instances': 9},
+  'data': {'name': 'scenes'},
+  'batch': {'max_objects': 9},
   'train': {'steps': 0},
 }
 
 
-def change(part, **data):
-  run = RUNS[part]
-  return {**RUNS, part: {**run, 'data': {**run['data'], **data}}}
+def change(part, runs=RUNS, **size):
+  data = runs[part]['data']
+  return {**runs, part: {**runs[part], 'data': {**data, 'size': {**data['size'], **size}}}}
 
 
 def test_networks_images_and_weights_follow_from_the_runs():
@@ -47,14 +56,11 @@ def test_networks_images_and_weights_follow_from_the_runs():
   assert config['task'] == 'panoptic'
   assert config['data'] == {
     'name': 'scenes',
-    'instances': 9,
     'mean': (127.5,),
     'std': (127.5,),
-    'short_side': None,
-    'jitter': None,
-    'longest_side': 700,
-    'shapes': ((96, 96),),
+    'size': {**SIZE, 'longest_side': 700, 'shapes': ((96, 96),)},
   }
+  assert config['batch'] == {'max_objects': 9}
   model = config['model']
   assert model['name'] == 'merged.Merged'
   assert model['semantic'] == RUNS['semantic']['model']
@@ -72,30 +78,52 @@ def test_what_is_given_wins():
   given = {
     **GIVEN,
     'model': {**GIVEN['model'], 'semantic_size': (32, 32)},
-    'data': {**GIVEN['data'], 'shapes': ((64, 64),)},
+    'data': {**GIVEN['data'], 'size': {'shapes': ((64, 64),)}},
     'init_from': {'checkpoint': 'latest'},
   }
   config = merge.merged_config(given, RUNS)
   assert config['model']['semantic_size'] == (32, 32)
-  assert config['data']['shapes'] == ((64, 64),)
+  assert config['data']['size']['shapes'] == ((64, 64),)
   assert config['init_from']['checkpoint'] == 'latest'
+
+
+FIT = {'image_size': (96, 128), 'resize': 'fit'}
 
 
 @pytest.mark.parametrize(
   ('trained', 'given', 'seen'),
   [
-    ({'jitter': (0.1, 2.0)}, {}, (None, (0.1, 2.0))),
-    ({'jitter': (0.1, 2.0)}, {'short_side': None}, (None, (0.1, 2.0))),
-    ({'jitter': (0.1, 2.0)}, {'short_side': (90,)}, ((90,), None)),
+    (FIT, {}, (None, (96, 128))),
+    (FIT, {'short_side': None}, (None, (96, 128))),
+    (FIT, {'short_side': (90,)}, ((90,), None)),
     ({'short_side': (80,)}, {}, ((80,), None)),
-    ({'short_side': (80,)}, {'jitter': (1.0, 1.0)}, (None, (1.0, 1.0))),
+    ({'short_side': (80,)}, FIT, (None, (96, 128))),
   ],
 )
-def test_images_are_scaled_as_for_the_instance_network(trained, given, seen):
-  """Of the two ways to scale them, one that is given takes the place of the other."""
-  given = {**GIVEN, 'data': {**GIVEN['data'], **given}}
-  data = DataConfig(**merge.merged_config(given, change('instance', **trained))['data'])
-  assert (data.short_side, data.jitter) == seen
+def test_images_are_resized_as_for_the_instance_network(trained, given, seen):
+  """Of the two ways to resize them, one that is given takes the place of the other."""
+  given = {**GIVEN, 'data': {**GIVEN['data'], 'size': given}}
+  size = merge.merged_config(given, change('instance', **trained))['data']['size']
+  assert (size['short_side'], size['image_size']) == seen
+
+
+def test_a_semantic_network_may_see_the_same_images():
+  """Resized by the same rule for both, there is nothing to resize in between."""
+  runs = change(
+    'semantic', change('instance', short_side=(60, 80)), image_size=None, short_side=(80,)
+  )
+  runs = change('semantic', runs, longest_side=700)
+  assert merge.merged_config(GIVEN, runs)['model']['semantic_size'] is None
+  with pytest.raises(SegjaxError, match='runs/a was trained on images by their shorter side and'):
+    merge.merged_config(GIVEN, change('semantic', runs, longest_side=900))
+
+
+def test_a_merged_config_is_complete():
+  """But for the name of the workdirs, it is like any other."""
+  config = merge.merged_config(GIVEN, RUNS)
+  one = parse(config)
+  assert one.model.semantic.classes == 9 and one.model.instance.classes == 5
+  assert isinstance(one.data, DataConfig) and one.data.size.longest_side == 700
 
 
 def test_named_runs():
@@ -103,7 +131,7 @@ def test_named_runs():
   assert merge.named_runs({'model': {'name': 'unet.UNet'}}) == {}
   assert merge.named_runs({'model': {**GIVEN['model'], 'semantic': {}, 'instance': {}}}) == {}
   assert merge.named_runs({}) == {}
-  with pytest.raises(SegjaxError, match='config.model.instance is no workdir'):
+  with pytest.raises(SegjaxError, match='config.model.instance is not a workdir'):
     merge.named_runs({'model': {'semantic': 'runs/a', 'instance': {}}})
 
 
@@ -123,19 +151,13 @@ def test_named_runs():
     ),
     (
       GIVEN,
-      {
-        **change('instance', short_side=(800,)),
-        'semantic': change('semantic', image_size=None)['semantic'],
-      },
-      'the network of runs/a was trained on images at their own size and that of runs/b on scaled',
+      change('semantic', change('instance', short_side=(800,)), image_size=None),
+      'runs/a was trained on images at their own size and that of runs/b on images resized in',
     ),
     (
       GIVEN,
-      {
-        **change('instance', jitter=(0.1, 2.0)),
-        'semantic': change('semantic', image_size=None)['semantic'],
-      },
-      'the network of runs/a was trained on images at their own size and that of runs/b on scaled',
+      change('semantic', change('instance', **FIT), image_size=None),
+      'runs/a was trained on images at their own size and that of runs/b on images resized in',
     ),
     (
       {**GIVEN, 'init_from': {'path': 'runs/c'}},
@@ -163,7 +185,8 @@ def test_without_a_start():
     ({'train': 7}, 'config.train=7 has the wrong type: it takes a group of keys'),
     ({'train': {'steps': '0'}}, "config.train.steps='0' has the wrong type"),
     ({'init_from': 'runs/c'}, "config.init_from='runs/c' has the wrong type"),
-    ({}, 'runs/a is no workdir of a run'),
+    ({'model': {**GIVEN['model'], 'semantic': 'no_such'}}, 'no_such is not the workdir of a run'),
+    ({'data': {'shapes': 3}}, 'config.data.shapes is now config.data.size.shapes'),
   ],
 )
 def test_mistakes_are_found_before_the_runs_are_read(changed, told):

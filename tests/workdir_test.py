@@ -1,13 +1,93 @@
-from segjax.workdir import Workdir
+"""Workdirs: what is written is read back, and what does not fit is named."""
+
+import pytest
+
+from segjax.config import flatten
+from segjax.experiment import parse
+from segjax.types import SegjaxError
+from segjax.workdir import FREE_KEYS, Workdir
+
+GIVEN = {
+  'task': 'semantic',
+  'model': {'name': 'unet.UNet', 'classes': 9},
+  'losses': {'dice': {}},
+  'data': {'name': 'scenes'},
+}
 
 
-def test_starts_are_noted_one_a_line(tmp_path):
-  workdir = Workdir(str(tmp_path))
+@pytest.fixture
+def workdir(tmp_path):
+  workdir = Workdir(str(tmp_path / 'run'))
+  workdir.path.mkdir()
+  return workdir
+
+
+def test_starts_are_noted_one_a_line(workdir):
   assert workdir.read_starts() == []
   starts = [{'step': 0, 'commit': 'a'}, {'step': 5, 'commit': None}]
   for start in starts:
     workdir.note_start(start)
   assert workdir.read_starts() == starts
   with workdir.starts.open('a') as file:
-    file.write('{"step": 7, "com')  # cut short by a kill
+    file.write('{"step": 7, "com')  # truncated by a kill
   assert workdir.read_starts() == starts
+
+
+def test_the_config_reads_back(workdir):
+  one = parse(GIVEN)
+  workdir.write_config(one.to_dict())
+  assert parse(workdir.read_config()) == one
+  assert not workdir.is_old()
+  assert not workdir.has_checkpoints()
+
+
+@pytest.mark.parametrize(
+  ('text', 'told'),
+  [
+    ('{"a": ', 'config.json is corrupt .*: take another --workdir, or fix it'),
+    ('3', 'config.json is corrupt .not a JSON object.'),
+    ('{"a": 3}', 'config.json is corrupt .no data or no model.'),
+  ],
+)
+def test_a_corrupt_config_is_named(workdir, text, told):
+  workdir.config.write_text(text)
+  with pytest.raises(SegjaxError, match=told):
+    workdir.read_config()
+
+
+def test_a_directory_that_is_not_a_workdir_is_named(workdir):
+  with pytest.raises(SegjaxError, match='run is not the workdir of a run .no config.json.'):
+    workdir.read_config()
+  with pytest.raises(SegjaxError, match='run has no dataset.json: start training there first'):
+    workdir.read_dataset()
+
+
+@pytest.mark.parametrize(
+  'free', [{'batch': {'workers': 2, 'eval_size': 3}}, {'train': {'log_every': 7}}, {'mesh': {}}]
+)
+def test_a_run_may_resume_with_other_free_keys(workdir, free):
+  old, new = parse(GIVEN).to_dict(), parse({**GIVEN, **free}).to_dict()
+  workdir.write_config(old)
+  workdir.check_config(old, new)
+
+
+def test_a_run_may_not_resume_with_another_config(workdir):
+  old, new = parse(GIVEN).to_dict(), parse({**GIVEN, 'batch': {'size': 3}}).to_dict()
+  workdir.write_config(old)
+  told = r'was created with a different config \(config.batch.size was 8 and is 3\)'
+  with pytest.raises(SegjaxError, match=told):
+    workdir.check_config(old, new)
+
+
+def test_free_keys_exist():
+  """A key that moved would not be free any more."""
+  keys = flatten(parse(GIVEN).to_dict())
+  assert all(any(key.startswith(free) for key in keys) for free in FREE_KEYS)
+
+
+def test_one_process_trains_in_a_workdir(workdir):
+  told = 'another process is training in .*run: wait for it, or take another --workdir'
+  with workdir.lock(), pytest.raises(SegjaxError, match=told), workdir.lock():
+    pass
+  with workdir.lock():
+    pass

@@ -113,7 +113,7 @@ class FCN(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return view(self.windows).stride
 
   @nn.compact
@@ -149,7 +149,7 @@ class FCNAlexNet(nn.Module):
   Attributes:
     classes: channels of the output.
     form: 'caffe' as in the authors' files; 'torchvision' is the network that torchvision's weights
-      are for, with other channels, no groups and no local response normalisation.
+      are for, with other channels, no groups and no local response normalization.
     width: factor of the channels of conv1 … conv5, which are rounded up to even numbers.
     fc_features: channels of fc6 and fc7 (paper: 4096).
     dropout: rate after fc6 and after fc7.
@@ -171,7 +171,7 @@ class FCNAlexNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return view(self.windows).stride
 
   @nn.compact
@@ -193,7 +193,7 @@ class FCNGoogLeNet(nn.Module):
   Attributes:
     classes: channels of the output.
     form: 'caffe' as in the paper of GoogLeNet; 'torchvision' is the network that torchvision's
-      weights are for: batch normalisation in place of biases and of local response normalisation,
+      weights are for: batch normalization in place of biases and of local response normalization,
       3x3 for every 5x5, and a 2x2 pool4.
     width: factor of all channels before the scores, which are rounded up to even numbers.
     dropout: rate before the scores; GoogLeNet's is 0.4.
@@ -214,7 +214,7 @@ class FCNGoogLeNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return view(self.windows).stride
 
   @nn.compact
@@ -365,7 +365,7 @@ class FCNResNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return 32 // 2 ** len(self.dilate)
 
   @nn.compact

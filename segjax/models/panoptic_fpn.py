@@ -79,7 +79,9 @@ class PanopticFPN(MaskRCNN, kw_only=True):
     With `given`, what `MaskRCNN` returns alone.
     """
     resnet, levels = self._levels(image, train)
-    outputs = self._find(resnet, levels, image, size, instances, keys, given=given, train=train)
+    outputs = self._run_heads(
+      resnet, levels, image, size, instances, keys, given=given, train=train
+    )
     if given is not None:
       return outputs
     branch = SemanticBranch(1 + self.stuff, self.semantic, dtype=self.dtype, name='semantic')
@@ -106,7 +108,7 @@ class SemanticBranch(nn.Module):
 
   @nn.compact
   def __call__(self, levels: Sequence[Array]) -> Array:
-    """f[B, h, w, C] a level, each half of the one before, rounded up -> f32[B, h, w, classes]."""
+    """f[B, h, w, C] per level, each half of the one before, rounded up -> f32[B, h, w, classes]."""
     total = 0.0
     for level, x in enumerate(levels):
       for i in range(max(1, level)):

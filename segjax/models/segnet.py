@@ -66,7 +66,7 @@ VARIANTS = {
 class SegNet(nn.Module):
   """SegNet (Fig. 2): f[B, H, W, C] -> logits f32[B, H, W, classes].
 
-  The convolutions of VGG16, each with batch normalisation and ReLU, and their mirror image: a
+  The convolutions of VGG16, each with batch normalization and ReLU, and their mirror image: a
   decoder unpools with the indices of its encoder's maxima, and each of its convolutions outputs as
   many channels as its counterpart takes in. The last one gives the logits, without more.
 
@@ -76,7 +76,7 @@ class SegNet(nn.Module):
     dropout: rate after each of `dropout_stages`; Bayesian SegNet: 0.5.
     dropout_stages: the stages, counted from 1, whose encoder (after pooling) and decoder drop:
       by default the deepest, as in Bayesian SegNet's released files.
-    input_norm: normalisation of the image; the paper's network has none.
+    input_norm: normalization of the image; the paper's network has none.
     bn_momentum: of the running means and variances that serve outside training.
     bn_epsilon: added to the variance; the authors' files have 1e-9.
     dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
@@ -93,7 +93,7 @@ class SegNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return 2 ** len(self.stages)
 
   @nn.compact
@@ -136,8 +136,8 @@ class SegNet(nn.Module):
 class SegNetBasic(nn.Module):
   """SegNet-Basic and the other decoders of Table 1: f[B, H, W, C] -> logits f32[B, H, W, classes].
 
-  Four encoders of one 7x7 convolution with batch normalisation and ReLU, and the four decoders of
-  `VARIANTS[variant]`. A decoder with filters has batch normalisation but no ReLU (section 3.1). The
+  Four encoders of one 7x7 convolution with batch normalization and ReLU, and the four decoders of
+  `VARIANTS[variant]`. A decoder with filters has batch normalization but no ReLU (section 3.1). The
   convolutions have biases, as in the authors' files.
 
   Attributes:
@@ -165,7 +165,7 @@ class SegNetBasic(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return 16
 
   @nn.compact
@@ -218,7 +218,7 @@ class SegNetBasic(nn.Module):
 
 
 def normalized(image: Array, kind: InputNorm, dtype: Any) -> Array:
-  """The image after the normalisation `kind`, which is computed in float32, in `dtype`."""
+  """The image after the normalization `kind`, which is computed in float32, in `dtype`."""
   return INPUT_NORMS[kind](image).astype(dtype)
 
 
@@ -257,7 +257,7 @@ def conv_norm_relu(
   groups: int = 1,
   relu: bool = True,
 ) -> Array:
-  """`conv` called `name`, batch normalisation called `name`_bn, and a ReLU if wanted."""
+  """`conv` called `name`, batch normalization called `name`_bn, and a ReLU if wanted."""
   x = conv(x, features, kernel_size, dtype=dtype, name=name, groups=groups)
   x = nn.BatchNorm(
     use_running_average=not train,

@@ -80,7 +80,7 @@ class UNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels a pixel of the lowest level."""
+    """Input pixels per pixel of the lowest level."""
     return 2**self.depth
 
   @property
@@ -88,7 +88,7 @@ class UNet(nn.Module):
     """Pixels that the output lacks on each side of the input: 92 for the paper's network."""
     if self.padding == 'same':
       return 0
-    # Two unpadded convolutions (2 pixels a side) act at stride 2^i on the way down, and again on
+    # Two unpadded convolutions (2 pixels per side) act at stride 2^i on the way down, and again on
     # the way up for every level but the lowest.
     return sum(2 * 2**i for i in range(self.depth + 1)) + sum(2 * 2**i for i in range(self.depth))
 

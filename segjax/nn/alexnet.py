@@ -1,6 +1,6 @@
 """AlexNet's convolutional part (Krizhevsky, Sutskever, Hinton 2012, section 3.5) as tables.
 
-The poolings overlap. Local response normalisation follows them, as in Caffe's reference model and
+The poolings overlap. Local response normalization follows them, as in Caffe's reference model and
 in FCN's released files; in the paper it comes before.
 """
 
@@ -24,7 +24,7 @@ class Layer(NamedTuple):
     name: as in Caffe.
     window: of the convolution; the padding of the first is the caller's.
     pooled: whether a pooling `POOL` follows.
-    normed: whether local response normalisation follows the pooling, in forms that have it.
+    normed: whether local response normalization follows the pooling, in forms that have it.
   """
 
   name: str
@@ -49,7 +49,7 @@ class Form(NamedTuple):
   Attributes:
     channels: of each convolution.
     groups: into which each convolution splits its channels.
-    local_response: whether there is local response normalisation.
+    local_response: whether there is local response normalization.
   """
 
   channels: tuple[int, ...]

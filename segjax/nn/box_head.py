@@ -180,8 +180,8 @@ def sample_rois(
   """A random subset of the proposals and of the objects' own boxes, to train the heads on.
 
   Args:
-    keys: [B], one `jax.random` key an image.
-    proposals: P an image.
+    keys: [B], one `jax.random` key per image.
+    proposals: P per image.
     instances: of the images.
     config: IoU, and how many RoIs.
   """
@@ -218,7 +218,7 @@ def detect(
   Args:
     logits: f32[B, P, 1 + classes], the background first.
     deltas: f32[B, P, classes, 4].
-    proposals: P an image.
+    proposals: P per image.
     size: i32[B, 2], of the images.
     config: thresholds, and K.
   """

@@ -1,4 +1,4 @@
-"""Convolution, transposed convolution and normalisation layers."""
+"""Convolution, transposed convolution and normalization layers."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def make_norm(
   momentum: float = 0.9,
   epsilon: float = 1e-5,
 ) -> Callable[..., jax.Array]:
-  """The normalisation layer called `kind`, to be applied to f[B, H, W, C].
+  """The normalization layer called `kind`, to be applied to f[B, H, W, C].
 
   `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
   (by `momentum`); examples where `mask`, bool[B, 1, 1, 1], is False are left out of both.

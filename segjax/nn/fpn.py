@@ -53,7 +53,7 @@ class FPN(nn.Module):
 
   @nn.compact
   def __call__(self, stages: Sequence[jax.Array], *, train: bool = False) -> list[jax.Array]:
-    """f[B, h, w, C] a level, each half of the one before, rounded up -> f[B, h, w, features]."""
+    """f[B, h, w, C] per level, each half of the one before, rounded up -> f[B, h, w, features]."""
 
     def conv(x: jax.Array, kernel_size: int, name: str) -> jax.Array:
       x = nn.Conv(

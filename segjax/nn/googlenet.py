@@ -59,8 +59,8 @@ class Form(NamedTuple):
   Attributes:
     five: kernel of the convolution that is 5x5 in the paper.
     pools: kernels of the poolings of stride 2, pool1 to pool4.
-    local_response: whether local response normalisation follows pool1 and conv2.
-    batch_norm: whether each convolution has batch normalisation in place of a bias.
+    local_response: whether local response normalization follows pool1 and conv2.
+    batch_norm: whether each convolution has batch normalization in place of a bias.
   """
 
   five: int
@@ -107,7 +107,7 @@ def encode(
     form: a row of `FORMS`.
     width: factor of all channels, which are rounded up to even numbers.
     padding: rows and columns of zeros that conv1 adds on each side.
-    train: whether batch normalisation uses the batch's own statistics.
+    train: whether batch normalization uses the batch's own statistics.
     dtype: type of the convolutions; parameters are float32.
   """
   unit = functools.partial(
@@ -162,7 +162,7 @@ def conv_relu(
   dtype: Any,
   name: str,
 ) -> jax.Array:
-  """A convolution called `name`, its bias or batch normalisation called `name`_bn, and a ReLU."""
+  """A convolution called `name`, its bias or batch normalization called `name`_bn, and a ReLU."""
   kernel, stride, padding = window
   x = nn.Conv(
     scaled(channels, width),

@@ -59,7 +59,7 @@ class Variant(NamedTuple):
     block: the two forms of Fig. 5.
     blocks: of stages 2 to 5.
     groups: of the 3x3 convolutions; ResNeXt's cardinality.
-    group_width: channels a group in stage 2.
+    group_width: channels per group in stage 2.
   """
 
   block: Literal['basic', 'bottleneck']
@@ -285,7 +285,7 @@ def _grouped_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
 
 
 class FrozenBatchNorm(nn.Module):
-  """Batch normalisation by stored statistics: f[B, H, W, C] -> the same, as a factor and a shift.
+  """Batch normalization by stored statistics: f[B, H, W, C] -> the same, as a factor and a shift.
 
   It has the variables of `nn.BatchNorm`, so that weights fit both. Their gradient is zero, and
   `config.optim.decay_exclude` by default keeps weight decay away, so that nothing of it moves.
@@ -296,7 +296,7 @@ class FrozenBatchNorm(nn.Module):
   """
 
   dtype: Any
-  epsilon: float = 1e-5
+  epsilon: NonNegativeFloat = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

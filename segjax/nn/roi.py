@@ -20,7 +20,7 @@ class RoIConfig:
   Attributes:
     op: the operation (Table 2c); RoIPool and RoIWarp take one map.
     mode: whether a bin is the average or the maximum of its samples, but for RoIPool.
-    sampling_ratio: samples a bin and axis of RoIAlign, 0 for the adaptive count.
+    sampling_ratio: samples per bin and axis of RoIAlign, 0 for the adaptive count.
     max_samples: bounds the adaptive count; None for that of a RoI as large as the map.
     aligned: RoIAlign's half-pixel convention, which Detectron2 has and torchvision has not; with it
       mask targets are 0 or 1, without it shares of a pixel.
@@ -44,7 +44,7 @@ def extract(
   """The features of each RoI, float32[B, R, P, P, C].
 
   Args:
-    levels: f[B, h, w, C] a level; one for RoIPool and RoIWarp.
+    levels: f[B, h, w, C] per level; one for RoIPool and RoIWarp.
     boxes: f32[B, R, 4].
     config: the operation and its arguments.
     strides: of the levels.

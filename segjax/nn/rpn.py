@@ -38,7 +38,7 @@ class RPNConfig:
   """Keys of `config.model.rpn`.
 
   Attributes:
-    anchor_sizes: one a level of the pyramid, P2 to P6, or all at each place of one map, pixels.
+    anchor_sizes: one per level of the pyramid, P2 to P6, or all at each place of one map, pixels.
     aspect_ratios: of the anchors, height over width.
     anchor_style: 'torchvision' rounds anchors to pixels and their strides down, see
       `segjax.ops.anchors.grid_strides`; 'detectron2' does neither, and orders those of a place by
@@ -114,7 +114,7 @@ class RPNHead(nn.Module):
 
   @nn.compact
   def __call__(self, levels: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """f[B, h, w, C] a level -> logits f32[B, h·w·A] and deltas f32[B, h·w·A, 4] a level."""
+    """f[B, h, w, C] per level -> logits f32[B, h·w·A] and deltas f32[B, h·w·A, 4] per level."""
     normal = nn.initializers.normal(0.01)
     layer = functools.partial(nn.Conv, kernel_init=normal, dtype=self.dtype)
     channels = levels[0].shape[-1]
@@ -150,7 +150,7 @@ def make_anchors(
     image_size: (height, width), padding included.
     grids: (h, w) of each level.
     stride: of the first level; each further one has twice that of the one before.
-    pyramid: whether there is a size a level, or one level with all sizes.
+    pyramid: whether there is a size per level, or one level with all sizes.
   """
   exact = config.anchor_style == 'detectron2'
   sizes = [[size] for size in config.anchor_sizes] if pyramid else [config.anchor_sizes]
@@ -181,9 +181,9 @@ def propose(
   stay.
 
   Args:
-    logits: f32[B, A_l] a level.
-    deltas: f32[B, A_l, 4] a level.
-    anchors: f32[A_l, 4] a level.
+    logits: f32[B, A_l] per level.
+    deltas: f32[B, A_l, 4] per level.
+    anchors: f32[A_l, 4] per level.
     size: i32[B, 2], of the images.
     pre_nms: the most of each level that enter NMS.
     post_nms: P.
@@ -217,10 +217,10 @@ def sample_anchors(
   """A random subset of the anchors, and what they are to predict (§3.1.2, §3.1.3).
 
   Args:
-    keys: [B], one `jax.random` key an image.
-    anchors: f32[A_l, 4] a level.
-    logits: f32[B, A_l] a level.
-    deltas: f32[B, A_l, 4] a level.
+    keys: [B], one `jax.random` key per image.
+    anchors: f32[A_l, 4] per level.
+    logits: f32[B, A_l] per level.
+    deltas: f32[B, A_l, 4] per level.
     instances: of the images.
     config: IoUs, and how many anchors.
   """

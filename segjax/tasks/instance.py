@@ -63,7 +63,7 @@ def make_task(
   Args:
     model: a Linen module as `segjax.models.mask_rcnn.MaskRCNN`.
     config: how it is evaluated.
-    class_names: one a kind of thing.
+    class_names: one per kind of thing.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; their means add up.
     draw: `(image f32[H, W, C], size (h, w), annotation, detections, *, paste, threshold) ->
       {title: uint8[H, W, 3]}`; `paste` is `paste_masks` by the rule.

@@ -95,7 +95,7 @@ def make_task(
     model: a Linen module as `segjax.models.panoptic_fpn.PanopticFPN`. Its `semantic` scores are of
       all classes, if `semantic_things`, else of "other" and the kinds of stuff.
     config: how it is evaluated.
-    class_names: one a class.
+    class_names: one per class.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; their means add up.
     draw: `(image f32[H, W, C], size (h, w), native (h, w), truth, prediction) -> {title: uint8[H',
       W', 3]}`, the last two `Segments` without the batch axis.

@@ -83,9 +83,9 @@ def make_task(
 
   Args:
     model: a Linen module f[B, H, W, C] -> logits f32[B, h, w, classes] that takes `train`. A model
-      whose output is smaller than its input has `margin` (pixels a side) and `output_size`.
+      whose output is smaller than its input has `margin` (pixels per side) and `output_size`.
     config: how it is evaluated.
-    class_names: one a class.
+    class_names: one per class.
     losses: name -> `(logits, label, weight or None) -> SumCount`; their means add up.
     draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
       {title: uint8[H, W, 3]}`.

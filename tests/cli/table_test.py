@@ -1,34 +1,23 @@
-"""`segjax table`: a made-up table trains, stops, goes on, records and shows itself."""
+"""`segjax table`: a synthetic table trains, stops, resumes, records and shows itself."""
 
 import json
 import re
 import shutil
-import subprocess
 
+import commands
 import pytest
 import tiny_table
 
 from segjax import config as config_lib
-from segjax import main as program
-from segjax.program import facts
-from segjax.program.tables import entry_facts
+from segjax import provenance
+from segjax.cli import table as table_command
 from segjax.tables import results, runs, spec
 from segjax.workdir import Workdir
 
 
-@pytest.fixture(scope='module', autouse=True)
-def folders(tmp_path_factory):
-  """Prepared data and compiled programs of this test run, apart from the user's own."""
-  cache = tmp_path_factory.mktemp('cache')
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('XDG_CACHE_HOME', str(cache))
-    patch.delenv('SEGJAX_DATA_DIR', raising=False)
-    yield cache
-
-
 def run(*args):
-  """The exit status of `segjax table args`."""
-  return program.main(['table', *(str(a) for a in args)])
+  """The exit code of `segjax table args`."""
+  return commands.run('table', *args)
 
 
 def fails(capsys, *args):
@@ -64,10 +53,10 @@ def test_run_trains_a_row_after_the_one_it_starts_from(filled):
   assert second.step in (1, 2)
   assert (second.split, second.data) == ('val', 'scenes/tiny 1.0.0')
   assert second.config_digest == runs.entry_digest(table.entries['second.small'])
-  assert second.parameters == entry_facts(table.entries['second.small'])['parameters']
+  assert second.parameters == table_command.entry_facts(table.entries['second.small'])['parameters']
   assert second.seconds > 0
   assert second.versions.startswith('segjax ')
-  assert second.hardware == facts.hardware()
+  assert second.hardware == provenance.hardware()
   assert second.command == runs.command(table, runs.Job(table.entries['second.small'], 0))
   assert str(folder.parent) not in (folder / 'results.jsonl').read_text()
   started = Workdir(str(workdirs / 'second.small.seed0')).read_config()['init_from']
@@ -78,13 +67,11 @@ def test_run_trains_a_row_after_the_one_it_starts_from(filled):
   }
 
 
-def test_figures_are_those_of_evaluate(filled, capsys):
+def test_results_are_those_of_evaluate(filled, capsys):
   folder, workdirs = filled
   record = results.read_results(spec.read_table(folder))[0]
-  capsys.readouterr()
-  args = [f'--workdir={workdirs / "second.small.seed0"}', '--checkpoint=best', '--json']
-  assert program.main(['evaluate', *args]) == 0
-  metrics = json.loads(capsys.readouterr().out)
+  workdir = workdirs / 'second.small.seed0'
+  metrics = commands.output(capsys, 'evaluate', f'--workdir={workdir}', '--checkpoint=best')
   assert record.step == metrics['step']
   assert record.metrics['mean_iou'] == pytest.approx(metrics['mean_iou'], abs=1e-6)
   sky = metrics['per_class']['sky']['iou']
@@ -108,7 +95,7 @@ def test_prints_markdown_json_and_a_page(filled, capsys):
   html = (workdirs / 'table.html').read_text()
   assert html.count('data:image/png') == 8, 'one example of each row in four panels'
   assert 'not run' in html
-  assert 'Pictures of second.small' in html
+  assert 'Examples of second.small' in html
   assert run(folder, f'--html={workdirs / "other.html"}', '--workdirs=nowhere') == 0
   assert 'data:image/png' not in (workdirs / 'other.html').read_text()
   assert (folder / 'results.jsonl').read_text() == before
@@ -116,22 +103,22 @@ def test_prints_markdown_json_and_a_page(filled, capsys):
 
 def test_what_is_recorded_is_not_run_again(filled, monkeypatch, capsys):
   folder, workdirs = filled
-  monkeypatch.setattr(program, 'train', lambda args: 1 / 0)
+  monkeypatch.setattr(table_command, 'train', lambda *args: 1 / 0)
   assert run(folder, '--run', '*.small', f'--workdirs={workdirs}') == 0
   assert 'to run: nothing' in capsys.readouterr().err
 
 
-def test_goes_on_where_it_stopped(copied, filled, capsys):
+def test_resumes_where_it_stopped(copied, filled, capsys):
   folder, workdirs = copied
   shutil.rmtree(workdirs / 'second.small.seed0' / 'checkpoints' / '2')
   first = workdirs / 'first.small.seed0'
   assert run(folder, '--run', 'second', f'--workdirs={workdirs}') == 2
-  assert 'belongs to a run of another config' in capsys.readouterr().err, 'it was moved'
+  assert 'was created with a different config' in capsys.readouterr().err, 'it was moved'
   config = Workdir(str(workdirs / 'second.small.seed0'))
   config.write_config(config_lib.override(config.read_config(), [('init_from.path', str(first))]))
   assert run(folder, '--run', 'second', f'--workdirs={workdirs}') == 0
   err = capsys.readouterr().err
-  assert 'going on at step 1 of 2' in err
+  assert 'resuming from step 1 of 2' in err
   assert 'first.small.seed0: starting' not in err
   again, before = (results.read_results(spec.read_table(f))[0] for f in (folder, filled[0]))
   assert again.metrics == before.metrics
@@ -160,7 +147,7 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
 
 
 def test_measures_what_the_row_asks_for(copied):
-  """Also of a training that measured less on its way."""
+  """Also of a training that measured less."""
   folder, workdirs = copied
   config = folder.parent.parent / 'configs/tiny/small.py'
   eval_keys = "'eval': {'metrics': ('confusion', 'boundary')}, 'data'"
@@ -187,38 +174,18 @@ def test_refuses_what_is_not_the_row(copied, capsys):
 @pytest.mark.parametrize(
   ('args', 'told'),
   [
-    (['--record', 'first=x'], 'no ROW.RECIPE=WORKDIR'),
-    (['--record', 'first.small'], 'no ROW.RECIPE=WORKDIR'),
-    (['--record', 'first.measured=x'], 'no ROW.RECIPE=WORKDIR'),
-    (['--record', 'first.small=x'], 'is no workdir'),
+    (['--record', 'first=x'], 'must be ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.small'], 'must be ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.measured=x'], 'must be ROW.RECIPE=WORKDIR'),
+    (['--record', 'first.small=x'], 'is not the workdir of a run'),
     (['--run', 'frist'], 'did you mean first'),
-    (['--run', 'first.small', '--seeds=0,a'], '--seeds=0,a is no list'),
+    (['--run', 'first.small', '--seeds=0,a'], '--seeds=0,a must be a list'),
     (['--fact', 'comit=x'], 'did you mean commit'),
     (['--run', '--config.train.steps=1'], 'config.train.steps would change the rows'),
-    (['--run', 'first.measured'], 'measure.py ended with status 3'),
+    (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
   ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, args, told):
   err = fails(capsys, tiny_table.write_table(tmp_path), *args)
   assert told in err.splitlines()[-1]
   assert not (tmp_path / 'experiments/tiny_table1/results.jsonl').exists()
-
-
-def test_code_version(tmp_path):
-  git = lambda *args: subprocess.run(
-    ['git', '-C', tmp_path, *args], check=True, capture_output=True
-  )
-  assert facts.code_version(tmp_path) == (None, None)
-  git('init')
-  (tmp_path / 'segjax').mkdir()
-  (tmp_path / 'segjax/a.py').write_text('1')
-  git('add', '.')
-  git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'a')
-  commit, dirty = facts.code_version(tmp_path)
-  assert re.fullmatch('[0-9a-f]{40}', commit)
-  assert dirty is False
-  (tmp_path / 'README.md').write_text('not code')
-  assert facts.code_version(tmp_path) == (commit, False)
-  (tmp_path / 'segjax/b.py').write_text('2')
-  assert facts.code_version(tmp_path) == (commit, True)
-  assert facts.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'

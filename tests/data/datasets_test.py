@@ -1,6 +1,9 @@
 """Finding, preparing and describing data sets, by segjax's own builders and by TFDS alone."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,13 +12,12 @@ from PIL import Image
 
 from segjax.data import datasets, pipeline
 from segjax.data.config import BatchConfig, DataConfig, InputConfig
-from segjax.data.formats import common
 from segjax.types import SegjaxError
 
 FEATURES = tfds.features
 
 
-def dense_features(label, channels=3):
+def semantic_features(label, channels=3):
   return {
     'file_name': FEATURES.Text(),
     'image': FEATURES.Image(shape=(None, None, channels)),
@@ -23,7 +25,7 @@ def dense_features(label, channels=3):
   }
 
 
-def labelled(labels):
+def labeled(labels):
   return FEATURES.LabeledImage(labels=labels, shape=(None, None, 1))
 
 
@@ -37,8 +39,8 @@ def tiny(tmp_path, write_dataset, png):
       'image': png(np.zeros((4, 4, channels), np.uint8)),
       'label': png(np.zeros((4, 4), np.uint8)),
     }
-    label = labelled(['x', 'y']) if label is None else label
-    features = dense_features(label, channels)
+    label = labeled(['x', 'y']) if label is None else label
+    features = semantic_features(label, channels)
     return write_dataset(tmp_path, features, {'train': [example]}, metadata, **kwargs)
 
   return write
@@ -51,11 +53,11 @@ def spec(builder, **kwargs):
 @pytest.fixture
 def isbi(tmp_path):
   """Raw files like those of ISBI 2012, but small."""
-  for folder in ('image', 'label'):
-    (tmp_path / 'raw' / folder).mkdir(parents=True)
+  for directory in ('image', 'label'):
+    (tmp_path / 'raw' / directory).mkdir(parents=True)
     for i in range(30):
       pixels = np.full((8, 8), 255 * (i % 2), np.uint8)
-      Image.fromarray(pixels).save(tmp_path / 'raw' / folder / f'{i}.png')
+      Image.fromarray(pixels).save(tmp_path / 'raw' / directory / f'{i}.png')
   return tmp_path / 'raw'
 
 
@@ -73,6 +75,30 @@ def test_own_data_set_is_prepared_once_without_a_word_on_stdout(tmp_path, isbi, 
   assert len(told) == 1
   assert len(again.as_data_source('val')) == 6
   assert capsys.readouterr().out == ''
+
+
+def test_leaves_no_temporary_files_and_no_words_of_a_library(tmp_path):
+  """TFDS makes a directory for each builder without prepared data, and reports unknown sizes."""
+  script = """if True:
+    from segjax.data import datasets
+    from segjax.data.config import DataConfig, InputConfig
+    datasets.describe(InputConfig(DataConfig('camvid')))
+    for _ in range(2):
+      assert len(datasets.load('scenes/tiny').as_data_source('val')[0]['image']) == 64
+  """
+  (tmp_path / 'temporary').mkdir()
+  places = {'TMPDIR': str(tmp_path / 'temporary'), 'SEGJAX_DATA_DIR': str(tmp_path / 'data')}
+  result = subprocess.run(
+    [sys.executable, '-c', script],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **places},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert not list((tmp_path / 'temporary').iterdir())
+  assert result.stdout == ''
+  assert 'Unknown size' not in result.stderr
 
 
 def test_failed_preparation_leaves_nothing_and_can_be_repeated(tmp_path, isbi):
@@ -109,7 +135,7 @@ def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, mon
   [
     ('scnes', 'unknown data set: did you mean scenes'),
     ('oxford_iiit_pets', 'unknown data set: did you mean oxford_iiit_pet'),
-    ('qqqqqq', 'unknown data set: known are camvid, .*, scenes, .*, voc'),
+    ('qqqqqq', 'unknown data set: choose from camvid, .*, scenes, .*, voc'),
     ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
   ],
 )
@@ -124,20 +150,20 @@ def test_third_party_data_set_that_is_not_there(tmp_path):
     datasets.load('coco', tmp_path)
 
 
-def test_source_must_be_a_folder(tmp_path):
+def test_source_must_be_a_directory(tmp_path):
   with pytest.raises(SegjaxError, match=r'config\.data\.source=.*nowhere'):
     datasets.load('isbi2012', tmp_path, tmp_path / 'nowhere')
 
 
 def test_other_file_formats_are_refused(tmp_path, tiny):
-  folder = tiny().data_path
-  for record in folder.glob('*array_record*'):
-    record.rename(folder / record.name.replace('array_record', 'tfrecord'))
-  info = json.loads((folder / 'dataset_info.json').read_text())
+  directory = tiny().data_path
+  for record in directory.glob('*array_record*'):
+    record.rename(directory / record.name.replace('array_record', 'tfrecord'))
+  info = json.loads((directory / 'dataset_info.json').read_text())
   info['fileFormat'] = 'tfrecord'
   for split in info['splits']:
     split['filepathTemplate'] = split['filepathTemplate'].replace('array_record', 'tfrecord')
-  (folder / 'dataset_info.json').write_text(json.dumps(info))
+  (directory / 'dataset_info.json').write_text(json.dumps(info))
   with pytest.raises(SegjaxError, match=r'tfrecord files.*array_record'):
     datasets.load('tiny', tmp_path)
 
@@ -154,10 +180,10 @@ def test_stock_data_set_through_a_config_alone(tmp_path, write_dataset, png):
     'segmentation_mask': FEATURES.Image(shape=(None, None, 1), use_colormap=True),
     'head_bbox': FEATURES.BBoxFeature(),
   }
-  picture = png(np.zeros((20, 30, 3), np.uint8))
+  image = png(np.zeros((20, 30, 3), np.uint8))
   examples = [
     {
-      'image': picture,
+      'image': image,
       'label': 1,
       'species': 1,
       'file_name': f'beagle_{i}.jpg',
@@ -198,8 +224,8 @@ def test_stock_data_set_through_a_config_alone(tmp_path, write_dataset, png):
     np.testing.assert_array_equal(by_name[f'beagle_{i}.jpg'], trimap.astype(int) - 1)
 
 
-def test_classes_and_colours_of_the_builder(tiny):
-  result = spec(tiny(labelled(['sky', 'road']), {'palette': [[1, 2, 3], [4, 5, 6]]}))
+def test_classes_and_colors_of_the_builder(tiny):
+  result = spec(tiny(labeled(['sky', 'road']), {'palette': [[1, 2, 3], [4, 5, 6]]}))
   assert result.class_names == ('sky', 'road')
   assert result.num_classes == 2
   assert result.palette.dtype == np.uint8
@@ -207,14 +233,14 @@ def test_classes_and_colours_of_the_builder(tiny):
   assert result.splits == {'train': 1}
 
 
-def test_classes_without_names_and_colours(tiny):
-  result = spec(tiny(labelled(3)))
+def test_classes_without_names_and_colors(tiny):
+  result = spec(tiny(labeled(3)))
   assert result.class_names == ('class 0', 'class 1', 'class 2')
   assert result.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 
 
 def test_names_move_with_the_label_offset(tiny):
-  assert spec(tiny(labelled(['void', 'a', 'b'])), label_offset=-1).class_names == ('a', 'b')
+  assert spec(tiny(labeled(['void', 'a', 'b'])), label_offset=-1).class_names == ('a', 'b')
 
 
 def test_number_of_classes_from_the_config(tiny):
@@ -234,7 +260,7 @@ def test_keys_that_the_data_set_lacks(tiny):
   builder = tiny()
   with pytest.raises(SegjaxError, match=r'data\.label_key=lable.*did you mean label'):
     spec(builder, label_key='lable')
-  with pytest.raises(SegjaxError, match=r'data\.name_key=id.*known are file_name, image, label'):
+  with pytest.raises(SegjaxError, match=r'data\.name_key=id.*choose from file_name, image, label'):
     spec(builder, name_key='id')
   assert spec(builder, name_key=None).num_classes == 2
 
@@ -262,28 +288,12 @@ def test_describe_own_data_set_that_tfds_has_another_of(tmp_path):
 
 
 def test_spec_survives_json(tiny):
-  result = spec(tiny(labelled(['sky', 'road'])))
+  result = spec(tiny(labeled(['sky', 'road'])))
   read = datasets.DatasetSpec.from_json(json.loads(json.dumps(result.to_json())))
   assert read.class_names == result.class_names
   assert read.palette.dtype == np.uint8
   np.testing.assert_array_equal(read.palette, result.palette)
   assert read.to_json() == result.to_json()
-
-
-def test_voc_palette():
-  """The development kit's colours of background, aeroplane, …, tv/monitor, and of void."""
-  palette = common.voc_palette(256)
-  assert palette[[0, 1, 2, 7, 8, 15, 20]].tolist() == [
-    [0, 0, 0],
-    [128, 0, 0],
-    [0, 128, 0],
-    [128, 128, 128],
-    [64, 0, 0],
-    [192, 128, 128],
-    [0, 64, 128],
-  ]
-  assert palette[255].tolist() == [224, 224, 192]
-  assert len(np.unique(palette, axis=0)) == 256
 
 
 def test_default_data_dir(monkeypatch, tmp_path):

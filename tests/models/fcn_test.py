@@ -1,4 +1,4 @@
-"""FCN against the figures of the paper (arXiv 1411.4038) and of the released files."""
+"""FCN against the numbers of the paper (arXiv 1411.4038) and of the released files."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import abstract, apply, count
 
 from segjax.models.fcn import (
   FCN,
@@ -22,19 +23,10 @@ from segjax.nn.vgg import VGG16, conv_layers
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, view
 from segjax.train import optim
+from segjax.train.compile import jit
 
 WIDTH = 180  # of images of one row, in which things move
 IMAGE = np.random.default_rng(0).normal(size=(1, 6, 20, 3)).astype('f4')
-
-
-def abstract(model, shape):
-  image = jax.ShapeDtypeStruct(shape, jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  return variables, jax.eval_shape(model.apply, variables, image)
-
-
-def count(tree):
-  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def tiny(variant='8s', channels=1, **kwargs):
@@ -56,7 +48,7 @@ def filled(model, kernel, channels=1):
 
 
 def random_kernels(path, shape):
-  """He's initialisation without a compilation; zero scores; bilinear upsampling."""
+  """He's initialization without a compilation; zero scores; bilinear upsampling."""
   if 'upscore' in path:
     return np.asarray(bilinear_kernel(shape[0], shape[-1]))
   if 'score' in path:
@@ -74,8 +66,8 @@ def random_variables(model, **scores):
   return variables
 
 
-def centre_tap(path, shape):
-  """Kernels that hand on what lies at their centre, and no scores."""
+def center_tap(path, shape):
+  """Kernels that pass on their center, and no scores."""
   kernel = np.zeros(shape, np.float32)
   if 'score' not in path:
     kernel[shape[0] // 2, shape[1] // 2] = 1
@@ -84,12 +76,12 @@ def centre_tap(path, shape):
 
 def passing_on(model, score):
   """Variables with which a pixel's value arrives in the scores called `score` alone."""
-  variables = filled(model, centre_tap)
+  variables = filled(model, center_tap)
   variables['params'][score]['kernel'] = np.ones((1, 1, 1, 1), np.float32)
   return variables
 
 
-# --- the paper's figures -------------------------------------------------------------------------
+# --- the paper's numbers -------------------------------------------------------------------------
 
 
 def test_paper_has_134m_parameters():
@@ -105,7 +97,7 @@ def test_receptive_field_is_404_and_stride_32():
   variables = filled(model, lambda _, shape: np.ones(shape, np.float32))
   image = jnp.ones((1, 1, 480, 1))
 
-  @jax.jit
+  @functools.partial(jit, once=True)
   @jax.grad
   def gradient(image, i):
     _, state = model.apply(
@@ -122,12 +114,12 @@ def test_receptive_field_is_404_and_stride_32():
 
 
 def axis(layers):
-  """(step, centre): output i of stacked layers lies at step·i + centre of the input's pixels."""
-  step, centre = 1, 0
+  """(step, center): output i of stacked layers lies at step·i + center of the input's pixels."""
+  step, center = 1, 0
   for kernel, stride, pad in layers:
-    centre += step * ((kernel - 1) / 2 - pad)
+    center += step * ((kernel - 1) / 2 - pad)
     step *= stride
-  return step, centre
+  return step, center
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -138,19 +130,19 @@ def test_crop_offsets_follow_from_the_layers(variant):
     layers += [(3, 1, PAD if name == 'conv1_1' else 1) for name, _ in convolutions]
     layers += [(2, 2, 0)]
     pools[stage] = axis(layers)
-  step, centre = axis([*layers, (7, 1, 0), (1, 1, 0)])
+  step, center = axis([*layers, (7, 1, 0), (1, 1, 0)])
 
   def up(stride):
-    """Input i of a transposed convolution is the centre of its outputs from s·i to s·i + 2s - 1."""
-    return step // stride, centre - (stride - 0.5) * step / stride
+    """Input i of a transposed convolution is the center of its outputs from s·i to s·i + 2s - 1."""
+    return step // stride, center - (stride - 0.5) * step / stride
 
   for skip in VARIANTS[variant].skips:
-    step, centre = up(2)
-    pool_step, pool_centre = pools[skip.pool]
+    step, center = up(2)
+    pool_step, pool_center = pools[skip.pool]
     assert pool_step == step
-    assert skip.offset == (centre - pool_centre) / step
-  step, centre = up(VARIANTS[variant].stride)
-  assert (step, VARIANTS[variant].offset) == (1, -centre)
+    assert skip.offset == (center - pool_center) / step
+  step, center = up(VARIANTS[variant].stride)
+  assert (step, VARIANTS[variant].offset) == (1, -center)
 
 
 # --- where things come out -----------------------------------------------------------------------
@@ -175,15 +167,15 @@ def test_things_come_out_where_they_were(variant, score, stride):
   border = 80 - (80 + PAD - 1) % stride  # cells start where conv1_1 does, at -(PAD - 1)
   rows = np.concatenate([columns == starts[:, None], columns[None] >= border])
   images = rows[:, None, :, None].astype('f4')
-  logits = np.asarray(jax.jit(model.apply)(variables, images))[:, 0, :, 0]
+  logits = np.asarray(apply(model, variables, images))[:, 0, :, 0]
 
-  # A delta's response is centred on the cell that the delta is in; two cells are a stride apart.
+  # A delta's response is centerd on the cell that the delta is in; two cells are a stride apart.
   deltas, region = logits[:-1], logits[-1]
-  centres = deltas @ columns / deltas.sum(1)
-  assert np.abs(centres - starts).max() <= (stride - 1) / 2 + 1e-3
-  assert np.mean(centres - starts) == pytest.approx(0, abs=1e-3)
-  assert sum(np.diff(centres) > 0.5) == 1
-  assert np.ptp(centres) == pytest.approx(stride, abs=1e-3)
+  centers = deltas @ columns / deltas.sum(1)
+  assert np.abs(centers - starts).max() <= (stride - 1) / 2 + 1e-3
+  assert np.mean(centers - starts) == pytest.approx(0, abs=1e-3)
+  assert sum(np.diff(centers) > 0.5) == 1
+  assert np.ptp(centers) == pytest.approx(stride, abs=1e-3)
 
   # Scores of 0 on one side of a border and 1 on the other cross 1/2 exactly between the two.
   assert not region[: border - stride].any()
@@ -241,7 +233,7 @@ def response(name):
   width = view(model.windows).size + 4 * model.stride
   variables, _ = abstract(model, (8, 1, width, 1))
   return (
-    jax.jit(lambda v, rows: model.apply(v, rows[:, None, :, None])[:, 0, :, 0]),
+    jit(lambda v, rows: model.apply(v, rows[:, None, :, None])[:, 0, :, 0], once=True),
     width,
     variables,
   )
@@ -297,7 +289,7 @@ def test_a_score_sees_what_the_windows_say(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_a_delta_comes_out_where_it_was(name):
-  """Responses to deltas on both sides of the pixel of a score are centred on it, in the mean."""
+  """Responses to deltas on both sides of the pixel of a score are centerd on it, in the mean."""
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
   pixel = int(seen.stride * ((width // 2 - seen.centre) // seen.stride) + seen.centre)
@@ -308,9 +300,9 @@ def test_a_delta_comes_out_where_it_was(name):
   )
   logits = np.asarray(logits, np.float64)
   assert not logits[:, [0, -1]].any()
-  centres = logits @ columns / logits.sum(1)
-  assert np.abs(centres - pixel - offsets).max() <= 16
-  assert np.mean(centres) == pytest.approx(pixel, abs=1e-3)
+  centers = logits @ columns / logits.sum(1)
+  assert np.abs(centers - pixel - offsets).max() <= 16
+  assert np.mean(centers) == pytest.approx(pixel, abs=1e-3)
   # A stride further is a stride further.
   moved = respond(
     filled_with(shapes, mean_of_the_middle), (columns == pixel + 32 + offsets[:, None]).astype('f4')
@@ -335,7 +327,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
   variables = filled_with(abstract(model, IMAGE.shape)[0], random_kernels)
   state = {k: v for k, v in variables.items() if k != 'params'}
 
-  @jax.jit
+  @functools.partial(jit, once=True)
   @jax.value_and_grad
   def loss(params, key):
     logits, _ = model.apply(
@@ -395,30 +387,31 @@ def test_learned_upsampling_starts_as_the_fixed_one():
   fixed, learned = (tiny(channels=4, classes=2, learned=kind) for kind in ('none', 'all'))
   scores = {'score_fr': [0.7, -0.3], 'score_pool4': [0.2, 0.1], 'score_pool3': [-0.5, 0.4]}
   params = random_variables(fixed, **scores)['params']
-  expected = jax.jit(fixed.apply)({'params': params}, IMAGE)
+  expected = apply(fixed, {'params': params}, IMAGE)
   assert np.ptp(expected) > 0.1
   initial = random_variables(learned, **scores)['params']
   key = jax.random.key(0)
   for name in ('upscore2', 'upscore_pool4', 'upscore8'):
     layer = Upsample(initial[name]['kernel'].shape[0] // 2, learned=True)
     initial[name] = layer.init(key, np.zeros((1, 1, 1, 2), 'f4'))['params']
-  actual = jax.jit(learned.apply)({'params': initial}, IMAGE)
+  actual = apply(learned, {'params': initial}, IMAGE)
   np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_scores_start_at_zero_and_get_a_gradient():
   model = tiny(channels=4)
-  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
-  assert not jax.jit(model.apply)(variables, IMAGE).any()
-  gradient = jax.jit(jax.grad(lambda v: model.apply(v, IMAGE).sum()))(variables)['params']
+  variables = jit(model.init, once=True)(jax.random.key(0), IMAGE)
+  assert not apply(model, variables, IMAGE).any()
+  of_all = jax.grad(lambda v: model.apply(v, IMAGE).sum())
+  gradient = jit(of_all, once=True)(variables)['params']
   for name in ('score_fr', 'score_pool4', 'score_pool3'):
     assert gradient[name]['kernel'].any()
 
 
 def test_at_once_scales_the_features_before_their_scores():
   plain, scaled = (tiny(v, channels=4) for v in ('8s', '8s-at-once'))
-  apply_plain, apply_scaled = jax.jit(plain.apply), jax.jit(scaled.apply)
+  apply_plain, apply_scaled = (jit(m.apply, once=True) for m in (plain, scaled))
   for score, factor in (('score_fr', 1), ('score_pool4', 0.01), ('score_pool3', 0.0001)):
     variables = random_variables(plain, **{score: 1})
     full = apply_plain(variables, IMAGE)
@@ -433,7 +426,8 @@ def test_32s_fixed_moves_nothing_but_its_scores():
   params = jax.tree.map(lambda x: np.ones(x.shape, 'f4'), variables['params'])
   config = optim.OptimConfig(weight_decay=0.5, multipliers=ONLY_SCORE)
   optimizer = optim.make_optimizer(config, 1, params)
-  updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+  update = jit(lambda p: optimizer.update(p, optimizer.init(p), p), once=True)
+  updates, _ = update(params)
   moved = {name for name, layer in updates.items() if any(v.any() for v in layer.values())}
   assert moved == {'score_fr'}
 
@@ -441,13 +435,14 @@ def test_32s_fixed_moves_nothing_but_its_scores():
 def test_dropout_acts_in_training_only():
   model = tiny('32s', channels=16)
   variables = random_variables(model, score_fr=1)
-  apply = jax.jit(lambda key: model.apply(variables, IMAGE, train=True, rngs={'dropout': key}))
-  train = [apply(jax.random.key(i)) for i in (0, 1)]
+  run = lambda key: model.apply(variables, IMAGE, train=True, rngs={'dropout': key})
+  run = jit(run, once=True)
+  train = [np.asarray(run(jax.random.key(i))) for i in (0, 1)]
   assert not np.allclose(train[0], train[1])
   exact = tiny('32s', channels=16, dropout=0.0)
   np.testing.assert_allclose(
-    jax.jit(model.apply)(variables, IMAGE),
-    jax.jit(functools.partial(exact.apply, train=True))(variables, IMAGE),
+    apply(model, variables, IMAGE),
+    apply(exact, variables, IMAGE, train=True),
     rtol=1e-6,
   )
 
@@ -457,7 +452,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
   abstract_variables, _ = abstract(coarse, IMAGE.shape)
   assert {x.dtype for x in jax.tree.leaves(abstract_variables)} == {jnp.dtype('float32')}
   variables = random_variables(exact, score_fr=1)
-  a, b = (jax.jit(m.apply)(variables, IMAGE) for m in (exact, coarse))
+  a, b = (np.asarray(apply(m, variables, IMAGE)) for m in (exact, coarse))
   assert b.dtype == jnp.float32
   np.testing.assert_allclose(a, b, atol=0.05 * np.abs(a).max())
   assert not np.array_equal(a, b)
@@ -466,17 +461,17 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
 # --- the pieces ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('stride', [2, 8])
-def test_bilinear_upsample_is_the_transposed_convolution(stride):
-  x = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
-  expected = conv_transpose(x, bilinear_kernel(2 * stride, 4), stride)
-  np.testing.assert_allclose(bilinear_upsample(x, stride), expected, atol=1e-6)
+@pytest.mark.parametrize(('stride', 'kernel_size'), [(2, 4), (8, 16), (4, 7)])
+def test_bilinear_upsample_is_the_transposed_convolution(stride, kernel_size):
+  """Of an odd kernel too."""
+  x = np.random.default_rng(0).normal(size=(2, 3, 1, 4)).astype('f4')
 
+  @functools.partial(jit, once=True)
+  def run(x):
+    kernel = bilinear_kernel(kernel_size, 4)
+    return bilinear_upsample(x, stride, kernel_size), conv_transpose(x, kernel, stride)
 
-def test_bilinear_upsample_of_an_odd_kernel_is_the_transposed_convolution():
-  x = jax.random.normal(jax.random.key(0), (2, 3, 1, 4))
-  expected = conv_transpose(x, bilinear_kernel(7, 4), 4)
-  np.testing.assert_allclose(bilinear_upsample(x, 4, kernel_size=7), expected, atol=1e-6)
+  np.testing.assert_allclose(*run(x), atol=1e-6)
 
 
 def test_max_pool_ceil_keeps_the_odd_row_and_column():

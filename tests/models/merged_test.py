@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.data import transforms
+from segjax.data import geometry
 from segjax.models.merged import Merged
 from segjax.types import SegjaxError
 
@@ -52,8 +52,8 @@ def test_both_see_the_image():
   assert set(variables['params']) == {'semantic', 'instance'}
 
 
-def test_the_semantic_network_has_a_normalisation_of_its_own():
-  """Pixels normalised by (mean, std) = (100, 50) are turned into those by (80, 40), padding too."""
+def test_the_semantic_network_has_a_normalization_of_its_own():
+  """Pixels normalized by (mean, std) = (100, 50) are turned into those by (80, 40), padding too."""
   outputs = apply(semantic_scale=(1.25,), semantic_shift=(0.5, 0.5, 0.5))
   pixels = np.where(INSIDE, IMAGE * 50 + 100, 80)
   np.testing.assert_allclose(outputs['semantic'], (pixels - 80) / 40, rtol=1e-5, atol=1e-5)
@@ -73,10 +73,10 @@ def test_the_semantic_network_sees_the_image_at_the_size_it_was_trained_at(resiz
   [seen] = seen
   assert seen.shape == (2, 16, 12, 3)
   for i, size in enumerate(SIZE.tolist()):
-    target = transforms.fit_size(tuple(size), (16, 12)) if resize == 'fit' else (16, 12)
-    expected = transforms.resize_image(IMAGE[i, : size[0], : size[1]], target)
+    target = geometry.fit_size(tuple(size), (16, 12)) if resize == 'fit' else (16, 12)
+    expected = geometry.resize_image(IMAGE[i, : size[0], : size[1]], target)
     np.testing.assert_allclose(seen[i, : target[0], : target[1]], expected, atol=1e-5)
-    back = transforms.resize_image(expected, tuple(size))
+    back = geometry.resize_image(expected, tuple(size))
     np.testing.assert_allclose(
       outputs['semantic'][i, : size[0], : size[1]], back, rtol=1e-4, atol=1e-5
     )

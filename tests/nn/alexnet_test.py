@@ -1,4 +1,4 @@
-"""AlexNet's tables against the figures of Krizhevsky et al. 2012 and of torchvision."""
+"""AlexNet's tables against the numbers of Krizhevsky et al. 2012 and of torchvision."""
 
 import flax.linen as nn
 import jax
@@ -59,8 +59,8 @@ def test_width_narrows_every_layer():
   assert [variables['params'][f'conv{i}']['bias'].size for i in range(1, 6)] == [2, 4, 6, 6, 4]
 
 
-def test_only_the_caffe_form_normalises():
-  """y = x / (1 + 2e-5 Σ x²)^0.75, twice, where every kernel hands on the mean of its channels."""
+def test_only_the_caffe_form_normalizes():
+  """y = x / (1 + 2e-5 Σ x²)^0.75, twice, where every kernel passes on the mean of its channels."""
   image = jnp.full((1, 63, 63, 1), 1e4)
   outputs = {}
   for form in FORMS:

@@ -1,4 +1,4 @@
-"""GoogLeNet's tables against the figures of its paper, of Caffe's model and of torchvision's."""
+"""GoogLeNet's tables against the numbers of its paper, of Caffe's model and of torchvision's."""
 
 import functools
 
@@ -42,7 +42,7 @@ def test_1024_maps_of_7x7_come_out(form, parameters):
   assert ('batch_stats' in variables) == (form == 'torchvision')
 
 
-def test_modules_put_out_what_table_1_says():
+def test_modules_output_what_table_1_says():
   outputs = {
     name: channels.one + channels.three + channels.five + channels.pool_proj
     for stage in STAGES
@@ -52,7 +52,7 @@ def test_modules_put_out_what_table_1_says():
 
 
 def test_a_module_is_four_branches_side_by_side():
-  """With a `unit` that notes what it is told, and hands on its input with a number for its name."""
+  """With a `unit` that notes its arguments, and outputs its input with a number for its name."""
   calls = {}
 
   def unit(x, channels, window, *, name):

@@ -1,4 +1,4 @@
-"""ResNet against the figures of the papers (arXiv 1512.03385 and 1611.05431) and torchvision's."""
+"""ResNet against the numbers of the papers (arXiv 1512.03385 and 1611.05431) and torchvision's."""
 
 import functools
 import math
@@ -6,15 +6,16 @@ import typing
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from flax import linen as nn
+from networks import apply, count, filled
 
 from segjax.nn import resnet
 from segjax.nn.resnet import VARIANTS, FrozenBatchNorm, ResNet, Variant, max_pool_3x3, stage_blocks
 from segjax.ops.windows import Window, view
 from segjax.train.compile import jit
-from segjax.types import SegjaxError
 
 # Parameters as torchvision publishes them, with the classifier for 1000 classes.
 PARAMETERS = {
@@ -48,37 +49,18 @@ def images(shape=(2, 37, 45, 3)):
 
 
 def abstract(model, shape, **kwargs):
-  image = jax.ShapeDtypeStruct(shape, jnp.float32)
-  init = functools.partial(model.init, **kwargs)
-  return jax.eval_shape(init, jax.random.key(0), image)
+  return networks.abstract(model, shape, **kwargs)[0]
 
 
 def random_variables(model, stages=resnet.STAGES):
-  """Without the cost of compiling `init`; positive variances and factors."""
-  rng = np.random.default_rng(1)
-
-  def draw(path, x):
-    if path[-1].key in ('var', 'scale'):
-      return rng.uniform(0.5, 1.5, x.shape).astype('f4')
-    return rng.normal(0, np.sqrt(2 / max(1, np.prod(x.shape[:-1]))), x.shape).astype('f4')
-
-  shapes = abstract(model, (1, 32, 32, 3), stages=stages)
-  return jax.tree_util.tree_map_with_path(draw, dict(shapes))
-
-
-def apply(model, variables, x, **kwargs):
-  return jit(functools.partial(model.apply, **kwargs), once=True)(variables, x)
-
-
-def count(tree):
-  return sum(x.size for x in jax.tree.leaves(tree))
+  return filled(abstract(model, (1, 32, 32, 3), stages=stages))
 
 
 def assert_close(a, b, tolerance=1e-5):
   np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
-# --- figures -------------------------------------------------------------------------------------
+# --- numbers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
@@ -135,7 +117,7 @@ def test_where_strides_and_dilations_are():
     first, *rest = stage_blocks(VARIANTS['resnet50'], stage, **kwargs)
     assert first.shortcut.stride == (1 if kwargs else 2)
     assert all(block.shortcut is None for block in rest)
-  # Only a basic block of stage 2 takes as many channels as it puts out.
+  # Only a basic block of stage 2 takes as many channels as it outputs.
   assert stage_blocks(VARIANTS['resnet18'], 2)[0].shortcut is None
   assert stage_blocks(VARIANTS['resnet50'], 2)[0].shortcut.features == 256
 
@@ -188,8 +170,8 @@ def test_outputs_lie_on_pixels_and_see_what_the_table_says(variant, kwargs):
   image = np.zeros((1, height, 1, 3), np.float32)
   image[0, pixel] = np.nan
   features = apply(model, variables, image)
-  for name, (stride, centre, size) in seen(variant, **kwargs).items():
-    assert centre == 0
+  for name, (stride, center, size) in seen(variant, **kwargs).items():
+    assert center == 0
     expected = [i for i in range(height // stride) if abs(stride * i - pixel) <= size // 2]
     actual = np.flatnonzero(np.isnan(features[name]).all((0, 2, 3)))
     assert actual.tolist() == expected
@@ -245,10 +227,13 @@ def test_unstrided_stages_keep_the_size_and_the_parameters():
   assert c5.shape[1:3] == (7, 7)
 
 
-@pytest.mark.parametrize('fields', [{'unstrided': (2,)}, {'frozen_stages': 6}])
-def test_stages_that_there_are_not(fields):
-  with pytest.raises(SegjaxError, match=f'config.model.{next(iter(fields))}'):
-    abstract(tiny(**fields), (1, 32, 32, 3))
+def test_stages_that_a_config_may_name():
+  """Only 3, 4 and 5 halve; any of 5 may be frozen, and 0 is none."""
+  hints = typing.get_type_hints(ResNet, include_extras=True)
+  accepted = lambda hint: [stage for stage in range(-1, 8) if stage in typing.get_args(hint)[1]]
+  for key in ('dilate', 'unstrided'):
+    assert accepted(typing.get_args(hints[key])[0]) == [3, 4, 5]
+  assert accepted(hints['frozen_stages']) == [0, 1, 2, 3, 4, 5]
 
 
 # --- norms and training --------------------------------------------------------------------------
@@ -285,7 +270,7 @@ def test_everything_learns_but_frozen_norms(variant, norm):
   assert all(np.array_equal(a, b) == (norm == 'frozen') for a, b in zip(old, new, strict=True))
 
 
-def test_frozen_is_batch_normalisation_with_the_running_statistics():
+def test_frozen_is_batch_normalization_with_the_running_statistics():
   x = images()
   variables = random_variables(tiny(), SHORT)
   shapes = dict(abstract(tiny(norm='frozen'), x.shape, stages=SHORT))
@@ -297,7 +282,7 @@ def test_frozen_is_batch_normalisation_with_the_running_statistics():
       assert_close(actual[name], expected[name])
 
 
-def test_frozen_norm_hands_its_gradient_on():
+def test_frozen_norm_passes_its_gradient_on():
   x = images((1, 2, 3, 4))
   layer = FrozenBatchNorm(jnp.float32)
   variables = {
@@ -316,7 +301,7 @@ def test_batch_statistics_follow_the_batch_by_the_momentum():
   run = functools.partial(apply, model, variables, x, train=True)
   _, state = run(stages=(1,), mutable=['batch_stats'])
   kernel = {'params': {'kernel': variables['params']['stem']['kernel']}}
-  stem = nn.Conv(4, (7, 7), 2, padding=3, use_bias=False).apply(kernel, x)
+  stem = apply(nn.Conv(4, (7, 7), 2, padding=3, use_bias=False), kernel, x)
   old, new = (s['batch_stats']['stem_norm']['mean'] for s in (variables, state))
   assert_close(new, 0.25 * old + 0.75 * stem.mean((0, 1, 2)))
 
@@ -339,7 +324,14 @@ def test_bfloat16_computes_in_it_with_float32_parameters(norm):
   assert 0 < np.abs(a - b).mean() < 0.05 * np.abs(a).mean()
 
 
-@pytest.mark.parametrize('dilate', [(2,), (4, 6)])
-def test_only_stages_that_halve_can_be_dilated(dilate):
-  with pytest.raises(SegjaxError, match='config.model.dilate=.*: only stages 3, 4 and 5'):
-    abstract(tiny(dilate=dilate), (1, 9, 9, 3))
+@pytest.mark.parametrize('epsilon', [0.0, 1.0])
+def test_frozen_norms_take_an_epsilon(epsilon):
+  scale, bias, mean, var = np.float32([[2, 3], [1, 0], [1, 0], [4, 1e-6]])
+  variables = {
+    'params': {'scale': scale, 'bias': bias},
+    'batch_stats': {'mean': mean, 'var': var},
+  }
+  x = np.float32([3, 1]).reshape(1, 1, 1, 2)
+  y = apply(FrozenBatchNorm(jnp.float32, epsilon), variables, x)
+  expected = scale / np.sqrt(var + epsilon) * (x - mean) + bias
+  np.testing.assert_allclose(y, expected, rtol=1e-5)

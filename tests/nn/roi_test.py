@@ -21,10 +21,10 @@ BOXES = np.float32([[[3, 5, 21, 30], [0, 0, 32, 32]]])
   [
     ({'aligned': True}, 2, multilevel_roi_align, {'aligned': True, 'sampling_ratio': 2}),
     (
-      {'sampling_ratio': 0, 'max_samples': 3, 'mode': 'max'},
+      {'sampling_ratio': 0, 'max_samples': 2, 'mode': 'max'},
       2,
       multilevel_roi_align,
-      {'aligned': False, 'sampling_ratio': 0, 'max_samples': 3, 'mode': 'max'},
+      {'aligned': False, 'sampling_ratio': 0, 'max_samples': 2, 'mode': 'max'},
     ),
     ({'op': 'roi_pool'}, 1, roi_pool, {}),
     ({'op': 'roi_warp', 'mode': 'max'}, 1, roi_warp, {'sampling_ratio': 2, 'mode': 'max'}),

@@ -62,7 +62,7 @@ def test_the_head_has_the_same_weights_at_every_level(convs):
 
 
 def inputs():
-  """Logits and deltas of `ANCHORS`; the third is moved onto the first, the fourth is empty."""
+  """Logits and deltas of `ANCHORS`, whose boxes they leave in place."""
   logits = [np.float32([[1, 4, 3, 2]]), np.float32([[0]])]
   deltas = [np.zeros((1, 4, 4), np.float32), np.zeros((1, 1, 4), np.float32)]
   return logits, deltas
@@ -79,14 +79,15 @@ def test_the_best_of_each_level_are_proposed_inside_the_image():
   assert found.valid.all()
 
 
-def test_proposals_of_a_level_suppress_each_other():
+def test_proposals_of_a_level_suppress_each_other_and_thin_ones_are_dropped():
   logits, deltas = inputs()
-  deltas[0][0, 2] = (1, -1, 0, 0)  # onto the second, of a higher score
-  deltas[1][0, 0, 2:] = -20  # thinner than any object
+  deltas[0][0, 2] = 1, -1, 0, 0  # onto the second, of a higher score
+  deltas[0][0, 3] = 0, 0, -20, 0  # thinner than any object
+  deltas[1][0, 0] = 0.25, -0.25, np.log(0.5), np.log(0.5)  # onto the second, of another level
   found = jit(functools.partial(propose, anchors=ANCHORS, **OPTIONS), once=True)(
     logits, deltas, size=SIZE
   )
-  np.testing.assert_allclose(found.boxes[0, :2], [[8, 0, 12, 8], [8, 8, 12, 16]], atol=1e-5)
+  np.testing.assert_allclose(found.boxes[0, :2], [[8, 0, 12, 8]] * 2, atol=1e-5)
   assert found.valid[0].tolist() == [True, True, False, False]
   assert not found.boxes[0, 2:].any()
 
@@ -116,7 +117,7 @@ def test_sampled_anchors_have_the_deltas_to_their_object_as_target():
   instances = Instances(boxes, np.zeros((1, 2), np.int32), None, ~valid & valid, valid)
 
   def run(**fields):
-    config = RPNConfig(samples=8, **fields)
+    config = RPNConfig(**{'samples': 8} | fields)
     sample = lambda keys: sample_anchors(keys, ANCHORS, logits, deltas, instances, config)
     found = jit(sample, once=True)(jax.random.split(jax.random.key(0), 1))
     return jax.tree.map(lambda x: np.asarray(x)[0], found)
@@ -132,6 +133,8 @@ def test_sampled_anchors_have_the_deltas_to_their_object_as_target():
   for positive_iou, positives, valid in ((0.2, 2, 5), (0.3, 1, 4)):
     found = run(positive_iou=positive_iou, negative_iou=0.1)
     assert (found.positive.sum(), found.valid.sum()) == (positives, valid)
+  # At most half of them are positive.
+  assert run(samples=2, positive_iou=0.2, negative_iou=0.1).positive.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

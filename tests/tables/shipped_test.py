@@ -1,6 +1,7 @@
-"""The tables of experiments/: each builds, is sourced, and is what its README shows."""
+"""The tables of experiments/: each builds, has its sources, and is what its README shows."""
 
 import decimal
+import functools
 import pathlib
 import re
 import runpy
@@ -9,35 +10,36 @@ import sys
 import jax
 import pytest
 
+from segjax.cli.table import entry_facts
 from segjax.convert import load
-from segjax.data import datasets, pipeline
+from segjax.experiment import parse
 from segjax.metrics import coco
 from segjax.models import segnet, unet
-from segjax.program.build import build, complete
-from segjax.program.tables import entry_facts
 from segjax.tables import page, results, runs, spec
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
 NAMES = sorted(p.parent.name for p in EXPERIMENTS.glob('*/table.toml'))
-UNVERIFIED = {'fcn32s_fixed_pami'}  # figures quoted from memory
+# Tests of one table in one process of pytest-xdist, which then traces each network once.
+TABLES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
+UNVERIFIED = {'fcn32s_fixed_pami'}  # quoted from memory
 
 
 def read(name):
   return spec.read_table(EXPERIMENTS / name)
 
 
-def test_tables_that_there_are():
+def test_the_tables_of_the_papers():
   there = {'fcn': (1, 2, 3), 'segnet': (1, 3, 4, 6), 'unet': (1, 2), 'mask_rcnn': (1, 2, 3, 7)}
   there |= {'panoptic': (1, 5, 6), 'panoptic_fpn': (3,)}
   assert 'model_zoo' in NAMES
   assert set(NAMES) >= {f'{paper}_table{n}' for paper, numbers in there.items() for n in numbers}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', TABLES)
 def test_every_config_builds_and_every_path_exists(name):
   """As shapes, with the row's overrides; `read_table` has checked the paths of recipes."""
   table = read(name)
-  assert table.entries or not table.recipes, 'a table without recipes is there for its figures'
+  assert table.entries or not table.recipes, 'a table without recipes quotes a paper'
   for entry in table.entries.values():
     if entry.config:
       facts = entry_facts(entry)
@@ -49,13 +51,13 @@ def test_every_config_builds_and_every_path_exists(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_every_figure_of_the_paper_is_a_number_with_its_source(name):
+def test_every_result_of_the_paper_is_a_number_with_its_source(name):
   table = read(name)
   sourced = all(row.source for row in table.rows.values())  # not a table of a paper
   assert sourced or re.search(r'arXiv \d{4}\.\d{4,5}, Table \d', table.file.source)
-  figures = [f for row in table.rows.values() for f in (row.paper or {}).values()]
-  assert figures
-  assert all(isinstance(f, int | decimal.Decimal) and f >= 0 for f in figures)
+  values = [v for row in table.rows.values() for v in (row.paper or {}).values()]
+  assert values
+  assert all(isinstance(v, int | decimal.Decimal) and v >= 0 for v in values)
   assert {n for n, row in table.rows.items() if row.unverified} <= UNVERIFIED
   titles = [row.title for row in table.rows.values()]
   assert len(set(titles)) == len(titles)
@@ -68,7 +70,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
     'pixel_accuracy', 'mean_class_accuracy', 'mean_iou', 'frequency_weighted_iou', 'boundary_f1',
     'pixel_error', 'rand_error', 'v_rand', 'v_info', 'per_class.cell.iou',
     'forward_ms', 'backward_ms', 'training_mb', 'inference_mb', 'model_mb',
-    'voc_2011_test.mean_iou', 'voc_2012_test.mean_iou',  # of the organisers' server
+    'voc_2011_test.mean_iou', 'voc_2012_test.mean_iou',  # from the evaluation server
     'pq', 'pq_things', 'pq_stuff',
     *(f'{kind}_{name}' for kind in ('box', 'mask') for name in coco.STATS),
     'parameters', 'stride', 'receptive_field',
@@ -78,7 +80,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
   assert all(c.computed == (c.key in ('parameters', 'stride', 'receptive_field')) for c in columns)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', TABLES)
 def test_readme_is_the_rendered_table(name):
   table = read(name)
   lines = page.make_lines(table, results.read_results(table), entry_facts)
@@ -150,12 +152,10 @@ def test_the_model_zoo_trains_nothing_and_takes_weights_that_can_be_read():
 
 @pytest.mark.parametrize('row', ['torchvision_v1', 'torchvision_v2', 'r50_fpn_3x', 'r50_c4_3x'])
 def test_the_networks_of_the_model_zoo_have_a_place_for_every_weight(row):
-  config = complete(runs.given_config(read('model_zoo').entries[f'{row}.weights']))
-  spec = datasets.describe(pipeline.DataConfig(**config['data']))
-  model = build(config, spec, {}).model
+  experiment = parse(runs.given_config(read('model_zoo').entries[f'{row}.weights']))
   image, size = (jax.ShapeDtypeStruct(s, t) for s, t in (((1, 64, 64, 3), 'f4'), ((1, 2), 'i4')))
-  variables = jax.eval_shape(model.init, jax.random.key(0), image, size)
-  rows = load.SOURCES[config['init_from']['source']].rows
+  variables = jax.eval_shape(experiment.model.init, jax.random.key(0), image, size)
+  rows = load.SOURCES[experiment.init_from.source].rows
   assert {r.path for r in rows} == set(load.flat_paths(variables))
 
 
@@ -169,10 +169,11 @@ def test_segnet_table_6_measures_its_rows(monkeypatch, capsys):
   assert list(script['NETWORKS']) == list(table.rows)
   assert script['SIZE'] == (360, 480)
   small = unet.UNet(script['CLASSES'], width=2, depth=1, padding='same', norm='batch')
-  script['main'].__globals__['NETWORKS'] = {'unet': small}
+  variables = script['main'].__globals__
+  variables |= {'NETWORKS': {'unet': small}, 'measure': functools.cache(script['measure'])}
   script['main']()
   assert written == [], 'only the size of the paper is recorded'
-  script['main'].__globals__['SIZE'] = (16, 24)
+  variables['SIZE'] = (16, 24)
   script['main']()
   (record,) = written
   assert set(record.metrics) == {column.key for column in table.columns.values()}

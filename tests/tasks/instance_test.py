@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +156,7 @@ def test_four_devices_agree_with_one(variables):
 
 
 def test_images_without_objects_train(variables):
-  """No loss and no gradient is NaN; the background remains to be learnt."""
+  """No loss and no gradient is NaN; the background is still trained on."""
   batch = make_batch(2)
   batch['instances'] = jax.tree.map(np.zeros_like, batch['instances'])
   grads, means = gradient(variables['params'], batch)
@@ -167,7 +166,7 @@ def test_images_without_objects_train(variables):
 
 
 def test_compiles_once_for_a_shape():
-  """A step is traced once for each shape of batch, and hands on a state of the types it takes."""
+  """A step is traced once for each shape of batch, and passes on a state of the types it takes."""
   traced = []
 
   def forward(variables, batch, **kwargs):
@@ -293,14 +292,6 @@ def detect(variables, batch, **keys):
   return jax.device_get(detector(**keys)(variables, seen))
 
 
-def test_flip_inside_leaves_the_padding_where_it_is():
-  image = jnp.arange(2 * 2 * 5, dtype=jnp.float32).reshape(2, 2, 5, 1) + 1
-  flipped = shared.flip_inside(image, jnp.array([[2, 5], [2, 3]]))
-  np.testing.assert_array_equal(flipped[0], image[0, :, ::-1])
-  np.testing.assert_array_equal(flipped[1, :, :3], image[1, :, 2::-1])
-  assert not flipped[1, :, 3:].any()
-
-
 def test_views_of_a_flipped_image_are_flipped(variables):
   """Of an image and its mirror image the same is found, mirrored."""
   batch = make_batch(1)
@@ -327,49 +318,6 @@ def test_one_view_through_the_merging_is_that_view(variables):
   plain, merged = both(variables, batch['image'], batch['size'])
   for name, a, b in zip(plain._fields, plain, merged, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-class Seer:
-  """Finds one rectangle of the image's pixels by their values, and as its mask what is in it."""
-
-  masks = True
-  box_head = types.SimpleNamespace(max_detections=3, nms_iou=0.5)
-
-  def __call__(self, image, size, given=None):
-    if given is None:
-      bright = image[..., 0] > 0.5
-      columns, rows = bright.any(1), bright.any(2)
-      edge = lambda line: (jnp.argmax(line, 1), line.shape[1] - jnp.argmax(line[:, ::-1], 1))
-      (x0, x1), (y0, y1) = edge(columns), edge(rows)
-      boxes = jnp.stack([x0, y0, x1, y1], -1)[:, None].astype(jnp.float32)
-      one = jnp.ones((len(image), 1))
-      return {'detections': Detections(boxes, one.astype(int), 0.9 * one, None, one > 0)}
-    # Where the masks are looked for, in the pixels of the second row.
-    left_half = jnp.arange(28) < 14
-    masks = jnp.zeros((1, 3, 28, 28)) + left_half
-    return {'detections': given._replace(masks=masks.at[0, 1, 0, :4].set(given.boxes[0, 0]))}
-
-
-@pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
-@pytest.mark.parametrize('flip', [False, True])
-def test_a_view_finds_what_is_in_the_image(scale, flip):
-  """Also where the size of the scaled image is not whole."""
-  image = np.zeros((1, 64, 96, 3), np.float32)
-  left, right = (13, 51) if flip else (12, 52)  # whole pixels of each view
-  image[0, 8:40, left:right] = 1
-  size = np.array([[50, 71]], np.int32)
-  seer = Seer()
-  run = jit(lambda *inputs: shared.detect_in_views(seer, seer, *inputs, [(scale, flip)]))
-  found = jax.device_get(run(image, size))
-  np.testing.assert_array_equal(found.valid, [[True, False, False]])
-  np.testing.assert_allclose(found.boxes[0, 0], [left, 8, right, 40], atol=1e-4)
-  # The masks were looked for where the object is in the view.
-  seen = np.array([71 - right, 8, 71 - left, 40] if flip else [left, 8, right, 40])
-  noted = found.masks[0, 1, 0]
-  noted = noted[::-1][:4] if flip else noted[:4]
-  np.testing.assert_allclose(noted, scale * seen, atol=1e-4)
-  mask = np.broadcast_to((np.arange(28) < 14) != flip, (28, 28))
-  np.testing.assert_array_equal(found.masks[0, 0], mask)
 
 
 def test_views_of_several_scales_are_averaged(variables):

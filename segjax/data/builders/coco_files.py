@@ -96,19 +96,7 @@ def read_file(path: Path) -> CocoFile:
     SegjaxError: the file is missing, truncated or without one of the three; an image or a category
       lacks what it must have or comes twice; an annotation is of an image that is not listed.
   """
-  try:
-    content = json.loads(raw.read_bytes(path))
-  except ValueError as e:  # no JSON, or no UTF-8
-    raise SegjaxError(
-      f'{path} is truncated or is not valid JSON ({e}): download the file again'
-    ) from e
-  tables = {}
-  for key in ('categories', 'images', 'annotations'):
-    table = tables[key] = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
-      raise SegjaxError(f"{path} has no list {key}: name a file in COCO's format")
-    if not table and key != 'annotations':
-      raise SegjaxError(f'{path} lists no {key}: download the file again')
+  tables = _read_tables(path)
   for entry in tables['categories']:
     check(path, f'category {entry.get("id")}', entry, {'name': _LINE, 'id': INTEGER})
   for entry in tables['images']:
@@ -130,6 +118,23 @@ def read_file(path: Path) -> CocoFile:
     tuple(CocoImage(*(entry[key] for key in CocoImage._fields)) for entry in tables['images']),
     annotations,
   )
+
+
+def _read_tables(path: Path) -> dict[str, list[dict[str, Any]]]:
+  try:
+    content = json.loads(raw.read_bytes(path))
+  except ValueError as e:  # no JSON, or no UTF-8
+    raise SegjaxError(
+      f'{path} is truncated or is not valid JSON ({e}): download the file again'
+    ) from e
+  tables = {}
+  for key in ('categories', 'images', 'annotations'):
+    table = tables[key] = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
+      raise SegjaxError(f"{path} has no list {key}: name a file in COCO's format")
+    if not table and key != 'annotations':
+      raise SegjaxError(f'{path} lists no {key}: download the file again')
+  return tables
 
 
 @dataclasses.dataclass(eq=False)

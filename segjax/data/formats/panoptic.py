@@ -114,7 +114,6 @@ def read_example(
   panoptic_key: str = 'panoptic',
   segments_key: str | None = 'segments',
   crowd_key: str = 'iscrowd',
-  divisor: int = 256,
   size: Size | None = None,
 ) -> Segments:
   """The segments of an example.
@@ -124,10 +123,9 @@ def read_example(
     what: the example's name, for errors.
     panoptic_key: the feature with the image of ids.
     segments_key: the feature with the list, a dict of lists: `id`, `label` and `crowd_key`; None if
-      a pixel's value is divisor * class index + number, as in scenes, and there are no crowds; the
+      a pixel's value is 256 * class index + number, as in scenes, and there are no crowds; the
       class 255 is void.
     crowd_key: 'is_crowd' in TFDS's COCO.
-    divisor: see `segments_key`.
     size: (H, W) of the image; None for any.
 
   Returns:
@@ -142,9 +140,9 @@ def read_example(
     values = images.decode_label(coded, what) if isinstance(coded, bytes) else coded
     values = values.reshape(values.shape[:2]).astype(np.int64)
     # From 1 on, as 0 is a segment here: the first of class 0.
-    ids = np.where(values // divisor == common.VOID, 0, values + 1)
+    ids = np.where(values // 256 == common.VOID, 0, values + 1)
     listed = np.setdiff1d(ids, [0])
-    classes, crowd = (listed - 1) // divisor, np.zeros(len(listed), bool)
+    classes, crowd = (listed - 1) // 256, np.zeros(len(listed), bool)
   else:
     rgb = images.decode_image(coded, 3, what) if isinstance(coded, bytes) else coded
     if rgb.shape[2:] != (3,):

@@ -3,16 +3,18 @@
 import cv2
 import numpy as np
 import pytest
+from raw_files import gray, remove, rename, write
 from scipy import ndimage
 
 from segjax import types
 from segjax.data import datasets, pipeline
 from segjax.data.builders.cell_tracking import builder as cell_tracking
+from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
 from segjax.data.weight_map import border_weight_map
 
 FRAMES = 4
-# Video and truth: the labelled frames.
-LABELLED = {'01_GT': [1, 3], '02_GT': [0], '01_ST': [0, 1, 2, 3], '02_ST': [0, 1, 2, 3]}
+# Video and truth: the labeled frames.
+LABELED = {'01_GT': [1, 3], '02_GT': [0], '01_ST': [0, 1, 2, 3], '02_ST': [0, 1, 2, 3]}
 
 
 def cells(rng, size=(16, 20), count=6):
@@ -25,21 +27,21 @@ def cells(rng, size=(16, 20), count=6):
   return np.where(nearest % 3 == 0, 0, 200 * nearest).astype(np.uint16)
 
 
-def write_source(folder):
+def write_source(directory):
   """Writes two videos of 4 frames with gold and silver truth; returns images and instances."""
   rng = np.random.default_rng(0)
   images, instances = {}, {}
   for video in ('01', '02'):
-    (folder / video).mkdir(parents=True)
+    (directory / video).mkdir(parents=True)
     for frame in range(FRAMES):
       image = images[video, frame] = rng.integers(0, 256, (16, 20), np.uint8)
-      cv2.imwrite(str(folder / video / f't{frame:03d}.tif'), image)
-  for truth, frames in LABELLED.items():
-    (folder / truth / 'SEG').mkdir(parents=True)
-    (folder / truth / 'TRA').mkdir()
+      cv2.imwrite(str(directory / video / f't{frame:03d}.tif'), image)
+  for truth, frames in LABELED.items():
+    (directory / truth / 'SEG').mkdir(parents=True)
+    (directory / truth / 'TRA').mkdir()
     for frame in frames:
       instance = instances[truth, frame] = cells(rng)
-      cv2.imwrite(str(folder / truth / 'SEG' / f'man_seg{frame:03d}.tif'), instance)
+      cv2.imwrite(str(directory / truth / 'SEG' / f'man_seg{frame:03d}.tif'), instance)
   return images, instances
 
 
@@ -49,7 +51,7 @@ def source(tmp_path):
   return tmp_path / 'raw'
 
 
-# Config: folder, truth.
+# Config: directory, truth.
 CONFIGS = {
   'phc_u373': ('PhC-C2DH-U373', 'GT'),
   'dic_hela': ('DIC-C2DH-HeLa', 'GT'),
@@ -60,14 +62,14 @@ CONFIGS = {
 
 @pytest.mark.parametrize('config', CONFIGS)
 @pytest.mark.parametrize('inside', [False, True])
-def test_reads_labelled_frames(prepare, by_name, tmp_path, config, inside):
-  folder, truth = CONFIGS[config]
-  images, instances = write_source(tmp_path / 'raw' / folder)
-  source = tmp_path / 'raw' / folder if inside else tmp_path / 'raw'
+def test_reads_labeled_frames(prepare, by_name, tmp_path, config, inside):
+  directory, truth = CONFIGS[config]
+  images, instances = write_source(tmp_path / 'raw' / directory)
+  source = tmp_path / 'raw' / directory if inside else tmp_path / 'raw'
   builder = prepare(cell_tracking.Builder, source, config=config)
   for split, video in (('train', '01'), ('val', '02')):
     examples = by_name(builder, split)
-    frames = LABELLED[f'{video}_{truth}']
+    frames = LABELED[f'{video}_{truth}']
     assert sorted(examples) == [f'{video}_t{frame:03d}' for frame in frames]
     for frame in frames:
       example = examples[f'{video}_t{frame:03d}']
@@ -127,12 +129,13 @@ def test_touching_cells_become_components_and_get_border_weights():
 
 def test_pipeline_reads_them(prepare, source):
   builder = prepare(cell_tracking.Builder, source)
-  config = pipeline.DataConfig(
-    name='cell_tracking', batch_size=2, crop_size=(8, 8), weight_map={'w0': 10.0, 'sigma': 5.0}
+  data = DataConfig(
+    'cell_tracking', size=SizeConfig(crop_size=(8, 8)), weight_map={'w0': 10.0, 'sigma': 5.0}
   )
+  config = InputConfig(data, batch=BatchConfig(size=2))
   spec = datasets.spec(builder, config)
   assert (spec.num_classes, spec.channels) == (2, 1)
-  batches = pipeline.train_batches(builder, config, spec, seed=0)
+  batches = pipeline.train_batches(builder, spec, config, seed=0)
   batch, names = next(batches)
   batches.close()
   assert batch['image'].shape == (2, 8, 8, 1)
@@ -140,52 +143,35 @@ def test_pipeline_reads_them(prepare, source):
   assert batch['weight'].max() > 1
 
 
-def spoil(root):
-  (root / '01/t001.tif').write_bytes(b'no image')
-
-
-def shrink_label(root):
-  cv2.imwrite(str(root / '02_GT/SEG/man_seg000.tif'), np.zeros((16, 19), np.uint16))
-
-
-def make_label_8_bit(root):
-  cv2.imwrite(str(root / '02_GT/SEG/man_seg000.tif'), np.zeros((16, 20), np.uint8))
-
-
-def make_image_16_bit(root):
-  cv2.imwrite(str(root / '02/t000.tif'), np.zeros((16, 20), np.uint16))
-
-
-def rename_truth(root):
-  (root / '01_GT').rename(root / '01_GT_old')
-
-
-def rename_video(root):
-  (root / '01').rename(root / 'first')
-
-
-def remove(name):
-  return lambda root: (root / name).unlink()
-
-
 BREAKS = {
-  'undecodable': (spoil, r'01/t001\.tif cannot be decoded'),
-  'size': (shrink_label, r'02/t000\.tif is 20x16 .*man_seg000\.tif is 19x16'),
-  'label mode': (make_label_8_bit, r'man_seg000\.tif has pixels of mode L, not I;16'),
-  'image mode': (make_image_16_bit, r't000\.tif has pixels of mode I;16, not L'),
-  'truth': (rename_truth, r'01_GT/SEG holds no man_segNNN\.tif'),
+  'undecodable': (
+    lambda root: (root / '01/t001.tif').write_bytes(b'no image'),
+    r'01/t001\.tif cannot be decoded',
+  ),
+  'size': (
+    write('02_GT/SEG/man_seg000.tif', np.zeros((16, 19), np.uint16)),
+    r'02/t000\.tif is 20x16 .*man_seg000\.tif is 19x16',
+  ),
+  'label mode': (
+    write('02_GT/SEG/man_seg000.tif', gray(16, 20)),
+    r'man_seg000\.tif has pixels of mode L, not I;16',
+  ),
+  'image mode': (
+    write('02/t000.tif', np.zeros((16, 20), np.uint16)),
+    r't000\.tif has pixels of mode I;16, not L',
+  ),
+  'truth': (rename('01_GT', '01_GT_old'), r'01_GT/SEG holds no man_segNNN\.tif'),
   'no label': (remove('02_GT/SEG/man_seg000.tif'), r'02_GT/SEG holds no man_segNNN\.tif'),
-  'video': (rename_video, r'raw does not hold PhC-C2DH-U373.*data\.source'),
+  'video': (rename('01', 'first'), r'raw does not hold PhC-C2DH-U373.*data\.source'),
   'image': (remove('01/t003.tif'), r'01/t003\.tif is missing'),
 }
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source / 'PhC-C2DH-U373')
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(cell_tracking.Builder, source)
+  refuses(cell_tracking.Builder, source, message)
 
 
 def test_other_data_set_is_not_taken(prepare, source):

@@ -1,16 +1,15 @@
 """Cityscapes instances: objects and groups, and each way in which the raw files can be wrong."""
 
 import cv2
-import made_up_cityscapes
 import numpy as np
 import pytest
+import synthetic_cityscapes
 import tensorflow_datasets as tfds
+from raw_files import remove, rename, truncate, write
 
 from segjax.data.builders.cityscapes_instances import builder as cityscapes
 from segjax.data.formats import coco
-from segjax.types import SegjaxError
 
-MODULE = 'segjax.data.builders.cityscapes_instances.builder'
 HEIGHT, WIDTH = 12, 20
 STEMS = {
   'train': ['aachen/aachen_000001_000019', 'aachen/aachen_000000_000019', 'ulm/ulm_000000_000019'],
@@ -45,7 +44,7 @@ OBJECTS = [
 
 @pytest.fixture
 def source(tmp_path):
-  made_up_cityscapes.write(tmp_path / 'raw', STEMS, instance_ids())
+  synthetic_cityscapes.write(tmp_path / 'raw', STEMS, instance_ids())
   return tmp_path / 'raw'
 
 
@@ -79,7 +78,7 @@ def test_test_split_has_no_objects_and_is_optional(prepare, by_name, source, tmp
   assert example['image'].shape == (HEIGHT, WIDTH, 3)
   assert example['objects']['id'] == []
   stems = {split: STEMS[split] for split in ('train', 'val')}
-  made_up_cityscapes.write(tmp_path / 'few', stems, instance_ids())
+  synthetic_cityscapes.write(tmp_path / 'few', stems, instance_ids())
   few = prepare(cityscapes.Builder, tmp_path / 'few', data_dir=tmp_path / 'prepared_few')
   assert sorted(few.info.splits) == ['train', 'val']
 
@@ -93,64 +92,50 @@ def test_classes(tmp_path):
 
 
 VAL = STEMS['val'][0]
-
-
-def shrink_label(source):
-  path = source / 'gtFine' / 'val' / f'{VAL}_gtFine_instanceIds.png'
-  cv2.imwrite(str(path), np.zeros((6, 10), np.uint16))
+LABEL = f'gtFine/val/{VAL}_gtFine_instanceIds.png'
 
 
 def put_value(value):
   def put(source):
     label = instance_ids()
     label[5, 5] = value
-    cv2.imwrite(str(source / 'gtFine' / 'val' / f'{VAL}_gtFine_instanceIds.png'), label)
+    cv2.imwrite(str(source / LABEL), label)
 
   return put
 
 
-def truncate(source):
-  path = source / 'leftImg8bit' / 'val' / f'{VAL}_leftImg8bit.png'
-  path.write_bytes(path.read_bytes()[:-100])
-
-
 BREAKS = {
   'image': (
-    lambda source: (
-      source / 'leftImg8bit' / 'train' / f'{STEMS["train"][1]}_leftImg8bit.png'
-    ).unlink(),
+    remove(f'leftImg8bit/train/{STEMS["train"][1]}_leftImg8bit.png'),
     r'1 images of train lack .* such as .*leftImg8bit/train/aachen/aachen_000000_000019_leftImg',
   ),
   'label': (
-    lambda source: (source / 'gtFine' / 'val' / f'{VAL}_gtFine_instanceIds.png').unlink(),
+    remove(LABEL),
     r'1 images of val lack .* such as .*gtFine/val/munster/munster_000000_000019_gtFine_instance',
   ),
-  'folder': (
-    lambda source: (source / 'leftImg8bit' / 'val').rename(source / 'val'),
-    r'leftImg8bit/val has no images: set data\.source to the folder that holds leftImg8bit/',
+  'directory': (
+    rename('leftImg8bit/val', 'val'),
+    r'leftImg8bit/val has no images: set config\.data\.source to .* that holds leftImg8bit/',
   ),
-  'size': (shrink_label, r'leftImg8bit\.png is 20x12 .*instanceIds\.png is 10x6'),
+  'size': (
+    write(LABEL, np.zeros((6, 10), np.uint16)),
+    r'leftImg8bit\.png is 20x12 .*instanceIds\.png is 10x6',
+  ),
   'value': (put_value(34001), r'instanceIds\.png has the value 34001, which is out of range'),
   'class': (put_value(255), r'instanceIds\.png has the value 255, which is out of range'),
-  'undecodable': (truncate, r'munster_000000_000019_leftImg8bit\.png cannot be decoded'),
+  'undecodable': (
+    truncate(f'leftImg8bit/val/{VAL}_leftImg8bit.png', 100),
+    r'munster_000000_000019_leftImg8bit\.png cannot be decoded',
+  ),
 }
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, tmp_path, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source)
-  with pytest.raises(SegjaxError, match=message):
-    prepare(cityscapes.Builder, source)
-  assert not list((tmp_path / 'prepared').rglob('*.array_record*'))
+  refuses(cityscapes.Builder, source, message)
 
 
-def test_missing_source(prepare, tmp_path):
-  with pytest.raises(SegjaxError, match=r'nowhere does not exist.*data\.source'):
-    prepare(cityscapes.Builder, tmp_path / 'nowhere')
-
-
-def test_needs_no_tensorflow(modules_after_prepare, source):
-  modules = modules_after_prepare(MODULE, source)
-  assert 'segjax' in modules
-  assert 'tensorflow' not in modules
+def test_needs_no_tensorflow(needs_no_tensorflow, source):
+  needs_no_tensorflow(cityscapes.Builder, source)

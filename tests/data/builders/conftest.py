@@ -1,20 +1,21 @@
 """Fixtures that the builders' tests share: prepare a data set, find real data, run a new Python."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import tensorflow_datasets as tfds
-from real_data import real_data as find_real_data
+
+from segjax.types import SegjaxError
 
 
 @pytest.fixture
 def prepare(tmp_path) -> Callable[..., Any]:
-  """Prepares a data set from `source` below a temporary folder and returns its builder."""
+  """Prepares a data set from `source` below a temporary directory and returns its builder."""
 
   def prepare(builder_class, source=None, config=None, data_dir=tmp_path / 'prepared'):
     builder = builder_class(data_dir=data_dir, config=config)
@@ -26,39 +27,58 @@ def prepare(tmp_path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def real_data() -> Path:
-  """The directory of real data sets; the test is skipped where there is none."""
-  return find_real_data()
+def refuses(prepare, tmp_path) -> Callable[..., None]:
+  """Asserts that raw files are refused with a message, and that nothing is left behind."""
+
+  def refuses(builder_class, source, message, config=None):
+    with pytest.raises(SegjaxError, match=message):
+      prepare(builder_class, source, config=config)
+    assert not list((tmp_path / 'prepared').rglob('*.array_record*'))
+
+  return refuses
+
+
+_SERVER = """if True:
+  import contextlib, importlib, json, sys
+  import tensorflow_datasets as tfds
+  for line in sys.stdin:
+    module, config, source, data_dir = json.loads(line)
+    with contextlib.redirect_stdout(sys.stderr):
+      builder = importlib.import_module(module).Builder(data_dir=data_dir, config=config)
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=source),
+        file_format='array_record',
+      )
+      assert builder.as_data_source('val')[0]['image'].ndim == 3
+    print(json.dumps(list(sys.modules)), flush=True)
+"""
+
+
+@pytest.fixture(scope='session')
+def _new_python() -> Iterator[subprocess.Popen]:
+  with subprocess.Popen(
+    [sys.executable, '-c', _SERVER],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    yield process
+    process.stdin.close()
 
 
 @pytest.fixture
-def modules_after_prepare(tmp_path) -> Callable[..., set[str]]:
-  """Prepares a data set and reads it in a new Python; returns the modules it has imported."""
-  script = """if True:
-    import importlib, sys
-    import tensorflow_datasets as tfds
-    module, config, source, data_dir = sys.argv[1:]
-    builder = importlib.import_module(module).Builder(data_dir=data_dir, config=config or None)
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=source or None),
-      file_format='array_record',
-    )
-    assert builder.as_data_source('val')[0]['image'].ndim == 3
-    print(*sys.modules, sep='\\n')
-  """
+def needs_no_tensorflow(_new_python, tmp_path) -> Callable[..., None]:
+  """Asserts that a data set is prepared and read in another Python without TensorFlow."""
 
-  def run(module: str, source: Path | str = '', config: str = '') -> set[str]:
-    result = subprocess.run(
-      [sys.executable, '-c', script, module, config, source, tmp_path / 'fresh'],
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return set(result.stdout.splitlines())
+  def needs_no_tensorflow(builder_class, source=None, config=None):
+    request = [builder_class.__module__, config, source and str(source), str(tmp_path / 'fresh')]
+    print(json.dumps(request), file=_new_python.stdin, flush=True)
+    modules = json.loads(_new_python.stdout.readline())
+    assert builder_class.__module__ in modules
+    assert 'tensorflow' not in modules
 
-  return run
+  return needs_no_tensorflow
 
 
 @pytest.fixture

@@ -4,17 +4,18 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from raw_files import gray, remove, rename, rgb, truncate, write
+from real_data import real_data
 
 from segjax import types
 from segjax.data.builders.isbi2012 import builder as isbi2012
 
-MODULE = 'segjax.data.builders.isbi2012.builder'
 HEIGHT, WIDTH = 12, 16
 
 
 @pytest.fixture
 def volume() -> tuple[np.ndarray, np.ndarray]:
-  """Made-up slices: images u8[30, H, W] and raw labels, 0 or 255."""
+  """Synthetic slices: images u8[30, H, W] and raw labels, 0 or 255."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (30, HEIGHT, WIDTH), np.uint8)
   return images, 255 * rng.integers(0, 2, images.shape, np.uint8)
@@ -22,11 +23,11 @@ def volume() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def source(tmp_path, volume):
-  """A folder in the layout image/N.png, label/N.png."""
-  for folder, pages in zip(('image', 'label'), volume, strict=True):
-    (tmp_path / 'raw' / folder).mkdir(parents=True)
+  """A directory in the layout image/N.png, label/N.png."""
+  for directory, pages in zip(('image', 'label'), volume, strict=True):
+    (tmp_path / 'raw' / directory).mkdir(parents=True)
     for index, page in enumerate(pages):
-      cv2.imwrite(str(tmp_path / 'raw' / folder / f'{index}.png'), page)
+      cv2.imwrite(str(tmp_path / 'raw' / directory / f'{index}.png'), page)
   return tmp_path / 'raw'
 
 
@@ -45,7 +46,7 @@ def check_examples(examples, volume, indices):
     np.testing.assert_array_equal(example['label'], labels[index][..., None] // 255)
 
 
-def test_reads_folders(prepare, by_name, source, volume):
+def test_reads_directories(prepare, by_name, source, volume):
   builder = prepare(isbi2012.Builder, source)
   check_examples(by_name(builder, 'train'), volume, range(25))
   check_examples(by_name(builder, 'val'), volume, range(25, 30))
@@ -75,48 +76,27 @@ def test_fold_is_selected_by_name(prepare, by_name, source, volume):
   check_examples(by_name(builder, 'train'), volume, [*range(6), *range(12, 30)])
 
 
-def truncate(source):
-  path = source / 'image' / '3.png'
-  path.write_bytes(path.read_bytes()[:100])
-
-
-def shrink_label(source):
-  cv2.imwrite(str(source / 'label' / '4.png'), np.zeros((HEIGHT, WIDTH - 1), np.uint8))
-
-
-def put_value_7(source):
-  cv2.imwrite(str(source / 'label' / '26.png'), np.full((HEIGHT, WIDTH), 7, np.uint8))
-
-
-def make_rgb(source):
-  cv2.imwrite(str(source / 'image' / '0.png'), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-
-
-def rename_labels(source):
-  (source / 'label').rename(source / 'labels')
-
-
 BREAKS = {
-  'undecodable': (truncate, r'image/3\.png cannot be decoded'),
-  'size': (shrink_label, r'image/4\.png is 16x12 .*label/4\.png is 15x12'),
-  'value': (put_value_7, r'label/26\.png has label values other than 0 .* and 255'),
-  'mode': (make_rgb, r'image/0\.png has pixels of mode RGB, not L'),
-  'file': (lambda source: (source / 'label' / '2.png').unlink(), r'label/2\.png is missing'),
-  'folder': (rename_labels, r'raw holds neither a folder label nor .*data\.source'),
+  'undecodable': (truncate('image/3.png', 100), r'image/3\.png cannot be decoded'),
+  'size': (
+    write('label/4.png', gray(HEIGHT, WIDTH - 1)),
+    r'image/4\.png is 16x12 .*label/4\.png is 15x12',
+  ),
+  'value': (
+    write('label/26.png', gray(HEIGHT, WIDTH, 7)),
+    r'label/26\.png has label values other than 0 .* and 255',
+  ),
+  'mode': (write('image/0.png', rgb(HEIGHT, WIDTH)), r'image/0\.png has pixels of mode RGB, not L'),
+  'file': (remove('label/2.png'), r'label/2\.png is missing'),
+  'directory': (rename('label', 'labels'), r'raw holds neither label/ nor .*data\.source'),
 }
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source)
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(isbi2012.Builder, source)
-
-
-def test_missing_source(prepare, tmp_path):
-  with pytest.raises(types.SegjaxError, match=r'nowhere does not exist.*data\.source'):
-    prepare(isbi2012.Builder, tmp_path / 'nowhere')
+  refuses(isbi2012.Builder, source, message)
 
 
 def test_short_volume(prepare, tmp_path, volume):
@@ -139,21 +119,19 @@ def test_failed_prepare_leaves_nothing_and_can_be_repeated(prepare, by_name, sou
   check_examples(by_name(prepare(isbi2012.Builder, source), 'val'), volume, range(25, 30))
 
 
-def test_needs_no_tensorflow(modules_after_prepare, source):
-  modules = modules_after_prepare(MODULE, source)
-  assert 'segjax' in modules
-  assert 'tensorflow' not in modules
+def test_needs_no_tensorflow(needs_no_tensorflow, source):
+  needs_no_tensorflow(isbi2012.Builder, source)
 
 
-def test_real_data(prepare, by_name, real_data):
-  builder = prepare(isbi2012.Builder, real_data / 'isbi2012')
+def test_real_data(prepare, by_name):
+  builder = prepare(isbi2012.Builder, real_data('isbi2012'))
   assert builder.info.splits['train'].num_examples == 25
   assert builder.info.splits['val'].num_examples == 5
   example = by_name(builder, 'val')['25']
-  raw = cv2.imread(str(real_data / 'isbi2012' / 'image' / '25.png'), cv2.IMREAD_UNCHANGED)
+  raw = cv2.imread(str(real_data('isbi2012') / 'image' / '25.png'), cv2.IMREAD_UNCHANGED)
   np.testing.assert_array_equal(example['image'], raw[..., None])
   assert example['image'].shape == example['label'].shape == (512, 512, 1)
-  # Membranes are dark, and less of the picture than cells are.
+  # Membranes are dark, and less of the image than cells are.
   membrane = example['label'] == builder.info.features['label'].names.index('membrane')
   assert example['image'][membrane].mean() < example['image'][~membrane].mean() - 20
   assert 0.1 < membrane.mean() < 0.4

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import scipy.io
 import tensorflow_datasets as tfds
+from raw_files import remove, truncate
 
-from segjax import types
 from segjax.data import datasets, pipeline
 from segjax.data.builders.nyud import builder as nyud
+from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
+from segjax.data.formats import common
 
 NUMBERS = {'train': ['5449', '6140'], 'val': ['5010'], 'test': ['5133', '6002']}
 
@@ -19,7 +21,7 @@ def write_mat(path, label):
 
 @pytest.fixture
 def raw_labels():
-  """Made-up raw labels of 10 x 14; the first two of them as upstream may have them: any type."""
+  """Synthetic raw labels of 10 x 14; the first two of them as upstream may have them: any type."""
   rng = np.random.default_rng(0)
   numbers = [number for names in NUMBERS.values() for number in names]
   dtypes = [np.float64, np.uint16, *[np.uint8] * (len(numbers) - 2)]
@@ -32,17 +34,17 @@ def raw_labels():
 @pytest.fixture
 def source(tmp_path, raw_labels):
   rng = np.random.default_rng(1)
-  folder = tmp_path / 'raw'
+  directory = tmp_path / 'raw'
   for name in ('data/images', 'segmentation'):
-    (folder / name).mkdir(parents=True)
+    (directory / name).mkdir(parents=True)
   for split, numbers in NUMBERS.items():
     # The authors' lists end without a line break.
-    (folder / f'{split}.txt').write_text('\n'.join(numbers))
+    (directory / f'{split}.txt').write_text('\n'.join(numbers))
     for number in numbers:
       image = rng.integers(0, 256, (10, 14, 3), np.uint8)
-      cv2.imwrite(str(folder / f'data/images/img_{number}.png'), image)
-      write_mat(folder / f'segmentation/img_{number}.mat', raw_labels[number])
-  return folder
+      cv2.imwrite(str(directory / f'data/images/img_{number}.png'), image)
+      write_mat(directory / f'segmentation/img_{number}.mat', raw_labels[number])
+  return directory
 
 
 def test_reads_layout(prepare, by_name, source, raw_labels):
@@ -54,7 +56,7 @@ def test_reads_layout(prepare, by_name, source, raw_labels):
     assert sorted(examples) == sorted(f'img_{number}' for number in numbers)
     for number in numbers:
       raw = raw_labels[number].astype(int)
-      expected = np.where(raw == 0, types.IGNORE_LABEL, raw - 1)
+      expected = np.where(raw == 0, common.VOID, raw - 1)
       np.testing.assert_array_equal(examples[f'img_{number}']['label'][..., 0], expected)
       path = source / f'data/images/img_{number}.png'
       image = cv2.imread(str(path))[..., ::-1]
@@ -64,10 +66,9 @@ def test_reads_layout(prepare, by_name, source, raw_labels):
 
 def test_papers_training_set_is_train_and_val(prepare, source):
   builder = prepare(nyud.Builder, source)
-  config = pipeline.DataConfig(
-    name='nyud', train_split='train+val', batch_size=3, image_size=(10, 14)
-  )
-  batches = pipeline.train_batches(builder, config, datasets.spec(builder, config), seed=0)
+  data = DataConfig('nyud', train_split='train+val', size=SizeConfig(image_size=(10, 14)))
+  config = InputConfig(data, batch=BatchConfig(size=3))
+  batches = pipeline.train_batches(builder, datasets.spec(builder, config), config, seed=0)
   _, names = next(batches)
   batches.close()
   assert sorted(names) == ['img_5010', 'img_5449', 'img_6140']
@@ -90,18 +91,8 @@ def test_classes_and_palette(tmp_path):
   assert len({tuple(color) for color in palette}) == 40
 
 
-def truncate_mat(source):
-  path = source / 'segmentation/img_6140.mat'
-  path.write_bytes(path.read_bytes()[:-20])
-
-
 def rename_variable(source):
   scipy.io.savemat(source / 'segmentation/img_6140.mat', {'label': np.zeros((10, 14), np.uint8)})
-
-
-def truncate_image(source):
-  path = source / 'data/images/img_5010.png'
-  path.write_bytes(path.read_bytes()[:100])
 
 
 def shrink_label(source):
@@ -112,14 +103,13 @@ def put_value_41(source):
   write_mat(source / 'segmentation/img_6002.mat', np.full((10, 14), 41, np.uint8))
 
 
-def remove(name):
-  return lambda source: (source / name).unlink()
-
-
 BREAKS = {
-  'truncated label': (truncate_mat, r'img_6140\.mat cannot be read'),
+  'truncated label': (truncate('segmentation/img_6140.mat', 20), r'img_6140\.mat cannot be read'),
   'variable': (rename_variable, r'img_6140\.mat cannot be read .* with segmentation'),
-  'truncated image': (truncate_image, r'img_5010\.png cannot be decoded'),
+  'truncated image': (
+    truncate('data/images/img_5010.png', 100),
+    r'img_5010\.png cannot be decoded',
+  ),
   'size': (shrink_label, r'img_5133\.png is 14x10 .*img_5133\.mat is 14x9'),
   'value': (put_value_41, r'img_6002\.mat has the label value 41.* out of range'),
   'list': (remove('val.txt'), r'val\.txt is missing.*data\.source'),
@@ -129,8 +119,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source)
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(nyud.Builder, source)
+  refuses(nyud.Builder, source, message)

@@ -1,4 +1,4 @@
-"""Folders, lists and label values: what is read, and each way in which it can be wrong."""
+"""Directories, lists and label values: what is read, and each way in which it can be wrong."""
 
 import cv2
 import numpy as np
@@ -6,29 +6,29 @@ import pytest
 from PIL import Image
 
 from segjax import types
-from segjax.data.formats import common
+from segjax.data.builders import raw
 
 LABEL = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
-def test_find_folder_takes_the_first_place(tmp_path):
+def test_find_directory_takes_the_first_place(tmp_path):
   for place in ('a/kit', 'kit'):
     (tmp_path / place / 'lists').mkdir(parents=True)
-  assert common.find_folder(tmp_path, ('kit', 'a/kit', ''), 'lists', 'kit') == tmp_path / 'kit'
-  assert common.find_folder(tmp_path / 'a/kit', ('kit', ''), 'lists', 'kit') == tmp_path / 'a/kit'
-  with pytest.raises(types.SegjaxError, match=r'does not hold the kit: set data\.source'):
-    common.find_folder(tmp_path, ('', 'a'), 'lists', 'the kit')
+  assert raw.find_directory(tmp_path, ('kit', 'a/kit', ''), 'lists', 'kit') == tmp_path / 'kit'
+  assert raw.find_directory(tmp_path / 'a/kit', ('kit', ''), 'lists', 'kit') == tmp_path / 'a/kit'
+  with pytest.raises(types.SegjaxError, match=r'does not hold the kit: set config\.data\.source'):
+    raw.find_directory(tmp_path, ('', 'a'), 'lists', 'the kit')
 
 
 def test_list_is_read_word_by_line(tmp_path):
   (tmp_path / 'train.txt').write_text('b_1\n\na_2  1\r\n  c\n')
-  assert common.read_list(tmp_path / 'train.txt', 'lists') == ['b_1', 'a_2', 'c']
+  assert raw.read_list(tmp_path / 'train.txt', 'lists') == ['b_1', 'a_2', 'c']
 
 
 @pytest.mark.parametrize(
   'text, message',
   [
-    (None, r'train\.txt is missing: set data\.source to the folder that holds lists'),
+    (None, r'train\.txt is missing: set config\.data\.source to the directory that holds lists'),
     ('\n \n', r'train\.txt names no image'),
     ('a\nb\na\n', r'train\.txt names a twice'),
   ],
@@ -37,21 +37,20 @@ def test_bad_list(tmp_path, text, message):
   if text is not None:
     (tmp_path / 'train.txt').write_text(text)
   with pytest.raises(types.SegjaxError, match=message):
-    common.read_list(tmp_path / 'train.txt', 'lists')
+    raw.read_list(tmp_path / 'train.txt', 'lists')
 
 
 def test_map_label_of_every_value():
-  raw = np.array([*range(21), 255], np.uint8).reshape(2, 11)
-  result = common.map_label(raw, 'x', 21, first=0, void=255)
+  values = np.array([*range(21), 255], np.uint8).reshape(2, 11)
+  result = raw.map_label(values, 'x', 21, first=0, void=255)
   assert result.dtype == np.uint8
-  np.testing.assert_array_equal(result, raw)
-  assert types.IGNORE_LABEL == 255
+  np.testing.assert_array_equal(result, values)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.float64])
 def test_map_label_shifts_classes_and_void(dtype):
-  raw = np.array([[0, 1, 2], [37, 0, 36]], dtype)
-  result = common.map_label(raw, 'x', 37, first=1, void=0)
+  values = np.array([[0, 1, 2], [37, 0, 36]], dtype)
+  result = raw.map_label(values, 'x', 37, first=1, void=0)
   assert result.dtype == np.uint8
   np.testing.assert_array_equal(result, [[255, 0, 1], [36, 255, 35]])
 
@@ -60,20 +59,20 @@ def test_map_label_shifts_classes_and_void(dtype):
   'value, first, void', [(21, 0, 255), (254, 0, 255), (38, 1, 0), (255, 1, 0), (0, 1, 255)]
 )
 def test_value_out_of_range(value, first, void):
-  raw = np.full((2, 3), first, np.uint8)
-  raw[1, 2] = value
+  values = np.full((2, 3), first, np.uint8)
+  values[1, 2] = value
   classes = 21 if first == 0 else 37
   with pytest.raises(types.SegjaxError, match=rf'x\.png has the label value {value}, .*void is'):
-    common.map_label(raw, 'x.png', classes, first=first, void=void)
+    raw.map_label(values, 'x.png', classes, first=first, void=void)
 
 
-def test_label_is_grey_or_palette_indices(tmp_path):
-  cv2.imwrite(str(tmp_path / 'grey.png'), LABEL)
+def test_label_is_gray_or_palette_indices(tmp_path):
+  cv2.imwrite(str(tmp_path / 'gray.png'), LABEL)
   palette = Image.fromarray(LABEL)
   palette.putpalette([200, 10, 30] * 256)
   palette.save(tmp_path / 'palette.png')
   cv2.imwrite(str(tmp_path / 'rgb.png'), np.zeros((3, 4, 3), np.uint8))
-  for name in ('grey', 'palette'):
-    np.testing.assert_array_equal(common.read_label(tmp_path / f'{name}.png'), LABEL)
+  for name in ('gray', 'palette'):
+    np.testing.assert_array_equal(raw.read_label(tmp_path / f'{name}.png'), LABEL)
   with pytest.raises(types.SegjaxError, match=r'rgb\.png has pixels of mode RGB, not L or P'):
-    common.read_label(tmp_path / 'rgb.png')
+    raw.read_label(tmp_path / 'rgb.png')

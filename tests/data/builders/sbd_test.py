@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+from raw_files import gray, remove, rename, truncate, write
 
-from segjax import types
 from segjax.data.builders.sbd import builder as sbd
 from segjax.data.builders.voc import builder as voc
+from segjax.data.formats import common
 
-MODULE = 'segjax.data.builders.sbd.builder'
 NAMES = {'train': ['2008_000002', '2008_000003', '2011_003276'], 'val': ['2008_000008']}
 
 
@@ -23,39 +23,39 @@ def write_mat(path, label):
   scipy.io.savemat(path, {'GTcls': content}, do_compression=True)
 
 
-def write_dataset_folder(folder):
-  """Writes made-up images of 10 x 14 in the layout of `dataset`. Returns the labels."""
+def write_dataset_directory(directory):
+  """Writes synthetic images of 10 x 14 in the layout of `dataset`. Returns the labels."""
   rng = np.random.default_rng(0)
   for name in ('img', 'cls'):
-    (folder / name).mkdir(parents=True)
+    (directory / name).mkdir(parents=True)
   labels = {}
   for split, names in NAMES.items():
-    (folder / f'{split}.txt').write_text('\n'.join(names) + '\n')
+    (directory / f'{split}.txt').write_text('\n'.join(names) + '\n')
     for name in names:
       labels[name] = rng.integers(0, 21, (10, 14), np.uint8)
       image = rng.integers(0, 256, (10, 14, 3), np.uint8)
-      cv2.imwrite(str(folder / 'img' / f'{name}.jpg'), image)
-      write_mat(folder / 'cls' / f'{name}.mat', labels[name])
+      cv2.imwrite(str(directory / 'img' / f'{name}.jpg'), image)
+      write_mat(directory / 'cls' / f'{name}.mat', labels[name])
   return labels
 
 
 @pytest.fixture
 def source(tmp_path):
-  write_dataset_folder(tmp_path / 'raw/benchmark_RELEASE/dataset')
+  write_dataset_directory(tmp_path / 'raw/benchmark_RELEASE/dataset')
   return tmp_path / 'raw'
 
 
 @pytest.mark.parametrize('source', ['', 'benchmark_RELEASE', 'benchmark_RELEASE/dataset'])
 def test_reads_layouts(prepare, by_name, tmp_path, source):
-  folder = tmp_path / 'raw/benchmark_RELEASE/dataset'
-  labels = write_dataset_folder(folder)
+  directory = tmp_path / 'raw/benchmark_RELEASE/dataset'
+  labels = write_dataset_directory(directory)
   builder = prepare(sbd.Builder, tmp_path / 'raw' / source)
   for split, names in NAMES.items():
     examples = by_name(builder, split)
     assert sorted(examples) == sorted(names)
     for name in names:
       np.testing.assert_array_equal(examples[name]['label'][..., 0], labels[name])
-      image = cv2.imread(str(folder / 'img' / f'{name}.jpg'))[..., ::-1]
+      image = cv2.imread(str(directory / 'img' / f'{name}.jpg'))[..., ::-1]
       np.testing.assert_array_equal(examples[name]['image'], image)
 
 
@@ -65,18 +65,13 @@ def test_void_is_ignored(prepare, by_name, source):
   write_mat(source / 'benchmark_RELEASE/dataset/cls/2008_000008.mat', label)
   result = by_name(prepare(sbd.Builder, source), 'val')['2008_000008']['label'][..., 0]
   assert result[0, 0] == 3
-  assert np.sum(result == types.IGNORE_LABEL) == 10 * 14 - 1
+  assert np.sum(result == common.VOID) == 10 * 14 - 1
 
 
 def test_classes_and_palette_are_those_of_voc(tmp_path):
   ours, theirs = (b(data_dir=tmp_path).info for b in (sbd.Builder, voc.Builder))
   assert ours.features['label'].names == theirs.features['label'].names
   assert ours.metadata['palette'] == theirs.metadata['palette']
-
-
-def truncate_mat(root):
-  path = root / 'cls/2008_000003.mat'
-  path.write_bytes(path.read_bytes()[:-30])
 
 
 def drop_segmentation(root):
@@ -95,26 +90,20 @@ def put_value_21(root):
   write_mat(root / 'cls/2008_000008.mat', np.full((10, 14), 21, np.uint8))
 
 
-def grey_image(root):
-  cv2.imwrite(str(root / 'img/2011_003276.jpg'), np.zeros((10, 14), np.uint8))
-
-
-def rename_labels(root):
-  (root / 'cls').rename(root / 'class')
-
-
-def remove(name):
-  return lambda root: (root / name).unlink()
-
-
 BREAKS = {
-  'truncated': (truncate_mat, r'2008_000003\.mat cannot be read'),
+  'truncated': (truncate('cls/2008_000003.mat', 30), r'2008_000003\.mat cannot be read'),
   'field': (drop_segmentation, r'2008_000003\.mat cannot be read .*GTcls\.Segmentation'),
   'variable': (swap_for_instances, r'2008_000003\.mat cannot be read .*GTcls\.Segmentation'),
   'size': (shrink_label, r'2008_000002\.jpg is 14x10 .*2008_000002\.mat is 13x10'),
   'value': (put_value_21, r'2008_000008\.mat has the label value 21.* out of range'),
-  'mode': (grey_image, r'2011_003276\.jpg has pixels of mode L, not RGB'),
-  'folder': (rename_labels, r'raw does not hold benchmark_RELEASE/dataset.*data\.source'),
+  'mode': (
+    write('img/2011_003276.jpg', gray(10, 14)),
+    r'2011_003276\.jpg has pixels of mode L, not RGB',
+  ),
+  'directory': (
+    rename('cls', 'class'),
+    r'raw does not hold benchmark_RELEASE/dataset.*data\.source',
+  ),
   'list': (remove('val.txt'), r'val\.txt is missing.*data\.source'),
   'image': (remove('img/2008_000002.jpg'), r'2008_000002\.jpg is missing'),
   'label': (remove('cls/2008_000008.mat'), r'2008_000008\.mat is missing'),
@@ -122,14 +111,11 @@ BREAKS = {
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source / 'benchmark_RELEASE/dataset')
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(sbd.Builder, source)
+  refuses(sbd.Builder, source, message)
 
 
-def test_needs_no_tensorflow(modules_after_prepare, source):
-  modules = modules_after_prepare(MODULE, source)
-  assert 'segjax' in modules
-  assert 'tensorflow' not in modules
+def test_needs_no_tensorflow(needs_no_tensorflow, source):
+  needs_no_tensorflow(sbd.Builder, source)

@@ -1,4 +1,4 @@
-"""Scenes: the annotations agree with one another, and the pictures are worth training on."""
+"""Scenes: the annotations agree with one another, and the images are worth training on."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,6 @@ import pytest
 from segjax.data.builders.scenes import builder as scenes
 from segjax.data.builders.scenes import drawing
 
-MODULE = 'segjax.data.builders.scenes.builder'
 THINGS = {index for index, scene_class in enumerate(drawing.CLASSES) if scene_class.isthing}
 
 
@@ -17,7 +16,7 @@ def small_config(**kwargs) -> scenes.ScenesConfig:
 
 
 @pytest.fixture(scope='module')
-def drawn() -> list[drawing.Scene]:
+def rendered() -> list[drawing.Scene]:
   return [drawing.draw_scene(np.random.default_rng((7, index)), 96) for index in range(80)]
 
 
@@ -56,7 +55,7 @@ def test_info_names_and_flags(tmp_path):
   assert len({tuple(color) for color in info.metadata['palette']}) == len(drawing.CLASSES)
 
 
-def test_default_set_is_1000_and_200_pictures_of_128(tmp_path):
+def test_default_set_is_1000_and_200_images_of_128(tmp_path):
   builder = scenes.Builder(data_dir=tmp_path)
   config = builder.builder_config
   assert config.name == 'default'
@@ -74,7 +73,7 @@ def test_same_bytes_twice(prepare, tmp_path):
     assert (first.data_path / name).read_bytes() == (second.data_path / name).read_bytes()
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone(prepare, by_name):
+def test_an_image_depends_on_seed_split_and_index_alone(prepare, by_name):
   def images(split, **kwargs):
     builder = prepare(scenes.Builder, config=small_config(name=str(kwargs), **kwargs))
     return {name: example['image'] for name, example in by_name(builder, split).items()}
@@ -84,20 +83,20 @@ def test_a_picture_depends_on_seed_split_and_index_alone(prepare, by_name):
   for name, image in few.items():
     np.testing.assert_array_equal(image, many[name])
   train, other = images('train'), images('val', seed=1)
-  pictures = [*many.values(), *train.values(), *other.values()]
-  assert len({image.tobytes() for image in pictures}) == len(pictures)
+  every = [*many.values(), *train.values(), *other.values()]
+  assert len({image.tobytes() for image in every}) == len(every)
 
 
-def test_pictures_are_varied(drawn):
+def test_images_are_varied(rendered):
   """All classes, more than one kind of ground, and occlusion: the set is not trivial."""
-  label = np.stack([scene.label for scene in drawn])
+  label = np.stack([scene.label for scene in rendered])
   share = np.bincount(label.ravel(), minlength=len(drawing.CLASSES)) / label.size
   assert len(share) == len(drawing.CLASSES)
   assert share.min() > 0.01
   assert share[: drawing.WATER + 1].min() > 0.04
-  assert {kind for scene in drawn for kind in scene.classes} == THINGS
-  assert max(len(scene.classes) for scene in drawn) >= 6
-  sizes = [(scene.instance == k + 1).sum() for scene in drawn for k in range(len(scene.classes))]
+  assert {kind for scene in rendered for kind in scene.classes} == THINGS
+  assert max(len(scene.classes) for scene in rendered) >= 6
+  sizes = [(scene.instance == k + 1).sum() for scene in rendered for k in range(len(scene.classes))]
   assert np.quantile(sizes, 0.95) > 4 * np.quantile(sizes, 0.05)
   # Things touch things: a row neighbour of another number, neither of them 0.
   touching = [
@@ -105,22 +104,22 @@ def test_pictures_are_varied(drawn):
       (scene.instance[:, 1:] != scene.instance[:, :-1])
       & (scene.instance[:, 1:] * scene.instance[:, :-1] > 0)
     ).any()
-    for scene in drawn
+    for scene in rendered
   ]
   assert np.mean(touching) > 0.4
 
 
-def test_every_thing_can_be_found(drawn):
-  for scene in drawn:
+def test_every_thing_can_be_found(rendered):
+  for scene in rendered:
     areas = np.bincount(scene.instance.ravel(), minlength=len(scene.classes) + 1)[1:]
     assert len(areas) == len(scene.classes)
     assert areas.min(initial=96**2) >= 20 * 96**2 // 128**2
 
 
-def test_color_leans_to_the_kind_but_does_not_tell_it(drawn):
-  """The nearest mean colour guesses better than chance, 1 in 5, but not every thing."""
+def test_color_leans_to_the_kind_but_does_not_tell_it(rendered):
+  """The nearest mean color guesses better than chance, 1 in 5, but not every thing."""
   colors, kinds = [], []
-  for scene in drawn:
+  for scene in rendered:
     for number, kind in enumerate(scene.classes, start=1):
       colors.append(scene.image[scene.instance == number].mean(axis=0))
       kinds.append(kind)
@@ -132,14 +131,12 @@ def test_color_leans_to_the_kind_but_does_not_tell_it(drawn):
   assert 0.4 < np.mean(guess == kinds[half:]) < 0.95
 
 
-def test_size_scales_the_picture():
+def test_size_scales_the_image():
   small, large = (drawing.draw_scene(np.random.default_rng(3), size) for size in (64, 128))
   assert large.image.shape == (128, 128, 3)
   # The same layout: the larger label, taken at every second pixel, is nearly the smaller one.
   assert np.mean(large.label[::2, ::2] == small.label) > 0.8
 
 
-def test_needs_no_tensorflow(modules_after_prepare):
-  modules = modules_after_prepare(MODULE, config='tiny')
-  assert 'segjax' in modules
-  assert 'tensorflow' not in modules
+def test_needs_no_tensorflow(needs_no_tensorflow):
+  needs_no_tensorflow(scenes.Builder, config='tiny')

@@ -1,15 +1,16 @@
-"""SUN RGB-D: both layouts, unlabelled pixels, and each way in which files can be wrong."""
+"""SUN RGB-D: both layouts, unlabeled pixels, and each way in which files can be wrong."""
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from raw_files import gray, remove, rename, rgb, truncate, write
 
-from segjax import types
 from segjax.data.builders.sun_rgbd import builder as sun_rgbd
+from segjax.data.formats import common
 
 COUNTS = {'train': 3, 'test': 2}
-# Folder of a split's images, folder of its labels, name of label n of train and of test.
+# Directory of a split's images, directory of its labels, name of label n of train and of test.
 LAYOUTS = {
   'reorganised': ('image/{}', 'label37/{}', 'img-{:06d}.png', 'img-{:06d}.png', 0),
   'reorganised, other names': ('image/{}', 'label37/{}', '{:08d}.png', '{:08d}.png', 0),
@@ -17,13 +18,13 @@ LAYOUTS = {
 }
 
 
-def write_source(folder, layout='reorganised'):
-  """Writes made-up images of 10 x 14. Returns the raw labels by split and number."""
-  image_folder, label_folder, train_name, test_name, ahead = LAYOUTS[layout]
+def write_source(directory, layout='reorganised'):
+  """Writes synthetic images of 10 x 14. Returns the raw labels by split and number."""
+  image_directory, label_directory, train_name, test_name, ahead = LAYOUTS[layout]
   rng = np.random.default_rng(0)
   labels = {}
   for split, count in COUNTS.items():
-    images, annotations = (folder / f.format(split) for f in (image_folder, label_folder))
+    images, annotations = (directory / f.format(split) for f in (image_directory, label_directory))
     images.mkdir(parents=True)
     annotations.mkdir(parents=True)
     for number in range(1, count + 1):
@@ -53,7 +54,7 @@ def test_reads_layouts(prepare, by_name, tmp_path, layout):
     for number in range(1, COUNTS[split] + 1):
       name = f'img-{number:06d}'
       raw = labels[split, number].astype(int)
-      expected = np.where(raw == 0, types.IGNORE_LABEL, raw - 1)
+      expected = np.where(raw == 0, common.VOID, raw - 1)
       np.testing.assert_array_equal(examples[name]['label'][..., 0], expected)
       path = tmp_path / 'raw' / LAYOUTS[layout][0].format(split) / f'{name}.jpg'
       np.testing.assert_array_equal(examples[name]['image'], cv2.imread(str(path))[..., ::-1])
@@ -70,56 +71,41 @@ def test_classes_and_palette(tmp_path):
   assert len({tuple(color) for color in palette}) == 37
 
 
-def truncate(source):
-  path = source / 'image/train/img-000002.jpg'
-  path.write_bytes(path.read_bytes()[:-200])
-
-
-def shrink_label(source):
-  cv2.imwrite(str(source / 'label37/train/img-000001.png'), np.zeros((10, 13), np.uint8))
-
-
-def put_value_38(source):
-  cv2.imwrite(str(source / 'label37/test/img-000002.png'), np.full((10, 14), 38, np.uint8))
-
-
-def paint_label(source):
-  cv2.imwrite(str(source / 'label37/test/img-000001.png'), np.zeros((10, 14, 3), np.uint8))
-
-
-def rename_labels(source):
-  (source / 'label37').rename(source / 'label13')
-
-
-def add_unnumbered(source):
-  (source / 'label37/test/img-000001.png').rename(source / 'label37/test/img-1.png')
-
-
-def empty_folder(source):
+def empty_directory(source):
   for path in (source / 'image/test').iterdir():
     path.unlink()
 
 
-def remove(name):
-  return lambda source: (source / name).unlink()
-
-
 BREAKS = {
-  'undecodable': (truncate, r'train/img-000002\.jpg cannot be decoded'),
-  'size': (shrink_label, r'img-000001\.jpg is 14x10 .*img-000001\.png is 13x10'),
-  'value': (put_value_38, r'img-000002\.png has the label value 38.* out of range'),
-  'mode': (paint_label, r'img-000001\.png has pixels of mode RGB, not L or P'),
-  'layout': (rename_labels, r'raw holds neither label37 nor labels.*data\.source'),
-  'name': (add_unnumbered, r'img-1\.png has no number of 6 digits'),
-  'empty': (empty_folder, r'image/test holds no \.jpg file.*data\.source'),
+  'undecodable': (
+    truncate('image/train/img-000002.jpg', 200),
+    r'train/img-000002\.jpg cannot be decoded',
+  ),
+  'size': (
+    write('label37/train/img-000001.png', gray(10, 13)),
+    r'img-000001\.jpg is 14x10 .*img-000001\.png is 13x10',
+  ),
+  'value': (
+    write('label37/test/img-000002.png', gray(10, 14, 38)),
+    r'img-000002\.png has the label value 38.* out of range',
+  ),
+  'mode': (
+    write('label37/test/img-000001.png', rgb(10, 14)),
+    r'img-000001\.png has pixels of mode RGB, not L or P',
+  ),
+  'layout': (rename('label37', 'label13'), r'raw holds neither label37 nor labels.*data\.source'),
+  'name': (
+    rename('label37/test/img-000001.png', 'label37/test/img-1.png'),
+    r'img-1\.png has no number of 6 digits',
+  ),
+  'empty': (empty_directory, r'image/test holds no \.jpg file.*data\.source'),
   'image': (remove('image/train/img-000003.jpg'), r'000003\.png has no image in .*image/train'),
   'label': (remove('label37/test/img-000001.png'), r'000001\.jpg has no label in .*label37/test'),
 }
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source)
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(sun_rgbd.Builder, source)
+  refuses(sun_rgbd.Builder, source, message)

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from raw_files import remove, rgb, truncate, write
 
 from segjax import types
 from segjax.data import datasets, pipeline
 from segjax.data.builders.voc import builder as voc
+from segjax.data.config import DataConfig, InputConfig
+from segjax.data.formats import common
 
 NAMES = {
   'train': ['2007_000032', '2009_004882'],
@@ -22,25 +25,25 @@ def write_palette_png(path, indices):
   image.save(path)
 
 
-def write_year(folder):
-  """Writes made-up images of 10 x 14 in the layout of a year's folder. Returns the raw labels."""
+def write_year(directory):
+  """Writes synthetic images of 10 x 14 in a year's layout. Returns the raw labels."""
   rng = np.random.default_rng(0)
   for name in ('ImageSets/Segmentation', 'JPEGImages', 'SegmentationClass'):
-    (folder / name).mkdir(parents=True)
+    (directory / name).mkdir(parents=True)
   labels = {}
   for split, names in NAMES.items():
-    (folder / 'ImageSets/Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n')
+    (directory / 'ImageSets/Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n')
     for name in names:
       labels[name] = rng.integers(0, 21, (10, 14), np.uint8)
       labels[name][:2, :5] = 255
       image = rng.integers(0, 256, (10, 14, 3), np.uint8)
-      cv2.imwrite(str(folder / 'JPEGImages' / f'{name}.jpg'), image)
-      write_palette_png(folder / 'SegmentationClass' / f'{name}.png', labels[name])
+      cv2.imwrite(str(directory / 'JPEGImages' / f'{name}.jpg'), image)
+      write_palette_png(directory / 'SegmentationClass' / f'{name}.png', labels[name])
   return labels
 
 
-def write_sbd_train(folder, names):
-  path = folder / 'benchmark_RELEASE/dataset/train.txt'
+def write_sbd_train(directory, names):
+  path = directory / 'benchmark_RELEASE/dataset/train.txt'
   path.parent.mkdir(parents=True)
   path.write_text('\n'.join(names) + '\n')
 
@@ -51,11 +54,11 @@ def source(tmp_path):
   return tmp_path / 'raw'
 
 
-# Config, where the year's folder lies, what the source is.
+# Config, where the year's directory lies, what the source is.
 LAYOUTS = {
   '2012': ('2012', 'VOCdevkit/VOC2012', ''),
   '2012, the devkit': ('2012', 'VOCdevkit/VOC2012', 'VOCdevkit'),
-  "2012, the year's folder": ('2012', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2012'),
+  "2012, the year's directory": ('2012', 'VOCdevkit/VOC2012', 'VOCdevkit/VOC2012'),
   '2012, renamed': ('2012', 'pascal', 'pascal'),
   '2011': ('2011', 'TrainVal/VOCdevkit/VOC2011', ''),
 }
@@ -71,21 +74,21 @@ def test_reads_layouts(prepare, by_name, tmp_path, layout):
     examples = by_name(builder, split)
     assert sorted(examples) == sorted(names)
     for name in names:
-      # The void value and IGNORE_LABEL happen to be equal.
+      # The raw value of void is the stored one.
       np.testing.assert_array_equal(examples[name]['label'][..., 0], labels[name])
       path = tmp_path / 'raw' / place / 'JPEGImages' / f'{name}.jpg'
       np.testing.assert_array_equal(examples[name]['image'], cv2.imread(str(path))[..., ::-1])
 
 
 def test_label_files_hold_palette_indices(source):
-  """What the other tests rest on: the made-up labels are like upstream's."""
+  """What the other tests rest on: the synthetic labels are like upstream's."""
   path = source / 'VOCdevkit/VOC2012/SegmentationClass/2007_000032.png'
   with Image.open(path) as image:
     assert image.mode == 'P'
     assert image.getpalette()[3:6] == [128, 0, 0]
 
 
-def test_images_are_handed_on_unchanged(prepare, by_name, source):
+def test_images_are_stored_unchanged(prepare, by_name, source):
   builder = prepare(voc.Builder, source, config='2012')
   decoders = {'image': tfds.decode.SkipDecoding()}
   for name, example in by_name(builder, 'train', decoders=decoders).items():
@@ -118,9 +121,9 @@ def test_other_year_is_not_taken(prepare, source):
 
 @pytest.mark.parametrize('year', ['2011', '2012'])
 def test_seg11valid_from_its_list(prepare, by_name, tmp_path, year):
-  folder = tmp_path / 'raw/VOCdevkit' / f'VOC{year}'
-  write_year(folder)
-  (folder / 'ImageSets/Segmentation/seg11valid.txt').write_text('2011_003271\n2007_000033\n')
+  directory = tmp_path / 'raw/VOCdevkit' / f'VOC{year}'
+  write_year(directory)
+  (directory / 'ImageSets/Segmentation/seg11valid.txt').write_text('2011_003271\n2007_000033\n')
   # The list decides, whatever SBD has.
   write_sbd_train(tmp_path / 'raw', ['2007_000033'])
   builder = prepare(voc.Builder, tmp_path / 'raw', config=year)
@@ -144,23 +147,19 @@ def test_seg11valid_is_not_computed_from_a_later_val(prepare, source):
 @pytest.mark.parametrize('split', ['seg11valid', 'seg11valid[:10]'])
 def test_absent_seg11valid_is_explained(prepare, source, split):
   prepare(voc.Builder, source, config='2012')
-  config = pipeline.DataConfig(name='voc/2012', dir=str(source.parent / 'prepared'))
-  builder = datasets.load(config.name, config.dir)  # a user's second start: what is on disk counts
+  config = InputConfig(DataConfig('voc/2012', dir=str(source.parent / 'prepared')))
+  # As in a user's second start: what is on disk counts.
+  builder = datasets.load(config.data.name, config.data.dir)
   spec = datasets.spec(builder, config)
   with pytest.raises(types.SegjaxError, match=r'no split .*seg11valid\.txt.*delete .*/voc/2012'):
-    pipeline.eval_batches(builder, config, spec, split=split)
+    pipeline.eval_batches(builder, spec, config, split=split)
   with pytest.raises(types.SegjaxError, match=r"no split 'vall': did you mean val\?"):
-    pipeline.eval_batches(builder, config, spec, split='vall')
+    pipeline.eval_batches(builder, spec, config, split='vall')
 
 
 def test_name_does_not_clash_with_that_of_tfds():
   assert 'voc' in tfds.list_builders(with_community_datasets=False)
   assert 'voc' in datasets.own_names()
-
-
-def truncate(root):
-  path = root / 'JPEGImages/2009_004882.jpg'
-  path.write_bytes(path.read_bytes()[:-200])
 
 
 def shrink_label(root):
@@ -171,24 +170,21 @@ def put_value_21(root):
   write_palette_png(root / 'SegmentationClass/2007_000033.png', np.full((10, 14), 21, np.uint8))
 
 
-def paint_label(root):
-  path = root / 'SegmentationClass/2010_000002.png'
-  cv2.imwrite(str(path), np.zeros((10, 14, 3), np.uint8))
-
-
 def empty_list(root):
   (root / 'ImageSets/Segmentation/train.txt').write_text('\n')
 
 
-def remove(name):
-  return lambda root: (root / name).unlink()
-
-
 BREAKS = {
-  'undecodable': (truncate, r'2009_004882\.jpg cannot be decoded'),
+  'undecodable': (
+    truncate('JPEGImages/2009_004882.jpg', 200),
+    r'2009_004882\.jpg cannot be decoded',
+  ),
   'size': (shrink_label, r'2007_000032\.jpg is 14x10 .*2007_000032\.png is 14x9'),
   'value': (put_value_21, r'2007_000033\.png has the label value 21.* out of range'),
-  'mode': (paint_label, r'2010_000002\.png has pixels of mode RGB, not L or P'),
+  'mode': (
+    write('SegmentationClass/2010_000002.png', rgb(10, 14)),
+    r'2010_000002\.png has pixels of mode RGB, not L or P',
+  ),
   'empty list': (empty_list, r'train\.txt names no image'),
   'list': (remove('ImageSets/Segmentation/val.txt'), r'val\.txt is missing.*data\.source'),
   'image': (remove('JPEGImages/2007_000032.jpg'), r'2007_000032\.jpg is missing'),
@@ -197,13 +193,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize('case', BREAKS)
-def test_bad_raw_files(prepare, source, case):
+def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source / 'VOCdevkit/VOC2012')
-  with pytest.raises(types.SegjaxError, match=message):
-    prepare(voc.Builder, source, config='2012')
-
-
-def test_missing_source(prepare, tmp_path):
-  with pytest.raises(types.SegjaxError, match=r'nowhere does not exist.*data\.source'):
-    prepare(voc.Builder, tmp_path / 'nowhere')
+  refuses(voc.Builder, source, message, config='2012')

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 
+from segjax.data.builders.coco_instances.annotations import segmentation_counts
 from segjax.data.formats import coco
 
 # A class of pycocotools that predates NumPy 2.
@@ -54,8 +55,8 @@ def test_empty_and_full_mask(value):
 
 
 @pytest.mark.parametrize('counts', ['=2405o', '=\x01', '=\x80', '=é'])
-def test_damaged_run_lengths(counts):
-  with pytest.raises(ValueError, match='damaged run lengths'):
+def test_corrupt_run_lengths(counts):
+  with pytest.raises(ValueError, match='corrupt run lengths'):
     coco.run_lengths(counts)
 
 
@@ -65,24 +66,24 @@ def test_segmentation_of_run_lengths(kind):
   counts = encode(mask)
   given = {'list': column_runs(mask), 'str': counts.decode(), 'bytes': counts}[kind]
   segmentation = {'size': list(mask.shape), 'counts': given}
-  assert coco.segmentation_counts(segmentation, mask.shape) == counts.decode()
+  assert segmentation_counts(segmentation, mask.shape) == counts.decode()
 
 
 def test_segmentation_of_polygons_is_their_union():
   whole = [[2, 1, 8, 1, 8, 6, 2, 6], [6, 4, 10, 4, 10, 8, 6, 8]]
   mask = np.zeros((9, 12), np.uint8)
   mask[1:6, 2:8] = mask[4:8, 6:10] = 1
-  assert coco.segmentation_counts(whole, (9, 12)) == encode(mask).decode()
+  assert segmentation_counts(whole, (9, 12)) == encode(mask).decode()
 
 
 BAD = {
   'short': ({'size': [9, 12], 'counts': [100, 7]}, 'run lengths of 107 pixels for 9x12'),
   'long': ({'size': [9, 12], 'counts': [100, 7, 2]}, 'run lengths of 109 pixels'),
   'cut string': ({'size': [9, 12], 'counts': '=2'}, 'run lengths of 15 pixels'),
-  'damaged string': ({'size': [9, 12], 'counts': '=2405o'}, 'damaged run lengths'),
-  'negative': ({'size': [9, 12], 'counts': [110, -2]}, 'damaged run lengths'),
-  'fraction': ({'size': [9, 12], 'counts': [107.5, 0.5]}, 'damaged run lengths'),
-  'nothing': ({'size': [9, 12], 'counts': None}, 'damaged run lengths'),
+  'corrupt string': ({'size': [9, 12], 'counts': '=2405o'}, 'corrupt run lengths'),
+  'negative': ({'size': [9, 12], 'counts': [110, -2]}, 'corrupt run lengths'),
+  'fraction': ({'size': [9, 12], 'counts': [107.5, 0.5]}, 'corrupt run lengths'),
+  'nothing': ({'size': [9, 12], 'counts': None}, 'corrupt run lengths'),
   'transposed': ({'size': [12, 9], 'counts': [108]}, r'size \[12, 9\], not \[9, 12\]'),
   'no counts': ({'size': [9, 12]}, 'neither polygons nor run lengths'),
   'no mask': (None, 'neither polygons nor run lengths'),
@@ -95,7 +96,7 @@ BAD = {
 def test_bad_segmentation(case):
   segmentation, message = BAD[case]
   with pytest.raises(ValueError, match=message):
-    coco.segmentation_counts(segmentation, (9, 12))
+    segmentation_counts(segmentation, (9, 12))
 
 
 @pytest.mark.parametrize('shape', [(5, 9), (1, 1)])

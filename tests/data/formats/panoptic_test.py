@@ -1,4 +1,4 @@
-"""Panoptic pictures and lists: reading each kind of example, results, and what is wrong in them."""
+"""Panoptic PNGs and lists: reading each kind of example, results, and what is wrong in them."""
 
 import io
 import json
@@ -10,7 +10,8 @@ from PIL import Image
 
 from segjax.data.builders.scenes import builder as scenes
 from segjax.data.formats import panoptic
-from segjax.types import IGNORE_LABEL, SegjaxError, Segments
+from segjax.data.formats.common import VOID
+from segjax.types import SegjaxError, Segments
 
 IDS = np.array([[0, 70000, 70000, 300], [5, 70000, 300, 300], [5, 5, 5, 0]])
 LISTED = [300, 70000, 5]
@@ -51,7 +52,7 @@ def test_segment_map():
     ([*LISTED, 0], None, r'x\.png has a segment of the id 0 in its list'),
   ],
 )
-def test_picture_and_list_disagree(listed, size, message):
+def test_png_and_list_disagree(listed, size, message):
   with pytest.raises(SegjaxError, match=message):
     panoptic.segment_map(IDS, listed, 'x.png', size)
 
@@ -65,7 +66,7 @@ def check(segments, classes, crowd, ids=NUMBERED):
   assert segments.valid.all() and len(segments.valid) == len(classes)
 
 
-def test_reads_an_encoded_picture():
+def test_reads_an_encoded_png():
   objects = {'id': LISTED, 'label': [4, 0, 7], 'iscrowd': [False, True, False]}
   example = {'panoptic': panoptic.encode_ids(IDS), 'segments': objects}
   check(panoptic.read_example(example, 'x'), [4, 0, 7], [False, True, False])
@@ -139,7 +140,7 @@ def test_reads_scenes(tmp_path):
 
 
 def test_void_and_class_0_in_one_value():
-  values = np.array([[0, 1, IGNORE_LABEL * 256], [3 * 256, 3 * 256 + 2, IGNORE_LABEL * 256 + 7]])
+  values = np.array([[0, 1, VOID * 256], [3 * 256, 3 * 256 + 2, VOID * 256 + 7]])
   segments = panoptic.read_example({'panoptic': values[..., None]}, 'x', segments_key=None)
   check(segments, [0, 0, 3, 3], [False] * 4, [[1, 2, 0], [3, 4, 0]])
 
@@ -151,20 +152,6 @@ def some_segments():
     np.array([False, True, False]),
     np.ones(3, bool),
   )
-
-
-def test_pad():
-  padded = panoptic.pad(some_segments(), (5, 6), 4, 'x')
-  expected = np.zeros((5, 6), int)
-  expected[:3, :4] = NUMBERED
-  np.testing.assert_array_equal(padded.ids, expected)
-  assert padded.classes.tolist() == [4, 0, 7, 0]
-  assert padded.crowd.tolist() == [False, True, False, False]
-  assert padded.valid.tolist() == [True, True, True, False]
-  cut = some_segments()._replace(ids=np.array([[3, 0, 1]], np.int32))
-  assert panoptic.pad(cut, (1, 3), 3, 'x').valid.tolist() == [True, False, True]
-  with pytest.raises(SegjaxError, match=r'x has 3 segments and there is room for 2: raise config'):
-    panoptic.pad(some_segments(), (5, 6), 2, 'x')
 
 
 def test_results_are_in_the_public_format(tmp_path):
@@ -188,7 +175,7 @@ def test_results_are_in_the_public_format(tmp_path):
   for entry, name in zip(content['annotations'], ('a_b', 'c.d'), strict=True):
     assert entry['image_id'] == name
     assert entry['segments_info'] == [{'id': 1, 'category_id': 200}, {'id': 3, 'category_id': 90}]
-    picture = decode((tmp_path / 'out' / 'mine' / entry['file_name']).read_bytes())
-    ids = panoptic.rgb_to_ids(picture)
+    png = decode((tmp_path / 'out' / 'mine' / entry['file_name']).read_bytes())
+    ids = panoptic.rgb_to_ids(png)
     np.testing.assert_array_equal(ids, np.where(np.array(NUMBERED) == 2, 0, NUMBERED))
     panoptic.segment_map(ids, [s['id'] for s in entry['segments_info']], name)

@@ -1,6 +1,6 @@
 """Reading panoptic annotations in COCO's format, strictly: what is wrong is an error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _SEGMENT: dict[str, coco_files.Rule] = {
     lambda value: type(value) is int and 0 < value < panoptic.END,
   ),
   **coco_files.NUMBERS,
+  'area': ('a positive number', lambda value: coco_files.NUMBERS['area'][1](value) and value > 0),
 }
 
 
@@ -87,27 +88,14 @@ def generate_examples(
   for image in content.images:
     encoded = coco_files.read_image(image_directory, image, content.path)
     annotation = content.annotations[image.id][0]
-    path, entries = png_directory / annotation['file_name'], annotation['segments_info']
+    path = png_directory / annotation['file_name']
     png = raw.read_bytes(path)
     ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
-    listed = [entry['id'] for entry in entries]
+    listed = [entry['id'] for entry in annotation['segments_info']]
     _, areas = panoptic.segment_map(ids, listed, str(path), (image.height, image.width))
-    for entry, pixels in zip(entries, areas.tolist(), strict=True):
-      if entry['area'] != pixels:
-        raise SegjaxError(
-          f'{path} has {pixels} pixels of segment {entry["id"]} but {content.path} says '
-          f'{entry["area"]}: segments may not overlap, and both must belong together'
-        )
     segments = [
-      {
-        'id': entry['id'],
-        'label': labels[entry['category_id']],
-        'category_id': entry['category_id'],
-        'iscrowd': bool(entry.get('iscrowd')),
-        'area': pixels,
-        'bbox': np.array(entry['bbox'], np.float64),
-      }
-      for entry, pixels in zip(entries, areas.tolist(), strict=True)
+      _describe(path, content.path, entry, pixels, labels)
+      for entry, pixels in zip(annotation['segments_info'], areas.tolist(), strict=True)
     ]
     yield (
       str(image.id),
@@ -119,3 +107,22 @@ def generate_examples(
         'segments': segments,
       },
     )
+
+
+def _describe(
+  png: Path, listed_in: Path, entry: Mapping[str, Any], pixels: int, labels: Mapping[int, int]
+) -> dict[str, Any]:
+  """The entry of `segments`; an error if its area is not the number of its pixels."""
+  if entry['area'] != pixels:
+    raise SegjaxError(
+      f'{png} has {pixels} pixels of segment {entry["id"]} but {listed_in} says {entry["area"]}: '
+      'segments may not overlap, and both must belong together'
+    )
+  return {
+    'id': entry['id'],
+    'label': labels[entry['category_id']],
+    'category_id': entry['category_id'],
+    'iscrowd': bool(entry.get('iscrowd')),
+    'area': pixels,
+    'bbox': np.array(entry['bbox'], np.float64),
+  }

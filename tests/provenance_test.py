@@ -1,0 +1,26 @@
+"""The provenance of a result."""
+
+import re
+import subprocess
+
+from segjax import provenance
+
+
+def test_code_version(tmp_path):
+  git = lambda *args: subprocess.run(
+    ['git', '-C', tmp_path, *args], check=True, capture_output=True
+  )
+  assert provenance.code_version(tmp_path) == (None, None)
+  git('init')
+  (tmp_path / 'segjax').mkdir()
+  (tmp_path / 'segjax/a.py').write_text('1')
+  git('add', '.')
+  git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'a')
+  commit, dirty = provenance.code_version(tmp_path)
+  assert re.fullmatch('[0-9a-f]{40}', commit)
+  assert dirty is False
+  (tmp_path / 'README.md').write_text('not code')
+  assert provenance.code_version(tmp_path) == (commit, False)
+  (tmp_path / 'segjax/b.py').write_text('2')
+  assert provenance.code_version(tmp_path) == (commit, True)
+  assert provenance.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'

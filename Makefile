@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all lint format clean
+.PHONY: setup demo test test-slow test-all mutate lint format clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ test-slow: $(READY)  ## only those: kill and resume, several processes
 
 test-all: $(READY)  ## every test, the long ones too
 	$(BIN)/pytest -n 2
+
+mutate: $(READY)  ## do the tests notice small changes of the code? Takes hours
+	$(BIN)/python tests/mutation.py
+	$(BIN)/python tests/mutation.py --page > experiments/mutation/README.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

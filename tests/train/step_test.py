@@ -1,6 +1,7 @@
 """The train step: what must not change the result, and what must."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import pytest
 from tiny_task import make_batch, make_task
 
 from segjax.train import sharding
-from segjax.train.state import init_state
-from segjax.train.step import make_eval_step, make_train_step, mean
+from segjax.train.state import TrainState, init_state
+from segjax.train.step import make_eval_step, make_train_step, mean, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
 
@@ -75,6 +76,35 @@ def test_nonfinite_update_is_left_out_and_counted():
     dataclasses.replace(before, step=0, skipped=0),
     rtol=0,
   )
+
+
+def test_the_schedule_counts_the_updates_made():
+  """Of the four updates two are skipped; each leaves the learning rate where it was."""
+  task = types.SimpleNamespace(
+    forward=lambda variables, batch, train, key: (variables['params'] * batch['x'], {}),
+    losses=lambda outputs, batch: {'mean': SumCount(outputs.sum(), jnp.float32(outputs.size))},
+  )
+  schedule = lambda count: 1 / (1.0 + count)
+  optimizer = optax.sgd(schedule)
+  step = jax.jit(make_train_step(task, optimizer, schedule, seed=0))
+  params = jnp.float32(3)
+  zero = jnp.zeros((), jnp.int32)
+  state, history = TrainState(zero, zero, params, {}, optimizer.init(params)), []
+  for x in (np.nan, 1, np.nan, 1):
+    state, scalars = step(state, {'x': np.full(2, x, np.float32)})
+    history.append([float(scalars['learning_rate']), int(scalars['skipped']), float(state.params)])
+  assert history == [[1, 1, 3], [1, 1, 2], [0.5, 2, 2], [0.5, 2, 1.5]]
+
+
+def test_each_part_of_a_batch_samples_by_a_key_of_its_own():
+  task = types.SimpleNamespace(
+    forward=lambda variables, batch, train, key: (jax.random.uniform(key), {}),
+    losses=lambda sampled, batch: {'moments': SumCount(sampled, sampled**2)},
+  )
+  inputs = task, {}, {}, {'x': np.zeros(4)}
+  first, second = (sum_losses(*inputs, jax.random.key(i), 2)[0]['moments'] for i in (0, 1))
+  assert not np.isclose(first.sum**2, 2 * first.count), 'one value twice has no variance'
+  assert first.sum != second.sum
 
 
 def test_dropout_depends_on_seed_and_step_only():

@@ -32,8 +32,9 @@ test-slow: $(READY)  ## only those: kill and resume, several processes
 test-all: $(READY)  ## every test, the long ones too
 	$(PYTEST)
 
-mutate: $(READY)  ## do the tests notice mistakes: every file's own tests against mutations of it
+mutate: $(READY)  ## do the tests notice small changes of the code? Takes hours
 	$(BIN)/python tests/mutation.py
+	$(BIN)/python tests/mutation.py --page > experiments/mutation/README.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

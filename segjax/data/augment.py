@@ -19,6 +19,9 @@ from segjax.types import SegjaxError
 
 Transform = Callable[..., Sample]
 
+# Rotations by 0 to 3 quarter turns.
+_QUARTERS = np.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
+
 
 def sample_warp(
   rng: np.random.Generator,
@@ -58,7 +61,6 @@ def sample_warp(
 
   cos, sin = math.cos(angle), math.sin(angle)
   turn = np.array([[cos, -sin], [sin, cos]])
-  quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), quarter_turns)
   turned = lambda size: size if quarter_turns % 2 == 0 else size[::-1]
   if clip:
     height, width = (
@@ -74,7 +76,7 @@ def sample_warp(
   return Warp(
     size=out_size,
     center=np.float32([center_x, center_y]),
-    matrix=(quarter @ turn @ np.diag(np.where(flip, -1, 1)) / scale).astype(np.float32),
+    matrix=(_QUARTERS[quarter_turns] @ turn * np.where(flip, -1, 1) / scale).astype(np.float32),
     shift=shift.astype(np.float32),
     nodes=None if nodes is None else nodes.astype(np.float32),
     margin=margin,

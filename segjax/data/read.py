@@ -71,6 +71,8 @@ class Reader:
       tfds.features.FeaturesDict({key: features[key] for key in sorted(names - {None})})
       for names in (header, keys)
     )
+    is_image = lambda key: isinstance(features[key], tfds.features.Image)
+    self._encoded = {key for key in self._features if is_image(key)}
 
   def __len__(self) -> int:
     return len(self._records)
@@ -110,8 +112,7 @@ class Reader:
     return images.read_size(record[self.config.data.image_key], f'the image of {name}')
 
   def _parse(self, features: tfds.features.FeaturesDict, index: int) -> tuple[dict[str, Any], str]:
-    encoded = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
-    skip = dict.fromkeys(encoded, tfds.decode.SkipDecoding())
+    skip = {key: tfds.decode.SkipDecoding() for key in self._encoded if key in features}
     record = features.deserialize_example_np(self._records[index], decoders=skip)
     key = self.config.data.name_key
     return record, f'example {index}' if key is None else record[key].decode()
@@ -216,11 +217,11 @@ def _read_label_map(example: Example) -> np.ndarray:
 
 def _read_label_of_segments(example: Example) -> np.ndarray:
   classes = np.concatenate([[IGNORE_LABEL], example.segments.classes])
-  return _to_classes(classes.astype(np.uint16)[example.segments.ids], IGNORE_LABEL, example)
+  return _to_classes(classes, IGNORE_LABEL, example)[example.segments.ids]
 
 
 def _to_classes(label: np.ndarray, void: int, example: Example) -> np.ndarray:
-  """u16[H, W] of class indices and IGNORE_LABEL from stored values, of which one is void."""
+  """u16 of class indices and IGNORE_LABEL from stored values, of which one is void."""
   spec = example.reader.spec
   stored = np.arange(256) if label.dtype == np.uint8 else label.astype(np.int64)
   classes = stored + example.reader.config.data.label_offset

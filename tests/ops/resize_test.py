@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from segjax.data.transforms import resize_image
+from segjax.data.geometry import resize_image
 from segjax.ops import resize
 
 

@@ -12,32 +12,34 @@ import pytest
 from tiny_task import make_batch, make_task
 
 from segjax.train import sharding
-from segjax.train.state import eval_variables, init_state
+from segjax.train.state import TrainState, eval_variables, init_state
 from segjax.train.step import make_eval_step, make_train_step, mean, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
-SGD, RATE = optax.sgd(0.1, 0.9), optax.constant_schedule(0.1)
+SGD = optax.sgd(0.1, 0.9)
 
 
 @functools.cache
-def compiled(*, ema=None, accumulate=1, optimizer=SGD, rate=RATE, **keys):
+def compiled(*, ema=None, accumulate=1, optimizer=SGD, **keys):
   """A task, and its initial state and step, compiled once for all tests; `keys` as `make_task`."""
   task = make_task(**keys)
   init = jax.jit(lambda key, batch: init_state(task, optimizer, key, batch, ema=ema is not None))
-  step = make_train_step(task, optimizer, rate, seed=0, accumulate=accumulate, ema=ema)
+  step = make_train_step(
+    task, optimizer, optax.constant_schedule(0.1), seed=0, accumulate=accumulate, ema=ema
+  )
   return task, init, jax.jit(step)
 
 
-def run(batches, *, steps=3, mesh=(1, 1), **keys):
-  """The state after `steps` on one batch, or on each of a list, and the scalars of each."""
+def run(batch, *, steps=3, mesh=(1, 1), **keys):
+  """The state after `steps` on one batch, and the scalars of each."""
   task, init, step = compiled(**keys)
-  batches = batches if isinstance(batches, list) else [batches] * steps
   mesh = sharding.make_mesh(sharding.MeshConfig(*mesh))
   state = init(jax.random.key(0), make_batch())
   state = sharding.put_replicated(jax.device_get(state), mesh)
   history = []
-  for batch in batches:
-    state, scalars = step(state, sharding.put_batch(batch, mesh, task.batch_spec))
+  batch = sharding.put_batch(batch, mesh, task.batch_spec)
+  for _ in range(steps):
+    state, scalars = step(state, batch)
     history.append({k: float(v) for k, v in scalars.items()})
   return jax.device_get(state), history
 
@@ -61,18 +63,12 @@ def test_accumulation_equals_the_large_batch(parts):
   assert_same(history[-1]['loss'], split_history[-1]['loss'], rtol=1e-5)
 
 
-def test_accumulated_parts_sample_apart_and_hand_on_the_model_state():
-  def forward(variables, batch, *, train, key):
-    sample = jax.random.uniform(key)
-    last = variables['memory']['sample']
-    return None, {'memory': {'sample': sample, 'change': sample - last}}
-
+def test_accumulated_parts_hand_on_the_model_state():
+  count = lambda variables, batch, train, key: (None, {'n': {'calls': variables['n']['calls'] + 1}})
   one = SumCount(jnp.ones(()), jnp.ones(()))
-  task = types.SimpleNamespace(forward=forward, losses=lambda outputs, batch: {'a': one})
-  memory = {'memory': {'sample': jnp.zeros(()), 'change': jnp.zeros(())}}
-  losses, state = sum_losses(task, {}, memory, {'x': jnp.zeros(4)}, jax.random.key(0), 2)
-  assert losses == {'a': (2, 2)}
-  assert state['memory']['change'] not in (0, state['memory']['sample'])
+  task = types.SimpleNamespace(forward=count, losses=lambda outputs, batch: {'a': one})
+  inputs = {'n': {'calls': 0}}, {'x': jnp.zeros(6)}, jax.random.key(0)
+  assert sum_losses(task, {}, *inputs, 3) == ({'a': (3, 3)}, {'n': {'calls': 3}})
 
 
 @pytest.mark.parametrize('shape', [(4, 1), (2, 2), (1, 4)])
@@ -92,16 +88,12 @@ def test_compiled_once():
   assert compiled(**keys)[2]._cache_size() == 1
 
 
-def broken_batch():
-  batch = make_batch()
-  batch['image'][0, 0, 0, 0] = np.nan
-  return batch
-
-
 def test_nonfinite_update_is_left_out_and_counted():
   keys = {'norm': 'batch', 'dropout': 0.5, 'ema': 0.9}
   before, _ = run(make_batch(), steps=0, **keys)
-  after, history = run(broken_batch(), steps=2, **keys)
+  batch = make_batch()
+  batch['image'][0, 0, 0, 0] = np.nan
+  after, history = run(batch, steps=2, **keys)
   assert [h['finite'] for h in history] == [0, 0]
   assert [h['skipped'] for h in history] == [1, 2]
   assert (after.step, after.skipped) == (2, 2)
@@ -112,16 +104,33 @@ def test_nonfinite_update_is_left_out_and_counted():
   )
 
 
-def test_the_schedule_does_not_count_skipped_updates():
-  rate = optax.linear_schedule(0.1, 0.5, 4)
-  keys = {'rate': rate, 'optimizer': optax.sgd(rate)}
-  good, bad = make_batch(), broken_batch()
-  without, plain = run([good, good, good], **keys)
-  skipping, history = run([good, bad, bad, good, good], **keys)
-  assert_same(skipping.params, without.params, rtol=0)
-  rates = [h['learning_rate'] for h in history]
-  assert rates == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3])
-  assert [h['learning_rate'] for h in plain] == pytest.approx([0.1, 0.2, 0.3])
+def test_the_schedule_counts_the_updates_made():
+  """Of the four updates two are skipped; each leaves the learning rate where it was."""
+  task = types.SimpleNamespace(
+    forward=lambda variables, batch, train, key: (variables['params'] * batch['x'], {}),
+    losses=lambda outputs, batch: {'mean': SumCount(outputs.sum(), jnp.float32(outputs.size))},
+  )
+  schedule = lambda count: 1 / (1.0 + count)
+  optimizer = optax.sgd(schedule)
+  step = jax.jit(make_train_step(task, optimizer, schedule, seed=0))
+  params = jnp.float32(3)
+  zero = jnp.zeros((), jnp.int32)
+  state, history = TrainState(zero, zero, params, {}, optimizer.init(params)), []
+  for x in (np.nan, 1, np.nan, 1):
+    state, scalars = step(state, {'x': np.full(2, x, np.float32)})
+    history.append([float(scalars['learning_rate']), int(scalars['skipped']), float(state.params)])
+  assert history == [[1, 1, 3], [1, 1, 2], [0.5, 2, 2], [0.5, 2, 1.5]]
+
+
+def test_each_part_of_a_batch_samples_by_a_key_of_its_own():
+  task = types.SimpleNamespace(
+    forward=lambda variables, batch, train, key: (jax.random.uniform(key), {}),
+    losses=lambda sampled, batch: {'moments': SumCount(sampled, sampled**2)},
+  )
+  inputs = task, {}, {}, {'x': np.zeros(4)}
+  first, second = (sum_losses(*inputs, jax.random.key(i), 2)[0]['moments'] for i in (0, 1))
+  assert not np.isclose(first.sum**2, 2 * first.count), 'one value twice has no variance'
+  assert first.sum != second.sum
 
 
 def test_dropout_depends_on_seed_and_step_only():

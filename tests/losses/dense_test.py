@@ -210,6 +210,19 @@ def test_divided_by_images_the_sum_over_pixels_is_the_loss():
   assert by_images.count == len(label) - 1
 
 
+@pytest.mark.parametrize('loss', LOSSES)
+def test_more_classes_than_a_byte_holds(loss):
+  """Labels 255 and above are classes like the others."""
+  logits, label = example(300)
+  large = np.array([254, 255, 256, 299])
+  label = label.at[0, 0, :4].set(large)
+  shift = np.roll(np.arange(300), 100)  # so that classes 155, 156 and so on take their place
+  moved = jnp.where(label == IGNORE_LABEL, IGNORE_LABEL, (label + 100) % 300)
+  np.testing.assert_allclose(loss(logits, label), loss(logits[..., shift], moved), rtol=1e-5)
+  gradient = np.asarray(jax.grad(lambda x: loss(x, label).sum)(logits))[0, 0]
+  assert (gradient[np.arange(4), large] < 0).all()
+
+
 def test_wrong_arguments():
   logits, label = example()
   with pytest.raises(SegjaxError, match='2 values for 3 classes'):

@@ -10,7 +10,7 @@ import pytest
 
 from segjax.ops import panoptic
 from segjax.ops.paste_masks import paste_masks
-from segjax.types import Detections
+from segjax.types import IGNORE_LABEL, Detections
 
 HEIGHT, WIDTH, MASK = 24, 30, 7
 # Of 8 classes, 0 to 2 are things; the semantic labels are "other", four stuff classes of which two
@@ -38,7 +38,7 @@ def draw(count, seed=0, batch=2):
   """Labels and detections that overlap; scores tie, and some are not valid."""
   rng = np.random.default_rng(seed)
   label = np.kron(rng.integers(0, 7, (batch, 4, 5)), np.ones((6, 6), int)).astype('i4')
-  label[label == 6] = 255
+  label[label == 6] = IGNORE_LABEL
   detections = Detections(
     boxes=random_boxes(batch * count, seed).reshape(batch, count, 4),
     classes=rng.integers(0, 3, (batch, count)).astype('i4'),
@@ -221,7 +221,7 @@ def test_nothing_to_merge():
 
 def test_scores_in_place_of_labels_and_no_padding():
   label, detections = draw(12)
-  label = np.where(label == 255, 0, label)
+  label = np.where(label == IGNORE_LABEL, 0, label)
   scores = jax.nn.one_hot(label, 6) + 0.1
   expected = merge(label, detections, stuff_area=20)
   jax.tree.map(
@@ -231,9 +231,20 @@ def test_scores_in_place_of_labels_and_no_padding():
 
 def test_labels_that_are_not_listed_are_void():
   detections = hand_made(scores=())
-  for value in (-1, -3, 6, 255):
+  for value in (-1, -3, 6, 255, IGNORE_LABEL):
     label = np.full((1, HEIGHT, WIDTH), value, np.int32)
     assert not check(label, detections, stuff_area=0).ids.any()
+
+
+def test_more_labels_than_a_byte_holds():
+  """300 stuff classes under three things; void stays void."""
+  label = np.full((1, HEIGHT, WIDTH), IGNORE_LABEL, np.int32)
+  label[0, :4] = np.array([0, 254, 255, 299])[:, None]
+  segments = merge(label, hand_made(scores=()), stuff_classes=tuple(range(300)), stuff_area=0)
+  np.testing.assert_array_equal(segments.ids[0, :4, 0], np.array([0, 254, 255, 299]) + 3 + 1)
+  assert not segments.ids[0, 4:].any()
+  valid = np.flatnonzero(segments.valid[0])
+  assert segments.classes[0, valid].tolist() == [0, 254, 255, 299]
 
 
 def test_thresholds_do_not_compile_again():

@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ class Mutant:
     return source[: self.span[0]] + self.text + source[self.span[1] :]
 
   def __str__(self) -> str:
-    return f'{self.file}:{self.line} [{self.kind}] {self.before} -> {self.after}'
+    return f'{self.id} {self.file}:{self.line} [{self.kind}] {self.before} -> {self.after}'
 
 
 COMPARISONS = {
@@ -442,7 +442,7 @@ def read_records(path: Path) -> list[dict]:
   return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def page(records: Sequence[dict], reasons: Sequence[dict]) -> str:
+def page(records: Sequence[dict], reasons: Mapping[str, str]) -> str:
   """Markdown: what was killed in the first run and is now, and what survives."""
   first, last = {}, {}
   for record in records:
@@ -450,10 +450,8 @@ def page(records: Sequence[dict], reasons: Sequence[dict]) -> str:
     last[record['id']] = record
   count = lambda results, status: sum(r['status'] == status for r in results)
   share = lambda results: f'{count(results, KILLED)} of {len(results)}'
-  reason = {(r['file'], r['before'], r['after']): r['reason'] for r in reasons}
-  equivalent = lambda r: reason.get((r['file'], r['before'], r['after']))
   survivors = [r for r in last.values() if r['status'] != KILLED]
-  left = [r for r in survivors if not equivalent(r)]
+  left = [r for r in survivors if r['id'] not in reasons]
   total = len(last)
   lines = [
     '# Mutation testing',
@@ -473,12 +471,12 @@ def page(records: Sequence[dict], reasons: Sequence[dict]) -> str:
   ]
   for file in sorted({r['file'] for r in last.values()}):
     at_first, now = ([r for r in rs.values() if r['file'] == file] for rs in (first, last))
-    same = sum(r['status'] != KILLED and bool(equivalent(r)) for r in now)
+    same = sum(r['status'] != KILLED and r['id'] in reasons for r in now)
     lines.append(f'| `{file}` | {share(at_first)} | {share(now)} | {same or ""} |')
   lines += ['', '## Survivors', '']
   for r in sorted(survivors, key=lambda r: (r['file'], r['line'])):
     status = '' if r['status'] == SURVIVED else f' ({r["status"]}, exit code {r["exit_code"]})'
-    why = f' Equivalent: {text}' if (text := equivalent(r)) else ''
+    why = f' Equivalent: {reasons[r["id"]]}' if r['id'] in reasons else ''
     before, after = (_shorten(r[k]) for k in ('before', 'after'))
     lines.append(f'- `{r["file"]}:{r["line"]}`{status} ``{before}`` → ``{after}``.{why}')
   if not survivors:
@@ -515,7 +513,7 @@ def main() -> None:
   if args.page:
     equivalent = PAGE / 'equivalent.toml'
     reasons = tomllib.loads(equivalent.read_text()) if equivalent.exists() else {}
-    print(page(records, reasons.get('equivalent', ())))
+    print(page(records, reasons))
     return
   status = {record['id']: record['status'] for record in records}
   chosen = [m for m in sample(args.count, args.seed) if args.only in m.file]

@@ -19,14 +19,18 @@ demo: $(READY)  ## train a small U-Net on the built-in data set, evaluate it, sh
 	$(BIN)/segjax train --config=configs/unet/scenes.py --workdir=runs/demo
 	$(BIN)/segjax evaluate --workdir=runs/demo
 
-test: $(READY)  ## what CI runs, but for the linter
-	$(BIN)/pytest -n 2 -m 'not slow'
+# worksteal: a file's tests stay together, so that what its fixtures made is made once, but for the
+# few that an idle worker takes over at the end.
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
+
+test: $(READY)  ## every test but the long ones
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY)  ## only those: kill and resume, several processes
-	$(BIN)/pytest -n 2 -m slow
+	$(PYTEST) -m slow
 
 test-all: $(READY)  ## every test, the long ones too
-	$(BIN)/pytest -n 2
+	$(PYTEST)
 
 mutate: $(READY)  ## do the tests notice small changes of the code? Takes hours
 	$(BIN)/python tests/mutation.py

@@ -1,7 +1,7 @@
 """Types and constants shared by every part of segjax.
 
 Shape letters: B batch, H W image rows and columns, C channels or classes, N padded ground-truth
-instances, R regions, K detections. Images are NHWC, RGB, float32, normalised. Boxes are
+instances, R RoIs, K detections. Images are NHWC, RGB, float32, normalized. Boxes are
 `[x0, y0, x1, y1]` in input pixels, continuous coordinates (no +1).
 """
 
@@ -60,15 +60,15 @@ Fraction: TypeAlias = Annotated[float, Range(0, 1)]
 AnyFloat: TypeAlias = Annotated[float, Range()]
 
 # What a task's functions read. Dense tasks use
-#   image  f32[B, H, W, C]  normalised; H and W include the model's margin where it has one
+#   image  f32[B, H, W, C]  normalized; H and W include the model's margin where it has one
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
 #   weight f32[B, h, w]     loss weight a pixel, only where the config asks for one
-#   valid  bool[B]          False for an example that only fills up an evaluation batch
+#   valid  bool[B]          False for padding of an evaluation batch
 # Instance tasks use image, valid, and
 #   size      i32[B, 2]     height and width of the image inside its padding
 #   instances `Instances`
 #   index     i32[B]        of the example in its split
-# Panoptic tasks use besides
+# Panoptic tasks also use
 #   label     i32[B, H, W]  as above, in training
 #   segments  `Segments`    in evaluation, at the images' own sizes, padded
 #   native    i32[B, 2]     these sizes, in evaluation
@@ -94,7 +94,7 @@ class Instances(NamedTuple):
     boxes: f32[B, N, 4], around the visible pixels; zeros where absent.
     classes: i32[B, N], class index among the things, from 0; there is no background class.
     masks: u8[B, N, H, ceil(W / 8)], one bit a pixel, see `segjax.ops.masks.pack_masks`.
-    crowd: bool[B, N], a region of many objects that are not told apart: no target, no mistake.
+    crowd: bool[B, N], a region of many objects: no target, no mistake.
     valid: bool[B, N].
   """
 
@@ -130,9 +130,9 @@ class Segments(NamedTuple):
   a segment that is not valid belong to none.
 
   Attributes:
-    ids: i32[B, H, W], from 1 to S; 0 is void, and all of what only fills up the image.
+    ids: i32[B, H, W], from 1 to S; 0 is void, and padding.
     classes: i32[B, S], class index, things and stuff in one numbering.
-    crowd: bool[B, S], a region of many objects that are not told apart; never in a prediction.
+    crowd: bool[B, S], a region of many objects; never in a prediction.
     valid: bool[B, S].
   """
 
@@ -143,7 +143,7 @@ class Segments(NamedTuple):
 
 
 class SegjaxError(Exception):
-  """An error that the user can mend: one sentence with the file or key, and what to do.
+  """An error that the user can fix: one sentence with the file or key, and what to do.
 
   The command line prints it without a traceback and exits with status 2.
   """

@@ -1,18 +1,41 @@
-"""Stricter than users are: four CPU devices, and no program compiled in an earlier run."""
+"""Stricter than users are: warnings are errors, four CPU devices, nothing left by earlier runs.
+
+Most of a test's time is compilation, most of what it compiles runs once: programs are compiled
+without LLVM's optimization, and kept for the other processes of this run (xdist's workers, commands
+that tests spawn) in a directory of the run. `SEGJAX_TEST_CACHE=<directory>` keeps them between runs
+instead, for who runs one file again and again.
+"""
 
 import os
+import pathlib
+import shutil
+import tempfile
 
-# Before anything imports JAX.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
-)
+# Before anything imports JAX; an own XLA_FLAGS comes last, where it wins.
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    '--xla_force_host_platform_device_count=4',
+    '--xla_backend_optimization_level=0',
+    os.environ.get('XLA_FLAGS', ''),
+  ]
+).strip()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-
-import pathlib  # noqa: E402
+# The workers of xdist inherit the directory of the process that started them.
+_STARTED_HERE = 'PYTEST_XDIST_WORKER' not in os.environ
+_KEPT = os.environ.get('SEGJAX_TEST_CACHE')
+if _STARTED_HERE:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _KEPT or tempfile.mkdtemp(prefix='segjax-test-')
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_unconfigure() -> None:
+  if _STARTED_HERE and not _KEPT:
+    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,7 @@ Every function takes the generator that is its only source of randomness.
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -18,6 +18,9 @@ from segjax.data.sample import Objects, Sample, Size
 from segjax.types import SegjaxError
 
 Transform = Callable[..., Sample]
+
+# Rotations by 0 to 3 quarter turns.
+_QUARTERS = np.array([[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
 
 
 def sample_warp(
@@ -58,7 +61,6 @@ def sample_warp(
 
   cos, sin = math.cos(angle), math.sin(angle)
   turn = np.array([[cos, -sin], [sin, cos]])
-  quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), quarter_turns)
   turned = lambda size: size if quarter_turns % 2 == 0 else size[::-1]
   if clip:
     height, width = (
@@ -74,7 +76,7 @@ def sample_warp(
   return Warp(
     size=out_size,
     center=np.float32([center_x, center_y]),
-    matrix=(quarter @ turn @ np.diag(np.where(flip, -1, 1)) / scale).astype(np.float32),
+    matrix=(_QUARTERS[quarter_turns] @ turn * np.where(flip, -1, 1) / scale).astype(np.float32),
     shift=shift.astype(np.float32),
     nodes=None if nodes is None else nodes.astype(np.float32),
     margin=margin,
@@ -190,7 +192,7 @@ def find_transform(path: str) -> Transform:
   Raises:
     SegjaxError: there is none.
   """
-  key = f'config.augment.transforms.{path}'
+  key = f'config.augment.transforms: {path}'
   module, _, name = path.rpartition('.')
   if not module:
     raise SegjaxError(f'{key} must be the path of a function: package.module.function')
@@ -206,7 +208,7 @@ def find_transform(path: str) -> Transform:
 def apply_transforms(
   rng: np.random.Generator,
   sample: Sample,
-  transforms: Mapping[str, Mapping[str, Any]],
+  transforms: Sequence[Mapping[str, Any]],
   largest: Size,
   name: str,
 ) -> Sample:
@@ -215,18 +217,19 @@ def apply_transforms(
   Args:
     rng: handed on to each.
     sample: handed on to the first.
-    transforms: path of the function -> keyword arguments, as `config.augment.transforms`.
+    transforms: `config.augment.transforms`.
     largest: size that the result fits into.
     name: of the example, for errors.
 
   Raises:
     SegjaxError: the result of one is not what a sample is.
   """
-  for path, arguments in transforms.items():
+  for entry in transforms:
+    path, arguments = entry['name'], {k: v for k, v in entry.items() if k != 'name'}
     changed = find_transform(path)(rng, sample, **arguments)
     if problem := _problem(changed, sample, largest):
       raise SegjaxError(
-        f'config.augment.transforms.{path} returned {problem} for {name}: return the sample with '
+        f'config.augment.transforms: {path} returned {problem} for {name}: return the sample with '
         'changed arrays of the same dtypes and of one height and width'
       )
     sample = changed
@@ -237,31 +240,30 @@ def _problem(changed: Any, sample: Sample, largest: Size) -> str | None:
   """What is wrong with a changed sample."""
   if not isinstance(changed, Sample):
     return f'{type(changed).__name__}, not a Sample,'
-  if changed.size != sample.size and any(
-    side > limit for side, limit in zip(changed.size, largest, strict=True)
-  ):
-    return f'an image of {changed.size}, larger than {tuple(largest)},'
+  size = changed.size
+  if size != sample.size and any(side > limit for side, limit in zip(size, largest, strict=True)):
+    return f'an image of {size}, larger than {tuple(largest)},'
+  inner = size
+  if sample.label is not None:  # less the margin
+    inner = tuple(
+      new - old + side for new, old, side in zip(size, sample.size, sample.label.shape, strict=True)
+    )
   before, after = (
-    {**x._asdict(), **(x.objects or Objects(*[None] * 4))._asdict()} for x in (sample, changed)
+    {**x._asdict(), **(x.objects._asdict() if x.objects else {})} for x in (sample, changed)
   )
-  bound = changed.size
-  if sample.label is not None and sample.label.shape != sample.size:  # an image with a margin
-    margin = [a - b for a, b in zip(sample.size, sample.label.shape, strict=True)]
-    bound = tuple(a - b for a, b in zip(changed.size, margin, strict=True))
-  count = None if changed.objects is None else len(changed.objects.classes)
+  count = np.shape(after.get('classes'))
   shapes = {
-    'image': (*changed.size, sample.image.shape[2]),
-    'label': bound,
-    'weight': bound,
-    'boxes': (count, 4),
-    'classes': (count,),
-    'masks': (count, *bound),
-    'crowd': (count,),
+    'image': (*size, sample.image.shape[2]),
+    'label': inner,
+    'weight': inner,
+    'boxes': (*count, 4),
+    'classes': count,
+    'masks': (*count, *inner),
+    'crowd': count,
   }
   for key, shape in shapes.items():
-    old, new = before[key], after[key]
-    if (old is None) != (new is None):
-      return f'{"no" if new is None else "a"} {key}'
-    if new is not None and (new.dtype != old.dtype or new.shape != shape):
-      return f'{key} {new.dtype}{list(new.shape)} in place of {old.dtype}{list(shape)}'
+    old, new = (getattr(x.get(key), 'dtype', None) for x in (before, after))
+    if old != new or (new is not None and after[key].shape != shape):
+      found = f'{new}{list(after[key].shape)}' if new is not None else 'none'
+      return f'{key} {found} in place of {old}{list(shape)}'
   return None

@@ -24,6 +24,10 @@ _INTERPOLATION = {'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
 # Cubic interpolation between nodes overshoots them by at most this factor, 1.25 on each axis.
 _OVERSHOOT = 1.5625
 
+# Where the pixels of an output are in the input: positions f32[h, w, 2], or of an exact warp its
+# `ranges`.
+Where = np.ndarray | tuple[range, range, bool]
+
 
 # --- resizing -------------------------------------------------------------------------------------
 
@@ -140,8 +144,8 @@ class Warp(NamedTuple):
   @property
   def exact(self) -> bool:
     """Whether it flips, turns by right angles and moves by whole pixels, and nothing else."""
-    whole = np.isin(np.abs(self.matrix), (0, 1)).all() and (np.abs(self.matrix).sum(1) == 1).all()
-    return self.nodes is None and bool(whole)
+    xx, xy, yx, yy = np.abs(self.matrix).ravel().tolist()
+    return self.nodes is None and xx == yy and xy == yx and {xx, xy} == {0, 1}
 
   def positions(self) -> np.ndarray:
     """f32[h + 2·margin, w + 2·margin, 2], the (x, y) of each output pixel in the input."""
@@ -156,13 +160,20 @@ class Warp(NamedTuple):
     np.add(yx * x + yy * y, self.center[1], out=out[..., 1])
     return out
 
-  def indices(self) -> tuple[np.ndarray, np.ndarray, bool]:
+  def ranges(self) -> tuple[range, range, bool]:
     """Of an exact warp: input rows, input columns, and whether rows become columns."""
-    x, y = (axis.ravel() + step for axis, step in zip(self._offsets(), self.shift, strict=True))
-    (xx, xy), (yx, yy) = self.matrix
-    turned = xx == 0
-    rows, columns = (yx * x, xy * y) if turned else (yy * y, xx * x)
-    return (rows + self.center[1]).astype(int), (columns + self.center[0]).astype(int), bool(turned)
+    (xx, xy), (yx, yy) = self.matrix.astype(int).tolist()
+    height, width = (side + 2 * self.margin for side in self.size)
+    x, y = (1 - width) / 2 + float(self.shift[0]), (1 - height) / 2 + float(self.shift[1])
+    column, row = int(self.center[0] + xx * x + xy * y), int(self.center[1] + yx * x + yy * y)
+    if xx == 0:
+      height, width = width, height
+    down, right = yx + yy, xx + xy
+    return (
+      range(row, row + down * height, down),
+      range(column, column + right * width, right),
+      xx == 0,
+    )
 
   def _offsets(self) -> tuple[np.ndarray, np.ndarray]:
     """f32[1, W] and f32[H, 1], output pixels from the center; halves are exact in float32."""
@@ -221,23 +232,25 @@ def warp(
     A sample of `move.size`. Objects without a pixel left in it are gone.
   """
   inner = move._replace(margin=0)
-  whole = around = None
-  if not move.exact:
+  if move.exact:
+    around, whole = move.ranges(), inner.ranges()
+  else:
     m, (height, width) = move.margin, move.size
     around = move.positions()
     whole = around[m : m + height, m : m + width]
-  weight_fill = None if color is None else 0.0
   label, weight, objects = sample.label, sample.weight, sample.objects
   return sample._replace(
-    image=_sample(sample.image, move, around, _INTERPOLATION[interpolation], color),
-    label=None if label is None else _sample(label, inner, whole, cv2.INTER_NEAREST, IGNORE_LABEL),
-    weight=None if weight is None else _sample(weight, inner, whole, cv2.INTER_LINEAR, weight_fill),
+    image=_sample(sample.image, around, _INTERPOLATION[interpolation], color),
+    label=None if label is None else _sample(label, whole, cv2.INTER_NEAREST, IGNORE_LABEL),
+    weight=None
+    if weight is None
+    else _sample(weight, whole, cv2.INTER_LINEAR, None if color is None else 0),
     objects=None if objects is None else move_objects(objects, sample.size, inner, whole),
   )
 
 
 def move_objects(
-  objects: Objects, size: Size, move: Warp | None = None, positions: np.ndarray | None = None
+  objects: Objects, size: Size, move: Warp | None = None, where: Where | None = None
 ) -> Objects:
   """Objects of an image that is resized to `size` and then warped, one mask after the other.
 
@@ -245,7 +258,7 @@ def move_objects(
     objects: of an image of any size.
     size: that it gets first.
     move: the warp, without a margin; None for none.
-    positions: of the warp, where they are known already.
+    where: of the warp.
 
   Returns:
     Objects of `move.size`, those of which a pixel is left. Of an exact warp, the box of an object
@@ -257,10 +270,8 @@ def move_objects(
   if move is None:
     masks = _each(objects.masks, size, lambda mask: resize_label(mask, size))
     return objects._replace(boxes=boxes, masks=masks)
-  if positions is None and not move.exact:
-    positions = move.positions()
   masks = _each(
-    objects.masks, move.size, lambda mask: _warp_mask(resize_label(mask, size), move, positions)
+    objects.masks, move.size, lambda mask: _warp_mask(resize_label(mask, size), move, where)
   )
   tight = mask_boxes(masks)
   if move.exact:
@@ -288,10 +299,10 @@ def _each(masks: np.ndarray, size: Size, change: Callable[[np.ndarray], np.ndarr
   return out
 
 
-def _warp_mask(mask: np.ndarray, move: Warp, positions: np.ndarray | None) -> np.ndarray:
+def _warp_mask(mask: np.ndarray, move: Warp, where: Where) -> np.ndarray:
   """`_sample` of a mask, which looks no further than its pixels can get."""
-  if positions is None:
-    return _sample(mask, move, None, cv2.INTER_NEAREST, 0)
+  if isinstance(where, tuple):
+    return _sample(mask, where, cv2.INTER_NEAREST, 0)
   reached = mask_boxes(mask[None]) + np.float32([-2, -2, 2, 2])
   x0, y0, x1, y1 = _move_boxes(reached, move)[0]
   reach = 0.0 if move.nodes is None else _OVERSHOOT * float(np.abs(move.nodes).max())
@@ -300,61 +311,52 @@ def _warp_mask(mask: np.ndarray, move: Warp, positions: np.ndarray | None) -> np
     for low, high in ((y0, y1), (x0, x1))
   )
   out = np.zeros(move.size, np.uint8)
-  window = positions[rows, columns]
+  window = where[rows, columns]
   if window.size:
-    out[rows, columns] = _sample(mask, move, window, cv2.INTER_NEAREST, 0)
+    out[rows, columns] = _sample(mask, window, cv2.INTER_NEAREST, 0)
   return out
 
 
 def _move_boxes(boxes: np.ndarray, move: Warp) -> np.ndarray:
   """f64[n, 4], the boxes around f[n, 4] after the warp, but for its elastic displacement."""
   corners = boxes[:, [[0, 1], [2, 1], [0, 3], [2, 3]]].astype(np.float64)  # [n, 4, (x, y)]
-  inverse = np.linalg.inv(move.matrix.astype(np.float64))
-  offsets = (corners - 0.5 - move.center) @ inverse.T - move.shift
+  matrix = move.matrix.astype(np.float64)  # a turn times a factor
+  offsets = (corners - 0.5 - move.center) @ matrix / (matrix[0] ** 2).sum() - move.shift
   moved = offsets + np.array(move.size[::-1]) / 2
   return np.concatenate([moved.min(1), moved.max(1)], axis=1)
 
 
 def _sample(
-  array: np.ndarray,
-  move: Warp,
-  positions: np.ndarray | None,
-  interpolation: int,
-  fill: float | np.ndarray | None,
+  array: np.ndarray, where: Where, interpolation: int, fill: float | np.ndarray | None
 ) -> np.ndarray:
-  """[H, W] or [H, W, C] of any dtype at `positions`, or where `move` is exact, with None, there.
-
-  Beyond it is `fill`, or where that is None, the mirrored array.
-  """
-  if positions is None:
-    rows, columns, turned = move.indices()
+  """[H, W] or [H, W, C] of any dtype; beyond it is `fill`, or where that is None, its mirror."""
+  if isinstance(where, tuple):
+    rows, columns, turned = where
     out = _take(_take(array, rows, 0, fill), columns, 1, fill)
     return np.ascontiguousarray(out.swapaxes(0, 1) if turned else out)
   border = {'borderMode': cv2.BORDER_REFLECT_101}
   if fill is not None:
-    border = {
-      'borderMode': cv2.BORDER_CONSTANT,
-      'borderValue': np.broadcast_to(fill, array.shape[2:]).tolist(),
-    }
-  out = cv2.remap(array, positions, None, interpolation, **border)
-  return out.reshape(positions.shape[:2] + array.shape[2:])
+    value = np.broadcast_to(fill, array.shape[2:]).tolist()
+    border = {'borderMode': cv2.BORDER_CONSTANT, 'borderValue': value}
+  out = cv2.remap(array, where, None, interpolation, **border)
+  return out.reshape(where.shape[:2] + array.shape[2:])
 
 
 def _take(
-  array: np.ndarray, index: np.ndarray, axis: int, fill: float | np.ndarray | None
+  array: np.ndarray, index: range, axis: int, fill: float | np.ndarray | None
 ) -> np.ndarray:
   """`array` at consecutive places along an axis, up or down, past its ends as `_sample` says."""
-  count, array = array.shape[axis], np.moveaxis(array, axis, 0)
-  up = np.sort(index)
-  if up[0] >= 0 and up[-1] < count:
-    found = array[up[0] : up[-1] + 1]
-  elif fill is None:
+  count, along = array.shape[axis], (slice(None),) * axis
+  if min(index[0], index[-1]) >= 0 and max(index[0], index[-1]) < count:
+    stop = index.stop if index.stop >= 0 else None
+    return array[(*along, slice(index.start, stop, index.step))]
+  places = np.array(index)
+  if fill is None:
     period = max(1, 2 * (count - 1))
-    there = np.abs(up) % period
-    found = array[np.minimum(there, period - there) % count]
-  else:
-    found = np.empty((len(up), *array.shape[1:]), array.dtype)
-    found[...] = fill
-    inside = (up >= 0) & (up < count)
-    found[inside] = array[up[inside]]
-  return np.moveaxis(found if index[0] == up[0] else found[::-1], 0, axis)
+    places = np.abs(places) % period
+    return array.take(np.minimum(places, period - places) % count, axis)
+  out = np.empty((*array.shape[:axis], len(places), *array.shape[axis + 1 :]), array.dtype)
+  out[...] = fill
+  inside = (places >= 0) & (places < count)
+  out[(*along, inside)] = array[(*along, places[inside])]
+  return out

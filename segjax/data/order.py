@@ -4,7 +4,7 @@ An epoch is a permutation of the split. Images are resized by `config.data.size`
 shape, and a batch has one shape. Where all examples have one, position p of the stream of n
 examples, p = step · batch size + row, is example `permutation(seed, p // n)[p % n]`. Where they
 have several, each example joins the batch of its shape that is being filled, and batches come in
-the order in which they are full; what an epoch leaves unfilled goes on into the next one. So every
+the order in which they are full; what an epoch leaves unfilled is filled by the next one. So every
 image comes as often as every other, every batch is full, and both depend on the seed and the step
 alone. Where fewer images than a batch have a shape, theirs comes once in a few epochs: choose few
 shapes.
@@ -97,38 +97,26 @@ def fit_shape(size: Size, config: InputConfig, name: Callable[[], str]) -> Size:
 def known_shape(config: InputConfig, *, train: bool) -> Size | None:
   """The shape of all examples, where the config alone says it."""
   size = config.data.size
-  if train and size.crop_size is not None:
-    return size.crop_size
-  if train and config.augment.large_scale_jitter is not None:
-    return size.image_size
+  if train and (size.crop_size is not None or config.augment.large_scale_jitter is not None):
+    return size.crop_size or size.image_size
   if size.shapes is not None:
     return size.shapes[0] if len(size.shapes) == 1 else None
   return size.image_size
 
 
-def shapes_of(sizes: Sequence[Size], config: InputConfig, name: Callable[[int], str]) -> list[Size]:
-  """The shape of each resized example of a split.
+def _common_shape(sizes: Sequence[Size], config: InputConfig) -> Size | None:
+  """The one size of all images, where they are without objects and nothing says a shape.
 
-  Without objects, and without anything in the config that says it, images that are all of one size
-  are not padded.
-
-  Args:
-    sizes: of the resized examples.
-    config: its sizes.
-    name: of the example of an index.
-
-  Raises:
-    SegjaxError: as `fit_shape`.
+  They are not padded then. Networks for objects want multiples of 32.
   """
-  if (
-    'objects' not in config.annotations and config.data.size.shapes is None and len(set(sizes)) == 1
-  ):
-    return list(sizes)
-  return [fit_shape(s, config, functools.partial(name, i)) for i, s in enumerate(sizes)]
+  short_side = config.data.size.short_side
+  varied = short_side is not None and len(short_side) > 1
+  plain = 'objects' not in config.annotations and config.data.size.shapes is None
+  return eval_size(sizes[0], config) if plain and not varied and len(set(sizes)) == 1 else None
 
 
 class EvalBatch(NamedTuple):
-  """Examples of an evaluation batch; canvas: the size that all of their own sizes fit into."""
+  """Indices of the examples of a batch, their padded shape, and that of their segments."""
 
   shape: Size
   canvas: Size | None
@@ -144,27 +132,24 @@ def eval_order(
     count: of the examples.
     sizes: the images' own sizes, read only where they are needed.
     config: its sizes, and those of batches.
-    name: of the example of an index.
+    name: of the example of an index, for errors.
   """
-  shape = known_shape(config, train=False)
-  fits = config.data.size.shapes is None
-  native = [] if shape is not None and fits and 'segments' not in config.annotations else sizes()
-  if native:
-    resized = [eval_size(size, config) for size in native]
-    shapes = shapes_of(resized, config, name)
-  else:
-    shapes = [shape] * count
+  segments = 'segments' in config.annotations
+  # Every image must be seen to fit into the shapes.
+  shape = None if config.data.size.shapes else known_shape(config, train=False)
+  native = sizes() if shape is None or segments else []
+  shape = shape or _common_shape(native, config)
   groups: dict[Size, list[int]] = {}
-  for index, key in enumerate(shapes):
-    groups.setdefault(key, []).append(index)
+  for i in range(count):
+    key = shape or fit_shape(eval_size(native[i], config), config, functools.partial(name, i))
+    groups.setdefault(key, []).append(i)
   number = config.batch.eval_size or config.batch.size
   batches = []
   for key, indices in groups.items():
-    canvas = None
-    if 'segments' in config.annotations:
-      canvas = tuple(np.max([native[i] for i in indices], axis=0).tolist())
+    canvas = np.max([native[i] for i in indices], axis=0).tolist() if segments else None
     for start in range(0, len(indices), number):
-      batches.append(EvalBatch(key, canvas, indices[start : start + number]))
+      chosen = indices[start : start + number]
+      batches.append(EvalBatch(key, canvas and tuple(canvas), chosen))
   return batches
 
 
@@ -194,17 +179,11 @@ class TrainOrder:
     self._config = config
     self._seed = seed
     self._name = name
-    self._single = known_shape(config, train=True)
     # With one shape there is nothing to group, and no need to read every image's size.
-    self._sizes = None if self._single is not None else sizes()
-    if self._sizes is not None and len(set(self._sizes)) == 1 and not self._varies():
-      resized = [eval_size(self._sizes[0], config)]
-      self._single = shapes_of(resized, config, name)[0]
+    shape = known_shape(config, train=True)
+    self._sizes = sizes() if shape is None else []
+    self._shape = shape or _common_shape(self._sizes, config)
     self._start()
-
-  def _varies(self) -> bool:
-    short = self._config.data.size.short_side
-    return short is not None and len(short) > 1
 
   def _start(self) -> None:
     self._lock = threading.Lock()
@@ -221,10 +200,10 @@ class TrainOrder:
 
   def batch(self, step: int) -> tuple[Size, list[tuple[int, int]]]:
     """The padded shape of a step's batch, and (epoch, index) of each of its examples."""
-    if self._single is not None:
+    if self._shape is not None:
       first = step * self._config.batch.size
       positions = (divmod(first + row, self._count) for row in range(self._config.batch.size))
-      return self._single, [(epoch, int(self._epoch(epoch)[i])) for epoch, i in positions]
+      return self._shape, [(epoch, int(self._epoch(epoch)[i])) for epoch, i in positions]
     with self._lock:
       if step < self._ends[len(self._ends) - 1 - len(self._kept)]:  # no longer kept
         self._ends, self._unfilled = [0], {}
@@ -245,7 +224,9 @@ class TrainOrder:
     epoch = len(self._ends) - 1
     batches = []
     for index in map(int, self._epoch(epoch)):
-      shape = self._shape(epoch, index)
+      native = self._sizes[index]
+      size = train_size(native, self._config, self._seed, epoch, index, self._count)
+      shape = fit_shape(size, self._config, functools.partial(self._name, index))
       filling = self._unfilled.setdefault(shape, [])
       filling.append(epoch * self._count + index)
       if len(filling) == self._config.batch.size:
@@ -255,8 +236,3 @@ class TrainOrder:
     # Two at least: at an epoch's end threads ask for batches of both.
     while len(self._kept) > 2 and sum(map(len, self._kept)) - len(self._kept[0]) > _KEPT_BATCHES:
       self._kept.popleft()
-
-  def _shape(self, epoch: int, index: int) -> Size:
-    native = self._sizes[index]
-    size = train_size(native, self._config, self._seed, epoch, index, self._count)
-    return fit_shape(size, self._config, functools.partial(self._name, index))

@@ -84,33 +84,28 @@ def train_batches(
   the crop. Images with objects are padded with the mean color below and to the right.
 
   Args:
-    builder: of a prepared data set, from `datasets.load`.
-    spec: from `datasets.spec`.
+    builder, spec: of a prepared data set, from `datasets.load` and `datasets.spec`.
     config: what to read and how.
     seed: of the order and the augmentation, not negative.
     start_step: batches that are left out, at no cost.
-    margin: pixels that images extend beyond their labels on each side, mirrored where they pass the
-      border; for networks without padding, which take no objects.
-    process_index: which contiguous part of every batch is this host's.
-    process_count: number of hosts.
+    margin: pixels that images extend beyond their labels on each side, for networks without
+      padding, which take no objects.
+    process_index, process_count: which contiguous part of every batch is this host's.
     report: told of objects that are left out, because an image has more than
-      `config.batch.max_objects` or because no pixel of them is left: at the first one, and at the
-      end how many they were.
+      `config.batch.max_objects` or because no pixel of them is left.
 
   Yields:
-    (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], label i32[b, H, W], valid
-    bool[b], all True, weight f32[b, H, W] if the config has a weight map, and what the module
-    describes; b = batch size / process_count.
+    (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], valid bool[b], all True, label
+    i32[b, H, W], weight f32[b, H, W] if the config has a weight map, and what the module describes;
+    b = batch size / process_count.
 
   Raises:
     SegjaxError: a batch that does not divide among the hosts, an unknown or empty split, a
       transform that cannot be imported; while iterating: what is wrong with an example, by its
       name, such as an image that fits into no shape.
   """
-  if margin and 'objects' in config.annotations:
-    raise ValueError('a network without padding takes no objects')
-  for path in config.augment.transforms:
-    augment.find_transform(path)
+  for entry in config.augment.transforms:
+    augment.find_transform(entry['name'])
   examples = _Examples(builder, config.data.train_split, spec, config)
   rows = _host_rows('size', config.batch.size, process_index, process_count)
   reader = examples.reader
@@ -359,6 +354,7 @@ def _report_left_out(
   batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
   """The batches without `left_out`, of which it tells at the first object and at the end."""
+  reasons = f'config.batch.max_objects={most}', 'no pixel left by resizing and augmentation'
   objects, images = np.zeros((2, 2), np.int64)
   with contextlib.closing(batches):
     try:
@@ -366,25 +362,19 @@ def _report_left_out(
         counts = found.pop('left_out', np.zeros((0, 2), np.int64))
         for kind in np.flatnonzero((objects == 0) & counts.any(0)):
           row = np.flatnonzero(counts[:, kind])[0]
-          report(_first_left_out(names[row], kind, counts[row, kind], most))
+          report(
+            f'{names[row]}: {counts[row, kind]} objects are left out ({reasons[kind]}), and '
+            'others of other images (how many: at the end)'
+          )
         objects += counts.sum(0)
         images += (counts > 0).sum(0)
         yield found, names
     finally:
       for kind in np.flatnonzero(objects):
         report(
-          (f'config.batch.max_objects={most} left out', 'resizing and augmentation hid')[kind]
-          + f' {objects[kind]} objects of {images[kind]} images that this process trained on'
+          f'{objects[kind]} objects of {images[kind]} images that this process trained on were '
+          f'left out ({reasons[kind]})'
         )
-
-
-def _first_left_out(name: str, kind: int, count: int, most: int) -> str:
-  what = (
-    f'{name} has {most + count} objects: the largest config.batch.max_objects={most} are kept',
-    f'{name} has {count} objects without a pixel after resizing and augmentation: they are left '
-    'out',
-  )[kind]
-  return f'{what}, here and in other images (how many: at the end)'
 
 
 # --- evaluation -----------------------------------------------------------------------------------

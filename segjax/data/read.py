@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from segjax.types import IGNORE_LABEL, SegjaxError, Segments
 # Objects as `segjax.metrics.coco` has them: `id`, `category` (index among the things), `bbox`
 # [x, y, width, height], `area`, `iscrowd` and `rle`.
 Annotations = list[dict[str, Any]]
+T = TypeVar('T')
 
 
 class Reader:
@@ -71,6 +72,8 @@ class Reader:
       tfds.features.FeaturesDict({key: features[key] for key in sorted(names - {None})})
       for names in (header, keys)
     )
+    is_image = lambda key: isinstance(features[key], tfds.features.Image)
+    self._encoded = {key for key in self._features if is_image(key)}
 
   def __len__(self) -> int:
     return len(self._records)
@@ -110,11 +113,25 @@ class Reader:
     return images.read_size(record[self.config.data.image_key], f'the image of {name}')
 
   def _parse(self, features: tfds.features.FeaturesDict, index: int) -> tuple[dict[str, Any], str]:
-    encoded = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
-    skip = dict.fromkeys(encoded, tfds.decode.SkipDecoding())
+    skip = {key: tfds.decode.SkipDecoding() for key in self._encoded if key in features}
     record = features.deserialize_example_np(self._records[index], decoders=skip)
     key = self.config.data.name_key
     return record, f'example {index}' if key is None else record[key].decode()
+
+
+def _once(method: Callable[['Example'], T]) -> T:
+  """A property that is computed once.
+
+  `functools.cached_property` has, before Python 3.12, a lock that all threads wait for.
+  """
+  name = f'_{method.__name__}'
+
+  def get(example: 'Example') -> T:
+    if name not in vars(example):
+      vars(example)[name] = method(example)
+    return vars(example)[name]
+
+  return property(get, doc=method.__doc__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +143,7 @@ class Example:
   name: str
   record: Mapping[str, Any]
 
-  @functools.cached_property
+  @_once
   def image(self) -> np.ndarray:
     """u8[H, W, C], at its own size."""
     encoded = self.record[self.reader.config.data.image_key]
@@ -142,7 +159,7 @@ class Example:
     """u16[H, W], class index or IGNORE_LABEL."""
     return self.reader.sources['label'].read(self)
 
-  @functools.cached_property
+  @_once
   def segments(self) -> Segments:
     """Without the batch axis."""
     data, spec = self.reader.config.data, self.reader.spec
@@ -216,11 +233,11 @@ def _read_label_map(example: Example) -> np.ndarray:
 
 def _read_label_of_segments(example: Example) -> np.ndarray:
   classes = np.concatenate([[IGNORE_LABEL], example.segments.classes])
-  return _to_classes(classes.astype(np.uint16)[example.segments.ids], IGNORE_LABEL, example)
+  return _to_classes(classes, IGNORE_LABEL, example)[example.segments.ids]
 
 
 def _to_classes(label: np.ndarray, void: int, example: Example) -> np.ndarray:
-  """u16[H, W] of class indices and IGNORE_LABEL from stored values, of which one is void."""
+  """u16 of class indices and IGNORE_LABEL from stored values, of which one is void."""
   spec = example.reader.spec
   stored = np.arange(256) if label.dtype == np.uint8 else label.astype(np.int64)
   classes = stored + example.reader.config.data.label_offset

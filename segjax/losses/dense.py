@@ -24,6 +24,7 @@ from segjax.types import (
   Array,
   Fraction,
   NonNegativeFloat,
+  PositiveFloat,
   SegjaxError,
   SumCount,
 )
@@ -132,7 +133,7 @@ def dice(
   weight: Array | None = None,
   *,
   class_weights: Sequence[NonNegativeFloat] | None = None,
-  smooth: NonNegativeFloat = 1.0,
+  smooth: PositiveFloat = 1.0,
 ) -> SumCount:
   """Soft Dice loss of each image: 1 - (2 Σpg + smooth) / (Σp + Σg + smooth), averaged over classes.
 

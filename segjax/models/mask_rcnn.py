@@ -52,7 +52,7 @@ class FeatureMaps(NamedTuple):
   Attributes:
     stages: of the ResNet, run on the image.
     strides: of the maps that RoIs are cut from; of a pyramid one more, P6, only proposes.
-    pyramid: whether there is one, with a anchor size per level; on one map a place has all sizes.
+    pyramid: whether there is one, with one anchor size per level; on one map a place has all sizes.
     res5: whether the heads are the ResNet's stage 5, run on each RoI (Fig. 4, left), and one
       layer; if not, those of the pyramid (Fig. 4, right).
   """
@@ -152,7 +152,7 @@ class MaskRCNN(nn.Module):
       (`MaskSamples`); else `detections`.
     """
     resnet, levels = self._levels(image, train)
-    return self._find(resnet, levels, image, size, instances, keys, given=given, train=train)
+    return self._run_heads(resnet, levels, image, size, instances, keys, given=given, train=train)
 
   def _levels(self, image: Array, train: bool) -> tuple[ResNet, list[Array]]:
     """The ResNet, and the maps f[B, h, w, C] that regions are proposed on."""
@@ -174,7 +174,7 @@ class MaskRCNN(nn.Module):
     fpn = FPN(self.neck.features, norm=self.neck.norm, dtype=self.dtype, name='fpn')
     return resnet, fpn(stages, train=train)
 
-  def _find(
+  def _run_heads(
     self,
     resnet: ResNet,
     levels: list[Array],
@@ -186,7 +186,7 @@ class MaskRCNN(nn.Module):
     given: Detections | None,
     train: bool,
   ) -> dict[str, Any]:
-    """What `__call__` returns, of the maps that `_levels` has."""
+    """The RPN and the heads, on the maps of `_levels`: what `__call__` returns."""
     box_features, mask_features = self._extractors(resnet, levels, train)
     box_head, mask_head = self._box_head(), self._mask_head()
     if given is not None:

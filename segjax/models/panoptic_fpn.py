@@ -79,7 +79,9 @@ class PanopticFPN(MaskRCNN, kw_only=True):
     With `given`, what `MaskRCNN` returns alone.
     """
     resnet, levels = self._levels(image, train)
-    outputs = self._find(resnet, levels, image, size, instances, keys, given=given, train=train)
+    outputs = self._run_heads(
+      resnet, levels, image, size, instances, keys, given=given, train=train
+    )
     if given is not None:
       return outputs
     branch = SemanticBranch(1 + self.stuff, self.semantic, dtype=self.dtype, name='semantic')

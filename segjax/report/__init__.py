@@ -1,1 +1,1 @@
-"""What a run shows: pictures of labels, curves, the page `report.html` and the terminal."""
+"""What a run shows: overlays of labels, curves, the page `report.html` and the terminal."""

@@ -228,7 +228,7 @@ def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -
   """Undoes `(pixel - mean) / std`.
 
   Args:
-    image: f32[H, W, C], normalised.
+    image: f32[H, W, C], normalized.
     mean: f[C] in pixel units from 0 to 255.
     std: f[C] in the same units.
 

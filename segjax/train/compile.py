@@ -45,8 +45,8 @@ def jit(function: Callable[..., Any], *, once: bool = False, **kwargs: Any) -> C
 
 
 def enable_cache() -> None:
-  """Keeps compiled programs in the user's cache folder, unless JAX was told of another already."""
+  """Keeps compiled programs in the user's cache directory, unless JAX already has another."""
   if jax.config.jax_compilation_cache_dir is None:
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     jax.config.update('jax_compilation_cache_dir', str(Path(root) / 'segjax' / 'jax'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

@@ -111,8 +111,18 @@ class _Meter:
     self._sums: dict[str, float] = collections.defaultdict(float)
     self._count = 0
     self._last_finite: dict[str, float] = {}
+    self._pending: list[tuple[int, Mapping[str, jax.Array], Sequence[str]]] = []
 
-  def add(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
+  def push(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
+    """Reads the step before this one: the device works on this one meanwhile."""
+    self._read()
+    self._pending.append((step, scalars, names))
+
+  def _read(self) -> None:
+    while self._pending:
+      self._add(*self._pending.pop())
+
+  def _add(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
     values = {k: float(v) for k, v in sharding.to_host(dict(scalars)).items()}
     if not values.pop('finite'):
       self._check_skip(step, values, names)
@@ -136,12 +146,30 @@ class _Meter:
 
   def take(self) -> dict[str, float]:
     """The means since the last call; what is a level rather than a mean is as it was last."""
+    self._read()
     means = {k: v / self._count for k, v in self._sums.items()} if self._count else {}
     levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if means.get(k)}
     means.pop('skipped', None)
     self._sums.clear()
     self._count = 0
     return {**means, **levels}
+
+
+class _Clock:
+  """Images a second since its last start."""
+
+  def __init__(self, step: int, batch_size: int):
+    self._batch_size = batch_size
+    self.restart(step)
+
+  def restart(self, step: int) -> None:
+    self._time, self._step = time.perf_counter(), step
+
+  def speed(self, step: int) -> dict[str, float]:
+    """`images_per_second`, where a step was made."""
+    images = (step - self._step) * self._batch_size
+    seconds = time.perf_counter() - self._time
+    return {'images_per_second': images / seconds} if images else {}
 
 
 def _spell(values: Mapping[str, float]) -> str:
@@ -190,44 +218,29 @@ def run(
     StoppedError: on SIGTERM or SIGINT, after saving.
     SegjaxError: the loss is not finite.
   """
+  state = _evaluate_first(state, config, checkpoints, evaluate, evaluated, refresh)
   start = step = int(state.step)
-  if start and not evaluated and _due(start, config):
-    state = refresh(state)
-    evaluate(state, start)
-  if not config.steps and not checkpoints.steps():
-    state = refresh(state)
-    checkpoints.save(state, metrics=evaluate(state, 0))
-  meter, pending = _Meter(config), collections.deque()
-  mark, mark_step = time.perf_counter(), step
+  meter, clock = _Meter(config), _Clock(step, batch_size)
   with _StopSignal() as stop:
     while step < config.steps:
       batch, names = next(batches)
       state, scalars = train_step(state, batch)
       step += 1
-      pending.append((step, scalars, names))
-      # One step behind: the device works on this step while the host reads the one before.
-      if len(pending) > 1:
-        meter.add(*pending.popleft())
+      meter.push(step, scalars, names)
       if step == start + 1:  # keep compilation out of the first images/s
         jax.block_until_ready(scalars)
-        mark, mark_step = time.perf_counter(), step
+        clock.restart(step)
 
       progress.update(step)
       stopping = stop.agreed(step)
-      last = step == config.steps
       evaluating = not stopping and _due(step, config)
-      saving = last or bool(stopping) or step % config.checkpoint_every == 0
-      if step % config.log_every == 0 or evaluating or saving:
-        while pending:
-          meter.add(*pending.popleft())
-        seconds = time.perf_counter() - mark
-        values = meter.take()
-        if step > mark_step:
-          values['images_per_second'] = (step - mark_step) * batch_size / seconds
+      saving = bool(stopping) or step == config.steps or step % config.checkpoint_every == 0
+      if evaluating or saving or step % config.log_every == 0:
+        values = {**meter.take(), **clock.speed(step)}
         if log:
           log.scalars(step, 'train', values)
         progress.update(step, values)
-        mark, mark_step = time.perf_counter(), step
+        clock.restart(step)
       metrics = None
       if evaluating:
         state = refresh(state)
@@ -236,7 +249,26 @@ def run(
       if saving:
         checkpoints.save(state, metrics=metrics)
       if evaluating or saving:
-        mark = time.perf_counter()
+        clock.restart(step)
       if stopping:
         raise StoppedError(step, stopping)
+  return state
+
+
+def _evaluate_first(
+  state: TrainState,
+  config: TrainConfig,
+  checkpoints: Checkpoints,
+  evaluate: Callable[[TrainState, int], dict[str, Any]],
+  evaluated: bool,
+  refresh: Callable[[TrainState], TrainState],
+) -> TrainState:
+  """The state after the evaluation that a stopped run left out, or that a run of 0 steps is for."""
+  step = int(state.step)
+  if step and not evaluated and _due(step, config):
+    state = refresh(state)
+    evaluate(state, step)
+  if not config.steps and not checkpoints.steps():
+    state = refresh(state)
+    checkpoints.save(state, metrics=evaluate(state, 0))
   return state

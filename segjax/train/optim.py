@@ -33,7 +33,8 @@ class OptimConfig:
     learning_rate: the schedule's highest value.
     schedule: 'constant', 'poly' (1 - t/T)^power, 'step' (× decay_factor at each of `boundaries`),
       or 'cosine' (to zero).
-    warmup_steps: steps of linear warm-up from `warmup_factor` × learning_rate, before the schedule.
+    warmup_steps: steps of linear warm-up from `warmup_factor` × learning_rate, before the schedule;
+      fewer than `train.steps`, unless these are 0.
     warmup_factor: where the warm-up starts.
     power: exponent of 'poly'.
     boundaries: steps at which 'step' decays.

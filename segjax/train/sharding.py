@@ -81,7 +81,7 @@ def _put(key: str, value: np.ndarray, sharding: NamedSharding) -> jax.Array:
     shape = dict(sharding.mesh.shape)
     raise SegjaxError(
       f"the batch's {key} of shape {value.shape} does not divide over the mesh {shape}: set "
-      'config.data.batch_size to a multiple of config.mesh.data, and the image height to one of '
+      'config.batch.size to a multiple of config.mesh.data, and the image height to one of '
       'config.mesh.space'
     ) from e
 

@@ -1,7 +1,6 @@
 """One small training for each task in a test run, which all tests of the commands share."""
 
 import commands
-
 import pytest
 
 # Fixtures that train: the tests of one go to one process of pytest-xdist (`--dist loadgroup`).

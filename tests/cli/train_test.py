@@ -101,6 +101,49 @@ def test_a_resumed_run_sees_the_same_batches(name, task, steps, request, tmp_pat
   assert finals[0] == finals[1]
 
 
+def test_a_semantic_run_of_an_earlier_version_resumes(semantic_run, tmp_path, capsys):
+  old = tmp_path / 'old'
+  shutil.copytree(semantic_run, old)
+  shutil.rmtree(old / 'checkpoints' / '4')
+  rewrite_config(old, old_semantic_config)
+  assert run('train', f'--workdir={old}') == 0
+  err = capsys.readouterr().err
+  assert 'was written by an older version of segjax' in err
+  assert 'resuming from step 2 of 4' in err
+  assert json.loads((old / 'config.json').read_text())['batch']['size'] == 4
+  finals = [info(w, capsys)['parameters_sha256'] for w in (semantic_run, old)]
+  assert finals[0] == finals[1]
+
+
+def rewrite_config(workdir, change):
+  path = workdir / 'config.json'
+  path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def old_semantic_config(config):
+  """A complete config as commit 3c258fa froze it."""
+  batch, augment, data = (config.pop(key) for key in ('batch', 'augment', 'data'))
+  size = data.pop('size')
+  for group, key in ((size, 'interpolation'), (augment, 'transforms')):
+    del group[key]
+  added = {'jitter': augment.pop('large_scale_jitter'), 'copy_paste': augment.pop('copy_paste')}
+  keys = {'size': 'batch_size', 'eval_size': 'eval_batch_size'}
+  for key in ('size', 'eval_size', 'shuffle', 'workers'):
+    added[keys.get(key, key)] = batch[key]
+  added |= {'instances': None, 'segments': None}
+  return {**config, 'data': {**data, **size, **added, 'augment': augment}}
+
+
+def test_an_instance_run_of_an_earlier_version_does_not_resume(root, tmp_path, capsys):
+  old = tmp_path / 'old'
+  (old / 'checkpoints' / '2').mkdir(parents=True)
+  config = json.loads((root / 'tests/old_configs.json').read_text())['mask_rcnn/coco_r50_c4']
+  (old / 'config.json').write_text(json.dumps(config))
+  told = fails(capsys, 'train', f'--workdir={old}')
+  assert 'was trained by an earlier version of segjax' in told
+  assert f'--config.init_from.path={old}' in told
+
+
 def test_batch_norm_of_the_training_set_survives_a_stop(tmp_path):
   """Resuming from step 2 ends as if there had been no stop, though evaluating changes the state."""
   statistics = {}
@@ -132,9 +175,7 @@ def test_two_processes_on_one_workdir(semantic_run, capsys):
 
 def test_workdir_of_a_different_config(semantic_run, capsys):
   before = (semantic_run / 'config.json').read_text()
-  told = fails(
-    capsys, *train_args(semantic_run, '--config.optim.learning_rate=0.5', steps=4)
-  )
+  told = fails(capsys, *train_args(semantic_run, '--config.optim.learning_rate=0.5', steps=4))
   assert 'optim.learning_rate was 0.003 and is 0.5' in told
   assert (semantic_run / 'config.json').read_text() == before
 

@@ -256,7 +256,9 @@ def mine(monkeypatch):
 
 def apply(sample, **arguments):
   rng = np.random.default_rng(0)
-  return augment.apply_transforms(rng, sample, {'mine.change': arguments}, (40, 60), 'e7')
+  return augment.apply_transforms(
+    rng, sample, ({'name': 'mine.change', **arguments},), (40, 60), 'e7'
+  )
 
 
 def test_own_transform_gets_the_generator_and_its_arguments(mine):
@@ -279,7 +281,7 @@ def test_own_transform_may_make_a_sample_smaller(mine):
   [
     (lambda s: s.image, 'returned ndarray, not a Sample, for e7'),
     (lambda s: s._replace(image=s.image / 255), r'image float64\[40, 60, 3\] in place of uint8'),
-    (lambda s: s._replace(label=None), 'no label'),
+    (lambda s: s._replace(label=None), 'label none in place of uint16'),
     (lambda s: s._replace(label=s.label[1:]), r'label uint16\[39, 60\] in place of uint16\[40, 60'),
     (lambda s: geometry.resize(s, (41, 60)), r'an image of \(41, 60\), larger than \(40, 60\)'),
     (
@@ -303,8 +305,8 @@ def test_own_transform_keeps_a_margin(mine):
 @pytest.mark.parametrize(
   ('path', 'message'),
   [
-    ('change', r'config\.augment\.transforms\.change must be the path of a function'),
-    ('no_such_module.change', r'transforms\.no_such_module\.change: cannot import no_such_module'),
+    ('change', r'config\.augment\.transforms: change must be the path of a function'),
+    ('no_such_module.change', r'transforms: no_such_module\.change: cannot import no_such_module'),
     ('mine.chnage', 'mine has no function chnage'),
   ],
 )

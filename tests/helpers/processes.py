@@ -22,7 +22,9 @@ def run_as_two(args, cache):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  four = 'device_count=4'
+  assert four in os.environ['XLA_FLAGS']
+  flags = {'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(four, 'device_count=2')}
   processes = [
     spawn([*args, f'--distributed=127.0.0.1:{port},2,{i}'], cache, **flags) for i in (0, 1)
   ]

@@ -11,6 +11,7 @@ from networks import abstract, count, filled
 
 from segjax.convert.torchvision_detection import V2
 from segjax.losses import detection
+from segjax.models import mask_rcnn
 from segjax.nn.resnet import VARIANTS, ResNet, Variant
 from segjax.train.compile import jit
 from segjax.train.optim import parameter_paths
@@ -84,6 +85,21 @@ def test_shapes(case):
   assert found['detections'].masks.shape == (2, 6, side, side)
 
 
+def test_training_and_evaluation_have_their_own_numbers_of_proposals(monkeypatch):
+  seen, propose = [], mask_rcnn.propose
+
+  def record(*args, pre_nms, post_nms, **options):
+    seen.append((pre_nms, post_nms))
+    return propose(*args, pre_nms=pre_nms, post_nms=post_nms, **options)
+
+  monkeypatch.setattr(mask_rcnn, 'propose', record)
+  proposals = {'rpn.train_proposals': (30, 10), 'rpn.test_proposals': (20, 5)}
+  model = make_model(TINY | proposals)
+  training(model)
+  abstract(model, *make_batch()[:2])
+  assert seen == [(30, 10), (20, 5)]
+
+
 @pytest.mark.parametrize('feature_maps', ['fpn', 'c4', 'c5'])
 def test_without_masks_it_is_faster_rcnn(feature_maps):
   fields = TINY | {'feature_maps': feature_maps}
@@ -104,6 +120,7 @@ def test_without_masks_it_is_faster_rcnn(feature_maps):
         'backbone.norm': 'frozen',
         'backbone.frozen_stages': 1,
         'mask_head.activation': 'softmax',
+        'mask_head.mlp': (16,),
       },
       'softmax',
     ),
@@ -113,7 +130,9 @@ def test_without_masks_it_is_faster_rcnn(feature_maps):
         'backbone.norm': 'batch',
         'backbone.frozen_stages': 2,
         'roi.op': 'roi_pool',
-        'mask_head.mlp': (16,),
+        'box_head.convs': 1,
+        'box_head.norm': 'batch',
+        'mask_head.norm': 'batch',
         'mask_head.class_agnostic': True,
       },
       'sigmoid',

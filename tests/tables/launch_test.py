@@ -68,7 +68,7 @@ def test_without_submitit_or_with_an_unknown_option(table, chains, submitit, mon
 
 def test_script(table):
   script = table.folder / 'measure.py'
-  with pytest.raises(SegjaxError, match='experiments/tiny_table1/measure.py failed with exit code 3'):
+  with pytest.raises(SegjaxError, match='tiny_table1/measure.py failed with exit code 3'):
     launch.run_script(table, script)
   script.write_text("import pathlib; pathlib.Path('done').write_text('yes')")
   launch.run_script(table, script)

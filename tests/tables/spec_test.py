@@ -30,14 +30,14 @@ def test_a_variation_adds_to_its_row(folder):
     "recipes.small.overrides.'eval.test_time_augmentation' = 'flip'",
     """overrides.'model.width' = 4
 checkpoints = ['latest', 'best']
-recipes.small.overrides = { 'model.width' = 3, 'data.size.image_size' = [8, 16], 'init_from' = 'none' }
+recipes.small.overrides = { 'model.width' = 3, 'data.mean' = [8, 16], 'init_from' = 'none' }
 recipes.small.init_from = 'other'""",
   ).replace('recipes = {}', 'recipes.small = {}')
   (folder / 'table.toml').write_text(text.replace('= .', '= 0.'))
   first = spec.read_table(folder).entries['first.small']
   assert first.overrides == (
     ('model.width', '3'),
-    ('data.size.image_size', '[8, 16]'),
+    ('data.mean', '[8, 16]'),
     ('init_from', 'none'),
   )
   assert first.init_from == 'other'
@@ -60,12 +60,24 @@ def test_ancestors(table):
     ("cost = 'seconds.'", '', 'recipes.small.cost is missing'),
     ('small.py', 'large.py', 'recipes.small: no file configs/tiny/large.py'),
     ('script =', "config = 'configs/tiny/small.py'\nscript =", 'recipes.measured needs either'),
-    ("cost = 'seconds.'", "cost = ''\ncheckpoints = ['last']", 'unknown checkpoint last: did you mean latest?'),
-    ("init_from = 'first'", "init_from = 'frist'", 'unknown entry frist.small: did you mean first.small?'),
+    (
+      "cost = 'seconds.'",
+      "cost = ''\ncheckpoints = ['last']",
+      'checkpoint last: did you mean latest?',
+    ),
+    (
+      "init_from = 'first'",
+      "init_from = 'frist'",
+      'frist.small: did you mean first.small?',
+    ),
     ("init_from = 'first'", "init_from = 'second'", 'is a circle'),
     ('recipes.small = {}', 'recipes.smal = {}', 'smal is an unknown recipe: did you mean small?'),
     ('recipes.small = {}', 'recipes.small = { over = 1 }', 'recipes.small.over is not a key'),
-    ("'mIoU' = 60.0", "'mIuO' = 60.0", 'rows.first.paper.mIuO is an unknown column: did you mean mIoU?'),
+    (
+      "'mIoU' = 60.0",
+      "'mIuO' = 60.0",
+      'mIuO is an unknown column: did you mean mIoU?',
+    ),
     ("'mIoU' = 60.0", "'mIoU' = '60.0'", "rows.first.paper.mIoU='60.0' is not a number"),
     ("'mIoU' = 60.0", "'mIoU' = true", 'is not a number'),
     ('[rows.other]', '[rows.Other]', 'rows.Other names files'),

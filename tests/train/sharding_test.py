@@ -36,7 +36,7 @@ def test_put_batch_splits_batch_and_height():
 
 @pytest.mark.parametrize('shape', [(3, 4, 4, 1), (2, 3, 4, 1)])
 def test_what_does_not_divide_names_the_keys(shape):
-  with pytest.raises(SegjaxError, match='config.data.batch_size .*config.mesh.space'):
+  with pytest.raises(SegjaxError, match='config.batch.size .*config.mesh.space'):
     put_batch(
       {'image': np.zeros(shape)}, make_mesh(MeshConfig(2, 2)), {'image': P('data', 'space')}
     )

@@ -1,6 +1,7 @@
 """The train step: what must not change the result, and what must."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -11,65 +12,90 @@ import pytest
 from tiny_task import make_batch, make_task
 
 from segjax.train import sharding
-from segjax.train.state import TrainState, init_state
+from segjax.train.state import TrainState, eval_variables, init_state
 from segjax.train.step import make_eval_step, make_train_step, mean, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
+SGD = optax.sgd(0.1, 0.9)
 
-def run(task, batch, *, steps=3, mesh=None, ema=None, optimizer=None, **kwargs):
-  optimizer = optimizer or optax.sgd(0.1, 0.9)
-  mesh = mesh or sharding.make_mesh(sharding.MeshConfig(data=1))
-  schedule = optax.constant_schedule(0.1)
-  state = init_state(task, optimizer, jax.random.key(0), batch, ema=ema is not None)
+
+@functools.cache
+def compiled(*, ema=None, accumulate=1, optimizer=SGD, **keys):
+  """A task, and its initial state and step, compiled once for all tests; `keys` as `make_task`."""
+  task = make_task(**keys)
+  init = jax.jit(lambda key, batch: init_state(task, optimizer, key, batch, ema=ema is not None))
+  step = make_train_step(
+    task, optimizer, optax.constant_schedule(0.1), seed=0, accumulate=accumulate, ema=ema
+  )
+  return task, init, jax.jit(step)
+
+
+def run(batch, *, steps=3, mesh=(1, 1), **keys):
+  """The state after `steps` on one batch, and the scalars of each."""
+  task, init, step = compiled(**keys)
+  mesh = sharding.make_mesh(sharding.MeshConfig(*mesh))
+  state = init(jax.random.key(0), make_batch())
   state = sharding.put_replicated(jax.device_get(state), mesh)
-  step = jax.jit(make_train_step(task, optimizer, schedule, seed=0, ema=ema, **kwargs))
-  batch = sharding.put_batch(batch, mesh, task.batch_spec)
   history = []
+  batch = sharding.put_batch(batch, mesh, task.batch_spec)
   for _ in range(steps):
     state, scalars = step(state, batch)
     history.append({k: float(v) for k, v in scalars.items()})
-  return jax.device_get(state), history, step
+  return jax.device_get(state), history
 
 
 def assert_same(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@functools.cache
+def one_device(**keys):
+  return run(make_batch(), **keys)
+
+
 @pytest.mark.parametrize('parts', [2, 4])
 def test_accumulation_equals_the_large_batch(parts):
   """Though the parts hold different numbers of labelled pixels, and the losses count apart."""
-  task = make_task(losses=('softmax_cross_entropy', 'dice'))
-  whole, history, _ = run(task, make_batch())
-  split, split_history, _ = run(task, make_batch(), accumulate=parts)
+  losses = ('softmax_cross_entropy', 'dice')
+  whole, history = one_device(losses=losses)
+  split, split_history = run(make_batch(), losses=losses, accumulate=parts)
   assert_same(whole.params, split.params, rtol=2e-5, atol=1e-6)
   assert_same(history[-1]['loss'], split_history[-1]['loss'], rtol=1e-5)
+
+
+def test_accumulated_parts_hand_on_the_model_state():
+  count = lambda variables, batch, train, key: (None, {'n': {'calls': variables['n']['calls'] + 1}})
+  one = SumCount(jnp.ones(()), jnp.ones(()))
+  task = types.SimpleNamespace(forward=count, losses=lambda outputs, batch: {'a': one})
+  inputs = {'n': {'calls': 0}}, {'x': jnp.zeros(6)}, jax.random.key(0)
+  assert sum_losses(task, {}, *inputs, 3) == ({'a': (3, 3)}, {'n': {'calls': 3}})
 
 
 @pytest.mark.parametrize('shape', [(4, 1), (2, 2), (1, 4)])
 @pytest.mark.parametrize('norm', ['none', 'batch'])
 def test_mesh_does_not_change_the_result(shape, norm):
   """Over the batch, over the image height, and over both; BatchNorm sees the whole batch."""
-  task = make_task(norm=norm)
-  mesh = sharding.make_mesh(sharding.MeshConfig(*shape))
-  one, history, _ = run(task, make_batch())
-  four, four_history, _ = run(task, make_batch(), mesh=mesh)
+  one, history = one_device(norm=norm)
+  four, four_history = run(make_batch(), norm=norm, mesh=shape)
   assert_same(one.params, four.params, rtol=1e-4, atol=1e-5)
   assert_same(one.model_state, four.model_state, rtol=1e-4, atol=1e-5)
   assert history[-1]['loss'] == pytest.approx(four_history[-1]['loss'], rel=1e-5)
 
 
 def test_compiled_once():
-  _, _, step = run(make_task(norm='batch', dropout=0.5), make_batch(), steps=4, ema=0.9)
-  assert step._cache_size() == 1
+  keys = {'norm': 'batch', 'dropout': 0.5, 'ema': 0.9}
+  run(make_batch(), steps=4, **keys)
+  assert compiled(**keys)[2]._cache_size() == 1
 
 
 def test_nonfinite_update_is_left_out_and_counted():
+  keys = {'norm': 'batch', 'dropout': 0.5, 'ema': 0.9}
+  before, _ = run(make_batch(), steps=0, **keys)
   batch = make_batch()
-  task = make_task(norm='batch')
-  before, _, _ = run(task, batch, steps=0, ema=0.9)
   batch['image'][0, 0, 0, 0] = np.nan
-  after, history, _ = run(task, batch, steps=2, ema=0.9)
+  after, history = run(batch, steps=2, **keys)
   assert [h['finite'] for h in history] == [0, 0]
+  assert [h['skipped'] for h in history] == [1, 2]
   assert (after.step, after.skipped) == (2, 2)
   assert_same(
     dataclasses.replace(after, step=0, skipped=0),
@@ -108,19 +134,16 @@ def test_each_part_of_a_batch_samples_by_a_key_of_its_own():
 
 
 def test_dropout_depends_on_seed_and_step_only():
-  task, batch = make_task(dropout=0.5), make_batch()
-  first, history, _ = run(task, batch)
-  again, _, _ = run(task, batch)
+  first, _ = run(make_batch(), dropout=0.5)
+  again, _ = run(make_batch(), dropout=0.5)
   assert_same(first.params, again.params, rtol=0)
-  # With nothing learnt from step to step, only the draw can change the loss.
-  _, frozen, _ = run(task, batch, optimizer=optax.set_to_zero())
+  # Without learning from step to step, only dropout's sample can change the loss.
+  _, frozen = run(make_batch(), dropout=0.5, optimizer=optax.set_to_zero())
   assert len({h['loss'] for h in frozen}) == 3
 
 
 def test_ema_is_what_evaluation_uses():
-  from segjax.train.state import eval_variables
-
-  state, _, _ = run(make_task(), make_batch(), ema=0.5)
+  state, _ = run(make_batch(), ema=0.5)
   assert eval_variables(state)['params'] is state.ema
   some = jax.tree.leaves(jax.tree.map(lambda a, b: not np.allclose(a, b), state.params, state.ema))
   assert all(some)
@@ -129,7 +152,7 @@ def test_ema_is_what_evaluation_uses():
 def test_nothing_labelled_gives_no_loss_and_no_gradient():
   batch = make_batch()
   batch['label'][:] = IGNORE_LABEL
-  state, history, _ = run(make_task(losses=('softmax_cross_entropy', 'dice')), batch, steps=1)
+  _, history = run(batch, losses=('softmax_cross_entropy', 'dice'), steps=1)
   assert history[0]['loss'] == 0
   assert history[0]['grad_norm'] == 0
   assert history[0]['finite'] == 1
@@ -143,11 +166,13 @@ def test_mean_and_its_gradient_where_nothing_was_counted():
 
 def test_eval_step_counts_valid_examples_only():
   task, batch = make_task(), make_batch(4)
-  variables = task.init(jax.random.key(0), batch)
-  step = make_eval_step(task)
-  padded = {k: np.concatenate([v, v[:2]]) for k, v in batch.items()}
-  padded['valid'][4:] = False
-  losses, states, _ = step(variables, batch)
-  padded_losses, padded_states, _ = step(variables, padded)
-  assert_same(losses, padded_losses, rtol=1e-6)
-  assert_same(states, padded_states, rtol=0)
+  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  step = jax.jit(make_eval_step(task))
+  # Of one shape, so that it compiles once.
+  fill = lambda part: {k: np.concatenate([v, v[part]]) for k, v in batch.items()}
+  padded, other = fill(slice(0, 2)), fill(slice(2, 4))
+  padded['valid'][4:] = other['valid'][4:] = False
+  losses, states, _ = step(variables, padded)
+  assert_same((losses, states), step(variables, other)[:2], rtol=1e-6)
+  labelled = (batch['label'] != IGNORE_LABEL).sum()
+  assert states[0].sum() == losses['softmax_cross_entropy'].count == labelled

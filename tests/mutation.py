@@ -1,6 +1,6 @@
 """Measures the tests: changes the code in one place, and asks whether its own tests notice.
 
-`make mutate` runs it by hand and writes experiments/mutation/README.md; it takes hours.
+`make mutate` runs it by hand and writes experiments/mutation/README.md, in about half an hour.
 
 A sample of mutants, which depends on the seed and the sources alone, is spread over the files in
 proportion to their lines, at least one in each. A mutant is applied to a copy of the checkout, and
@@ -291,12 +291,17 @@ def test_files(file: str) -> list[str]:
   return [str(x.relative_to(ROOT)) for x in sorted(found)]
 
 
+def all_mutants() -> dict[str, list[Mutant]]:
+  """Of each file that has any."""
+  files = sorted(str(p.relative_to(ROOT)) for pattern in SOURCES for p in ROOT.glob(pattern))
+  pools = {file: mutants(file, (ROOT / file).read_bytes()) for file in files}
+  return {file: pool for file, pool in pools.items() if pool}
+
+
 def sample(count: int, seed: int) -> list[Mutant]:
   """`count` mutants of all files, evenly among their kinds; each file has a seed of its own."""
-  files = sorted(str(p.relative_to(ROOT)) for pattern in SOURCES for p in ROOT.glob(pattern))
-  data = {file: (ROOT / file).read_bytes() for file in files}
-  pools = {file: found for file in files if (found := mutants(file, data[file]))}
-  lines = {file: data[file].count(b'\n') for file in pools}
+  pools = all_mutants()
+  lines = {file: (ROOT / file).read_bytes().count(b'\n') for file in pools}
   shares = {file: max(1, count * lines[file] // sum(lines.values())) for file in pools}
   while (missing := count - sum(shares.values())) != 0:
     # To the file that is furthest from its share, or from the one that is furthest above it.
@@ -337,8 +342,7 @@ class Copy:
       else:
         shutil.copy(path, directory / name)
     self._environment = {
-      'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'SEGJAX_TEST_CACHE': str(cache),
       **os.environ,
       'PYTHONPATH': str(directory),
       'PYTHONDONTWRITEBYTECODE': '1',  # its time stamps do not tell two changes of a second apart
@@ -443,7 +447,12 @@ def read_records(path: Path) -> list[dict]:
 
 
 def page(records: Sequence[dict], reasons: Mapping[str, str]) -> str:
-  """Markdown: what was killed in the first run and is now, and what survives."""
+  """Markdown: what was killed in the first run and is now, and what survives.
+
+  Mutants of code that has changed since are left out.
+  """
+  current = {mutant.id: mutant for pool in all_mutants().values() for mutant in pool}
+  records = [{**r, 'line': current[r['id']].line} for r in records if r['id'] in current]
   first, last = {}, {}
   for record in records:
     first.setdefault(record['id'], record)

@@ -32,7 +32,7 @@ test-slow: $(READY)  ## only those: kill and resume, several processes
 test-all: $(READY)  ## every test, the long ones too
 	$(PYTEST)
 
-mutate: $(READY)  ## do the tests notice small changes of the code? Takes hours
+mutate: $(READY)  ## do the tests notice small changes of the code? Half an hour
 	$(BIN)/python tests/mutation.py
 	$(BIN)/python tests/mutation.py --page > experiments/mutation/README.md
 

@@ -178,12 +178,16 @@ def _fill_weight_map(data: DataConfig) -> DataConfig:
 
 def _fill_transforms(augment: Augment) -> Augment:
   """The arguments of the user's own transforms, whose first two are the program's."""
-  full = {}
-  for name, arguments in augment.transforms.items():
-    function, where = find_transform(name), f'config.augment.transforms.{name}'
+  full = []
+  for i, given in enumerate(augment.transforms):
+    where, arguments = f'config.augment.transforms[{i}]', dict(given)
+    name = config_lib.check_value(arguments.pop('name', None), str, f'{where}.name')
+    function = find_transform(name)
     injected = list(config_lib.arguments(function))[:2]
-    full[name] = config_lib.complete(function, arguments, where, injected=injected)
-  return dataclasses.replace(augment, transforms=full)
+    full.append(
+      {'name': name, **config_lib.complete(function, arguments, where, injected=injected)}
+    )
+  return dataclasses.replace(augment, transforms=tuple(full))
 
 
 def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:

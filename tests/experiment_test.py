@@ -85,12 +85,12 @@ def test_none_leaves_out_a_loss_and_a_start():
 def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
   (tmp_path / 'own_noise.py').write_text('def noise(rng, sample, strength: float = 0.5): ...')
   monkeypatch.syspath_prepend(tmp_path)
-  given = {**UNET, 'augment': {'transforms': {'own_noise.noise': {}}}}
+  given = {**UNET, 'augment': {'transforms': ({'name': 'own_noise.noise'},)}}
   one = parse(given)
-  assert one.augment.transforms == {'own_noise.noise': {'strength': 0.5}}
+  assert one.augment.transforms == ({'name': 'own_noise.noise', 'strength': 0.5},)
   assert parse(one.to_dict()) == one
-  given['augment']['transforms']['own_noise.noise'] = {'strenght': 1}
-  with pytest.raises(SegjaxError, match='transforms.own_noise.noise.strenght is not a key'):
+  given['augment']['transforms'][0]['strenght'] = 1
+  with pytest.raises(SegjaxError, match=r'transforms\[0\]\.strenght is not a key'):
     parse(given)
 
 

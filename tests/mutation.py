@@ -1,6 +1,6 @@
 """Measures the tests: changes the code in one place, and asks whether its own tests notice.
 
-`make mutate` runs it by hand and writes experiments/mutation/README.md; it takes hours.
+`make mutate` runs it by hand and writes experiments/mutation/README.md, in about half an hour.
 
 A sample of mutants, which depends on the seed and the sources alone, is spread over the files in
 proportion to their lines, at least one in each. A mutant is applied to a copy of the checkout, and
@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ class Mutant:
     return source[: self.span[0]] + self.text + source[self.span[1] :]
 
   def __str__(self) -> str:
-    return f'{self.file}:{self.line} [{self.kind}] {self.before} -> {self.after}'
+    return f'{self.id} {self.file}:{self.line} [{self.kind}] {self.before} -> {self.after}'
 
 
 COMPARISONS = {
@@ -291,12 +291,17 @@ def test_files(file: str) -> list[str]:
   return [str(x.relative_to(ROOT)) for x in sorted(found)]
 
 
+def all_mutants() -> dict[str, list[Mutant]]:
+  """Of each file that has any."""
+  files = sorted(str(p.relative_to(ROOT)) for pattern in SOURCES for p in ROOT.glob(pattern))
+  pools = {file: mutants(file, (ROOT / file).read_bytes()) for file in files}
+  return {file: pool for file, pool in pools.items() if pool}
+
+
 def sample(count: int, seed: int) -> list[Mutant]:
   """`count` mutants of all files, evenly among their kinds; each file has a seed of its own."""
-  files = sorted(str(p.relative_to(ROOT)) for pattern in SOURCES for p in ROOT.glob(pattern))
-  data = {file: (ROOT / file).read_bytes() for file in files}
-  pools = {file: found for file in files if (found := mutants(file, data[file]))}
-  lines = {file: data[file].count(b'\n') for file in pools}
+  pools = all_mutants()
+  lines = {file: (ROOT / file).read_bytes().count(b'\n') for file in pools}
   shares = {file: max(1, count * lines[file] // sum(lines.values())) for file in pools}
   while (missing := count - sum(shares.values())) != 0:
     # To the file that is furthest from its share, or from the one that is furthest above it.
@@ -337,8 +342,7 @@ class Copy:
       else:
         shutil.copy(path, directory / name)
     self._environment = {
-      'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'SEGJAX_TEST_CACHE': str(cache),
       **os.environ,
       'PYTHONPATH': str(directory),
       'PYTHONDONTWRITEBYTECODE': '1',  # its time stamps do not tell two changes of a second apart
@@ -442,18 +446,21 @@ def read_records(path: Path) -> list[dict]:
   return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def page(records: Sequence[dict], reasons: Sequence[dict]) -> str:
-  """Markdown: what was killed in the first run and is now, and what survives."""
+def page(records: Sequence[dict], reasons: Mapping[str, str]) -> str:
+  """Markdown: what was killed in the first run and is now, and what survives.
+
+  Mutants of code that has changed since are left out.
+  """
+  current = {mutant.id: mutant for pool in all_mutants().values() for mutant in pool}
+  records = [{**r, 'line': current[r['id']].line} for r in records if r['id'] in current]
   first, last = {}, {}
   for record in records:
     first.setdefault(record['id'], record)
     last[record['id']] = record
   count = lambda results, status: sum(r['status'] == status for r in results)
   share = lambda results: f'{count(results, KILLED)} of {len(results)}'
-  reason = {(r['file'], r['before'], r['after']): r['reason'] for r in reasons}
-  equivalent = lambda r: reason.get((r['file'], r['before'], r['after']))
   survivors = [r for r in last.values() if r['status'] != KILLED]
-  left = [r for r in survivors if not equivalent(r)]
+  left = [r for r in survivors if r['id'] not in reasons]
   total = len(last)
   lines = [
     '# Mutation testing',
@@ -473,12 +480,12 @@ def page(records: Sequence[dict], reasons: Sequence[dict]) -> str:
   ]
   for file in sorted({r['file'] for r in last.values()}):
     at_first, now = ([r for r in rs.values() if r['file'] == file] for rs in (first, last))
-    same = sum(r['status'] != KILLED and bool(equivalent(r)) for r in now)
+    same = sum(r['status'] != KILLED and r['id'] in reasons for r in now)
     lines.append(f'| `{file}` | {share(at_first)} | {share(now)} | {same or ""} |')
   lines += ['', '## Survivors', '']
   for r in sorted(survivors, key=lambda r: (r['file'], r['line'])):
     status = '' if r['status'] == SURVIVED else f' ({r["status"]}, exit code {r["exit_code"]})'
-    why = f' Equivalent: {text}' if (text := equivalent(r)) else ''
+    why = f' Equivalent: {reasons[r["id"]]}' if r['id'] in reasons else ''
     before, after = (_shorten(r[k]) for k in ('before', 'after'))
     lines.append(f'- `{r["file"]}:{r["line"]}`{status} ``{before}`` → ``{after}``.{why}')
   if not survivors:
@@ -515,7 +522,7 @@ def main() -> None:
   if args.page:
     equivalent = PAGE / 'equivalent.toml'
     reasons = tomllib.loads(equivalent.read_text()) if equivalent.exists() else {}
-    print(page(records, reasons.get('equivalent', ())))
+    print(page(records, reasons))
     return
   status = {record['id']: record['status'] for record in records}
   chosen = [m for m in sample(args.count, args.seed) if args.only in m.file]

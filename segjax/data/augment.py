@@ -6,7 +6,7 @@ Every function takes the generator that is its only source of randomness.
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -192,7 +192,7 @@ def find_transform(path: str) -> Transform:
   Raises:
     SegjaxError: there is none.
   """
-  key = f'config.augment.transforms.{path}'
+  key = f'config.augment.transforms: {path}'
   module, _, name = path.rpartition('.')
   if not module:
     raise SegjaxError(f'{key} must be the path of a function: package.module.function')
@@ -208,7 +208,7 @@ def find_transform(path: str) -> Transform:
 def apply_transforms(
   rng: np.random.Generator,
   sample: Sample,
-  transforms: Mapping[str, Mapping[str, Any]],
+  transforms: Sequence[Mapping[str, Any]],
   largest: Size,
   name: str,
 ) -> Sample:
@@ -217,18 +217,19 @@ def apply_transforms(
   Args:
     rng: handed on to each.
     sample: handed on to the first.
-    transforms: path of the function -> keyword arguments, as `config.augment.transforms`.
+    transforms: `config.augment.transforms`.
     largest: size that the result fits into.
     name: of the example, for errors.
 
   Raises:
     SegjaxError: the result of one is not what a sample is.
   """
-  for path, arguments in transforms.items():
+  for entry in transforms:
+    path, arguments = entry['name'], {k: v for k, v in entry.items() if k != 'name'}
     changed = find_transform(path)(rng, sample, **arguments)
     if problem := _problem(changed, sample, largest):
       raise SegjaxError(
-        f'config.augment.transforms.{path} returned {problem} for {name}: return the sample with '
+        f'config.augment.transforms: {path} returned {problem} for {name}: return the sample with '
         'changed arrays of the same dtypes and of one height and width'
       )
     sample = changed

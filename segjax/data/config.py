@@ -135,7 +135,8 @@ class Augment:
     contrast: scale the distance from the image's mean gray by a factor uniform in 1±`contrast`.
     saturation: scale the distance from gray by a factor uniform in 1±`saturation` (RGB only).
     hue: turn the hue by an angle uniform in ±`hue`, as a fraction of the circle (RGB only).
-    transforms: your own, by module path, with their keyword arguments, applied last in this order:
+    transforms: your own, applied last in this order, each a group with the module path of a
+      function as its `name`, and its keyword arguments:
       `function(rng, sample, **arguments) -> Sample`, see `segjax.data.sample`.
   """
 
@@ -154,7 +155,7 @@ class Augment:
   contrast: Fraction = 0.0
   saturation: Fraction = 0.0
   hue: Fraction = 0.0
-  transforms: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  transforms: tuple[Mapping[str, Any], ...] = ()
 
   def __post_init__(self):
     for key in ('scale', 'large_scale_jitter'):

@@ -4,7 +4,7 @@ An epoch is a permutation of the split. Images are resized by `config.data.size`
 shape, and a batch has one shape. Where all examples have one, position p of the stream of n
 examples, p = step · batch size + row, is example `permutation(seed, p // n)[p % n]`. Where they
 have several, each example joins the batch of its shape that is being filled, and batches come in
-the order in which they are full; what an epoch leaves unfilled goes on into the next one. So every
+the order in which they are full; what an epoch leaves unfilled is filled by the next one. So every
 image comes as often as every other, every batch is full, and both depend on the seed and the step
 alone. Where fewer images than a batch have a shape, theirs comes once in a few epochs: choose few
 shapes.

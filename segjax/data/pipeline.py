@@ -104,8 +104,8 @@ def train_batches(
       transform that cannot be imported; while iterating: what is wrong with an example, by its
       name, such as an image that fits into no shape.
   """
-  for path in config.augment.transforms:
-    augment.find_transform(path)
+  for entry in config.augment.transforms:
+    augment.find_transform(entry['name'])
   examples = _Examples(builder, config.data.train_split, spec, config)
   rows = _host_rows('size', config.batch.size, process_index, process_count)
   reader = examples.reader

@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from segjax.types import IGNORE_LABEL, SegjaxError, Segments
 # Objects as `segjax.metrics.coco` has them: `id`, `category` (index among the things), `bbox`
 # [x, y, width, height], `area`, `iscrowd` and `rle`.
 Annotations = list[dict[str, Any]]
+T = TypeVar('T')
 
 
 class Reader:
@@ -118,6 +119,21 @@ class Reader:
     return record, f'example {index}' if key is None else record[key].decode()
 
 
+def _once(method: Callable[['Example'], T]) -> T:
+  """A property that is computed once.
+
+  `functools.cached_property` has, before Python 3.12, a lock that all threads wait for.
+  """
+  name = f'_{method.__name__}'
+
+  def get(example: 'Example') -> T:
+    if name not in vars(example):
+      vars(example)[name] = method(example)
+    return vars(example)[name]
+
+  return property(get, doc=method.__doc__)
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
   """An example as it is stored: its index, name and features, decoded where asked for."""
@@ -127,7 +143,7 @@ class Example:
   name: str
   record: Mapping[str, Any]
 
-  @functools.cached_property
+  @_once
   def image(self) -> np.ndarray:
     """u8[H, W, C], at its own size."""
     encoded = self.record[self.reader.config.data.image_key]
@@ -143,7 +159,7 @@ class Example:
     """u16[H, W], class index or IGNORE_LABEL."""
     return self.reader.sources['label'].read(self)
 
-  @functools.cached_property
+  @_once
   def segments(self) -> Segments:
     """Without the batch axis."""
     data, spec = self.reader.config.data, self.reader.spec

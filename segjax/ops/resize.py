@@ -59,7 +59,7 @@ def resize_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
 def shrink_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
   """As `resize_inside`, but with area means along an axis that shrinks, and zeros beyond.
 
-  That is how `segjax.data.transforms.resize_image` resizes images.
+  That is how `segjax.data.geometry.resize_image` resizes images.
   """
 
   def weights(size: Array, new: Array, old_length: int, new_length: int) -> Array:

@@ -256,7 +256,9 @@ def mine(monkeypatch):
 
 def apply(sample, **arguments):
   rng = np.random.default_rng(0)
-  return augment.apply_transforms(rng, sample, {'mine.change': arguments}, (40, 60), 'e7')
+  return augment.apply_transforms(
+    rng, sample, ({'name': 'mine.change', **arguments},), (40, 60), 'e7'
+  )
 
 
 def test_own_transform_gets_the_generator_and_its_arguments(mine):
@@ -303,8 +305,8 @@ def test_own_transform_keeps_a_margin(mine):
 @pytest.mark.parametrize(
   ('path', 'message'),
   [
-    ('change', r'config\.augment\.transforms\.change must be the path of a function'),
-    ('no_such_module.change', r'transforms\.no_such_module\.change: cannot import no_such_module'),
+    ('change', r'config\.augment\.transforms: change must be the path of a function'),
+    ('no_such_module.change', r'transforms: no_such_module\.change: cannot import no_such_module'),
     ('mine.chnage', 'mine has no function chnage'),
   ],
 )

@@ -754,7 +754,7 @@ def test_own_transforms_are_applied_last(tiny, monkeypatch):
   monkeypatch.setitem(sys.modules, 'own', sys.modules[__name__])
   config = input_config(batch_size=4, mean=(0,), std=(1,))
   plain = train(tiny, 2, config)
-  darker = train(tiny, 2, changed(config, transforms={'own.darken': {'by': 4}}))
+  darker = train(tiny, 2, changed(config, transforms=({'name': 'own.darken', 'by': 4},)))
   for (a, _), (b, _) in zip(plain, darker, strict=True):
     np.testing.assert_array_equal(b['image'], a['image'] // 4)
     np.testing.assert_array_equal(b['label'], a['label'])
@@ -848,7 +848,7 @@ def test_examples_without_a_name_feature(tiny):
     ({'train_split': 'train[:0]'}, {}, r"split 'train\[:0\]' of tiny is empty"),
     ({}, {'process_count': 3}, r'config\.batch\.size=4 does not divide among 3'),
     ({'mean': (1.0, 2.0)}, {}, r'config\.data\.mean=\(1\.0, 2\.0\).* 3 channels'),
-    ({'transforms': {'no.such': {}}}, {}, 'cannot import no'),
+    ({'transforms': ({'name': 'no.such'},)}, {}, 'cannot import no'),
   ],
 )
 def test_errors_come_before_the_first_batch(tiny, changes, kwargs, message):

@@ -115,7 +115,7 @@ def test_a_distance_of_exactly_the_tolerance_matches():
 
 def test_contour_hand_computed():
   mask = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
-  # The image's border is no contour, a diagonal neighbour neither.
+  # The image's border is no contour, a diagonal neighbor neither.
   assert (
     contour(mask).tolist()
     == np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], bool).tolist()

@@ -24,11 +24,11 @@ def discs(count, height, width):
   """Masks bool[count, height, width]: discs, some of them cut off by the border."""
   rng = np.random.default_rng(0)
   y, x = np.mgrid[:height, :width]
-  centre, radius = rng.uniform(0, 1, (count, 2)), rng.uniform(0.1, 0.5, count)
+  center, radius = rng.uniform(0, 1, (count, 2)), rng.uniform(0.1, 0.5, count)
   return np.stack(
     [
       np.hypot(y - a * height, x - b * width) < r * min(height, width)
-      for (a, b), r in zip(centre, radius, strict=True)
+      for (a, b), r in zip(center, radius, strict=True)
     ]
   )
 

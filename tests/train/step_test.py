@@ -96,7 +96,7 @@ def test_compiled_once():
   assert compiled(**keys)[1]._cache_size() == 1
 
 
-def test_nonfinite_update_is_left_out_and_counted():
+def test_nonfinite_update_is_skipped_and_counted():
   keys = {'norm': 'batch', 'dropout': 0.5, 'ema': 0.9}
   before, _ = run(make_batch(), steps=0, **keys)
   batch = make_batch()

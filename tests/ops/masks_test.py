@@ -9,9 +9,14 @@ from segjax.ops.masks import crop_masks, pack_masks, unpack_masks
 from segjax.ops.roi_align import roi_align
 
 
-def crop(packed, boxes, index, **options):
-  """`crop_masks`, compiled as one program."""
-  return jax.jit(functools.partial(crop_masks, **options))(packed, boxes, index)
+@functools.cache
+def compiled(function, **options):
+  return jax.jit(functools.partial(function, **options))
+
+
+def crop(packed, boxes, index, image_size=None, **options):
+  """`crop_masks`, compiled as one program, once for each shape."""
+  return compiled(crop_masks, **options)(packed, boxes, index, image_size=image_size)
 
 
 CONVENTIONS = {
@@ -70,10 +75,8 @@ def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
     **options,
   )  # fmt: skip
   threshold = options.pop('threshold')
-  align = jax.jit(
-    functools.partial(
-      roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
-    )
+  align = compiled(
+    roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
   )
   expected = np.zeros((40, 5, 7), 'f4')
   for i in range(4):

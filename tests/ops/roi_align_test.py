@@ -273,13 +273,13 @@ def test_max_is_the_maximum_of_torchvisions_samples(form):
 def test_gradients_equal_finite_differences(form, mode):
   """Of the definition in float64; the features' by the linearity of the average."""
   rng = np.random.default_rng(3)
-  image, boxes = random_features(6, 8, 2), np.array(BOXES, 'f4')[:8]
-  g = rng.normal(size=(8, 2, 3, 2)).astype('f4')
+  image, boxes = random_features(6, 8, 2), np.array(BOXES, 'f4')
+  g = rng.normal(size=(len(BOXES), 2, 3, 2)).astype('f4')
   loss = lambda image, boxes: (defined(image, boxes, (2, 3), mode=mode) * g).sum()
   _, (d_image, d_boxes) = run_both(roi_align, image, boxes, g=g, mode=mode, form=form, **OPTIONS)
   step = 1e-6
   for r, k in itertools.product(range(8), range(4)):
-    change = np.zeros((8, 4))
+    change = np.zeros(boxes.shape)
     change[r, k] = step
     slope = (loss(image, boxes + change) - loss(image, boxes - change)) / (2 * step)
     if r not in (1, 4):  # there samples lie on pixels, where there is no derivative
@@ -379,9 +379,11 @@ def test_the_work_may_be_divided_in_any_way(form, mode, monkeypatch):
 def test_a_batch_is_its_images(form):
   images = random_features(2, 6, 8, 2)
   boxes = np.stack([BOXES, BOXES[::-1]]).astype('f4')
-  batch = jax.tree.leaves(run_both(roi_align, images, boxes, form=form, **OPTIONS))
+  options = {'mode': 'avg', 'form': form, **OPTIONS}
+  g = np.ones((*boxes.shape[:2], 2, 3, 2), 'f4')
+  batch = jax.tree.leaves(run_both(roi_align, images, boxes, g=g, **options))
   for i in range(2):
-    one = run_both(roi_align, images[i], boxes[i], form=form, **OPTIONS)
+    one = run_both(roi_align, images[i], boxes[i], g=g[i], **options)
     for both, alone in zip(batch, jax.tree.leaves(one), strict=True):
       np.testing.assert_allclose(both[i], alone, atol=1e-5)
 
@@ -436,24 +438,26 @@ def test_strides_must_be_consecutive_powers_of_two(strides):
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
 def test_multilevel_is_each_box_on_its_level(mode):
-  maps, boxes = pyramid(), random_boxes(60, 600, 900)
+  """With maps of one shape and boxes in pixels of their map, so that all levels share a program."""
+  maps = [random_features(8, 12, 2, seed=stride) for stride in STRIDES]
+  boxes, g = random_boxes(60, 600, 900), random_features(60, 2, 3, 2, seed=5)
   options = {'output_size': (2, 3), 'sampling_ratio': 2, 'aligned': True, 'mode': mode}
   levels = np.asarray(box_levels(boxes, strides=STRIDES))
   assert set(levels) == {0, 1, 2, 3}
-  g = random_features(60, 2, 3, 2, seed=5)
   results = [
     run_both(multilevel_roi_align, maps, boxes, g=g, strides=STRIDES, form=form, **options)
     for form in FORMS
   ]
   for level, stride in enumerate(STRIDES):
     here = levels == level
-    expected, (d_map, d_box) = run_both(
-      roi_align, maps[level], boxes[here], g=g[here], spatial_scale=1 / stride, **options
+    of_level = np.where(here[:, None, None, None], g, 0)
+    expected, (d_map, d_boxes_of_map) = run_both(
+      roi_align, maps[level], boxes / stride, g=of_level, spatial_scale=1.0, **options
     )
     for pooled, (d_maps, d_boxes) in results:
-      np.testing.assert_allclose(pooled[here], expected, atol=1e-5)
+      np.testing.assert_allclose(pooled[here], expected[here], atol=1e-5)
       np.testing.assert_allclose(d_maps[level], d_map, atol=1e-4)
-      np.testing.assert_allclose(d_boxes[here], d_box, atol=1e-4)
+      np.testing.assert_allclose(d_boxes[here], d_boxes_of_map[here] / stride, atol=1e-4)
 
 
 def test_multilevel_equals_torchvision():

@@ -86,6 +86,13 @@ def test_focal_equals_its_formula(gamma, alpha):
   assert count == keep.sum()
 
 
+def test_focal_has_the_papers_defaults():
+  logits, label = example()
+  np.testing.assert_array_equal(
+    dense.focal(logits, label), dense.focal(logits, label, gamma=2.0, alpha=0.25)
+  )
+
+
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
 def test_focal_gradient_is_finite_where_p_is_0_or_1(gamma):
   logits = jnp.array([[200.0, -200.0], [-200.0, 200.0]]).reshape(1, 1, 2, 2)

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,6 +234,62 @@ def test_wrong_arguments():
     detection.objectness_loss(e['objectness'], e['positive'], e['valid'], divide_by='count')
   with pytest.raises(SegjaxError, match="activation is 'relu'"):
     detection.mask_loss(e['masks'], e['mask_targets'], e['positive'], activation='relu')
+
+
+def test_the_losses_of_a_config_are_these_of_what_a_network_outputs():
+  e = example()
+  where = e['positive'], e['valid']
+  rpn_deltas = e['deltas'][..., 0, :]
+  rois = types.SimpleNamespace(
+    classes=e['classes'], target=e['targets'], positive=e['positive'], valid=e['valid']
+  )
+  outputs = {
+    'rpn': types.SimpleNamespace(
+      logits=e['objectness'],
+      deltas=rpn_deltas,
+      target=e['targets'],
+      positive=where[0],
+      valid=where[1],
+    ),
+    'box': (e['logits'], e['deltas'], rois),
+    'mask': (e['masks'], e['mask_targets'], rois),
+  }
+  slots = {'divide_by': 'slots'}
+  box = lambda deltas, *classes, **options: detection.box_loss(
+    deltas, e['targets'], *where, *classes, **options
+  )
+  mask = lambda key, classes, **options: detection.mask_loss(
+    e[key], e['mask_targets'], e['positive'], classes, **options
+  )
+  softmax = {'activation': 'softmax'}
+  of_softmax = {'mask': (e['softmax_masks'], *outputs['mask'][1:])}
+  agnostic = {'mask': (e['masks'][..., :1], *outputs['mask'][1:])}
+  pairs = [
+    (detection.rpn_class(outputs), detection.objectness_loss(e['objectness'], *where)),
+    (
+      detection.rpn_class(outputs, **slots),
+      detection.objectness_loss(e['objectness'], *where, **slots),
+    ),
+    (detection.rpn_box(outputs), box(rpn_deltas, beta=1 / 9)),
+    (detection.rpn_box(outputs, beta=1, **slots), box(rpn_deltas, beta=1, **slots)),
+    (
+      detection.box_class(outputs),
+      detection.class_loss(e['logits'], e['classes'], *where),
+    ),
+    (detection.box_regression(outputs), box(e['deltas'], e['classes'], beta=1 / 9)),
+    (detection.box_regression(outputs, beta=1), box(e['deltas'], e['classes'], beta=1)),
+    (detection.mask(outputs), mask('masks', e['classes'])),
+    (detection.mask(of_softmax, **softmax), mask('softmax_masks', e['classes'], **softmax)),
+    (
+      detection.mask(agnostic),
+      detection.mask_loss(e['masks'][..., :1], e['mask_targets'], e['positive']),
+    ),
+  ]
+  for found, expected in pairs:
+    np.testing.assert_array_equal(found, expected)
+  del outputs['mask']
+  with pytest.raises(SegjaxError, match='config.losses.mask: the network has no mask head'):
+    detection.mask(outputs)
 
 
 @jax.jit

@@ -90,6 +90,14 @@ def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
     np.testing.assert_array_equal(crops[~near], (expected >= threshold)[~near])
 
 
+def test_a_target_that_is_covered_by_half_is_true():
+  mask = pack_masks(np.array([[[True, False]] * 2]))
+  box, index = np.float32([[0, 0, 2, 2]]), np.zeros(1, int)
+  options = {'size': 1, 'width': 2, 'aligned': True}
+  assert crop(mask, box, index, threshold=None, **options).item() == 0.5
+  assert crop(mask, box, index, threshold=0.5, **options).item() is True
+
+
 def test_equals_torchvisions_project_masks_on_boxes():
   torch = pytest.importorskip('torch')
   heads = pytest.importorskip('torchvision.models.detection.roi_heads')

@@ -240,6 +240,19 @@ def panoptic_info(
   )
 
 
+def panoptic_example(
+  file_name: str, image_id: int, image: bytes, png: bytes, segments: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """An example of `panoptic_info`."""
+  return {
+    'file_name': file_name,
+    'image_id': image_id,
+    'image': image,
+    'panoptic': png,
+    'segments': segments,
+  }
+
+
 def set_categories(info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]) -> None:
   """Names the classes of a `panoptic_info`; where no colors are given they are PASCAL VOC's."""
   names = [category.name for category in categories]

@@ -57,13 +57,9 @@ class CellTrackingConfig(tfds.core.BuilderConfig):
   truth: str = 'GT'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.Builder):
   """Prepares PhC-C2DH-U373 or DIC-C2DH-HeLa, with gold or with silver truth."""
 
-  name = 'cell_tracking'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds PhC-C2DH-U373 or DIC-C2DH-HeLa.'
   BUILDER_CONFIGS = [
     CellTrackingConfig(
       name=f'{name}{suffix}', description=f'{directory}, {kind}.', directory=directory, truth=truth

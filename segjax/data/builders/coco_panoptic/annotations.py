@@ -99,13 +99,7 @@ def generate_examples(
     ]
     yield (
       str(image.id),
-      {
-        'file_name': image.file_name,
-        'image_id': image.id,
-        'image': encoded,
-        'panoptic': png,
-        'segments': segments,
-      },
+      panoptic.panoptic_example(image.file_name, image.id, encoded, png, segments),
     )
 
 

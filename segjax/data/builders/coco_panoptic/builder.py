@@ -36,13 +36,9 @@ from segjax.data.formats import panoptic
 _FILE = 'annotations/panoptic_{}.json'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.Builder):
   """Prepares COCO panoptic 2017 or, as `coco_panoptic/custom`, a data set in its format."""
 
-  name = 'coco_panoptic'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = "A directory with annotations/ and the images, in COCO's layout."
   BUILDER_CONFIGS = [
     coco_files.CocoConfig(
       name='2017',

@@ -17,7 +17,6 @@ connectomics", 2015, and Cardona et al., PLoS Biology 8(10), 2010. The challenge
 non-commercial use.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,13 +35,6 @@ SLICES = 30
 _CONTENT = 'image/ and label/, or train-volume.tif and train-labels.tif'
 
 
-@dataclasses.dataclass(eq=False)
-class IsbiConfig(tfds.core.BuilderConfig):
-  """Which slices are held out as val; the others are train."""
-
-  held_out: range = range(25, 30)
-
-
 class _Page(NamedTuple):
   """One slice: a page of a file."""
 
@@ -50,24 +42,15 @@ class _Page(NamedTuple):
   number: int
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.Builder):
   """Prepares ISBI 2012: `isbi2012` (25 / 5 slices) or `isbi2012/fold0` ... `fold4` (24 / 6)."""
 
-  name = 'isbi2012'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
-  BUILDER_CONFIGS = [
-    IsbiConfig(name='default', description='Train on slices 0-24, val on 25-29.'),
-    *(
-      IsbiConfig(
-        name=f'fold{fold}',
-        description=f'Fold {fold} of 5: val on slices {6 * fold}-{6 * fold + 5}.',
-        held_out=range(6 * fold, 6 * fold + 6),
-      )
-      for fold in range(5)
-    ),
-  ]
+  BUILDER_CONFIGS = raw.fold_configs(
+    range(25, 30),
+    'Train on slices 0-24, val on 25-29.',
+    6,
+    'Fold {fold} of 5: val on slices {first}-{last}.',
+  )
 
   def _info(self) -> tfds.core.DatasetInfo:
     return common.semantic_info(

@@ -17,7 +17,6 @@ Cite Wang, Shi, Song, Shen, "Object detection combining recognition and segmenta
 See upstream for the terms of use.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,31 +36,15 @@ _CONTENT = 'PNGImages/ and PedMasks/'
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
-@dataclasses.dataclass(eq=False)
-class PennFudanConfig(tfds.core.BuilderConfig):
-  """Which images, in the order of their stems' hashes, are held out as val."""
-
-  held_out: range = range(IMAGES - 50, IMAGES)
-
-
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.Builder):
   """Prepares Penn-Fudan: `penn_fudan` (120 / 50) or `penn_fudan/fold0` ... `fold4` (136 / 34)."""
 
-  name = 'penn_fudan'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
-  BUILDER_CONFIGS = [
-    PennFudanConfig(name='default', description='120 train and 50 val images.'),
-    *(
-      PennFudanConfig(
-        name=f'fold{fold}',
-        description=f'Fold {fold} of 5: 136 train and 34 val images.',
-        held_out=range(34 * fold, 34 * fold + 34),
-      )
-      for fold in range(5)
-    ),
-  ]
+  BUILDER_CONFIGS = raw.fold_configs(
+    range(IMAGES - 50, IMAGES),
+    '120 train and 50 val images.',
+    34,
+    'Fold {fold} of 5: 136 train and 34 val images.',
+  )
 
   def _info(self) -> tfds.core.DatasetInfo:
     return coco.instance_info(

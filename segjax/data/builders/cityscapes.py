@@ -88,10 +88,10 @@ class CityscapesBuilder(raw.Builder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, CONTENT)
-    has_test = (source / 'leftImg8bit' / 'test').is_dir()
-    names = {
-      split: _find_images(source, split) for split in ('train', 'val', 'test')[: 2 + has_test]
-    }
+    splits = ['train', 'val']
+    if (source / 'leftImg8bit' / 'test').is_dir():
+      splits.append('test')
+    names = {split: _find_images(source, split) for split in splits}
     return {split: self._generate_examples(source, split, names[split]) for split in names}
 
   def _generate_examples(
@@ -107,7 +107,8 @@ class CityscapesBuilder(raw.Builder, skip_registration=True):
         raw.check_same_size(image, path, label, label_path)
         segments = _segments(label, label_path)
       stem = path.name.removesuffix(_IMAGE)
-      yield stem, self.describe(stem, image_id, encoded, image.shape[:2], segments)
+      example = Example(stem, image_id, encoded, image.shape[:2], segments)
+      yield stem, self.describe(example)
 
 
 def _find_images(source: Path, split: str) -> list[str]:

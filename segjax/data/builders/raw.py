@@ -31,7 +31,7 @@ Files = tuple[str, Path, Path]
 
 
 class SemanticBuilder(Builder, skip_registration=True):
-  """A data set of RGB images, kept as their files are, byte for byte, and of label maps.
+  """A data set of images, kept as their files are, byte for byte, and of label maps.
 
   Attributes:
     description: one sentence.
@@ -40,7 +40,7 @@ class SemanticBuilder(Builder, skip_registration=True):
     first: the raw value of class 0; the others follow it.
     void: the raw value of void.
     palette: the color of each class; None for PASCAL VOC's colors of the raw values.
-    metadata: besides the palette.
+    image, features, metadata: see `common.semantic_info`.
   """
 
   description: str
@@ -49,10 +49,12 @@ class SemanticBuilder(Builder, skip_registration=True):
   first: int = 0
   void: int
   palette: Sequence[Sequence[int]] | None = None
+  image: tfds.features.Image | None = None
+  features: Mapping[str, Any] | None = None
   metadata: Mapping[str, Any] | None = None
 
-  def find_files(self, source: Path) -> dict[str, Iterable[Files]]:
-    """The files of each split below the directory of raw files."""
+  def find_files(self, source: Path) -> dict[str, Iterable[Any]]:
+    """The `Files` of each split below `source`, or what `_generate_examples` takes instead."""
     raise NotImplementedError
 
   def read_label(self, path: Path) -> np.ndarray:
@@ -72,6 +74,8 @@ class SemanticBuilder(Builder, skip_registration=True):
       description=self.description,
       class_names=self.classes,
       palette=palette,
+      image=self.image,
+      features=self.features,
       metadata=self.metadata,
     )
 

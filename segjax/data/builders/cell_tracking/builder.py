@@ -43,8 +43,6 @@ from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
-CLASS_NAMES = ['background', 'cell']
-PALETTE = [[213, 94, 0], [86, 180, 233]]
 # Split: the video that is in it.
 SPLITS = {'train': '01', 'val': '02'}
 
@@ -57,7 +55,7 @@ class CellTrackingConfig(tfds.core.BuilderConfig):
   truth: str = 'GT'
 
 
-class Builder(raw.Builder):
+class Builder(raw.SemanticBuilder):
   """Prepares PhC-C2DH-U373 or DIC-C2DH-HeLa, with gold or with silver truth."""
 
   BUILDER_CONFIGS = [
@@ -68,42 +66,33 @@ class Builder(raw.Builder):
     for name, directory in (('phc_u373', 'PhC-C2DH-U373'), ('dic_hela', 'DIC-C2DH-HeLa'))
   ]
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Cells in the labeled frames of two microscopy videos.',
-      class_names=CLASS_NAMES,
-      palette=PALETTE,
-      image=tfds.features.Image(shape=(None, None, 1)),
-      features={
-        'instance': tfds.features.Image(
-          shape=(None, None, 1), dtype=np.uint16, encoding_format='png'
-        )
-      },
-    )
+  description = 'Cells in the labeled frames of two microscopy videos.'
+  classes = 'background', 'cell'
+  palette = (213, 94, 0), (86, 180, 233)
+  image = tfds.features.Image(shape=(None, None, 1))
+  features = {
+    'instance': tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format='png')
+  }
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    directory = self.builder_config.directory
-    source = raw.source_directory(dl_manager, directory)
-    root = _root(source, directory)
-    return {split: self._generate_examples(root, video) for split, video in SPLITS.items()}
+  @property
+  def content(self) -> str:
+    return self.builder_config.directory
 
-  def _generate_examples(self, root: Path, video: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  def find_files(self, source: Path) -> dict[str, Iterator[raw.Files]]:
+    root = _root(source, self.content)
+    return {split: self._find_frames(root, video) for split, video in SPLITS.items()}
+
+  def _find_frames(self, root: Path, video: str) -> Iterator[raw.Files]:
     for number, label_path in _labeled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
-      image_path = root / video / f't{number}.tif'
-      image = raw.read_image(image_path, 'L')
-      instance = raw.read_image(label_path, 'I;16')
+      yield f'{video}_t{number}', root / video / f't{number}.tif', label_path
+
+  def _generate_examples(self, files: Iterator[raw.Files]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, image_path, label_path in files:
+      image, instance = raw.read_image(image_path, 'L'), raw.read_image(label_path, 'I;16')
       raw.check_same_size(image, image_path, instance, label_path)
-      file_name = f'{video}_t{number}'
-      yield (
-        file_name,
-        {
-          'file_name': file_name,
-          'image': common.encode_png(image),
-          'label': common.encode_png(separate_cells(instance)),
-          'instance': common.encode_png(instance),
-        },
-      )
+      pixels = {'image': image, 'label': separate_cells(instance), 'instance': instance}
+      encoded = {key: common.encode_png(value) for key, value in pixels.items()}
+      yield name, {'file_name': name, **encoded}
 
 
 def separate_cells(instance: np.ndarray) -> np.ndarray:

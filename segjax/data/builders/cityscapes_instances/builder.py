@@ -18,7 +18,6 @@ Cite Cordts et al., "The Cityscapes dataset for semantic urban scene understandi
 for non-commercial use, after registration.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -41,14 +40,8 @@ class Builder(cityscapes.CityscapesBuilder):
       categories=CATEGORIES,
     )
 
-  def describe(
-    self,
-    stem: str,
-    image_id: int,
-    image: bytes,
-    size: tuple[int, int],
-    segments: Iterable[cityscapes.Segment],
-  ) -> dict[str, Any]:
+  def describe(self, example: cityscapes.Example) -> dict[str, Any]:
+    stem, image_id, image, size, segments = example
     objects = [
       coco.mask_object(
         segment.mask,

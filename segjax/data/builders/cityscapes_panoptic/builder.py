@@ -15,7 +15,6 @@ Cite Cordts et al., "The Cityscapes dataset for semantic urban scene understandi
 for non-commercial use, after registration.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -39,14 +38,8 @@ class Builder(cityscapes.CityscapesBuilder):
     panoptic.set_categories(info, cityscapes.CATEGORIES)
     return info
 
-  def describe(
-    self,
-    stem: str,
-    image_id: int,
-    image: bytes,
-    size: tuple[int, int],
-    segments: Iterable[cityscapes.Segment],
-  ) -> dict[str, Any]:
+  def describe(self, example: cityscapes.Example) -> dict[str, Any]:
+    stem, image_id, image, size, segments = example
     ids, entries = np.zeros(size, np.int32), []
     for value, class_id, alone, mask in segments:
       if class_id not in _INDEX:

@@ -6,7 +6,7 @@ TensorFlow.
 
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,9 @@ def source_directory(dl_manager: tfds.download.DownloadManager, content: str) ->
     raise wrong_source(problem, content) from e
 
 
-def find_directory(source: Path, places: Iterable[str], holds: str, content: str) -> Path:
+def find_directory(
+  source: Path, places: Iterable[str], holds: str, content: str, *, others: Collection[str] = ()
+) -> Path:
   """The first of some directories below `source` that has a certain file or directory.
 
   Args:
@@ -159,12 +161,14 @@ def find_directory(source: Path, places: Iterable[str], holds: str, content: str
     places: paths below it, '' for itself, in the order of preference.
     holds: path below the place of what it must have.
     content: what `source` should hold, for the error message.
+    others: names of other data sets' directories, which `source` itself must not have.
 
   Raises:
     SegjaxError: none of them has it.
   """
   for place in places:
-    if (source / place / holds).exists():
+    is_other = not place and source.absolute().name in others
+    if not is_other and (source / place / holds).exists():
       return source / place
   raise missing_content(source, content)
 

@@ -74,6 +74,11 @@ def semantic_info(
   )
 
 
+def encode_example(name: str, **pixels: np.ndarray) -> dict[str, Any]:
+  """An example with the PNG of each array."""
+  return {'file_name': name, **{key: encode_png(value) for key, value in pixels.items()}}
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
   """PNG bytes of u8[H, W], u16[H, W] or RGB u8[H, W, 3]."""
   if pixels.ndim == 3:

@@ -79,7 +79,10 @@ class Builder(raw.SemanticBuilder):
     return self.builder_config.directory
 
   def find_files(self, source: Path) -> dict[str, Iterator[raw.Files]]:
-    root = _root(source, self.content)
+    others = [c.directory for c in self.BUILDER_CONFIGS if c.directory != self.content]
+    root = raw.find_directory(
+      source, (self.content, ''), SPLITS['train'], self.content, others=others
+    )
     return {split: self._find_frames(root, video) for split, video in SPLITS.items()}
 
   def _find_frames(self, root: Path, video: str) -> Iterator[raw.Files]:
@@ -90,9 +93,8 @@ class Builder(raw.SemanticBuilder):
     for name, image_path, label_path in files:
       image, instance = raw.read_image(image_path, 'L'), raw.read_image(label_path, 'I;16')
       raw.check_same_size(image, image_path, instance, label_path)
-      pixels = {'image': image, 'label': separate_cells(instance), 'instance': instance}
-      encoded = {key: common.encode_png(value) for key, value in pixels.items()}
-      yield name, {'file_name': name, **encoded}
+      label = separate_cells(instance)
+      yield name, common.encode_example(name, image=image, label=label, instance=instance)
 
 
 def separate_cells(instance: np.ndarray) -> np.ndarray:
@@ -109,16 +111,6 @@ def separate_cells(instance: np.ndarray) -> np.ndarray:
   # One less than 0 is the largest of all: background counts last.
   smallest = cv2.erode(instance - np.uint16(1), window) + np.uint16(1)
   return ((instance > 0) & (largest == smallest)).astype(np.uint8)
-
-
-def _root(source: Path, directory: str) -> Path:
-  """The directory of the data set."""
-  places = [directory]
-  # It may itself have any name but that of another data set.
-  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {directory}
-  if source.absolute().name not in others:
-    places.append('')
-  return raw.find_directory(source, places, SPLITS['train'], directory)
 
 
 def _labeled(directory: Path) -> list[tuple[str, Path]]:

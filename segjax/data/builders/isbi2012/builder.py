@@ -76,9 +76,8 @@ class Builder(raw.SemanticBuilder):
           f'{label_path} has label values other than 0 (membrane) and 255 (cell): '
           'download the file again'
         )
-      pixels = {'image': image, 'label': (label == 255).astype(np.uint8)}
-      encoded = {key: common.encode_png(value) for key, value in pixels.items()}
-      yield str(index), {'file_name': str(index), **encoded}
+      label = (label == 255).astype(np.uint8)
+      yield str(index), common.encode_example(str(index), image=image, label=label)
 
 
 def _pages(source: Path, directory: str, volume: str) -> list[_Page]:

@@ -78,22 +78,15 @@ class Builder(raw.SemanticBuilder, skip_registration=True):
     return self.builder_config.content
 
   def find_files(self, source: Path) -> dict[str, list[raw.Files]]:
-    root = _root(source, self.builder_config)
+    directory = self.builder_config.directory
+    others = [c.directory for c in self.BUILDER_CONFIGS if c.directory != directory]
+    places = directory, self.content, f'TrainVal/{self.content}', ''
+    root = raw.find_directory(source, places, str(_LISTS), self.content, others=others)
     lists = {s: raw.read_list(root / _LISTS / f'{s}.txt', self.content) for s in ('train', 'val')}
     if seg11valid := _seg11valid(source, root, self.builder_config, lists['val']):
       lists['seg11valid'] = seg11valid
-    places = 'JPEGImages/{}.jpg', 'SegmentationClass/{}.png'
-    return {split: raw.files_of(names, root, *places) for split, names in lists.items()}
-
-
-def _root(source: Path, config: VocConfig) -> Path:
-  """The year's directory."""
-  places = [config.directory, config.content, f'TrainVal/{config.content}']
-  # The year's directory itself may have any name but that of another year.
-  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {config.directory}
-  if source.absolute().name not in others:
-    places.append('')
-  return raw.find_directory(source, places, str(_LISTS), config.content)
+    files = 'JPEGImages/{}.jpg', 'SegmentationClass/{}.png'
+    return {split: raw.files_of(names, root, *files) for split, names in lists.items()}
 
 
 def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:

@@ -20,49 +20,34 @@ Cite Lin et al., "Microsoft COCO: Common objects in context", ECCV 2014. The ann
 CC BY 4.0; the images are from Flickr, whose terms of use apply.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.builders import coco_files, raw
+from segjax.data.builders import coco_files
 from segjax.data.builders.coco_instances import annotations
 from segjax.data.formats import coco
 
-_FILE = 'annotations/instances_{}.json'
 
-
-class Builder(raw.Builder):
+class Builder(coco_files.CocoBuilder):
   """Prepares COCO 2017 or, as `coco_instances/custom`, a data set in its format."""
 
-  BUILDER_CONFIGS = [
-    coco_files.CocoConfig(
-      name='2017',
-      description='118,287 train and 5,000 val images, 80 classes.',
-      splits={'train': 'train2017', 'val': 'val2017'},
-      content='train2017/, val2017/ and annotations/instances_{train,val}2017.json',
-    ),
-    coco_files.CocoConfig(
-      name='custom',
-      description="A data set of one's own in COCO's format.",
-      content='annotations/instances_NAME.json and, for each, the images in NAME/ or images/',
-    ),
-  ]
+  BUILDER_CONFIGS = coco_files.make_configs(
+    '118,287 train and 5,000 val images, 80 classes.',
+    'train2017/, val2017/ and annotations/instances_{train,val}2017.json',
+    'annotations/instances_NAME.json and, for each, the images in NAME/ or images/',
+  )
+  pattern = 'annotations/instances_{}.json'
+  read_file = staticmethod(annotations.read_instances)
+  set_categories = staticmethod(coco.set_categories)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Classes are known when the annotations are read; TFDS writes them beside the data.
     return coco.instance_info(self, description='Images with a mask for each object.')
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, self.builder_config.content)
-    splits = self.builder_config.find_splits(source, _FILE)
-    files = {s: annotations.read_instances(source / _FILE.format(n)) for s, n in splits.items()}
-    directories = {s: coco_files.image_directory(source, name) for s, name in splits.items()}
-    coco_files.check_same_categories(files.values())
-    for split, file in files.items():
-      coco_files.check_images_exist(file, directories[split])
-    coco.set_categories(self.info, next(iter(files.values())).categories)
-    return {split: self._generate_examples(files[split], directories[split]) for split in splits}
-
-  def _generate_examples(self, file: coco_files.CocoFile, directory: Path):
+  def _generate_examples(
+    self, file: coco_files.CocoFile, directory: Path, source: Path, name: str
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
     return annotations.generate_examples(file, directory)

@@ -24,6 +24,7 @@ objects in context", ECCV 2014. The annotations are under CC BY 4.0; the images 
 whose terms of use apply.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,20 @@ from segjax.data.builders import coco_files, raw
 from segjax.data.builders.coco_panoptic import annotations
 from segjax.data.formats import panoptic
 
-_FILE = 'annotations/panoptic_{}.json'
 
-
-class Builder(raw.Builder):
+class Builder(coco_files.CocoBuilder):
   """Prepares COCO panoptic 2017 or, as `coco_panoptic/custom`, a data set in its format."""
 
-  BUILDER_CONFIGS = [
-    coco_files.CocoConfig(
-      name='2017',
-      description='118,287 train and 5,000 val images, 80 classes of things and 53 of stuff.',
-      splits={'train': 'train2017', 'val': 'val2017'},
-      content=(
-        'annotations/panoptic_{train,val}2017.json, annotations/panoptic_{train,val}2017/, '
-        'train2017/ and val2017/'
-      ),
-    ),
-    coco_files.CocoConfig(
-      name='custom',
-      description="A data set of one's own in COCO's format.",
-      content=(
-        'annotations/panoptic_NAME.json and, for each, PNGs in annotations/panoptic_NAME/ and '
-        'images in NAME/ or images/'
-      ),
-    ),
-  ]
+  BUILDER_CONFIGS = coco_files.make_configs(
+    '118,287 train and 5,000 val images, 80 classes of things and 53 of stuff.',
+    'annotations/panoptic_{train,val}2017.json, annotations/panoptic_{train,val}2017/, train2017/ '
+    'and val2017/',
+    'annotations/panoptic_NAME.json and, for each, PNGs in annotations/panoptic_NAME/ and images '
+    'in NAME/ or images/',
+  )
+  pattern = 'annotations/panoptic_{}.json'
+  read_file = staticmethod(annotations.read_panoptic)
+  set_categories = staticmethod(panoptic.set_categories)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Classes are known when the annotations are read; TFDS writes them beside the data.
@@ -65,40 +55,24 @@ class Builder(raw.Builder):
       self,
       description='Images with a segment of a thing or of stuff for each pixel.',
       optional_splits={
-        split: f'put {_FILE.format(name)}, its PNGs and its images into config.data.source'
+        split: f'put {self.pattern.format(name)}, its PNGs and its images into config.data.source'
         for split, name in (self.builder_config.splits or {}).items()
       },
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    config = self.builder_config
-    source = raw.source_directory(dl_manager, config.content)
-    splits = config.find_splits(source, _FILE)
-    splits = {s: name for s, name in splits.items() if (source / _FILE.format(name)).is_file()}
-    if not splits:
-      raise raw.missing_content(source, config.content)
-    files = {s: annotations.read_panoptic(source / _FILE.format(n)) for s, n in splits.items()}
-    coco_files.check_same_categories(files.values())
-    directories = {
-      split: (coco_files.image_directory(source, name), _png_directory(source, name))
-      for split, name in splits.items()
-    }
-    for split, file in files.items():
-      image_directory, png_directory = directories[split]
-      coco_files.check_images_exist(file, image_directory)
-      pngs = {png_directory / a['file_name']: i for i, (a,) in file.annotations.items()}
-      coco_files.check_exist(file.path, 'PNGs', pngs)
-    panoptic.set_categories(self.info, next(iter(files.values())).categories)
-    return {split: self._generate_examples(files[split], *directories[split]) for split in splits}
+  def find_splits(self, source: Path) -> dict[str, str]:
+    splits = super().find_splits(source).items()
+    found = {s: name for s, name in splits if (source / self.pattern.format(name)).is_file()}
+    if not found:
+      raise raw.missing_content(source, self.builder_config.content)
+    return found
 
   def _generate_examples(
-    self, file: coco_files.CocoFile, image_directory: Path, png_directory: Path
-  ):
-    return annotations.generate_examples(file, image_directory, png_directory)
-
-
-def _png_directory(source: Path, name: str) -> Path:
-  """Where the PNGs of a split are; the first place of all if they are nowhere."""
-  return coco_files.first_directory(
-    source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}'
-  )
+    self, file: coco_files.CocoFile, directory: Path, source: Path, name: str
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    png_directory = coco_files.first_directory(
+      source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}'
+    )
+    pngs = {png_directory / a['file_name']: i for i, (a,) in file.annotations.items()}
+    coco_files.check_exist(file.path, 'PNGs', pngs)
+    return annotations.generate_examples(file, directory, png_directory)

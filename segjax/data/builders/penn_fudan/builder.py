@@ -55,22 +55,19 @@ class Builder(raw.Builder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, _CONTENT)
-    numbered = dict(enumerate(_image_paths(source / 'PNGImages'), start=1))
-    order = sorted(
-      numbered, key=lambda number: hashlib.sha256(numbered[number].stem.encode()).digest()
-    )
+    numbered = list(enumerate(_image_paths(source / 'PNGImages'), start=1))
+    by_hash = lambda entry: hashlib.sha256(entry[1].stem.encode()).digest()
+    order = [number for number, _ in sorted(numbered, key=by_hash)]
     held_out = {order[position] for position in self.builder_config.held_out}
     return {
-      'train': self._generate_examples(
-        source, {number: path for number, path in numbered.items() if number not in held_out}
-      ),
-      'val': self._generate_examples(source, {number: numbered[number] for number in held_out}),
+      split: self._generate_examples(source, [e for e in numbered if (e[0] in held_out) == is_val])
+      for split, is_val in (('train', False), ('val', True))
     }
 
   def _generate_examples(
-    self, source: Path, numbered: dict[int, Path]
+    self, source: Path, numbered: list[tuple[int, Path]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, path in numbered.items():
+    for number, path in numbered:
       mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
       encoded = raw.read_bytes(path)
       image = images.decode_image(encoded, 3, str(path))

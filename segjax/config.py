@@ -199,11 +199,7 @@ def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> di
 
 
 def complete(
-  target: Callable[..., Any],
-  given: Mapping[str, Any],
-  where: str,
-  *,
-  injected: Sequence[str] = (),
+  target: Callable[..., Any], given: Mapping[str, Any], where: str, *, injected: Sequence[str] = ()
 ) -> dict[str, Any]:
   """`given` with the defaults of `target` filled in, and every key, type and range checked.
 

@@ -32,8 +32,7 @@ class Builder(cityscapes.CityscapesBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     info = panoptic.panoptic_info(
-      self,
-      description='Street scenes from a car with a segment for each pixel; 19 classes.',
+      self, description='Street scenes from a car with a segment for each pixel; 19 classes.'
     )
     panoptic.set_categories(info, cityscapes.CATEGORIES)
     return info

@@ -77,10 +77,7 @@ class Builder(raw.Builder):
         coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
         for k in np.unique(people[people > 0]).tolist()
       ]
-      yield (
-        path.stem,
-        coco.instance_example(path.stem, number, encoded, people.shape, objects),
-      )
+      yield (path.stem, coco.instance_example(path.stem, number, encoded, people.shape, objects))
 
 
 def _image_paths(directory: Path) -> list[Path]:

@@ -28,7 +28,6 @@ import tensorflow_datasets as tfds
 from segjax.data import images
 from segjax.data.builders import raw
 from segjax.data.formats import coco
-from segjax.types import SegjaxError
 
 IMAGES = 170
 
@@ -84,8 +83,6 @@ def _image_paths(directory: Path) -> list[Path]:
   """The images in the order of their stems."""
   paths = sorted(path for path in directory.glob('*') if path.suffix.lower() in _SUFFIXES)
   if len(paths) != IMAGES:
-    raise SegjaxError(
-      f'{directory} holds {len(paths)} images, not {IMAGES}: set config.data.source to the '
-      f'directory that holds {_CONTENT}, or download the archive again'
-    )
+    problem = f'{directory} holds {len(paths)} images, not {IMAGES}'
+    raise raw.wrong_source(problem, f'{_CONTENT}, or download the archive again')
   return paths

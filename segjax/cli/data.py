@@ -1,4 +1,4 @@
-"""`segjax data prepare`: a data set as files that training reads."""
+"""`segjax data prepare`: prepares a data set for training."""
 
 import argparse
 
@@ -13,8 +13,8 @@ EXAMPLE = """example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('action', choices=['prepare'])
   parser.add_argument('name', help='for example scenes, camvid, isbi2012/fold1')
-  parser.add_argument('--data_dir', help='directory of prepared data sets, to write to')
-  parser.add_argument('--source', help='directory of the raw files, to read')
+  parser.add_argument('--data_dir', help='directory to write prepared data sets to')
+  parser.add_argument('--source', help='directory to read the raw files from')
 
 
 def run(args: argparse.Namespace) -> int:

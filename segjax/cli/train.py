@@ -1,4 +1,4 @@
-"""`segjax train`: trains a run from its config, or resumes it."""
+"""`segjax train`: starts or resumes a training run."""
 
 import argparse
 import contextlib
@@ -30,19 +30,19 @@ HELP = 'train a network from a config, or resume a run'
 EXAMPLE = """example:
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
 
-Any key of the config can be set by --config.KEY=VALUE. The same command again resumes the run from
-its last checkpoint; without --config the config in the workdir is used."""
+--config.KEY=VALUE overrides any key of the config. Run the same command again to resume from the
+last checkpoint. Without --config, the config in the workdir is used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
-  parser.add_argument('--config', help='path of a config file; FILE:ARGUMENT where it takes one')
+  parser.add_argument('--config', help='config file, or FILE:ARGUMENT to pass an argument')
   parser.add_argument(
     '--distributed',
     nargs='?',
     const='auto',
     metavar='HOST:PORT,COUNT,INDEX',
-    help='several processes: detected by JAX on TPU pods, Slurm and others, or as given',
+    help='train with several processes: detected by JAX (TPU pods, Slurm, …), or as given',
   )
 
 
@@ -57,10 +57,10 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
   Args:
     workdir: of the run.
     config_file: its path; None for the config in the workdir.
-    overrides: of the config.
+    overrides: `(key, value)` pairs for the config.
 
   Raises:
-    SegjaxError: whatever the user can fix, such as a workdir of a different config.
+    SegjaxError: any error that the user can fix, such as a workdir created with a different config.
   """
   given = run_lib.read_given(workdir, config_file, overrides)
   first = jax.process_index() == 0
@@ -72,7 +72,7 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
-  # First of all what may be wrong with the config: before anything is compiled.
+  # Config errors surface here, before anything is compiled.
   evaluator, refresh = _make_evaluator(run, mesh), _make_refresh(run, builder, mesh)
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
@@ -108,7 +108,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
 
 
 def _first_batch(run: Run, builder: Any) -> Batch:
-  """One batch, for its shapes: no worker process starts for it."""
+  """One batch, for its shapes; starts no worker processes."""
   config = _without_workers(run)
   with contextlib.closing(run_lib.train_batches(run, builder, config=config)) as batches:
     batch, _ = next(batches)
@@ -138,7 +138,7 @@ def _restore_or_start(
   checkpoints: checkpoint.Checkpoints,
   mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, bool]:
-  """The state to train from, on the mesh, and whether its evaluation, if due, is done."""
+  """The state to train from, on the mesh, and whether it has been evaluated, if that was due."""
   init = run_lib.init_state(run, optimizer, example)
   key = jax.random.key(run.experiment.train.seed)
   restored = checkpoints.restore('latest', jax.eval_shape(init, key))
@@ -184,12 +184,12 @@ def _make_evaluator(run: Run, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
   """`variables -> (metrics, examples)` on the evaluation split."""
   dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   split = run.experiment.data.eval_split
-  datasets.count_examples(dataset[0], split, dataset[1].name)  # it has to exist
+  datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
   return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
-  """The progress that a person sees: of several processes, the first one's."""
+  """The progress bar; silent in all processes but the first."""
   stream = sys.stderr if jax.process_index() == 0 else io.StringIO()
   return console.TrainProgress(total, start, stream)
 
@@ -203,7 +203,7 @@ def _evaluate(
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
-  """Evaluates a state at step `now`: metrics, also to the log, the report and the person."""
+  """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
   metrics, examples = evaluator(eval_variables(current))
   split = run.experiment.data.eval_split
   if run_log:
@@ -228,13 +228,13 @@ def _check_best_metric(name: str, metrics: Mapping[str, Any]) -> float:
 def _make_refresh(
   run: Run, builder: Any, mesh: jax.sharding.Mesh
 ) -> Callable[[TrainState], TrainState]:
-  """What changes a state before it is evaluated, see `config.train.recompute_batch_norm`."""
+  """A function applied to a state before evaluation, see `config.train.recompute_batch_norm`."""
   if not run.experiment.train.recompute_batch_norm:
     return lambda current: current
   if run.task.batch_statistics is None:
     raise SegjaxError(
-      f'config.train.recompute_batch_norm: the task {run.experiment.task} does not offer it: leave '
-      "it out, or set the norm of the network to 'frozen' or 'group'"
+      f'config.train.recompute_batch_norm is not supported by the task {run.experiment.task}: '
+      "set it to false, or set the network's norm to 'frozen' or 'group'"
     )
   data = run.experiment.data
   config = dataclasses.replace(_without_workers(run), augment=Augment())

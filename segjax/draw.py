@@ -74,7 +74,7 @@ def draw_objects(
   truth = _true_objects(annotation, size)
   names = [spec.class_names[k] for k in truth.classes]
   return {
-    'image': overlays.objects(shown, (), (), ()),  # same scale as the other panels
+    'image': overlays.objects(shown, (), (), ()),  # enlarged like the others
     'truth': overlays.objects(shown, truth.boxes, spec.palette[truth.classes], names, truth.masks),
     'prediction': draw_result(spec, threshold, shown, found),
   }
@@ -113,7 +113,7 @@ def draw_panoptic(
   shown = geometry.resize_image(shown, native)
   window = np.s_[: native[0], : native[1]]
   return {
-    'image': overlays.segments(shown, np.zeros(native, int), (), ()),  # same scale as the other panels
+    'image': overlays.segments(shown, np.zeros(native, int), (), ()),  # enlarged like the others
     'truth': draw_segments(spec, shown, truth._replace(ids=truth.ids[window])),
     'prediction': draw_segments(spec, shown, prediction._replace(ids=prediction.ids[window])),
   }

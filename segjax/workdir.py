@@ -104,8 +104,8 @@ class Workdir:
     """Checks that a run with the complete config `old` may resume with `new`.
 
     Raises:
-      SegjaxError: they differ in a key outside `FREE_KEYS`, or an earlier version trained the run on
-        batches that the current pipeline cannot reproduce.
+      SegjaxError: they differ in a key outside `FREE_KEYS`, or an earlier version trained the run
+        on batches that the current pipeline cannot reproduce.
     """
     if self.is_old() and old['task'] != 'semantic' and old['train']['steps']:
       raise SegjaxError(

@@ -28,7 +28,7 @@ from segjax.convert.table import convert
 from segjax.models import mask_rcnn
 from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
-from segjax.nn.rpn import RPNHead, anchors_per_place, make_anchors, propose
+from segjax.nn.rpn import RPNHead, anchors_per_location, make_anchors, propose
 from segjax.ops.paste_masks import paste_masks
 from segjax.train import compile as compile_lib
 
@@ -99,7 +99,7 @@ def segjax_stages(size, weights):
   def proposals(image):
     levels = features(image)
     config = model.rpn
-    head = RPNHead(anchors_per_place(config, pyramid=True), config.convs)
+    head = RPNHead(anchors_per_location(config, pyramid=True), config.convs)
     logits, deltas = head.apply(part('rpn'), levels)
     grids = [level.shape[1:3] for level in levels]
     anchors = make_anchors(config, size, grids, stride=4, pyramid=True)

@@ -111,7 +111,7 @@ def _read(table: Table, line: str, where: str) -> Record:
   try:
     content = json.loads(line)
   except ValueError as e:
-    raise SegjaxError(f'{where}, is not valid JSON ({e}): fix or remove it') from e
+    raise SegjaxError(f'{where}: not valid JSON ({e}): fix or remove it') from e
   record = Record(**config_lib.complete(Record, content, where))
   if record.entry not in table.entries:
     raise SegjaxError(

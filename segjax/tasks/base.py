@@ -40,7 +40,7 @@ class Task:
   Attributes:
     batch_spec: key of the batch -> partitioning over the mesh axes `data` and `space`.
     init: `(key, batch) -> variables`, with 'params' and the model's other collections.
-    forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` is used for dropout
+    forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` is for dropout
       and sampling, and may be None if `train` is False.
     batch_statistics: `(variables, batch, key) -> model state`, batch-norm statistics of this batch
       alone, to recompute the running statistics. None if a task does not support it.

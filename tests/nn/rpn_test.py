@@ -25,7 +25,7 @@ def test_anchors_of_one_map():
   """15 a place, of stride 16; Detectron2's by size, then by ratio, and not rounded."""
   config = RPNConfig(anchor_style='detectron2')
   (anchors,) = make_anchors(config, (64, 128), [(4, 8)], stride=16, pyramid=False)
-  assert rpn.anchors_per_place(config, pyramid=False) == 15
+  assert rpn.anchors_per_location(config, pyramid=False) == 15
   assert anchors.shape == (4 * 8 * 15, 4)
   places = anchors.reshape(4, 8, 5, 3, 4)
   centers = (places[..., :2] + places[..., 2:]) / 2
@@ -41,7 +41,7 @@ def test_detectron2s_anchors_have_the_strides_of_the_network(style, stride):
   grids = [(200, 304), (100, 152), (50, 76), (25, 38), (13, 19)]
   config = RPNConfig(anchor_style=style)
   levels = make_anchors(config, (800, 1216), grids, stride=4, pyramid=True)
-  assert rpn.anchors_per_place(config, pyramid=True) == 3
+  assert rpn.anchors_per_location(config, pyramid=True) == 3
   rows = levels[-1].reshape(13, 19, 3, 4)[:, 0, 0]
   np.testing.assert_allclose(np.diff(rows[:, 1]), stride, rtol=1e-6)
 

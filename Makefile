@@ -29,8 +29,8 @@ test: $(READY)  ## every test but the long ones
 test-slow: $(READY)  ## only those: kill and resume, several processes
 	$(PYTEST) -m slow
 
-test-all: $(READY)  ## every test, the long ones too
-	$(PYTEST)
+test-all: $(READY)  ## every test, the long ones too, compiled as for users
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
 
 mutate: $(READY)  ## do the tests notice small changes of the code? Half an hour
 	$(BIN)/python tests/mutation.py

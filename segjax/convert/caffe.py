@@ -25,7 +25,7 @@ MEAN = (122.67892, 116.66877, 104.00699)
 # The convolutions of VGG16, whose names in Caffe are ours: conv1_1 … conv5_3.
 VGG16_LAYERS = tuple(name for stage in conv_layers() for name, _ in stage)
 ALEXNET_LAYERS = tuple(layer.name for layer in alexnet.LAYERS)  # conv1 … conv5
-# SegNet's, each with a batch normalisation (`…_bn`), and the decoder's last one, without.
+# SegNet's, each with a batch normalization (`…_bn`), and the decoder's last one, without.
 SEGNET_LAYERS = (*VGG16_LAYERS, *(f'{name}_D' for name in reversed(VGG16_LAYERS[1:])))
 SEGNET_CLASSIFIER = 'conv1_1_D'
 SEGNET_BASIC_LAYERS = (
@@ -103,7 +103,7 @@ def fully_connected(size: int) -> Transform:
 
 
 def no_mean(x: np.ndarray) -> np.ndarray:
-  """The running mean of a batch normalisation that has only a scale and a shift."""
+  """The running mean of a batch normalization that has only a scale and a shift."""
   return np.zeros(x.size)
 
 

@@ -36,7 +36,7 @@ def read_caffemodel(path: Path) -> dict[str, np.ndarray]:
 
   Raises:
     SegjaxError: the file is whole and has no blobs.
-    Exception: any other, where the file is cut short, damaged or of another format.
+    Exception: any other, where the file is truncated, corrupt or of another format.
   """
   with path.open('rb') as file:
     content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

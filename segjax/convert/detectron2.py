@@ -11,11 +11,11 @@ number of samples, which `config.model.roi.max_samples` may bound to save time. 
 `MIN_SIDE` in `segjax.nn.rpn` and `segjax.nn.box_head` are dropped here and kept there: no config
 changes that.)
 
-`detectron2/R-50` is the file in Detectron2's folder; `detectron/R-50` the one in Detectron's, of
-the same network, whose normalisations are a scale and a shift.
+`detectron2/R-50` is the file in Detectron2's directory; `detectron/R-50` the one in Detectron's, of
+the same network, whose normalizations are a scale and a shift.
 
-The tables were written from the names that Detectron2's code and logs have, and tested on made-up
-files of its format; no real one was at hand.
+The tables were written from the names that Detectron2's code and logs have, and tested on
+synthetic files of its format, not on real ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -56,24 +56,24 @@ _CLASSES = r'^params/(box/(score|deltas)|mask/score)/'
 _MASK = r'^params/mask/'
 # Of the zoo: the anchors and the input, which older files hold too.
 _BUFFERS = (r'^pixel_(mean|std)$', r'anchor_generator\.cell_anchors\.\d$')
-# Of ImageNet's: its 1000 classes, a bias before the stem's normalisation that Detectron2 leaves out
-# too, and the optimiser's state.
+# Of ImageNet's: its 1000 classes, a bias before the stem's normalization that Detectron2 leaves out
+# too, and the optimizer's state.
 _IMAGENET = (r'^(fc1000|pred)_[wb]$', r'^conv1_b$', r'_momentum$')
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Names(NamedTuple):
-  """How a kind of file calls the arrays of a convolution without bias and its normalisation.
+  """How a kind of file calls the arrays of a convolution without bias and its normalization.
 
   Attributes:
     stem: of the stem's convolution.
-    stem_norm: of its normalisation.
+    stem_norm: of its normalization.
     convs: of a bottleneck's convolutions, the shortcut last.
     block: of stage, block and convolution.
     kernel: added to a convolution's name.
-    norm: our array -> (added to a normalisation's name, transform).
-    norm_of: added to a convolution's name for that of its normalisation.
+    norm: our array -> (added to a normalization's name, transform).
+    norm_of: added to a convolution's name for that of its normalization.
   """
 
   stem: str
@@ -86,7 +86,7 @@ class Names(NamedTuple):
 
 
 def unit_variance(x: np.ndarray) -> np.ndarray:
-  """The running variance of a normalisation that has only a scale and a shift."""
+  """The running variance of a normalization that has only a scale and a shift."""
   return np.full(x.size, 1 - resnet.ResNet.bn_epsilon)
 
 
@@ -104,7 +104,7 @@ _CAFFE2 = Names(
   },
   norm_of='_bn',
 )
-# Detectron's, where each normalisation is a scale and a shift.
+# Detectron's, where each normalization is a scale and a shift.
 _AFFINE = _CAFFE2._replace(
   norm={
     'params/{}/scale': ('_s', same),

@@ -69,7 +69,7 @@ class Report:
 
   def __str__(self) -> str:
     parts = [f'{len(self.loaded)} arrays from {self.where}']
-    for verb, paths in (('start anew', self.new), ('are not used', self.unused)):
+    for verb, paths in (('keep their initialization', self.new), ('are not used', self.unused)):
       layers = sorted({path.split('/', 1)[-1].rpartition('/')[0] for path in paths})
       parts += [f'{", ".join(layers)} {verb}'] * bool(layers)
     return '; '.join(parts)
@@ -86,8 +86,8 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   if name is None:
     names = ' or '.join(fitting(arrays, SOURCES))
     raise SegjaxError(
-      f'{path} was not written by segjax convert: say what it holds by config.init_from.source='
-      + (names or 'NAME; of the sources that there are none has such arrays')
+      f'{path} was not written by segjax convert: name its network in config.init_from.source='
+      + (names or 'NAME, though the arrays of no known source are like these')
     )
   _check_source(name)
   if source is not None:
@@ -110,11 +110,11 @@ def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
 
 def _check_source(name: str) -> None:
   if name not in SOURCES:
-    raise SegjaxError(f'there is no source {name}{nearest(name, SOURCES)}')
+    raise SegjaxError(f'unknown source {name}{nearest(name, SOURCES)}')
 
 
 def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
-  """`segjax convert`: writes a weights file of another program anew, by our names and layout.
+  """`segjax convert`: writes a weights file of another program by our names and in our layout.
 
   Args:
     source: a name in `SOURCES`.
@@ -125,12 +125,12 @@ def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
     The number of arrays.
 
   Raises:
-    SegjaxError: see `read_pretrained`; or `output` is no `.safetensors`.
+    SegjaxError: see `read_pretrained`; or `output` is not a `.safetensors` file.
   """
   _check_source(source)
   output = Path(output)
   if output.suffix != '.safetensors':
-    raise SegjaxError(f'--output={output} has to end in .safetensors: name the file so')
+    raise SegjaxError(f'--output={output} must end in .safetensors')
   arrays = convert(read_weights(weights), SOURCES, source, str(weights))
   output.parent.mkdir(parents=True, exist_ok=True)
   temporary = output.with_name(output.name + '.tmp')
@@ -149,7 +149,7 @@ def flat_paths(tree: Any) -> dict[str, Any]:
 def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[Any, Any, Report]:
   """`params` and `model_state` with every array of `pretrained` that they have by name.
 
-  What `pretrained` lacks keeps its initialisation.
+  What `pretrained` lacks keeps its initialization.
 
   Args:
     params: the network's parameters.
@@ -168,7 +168,7 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
   loaded = sorted(target.keys() & arrays.keys())
   if not loaded:
     raise SegjaxError(
-      f'{where} has nothing that this network has (it holds {first(sorted(arrays))}; the network '
+      f'{where} has nothing that this network has (it has {first(sorted(arrays))}; the network '
       f'has {first(sorted(target))}): set config.init_from to weights of such a network'
     )
   for path in loaded:
@@ -187,7 +187,7 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
   surplus = [path for path in unused if not matches(path, pretrained.spare)]
   if surplus:
     raise SegjaxError(
-      f'{where} has {first(surplus)}, which this network has no place for: set config.init_from '
+      f'{where} has {first(surplus)}, which this network does not have: set config.init_from '
       'to weights without, or config.model to a network with it'
     )
 

@@ -110,14 +110,14 @@ def read_pkl(path: Path) -> dict[str, np.ndarray]:
 
   Raises:
     SegjaxError: the file is whole and has something else in it, or would have to call code.
-    Exception: any other, where the file is cut short, damaged or of another format.
+    Exception: any other, where the file is truncated, corrupt or of another format.
   """
   with path.open('rb') as file:
     try:
       tree = _Unpickler(file, encoding='latin1').load()
     except _CodeError as e:
       raise SegjaxError(
-        f'{path} is a pickle that calls {e}, and segjax runs no code of a file: give a .pkl of '
+        f'{path} is a pickle that calls {e}, and segjax runs no code from a file: give a .pkl of '
         "Detectron2's model zoo"
       ) from e
   if isinstance(tree, Mapping):

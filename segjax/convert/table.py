@@ -54,7 +54,7 @@ class Source:
     return name
 
   def without(self, paths: str) -> 'Source':
-    """The same, but for the rows whose path the pattern is found in: a network starts them anew."""
+    """The same without the rows in whose path the pattern is found."""
     dropped = [re.escape(row.key) for row in self.rows if re.search(paths, row.path)]
     return dataclasses.replace(
       self,
@@ -88,18 +88,18 @@ def convert(
     where: the file, for the error.
 
   Raises:
-    SegjaxError: an array that the source has is missing, one is left over, or has a wrong shape.
+    SegjaxError: an array that the source has is missing, unexpected, or has a wrong shape.
   """
   source = sources[name]
   missing, extra = leftovers(arrays, source)
   if missing or extra:
-    told = [
+    differences = [
       f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
     ]
-    mend = 'take the file of that network'
+    remedy = 'take the file of that network'
     if others := fitting(arrays, sources):
-      mend = f'take the source {" or ".join(others)}'
-    raise SegjaxError(f'{where} is not {name}, it {" and ".join(told)}: {mend}')
+      remedy = f'take the source {" or ".join(others)}'
+    raise SegjaxError(f'{where} is not {name}, it {" and ".join(differences)}: {remedy}')
   arrays = {source.current(key): array for key, array in arrays.items()}
   converted = {}
   for row in source.rows:
@@ -108,10 +108,10 @@ def convert(
       converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
-      mend = 'take the file of that network'
+      remedy = 'take the file of that network'
       if others := [other for other in fitting(arrays, sources) if other != name]:
-        mend = f'{mend}, or the source {" or ".join(others)}'
-      raise SegjaxError(f'{where} is not {name}, its {row.key} is {shape}: {mend}') from e
+        remedy = f'{remedy}, or the source {" or ".join(others)}'
+      raise SegjaxError(f'{where} is not {name}, its {row.key} is {shape}: {remedy}') from e
   return converted
 
 

@@ -33,7 +33,7 @@ VGG16_FEATURES = {
   26: 'conv5_2',
   28: 'conv5_3',
 }
-# The same of vgg16_bn, where each is followed by its batch normalisation.
+# The same of vgg16_bn, where each is followed by its batch normalization.
 VGG16_BN_FEATURES = {
   0: 'conv1_1',
   3: 'conv1_2',
@@ -51,7 +51,7 @@ VGG16_BN_FEATURES = {
 }
 # Index in the `features` of torchvision's AlexNet -> our layer.
 ALEXNET_FEATURES = {0: 'conv1', 3: 'conv2', 6: 'conv3', 8: 'conv4', 10: 'conv5'}
-# torchvision's GoogLeNet: each a convolution with its batch normalisation -> our layer.
+# torchvision's GoogLeNet: each a convolution with its batch normalization -> our layer.
 GOOGLENET_STEM = {'conv1': 'conv1', 'conv2': 'conv2_reduce', 'conv3': 'conv2'}
 # The same within a module. '5x5' is 3x3 there.
 GOOGLENET_BRANCHES = {
@@ -66,7 +66,7 @@ GOOGLENET_BRANCHES = {
 INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
 # What is behind the encoder: FCN's scores and upsampling, SegNet's decoder.
 _BEHIND = (r'^params/(score|upscore)', r'_D(_bn)?/')
-# SegNet's batch normalisation, which vgg16 has not.
+# SegNet's batch normalization, which vgg16 has not.
 _NORM = r'^(params|batch_stats)/conv\d_\d_bn/'
 _FC = r'^params/fc[67]/'
 _SCORE = r'^params/score_fr/'
@@ -136,7 +136,7 @@ COUNTERS = r'\.num_batches_tracked$'
 
 
 def conv_norm_rows(conv: str, norm: str, name: str) -> Iterator[Row]:
-  """A convolution without bias and its batch normalisation, `name`_norm."""
+  """A convolution without bias and its batch normalization, `name`_norm."""
   yield Row(f'{conv}.weight', f'params/{name}/kernel', oihw_to_hwio)
   yield from _norm(norm, f'{name}_norm')
 

@@ -9,7 +9,7 @@ masks of the background: nothing ever trained or read them.
 
 Files saved before torchvision 0.13, the published ones of version 1 among them, have other names
 for some layers (`RENAMED`). The published weights of version 1 were trained without an epsilon in
-the batch normalisation and go with `config.model.backbone.bn_epsilon=0.0`; one's own may go
+the batch normalization and go with `config.model.backbone.bn_epsilon=0.0`; one's own may go
 with 1e-5.
 """
 
@@ -38,7 +38,7 @@ RENAMED = (
   (r'^rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
   *((rf'^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.', rf'\1.{i}.0.') for i in range(4)),
 )
-# Keys of `config.model` for version 2: convolutions instead of layers, and batch normalisation.
+# Keys of `config.model` for version 2: convolutions instead of layers, and batch normalization.
 V2 = {
   'backbone.norm': 'batch',
   'neck.norm': 'batch',

@@ -47,11 +47,11 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
   Args:
     path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth` or
-      `.pt` file that holds one `state_dict` (PyTorch's present zip format, or the one of before
+      `.pt` file with one `state_dict` (PyTorch's present zip format, or the one of before
       1.6).
 
   Raises:
-    SegjaxError: the file is missing, of another kind, cut short, holds other things than tensors,
+    SegjaxError: the file is missing, of another kind, truncated, has other things than tensors,
       or is a pickle that would have to call code.
   """
   path = Path(path)
@@ -63,23 +63,23 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     '.pkl': read_pkl,
   }
   if path.suffix not in readers:
-    raise SegjaxError(f'{path} is no weights file: give one that ends in {", ".join(readers)}')
+    raise SegjaxError(f'{path} is not a weights file: give one that ends in {", ".join(readers)}')
   if not path.is_file():
-    raise SegjaxError(f'there is no weights file {path}: give the path of one')
+    raise SegjaxError(f'{path} does not exist: give the path of a weights file')
   try:
     return readers[path.suffix](path)
   except SegjaxError:
     raise
   except _CodeError as e:
     raise SegjaxError(
-      f'{path} is a pickle that calls {e}, and segjax runs no code of a file: save the '
+      f'{path} is a pickle that calls {e}, and segjax runs no code from a file: save the '
       "model's state_dict() alone, or as .safetensors"
     ) from e
   except _ContentError as e:
     raise SegjaxError(f"{path} {e}: save the model's state_dict() alone") from e
   except Exception as e:  # whatever a broken file makes the readers raise
     raise SegjaxError(
-      f'{path} is cut short or damaged ({type(e).__name__}): replace it with a whole copy'
+      f'{path} is truncated or corrupt ({type(e).__name__}): replace it with a whole copy'
     ) from e
 
 
@@ -104,7 +104,7 @@ class _CodeError(Exception):
 
 
 class _ContentError(Exception):
-  """A file is whole and holds something else than named tensors."""
+  """A file is whole and has something else than named tensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +170,12 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
   [pickled] = [name for name in archive.namelist() if name.endswith('/data.pkl')]
-  folder = pickled.removesuffix('data.pkl')
-  byteorder = f'{folder}byteorder'
+  directory = pickled.removesuffix('data.pkl')
+  byteorder = f'{directory}byteorder'
   if byteorder in archive.namelist() and archive.read(byteorder) != b'little':
     raise _ContentError('was written on a big-endian machine')
   tree = _Unpickler(io.BytesIO(archive.read(pickled))).load()
-  return _arrays(tree, lambda storage: archive.read(f'{folder}data/{storage.key}'))
+  return _arrays(tree, lambda storage: archive.read(f'{directory}data/{storage.key}'))
 
 
 def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
@@ -194,7 +194,7 @@ def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
 
 def _tensors(tree: Any) -> dict[str, _Tensor]:
   if not isinstance(tree, Mapping):
-    raise _ContentError(f'holds a {type(tree).__name__}, not named tensors')
+    raise _ContentError(f'has a {type(tree).__name__}, not named tensors')
   for name, value in tree.items():
     if not isinstance(value, _Tensor):
       raise _ContentError(f'has {name!r} of type {type(value).__name__}, not a tensor')

@@ -22,7 +22,7 @@ from segjax.types import Array, NonNegativeFloat, SegjaxError, SumCount
 DivideBy = Literal['valid', 'slots']
 Activation = Literal['sigmoid', 'softmax']
 
-# What a network puts out in training, such as `segjax.models.mask_rcnn.MaskRCNN`.
+# What a network outputs in training, such as `segjax.models.mask_rcnn.MaskRCNN`.
 Outputs = Mapping[str, Any]
 
 # --- the parts of L = L_cls + L_box + L_mask, and of the RPN's: the names in `config.losses` ------

@@ -37,7 +37,7 @@ class Metric:
       counts in int32; False if it takes NumPy arrays on the host.
     merge: `(state, state) -> state` on the host, associative.
     reads: names of the predictions and of the entries of a batch that `from_batch` needs on the
-      host, to fetch nothing else; None for all but the images.
+      host, to copy nothing else; None for all but the images.
   """
 
   name: str

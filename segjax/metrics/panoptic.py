@@ -16,16 +16,16 @@ binary places that are cut off (an error below 3e-14), and kept as three digits 
 sums stay exact, are the same in any order, and become one float64 at the end.
 
 The public evaluation (panopticapi, and its copy in cityscapesscripts) departs from the paper in
-three ways, which are options here; it is the default, as it made the figures that are published:
+three ways, which are options here; it is the default, as the published results were made with it:
   crowds         it looks at the 'last' crowd of each class in an image alone, not at 'all';
                  Cityscapes has one at most
   forgiven       it adds the parts of a prediction that lie on void and on crowds up ('sum') before
                  it compares them with one half; the paper has a rule for 'each' (section 4.2)
   unmatched_sq   the SQ of a class without a match is 0 there ('zero'), and counts so in the
                  average; the paper's mean IoU of no pairs is none ('skip')
-It also takes areas of true segments, and which there are, from the JSON file, and what of the
-picture this does not list for part of the union; here files that disagree with themselves are an
-error when they are read (`segjax.data.formats.panoptic`). It reports 0 where a class has nothing to
+It also takes the true segments and their areas from the JSON file, and counts pixels of the PNG
+that this does not list as part of the union; here files that disagree with themselves are an error
+when they are read (`segjax.data.formats.panoptic`). It reports 0 where a class has nothing to
 measure; here it is nan.
 """
 
@@ -99,7 +99,7 @@ def panoptic_counts(
   """Matches the segments of each image and counts by class.
 
   Args:
-    prediction: of what only fills up an image, and of void in it, nothing is predicted.
+    prediction: nothing is predicted in padding.
     truth: a valid segment without pixels is missed (in the prediction: a mistake).
     num_classes: C.
     valid: bool[B], the images to count; None for all.

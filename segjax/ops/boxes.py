@@ -103,15 +103,15 @@ def encode(boxes: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)
 
   Returns:
     f32[..., 4] = weights * (dx / w, dy / h, log of the width's ratio, log of the height's ratio),
-    dx and dy between the centres and in units of the anchor's size; zeros where either box is
+    dx and dy between the centers and in units of the anchor's size; zeros where either box is
     empty, for which torchvision's are infinite or NaN.
   """
   usable = ((area(boxes) > 0) & (area(anchors) > 0))[..., None]
-  centre, size = _centre_and_size(boxes)
-  anchor_centre, anchor_size = _centre_and_size(anchors)
+  center, size = _center_and_size(boxes)
+  anchor_center, anchor_size = _center_and_size(anchors)
   size, anchor_size = (jnp.where(usable, x, 1) for x in (size, anchor_size))
   weights = jnp.asarray(weights, jnp.float32)
-  shift = weights[:2] * (centre - anchor_centre) / anchor_size
+  shift = weights[:2] * (center - anchor_center) / anchor_size
   deltas = jnp.concatenate([shift, weights[2:] * jnp.log(size / anchor_size)], -1)
   return jnp.where(usable, deltas, 0)
 
@@ -128,10 +128,10 @@ def decode(deltas: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0
     f32[..., 4], not clipped to an image. No side grows more than 62.5-fold.
   """
   deltas = deltas.astype(jnp.float32) / jnp.asarray(weights, jnp.float32)
-  centre, size = _centre_and_size(anchors)
-  centre = deltas[..., :2] * size + centre
+  center, size = _center_and_size(anchors)
+  center = deltas[..., :2] * size + center
   half = 0.5 * (jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size)
-  return jnp.concatenate([centre - half, centre + half], -1)
+  return jnp.concatenate([center - half, center + half], -1)
 
 
 def _intersection(a: Array, b: Array) -> Array:
@@ -149,7 +149,7 @@ def _ratio(part: Array, whole: Array) -> Array:
   return jnp.where(overlaps, part / jnp.where(overlaps, whole, 1), 0)
 
 
-def _centre_and_size(boxes: Array) -> tuple[Array, Array]:
+def _center_and_size(boxes: Array) -> tuple[Array, Array]:
   """f32[..., 2] each, x first."""
   size = boxes[..., 2:] - boxes[..., :2]
   return boxes[..., :2] + 0.5 * size, size

@@ -62,7 +62,7 @@ def crop_masks(
     index: i32[R], or i32[B, R]: the mask of each box.
     size: of the target, an int or (rows, columns) = (P, Q).
     width: W of the masks.
-    aligned: whether a pixel's centre is at its index + 0.5, see `roi_align`.
+    aligned: whether a pixel's center is at its index + 0.5, see `roi_align`.
     threshold: a target is true from this average on; None leaves the averages.
     image_size: i32[2], or i32[B, 2]: rows and columns of the image inside its padding, at whose
       border samples stop, as at that of a mask without padding; None for all of the mask.

@@ -1,4 +1,4 @@
-"""Normalisation of an image by its neighbourhood: local response and local contrast."""
+"""Normalization of an image by its neighborhood: local response and local contrast."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from segjax.types import Array
 def local_response_norm(
   x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Array:
-  """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
+  """Local response normalization across channels (Krizhevsky et al. 2012, section 3.3).
 
   y_c = x_c / (k + alpha / size · Σ x_i²)^beta, where i runs over the `size` channels around c that
   exist. The division of alpha by `size` is Caffe's and PyTorch's; the paper's alpha has none. The
@@ -38,7 +38,7 @@ def local_response_norm(
 def local_contrast_norm(
   x: Array, size: int = 9, sigma: float = 2.25, epsilon: float = 1e-3
 ) -> Array:
-  """Subtractive and divisive normalisation (Jarrett et al. 2009, layer N).
+  """Subtractive and divisive normalization (Jarrett et al. 2009, layer N).
 
   With w a Gaussian window over rows and columns, the same for every channel, of sum 1:
 

@@ -232,7 +232,7 @@ def _cells(
 
 
 def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
-  """f32[n, ...] between two neighbours of f32[cells, ...] each.
+  """f32[n, ...] between two neighbors of f32[cells, ...] each.
 
   `values[before] + fraction * steps[before]` as a product of matrices, of which all but two terms a
   pixel are zeros: on a CPU less than half the time of gathers (experiments/panoptic_speed).

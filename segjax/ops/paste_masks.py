@@ -33,7 +33,7 @@ def paste_masks(
     size: (H, W), rows and columns of the image.
     rule: `torchvision`: the box, grown by one cell of the mask on each side, is cut to whole pixels
       and at least one, and the mask is resized to them; a pixel is set above the threshold.
-      `detectron2`: the mask is sampled at the centres of the pixels; a pixel is set from the
+      `detectron2`: the mask is sampled at the centers of the pixels; a pixel is set from the
       threshold on, and a box without area has none.
     threshold: of the bilinearly interpolated probability.
 
@@ -101,8 +101,8 @@ class _Span(NamedTuple):
 
 def _torchvision_span(start: np.float32, end: np.float32, cells: int, length: int) -> _Span:
   grow, half = np.float32((cells + 2) / cells), np.float32(0.5)
-  centre, extent = (end + start) * half, (end - start) * half * grow
-  first, last = int(centre - extent), int(centre + extent)
+  center, extent = (end + start) * half, (end - start) * half * grow
+  first, last = int(center - extent), int(center + extent)
   pixels = np.arange(max(first, 0), min(last + 1, length))
   # F.interpolate(align_corners=False) of the padded mask to the box.
   scale = np.float32((cells + 2) / max(last - first + 1, 1))
@@ -120,7 +120,7 @@ def _detectron2_span(start: np.float32, end: np.float32, cells: int, length: int
 
 
 def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> _Span:
-  """Pixels at a position in the padded mask, f32[pixels]: i is the centre of cell i."""
+  """Pixels at a position in the padded mask, f32[pixels]: i is the center of cell i."""
   position = np.clip(position, 0, cells + 1)
   before = np.minimum(position.astype(np.int64), cells)
   region = slice(pixels[0], pixels[-1] + 1) if pixels.size else slice(0)
@@ -128,7 +128,7 @@ def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> _Span:
 
 
 def _interpolate(values: np.ndarray, before: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-  """f32[n, ...] between two neighbours of f32[cells, ...] each."""
+  """f32[n, ...] between two neighbors of f32[cells, ...] each."""
   steps = np.diff(values, axis=0)[before]
   steps *= fraction[:, None]
   steps += values[before]

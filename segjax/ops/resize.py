@@ -1,7 +1,7 @@
 """Bilinear interpolation of maps, by a whole factor or from image to image inside their padding.
 
-Positions are those of pixel centres, as in `jax.image.resize`, torch's `align_corners=False` and
-OpenCV: pixel i of n covers the share i / n to (i + 1) / n of its axis. Beyond the outermost centres
+Positions are those of pixel centers, as in `jax.image.resize`, torch's `align_corners=False` and
+OpenCV: pixel i of n covers the share i / n to (i + 1) / n of its axis. Beyond the outermost centers
 the outermost values go on.
 """
 
@@ -12,7 +12,7 @@ from segjax.types import Array
 
 
 def enlarge(x: Array, factor: int) -> Array:
-  """f[B, h, w, C] -> f[B, factor · h, factor · w, C], by sums of neighbours alone."""
+  """f[B, h, w, C] -> f[B, factor · h, factor · w, C], by sums of neighbors alone."""
   return _enlarge_axis(_enlarge_axis(x, factor, 1), factor, 2)
 
 
@@ -23,7 +23,7 @@ def _enlarge_axis(x: Array, factor: int, axis: int) -> Array:
   before, after = (padded[(middle,) * axis + (part,)] for part in (slice(None, -2), slice(2, None)))
   parts = []
   for i in range(factor):
-    offset = (i + 0.5) / factor - 0.5  # from the centre of the pixel
+    offset = (i + 0.5) / factor - 0.5  # from the center of the pixel
     parts.append((1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after))
   shape = (*x.shape[:axis], factor * x.shape[axis], *x.shape[axis + 1 :])
   return jnp.stack(parts, axis + 1).reshape(shape)

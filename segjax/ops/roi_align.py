@@ -2,7 +2,7 @@
 
 RoIAlign divides a box into bins of equal size, samples the features bilinearly at regularly spaced
 points of each bin, and takes their average or maximum. Pixel i of the features covers the interval
-[i, i + 1] of the box's coordinates, so that its centre is at i + 0.5 (`aligned=True`), or it is a
+[i, i + 1] of the box's coordinates, so that its center is at i + 0.5 (`aligned=True`), or it is a
 point at i (`aligned=False`, the convention of 2017, half a pixel off).
 
 Two forms compute the same:
@@ -71,7 +71,7 @@ def roi_align(
     output_size: bins of a box, an int or (rows, columns) = (P, Q).
     spatial_scale: pixels of the features to a unit of the boxes: 1 / stride.
     sampling_ratio: samples a bin and axis; 0 or less for the adaptive count, ceil(pixels a bin).
-    aligned: whether pixel i's centre is at i + 0.5. If not, a box less than one pixel high or wide
+    aligned: whether pixel i's center is at i + 0.5. If not, a box less than one pixel high or wide
       is made one pixel high or wide.
     mode: average or maximum of the samples of a bin. (ONNX's reference takes another maximum, of
       the weighted corners of the samples.)

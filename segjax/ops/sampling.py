@@ -27,19 +27,19 @@ class Samples(NamedTuple):
 def sample(
   key: Array, positive: Array, negative: Array, size: int, positive_fraction: float
 ) -> Samples:
-  """Draws a random subset of one image's candidates, without replacement, as torchvision does.
+  """Samples a random subset of one image's candidates, without replacement, as torchvision does.
 
   Up to `int(positive_fraction * size)` of the positives, then negatives until there are `size`.
   Positives do not stand in for missing negatives. All subsets are equally likely.
 
-  A candidate's priority is drawn from the key and its place, so that neither padding at the end
+  A candidate's priority is sampled from the key and its place, so that neither padding at the end
   nor the other candidates' labels change it.
 
   Args:
     key: a `jax.random` key, one an image.
     positive: bool[A].
     negative: bool[A], nowhere True where `positive` is.
-    size: R, the most that are drawn; may exceed A.
+    size: R, the most that are sampled; may exceed A.
     positive_fraction: 0.5 in the paper's RPN, 0.25 for proposals.
   """
   priority = jax.random.uniform(key, positive.shape)

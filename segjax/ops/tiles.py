@@ -28,7 +28,7 @@ def overlap_tile(
   Args:
     apply: the network, f[B, th + 2 * mh, tw + 2 * mw, C] -> f[B, th, tw, K] if it is unpadded and
       uses the margin up, or -> f[B, th + 2 * mh, tw + 2 * mw, K] if it is padded; of the latter
-      the centre is kept.
+      the center is kept.
     image: f[B, H, W, C], of any size.
     tile: rows and columns of one tile, th and tw.
     margin: rows and columns read around a tile, mh and mw.
@@ -38,7 +38,7 @@ def overlap_tile(
     f[B, H, W, K].
 
   Raises:
-    SegjaxError: the tile is smaller than the stride, or what the network puts out is neither the
+    SegjaxError: the tile is smaller than the stride, or the network outputs neither the
       tile nor the tile with its margin.
   """
   (th, tw), (mh, mw) = np.broadcast_to(tile, 2).tolist(), np.broadcast_to(margin, 2).tolist()

@@ -161,8 +161,8 @@ def _taps(size: int, k: int, stride: int, padding: int) -> np.ndarray:
 def bilinear_kernel(size: IntOrPair, channels: int, dtype: jnp.dtype = jnp.float32) -> Array:
   """The kernel of a transposed convolution that interpolates each channel bilinearly (FCN, 3.3).
 
-  With `factor = (size + 1) // 2` and `centre = factor - 1` for odd sizes, `factor - 0.5` for even,
-  an axis has `1 - |i - centre| / factor`. Stride `factor` makes a constant image constant again,
+  With `factor = (size + 1) // 2` and `center = factor - 1` for odd sizes, `factor - 0.5` for even,
+  an axis has `1 - |i - center| / factor`. Stride `factor` makes a constant image constant again,
   away from its borders.
 
   Args:
@@ -179,12 +179,12 @@ def bilinear_kernel(size: IntOrPair, channels: int, dtype: jnp.dtype = jnp.float
 
 def _triangle(size: int) -> np.ndarray:
   factor = (size + 1) // 2
-  centre = factor - 1 if size % 2 else factor - 0.5
-  return 1 - np.abs(np.arange(size) - centre) / factor
+  center = factor - 1 if size % 2 else factor - 0.5
+  return 1 - np.abs(np.arange(size) - center) / factor
 
 
 def bilinear_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-  """`bilinear_kernel` as an initialiser, for a shape [kh, kw, C, C]; the key is not used."""
+  """`bilinear_kernel` as an initializer, for a shape [kh, kw, C, C]; the key is not used."""
   del key
   if shape[2] != shape[3]:
     raise ValueError(f'bilinear_init keeps the channels apart: shape {shape} must end in C, C')

@@ -19,16 +19,16 @@ class Window(NamedTuple):
 
 
 class View(NamedTuple):
-  """Output i of stacked windows sees `size` pixels of the input around pixel stride·i + centre.
+  """Output i of stacked windows sees `size` pixels of the input around pixel stride·i + center.
 
   Attributes:
     stride: input pixels from one output to the next.
-    centre: the pixel that output 0 lies on; halves fall between two pixels.
+    center: the pixel that output 0 lies on; halves fall between two pixels.
     size: the receptive field.
   """
 
   stride: int
-  centre: float
+  center: float
   size: int
 
 
@@ -36,21 +36,21 @@ def view(windows: Iterable[Window]) -> View:
   """What an output of `windows`, the first of which takes the image, sees of the image.
 
   Of parallel branches give the one with the largest kernel: where each is padded to keep the size,
-  all have the same centre.
+  all have the same center.
   """
-  stride, centre, size = 1, 0.0, 1
+  stride, center, size = 1, 0.0, 1
   for kernel, step, padding in windows:
-    centre += stride * ((kernel - 1) / 2 - padding)
+    center += stride * ((kernel - 1) / 2 - padding)
     size += stride * (kernel - 1)
     stride *= step
-  return View(stride, centre, size)
+  return View(stride, center, size)
 
 
 def bilinear_crop(seen: View) -> tuple[int, int]:
   """How outputs that see `seen` are brought back to the pixels that they lie on.
 
   Input i of a transposed convolution of kernel k lies at stride·i + (k - 1) / 2 of its output,
-  which is to be at stride·i + centre of the image: what is before is cropped off. Of the two
+  which is to be at stride·i + center of the image: what is before is cropped off. Of the two
   kernels that interpolate bilinearly, 2·stride and 2·stride - 1, one makes that a whole number.
 
   Returns:
@@ -60,7 +60,7 @@ def bilinear_crop(seen: View) -> tuple[int, int]:
     ValueError: the output would start within the image, which has to be padded more.
   """
   kernel = 2 * seen.stride
-  offset = (kernel - 1) / 2 - seen.centre
+  offset = (kernel - 1) / 2 - seen.center
   if offset % 1:
     kernel, offset = kernel - 1, offset - 0.5
   if offset < 0:

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: state, step, optimiser, sharding, checkpoints."""
+"""The training loop and what it needs: state, step, optimizer, sharding, checkpoints."""

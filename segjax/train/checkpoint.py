@@ -184,7 +184,7 @@ class Checkpoints:
         self._damaged.add(step)
         continue
       for problem in problems:
-        self._warn(f'{problem}: going on from step {step} instead; nothing was deleted')
+        self._warn(f'{problem}: resuming from step {step} instead; nothing was deleted')
       return restored
     raise SegjaxError(f'no checkpoint in {self._directory} can be read: {"; ".join(problems)}')
 

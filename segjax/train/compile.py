@@ -18,7 +18,7 @@ _CPU_OPTIONS = {
 }
 
 
-# A program that runs once, such as the initialiser, is not worth its optimisation.
+# A program that runs once, such as the initializer, is not worth its optimization.
 _ONCE_OPTIONS = {'xla_backend_optimization_level': '0'}
 
 

@@ -23,7 +23,7 @@ def recompute_statistics(
   *,
   seed: int,
 ) -> TrainState:
-  """`state` with the statistics of batch normalisation averaged over `batches`.
+  """`state` with the statistics of batch normalization averaged over `batches`.
 
   Means and variances of the batches are averaged, as SegNet's release does before it tests
   (compute_bn_statistics.py), instead of the running averages of weights that have changed since.
@@ -62,7 +62,7 @@ def evaluate(
     batches: this process's part of the split, `(batch, names)`, the last batch padded.
     task: whose metrics to compute.
     put: moves a batch to the mesh.
-    pictures: how many examples to draw.
+    pictures: how many examples to show as images.
 
   Returns:
     The metrics by name, with the mean losses, of a task that has any outside training, as `loss`
@@ -79,7 +79,7 @@ def evaluate(
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     drawing = len(drawn) < pictures
     if drawing or reads:
-      # Images and segments are large, and often nothing but pictures shows them.
+      # Images and segments are large, and often only visualizations need them.
       host_predictions = sharding.to_host(predictions if drawing else _read(predictions, reads))
       host_batch = _whole_batch(local, batch if drawing else _read(batch, reads), task.host_keys)
     del predictions  # large: let go of them before the next batch makes its own

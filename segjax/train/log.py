@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 class RunLog:
   """Appends to `metrics.jsonl`, one JSON object a line, and to `tensorboard/` in a workdir.
 
-  A resumed run first drops the lines after the step it goes on from, so that every step is there
+  A resumed run first drops the lines after the step it resumes from, so that every step is there
   once.
   """
 
@@ -32,7 +32,7 @@ class RunLog:
       try:
         if json.loads(line)['step'] <= step:
           kept.append(line + '\n')
-      except (ValueError, KeyError):  # a line cut short by a kill
+      except (ValueError, KeyError):  # a line truncated by a kill
         continue
     temporary = self._path.with_suffix('.tmp')
     temporary.write_text(''.join(kept), encoding='utf-8')

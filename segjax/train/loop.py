@@ -33,10 +33,10 @@ class TrainConfig:
     best_metric: the metric of the evaluation split that names the best checkpoint.
     best_mode: 'max' or 'min'.
     nonfinite: what a loss or gradient that is not finite does: 'stop' the run or 'skip' the update.
-    max_skipped: with 'skip', how many updates may be left out before the run stops.
-    pictures: how many examples an evaluation draws.
-    recompute_batch_norm: before each evaluation the running statistics of batch normalisation are
-      computed anew over the training split, without augmentation; the model needs `bn_momentum`.
+    max_skipped: with 'skip', how many updates may be skipped before the run stops.
+    pictures: how many examples an evaluation shows as images.
+    recompute_batch_norm: before each evaluation the running statistics of batch normalization are
+      recomputed over the training split, without augmentation; the model needs `bn_momentum`.
   """
 
   steps: NonNegativeInt = 1000
@@ -136,7 +136,7 @@ class _Meter:
     if self._config.nonfinite == 'skip' and values['skipped'] <= self._config.max_skipped:
       return
     bad = _spell({k: v for k, v in values.items() if not math.isfinite(v)})
-    skipped = f' ({values["skipped"]:.0f} updates left out)' if values['skipped'] > 1 else ''
+    skipped = f' ({values["skipped"]:.0f} updates skipped)' if values['skipped'] > 1 else ''
     raise SegjaxError(
       f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
       f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
@@ -263,7 +263,7 @@ def _evaluate_first(
   evaluated: bool,
   refresh: Callable[[TrainState], TrainState],
 ) -> TrainState:
-  """The state after the evaluation that a stopped run left out, or that a run of 0 steps is for."""
+  """The state after the evaluation that a stopped run skipped, or that a run of 0 steps is for."""
   step = int(state.step)
   if step and not evaluated and _due(step, config):
     state = refresh(state)

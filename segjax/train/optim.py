@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: Optax, put together from `config.optim`."""
+"""Optimizers and learning-rate schedules: Optax, put together from `config.optim`."""
 
 import dataclasses
 import re
@@ -47,9 +47,9 @@ class OptimConfig:
     weight_decay: coefficient; biases and norm parameters are left out.
     decay_exclude: names of the parameters that weight decay leaves out.
     multipliers: pairs (regular expression on the parameter's path, factor on its update); all that
-      match are multiplied. (('bias$', 2.0),) doubles the biases' rate, a factor 0 freezes.
+      match are multiplied. (('bias$', 2.0),) gives biases 2x the learning rate, a factor 0 freezes.
     clip_norm: gradients are scaled down to this global norm; None does not clip.
-    accumulate: the batch is worked through in this many parts, with the large batch's result.
+    accumulate: parts of the batch for gradient accumulation, which gives the whole batch's result.
     ema: decay of the moving average of the parameters, which evaluation then uses; None keeps none.
   """
 
@@ -95,7 +95,7 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(
   config: OptimConfig, steps: int, params: Any, frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-  """The optimiser for `params` over a run of `steps` steps.
+  """The optimizer for `params` over a run of `steps` steps.
 
   Args:
     config: see `OptimConfig`.
@@ -105,7 +105,7 @@ def make_optimizer(
       `frozen_parameters`, which weight decay would move.
 
   Raises:
-    SegjaxError: a pattern of `multipliers` that is no regular expression or matches no parameter.
+    SegjaxError: a pattern of `multipliers` is not a regular expression or matches no parameter.
   """
   paths = parameter_paths(params)
   decayed = jax.tree.map(lambda path: path.split('/')[-1] not in config.decay_exclude, paths)
@@ -138,7 +138,7 @@ def _factors(multipliers: tuple[tuple[str, float], ...], paths: Any) -> Any:
       matched = any(re.search(pattern, path) for path in jax.tree.leaves(paths))
     except re.error as e:
       raise SegjaxError(
-        f'config.optim.multipliers: {pattern!r} is no regular expression: {e}'
+        f'config.optim.multipliers: {pattern!r} is not a regular expression: {e}'
       ) from e
     if not matched:
       raise SegjaxError(

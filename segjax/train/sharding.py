@@ -30,7 +30,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
   """The mesh over all devices of all processes, or over the first data x space of them.
 
   Raises:
-    SegjaxError: more devices asked for than there are, or a remainder left over.
+    SegjaxError: more devices asked for than there are, or the devices do not divide.
   """
   devices = jax.devices()
   data = len(devices) // config.space if config.data == -1 else config.data
@@ -50,7 +50,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole: parameters, optimiser state, metrics."""
+  """The sharding of what every device holds whole: parameters, optimizer state, metrics."""
   return NamedSharding(mesh, PartitionSpec())
 
 

@@ -19,11 +19,11 @@ class TrainState:
   """One run between two steps.
 
   Attributes:
-    step: i32[], updates tried so far; with the seed it fixes the next batch and every draw.
-    skipped: i32[], updates left out because the loss or the gradient was not finite.
+    step: i32[], updates tried so far; with the seed it fixes the next batch and all randomness.
+    skipped: i32[], updates skipped because the loss or the gradient was not finite.
     params: the model's parameters, float32.
     model_state: the model's other collections, such as BatchNorm's running statistics.
-    opt_state: the optimiser's.
+    opt_state: the optimizer's.
     ema: moving average of `params`, or None.
   """
 

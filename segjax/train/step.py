@@ -39,7 +39,7 @@ def make_train_step(
 
   Sums and counts are added over the `accumulate` parts of the batch and divided once, so that the
   parts' gradient is that of the whole batch however its counts fall (BatchNorm excepted, which
-  normalises each part by itself). An update whose loss or gradient is not finite is left out:
+  normalizes each part by itself). An update whose loss or gradient is not finite is skipped:
   `scalars['finite']` says so, and the loop decides.
   """
 
@@ -88,7 +88,7 @@ def sum_losses(
 ) -> tuple[dict[str, SumCount], Any]:
   """The losses' sums and counts over `accumulate` parts of the batch, and the new model state.
 
-  The parts run one after another under rematerialisation: the backward pass of one part is in
+  The parts run one after another under rematerialization: the backward pass of one part is in
   memory at a time, for one more forward pass.
   """
 
@@ -113,7 +113,7 @@ def make_eval_step(
 ) -> Callable[[Mapping[str, Any], Batch], tuple[dict[str, SumCount], tuple, dict[str, Array]]]:
   """`(variables, batch) -> (losses, states of the metrics on the device, predictions)`.
 
-  Predictions stay on the device until a picture or a metric on the host asks for them.
+  Predictions stay on the device until a visualization or a metric on the host asks for them.
   """
 
   def eval_step(variables: Mapping[str, Any], batch: Batch):

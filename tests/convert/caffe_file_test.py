@@ -20,11 +20,11 @@ LAYERS = {
   'relu': [],
   'inception/1x1': [RNG.normal(size=(2, 5))],
 }
-DAMAGED = 'x.caffemodel is cut short or damaged .*: replace it with a whole copy$'
+DAMAGED = 'x.caffemodel is truncated or corrupt .*: replace it with a whole copy$'
 
 
-def read(folder, content):
-  path = folder / 'x.caffemodel'
+def read(directory, content):
+  path = directory / 'x.caffemodel'
   path.write_bytes(content)
   return read_weights(path)
 
@@ -94,7 +94,7 @@ def protobuf_messages():
 
 @pytest.mark.parametrize('v1', [False, True])
 def test_what_protobuf_writes_is_read(tmp_path, v1):
-  message = protobuf_messages()['NetParameter'](name='made up')
+  message = protobuf_messages()['NetParameter'](name='synthetic')
   for name, arrays in LAYERS.items():
     layer = (message.layers if v1 else message.layer).add(name=name)
     for array in arrays:
@@ -169,16 +169,16 @@ def test_every_cut_is_noticed(tmp_path, v1):
   between = set(itertools.accumulate(map(len, pieces)))
   for size in range(len(whole)):
     if size not in between:
-      with pytest.raises(SegjaxError, match='is cut short or damaged|has no weights in it'):
+      with pytest.raises(SegjaxError, match='is truncated or corrupt|has no weights in it'):
         read(tmp_path, whole[:size])
   assert len(read(tmp_path, whole[: sum(map(len, pieces[:2]))])) == 2
   assert len(read(tmp_path, whole)) == 3
 
 
-def zipped(folder):
-  with zipfile.ZipFile(folder / 'x.zip', 'w') as archive:
+def zipped(directory):
+  with zipfile.ZipFile(directory / 'x.zip', 'w') as archive:
     archive.writestr('x/data.pkl', 'x')
-  return (folder / 'x.zip').read_bytes()
+  return (directory / 'x.zip').read_bytes()
 
 
 def test_other_formats_are_refused(tmp_path):
@@ -195,18 +195,18 @@ def test_other_formats_are_refused(tmp_path):
   for content in contents.values():
     with pytest.raises(SegjaxError, match=DAMAGED):
       read(tmp_path, content)
-  with pytest.raises(SegjaxError, match='there is no weights file .*none.caffemodel'):
+  with pytest.raises(SegjaxError, match='none.caffemodel does not exist'):
     read_weights(tmp_path / 'none.caffemodel')
 
 
 def test_random_bytes_are_refused(tmp_path):
   rng = np.random.default_rng(0)
   for size in range(1, 300):
-    with pytest.raises(SegjaxError, match=r'x.caffemodel (is cut short|has no weights)'):
+    with pytest.raises(SegjaxError, match=r'x.caffemodel (is truncated|has no weights)'):
       read(tmp_path, rng.bytes(size))
 
 
-def test_a_file_without_weights_is_told(tmp_path):
+def test_a_file_without_weights_is_reported(tmp_path):
   for content in (net({}), net({'data': [], 'relu': []}), net({'data': []}, v1=True)):
     with pytest.raises(SegjaxError, match=r'x.caffemodel has no weights in it: give a \.caffe'):
       read(tmp_path, content)
@@ -231,7 +231,7 @@ def layer_with(content):
     pytest.param(field(100, field(1, 'fc') + field(7, 7)), id='blob that is a number'),
     pytest.param(layer_with(b''), id='no values'),
     pytest.param(layer_with(field(5, 7)), id='values that are a varint'),
-    pytest.param(layer_with(field(5, bytes(7))), id='values cut short'),
+    pytest.param(layer_with(field(5, bytes(7))), id='values truncated'),
     pytest.param(layer_with(blob([1.0, 2.0]) + field(5, 3.0)), id='a value too many'),
     pytest.param(layer_with(blob([1.0]) + blob([1.0], double=True)), id='two types'),
     pytest.param(layer_with(blob(np.ones((2, 1))) + field(2, 2)), id='dims of another size'),

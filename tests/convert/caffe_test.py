@@ -199,8 +199,8 @@ def write(path, source, layers=None):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('caffe')
-  return {s: write(folder / f'{s[6:]}.caffemodel', s) for s in caffe.SOURCES}
+  directory = tmp_path_factory.mktemp('caffe')
+  return {s: write(directory / f'{s[6:]}.caffemodel', s) for s in caffe.SOURCES}
 
 
 def random_deconvolution(size):
@@ -488,8 +488,8 @@ def caffe_segnet_basic(layers, bgr):
 
 def normalized(rgb, source):
   """As the data pipeline does it, with the mean and std that `input` tells."""
-  told = SOURCES[source].input
-  mean, std = (re.search(rf'config\.data\.{k}=\(([^)]*)\)', told)[1] for k in ('mean', 'std'))
+  message = SOURCES[source].input
+  mean, std = (re.search(rf'config\.data\.{k}=\(([^)]*)\)', message)[1] for k in ('mean', 'std'))
   mean, std = (np.array([float(x) for x in t.split(',') if x]) for t in (mean, std))
   return ((rgb - mean) / std).astype('f4')
 
@@ -655,14 +655,14 @@ def fails(capsys, source, path, output):
   before = sorted(output.parent.iterdir())
   args = (f'--source={source}', f'--weights={path}', f'--output={output}')
   assert run('convert', *args) == 2
-  told = capsys.readouterr().err
-  assert told.startswith('segjax: ')
-  assert told.count('\n') == 1
+  message = capsys.readouterr().err
+  assert message.startswith('segjax: ')
+  assert message.count('\n') == 1
   assert sorted(output.parent.iterdir()) == before
-  return told
+  return message
 
 
-def test_wrong_files_are_told_in_a_sentence_and_nothing_is_written(files, tmp_path, capsys):
+def test_wrong_files_are_reported_in_a_sentence_and_nothing_is_written(files, tmp_path, capsys):
   path, output = tmp_path / 'x.caffemodel', tmp_path / 'out.safetensors'
   whole = files['caffe/fcn8s'].read_bytes()
   for content in (
@@ -672,23 +672,23 @@ def test_wrong_files_are_told_in_a_sentence_and_nothing_is_written(files, tmp_pa
     b'<html>not found</html>',
   ):
     path.write_bytes(content)
-    told = fails(capsys, 'caffe/fcn8s', path, output)
-    assert f'{path} is cut short or damaged' in told
-    assert 'replace it with a whole copy' in told
+    message = fails(capsys, 'caffe/fcn8s', path, output)
+    assert f'{path} is truncated or corrupt' in message
+    assert 'replace it with a whole copy' in message
   path.write_bytes(net({}))
   assert f'{path} has no weights in it: give a .caffemodel' in fails(
     capsys, 'caffe/fcn8s', path, output
   )
-  told = fails(capsys, 'caffe/fcn32', files['caffe/fcn32s'], output)
-  assert 'there is no source caffe/fcn32: did you mean caffe/fcn32s?' in told
+  message = fails(capsys, 'caffe/fcn32', files['caffe/fcn32s'], output)
+  assert 'unknown source caffe/fcn32: did you mean caffe/fcn32s?' in message
 
 
 @pytest.mark.parametrize('source', caffe.SOURCES)
 def test_another_network_of_ours_is_named(files, tmp_path, source, capsys):
   for other in caffe.SOURCES.keys() - {source}:
-    told = fails(capsys, other, files[source], tmp_path / 'out.safetensors')
-    assert f'{files[source]} is not {other}, it has ' in told
-    assert told.endswith(f': take the source {source}\n')
+    message = fails(capsys, other, files[source], tmp_path / 'out.safetensors')
+    assert f'{files[source]} is not {other}, it has ' in message
+    assert message.endswith(f': take the source {source}\n')
 
 
 @pytest.mark.parametrize('source', caffe.SOURCES)
@@ -696,8 +696,8 @@ def test_a_missing_and_an_extra_layer_are_named(source):
   arrays = {f'{k}/{i}': a for k, blobs in layers_of(source).items() for i, a in enumerate(blobs)}
   key = SOURCES[source].rows[-1].key
   arrays[f'other{key}'] = arrays.pop(key)
-  told = f'x.caffemodel is not {source}, it has no {key} and has other{key}: take the file of'
-  with pytest.raises(SegjaxError, match=told):
+  message = f'x.caffemodel is not {source}, it has no {key} and has other{key}: take the file of'
+  with pytest.raises(SegjaxError, match=message):
     convert(arrays, SOURCES, source, 'x.caffemodel')
 
 
@@ -716,8 +716,8 @@ def test_a_missing_and_an_extra_layer_are_named(source):
 )
 def test_a_wrong_shape_is_named(source, key, shape):
   arrays = {f'{k}/{i}': a for k, blobs in layers_of(source).items() for i, a in enumerate(blobs)}
-  told = f'its {key} is {"x".join(map(str, shape))}: take the file of that network'
-  with pytest.raises(SegjaxError, match=told):
+  message = f'its {key} is {"x".join(map(str, shape))}: take the file of that network'
+  with pytest.raises(SegjaxError, match=message):
     convert(arrays | {key: np.zeros(shape)}, SOURCES, source, 'x.caffemodel')
 
 
@@ -750,9 +750,9 @@ def test_a_training_starts_from_a_caffe_file(tmp_path, monkeypatch, capsys):
   weights = write(tmp_path / 'basic.caffemodel', source, layers)
   assert run('convert', f'--source={source}', f'--weights={weights}', f'--output={output}') == 0
   (tmp_path / 'config.py').write_text(CONFIG)
-  told = re.findall(r'config\.\w+\.\w+=(?:\([^)]*\)|\w+)', read_metadata(output)['input'])
-  assert len(told) == 3
-  overrides = [f'--{t}' for t in told]
+  keys = re.findall(r'config\.\w+\.\w+=(?:\([^)]*\)|\w+)', read_metadata(output)['input'])
+  assert len(keys) == 3
+  overrides = [f'--{key}' for key in keys]
   args = (f'--config={tmp_path / "config.py"}', f'--workdir={tmp_path / "run"}')
   assert run('train', *args, *overrides, f'--config.init_from.path={output}') == 0
   assert f'50 arrays from {output}\n' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Detectron2's files, made up by its names: complete tables, and what changes its order.
+"""Synthetic files with Detectron2's names: complete tables, and what changes its order.
 
 No file of Detectron2 is here; its names and layouts are written down once more, independently of
 the tables.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from instance_batch import make_model
-from made_up import made_up
+from synthetic import synthetic
 
 from segjax.convert import detectron2
 from segjax.convert.load import (
@@ -137,7 +137,7 @@ def zoo_file(model, *, c4):
     zoo_name(path, c4=c4): their_shape(path, x.shape)
     for path, x in flat_paths(zeros(model)).items()
   }
-  return {key: made_up(key, shape) for key, shape in shapes.items()}
+  return {key: synthetic(key, shape) for key, shape in shapes.items()}
 
 
 def imagenet_file(kind, variant):
@@ -146,9 +146,9 @@ def imagenet_file(kind, variant):
     if '/backbone/' in path:
       module, array = renamed(path, CAFFE2)
       if suffix := CAFFE2_ARRAYS[kind][array]:
-        arrays[module + suffix] = made_up(path, their_shape(path, x.shape))
+        arrays[module + suffix] = synthetic(path, their_shape(path, x.shape))
   extra = {'fc1000_w': (1000, 64), 'fc1000_b': (1000,), 'conv1_b': (2,)}
-  return arrays | {key: made_up(key, shape) for key, shape in extra.items()}
+  return arrays | {key: synthetic(key, shape) for key, shape in extra.items()}
 
 
 def loaded(variables, pretrained):
@@ -182,8 +182,8 @@ def test_a_network_of_the_zoo_is_filled(source):
   # All but the layers with a row a class, for other classes.
   other = network(variant, c4=c4, masks=masks).clone(classes=CLASSES + 1)
   _, report = loaded(zeros(other), pretrained(arrays, f'{source}_body'))
-  anew = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * masks}
-  assert {path.rpartition('/')[0] for path in report.new} == anew
+  unmatched = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * masks}
+  assert {path.rpartition('/')[0] for path in report.new} == unmatched
 
 
 @pytest.mark.parametrize('source', IMAGENET)
@@ -198,7 +198,7 @@ def test_a_resnet_of_imagenet_fills_the_backbone(source):
   np.testing.assert_array_equal(bias, arrays[f'res4_5_branch2c_bn{suffix}'])
 
 
-def test_detectron_s_normalisation_is_a_scale_and_a_shift():
+def test_detectron_s_normalization_is_a_scale_and_a_shift():
   arrays = convert(imagenet_file('detectron', 'resnet50'), SOURCES, 'detectron/R-50', 'FILE')
   name = 'backbone/res2_0_conv1_norm'
   mean, var = (arrays[f'batch_stats/{name}/{x}'] for x in ('mean', 'var'))
@@ -206,7 +206,7 @@ def test_detectron_s_normalisation_is_a_scale_and_a_shift():
   np.testing.assert_allclose(var + np.float32(ResNet.bn_epsilon), 1, rtol=1e-7)
 
 
-def test_a_file_of_the_other_kind_is_told_its_source():
+def test_a_file_of_the_other_kind_is_reported_its_source():
   arrays = imagenet_file('detectron', 'resnet50')
   with pytest.raises(SegjaxError, match='take the source detectron/R-50$'):
     convert(arrays, SOURCES, 'detectron2/R-50', 'FILE')

@@ -41,7 +41,7 @@ def test_arrays_go_where_their_names_are_and_the_rest_stays():
   assert {x.dtype for x in jax.tree.leaves((params, model_state))} == {np.dtype('f4')}
   assert report.loaded == ('batch_stats/a_bn/mean', 'params/a/kernel')
   assert report.new == ('params/b/bias',)
-  assert str(report) == '2 arrays from FILE; b start anew'
+  assert str(report) == '2 arrays from FILE; b keep their initialization'
 
 
 def test_the_network_handed_in_is_not_changed():
@@ -51,17 +51,18 @@ def test_the_network_handed_in_is_not_changed():
   assert not model_state['batch_stats']['a_bn']['mean'].any()
 
 
-def test_a_finer_network_goes_on_from_a_coarser_one():
+def test_a_finer_network_starts_from_a_coarser_one():
   """As in FCN's 32s -> 16s: what only one of the two has is reported, not refused."""
   arrays = {'params/a/kernel': np.ones((2, 3)), 'params/upscore32/kernel': np.ones(4)}
   params, _, report = load_into(*network(), Pretrained('runs/32s', arrays))
   assert params['a']['kernel'].all()
-  assert str(report) == '1 arrays from runs/32s; a_bn, b start anew; upscore32 are not used'
+  unmatched = 'a_bn, b keep their initialization; upscore32 are not used'
+  assert str(report) == f'1 arrays from runs/32s; {unmatched}'
 
 
 def test_errors_name_the_file_and_the_array():
   params, state = network()
-  with pytest.raises(SegjaxError, match=r'FILE has nothing .*\(it holds x/y; .*config.init_from'):
+  with pytest.raises(SegjaxError, match=r'FILE has nothing .*\(it has x/y; .*config.init_from'):
     load_into(params, state, Pretrained('FILE', {'x/y': np.zeros(2)}))
   with pytest.raises(SegjaxError, match=r'FILE has params/a/kernel of shape \(3, 2\) .*\(2, 3\)'):
     load_into(params, state, Pretrained('FILE', {'params/a/kernel': np.zeros((3, 2))}))
@@ -70,12 +71,12 @@ def test_errors_name_the_file_and_the_array():
   load_into(params, state, pretrained(new=('^params/b',)))
   more = pretrained(spare=('^params/c',))
   more.arrays['params/d/bias'] = np.zeros(1)
-  with pytest.raises(SegjaxError, match='FILE has params/d/bias, which this network has no place'):
+  with pytest.raises(SegjaxError, match='FILE has params/d/bias, which this network does not have'):
     load_into(params, state, more)
 
 
 def test_two_networks_as_the_parts_of_one():
-  """Each array of the large network comes from one of them, and none is left over."""
+  """Each array of the large network comes from one of them, and none is unused."""
   a = Pretrained('A', {'params/x/kernel': np.ones(2), 'batch_stats/x/mean': np.zeros(3)})
   b = Pretrained('B', {'params/x/kernel': np.full(2, 5.0)})
   params = {part: {'x': {'kernel': np.zeros(2)}} for part in 'ab'}
@@ -87,11 +88,11 @@ def test_two_networks_as_the_parts_of_one():
   assert (report.new, report.unused, report.where) == ((), (), 'A and B')
   with pytest.raises(SegjaxError, match='A and B does not have params/c'):
     load_into({**params, 'c': np.zeros(1)}, state, as_parts({'a': a, 'b': b}))
-  with pytest.raises(SegjaxError, match='A and B has params/b/x/kernel, which this network has no'):
+  with pytest.raises(SegjaxError, match='A and B has params/b/x/kernel, which this network'):
     load_into({'a': params['a']}, state, as_parts({'a': a, 'b': b}))
 
 
-def test_a_converted_file_is_the_weights_file_anew(tmp_path):
+def test_a_converted_file_loads_as_the_weights_file(tmp_path):
   output = tmp_path / 'new' / 'vgg16.safetensors'
   assert convert_file(SOURCE, VGG16, output) == 30
   direct, again = read_pretrained(VGG16, SOURCE), read_pretrained(output)
@@ -115,10 +116,10 @@ def test_a_failed_conversion_leaves_the_old_file(tmp_path):
 
 def test_sources_and_outputs_are_checked(tmp_path):
   with pytest.raises(
-    SegjaxError, match='no source torchvision/vgg: did you mean torchvision/vgg16'
+    SegjaxError, match='unknown source torchvision/vgg: did you mean torchvision/vgg16'
   ):
     convert_file('torchvision/vgg', VGG16, tmp_path / 'x.safetensors')
-  with pytest.raises(SegjaxError, match='x.npz has to end in .safetensors'):
+  with pytest.raises(SegjaxError, match='x.npz must end in .safetensors'):
     convert_file(SOURCE, VGG16, tmp_path / 'x.npz')
   with pytest.raises(
     SegjaxError,
@@ -126,9 +127,9 @@ def test_sources_and_outputs_are_checked(tmp_path):
   ):
     read_pretrained(VGG16)
   safetensors.numpy.save_file({'a': np.zeros(1)}, tmp_path / 'other.safetensors')
-  with pytest.raises(SegjaxError, match='source=NAME; of the sources that there are none has such'):
+  with pytest.raises(SegjaxError, match='source=NAME, though the arrays of no known source'):
     read_pretrained(tmp_path / 'other.safetensors')
-  with pytest.raises(SegjaxError, match='there is no weights file'):
+  with pytest.raises(SegjaxError, match='does not exist: give the path of a weights file'):
     read_pretrained(tmp_path / 'none.safetensors')
 
 

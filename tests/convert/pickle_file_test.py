@@ -124,7 +124,7 @@ def test_an_array_of_another_size_or_type_is_refused(tmp_path, state):
   good = (1, (2,), np.dtype('f4'), False, np.float32([1, 2]).tobytes())
   array = lambda state: {'a': Call(RECONSTRUCT, np.ndarray, (0,), b'b', state=state)}
   np.testing.assert_array_equal(read_weights(write(tmp_path / 'x.pkl', array(good)))['a'], [1, 2])
-  with pytest.raises(SegjaxError, match='x.pkl is cut short or damaged'):
+  with pytest.raises(SegjaxError, match='x.pkl is truncated or corrupt'):
     read_weights(write(tmp_path / 'x.pkl', array(state)))
 
 
@@ -141,5 +141,5 @@ def test_every_cut_is_noticed(tmp_path, protocol):
   whole = pickle.dumps({'model': ARRAYS}, protocol)
   for size in range(0, len(whole), 7):
     (tmp_path / 'x.pkl').write_bytes(whole[:size])
-    with pytest.raises(SegjaxError, match='x.pkl is cut short or damaged'):
+    with pytest.raises(SegjaxError, match='x.pkl is truncated or corrupt'):
       read_weights(tmp_path / 'x.pkl')

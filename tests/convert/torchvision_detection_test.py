@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from instance_batch import make_model
-from made_up import made_up, made_up_image
 from real_data import real_data
 from scipy.optimize import linear_sum_assignment
+from synthetic import synthetic, synthetic_image
 
 from segjax.convert import torchvision_detection as tables
 from segjax.convert.load import SOURCES, Pretrained, flat_paths, load_into
@@ -102,7 +102,7 @@ def test_a_fine_tuned_file_has_its_own_classes(golden, name):
   assert taken_shapes(source, file) == shapes(zeros(make_model({'classes': 2, **NETWORKS[name]})))
 
 
-def test_a_fine_tuned_file_is_told_its_source(golden):
+def test_a_fine_tuned_file_is_reported_its_source(golden):
   name = 'torchvision/maskrcnn_resnet50_fpn'
   with pytest.raises(
     SegjaxError, match=f'cls_score.weight is 3x1024: take the file .*, or the source {name}_all'
@@ -118,8 +118,8 @@ def test_a_body_fills_all_but_the_layers_with_a_row_a_class(golden, name):
   taken = taken_shapes(source, file)
   ones = {path: np.ones(shape, 'f4') for path, shape in taken.items()}
   variables, report = loaded(variables, Pretrained('FILE', ones, source.new, source.spare))
-  anew = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * ('mask' in name)}
-  assert {path.rpartition('/')[0] for path in report.new} == anew
+  unmatched = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * ('mask' in name)}
+  assert {path.rpartition('/')[0] for path in report.new} == unmatched
   assert len(report.loaded) == len(taken)
 
 
@@ -231,9 +231,9 @@ def assert_same(found, i, expected, *, pixels):
 
 
 def narrow(golden, version):
-  """(our narrow network, its variables) from the arrays that make_detection.py made up."""
+  """(our narrow network, its variables) from the arrays of make_detection.py."""
   name = f'narrow_v{version}'
-  arrays = {key: made_up(key, shape) for key, shape in shapes_of(golden, name).items()}
+  arrays = {key: synthetic(key, shape) for key, shape in shapes_of(golden, name).items()}
   for key in golden:
     if key.startswith(name) and key.endswith('.factor'):
       layer = key.removeprefix(f'{name}/').removesuffix('.factor')
@@ -260,7 +260,7 @@ def narrow(golden, version):
 def test_narrow_networks_find_what_torchvision_s_find(golden, version):
   model, variables = narrow(golden, version)
   sizes = golden['sizes']
-  image = made_up_image(tuple(golden['padded']), sizes).transpose(0, 2, 3, 1)
+  image = synthetic_image(tuple(golden['padded']), sizes).transpose(0, 2, 3, 1)
   pyramid, proposals, found = find(model, variables, image, sizes.astype(np.int32))
   for level, x in enumerate(pyramid, 2):
     assert_close(x[..., ::8], golden[f'narrow_v{version}/p{level}'].transpose(0, 2, 3, 1))
@@ -313,7 +313,7 @@ def pair(request, maker):
   with torch.no_grad():
     maker.fill(original)
     original.eval()
-    maker.rescale(original, torch.tensor(made_up_image(PADDED, SIZES)), SIZES)
+    maker.rescale(original, torch.tensor(synthetic_image(PADDED, SIZES)), SIZES)
   proposals = {f'rpn.{mode}_proposals': PROPOSALS for mode in ('train', 'test')}
   fields = {**VERSIONS[version], 'backbone.bn_epsilon': 1e-5}  # that of nn.BatchNorm2d
   model = make_model({'classes': 90, **proposals, **fields})
@@ -323,24 +323,26 @@ def pair(request, maker):
   return version, original, arrays, model, variables
 
 
-def photographs():
-  """Two of COCO's at `SIZES`, as `made_up_image` gives them: f32[2, 3, *PADDED], normalised."""
-  folder = real_data('coco_instances', 'val2017')
+def coco_images():
+  """Two of COCO's at `SIZES`, as `synthetic_image` gives them: f32[2, 3, *PADDED], normalized."""
+  directory = real_data('coco_instances', 'val2017')
   batch = np.zeros((2, 3, *PADDED), np.float32)
-  for image, (height, width), path in zip(batch, SIZES, sorted(folder.glob('*.jpg')), strict=False):
+  for image, (height, width), path in zip(
+    batch, SIZES, sorted(directory.glob('*.jpg')), strict=False
+  ):
     pixels = cv2.resize(cv2.imread(str(path))[..., ::-1], (width, height)) / 255
     pixels = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     image[:, :height, :width] = pixels.transpose(2, 0, 1)
   return batch
 
 
-@pytest.mark.parametrize('pictures', ['made up', 'photographs'])
-def test_finds_what_torchvision_finds(pair, maker, pictures):
+@pytest.mark.parametrize('images', ['synthetic', 'coco'])
+def test_finds_what_torchvision_finds(pair, maker, images):
   """In float64, ours but for coordinates: in float32 the two differ by up to 2e-3 pixels, and each
   of them by as much from float64."""
   torch = pytest.importorskip('torch')
   _, original, _, model, variables = pair
-  image = photographs() if pictures == 'photographs' else made_up_image(PADDED, SIZES)
+  image = coco_images() if images == 'coco' else synthetic_image(PADDED, SIZES)
   image = np.float64(image)
   with torch.no_grad():
     original.double().eval()
@@ -383,7 +385,7 @@ def test_coco_s_classes_are_the_same_among_fewer(pair):
       np.testing.assert_array_equal(few[..., offset:], np.take(many, index, axis))
 
 
-def made_up_objects():
+def synthetic_objects():
   """For two images (boxes, labels from 1, masks) of ellipses, the first cut off in a corner."""
   rng = np.random.default_rng(0)
   rows, cols = np.indices(PADDED)
@@ -405,12 +407,12 @@ def made_up_objects():
 
 
 def test_losses_equal_torchvision_s(pair, maker):
-  """All anchors and all proposals are sampled, so that no draw decides."""
+  """All anchors and all proposals are sampled, so that nothing random decides."""
   torch = pytest.importorskip('torch')
   from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
   version, original, _, model, variables = pair
-  image, objects = made_up_image(PADDED, SIZES), made_up_objects()
+  image, objects = synthetic_image(PADDED, SIZES), synthetic_objects()
   original.train()
   if version == 1:  # frozen norms
     for module in original.modules():

@@ -19,7 +19,7 @@ from segjax.types import SegjaxError
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'helpers'))
 
-from made_up import made_up  # noqa: E402
+from synthetic import synthetic  # noqa: E402
 
 MODELS = {
   'torchvision/alexnet': FCNAlexNet(3, 'torchvision'),
@@ -102,11 +102,11 @@ def test_every_array_of_either_side_is_accounted_for(golden, source, count):
 
 def test_fcn_sees_what_torchvisions_alexnet_sees(golden):
   """fc7, read through scores that hand it on and a bilinear kernel as known."""
-  arrays = {key: made_up(key, shape) for key, shape in shapes(golden, 'narrow_alexnet').items()}
+  arrays = {key: synthetic(key, shape) for key, shape in shapes(golden, 'narrow_alexnet').items()}
   variables, report = loaded(NARROW_ALEXNET, converted(arrays, 'torchvision/alexnet'))
   assert len(report.loaded) == 14
   variables['params']['score_fr']['kernel'] = np.eye(5, dtype='f4')[None, None]
-  image = 100 * made_up('image', (1, 3, 67, 90)).transpose(0, 2, 3, 1)[:, :28, :28]
+  image = 100 * synthetic('image', (1, 3, 67, 90)).transpose(0, 2, 3, 1)[:, :28, :28]
   logits = jax.jit(NARROW_ALEXNET.apply)(variables, image)
   kernel = bilinear_kernel(63, 1)[18:46, 18:46, 0]
   fc7 = golden['narrow_alexnet/fc7']
@@ -115,9 +115,9 @@ def test_fcn_sees_what_torchvisions_alexnet_sees(golden):
 
 
 def test_googlenet_encodes_as_torchvisions_does(golden):
-  arrays = {key: made_up(key, shape) for key, shape in shapes(golden, 'googlenet').items()}
+  arrays = {key: synthetic(key, shape) for key, shape in shapes(golden, 'googlenet').items()}
   variables = nested(converted(arrays, 'torchvision/googlenet').arrays)
-  image = 100 * made_up('image', (1, 3, 67, 90)).transpose(0, 2, 3, 1)
+  image = 100 * synthetic('image', (1, 3, 67, 90)).transpose(0, 2, 3, 1)
   features = jax.jit(Encoder('googlenet').apply)(variables, image)
   expected = golden['googlenet/features'].transpose(0, 2, 3, 1)
   assert expected.shape == (1, 2, 3, 256)
@@ -125,13 +125,13 @@ def test_googlenet_encodes_as_torchvisions_does(golden):
 
 
 @pytest.mark.parametrize(
-  ('source', 'model', 'told'),
+  ('source', 'model', 'message'),
   [
     ('torchvision/alexnet', FCNAlexNet(3), r'conv1/bias of shape \(64,\) where .* \(96,\)'),
     ('torchvision/googlenet', FCNGoogLeNet(3), r'3a_5x5/kernel of shape \(3, 3, 16, 32\) where'),
   ],
 )
-def test_the_form_has_to_fit(golden, source, model, told):
+def test_the_form_has_to_fit(golden, source, model, message):
   arrays = {
     key: np.broadcast_to(np.float32(1), shape)
     for key, shape in shapes(golden, source.partition('/')[2]).items()
@@ -139,7 +139,7 @@ def test_the_form_has_to_fit(golden, source, model, told):
   variables = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), abstract(model))
   table = SOURCES[source]
   taken = {row.path: row.transform(arrays[row.key]) for row in table.rows}
-  with pytest.raises(SegjaxError, match=told + '.*: set config.model to the sizes of those'):
+  with pytest.raises(SegjaxError, match=message + '.*: set config.model to the sizes of those'):
     load_into(variables['params'], {}, Pretrained('a.pth', taken, table.new, table.spare))
   assert 'config.model.form=torchvision' in table.input
 

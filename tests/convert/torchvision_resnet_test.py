@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from made_up import made_up
+from synthetic import synthetic
 
 from segjax.convert.load import (
   SOURCES,
@@ -102,7 +102,7 @@ def test_sources_are_those_tested_here():
 
 
 def filled(golden, name):
-  return {key: made_up(key, shape) for key, shape in shapes_of(golden, name).items()}
+  return {key: synthetic(key, shape) for key, shape in shapes_of(golden, name).items()}
 
 
 def assert_close(actual, expected):
@@ -199,7 +199,7 @@ def test_a_whole_fcn_needs_its_classes_and_its_classifier():
     loaded(zeros(tiny()), dataclasses.replace(weights, arrays=less))
 
 
-def test_a_file_without_auxiliary_classifier_is_told_its_source(golden):
+def test_a_file_without_auxiliary_classifier_is_reported_its_source(golden):
   theirs = {name: np.zeros(()) for name in shapes_of(golden, 'fcn_resnet50')}
   main = {name: x for name, x in theirs.items() if not name.startswith('aux_classifier')}
   with pytest.raises(
@@ -217,7 +217,7 @@ def test_a_converted_file_goes_into_a_network(golden, tmp_path):
   arrays = {}
   for row in SOURCES['torchvision/resnet18'].rows:
     shape = ours[row.path].shape
-    arrays[row.key] = made_up(row.key, (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape)
+    arrays[row.key] = synthetic(row.key, (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape)
   arrays |= {'fc.weight': np.zeros((5, 8), 'f4'), 'bn1.num_batches_tracked': np.zeros((), 'i8')}
   safetensors.numpy.save_file(arrays, tmp_path / 'resnet18.safetensors')
   converted = tmp_path / 'converted.safetensors'

@@ -186,10 +186,10 @@ def test_a_wrong_shape_is_named(key):
 
 
 def test_the_real_vgg16_fills_fcn_and_segnet():
-  folder = os.environ.get('SEGJAX_TEST_WEIGHTS')
-  if not folder:
-    pytest.skip('SEGJAX_TEST_WEIGHTS names no folder with vgg16_features.safetensors')
-  path = pathlib.Path(folder) / 'vgg16_features.safetensors'
+  directory = os.environ.get('SEGJAX_TEST_WEIGHTS')
+  if not directory:
+    pytest.skip('SEGJAX_TEST_WEIGHTS names no directory with vgg16_features.safetensors')
+  path = pathlib.Path(directory) / 'vgg16_features.safetensors'
   source = 'torchvision/vgg16_features'
   raw = read_weights(path)
   assert leftovers(raw, SOURCES[source]) == ([], [])

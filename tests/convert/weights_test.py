@@ -111,7 +111,7 @@ def test_a_whole_pickled_model_is_refused():
 def test_other_things_than_tensors_are_refused(tmp_path):
   with pytest.raises(SegjaxError, match="has 'state_dict' of type OrderedDict, not a tensor"):
     read_weights(GOLDEN / 'nested.pth')
-  with pytest.raises(SegjaxError, match='holds a list, not named tensors'):
+  with pytest.raises(SegjaxError, match='has a list, not named tensors'):
     read_weights(write_zip(tmp_path / 'x.pth', [1]))
 
 
@@ -124,7 +124,7 @@ def test_every_cut_is_noticed(tmp_path, name):
   path = tmp_path / name
   for size in [*range(0, len(whole), 37), len(whole) - 1]:
     path.write_bytes(whole[:size])
-    with pytest.raises(SegjaxError, match=f'{name} is cut short or damaged'):
+    with pytest.raises(SegjaxError, match=f'{name} is truncated or corrupt'):
       read_weights(path)
 
 
@@ -132,7 +132,7 @@ def test_a_flipped_byte_of_a_zip_file_is_noticed(tmp_path):
   content = bytearray((GOLDEN / 'views.pth').read_bytes())
   content[content.index(BASE[0].tobytes())] ^= 1
   (tmp_path / 'x.pth').write_bytes(content)
-  with pytest.raises(SegjaxError, match='damaged'):
+  with pytest.raises(SegjaxError, match='truncated or corrupt'):
     read_weights(tmp_path / 'x.pth')
 
 
@@ -194,16 +194,16 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path, offset, shape, stride
 
   good = read_weights(write(tmp_path / 'good.pth', 1, (3,), (1,)))
   np.testing.assert_array_equal(good['a'], [1, 2, 3])
-  with pytest.raises(SegjaxError, match='cut short or damaged'):
+  with pytest.raises(SegjaxError, match='truncated or corrupt'):
     read_weights(write(tmp_path / 'bad.pth', offset, shape, stride))
 
 
 def test_other_files_are_refused(tmp_path):
   (tmp_path / 'x.h5').write_bytes(b'')
-  with pytest.raises(SegjaxError, match=r'x.h5 is no weights file: .* \.safetensors, \.pth'):
+  with pytest.raises(SegjaxError, match=r'x.h5 is not a weights file: .* \.safetensors, \.pth'):
     read_weights(tmp_path / 'x.h5')
-  with pytest.raises(SegjaxError, match='there is no weights file .*none.pth'):
+  with pytest.raises(SegjaxError, match='none.pth does not exist: give the path of a weights file'):
     read_weights(tmp_path / 'none.pth')
   (tmp_path / 'text.pth').write_text('<html>not found</html>')
-  with pytest.raises(SegjaxError, match='text.pth is cut short or damaged'):
+  with pytest.raises(SegjaxError, match='text.pth is truncated or corrupt'):
     read_weights(tmp_path / 'text.pth')

@@ -137,10 +137,10 @@ def test_color_off_returns_the_image():
   assert augment.shift_color(np.random.default_rng(0), image, OFF) is image
 
 
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('channels', [1, 2, 3])
 def test_brightness_and_contrast(channels):
   image = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
-  luma = image @ (np.array([0.299, 0.587, 0.114]) if channels == 3 else np.ones(1))
+  luma = image @ ([0.299, 0.587, 0.114] if channels == 3 else np.full(channels, 1 / channels))
   np.testing.assert_allclose(
     shifted(image, brightness=0.2), np.clip(image.astype(int) + 51, 0, 255), atol=1
   )
@@ -215,7 +215,7 @@ def test_pasted_objects_hide_what_is_below():
   np.testing.assert_array_equal(pasted.objects.classes, expected)
 
 
-def test_a_hidden_object_is_gone_and_an_untouched_one_stays_as_it_is():
+def test_a_hidden_object_is_gone_a_cut_one_smaller_and_an_untouched_one_stays_as_it_is():
   def one(masks, value):
     masks = np.array(masks, np.uint8)
     boxes = geometry.mask_boxes(masks) + 0.25  # annotated boxes, not those of the pixels
@@ -223,12 +223,13 @@ def test_a_hidden_object_is_gone_and_an_untouched_one_stays_as_it_is():
     objects = Objects(boxes, np.zeros(n, np.int32), masks, np.zeros(n, bool))
     return Sample(np.full((4, 6, 3), value, np.uint8), objects=objects)
 
-  left, right, whole = np.zeros((3, 4, 6), np.uint8)
-  left[1:3, 1:3] = right[1:3, 4:6] = whole[:, :4] = 1
-  sample, other = one([left, right], 0), one([whole], 9)
+  left, right, across, whole = np.zeros((4, 4, 6), np.uint8)
+  left[1:3, 1:3] = right[1:3, 4:6] = across[1:3, 2:6] = whole[:, :4] = 1
+  sample, other = one([left, right, across], 0), one([whole], 9)
   pasted = augment.paste(sample, other)
-  np.testing.assert_array_equal(pasted.objects.masks, [right, whole])
+  np.testing.assert_array_equal(pasted.objects.masks, [right, right, whole])
   np.testing.assert_array_equal(pasted.objects.boxes[0], sample.objects.boxes[1])
+  np.testing.assert_array_equal(pasted.objects.boxes[1], [4, 1, 6, 3])
   nothing = other._replace(objects=other.objects.take(np.zeros(0, int)))
   assert augment.paste(sample, nothing) is sample
 

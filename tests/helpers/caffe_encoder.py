@@ -54,7 +54,7 @@ def net(layers, *, v1=False, **kwargs):
     v1: writes V1LayerParameters, as older files have them.
     **kwargs: of `blob`.
   """
-  content = field(1, 'made up') + field(3, 'data') + b''.join(field(4, n) for n in (1, 3, 8, 8))
+  content = field(1, 'synthetic') + field(3, 'data') + b''.join(field(4, n) for n in (1, 3, 8, 8))
   for name, arrays in layers.items():
     blobs = [blob(array, **kwargs) for array in arrays]
     if v1:

@@ -7,7 +7,7 @@ import sys
 
 
 def spawn(args, cache, **env):
-  """`python -m segjax.main args`, with the cache folder of the test run."""
+  """`python -m segjax.main args`, with the cache directory of the test run."""
   env = {**os.environ, 'XDG_CACHE_HOME': str(cache), 'PYTHONUNBUFFERED': '1', **env}
   return subprocess.Popen(
     [sys.executable, '-m', 'segjax.main', *map(str, args)],

@@ -8,7 +8,7 @@ def write(source, stems, label):
   """Noise as images, and the instance ids u16[H, W] `label` for each.
 
   Args:
-    source: folder to write to.
+    source: directory to write to.
     stems: split -> 'city/city_000000_000019', …
     label: of all images.
   """

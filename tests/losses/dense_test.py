@@ -80,6 +80,13 @@ def test_focal_equals_its_formula(gamma, alpha):
   assert count == keep.sum()
 
 
+def test_focal_has_the_papers_defaults():
+  logits, label = example()
+  np.testing.assert_array_equal(
+    dense.focal(logits, label), dense.focal(logits, label, gamma=2.0, alpha=0.25)
+  )
+
+
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
 def test_focal_gradient_is_finite_where_p_is_0_or_1(gamma):
   logits = jnp.array([[200.0, -200.0], [-200.0, 200.0]]).reshape(1, 1, 2, 2)
@@ -208,6 +215,19 @@ def test_divided_by_images_the_sum_over_pixels_is_the_loss():
   by_images = dense.softmax_cross_entropy(logits, label, divide_by='images')
   assert by_images.sum == by_pixels.sum
   assert by_images.count == len(label) - 1
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+def test_more_classes_than_a_byte_holds(loss):
+  """Labels 255 and above are classes like the others."""
+  logits, label = example(300)
+  large = np.array([254, 255, 256, 299])
+  label = label.at[0, 0, :4].set(large)
+  shift = np.roll(np.arange(300), 100)  # so that classes 155, 156 and so on take their place
+  moved = jnp.where(label == IGNORE_LABEL, IGNORE_LABEL, (label + 100) % 300)
+  np.testing.assert_allclose(loss(logits, label), loss(logits[..., shift], moved), rtol=1e-5)
+  gradient = np.asarray(jax.grad(lambda x: loss(x, label).sum)(logits))[0, 0]
+  assert (gradient[np.arange(4), large] < 0).all()
 
 
 def test_wrong_arguments():

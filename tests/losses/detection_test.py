@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,8 +235,64 @@ def test_wrong_arguments():
     detection.mask_loss(e['masks'], e['mask_targets'], e['positive'], activation='relu')
 
 
+def test_the_losses_of_a_config_are_these_of_what_a_network_outputs():
+  e = example()
+  where = e['positive'], e['valid']
+  rpn_deltas = e['deltas'][..., 0, :]
+  rois = types.SimpleNamespace(
+    classes=e['classes'], target=e['targets'], positive=e['positive'], valid=e['valid']
+  )
+  outputs = {
+    'rpn': types.SimpleNamespace(
+      logits=e['objectness'],
+      deltas=rpn_deltas,
+      target=e['targets'],
+      positive=where[0],
+      valid=where[1],
+    ),
+    'box': (e['logits'], e['deltas'], rois),
+    'mask': (e['masks'], e['mask_targets'], rois),
+  }
+  slots = {'divide_by': 'slots'}
+  box = lambda deltas, *classes, **options: detection.box_loss(
+    deltas, e['targets'], *where, *classes, **options
+  )
+  mask = lambda key, classes, **options: detection.mask_loss(
+    e[key], e['mask_targets'], e['positive'], classes, **options
+  )
+  softmax = {'activation': 'softmax'}
+  of_softmax = {'mask': (e['softmax_masks'], *outputs['mask'][1:])}
+  agnostic = {'mask': (e['masks'][..., :1], *outputs['mask'][1:])}
+  pairs = [
+    (detection.rpn_class(outputs), detection.objectness_loss(e['objectness'], *where)),
+    (
+      detection.rpn_class(outputs, **slots),
+      detection.objectness_loss(e['objectness'], *where, **slots),
+    ),
+    (detection.rpn_box(outputs), box(rpn_deltas, beta=1 / 9)),
+    (detection.rpn_box(outputs, beta=1, **slots), box(rpn_deltas, beta=1, **slots)),
+    (
+      detection.box_class(outputs),
+      detection.class_loss(e['logits'], e['classes'], *where),
+    ),
+    (detection.box_regression(outputs), box(e['deltas'], e['classes'], beta=1 / 9)),
+    (detection.box_regression(outputs, beta=1), box(e['deltas'], e['classes'], beta=1)),
+    (detection.mask(outputs), mask('masks', e['classes'])),
+    (detection.mask(of_softmax, **softmax), mask('softmax_masks', e['classes'], **softmax)),
+    (
+      detection.mask(agnostic),
+      detection.mask_loss(e['masks'][..., :1], e['mask_targets'], e['positive']),
+    ),
+  ]
+  for found, expected in pairs:
+    np.testing.assert_array_equal(found, expected)
+  del outputs['mask']
+  with pytest.raises(SegjaxError, match='config.losses.mask: the network has no mask head'):
+    detection.mask(outputs)
+
+
 def matched_losses(objects, object_valid, object_classes, crowd):
-  """From objects to losses, as a task composes them; outputs are the anchors' own, made up."""
+  """From objects to losses, as a task composes them; outputs are random, one an anchor."""
   rng = np.random.default_rng(0)
   corner = rng.uniform(0, 60, (200, 2))
   anchors = np.concatenate([corner, corner + rng.uniform(4, 40, (200, 2))], 1).astype(np.float32)
@@ -246,18 +304,18 @@ def matched_losses(objects, object_valid, object_classes, crowd):
   matches = matching.match(
     proposals, objects, object_valid, crowd, high=0.5, low=0.5, crowd_threshold=0.7, valid=valid
   )
-  drawn = sampling.sample(jax.random.key(0), matches.positive, matches.negative, 64, 0.25)
-  learnt = matches.index[drawn.index]
+  sampled = sampling.sample(jax.random.key(0), matches.positive, matches.negative, 64, 0.25)
+  matched = matches.index[sampled.index]
   targets = box_ops.encode(
-    jnp.asarray(objects)[learnt], jnp.asarray(proposals)[drawn.index], (10, 10, 5, 5)
+    jnp.asarray(objects)[matched], jnp.asarray(proposals)[sampled.index], (10, 10, 5, 5)
   )
-  logits, where = jnp.asarray(outputs)[drawn.index], (drawn.positive, drawn.valid)
-  classes = jnp.asarray(object_classes)[learnt]
+  logits, where = jnp.asarray(outputs)[sampled.index], (sampled.positive, sampled.valid)
+  classes = jnp.asarray(object_classes)[matched]
   return (
     detection.objectness_loss(logits[:, 0], *where),
     detection.class_loss(logits, classes, *where),
     detection.box_loss(logits, targets, *where),
-  ), drawn
+  ), sampled
 
 
 def test_padding_the_ground_truth_changes_no_loss():
@@ -265,9 +323,9 @@ def test_padding_the_ground_truth_changes_no_loss():
   objects = np.array([[5, 5, 30, 30], [20, 10, 60, 50], [0, 0, 90, 20], [0, 0, 0, 0]], np.float32)
   valid, crowd = np.array([1, 1, 1, 0], bool), np.array([0, 0, 1, 0], bool)
   classes = np.array([2, 0, 1, 0], np.int32)
-  plain, drawn = matched_losses(objects, valid, classes, crowd)
-  assert 2 < drawn.positive.sum() <= 16
-  assert drawn.valid.all()
+  plain, sampled = matched_losses(objects, valid, classes, crowd)
+  assert 2 < sampled.positive.sum() <= 16
+  assert sampled.valid.all()
   pad = lambda x: np.pad(x, [(0, 4), *[(0, 0)] * (x.ndim - 1)])
   padded, _ = matched_losses(*map(pad, (objects, valid, classes, crowd)))
   for a, b in zip(plain, padded, strict=True):

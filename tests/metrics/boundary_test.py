@@ -115,7 +115,7 @@ def test_a_distance_of_exactly_the_tolerance_matches():
 
 def test_contour_hand_computed():
   mask = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
-  # The image's border is no contour, a diagonal neighbour neither.
+  # The image's border is no contour, a diagonal neighbor neither.
   assert (
     contour(mask).tolist()
     == np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], bool).tolist()
@@ -196,3 +196,17 @@ def test_the_task_knows_it_by_name():
     'boundary_f1',
     'boundary_per_class',
   }
+
+
+def test_more_classes_than_a_byte_holds():
+  """Classes of large numbers score what the same classes with small ones do."""
+  prediction, label = example()
+  far = np.array([254, 255, 299])
+  moved = np.where(label == IGNORE_LABEL, IGNORE_LABEL, far[label % 3])
+  for i in range(len(label)):
+    f1, of_truth, of_prediction = boundary_f1(far[prediction[i]], moved[i], 300, 0.05)
+    for many, few in zip(
+      (f1, of_truth, of_prediction), boundary_f1(prediction[i], label[i], 3, 0.05), strict=True
+    ):
+      np.testing.assert_array_equal(many[far], few)
+      assert many.sum() == few.sum()

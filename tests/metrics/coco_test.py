@@ -21,7 +21,7 @@ SIZE = (100, 120)
 
 
 def rectangle(box, size=SIZE):
-  """u8[H, W] of the pixels whose centres are in a box."""
+  """u8[H, W] of the pixels whose centers are in a box."""
   x0, y0, x1, y1 = box
   rows, columns = (np.arange(s) + 0.5 for s in size)
   inside = ((rows >= y0) & (rows < y1))[:, None] & (columns >= x0) & (columns < x1)
@@ -376,7 +376,7 @@ def check_against_pycocotools(truth, seed, batch_size=16):
   return result
 
 
-def made_up(seed):
+def synthetic(seed):
   """A ground truth of polygons and run lengths, with ids as they come in real files."""
   rng = np.random.default_rng(seed)
   images = [
@@ -409,7 +409,7 @@ def made_up(seed):
 @pytest.mark.filterwarnings(OLD_ARRAY)
 @pytest.mark.parametrize('seed', range(3))
 def test_equals_pycocotools(seed):
-  result = check_against_pycocotools(made_up(seed), seed, batch_size=3)
+  result = check_against_pycocotools(synthetic(seed), seed, batch_size=3)
   assert 0.05 < result['mask_ap'] < 0.95  # neither trivial
   assert 0.05 < result['box_ap'] < 0.95
 

@@ -69,6 +69,17 @@ def test_equals_scikit_learn():
   )
 
 
+def test_more_classes_than_a_byte_holds():
+  label = np.array([[[0, 254, 255, 256, 299, IGNORE_LABEL, 255]]], np.int32)
+  prediction = np.array([[[0, 254, 255, 299, 299, 255, 1]]], np.int32)
+  matrix = np.asarray(confusion.confusion_matrix(prediction, label, 300))
+  pairs = [(0, 0), (254, 254), (255, 1), (255, 255), (256, 299), (299, 299)]
+  assert list(zip(*np.nonzero(matrix), strict=True)) == pairs
+  assert matrix.sum() == 6
+  per_class = confusion.scores(matrix, [str(k) for k in range(300)])['per_class']
+  assert per_class['255'] == {'iou': 0.5, 'accuracy': 0.5, 'dice': pytest.approx(2 / 3)}
+
+
 def test_images_that_only_fill_the_batch_are_not_counted():
   prediction, label = example(images=3)
   matrix = state(prediction, label, valid=[True, False, True])

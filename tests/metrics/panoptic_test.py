@@ -1,4 +1,4 @@
-"""PQ against the public algorithm, written anew with dictionaries and float64."""
+"""PQ against the public algorithm, rewritten with dictionaries and float64."""
 
 import json
 from typing import NamedTuple
@@ -211,12 +211,12 @@ def test_equals_the_public_algorithm_on_random_maps():
 @pytest.fixture
 def coco_panoptic():
   """[Labelled] of the real annotations, and the categories."""
-  folder = real_data('coco_panoptic', 'annotations')
-  content = json.loads((folder / 'panoptic_train2017.json').read_text())
+  directory = real_data('coco_panoptic', 'annotations')
+  content = json.loads((directory / 'panoptic_train2017.json').read_text())
   index = {category['id']: i for i, category in enumerate(content['categories'])}
   labelled = []
   for annotation in content['annotations']:
-    rgb = np.array(Image.open(folder / 'panoptic_train2017' / annotation['file_name']), np.int64)
+    rgb = np.array(Image.open(directory / 'panoptic_train2017' / annotation['file_name']), np.int64)
     segments = {
       entry['id']: (index[entry['category_id']], bool(entry['iscrowd']))
       for entry in annotation['segments_info']

@@ -275,9 +275,9 @@ def test_a_score_sees_what_the_windows_say(name):
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
   columns, rows, pixels = np.arange(width), [], []
-  middle = int((width // 2 - seen.centre) // seen.stride)
+  middle = int((width // 2 - seen.center) // seen.stride)
   for score in (middle, middle + 1):
-    pixel = int(seen.stride * score + seen.centre)
+    pixel = int(seen.stride * score + seen.center)
     first, last = pixel - (seen.size - 1) // 2, pixel + (seen.size - 1) // 2
     assert first > 0
     assert last < width - 1
@@ -292,7 +292,7 @@ def test_a_delta_comes_out_where_it_was(name):
   """Responses to deltas on both sides of the pixel of a score are centerd on it, in the mean."""
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
-  pixel = int(seen.stride * ((width // 2 - seen.centre) // seen.stride) + seen.centre)
+  pixel = int(seen.stride * ((width // 2 - seen.center) // seen.stride) + seen.center)
   offsets = np.array([-16, -11, -6, -1, 1, 6, 11, 16])
   columns = np.arange(width)
   logits = respond(

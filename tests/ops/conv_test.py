@@ -43,6 +43,16 @@ def operands(groups, kernel_size, dtype=np.float32):
   return x, rng.normal(size=(*kernel_size, 16 // groups, 24)).astype(dtype)
 
 
+def test_the_gradient_is_defined_on_every_platform():
+  groups, kernel_size, *window = CASES[1]
+  loss = lambda x, kernel: grouped_conv(x, kernel, *window).sum()
+  program = jax.jit(jax.grad(loss, argnums=1))
+  exported = jax.export.export(program, platforms=('cpu', 'cuda', 'tpu'))(
+    *operands(groups, kernel_size)
+  )
+  assert exported.platforms == ('cpu', 'cuda', 'tpu')
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_equals_a_block_diagonal_kernel_forwards_and_backwards(case):
   groups, kernel_size, *window = case

@@ -24,11 +24,11 @@ def discs(count, height, width):
   """Masks bool[count, height, width]: discs, some of them cut off by the border."""
   rng = np.random.default_rng(0)
   y, x = np.mgrid[:height, :width]
-  centre, radius = rng.uniform(0, 1, (count, 2)), rng.uniform(0.1, 0.5, count)
+  center, radius = rng.uniform(0, 1, (count, 2)), rng.uniform(0.1, 0.5, count)
   return np.stack(
     [
       np.hypot(y - a * height, x - b * width) < r * min(height, width)
-      for (a, b), r in zip(centre, radius, strict=True)
+      for (a, b), r in zip(center, radius, strict=True)
     ]
   )
 
@@ -85,6 +85,14 @@ def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
     assert crops.dtype == bool
     assert near.mean() < 0.1
     np.testing.assert_array_equal(crops[~near], (expected >= threshold)[~near])
+
+
+def test_a_target_that_is_covered_by_half_is_true():
+  mask = pack_masks(np.array([[[True, False]] * 2]))
+  box, index = np.float32([[0, 0, 2, 2]]), np.zeros(1, int)
+  options = {'size': 1, 'width': 2, 'aligned': True}
+  assert crop(mask, box, index, threshold=None, **options).item() == 0.5
+  assert crop(mask, box, index, threshold=0.5, **options).item() is True
 
 
 def test_equals_torchvisions_project_masks_on_boxes():

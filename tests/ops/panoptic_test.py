@@ -10,7 +10,7 @@ import pytest
 
 from segjax.ops import panoptic
 from segjax.ops.paste_masks import paste_masks
-from segjax.types import Detections
+from segjax.types import IGNORE_LABEL, Detections
 
 HEIGHT, WIDTH, MASK = 24, 30, 7
 # Of 8 classes, 0 to 2 are things; the semantic labels are "other", four stuff classes of which two
@@ -34,11 +34,11 @@ def random_boxes(count, seed=1):
   return np.concatenate([corner, corner + extent], -1).astype('f4')
 
 
-def draw(count, seed=0, batch=2):
+def random_example(count, seed=0, batch=2):
   """Labels and detections that overlap; scores tie, and some are not valid."""
   rng = np.random.default_rng(seed)
   label = np.kron(rng.integers(0, 7, (batch, 4, 5)), np.ones((6, 6), int)).astype('i4')
-  label[label == 6] = 255
+  label[label == 6] = IGNORE_LABEL
   detections = Detections(
     boxes=random_boxes(batch * count, seed).reshape(batch, count, 4),
     classes=rng.integers(0, 3, (batch, count)).astype('i4'),
@@ -134,13 +134,13 @@ def check(label, detections, size=None, **thresholds):
   ],
 )
 def test_equals_the_plain_form(thresholds, seed):
-  label, detections = draw(12, seed)
+  label, detections = random_example(12, seed)
   check(label, detections, **thresholds)
 
 
-def test_the_draws_show_every_rule():
+def test_the_examples_show_every_rule():
   """Else the test above would pass without them."""
-  label, detections = draw(12)
+  label, detections = random_example(12)
   with_all = check(label, detections, score_threshold=0, overlap_threshold=1.0, stuff_area=0)
   for key, value in {'score_threshold': 0.7, 'overlap_threshold': 0.2, 'stuff_area': 90}.items():
     thresholds = {'score_threshold': 0.0, 'overlap_threshold': 1.0, 'stuff_area': 0, key: value}
@@ -154,7 +154,7 @@ def test_the_draws_show_every_rule():
 
 
 def test_padding_stays_void():
-  label, detections = draw(12)
+  label, detections = random_example(12)
   size = np.array([[15, 30], [24, 11]], np.int32)
   ids = check(label, detections, size=size, stuff_area=20).ids
   assert not ids[0, 15:].any() and not ids[1, :, 11:].any()
@@ -220,8 +220,8 @@ def test_nothing_to_merge():
 
 
 def test_scores_in_place_of_labels_and_no_padding():
-  label, detections = draw(12)
-  label = np.where(label == 255, 0, label)
+  label, detections = random_example(12)
+  label = np.where(label == IGNORE_LABEL, 0, label)
   scores = jax.nn.one_hot(label, 6) + 0.1
   expected = merge(label, detections, stuff_area=20)
   jax.tree.map(
@@ -231,13 +231,24 @@ def test_scores_in_place_of_labels_and_no_padding():
 
 def test_labels_that_are_not_listed_are_void():
   detections = hand_made(scores=())
-  for value in (-1, -3, 6, 255):
+  for value in (-1, -3, 6, 255, IGNORE_LABEL):
     label = np.full((1, HEIGHT, WIDTH), value, np.int32)
     assert not check(label, detections, stuff_area=0).ids.any()
 
 
+def test_more_labels_than_a_byte_holds():
+  """300 stuff classes under three things; void stays void."""
+  label = np.full((1, HEIGHT, WIDTH), IGNORE_LABEL, np.int32)
+  label[0, :4] = np.array([0, 254, 255, 299])[:, None]
+  segments = merge(label, hand_made(scores=()), stuff_classes=tuple(range(300)), stuff_area=0)
+  np.testing.assert_array_equal(segments.ids[0, :4, 0], np.array([0, 254, 255, 299]) + 3 + 1)
+  assert not segments.ids[0, 4:].any()
+  valid = np.flatnonzero(segments.valid[0])
+  assert segments.classes[0, valid].tolist() == [0, 254, 255, 299]
+
+
 def test_thresholds_do_not_compile_again():
-  label, detections = draw(12)
+  label, detections = random_example(12)
   merge(label, detections)
   before = compiled._cache_size()
   for score in (0.6, 0.7):
@@ -246,14 +257,14 @@ def test_thresholds_do_not_compile_again():
 
 
 def test_masks_are_needed():
-  label, detections = draw(2)
+  label, detections = random_example(2)
   with pytest.raises(ValueError, match='give the network a mask head'):
     merge(label, detections._replace(masks=None))
 
 
 def test_holds_one_mask_of_an_image_at_a_time_where_the_image_is():
   """And a batch split over devices moves no map."""
-  label, detections = draw(40, batch=4)
+  label, detections = random_example(40, batch=4)
   mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   args = jax.device_put((label, detections), place)

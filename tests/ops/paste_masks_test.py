@@ -56,7 +56,7 @@ def torchvision_definition(mask, box, size):
 
 
 def detectron2_definition(mask, box, size):
-  """Pixel by pixel: the mask at the pixel's centre."""
+  """Pixel by pixel: the mask at the pixel's center."""
   values, (x0, y0, x1, y1) = np.zeros(size), (float(x) for x in box)
   if x1 <= x0 or y1 <= y0:
     return values
@@ -109,7 +109,7 @@ def test_equals_torchvision():
 
 
 def test_equals_detectron2():
-  """Whose rule is F.grid_sample at the centres of the pixels."""
+  """Whose rule is F.grid_sample at the centers of the pixels."""
   torch = pytest.importorskip('torch')
   height, width = 60, 90
   masks, boxes = smooth_masks(100, size=28), random_boxes(100, height, width)

@@ -210,14 +210,14 @@ def test_equals_the_definition(convention, form):
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_of_a_linear_image_gives_the_centres_of_the_bins(form):
+def test_of_a_linear_image_gives_the_centers_of_the_bins(form):
   y, x = np.mgrid[:9, :12] + 0.5
   pooled = run(
     roi_align, np.stack([y, x], -1).astype('f4'), np.array([[2, 1, 10, 7]], 'f4'), form=form,
     **OPTIONS | {'output_size': (3, 4)},
   )  # fmt: skip
-  centres = np.stack(np.meshgrid([2, 4, 6], [3, 5, 7, 9], indexing='ij'), -1)
-  np.testing.assert_allclose(pooled[0], centres, atol=1e-5)
+  centers = np.stack(np.meshgrid([2, 4, 6], [3, 5, 7, 9], indexing='ij'), -1)
+  np.testing.assert_allclose(pooled[0], centers, atol=1e-5)
 
 
 @pytest.mark.parametrize('ratio', [2, 0])

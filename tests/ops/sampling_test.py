@@ -36,7 +36,7 @@ def test_counts(positives, negatives, expected):
   assert index.shape == is_positive.shape == valid.shape == (16,)
   assert index.dtype == np.int32
   assert (is_positive.sum(), (valid & ~is_positive).sum()) == expected
-  # Positives, negatives, then empty slots; nothing is drawn twice.
+  # Positives, negatives, then empty slots; nothing is sampled twice.
   order = 2 - 2 * is_positive - (valid & ~is_positive)
   assert (np.diff(order) >= 0).all()
   assert positive[index[is_positive]].all()
@@ -45,7 +45,7 @@ def test_counts(positives, negatives, expected):
   assert not index[~valid].any()
 
 
-def test_fewer_candidates_than_slots_are_all_drawn():
+def test_fewer_candidates_than_slots_are_all_sampled():
   positive, negative = candidates(3, 4, 2)
   index, is_positive, valid = sample(jax.random.key(0), positive, negative, 32, 0.5)
   assert set(index[is_positive].tolist()) == set(np.flatnonzero(positive))
@@ -67,29 +67,29 @@ def test_the_number_of_positives_is_floored_as_torchvisions():
 def test_subsets_are_equally_likely():
   """Chi-squared of the 10 subsets of 2 of 5 positives and the 20 of 3 of 6 negatives."""
   positive, negative = candidates(5, 6, 3)
-  draws = 6000
-  keys = jax.random.split(jax.random.key(1), draws)
+  count = 6000
+  keys = jax.random.split(jax.random.key(1), count)
   result = jax.jit(jax.vmap(lambda key: sampling.sample(key, positive, negative, 5, 0.4)))(keys)
   assert result.valid.all()
-  drawn = np.asarray(result.index)
+  sampled = np.asarray(result.index)
   # 99.9th percentiles of the chi-squared distribution of 9 and of 19 degrees of freedom.
-  for part, among, limit in ((drawn[:, :2], positive, 27.9), (drawn[:, 2:], negative, 43.8)):
+  for part, among, limit in ((sampled[:, :2], positive, 27.9), (sampled[:, 2:], negative, 43.8)):
     subsets = list(itertools.combinations(np.flatnonzero(among), part.shape[1]))
     counts = dict.fromkeys(subsets, 0)
     for subset in np.sort(part, 1):
       counts[tuple(subset)] += 1
-    expected = draws / len(subsets)
+    expected = count / len(subsets)
     assert sum((n - expected) ** 2 for n in counts.values()) / expected < limit
 
 
 def test_the_key_decides():
   positive, negative = candidates(50, 200, 50)
-  draw = lambda seed: np.asarray(sample(jax.random.key(seed), positive, negative, 64, 0.5).index)
-  np.testing.assert_array_equal(draw(0), draw(0))
-  assert len(set(draw(0)) & set(draw(1))) < 40
+  indices = lambda seed: np.asarray(sample(jax.random.key(seed), positive, negative, 64, 0.5).index)
+  np.testing.assert_array_equal(indices(0), indices(0))
+  assert len(set(indices(0)) & set(indices(1))) < 40
 
 
-def test_padding_and_other_labels_do_not_change_what_is_drawn():
+def test_padding_and_other_labels_do_not_change_what_is_sampled():
   positive, negative = candidates(10, 40, 10)
   plain = sample(jax.random.key(0), positive, negative, 16, 0.25)
   padded = sample(jax.random.key(0), np.pad(positive, (0, 60)), np.pad(negative, (0, 60)), 16, 0.25)

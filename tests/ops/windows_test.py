@@ -30,7 +30,7 @@ def reached(windows, pixels):
 def test_view_is_what_each_output_reaches(name):
   seen, inside = view(STACKS[name]), 0
   for i, pixels in enumerate(reached(STACKS[name], 120)):
-    first, last = seen.stride * i + seen.centre + (seen.size - 1) / 2 * np.array([-1, 1])
+    first, last = seen.stride * i + seen.center + (seen.size - 1) / 2 * np.array([-1, 1])
     if first >= 0 and last < len(pixels):
       np.testing.assert_array_equal(np.flatnonzero(pixels)[[0, -1]], [first, last])
       inside += 1
@@ -41,14 +41,14 @@ def test_view_is_what_each_output_reaches(name):
   'seen', [View(2, -3.5, 9), View(2, -4.0, 9), View(4, 1.5, 1), View(4, 1.0, 1), View(1, 0.0, 1)]
 )
 def test_bilinear_crop_puts_outputs_on_the_pixels_they_see(seen):
-  """A ramp sampled at the centres, upsampled and cropped, is the ramp again."""
+  """A ramp sampled at the centers, upsampled and cropped, is the ramp again."""
   kernel, offset = bilinear_crop(seen)
   assert kernel in (2 * seen.stride - 1, 2 * seen.stride)
   assert (kernel + 1) // 2 == seen.stride
-  ramp = (seen.stride * jnp.arange(8.0) + seen.centre).reshape(1, 1, 8, 1)
+  ramp = (seen.stride * jnp.arange(8.0) + seen.center).reshape(1, 1, 8, 1)
   kernels = bilinear_kernel((1, kernel), 1)
   upsampled = conv_transpose(ramp, kernels, (1, seen.stride))[0, 0, offset:, 0]
-  first, last = max(0, int(np.ceil(seen.centre))), int(7 * seen.stride + seen.centre)
+  first, last = max(0, int(np.ceil(seen.center))), int(7 * seen.stride + seen.center)
   np.testing.assert_allclose(upsampled[first:last], np.arange(first, last), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is damaged is told."""
+"""Checkpoints: what goes in comes out, and what is damaged is reported."""
 
 import dataclasses
 import functools
@@ -30,13 +30,13 @@ def make_state(step, *, norm='batch', seed=0, ema=True):
 
 
 @pytest.fixture
-def told():
+def warnings():
   return []
 
 
 @pytest.fixture
-def checkpoints(tmp_path, told):
-  result = Checkpoints(tmp_path / 'c', keep=2, best_metric='iou', warn=told.append)
+def checkpoints(tmp_path, warnings):
+  result = Checkpoints(tmp_path / 'c', keep=2, best_metric='iou', warn=warnings.append)
   yield result
   result.close()
 
@@ -48,9 +48,9 @@ def save(checkpoints, step, iou=None, **kwargs):
   return state
 
 
-def damage(folder):
+def damage(directory):
   """Flips one byte in the largest array file."""
-  files = [p for p in folder.rglob('*') if p.is_file() and 'state' in p.parts]
+  files = [p for p in directory.rglob('*') if p.is_file() and 'state' in p.parts]
   path = max(files, key=lambda p: p.stat().st_size)
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 0xFF
@@ -117,7 +117,7 @@ def test_is_better(tmp_path):
     checkpoints.close()
 
 
-def test_damaged_newest_is_told_and_the_one_before_used(checkpoints, told, tmp_path):
+def test_damaged_newest_is_reported_and_the_one_before_used(checkpoints, warnings, tmp_path):
   old = save(checkpoints, 1)
   save(checkpoints, 2)
   damage(tmp_path / 'c' / '2')
@@ -125,9 +125,9 @@ def test_damaged_newest_is_told_and_the_one_before_used(checkpoints, told, tmp_p
   restored = checkpoints.restore('latest', shapes('batch', True))
   assert restored.step == 1
   assert_equal(restored.state, old)
-  assert len(told) == 1
-  assert 'damaged' in told[0]
-  assert str(tmp_path / 'c' / '2') in told[0]
+  assert len(warnings) == 1
+  assert 'damaged' in warnings[0]
+  assert str(tmp_path / 'c' / '2') in warnings[0]
   assert sorted(tmp_path.rglob('*')) == before, 'nothing may be deleted'
   with pytest.raises(SegjaxError, match='damaged'):
     checkpoints.restore(2)
@@ -154,7 +154,7 @@ def test_after_a_damaged_one_earlier_steps_are_saved(checkpoints, tmp_path):
   assert_equal(checkpoints.restore('best', shapes('batch', True)).state, again)
 
 
-def test_no_best_is_told(checkpoints):
+def test_no_best_is_reported(checkpoints):
   save(checkpoints, 1)
   with pytest.raises(SegjaxError, match='has the metric iou'):
     checkpoints.restore('best')
@@ -163,12 +163,12 @@ def test_no_best_is_told(checkpoints):
 # Orbax leaves coroutines behind where a file is gone.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('gone', ['meta/metadata', 'state/manifest.ocdbt', 'state/_METADATA'])
-def test_missing_file_is_damage(checkpoints, told, tmp_path, gone):
+def test_missing_file_is_damage(checkpoints, warnings, tmp_path, gone):
   save(checkpoints, 1)
   save(checkpoints, 2)
   (tmp_path / 'c' / '2' / gone).unlink()
   assert checkpoints.restore().step == 1
-  assert 'damaged' in told[0]
+  assert 'damaged' in warnings[0]
 
 
 def test_all_damaged(checkpoints, tmp_path):

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation, averaged over batches; what is fetched of a batch."""
+"""Batch normalization averaged over batches; what is copied to the host of a batch."""
 
 import types
 

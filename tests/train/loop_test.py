@@ -126,7 +126,7 @@ def test_a_signal_saves_and_stops(go, compiled, signum):
 
 
 @pytest.mark.parametrize(('start', 'wanted'), [(3, [3, 6]), (6, [6]), (4, [6]), (0, [3, 6])])
-def test_an_evaluation_that_a_stop_left_out_is_made_up_for(go, start, wanted):
+def test_an_evaluation_that_a_stop_skipped_is_made_later(go, start, wanted):
   config = loop.TrainConfig(steps=6, eval_every=3)
   assert go(config, start=start, evaluated=False)[0] == wanted
 
@@ -136,7 +136,7 @@ def test_an_evaluation_that_was_made_is_not_made_again(go):
 
 
 def test_what_is_refreshed_is_evaluated_and_saved(go):
-  """Also where a stop had left the evaluation out."""
+  """Also where a stop had skipped the evaluation."""
   refresh = lambda state: dataclasses.replace(state, skipped=state.skipped + 1)
   config = loop.TrainConfig(steps=6, eval_every=3)
   seen, _ = go(config, start=3, evaluated=False, refresh=refresh, keep_states=True)

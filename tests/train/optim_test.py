@@ -1,4 +1,4 @@
-"""Optimisers against their definitions in NumPy."""
+"""Optimizers against their definitions in NumPy."""
 
 import jax
 import jax.numpy as jnp

@@ -2,7 +2,7 @@
 
 VGG16s of torchvision in which every layer has 2 channels and random weights, and what they make of
 one image; small files for the reader; and of the ResNets, AlexNet and GoogLeNet the names and
-shapes of their arrays, and what some make of an image with weights of `made_up`. Written with
+shapes of their arrays, and what some make of an image with weights of `synthetic`. Written with
 torch 2.13.0 and torchvision 0.28.0.
 """
 
@@ -14,10 +14,10 @@ import torch
 from torchvision.models import AlexNet, GoogLeNet, resnet, segmentation, vgg
 from torchvision.models._utils import IntermediateLayerGetter
 
-FOLDER = pathlib.Path(__file__).parent
-sys.path.append(str(FOLDER.parents[1] / 'helpers'))
+DIRECTORY = pathlib.Path(__file__).parent
+sys.path.append(str(DIRECTORY.parents[1] / 'helpers'))
 
-from made_up import made_up  # noqa: E402
+from synthetic import synthetic  # noqa: E402
 
 # torchvision's configuration D with 2 channels in every layer.
 LAYERS = [2 if isinstance(c, int) else c for c in vgg.cfgs['D']]
@@ -65,7 +65,7 @@ def resnets() -> dict[str, np.ndarray]:
   def filled(name: str) -> torch.nn.Module:
     model = RESNETS[name]()
     state = model.state_dict()
-    model.load_state_dict({k: torch.tensor(made_up(k, tuple(x.shape))) for k, x in state.items()})
+    model.load_state_dict({k: torch.tensor(synthetic(k, tuple(x.shape))) for k, x in state.items()})
     return model.eval()
 
   features = IntermediateLayerGetter(filled('resnet18'), STAGES)(image)
@@ -90,7 +90,7 @@ def narrow_alexnet() -> AlexNet:
 @torch.no_grad()
 def encoders() -> dict[str, np.ndarray]:
   """Names and shapes of AlexNet and GoogLeNet, fc7 of the one and features of the other."""
-  image = torch.tensor(100 * made_up('image', (1, 3, 67, 90)))
+  image = torch.tensor(100 * synthetic('image', (1, 3, 67, 90)))
   makers = {
     'alexnet': AlexNet,
     'narrow_alexnet': narrow_alexnet,
@@ -104,7 +104,7 @@ def encoders() -> dict[str, np.ndarray]:
     arrays[f'{name}/names'] = np.array(list(shapes))
     arrays[f'{name}/shapes'] = np.array(['x'.join(map(str, shape)) for shape in shapes.values()])
     if name != 'alexnet':
-      state = {key: torch.tensor(made_up(key, shape)) for key, shape in shapes.items()}
+      state = {key: torch.tensor(synthetic(key, shape)) for key, shape in shapes.items()}
       models[name].load_state_dict(state, assign=True)
       models[name].eval()
 
@@ -129,7 +129,7 @@ def main() -> None:
   for name, batch_norm in (('vgg16', False), ('vgg16_bn', True)):
     model = tiny_vgg16(batch_norm)
     torch.save(
-      model.state_dict(), FOLDER / f'{name}.pth', _use_new_zipfile_serialization=batch_norm
+      model.state_dict(), DIRECTORY / f'{name}.pth', _use_new_zipfile_serialization=batch_norm
     )
     if batch_norm:
       arrays['vgg16_bn_conv5_3'] = model.features[:42](image).numpy()  # before its ReLU
@@ -150,14 +150,14 @@ def main() -> None:
     'parameter': torch.nn.Parameter(base[0]),
     'empty': torch.zeros(0, 3),
   }
-  torch.save(views, FOLDER / 'views.pth')
-  torch.save(views, FOLDER / 'views_legacy.pth', _use_new_zipfile_serialization=False)
+  torch.save(views, DIRECTORY / 'views.pth')
+  torch.save(views, DIRECTORY / 'views_legacy.pth', _use_new_zipfile_serialization=False)
   linear = torch.nn.Linear(1, 1)
-  torch.save(linear, FOLDER / 'whole_model.pth')
-  torch.save({'state_dict': linear.state_dict(), 'epoch': 3}, FOLDER / 'nested.pth')
-  np.savez_compressed(FOLDER / 'expected.npz', **arrays)
-  np.savez_compressed(FOLDER / 'resnet.npz', **resnets())
-  np.savez_compressed(FOLDER / 'encoders.npz', **encoders())
+  torch.save(linear, DIRECTORY / 'whole_model.pth')
+  torch.save({'state_dict': linear.state_dict(), 'epoch': 3}, DIRECTORY / 'nested.pth')
+  np.savez_compressed(DIRECTORY / 'expected.npz', **arrays)
+  np.savez_compressed(DIRECTORY / 'resnet.npz', **resnets())
+  np.savez_compressed(DIRECTORY / 'encoders.npz', **encoders())
 
 
 if __name__ == '__main__':

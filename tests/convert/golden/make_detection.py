@@ -1,8 +1,8 @@
 """Makes detection.npz beside it, with PyTorch: python tests/convert/golden/make_detection.py
 
 Of torchvision's Mask and Faster R-CNN, both versions, the names and shapes of their arrays; and
-what narrow ones of both versions find in two images, with weights of `made_up`, their outputs
-centred and scaled so that there is something to find. Written with torch 2.13.0 and torchvision
+what narrow ones of both versions find in two images, with weights of `synthetic`, their outputs
+centered and scaled so that there is something to find. Written with torch 2.13.0 and torchvision
 0.28.0.
 """
 
@@ -20,10 +20,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-FOLDER = pathlib.Path(__file__).parent
-sys.path.append(str(FOLDER.parents[1] / 'helpers'))
+DIRECTORY = pathlib.Path(__file__).parent
+sys.path.append(str(DIRECTORY.parents[1] / 'helpers'))
 
-from made_up import made_up, made_up_image  # noqa: E402
+from synthetic import synthetic, synthetic_image  # noqa: E402
 
 NETWORKS = (
   'maskrcnn_resnet50_fpn',
@@ -86,8 +86,8 @@ def narrow(version: int) -> mask_rcnn.MaskRCNN:
 
 
 def fill(model: torch.nn.Module) -> None:
-  """Weights of `made_up`."""
-  state = {k: torch.tensor(made_up(k, tuple(x.shape))) for k, x in model.state_dict().items()}
+  """Weights of `synthetic`."""
+  state = {k: torch.tensor(synthetic(k, tuple(x.shape))) for k, x in model.state_dict().items()}
   model.load_state_dict(state)
 
 
@@ -101,7 +101,7 @@ def find(model: mask_rcnn.MaskRCNN, images: torch.Tensor, sizes: tuple) -> dict:
 
 
 def rescale(model: mask_rcnn.MaskRCNN, images: torch.Tensor, sizes: tuple) -> dict:
-  """Centres each channel of the layers of `SPREADS`, and scales them.
+  """Centers each channel of the layers of `SPREADS`, and scales them.
 
   Returns:
     {'layer.factor': of the weight, 'layer.bias': the new one, …}.
@@ -130,7 +130,7 @@ def main() -> None:
       shapes = {key: tuple(x.shape) for key, x in make().state_dict().items()}
     arrays[f'{name}/names'] = np.array(list(shapes))
     arrays[f'{name}/shapes'] = np.array(['x'.join(map(str, shape)) for shape in shapes.values()])
-  image = torch.tensor(made_up_image(PADDED, SIZES))
+  image = torch.tensor(synthetic_image(PADDED, SIZES))
   arrays['padded'], arrays['sizes'] = np.array(PADDED), np.array(SIZES)
   for version in (1, 2):
     model = narrow(version)
@@ -152,7 +152,7 @@ def main() -> None:
       arrays[f'{name}/{i}/masks'] = detected['masks'][:, 0, ::3, ::3].numpy()
       arrays[f'{name}/{i}/pasted'] = np.packbits(pasted.numpy(), axis=-1)
       arrays[f'{name}/{i}/proposals'] = boxes.numpy()
-  np.savez_compressed(FOLDER / 'detection.npz', **arrays)
+  np.savez_compressed(DIRECTORY / 'detection.npz', **arrays)
 
 
 if __name__ == '__main__':

@@ -109,8 +109,8 @@ class Workdir:
     """
     if self.is_old() and old['task'] != 'semantic' and old['train']['steps']:
       raise SegjaxError(
-        f'{self.path} was trained by an earlier version of segjax and cannot be resumed: '
-        f'{old["task"]} batches have changed. Evaluate it, predict with it, or start another '
+        f'{self.path} was trained by an earlier version of segjax and cannot be resumed, because '
+        f'{old["task"]} batches have changed: evaluate it, predict with it, or start another '
         f'--workdir with --config.init_from.path={self.path}'
       )
     changed = {

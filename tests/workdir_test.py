@@ -44,7 +44,7 @@ def test_the_config_reads_back(workdir):
 @pytest.mark.parametrize(
   ('text', 'told'),
   [
-    ('{"a": ', 'config.json is corrupt .*: take another --workdir, or fix it'),
+    ('{"a": ', 'config.json is corrupt .*: use another --workdir, or fix it'),
     ('3', 'config.json is corrupt .not a JSON object.'),
     ('{"a": 3}', 'config.json is corrupt .no data or no model.'),
   ],
@@ -86,7 +86,7 @@ def test_free_keys_exist():
 
 
 def test_one_process_trains_in_a_workdir(workdir):
-  told = 'another process is training in .*run: wait for it, or take another --workdir'
+  told = 'another process is training in .*run: wait for it, or use another --workdir'
   with workdir.lock(), pytest.raises(SegjaxError, match=told), workdir.lock():
     pass
   with workdir.lock():

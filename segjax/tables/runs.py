@@ -68,7 +68,7 @@ def check_overrides(overrides: Iterable[tuple[str, str]]) -> None:
   for key, _ in overrides:
     if not key.startswith(FREE):
       raise SegjaxError(
-        f'config.{key} would change the rows: set it in table.toml. Allowed here: {", ".join(FREE)}'
+        f'config.{key} would change the rows: set it in table.toml; allowed here: {", ".join(FREE)}'
       )
 
 

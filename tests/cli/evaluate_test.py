@@ -75,7 +75,7 @@ def test_tune_for_people_shows_how_to_set_the_best(panoptic_run, capsys):
 
 def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
   told = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
-  assert '--tune: the task semantic has no thresholds to choose' in told
+  assert '--tune: the task semantic has no thresholds to tune' in told
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_overrides_are_for_commands_with_a_config(capsys):
   assert (args.config, args.overrides) == ('f.py', [('a.b', '1=2'), ('c', 'd')])
   with pytest.raises(SystemExit):
     run('info', '--workdir=w', '--config.data.dir=x')
-  assert 'segjax info takes no --config.data.dir' in capsys.readouterr().err
+  assert 'segjax info does not accept --config.data.dir' in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -140,10 +140,10 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
   out, err = capsys.readouterr()
   assert '1e077fc' in out
   assert (folder / 'README.md').read_text() == out
-  assert 'does not say' not in err
+  assert 'pass --fact' not in err
   (by_hand / 'starts.jsonl').unlink()  # as a workdir from elsewhere may be
   assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
-  assert 'the workdir does not say its hardware, versions: give --fact' in capsys.readouterr().err
+  assert 'the workdir has no hardware, versions: pass --fact' in capsys.readouterr().err
 
 
 def test_measures_what_the_row_asks_for(copied):

@@ -240,7 +240,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     (
       'instance',
       'train.recompute_batch_norm=true',
-      'config.train.recompute_batch_norm: the task instance does not offer',
+      'config.train.recompute_batch_norm is not supported by the task instance',
     ),
     ('panoptic', 'model.classes=9', 'config.model.classes=9 but the data set scenes/tiny has 5'),
     ('panoptic', 'model.stuff=5', 'config.model.stuff=5 but the data set scenes/tiny has 4 classe'),

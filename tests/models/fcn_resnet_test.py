@@ -129,7 +129,7 @@ def test_auxiliary_classifier_is_used_only_if_asked():
   assert old.keys() == new.keys()
   for path in old:
     assert np.array_equal(old[path], new[path]) == path.startswith('aux_classifier'), path
-  with pytest.raises(ValueError, match='make the network with auxiliary=True'):
+  with pytest.raises(ValueError, match='create the network with auxiliary=True'):
     tiny().apply(variables, x, with_auxiliary=True)
 
 

@@ -190,9 +190,9 @@ def test_learns_all_but_what_is_frozen(fields, activation):
   ('fields', 'message'),
   [
     (C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 2}, "backbone.norm='batch': res5"),
-    ({'roi.op': 'roi_pool'}, 'roi.op=roi_pool takes one map'),
-    ({'roi.op': 'roi_warp'}, 'roi.op=roi_warp takes one map'),
-    ({'rpn.anchor_sizes': (8.0,)}, r'rpn.anchor_sizes=\(8.0,\): the pyramid has 5 levels'),
+    ({'roi.op': 'roi_pool'}, 'roi.op=roi_pool needs a single map'),
+    ({'roi.op': 'roi_warp'}, 'roi.op=roi_warp needs a single map'),
+    ({'rpn.anchor_sizes': (8.0,)}, r'rpn.anchor_sizes=\(8.0,\): the FPN has 5 levels'),
   ],
 )
 def test_parts_that_do_not_fit_each_other(fields, message):

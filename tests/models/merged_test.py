@@ -84,7 +84,7 @@ def test_the_semantic_network_sees_the_image_at_the_size_it_was_trained_at(resiz
 
 
 def test_what_cannot_be():
-  with pytest.raises(SegjaxError, match='config.train.steps: a merged network is not trained'):
+  with pytest.raises(SegjaxError, match='config.train.steps: a merged network cannot be trained'):
     Merged(Echo(), Finder()).apply(PARAMS, IMAGE, SIZE, train=True)
   with pytest.raises(
     SegjaxError, match='config.model.semantic has an output smaller than its input'

@@ -64,7 +64,7 @@ def test_valid_sizes_are_exactly_those_that_output_size_names(depth):
 
 
 def test_error_names_the_size_that_fits():
-  with pytest.raises(SegjaxError, match='570.*that fits is 572.*crop_size to 388'):
+  with pytest.raises(SegjaxError, match='570.*valid .* is 572.*crop_size to 388'):
     abstract(UNet(classes=2), (1, 570, 572, 1))
 
 

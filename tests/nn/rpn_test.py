@@ -140,8 +140,8 @@ def test_sampled_anchors_have_the_deltas_to_their_object_as_target():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'anchor_sizes': ()}, r'config.model.rpn.anchor_sizes=\(\) leaves no anchor'),
-    ({'aspect_ratios': ()}, r'config.model.rpn.aspect_ratios=\(\) leaves no anchor'),
+    ({'anchor_sizes': ()}, r'config.model.rpn.anchor_sizes=\(\) is empty'),
+    ({'aspect_ratios': ()}, r'config.model.rpn.aspect_ratios=\(\) is empty'),
     (
       {'negative_iou': 0.6, 'positive_iou': 0.5},
       'config.model.rpn.negative_iou=0.6 must be at most positive_iou=0.5',

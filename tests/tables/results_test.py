@@ -31,7 +31,7 @@ def test_a_record_takes_the_place_of_one_of_its_key(table):
 @pytest.mark.parametrize(
   ('line', 'told'),
   [
-    ('{"row": "first"', 'line 2, is not valid JSON'),
+    ('{"row": "first"', 'line 2: not valid JSON'),
     ('{"row": "first", "recipe": "small"}', 'line 2.metrics is missing'),
     ('{"row": "first", "recipe": "small", "metrics": {}, "comit": "x"}', 'did you mean commit?'),
     ('{"row": "frist", "recipe": "small", "metrics": {}}', 'did you mean first.small?'),

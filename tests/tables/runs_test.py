@@ -122,7 +122,7 @@ def test_workdir_of_another_config_is_refused_by_name(table, tmp_path):
   workdir = freeze(table, 'first.small', tmp_path / 'a', ('model.width', '3'), ('train.steps', '9'))
   with pytest.raises(SegjaxError) as e:
     check(table, 'first.small', workdir)
-  assert 'config.model.width is 3 and not 2, config.train.steps is 9 and not 2' in str(e.value)
+  assert 'config.model.width is 3, not 2, config.train.steps is 9, not 2' in str(e.value)
   with pytest.raises(SegjaxError, match='config.init_from'):
     check(table, 'second.small', freeze(table, 'first.small', tmp_path / 'b'))
 

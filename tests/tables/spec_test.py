@@ -70,7 +70,7 @@ def test_ancestors(table):
       "init_from = 'frist'",
       'frist.small: did you mean first.small?',
     ),
-    ("init_from = 'first'", "init_from = 'second'", 'is a circle'),
+    ("init_from = 'first'", "init_from = 'second'", 'forms a cycle'),
     ('recipes.small = {}', 'recipes.smal = {}', 'smal is an unknown recipe: did you mean small?'),
     ('recipes.small = {}', 'recipes.small = { over = 1 }', 'recipes.small.over is not a key'),
     (
@@ -80,7 +80,7 @@ def test_ancestors(table):
     ),
     ("'mIoU' = 60.0", "'mIoU' = '60.0'", "rows.first.paper.mIoU='60.0' is not a number"),
     ("'mIoU' = 60.0", "'mIoU' = true", 'is not a number'),
-    ('[rows.other]', '[rows.Other]', 'rows.Other names files'),
+    ('[rows.other]', '[rows.Other]', 'rows.Other is used in file names'),
     ('[columns]', '[columns', 'is not valid TOML'),
     ("split = 'val'", 'split = 3', 'split=3 has the wrong type'),
   ],

@@ -268,7 +268,7 @@ def test_pictures_get_what_was_found_and_what_is_there():
 
 
 def test_masks_are_measured_only_where_there_are_some():
-  with pytest.raises(SegjaxError, match='take coco_box'):
+  with pytest.raises(SegjaxError, match='use coco_box'):
     make_task(MODEL.clone(masks=False))
   make_task(MODEL.clone(masks=False), metrics=('coco_box',))
   with pytest.raises(

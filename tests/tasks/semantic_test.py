@@ -206,5 +206,5 @@ def test_batch_statistics_are_those_of_the_batch():
 
 def test_batch_statistics_of_a_model_that_keeps_none_name_the_key():
   task = task_of(FCN(classes=2))
-  with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no bn_mom'):
+  with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no batch norm'):
     task.batch_statistics({}, {}, jax.random.key(0))

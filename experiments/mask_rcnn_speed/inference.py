@@ -1,17 +1,17 @@
-"""Times Mask R-CNN R50-FPN's inference compared with torchvision's, all in one run.
+"""Times the inference of Mask R-CNN R50-FPN compared with torchvision, in one run.
 
   python experiments/mask_rcnn_speed/inference.py [--size=800x1344] [--repeats=3]
 
-One image, float32, torchvision's random weights in both networks, with the classifier's made larger
-so that it finds 100 objects. Needs torch and torchvision. The rows, each with what comes before it:
+One image, float32, torchvision's random weights in both networks, with scaled classifier weights so
+that it detects 100 objects. Needs torch and torchvision. The rows are cumulative:
 
-  features    ResNet-50 and the pyramid
-  proposals   the RPN, 1,000 boxes of each level, NMS, 1,000 proposals
-  detections  the box head, NMS, and the masks of 100 detections in the frames of their boxes
-  pasted      these pasted into the image, on the host
+  features    ResNet-50 and FPN
+  proposals   RPN, 1,000 boxes per level, NMS, 1,000 proposals
+  detections  box head, NMS, and the masks of 100 detections at the resolution of the mask head
+  pasted      masks pasted into the image, on the host
 
-segjax computes a fixed number of RoIs, torchvision only those that there are. Prints a Markdown
-table of the least of the repeats in milliseconds; the two libraries take turns.
+segjax computes a fixed number of RoIs, torchvision only the actual ones. Prints a Markdown table of
+the minimum over repeats in milliseconds; repeats of the two libraries are interleaved.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SOURCE = 'torchvision/maskrcnn_resnet50_fpn'
 
 
 def torchvision_stages(size):
-  """Functions of an image, up to each row, and the network's weights."""
+  """Functions that run the network up to a row, and the weights."""
   import torch
   from torchvision.models.detection import maskrcnn_resnet50_fpn
   from torchvision.models.detection.image_list import ImageList

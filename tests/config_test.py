@@ -1,4 +1,4 @@
-"""Configs: reading, overriding, completing, and what a person is told when something is wrong."""
+"""Configs: reading, overrides, completion, and error messages."""
 
 import dataclasses
 from collections.abc import Mapping

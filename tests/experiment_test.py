@@ -1,4 +1,4 @@
-"""Experiments: what a config says, checked once, and what a person is told when it is wrong."""
+"""Experiments: typed configs, validation, and error messages."""
 
 import dataclasses
 import importlib
@@ -94,7 +94,7 @@ def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
     parse(given)
 
 
-# One sentence, with the key, for values of the right type that are out of range or do not fit.
+# Values of the right type that are out of range or inconsistent.
 BAD = [
   (UNET, 'train.seed', 99999999999999999999, 'must be in [0, 4294967295]'),
   (UNET, 'train.seed', -1, 'must be in [0, 4294967295]'),
@@ -206,7 +206,7 @@ def test_without_training_neither_losses_nor_the_warmup_matter():
 
 
 def members(package, fits):
-  """What the modules of a package define, if it fits."""
+  """The objects defined in the modules of a package that satisfy a predicate."""
   for info in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
     module = importlib.import_module(info.name)
     for name, value in vars(module).items():
@@ -215,7 +215,7 @@ def members(package, fits):
 
 
 def schemas():
-  """Each thing that a config gives arguments to, and what it does not give."""
+  """Each schema of a config, and its arguments that are not config keys."""
   is_network = lambda name, value: (
     inspect.isclass(value) and issubclass(value, nn.Module) and not name.startswith('_')
   )
@@ -237,7 +237,7 @@ def schemas():
 
 
 def unbounded(hint, ranged=False):
-  """Whether a number that the hint accepts has no range; groups are named by their own schema."""
+  """Whether the hint accepts a number without a range; groups have their own schema."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:
     return unbounded(args[0], any(isinstance(m, Range) for m in hint.__metadata__))

@@ -1,4 +1,4 @@
-"""The assembly of a run: an experiment and a data set together, and what does not fit."""
+"""Assembly of a run from an experiment and a data set, and incompatible combinations."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_what_was_trained_stays_as_it_is(frozen):
 def test_without_a_checkpoint(frozen):
   workdir = frozen('a', SEMANTIC)
   assert not run_lib.is_trained(workdir)
-  with pytest.raises(SegjaxError, match='has no checkpoint yet: train until the first one'):
+  with pytest.raises(SegjaxError, match='has no checkpoint yet: let training reach its first one'):
     run_lib.restore(workdir, 'latest')
 
 

@@ -1,4 +1,4 @@
-"""Workdirs: what is written is read back, and what does not fit is named."""
+"""Workdirs: round trips of their files, and errors."""
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_a_run_may_not_resume_with_another_config(workdir):
 
 
 def test_free_keys_exist():
-  """A key that moved would not be free any more."""
+  """A moved key would no longer be free."""
   keys = flatten(parse(GIVEN).to_dict())
   assert all(any(key.startswith(free) for key in keys) for free in FREE_KEYS)
 

@@ -1,4 +1,4 @@
-"""Help, errors and exit codes: what all commands share."""
+"""Help, errors and exit codes of all commands."""
 
 import json
 import subprocess
@@ -78,7 +78,7 @@ def test_distributed_names_what_it_takes(tmp_path, capsys):
 
 
 def test_json_is_all_there_is_on_standard_output(semantic_run, tmp_path):
-  """Also of what C code and TFDS print while the data set is prepared."""
+  """Even while C code and TFDS print during the preparation of a data set."""
   args = ['evaluate', f'--workdir={semantic_run}', '--json', f'--config.data.dir={tmp_path}']
   result = subprocess.run(
     [sys.executable, '-m', 'segjax.main', *args], capture_output=True, text=True, check=True

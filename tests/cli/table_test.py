@@ -1,4 +1,4 @@
-"""`segjax table`: a synthetic table trains, stops, resumes, records and shows itself."""
+"""`segjax table` on a synthetic table: training, resuming, recording and rendering."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def copied(filled, tmp_path):
-  """The same, to spoil."""
+  """A copy that tests may modify."""
   folder, workdirs = (tmp_path / p.name for p in filled)
   shutil.copytree(filled[1], workdirs)
   folder = tiny_table.write_table(tmp_path)
@@ -141,13 +141,13 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
   assert '1e077fc' in out
   assert (folder / 'README.md').read_text() == out
   assert 'pass --fact' not in err
-  (by_hand / 'starts.jsonl').unlink()  # as a workdir from elsewhere may be
+  (by_hand / 'starts.jsonl').unlink()  # as in a workdir from another machine
   assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
   assert 'the workdir has no hardware, versions: pass --fact' in capsys.readouterr().err
 
 
 def test_measures_what_the_row_asks_for(copied):
-  """Also of a training that measured less."""
+  """Even if fewer metrics were evaluated in training."""
   folder, workdirs = copied
   config = folder.parent.parent / 'configs/tiny/small.py'
   eval_keys = "'eval': {'metrics': ('confusion', 'boundary')}, 'data'"

@@ -1,4 +1,4 @@
-"""`segjax train`, as a person uses and misuses it."""
+"""`segjax train`: correct and incorrect use."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def test_a_finished_run_stays_and_training_is_deterministic(semantic_run, tmp_pa
   first = info(workdir, capsys)
   assert train(workdir, '--config.train.nonfinite=skip', steps=4) == 0
   assert info(workdir, capsys) == first
-  # Without --config the workdir's own is taken.
+  # Without --config, that of the workdir is used.
   assert run('train', f'--workdir={workdir}') == 0
   assert first['parameters_sha256'] == info(semantic_run, capsys)['parameters_sha256']
 
@@ -90,7 +90,7 @@ def test_a_corrupt_newest_checkpoint_is_reported(semantic_run, tmp_path, capsys)
 
 @pytest.mark.parametrize(('name', 'task', 'steps'), [('instance_run', 'instance', 2)])
 def test_a_resumed_run_sees_the_same_batches(name, task, steps, request, tmp_path, capsys):
-  """From the checkpoint of the first step to the parameters that the run itself reached."""
+  """Resuming from the first checkpoint leads to the same parameters."""
   trained, again = request.getfixturevalue(name), tmp_path / 'again'
   shutil.copytree(trained, again)
   shutil.rmtree(again / 'checkpoints' / '2')
@@ -121,7 +121,7 @@ def rewrite_config(workdir, change):
 
 
 def old_semantic_config(config):
-  """A complete config as commit 3c258fa froze it."""
+  """A complete config frozen by commit 3c258fa."""
   batch, augment, data = (config.pop(key) for key in ('batch', 'augment', 'data'))
   size = data.pop('size')
   for group, key in ((size, 'interpolation'), (augment, 'transforms')):
@@ -145,7 +145,7 @@ def test_an_instance_run_of_an_earlier_version_does_not_resume(root, tmp_path, c
 
 
 def test_batch_norm_of_the_training_set_survives_a_stop(tmp_path):
-  """Resuming from step 2 ends as if there had been no stop, though evaluating changes the state."""
+  """Resuming from step 2 is exact, even though evaluation changes the state."""
   statistics = {}
   extra = {'running': [], 'recomputed': ['--config.train.recompute_batch_norm=true']}
   for name, args in extra.items():
@@ -281,11 +281,11 @@ def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):
   assert '(3 updates ' in told[1]
 
 
-# --- what a config can ask for --------------------------------------------------------------------
+# --- config options -------------------------------------------------------------------------------
 
 
 def test_unpadded_network_with_border_weights_and_isbi_metrics(tmp_path, capsys):
-  """The path of the ISBI configs: margin, weight map, metrics on the host, eight symmetries."""
+  """As in the ISBI configs: margin, weight map, host metrics, eight symmetries."""
   workdir = tmp_path / 'run'
   status = train(
     workdir,
@@ -338,7 +338,7 @@ def test_evaluates_on_another_data_set(tmp_path, capsys, monkeypatch):
 
 
 def test_init_from_another_run(semantic_run, tmp_path, capsys):
-  """Same names, same weights: with a rate of 0 the new run ends with those it started from."""
+  """With a learning rate of 0 the weights stay those of the other run."""
   start = f'--config.init_from.path={semantic_run}'
   told = fails(capsys, *train_args(tmp_path / 'a', '--config.model.width=3', start))
   assert 'where this network has' in told

@@ -1,4 +1,4 @@
-"""Two networks as one: each sees the image as it was trained to."""
+"""A merged network: each part has its own preprocessing."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from segjax.types import SegjaxError
 
 
 class Echo(nn.Module):
-  """Outputs its input, as scores."""
+  """Returns its input as scores."""
 
   margin: int = 0
 

@@ -15,7 +15,7 @@ def chains(table):
 
 
 class FakeExecutor:
-  """Remembers what submitit was given."""
+  """Records the arguments passed to submitit."""
 
   def __init__(self, folder):
     self.folder, self.parameters, self.jobs = folder, {}, []

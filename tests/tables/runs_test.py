@@ -47,7 +47,7 @@ def test_training_overrides_and_command(table, entries):
   added = [('data.source', 'raw'), ('init_from.path', 'vgg.pth')]
   assert runs.training_overrides(table, first, Path('w'), added) == (
     ('eval.test_time_augmentation', 'flip'),
-    ('data.source', 'raw'),  # it starts from no file: no path
+    ('data.source', 'raw'),  # it does not start from a file: no path
     ('train.seed', '3'),
   )
   assert runs.training_overrides(table, second, Path('w'), added) == (
@@ -95,7 +95,7 @@ def read(workdir):
 
 
 def complete(config):
-  """Two defaults, in place of the program's."""
+  """Fills in two defaults, instead of the real ones."""
   filled = {'mesh': {'data': -1}, 'init_from': None, **config}
   return {**filled, 'train': {'seed': 0, **filled['train']}}
 
@@ -194,7 +194,7 @@ def test_plan_is_in_order_and_of_missing_jobs(table, entries):
   assert plan(['second'], [0], [], always) == ['second.small.seed0']
   first = tiny_table.make_record()
   assert plan(['*.small'], [0], [first], always) == ['second.small.seed0']
-  # It is recorded, but not there to start from.
+  # It has a record, but no workdir to start from.
   assert plan(['*.small'], [0], [first], never) == ['first.small.seed0', 'second.small.seed0']
   second = tiny_table.make_record(row='second')
   assert plan(['*.small'], [0], [first, second], never) == []

@@ -20,7 +20,7 @@ from segjax.types import SegjaxError
 LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy}
 
 
-# Of this depth the sizes of a tile (8k + 4) are no multiples of the stride.
+# At this depth valid tile sizes (8k + 4) are not multiples of the stride.
 UNPADDED = UNet(classes=2, width=2, depth=3)
 
 
@@ -31,7 +31,7 @@ def task_of(model, **keys):
 
 
 def outputs_of(model, variables, image, **keys):
-  """What the task outputs outside training."""
+  """The outputs of the task outside training."""
   task = task_of(model, **keys)
   run = lambda variables, image: task.forward(variables, {'image': image}, train=False)[0]
   return jax.device_get(jit(run, once=True)(variables, image))

@@ -466,15 +466,15 @@ def page(records: Sequence[dict], reasons: Mapping[str, str]) -> str:
     '',
     '<!-- Written by: python tests/mutation.py --page > experiments/mutation/README.md -->',
     '',
-    'What share of small changes of the code its own tests notice: `tests/mutation.py` says which '
-    'changes, and how. Run it with `make mutate`.',
+    'Small changes of the code that its mirroring tests detect; see `tests/mutation.py` for the '
+    'changes. Run with `make mutate`.',
     '',
     f'**{share(last.values())} mutants are killed ({100 * count(last.values(), KILLED) / total:.1f}'
-    f'%)**, {share(first.values())} before their survivors had tests. '
+    f'%)**, {share(first.values())} in the first run. '
     f'{len(survivors) - len(left)} of the {len(survivors)} survivors are equivalent to the '
-    'original, by the reasons below.',
+    'original, for the reasons below.',
     '',
-    '| file | killed at first | killed now | equivalent |',
+    '| file | killed in the first run | killed now | equivalent |',
     '| --- | --- | --- | --- |',
   ]
   for file in sorted({r['file'] for r in last.values()}):

@@ -322,7 +322,9 @@ def test_other_scales_of_the_at_once_network_are_refused(tmp_path):
   layers = layers_of(source)
   layers['scale_pool3'][0][1] = 0.01
   pretrained = read_pretrained(write(tmp_path / 'x.caffemodel', source, layers), source)
-  with pytest.raises(SegjaxError, match='has params/scale_pool3/scale, which this network has no'):
+  with pytest.raises(
+    SegjaxError, match='has params/scale_pool3/scale, which this network does not'
+  ):
     loaded(small(source), pretrained)
 
 
@@ -730,9 +732,10 @@ def get_config():
     'model': {'name': 'segnet.SegNetBasic', 'classes': 9, 'width': 3},
     'losses': {'softmax_cross_entropy': {}},
     'data': {
-      'name': 'scenes/tiny', 'train_split': 'train', 'eval_split': 'val', 'batch_size': 4,
-      'image_size': (32, 32),
+      'name': 'scenes/tiny', 'train_split': 'train', 'eval_split': 'val',
+      'size': {'image_size': (32, 32)},
     },
+    'batch': {'size': 4},
     'optim': {'name': 'sgd', 'learning_rate': 0.01},
     'train': {'steps': 1},
   })

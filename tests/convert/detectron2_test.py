@@ -118,6 +118,7 @@ def their_shape(path, shape):
   return shape[::-1]
 
 
+@functools.cache
 def zeros(model):
   init = functools.partial(jax.eval_shape, model.init, jax.random.key(0))
   shapes = init(jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 2), jnp.int32))
@@ -179,11 +180,17 @@ def test_a_network_of_the_zoo_is_filled(source):
   _, report = loaded(zeros(model), pretrained(arrays | buffers, source))
   assert len(report.loaded) == len(arrays)
   assert report.new == report.unused == ()
-  # All but the layers with a row a class, for other classes.
-  other = network(variant, c4=c4, masks=masks).clone(classes=CLASSES + 1)
-  _, report = loaded(zeros(other), pretrained(arrays, f'{source}_body'))
+  # All but the class-specific head layers.
+  _, report = loaded(zeros(model), pretrained(arrays, f'{source}_body'))
   unmatched = {'params/box/score', 'params/box/deltas', *['params/mask/score'] * masks}
   assert {path.rpartition('/')[0] for path in report.new} == unmatched
+
+
+def test_a_body_fills_a_network_of_other_classes():
+  arrays = zoo_file(network('resnet50'), c4=False)
+  other = network('resnet50').clone(classes=CLASSES + 1)
+  _, report = loaded(zeros(other), pretrained(arrays, 'detectron2/mask_rcnn_R_50_FPN_body'))
+  assert len(report.loaded) == len(arrays) - 6
 
 
 @pytest.mark.parametrize('source', IMAGENET)
@@ -206,7 +213,7 @@ def test_detectron_s_normalization_is_a_scale_and_a_shift():
   np.testing.assert_allclose(var + np.float32(ResNet.bn_epsilon), 1, rtol=1e-7)
 
 
-def test_a_file_of_the_other_kind_is_reported_its_source():
+def test_a_file_of_the_other_kind_names_its_source():
   arrays = imagenet_file('detectron', 'resnet50')
   with pytest.raises(SegjaxError, match='take the source detectron/R-50$'):
     convert(arrays, SOURCES, 'detectron2/R-50', 'FILE')

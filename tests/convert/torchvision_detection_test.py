@@ -50,6 +50,7 @@ def shapes_of(golden, name):
   return dict(zip(golden[f'{name}/names'].tolist(), shapes, strict=True))
 
 
+@functools.cache
 def zeros(model):
   """Zero variables of a model, without a compilation, that take no memory."""
   init = functools.partial(jax.eval_shape, model.init, jax.random.key(0))
@@ -102,7 +103,7 @@ def test_a_fine_tuned_file_has_its_own_classes(golden, name):
   assert taken_shapes(source, file) == shapes(zeros(make_model({'classes': 2, **NETWORKS[name]})))
 
 
-def test_a_fine_tuned_file_is_reported_its_source(golden):
+def test_a_fine_tuned_file_names_its_source(golden):
   name = 'torchvision/maskrcnn_resnet50_fpn'
   with pytest.raises(
     SegjaxError, match=f'cls_score.weight is 3x1024: take the file .*, or the source {name}_all'
@@ -111,10 +112,10 @@ def test_a_fine_tuned_file_is_reported_its_source(golden):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_a_body_fills_all_but_the_layers_with_a_row_a_class(golden, name):
+def test_a_body_fills_all_but_the_class_specific_layers(golden, name):
   source, file = SOURCES[f'torchvision/{name}_body'], blank(golden, name)
   assert leftovers(file, source) == ([], [])
-  variables = zeros(make_model({'classes': 3, **NETWORKS[name]}))
+  variables = zeros(make_model({'classes': 2, **NETWORKS[name]}))
   taken = taken_shapes(source, file)
   ones = {path: np.ones(shape, 'f4') for path, shape in taken.items()}
   variables, report = loaded(variables, Pretrained('FILE', ones, source.new, source.spare))

@@ -48,6 +48,7 @@ def shapes_of(golden, name):
   return dict(zip(golden[f'{name}/names'].tolist(), shapes, strict=True))
 
 
+@functools.cache
 def zeros(model):
   """Zero variables of a model, without a compilation, that take no memory."""
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -165,10 +166,10 @@ def test_a_resnet_of_another_depth_or_norm_is_an_error():
   with pytest.raises(SegjaxError, match='FILE does not have .*/backbone/res2_2_conv1'):
     model = tiny('resnet34')
     loaded(zeros(model), pretrained('torchvision/resnet18', model))
-  with pytest.raises(SegjaxError, match='FILE has .*/backbone/res2_2_conv1.* no place for'):
+  with pytest.raises(SegjaxError, match='FILE has .*/backbone/res2_2_conv1.* does not have'):
     model = tiny('resnet18')
     loaded(zeros(model), pretrained('torchvision/resnet34', model))
-  with pytest.raises(SegjaxError, match='FILE has batch_stats/backbone/.* no place for'):
+  with pytest.raises(SegjaxError, match='FILE has batch_stats/backbone/.* does not have'):
     model = tiny('resnet18', norm='group')
     loaded(zeros(model), pretrained('torchvision/resnet18', model))
 
@@ -199,7 +200,7 @@ def test_a_whole_fcn_needs_its_classes_and_its_classifier():
     loaded(zeros(tiny()), dataclasses.replace(weights, arrays=less))
 
 
-def test_a_file_without_auxiliary_classifier_is_reported_its_source(golden):
+def test_a_file_without_auxiliary_classifier_names_its_source(golden):
   theirs = {name: np.zeros(()) for name in shapes_of(golden, 'fcn_resnet50')}
   main = {name: x for name, x in theirs.items() if not name.startswith('aux_classifier')}
   with pytest.raises(

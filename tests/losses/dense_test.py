@@ -10,7 +10,13 @@ from real_data import real_data
 from segjax.losses import dense
 from segjax.types import IGNORE_LABEL, SegjaxError
 
-LOSSES = [dense.softmax_cross_entropy, dense.sigmoid_cross_entropy, dense.focal, dense.dice]
+# Compiled once for each shape.
+softmax_cross_entropy = jax.jit(dense.softmax_cross_entropy, static_argnames='divide_by')
+sigmoid_cross_entropy = jax.jit(dense.sigmoid_cross_entropy, static_argnames='divide_by')
+focal = jax.jit(dense.focal, static_argnames=('divide_by', 'gamma', 'alpha'))
+dice = jax.jit(dense.dice)
+LOSSES = [softmax_cross_entropy, sigmoid_cross_entropy, focal, dice]
+every_loss = pytest.mark.parametrize('loss', LOSSES, ids=lambda loss: loss.__name__)
 
 
 def example(classes=3, size=(2, 4, 5), seed=0):
@@ -35,7 +41,7 @@ def test_softmax_cross_entropy_of_known_probabilities():
   # p = (1/4, 3/4) at each of three pixels, of which the last is ignored.
   logits = jnp.log(jnp.array([[0.25, 0.75]] * 3)).reshape(1, 1, 3, 2)
   label = jnp.array([0, 1, IGNORE_LABEL]).reshape(1, 1, 3)
-  total, count = dense.softmax_cross_entropy(logits, label)
+  total, count = softmax_cross_entropy(logits, label)
   np.testing.assert_allclose(total, np.log(4) + np.log(4 / 3), rtol=1e-6)
   assert count == 2
 
@@ -44,14 +50,14 @@ def test_softmax_cross_entropy_equals_optax_on_the_labelled_pixels():
   logits, label = example()
   keep = np.asarray(label) != IGNORE_LABEL
   expected = optax.softmax_cross_entropy_with_integer_labels(logits[keep], label[keep])
-  total, count = dense.softmax_cross_entropy(logits, label)
+  total, count = softmax_cross_entropy(logits, label)
   np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
   assert count == keep.sum()
 
 
 def test_softmax_cross_entropy_is_exact_for_large_logits():
   logits = jnp.array([1e4, 1e4 + 1.0]).reshape(1, 1, 1, 2)
-  total, _ = dense.softmax_cross_entropy(logits, jnp.zeros((1, 1, 1), jnp.int32))
+  total, _ = softmax_cross_entropy(logits, jnp.zeros((1, 1, 1), jnp.int32))
   np.testing.assert_allclose(total, np.log1p(np.e), rtol=1e-6)
 
 
@@ -61,7 +67,7 @@ def test_sigmoid_cross_entropy_equals_optax_on_the_labelled_pixels(classes):
   keep = np.asarray(label) != IGNORE_LABEL
   target = np.eye(3)[label[keep]] if classes == 3 else np.asarray(label)[keep][:, None]
   expected = optax.sigmoid_binary_cross_entropy(logits[keep], jnp.asarray(target)).mean(-1).sum()
-  total, count = dense.sigmoid_cross_entropy(logits, label)
+  total, count = sigmoid_cross_entropy(logits, label)
   np.testing.assert_allclose(total, expected, rtol=1e-5)
   assert count == keep.sum()
 
@@ -75,7 +81,7 @@ def test_focal_equals_its_formula(gamma, alpha):
   p_t = np.where(target == 1, p, 1 - p)
   alpha_t = 1 if alpha is None else np.where(target == 1, alpha, 1 - alpha)
   expected = -alpha_t * (1 - p_t) ** gamma * np.log(p_t)
-  total, count = dense.focal(logits, label, gamma=gamma, alpha=alpha)
+  total, count = focal(logits, label, gamma=gamma, alpha=alpha)
   np.testing.assert_allclose(total, expected.mean(-1).sum(), rtol=1e-5)
   assert count == keep.sum()
 
@@ -91,7 +97,7 @@ def test_focal_has_the_papers_defaults():
 def test_focal_gradient_is_finite_where_p_is_0_or_1(gamma):
   logits = jnp.array([[200.0, -200.0], [-200.0, 200.0]]).reshape(1, 1, 2, 2)
   label = jnp.zeros((1, 1, 2), jnp.int32)
-  gradient = jax.grad(lambda x: dense.focal(x, label, gamma=gamma).sum)(logits)
+  gradient = jax.grad(lambda x: focal(x, label, gamma=gamma).sum)(logits)
   assert np.isfinite(gradient).all()
 
 
@@ -101,15 +107,15 @@ def test_dice_of_known_masks():
   prediction = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
   label = np.array([[0, 1, 1, 0], [0, 0, 0, IGNORE_LABEL]])[:, None]
   logits = jnp.asarray(200.0 * np.eye(2)[prediction] - 100.0)[:, None]
-  total, count = dense.dice(logits, jnp.asarray(label))
+  total, count = dice(logits, jnp.asarray(label))
   np.testing.assert_allclose(total, 1 - 3 / 5, rtol=1e-6)  # Image 2 is right: loss 0.
   assert count == 2
   # A single channel has class 1 only; class weights choose among more.
-  single, _ = dense.dice(logits[..., 1:], jnp.asarray(label))
+  single, _ = dice(logits[..., 1:], jnp.asarray(label))
   np.testing.assert_allclose(single, 1 - 3 / 5, rtol=1e-6)
   logits = logits.at[0, 0, 3].set(jnp.array([-100.0, 100.0]))  # Class 1: 3/6, class 0: 1/4.
   for weights, expected in [([0, 1], 3 / 6), ([1, 0], 3 / 4), ([1, 3], (3 / 4 + 3 * 3 / 6) / 4)]:
-    total, _ = dense.dice(logits, jnp.asarray(label), class_weights=weights)
+    total, _ = dice(logits, jnp.asarray(label), class_weights=weights)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
@@ -119,14 +125,14 @@ def test_dice_equals_its_formula():
   for z, t in zip(np.asarray(logits), np.asarray(label), strict=True):
     keep = t != IGNORE_LABEL
     p, g = np.exp(log_softmax(z[keep])), np.eye(3)[t[keep]]
-    dice = (2 * (p * g).sum(0) + 0.5) / (p.sum(0) + g.sum(0) + 0.5)
-    expected += 1 - dice.mean()
-  total, count = dense.dice(logits, label, smooth=0.5)
+    score = (2 * (p * g).sum(0) + 0.5) / (p.sum(0) + g.sum(0) + 0.5)
+    expected += 1 - score.mean()
+  total, count = dice(logits, label, smooth=0.5)
   np.testing.assert_allclose(total, expected, rtol=1e-5)
   assert count == 2
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_ignored_pixels_change_nothing(loss):
   logits, label = example()
   ignored = (label == IGNORE_LABEL)[..., None]
@@ -137,7 +143,7 @@ def test_ignored_pixels_change_nothing(loss):
   assert np.asarray(gradient)[~ignored[..., 0]].any(-1).all()
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_all_ignored_is_zero_without_nan(loss):
   logits, label = example()
   label = jnp.full_like(label, IGNORE_LABEL)
@@ -148,7 +154,7 @@ def test_all_ignored_is_zero_without_nan(loss):
   assert not np.asarray(gradient).any()
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_sums_and_counts_add_over_a_split_batch_and_padding(loss):
   logits, label = example(size=(4, 4, 5))
   whole = loss(logits, label)
@@ -159,7 +165,7 @@ def test_sums_and_counts_add_over_a_split_batch_and_padding(loss):
   np.testing.assert_allclose(whole, padded, rtol=1e-5)
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_bfloat16_logits_are_summed_in_float32(loss):
   logits, label = example()
   low = logits.astype(jnp.bfloat16)
@@ -168,19 +174,19 @@ def test_bfloat16_logits_are_summed_in_float32(loss):
   np.testing.assert_allclose(result, loss(low.astype(jnp.float32), label), rtol=1e-6)
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_numerical_gradient(loss):
   logits, label = example(size=(1, 2, 3))
-  check_grads(lambda x: loss(x, label).sum, (logits,), 1, ['rev'], atol=1e-2, rtol=1e-2)
+  check_grads(jax.jit(lambda x: loss(x, label).sum), (logits,), 1, ['rev'], atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_pixel_weights_0_and_1_select_pixels(loss):
   logits, label = example()
   weight = jnp.asarray(np.random.default_rng(1).integers(0, 2, label.shape), jnp.float32)
   selected = loss(logits, jnp.where(weight == 1, label, IGNORE_LABEL))
   np.testing.assert_allclose(loss(logits, label, weight).sum, selected.sum, rtol=1e-5)
-  if loss is not dense.dice:
+  if loss is not dice:
     weighted = loss(logits, label, weight, divide_by='weight')
     np.testing.assert_allclose(weighted, selected, rtol=1e-5)
     assert loss(logits, label, weight).count == (label != IGNORE_LABEL).sum()
@@ -189,10 +195,10 @@ def test_pixel_weights_0_and_1_select_pixels(loss):
 @pytest.mark.parametrize(
   'loss, classes',
   [
-    (dense.softmax_cross_entropy, 3),
-    (dense.sigmoid_cross_entropy, 3),
-    (dense.sigmoid_cross_entropy, 1),
-    (dense.focal, 3),
+    (softmax_cross_entropy, 3),
+    (sigmoid_cross_entropy, 3),
+    (sigmoid_cross_entropy, 1),
+    (focal, 3),
   ],
 )
 def test_class_weights_multiply_the_pixels_of_their_class(loss, classes):
@@ -211,13 +217,13 @@ def test_divided_by_images_the_sum_over_pixels_is_the_loss():
   """FCN's release; an image that is padded or ignored as a whole is none."""
   logits, label = example()
   label = label.at[0].set(IGNORE_LABEL)
-  by_pixels = dense.softmax_cross_entropy(logits, label)
-  by_images = dense.softmax_cross_entropy(logits, label, divide_by='images')
+  by_pixels = softmax_cross_entropy(logits, label)
+  by_images = softmax_cross_entropy(logits, label, divide_by='images')
   assert by_images.sum == by_pixels.sum
   assert by_images.count == len(label) - 1
 
 
-@pytest.mark.parametrize('loss', LOSSES)
+@every_loss
 def test_more_classes_than_a_byte_holds(loss):
   """Labels 255 and above are classes like the others."""
   logits, label = example(300)
@@ -233,9 +239,9 @@ def test_more_classes_than_a_byte_holds(loss):
 def test_wrong_arguments():
   logits, label = example()
   with pytest.raises(SegjaxError, match='2 values for 3 classes'):
-    dense.softmax_cross_entropy(logits, label, class_weights=[1, 2])
+    softmax_cross_entropy(logits, label, class_weights=[1, 2])
   with pytest.raises(SegjaxError, match="divide_by is 'mean': .* one of count, weight, images"):
-    dense.focal(logits, label, divide_by='mean')
+    focal(logits, label, divide_by='mean')
 
 
 def test_median_frequency_weights_hand_computed():

@@ -65,6 +65,8 @@ LOSSES = {
     ),
   ),
 }
+# Compiled once for each shape.
+LOSSES = {name: (key, jax.jit(loss)) for name, (key, loss) in LOSSES.items()}
 every_loss = pytest.mark.parametrize('name', LOSSES)
 
 
@@ -167,9 +169,8 @@ def test_numerical_gradient_and_bfloat16(name):
   key, loss = LOSSES[name]
   e = example()
   # A larger step than the default: the sum of many pixels has few digits.
-  check_grads(
-    lambda x: loss({**e, key: x}).sum, (e[key],), 1, ['rev'], atol=1e-2, rtol=1e-2, eps=1e-2
-  )
+  total = jax.jit(lambda x: loss({**e, key: x}).sum)
+  check_grads(total, (e[key],), 1, ['rev'], atol=1e-2, rtol=1e-2, eps=1e-2)
   low = jnp.asarray(e[key], jnp.bfloat16)
   result = loss({**e, key: low})
   assert result.sum.dtype == jnp.float32
@@ -291,6 +292,7 @@ def test_the_losses_of_a_config_are_these_of_what_a_network_outputs():
     detection.mask(outputs)
 
 
+@jax.jit
 def matched_losses(objects, object_valid, object_classes, crowd):
   """From objects to losses, as a task composes them; outputs are random, one an anchor."""
   rng = np.random.default_rng(0)
@@ -298,9 +300,9 @@ def matched_losses(objects, object_valid, object_classes, crowd):
   anchors = np.concatenate([corner, corner + rng.uniform(4, 40, (200, 2))], 1).astype(np.float32)
   outputs = rng.normal(size=(200, 1 + CLASSES)).astype(np.float32)
   # Proposals: the objects come last, so that padding them moves nothing else.
-  proposals = np.concatenate([anchors, objects])
+  proposals = jnp.concatenate([anchors, objects])
   outputs = np.concatenate([outputs, np.resize(outputs, (len(objects), 1 + CLASSES))])
-  valid = np.concatenate([np.ones(200, bool), object_valid & ~crowd])
+  valid = jnp.concatenate([np.ones(200, bool), object_valid & ~crowd])
   matches = matching.match(
     proposals, objects, object_valid, crowd, high=0.5, low=0.5, crowd_threshold=0.7, valid=valid
   )

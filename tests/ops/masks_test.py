@@ -9,9 +9,14 @@ from segjax.ops.masks import crop_masks, pack_masks, unpack_masks
 from segjax.ops.roi_align import roi_align
 
 
-def crop(packed, boxes, index, **options):
-  """`crop_masks`, compiled as one program."""
-  return jax.jit(functools.partial(crop_masks, **options))(packed, boxes, index)
+@functools.cache
+def compiled(function, **options):
+  return jax.jit(functools.partial(function, **options))
+
+
+def crop(packed, boxes, index, image_size=None, **options):
+  """`crop_masks`, compiled as one program, once for each shape."""
+  return compiled(crop_masks, **options)(packed, boxes, index, image_size=image_size)
 
 
 CONVENTIONS = {
@@ -70,10 +75,8 @@ def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
     **options,
   )  # fmt: skip
   threshold = options.pop('threshold')
-  align = jax.jit(
-    functools.partial(
-      roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
-    )
+  align = compiled(
+    roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
   )
   expected = np.zeros((40, 5, 7), 'f4')
   for i in range(4):
@@ -130,7 +133,8 @@ def test_padding_changes_no_target(convention, form):
   """Of boxes that end where the image does, too."""
   masks, boxes = np.ones((2, 21, 30), bool), random_boxes(40, 21, 30)
   boxes[:20, 2:] = 30, 21
-  index, options = np.arange(40) % 2, {'size': 7, 'form': form, **CONVENTIONS[convention]}
+  index = np.arange(40) % 2
+  options = {'size': (11, 15), 'form': form, **CONVENTIONS[convention]}
   alone = crop(pack_masks(masks), boxes, index, width=30, **options)
   padded = pack_masks(np.pad(masks, [(0, 0), (0, 11), (0, 4)]))
   batch = np.stack([padded] * 2), np.stack([boxes] * 2), np.stack([index] * 2)
@@ -157,12 +161,12 @@ def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full(form):
 @pytest.mark.parametrize('form', ['gather', 'matrix'])
 def test_bad_boxes_no_boxes_and_a_batch(form):
   masks = np.stack([discs(3, 12, 20), discs(6, 12, 20)[3:]])
-  options = {'size': 4, 'width': 20, 'form': form, **CONVENTIONS['torchvision']}
+  options = {'size': (6, 10), 'width': 20, 'form': form, **CONVENTIONS['torchvision']}
   packed = pack_masks(masks)
   bad = np.array([[math.nan, 0, 5, 5], [0, 0, math.inf, 5], [5, 5, 5, 9], [9, 9, 3, 3]], 'f4')
   assert not crop(packed[0], bad, np.zeros(4, int), **options).any()
   none = crop(packed[0], np.zeros((0, 4), 'f4'), np.zeros(0, int), **options)
-  assert none.shape == (0, 4, 4)
+  assert none.shape == (0, 6, 10)
   boxes, index = random_boxes(12, 12, 20).reshape(2, 6, 4), np.arange(12).reshape(2, 6) % 3
   both = crop(packed, boxes, index, **options)
   for i in range(2):
@@ -176,10 +180,10 @@ def test_the_form_is_the_one_that_reads_fewer_pixels(monkeypatch):
   spy = lambda name: lambda *args: chosen.append(name) or np.zeros((1, 4, 4), 'f4')
   monkeypatch.setattr('segjax.ops.masks._FORMS', {n: spy(n) for n in ('gather', 'matrix')})
   for ratio in (2, 0):
-    crop_masks(
-      pack_masks(masks), random_boxes(1, 64, 64), np.zeros(1, int), size=4, width=64,
-      sampling_ratio=ratio, **CONVENTIONS['torchvision'],
-    )  # fmt: skip
+    form = functools.partial(
+      crop_masks, size=4, width=64, sampling_ratio=ratio, **CONVENTIONS['torchvision']
+    )
+    jax.eval_shape(form, pack_masks(masks), random_boxes(1, 64, 64), np.zeros(1, int))
   assert chosen == ['gather', 'matrix']
 
 

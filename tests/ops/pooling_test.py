@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -19,13 +20,18 @@ def reference(x):
 def test_equals_the_library_forwards_and_backwards(shape):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-  y = max_pool_2x2(x)
-  assert y.shape == (shape[0], shape[1] // 2, shape[2] // 2, shape[3])
-  np.testing.assert_array_equal(y, reference(x))
-  np.testing.assert_array_equal(y, nn.max_pool(x, (2, 2), (2, 2)))
-  g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
-  ours = jax.vjp(max_pool_2x2, x)[1](g)[0]
-  theirs = jax.vjp(reference, x)[1](g)[0]
+  pooled = (shape[0], shape[1] // 2, shape[2] // 2, shape[3])
+  g = rng.normal(size=pooled).astype(np.float32)
+
+  @jax.jit
+  def both(x, g):
+    results = [jax.vjp(pool, x) for pool in (max_pool_2x2, reference)]
+    return [(y, pullback(g)[0]) for y, pullback in results], nn.max_pool(x, (2, 2), (2, 2))
+
+  ((y, ours), (expected, theirs)), flax = both(x, g)
+  assert y.shape == pooled
+  np.testing.assert_array_equal(y, expected)
+  np.testing.assert_array_equal(y, flax)
   np.testing.assert_array_equal(ours, theirs)
 
 
@@ -116,44 +122,61 @@ def defined_pool(x):
   return values, indices, places
 
 
+@jax.jit
+def pool_both(x, g):
+  """The values, their indices, and the gradient by g."""
+  values, pullback, indices = jax.vjp(argmax_pool_2x2, x, has_aux=True)
+  return values, indices, pullback(g)[0]
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def unpool_both(y, indices, g, size):
+  """The map, and the gradient by g."""
+  restored, pullback = jax.vjp(lambda y: unpool_2x2(y, indices, size), y)
+  return restored, pullback(g)[0]
+
+
 @pytest.mark.parametrize('ties', [False, True])
 @pytest.mark.parametrize('size', SIZES)
 def test_argmax_pool_equals_the_definition_forwards_and_backwards(size, ties):
   x = grid(size, ties)
   expected, expected_indices, places = defined_pool(x)
-  values, pullback, indices = jax.vjp(argmax_pool_2x2, x, has_aux=True)
+  g = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+  values, indices, actual = pool_both(x, g)
   assert indices.dtype == jnp.uint8
   np.testing.assert_array_equal(values, expected)
   np.testing.assert_array_equal(indices, expected_indices)
-  g = np.random.default_rng(1).normal(size=values.shape).astype(np.float32)
   gradient = np.zeros_like(x)
   for window, place in places.items():
     gradient[place] = g[window]
-  np.testing.assert_array_equal(pullback(g)[0], gradient)
+  np.testing.assert_array_equal(actual, gradient)
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_unpool_equals_the_definition_forwards_and_backwards(size):
   _, indices, places = defined_pool(grid(size, ties=True))
   y = np.random.default_rng(1).normal(size=indices.shape).astype(np.float32)
-  unpool = jax.jit(lambda y: unpool_2x2(y, indices.astype(np.uint8), size))
   expected = np.zeros((2, *size, 3), np.float32)
   for window, place in places.items():
     expected[place] = y[window]
-  restored, pullback = jax.vjp(unpool, y)
+  g = np.random.default_rng(2).normal(size=expected.shape).astype(np.float32)
+  restored, actual = unpool_both(y, indices.astype(np.uint8), g, size)
   np.testing.assert_array_equal(restored, expected)
-  g = np.random.default_rng(2).normal(size=restored.shape).astype(np.float32)
   gradient = np.zeros_like(y)
   for window, place in places.items():
     gradient[window] = g[place]
-  np.testing.assert_array_equal(pullback(g)[0], gradient)
+  np.testing.assert_array_equal(actual, gradient)
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_the_gradients_of_pooling_and_unpooling_are_each_other(size):
-  _, pullback, indices = jax.vjp(argmax_pool_2x2, grid(size), has_aux=True)
-  g = np.random.default_rng(1).normal(size=indices.shape).astype(np.float32)
-  np.testing.assert_array_equal(pullback(g)[0], unpool_2x2(g, indices, size))
+  x = grid(size)
+  shape = jax.eval_shape(argmax_pool_2x2, x)[0].shape
+  g = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+  values, indices, gradient = pool_both(x, g)
+  restored, back = unpool_both(g, indices, x, size)
+  np.testing.assert_array_equal(gradient, restored)
+  np.testing.assert_array_equal(back, values)
 
 
 def test_the_first_of_tied_maxima_takes_the_whole_gradient():

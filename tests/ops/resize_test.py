@@ -10,6 +10,9 @@ from jax.test_util import check_grads
 from segjax.data.geometry import resize_image
 from segjax.ops import resize
 
+resize_inside = jax.jit(resize.resize_inside, static_argnums=3)
+shrink_inside = jax.jit(resize.shrink_inside, static_argnums=3)
+
 
 def random(*shape):
   return np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -20,9 +23,8 @@ def random(*shape):
 def test_enlarge_is_jax_image_resize(factor, size):
   x = random(2, *size, 3)
   shape = (2, factor * size[0], factor * size[1], 3)
-  np.testing.assert_allclose(
-    resize.enlarge(x, factor), jax.image.resize(x, shape, 'linear'), rtol=1e-5, atol=1e-6
-  )
+  both = jax.jit(lambda x: (resize.enlarge(x, factor), jax.image.resize(x, shape, 'linear')))
+  np.testing.assert_allclose(*both(x), rtol=1e-5, atol=1e-6)
 
 
 def test_enlarge_in_a_narrow_type():
@@ -30,7 +32,7 @@ def test_enlarge_in_a_narrow_type():
 
 
 def test_gradient():
-  check_grads(lambda x: resize.enlarge(x, 2), (random(1, 2, 3, 1),), 1, ('rev',), eps=0.1)
+  check_grads(jax.jit(lambda x: resize.enlarge(x, 2)), (random(1, 2, 3, 1),), 1, ('rev',), eps=0.1)
 
 
 @pytest.mark.parametrize('new', [(9, 14), (3, 4), (6, 7), (6, 20), (1, 1)])
@@ -39,7 +41,7 @@ def test_resize_inside_is_opencv(new):
   x = random(2, 8, 9, 2)
   x[0, 6:], x[0, :, 7:] = np.nan, np.nan
   sizes = np.array([[6, 7], [8, 9]])
-  found = resize.resize_inside(x, sizes, np.array([new, (8, 9)]), (10, 21))
+  found = resize_inside(x, sizes, np.array([new, (8, 9)]), (10, 21))
   assert found.shape == (2, 10, 21, 2)
   expected = cv2.resize(x[0, :6, :7], new[::-1], interpolation=cv2.INTER_LINEAR)
   np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
@@ -52,7 +54,7 @@ def test_shrink_inside_is_how_images_are_resized(new):
   x = random(2, 8, 9, 2)
   x[0, 6:], x[0, :, 7:] = 100, 100
   sizes = np.array([[6, 7], [8, 9]])
-  found = resize.shrink_inside(x, sizes, np.array([new, (4, 9)]), (10, 15))
+  found = shrink_inside(x, sizes, np.array([new, (4, 9)]), (10, 15))
   expected = resize_image(x[0, :6, :7], new)
   np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(found[1, :4, :9], x[1].reshape(4, 2, 9, 2).mean(1), atol=1e-5)

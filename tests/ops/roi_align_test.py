@@ -31,19 +31,28 @@ BOXES = [
 OPTIONS = {'output_size': (2, 3), 'spatial_scale': 1.0, 'sampling_ratio': 2, 'aligned': True}
 
 
+@functools.cache
+def compiled(function, **options):
+  return jax.jit(functools.partial(function, **options))
+
+
+@functools.cache
+def compiled_both(function, **options):
+  def both(g, *arrays):
+    y, pullback = jax.vjp(functools.partial(function, **options), *arrays)
+    return y, pullback(jnp.ones_like(y) if g is None else g.astype(y.dtype))
+
+  return jax.jit(both)
+
+
 def run(function, *arrays, **options):
-  """Compiled as one program, which is faster than its operations one by one."""
-  return jax.jit(functools.partial(function, **options))(*arrays)
+  """Compiled as one program, once for each shape."""
+  return compiled(function, **options)(*arrays)
 
 
 def run_both(function, *arrays, g=None, **options):
-  """The result, and the gradients of the arrays by g, or by ones."""
-
-  def both(*arrays):
-    y, pullback = jax.vjp(functools.partial(function, **options), *arrays)
-    return y, pullback(jnp.ones_like(y) if g is None else jnp.asarray(g, y.dtype))
-
-  return jax.jit(both)(*arrays)
+  """The result, and the gradients of the arrays by g, or by ones; compiled likewise."""
+  return compiled_both(function, **options)(g, *arrays)
 
 
 def random_features(*shape, seed=0):
@@ -264,13 +273,13 @@ def test_max_is_the_maximum_of_torchvisions_samples(form):
 def test_gradients_equal_finite_differences(form, mode):
   """Of the definition in float64; the features' by the linearity of the average."""
   rng = np.random.default_rng(3)
-  image, boxes = random_features(6, 8, 2), np.array(BOXES, 'f4')[:8]
-  g = rng.normal(size=(8, 2, 3, 2)).astype('f4')
+  image, boxes = random_features(6, 8, 2), np.array(BOXES, 'f4')
+  g = rng.normal(size=(len(BOXES), 2, 3, 2)).astype('f4')
   loss = lambda image, boxes: (defined(image, boxes, (2, 3), mode=mode) * g).sum()
   _, (d_image, d_boxes) = run_both(roi_align, image, boxes, g=g, mode=mode, form=form, **OPTIONS)
   step = 1e-6
   for r, k in itertools.product(range(8), range(4)):
-    change = np.zeros((8, 4))
+    change = np.zeros(boxes.shape)
     change[r, k] = step
     slope = (loss(image, boxes + change) - loss(image, boxes - change)) / (2 * step)
     if r not in (1, 4):  # there samples lie on pixels, where there is no derivative
@@ -359,8 +368,10 @@ def test_the_work_may_be_divided_in_any_way(form, mode, monkeypatch):
   whole = results()
   for name in ('_UNROLL', '_SCATTER_ROWS', '_MATRIX_ELEMENTS'):
     monkeypatch.setattr(ops, name, 1)
-  jax.clear_caches()
-  for a, b in zip(whole, results(), strict=True):
+  compiled_both.cache_clear()
+  divided = results()
+  compiled_both.cache_clear()
+  for a, b in zip(whole, divided, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -368,9 +379,11 @@ def test_the_work_may_be_divided_in_any_way(form, mode, monkeypatch):
 def test_a_batch_is_its_images(form):
   images = random_features(2, 6, 8, 2)
   boxes = np.stack([BOXES, BOXES[::-1]]).astype('f4')
-  batch = jax.tree.leaves(run_both(roi_align, images, boxes, form=form, **OPTIONS))
+  options = {'mode': 'avg', 'form': form, **OPTIONS}
+  g = np.ones((*boxes.shape[:2], 2, 3, 2), 'f4')
+  batch = jax.tree.leaves(run_both(roi_align, images, boxes, g=g, **options))
   for i in range(2):
-    one = run_both(roi_align, images[i], boxes[i], form=form, **OPTIONS)
+    one = run_both(roi_align, images[i], boxes[i], g=g[i], **options)
     for both, alone in zip(batch, jax.tree.leaves(one), strict=True):
       np.testing.assert_allclose(both[i], alone, atol=1e-5)
 
@@ -424,24 +437,27 @@ def test_strides_must_be_consecutive_powers_of_two(strides):
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-@pytest.mark.parametrize('form', FORMS)
-def test_multilevel_is_each_box_on_its_level(form, mode):
-  maps, boxes = pyramid(), random_boxes(60, 600, 900)
+def test_multilevel_is_each_box_on_its_level(mode):
+  """With maps of one shape and boxes in pixels of their map, so that all levels share a program."""
+  maps = [random_features(8, 12, 2, seed=stride) for stride in STRIDES]
+  boxes, g = random_boxes(60, 600, 900), random_features(60, 2, 3, 2, seed=5)
   options = {'output_size': (2, 3), 'sampling_ratio': 2, 'aligned': True, 'mode': mode}
   levels = np.asarray(box_levels(boxes, strides=STRIDES))
   assert set(levels) == {0, 1, 2, 3}
-  g = random_features(60, 2, 3, 2, seed=5)
-  pooled, (d_maps, d_boxes) = run_both(
-    multilevel_roi_align, maps, boxes, g=g, strides=STRIDES, form=form, **options
-  )
+  results = [
+    run_both(multilevel_roi_align, maps, boxes, g=g, strides=STRIDES, form=form, **options)
+    for form in FORMS
+  ]
   for level, stride in enumerate(STRIDES):
     here = levels == level
-    expected, (d_map, d_box) = run_both(
-      roi_align, maps[level], boxes[here], g=g[here], spatial_scale=1 / stride, form=form, **options
+    of_level = np.where(here[:, None, None, None], g, 0)
+    expected, (d_map, d_boxes_of_map) = run_both(
+      roi_align, maps[level], boxes / stride, g=of_level, spatial_scale=1.0, **options
     )
-    np.testing.assert_allclose(pooled[here], expected, atol=1e-5)
-    np.testing.assert_allclose(d_maps[level], d_map, atol=1e-4)
-    np.testing.assert_allclose(d_boxes[here], d_box, atol=1e-4)
+    for pooled, (d_maps, d_boxes) in results:
+      np.testing.assert_allclose(pooled[here], expected[here], atol=1e-5)
+      np.testing.assert_allclose(d_maps[level], d_map, atol=1e-4)
+      np.testing.assert_allclose(d_boxes[here], d_boxes_of_map[here] / stride, atol=1e-4)
 
 
 def test_multilevel_equals_torchvision():

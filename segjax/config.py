@@ -199,11 +199,7 @@ def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> di
 
 
 def complete(
-  target: Callable[..., Any],
-  given: Mapping[str, Any],
-  where: str,
-  *,
-  injected: Sequence[str] = (),
+  target: Callable[..., Any], given: Mapping[str, Any], where: str, *, injected: Sequence[str] = ()
 ) -> dict[str, Any]:
   """`given` with the defaults of `target` filled in, and every key, type and range checked.
 
@@ -230,7 +226,7 @@ def complete(
   for key, default in known.items():
     value = _over(default, given.get(key, default))
     if value is inspect.Parameter.empty:
-      raise SegjaxError(f'{where}.{key} is missing: {_name(target)} needs it')
+      raise SegjaxError(f'{where}.{key} is missing: {target.__qualname__} needs it')
     full[key] = check_value(value, hints.get(key, Any), f'{where}.{key}')
   return full
 
@@ -247,10 +243,6 @@ def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
   """The annotations of the arguments of `target`, with their ranges."""
   function = inspect.isclass(target) and not dataclasses.is_dataclass(target)
   return typing.get_type_hints(target.__init__ if function else target, include_extras=True)
-
-
-def _name(target: Any) -> str:
-  return getattr(target, '__qualname__', str(target))
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:

@@ -39,6 +39,8 @@ CLASS_WEIGHTS = {
   'median_frequency': dense.median_frequency_weights,
   'natural': dense.natural_weights,
 }
+# How a config says that there is no group.
+NONE = (None, 'none')
 # Fields that Linen gives every module.
 LINEN = ('parent', 'name')
 
@@ -133,11 +135,14 @@ def parse(given: Mapping[str, Any]) -> Experiment:
   groups['data'] = _fill_weight_map(groups['data'])
   groups['augment'] = _fill_transforms(groups['augment'])
   model_config, model = _parse_model(given['model'], 'config.model')
+  losses = given.get('losses')
+  # 'none' is how an override takes a loss away.
+  losses = {} if losses in NONE else {n: g for n, g in losses.items() if g not in NONE}
   experiment = Experiment(
     task=task,
     model=model,
     model_config=model_config,
-    losses=_parse_losses(given.get('losses'), module),
+    losses={name: _parse_loss(name, loss, module) for name, loss in losses.items()},
     eval=config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval'),
     **groups,
   )
@@ -150,7 +155,7 @@ def check_keys(given: Mapping[str, Any]) -> None:
   for key, value in given.items():
     if key not in KEYS:
       raise SegjaxError(f'config.{key} is not a key{nearest(key, KEYS)}')
-    if key != 'task' and value not in (None, 'none') and not isinstance(value, Mapping):
+    if key != 'task' and value not in NONE and not isinstance(value, Mapping):
       raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
   for key in ('task', 'model', 'data'):
     if key not in given:
@@ -206,12 +211,6 @@ def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
   return {'name': name, **config_lib.as_dict({**full, **configs})}, model
 
 
-def _parse_losses(given: Any, task: ModuleType) -> dict[str, Loss]:
-  given = {} if given in (None, 'none') else given
-  # 'none' is how an override takes a loss away.
-  return {n: _parse_loss(n, kw, task) for n, kw in given.items() if kw not in (None, 'none')}
-
-
 def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
   where = f'config.losses.{name}'
   if not isinstance(given, Mapping):
@@ -219,19 +218,17 @@ def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
   given = dict(given)
   scale = config_lib.check_value(given.pop('scale', 1.0), NonNegativeFloat, f'{where}.scale')
   rule = given.get('class_weights')
-  rule = rule if isinstance(rule, str) and rule != 'none' else None
+  rule = {'class_weights': rule} if isinstance(rule, str) and rule != 'none' else {}
   if rule:
-    del given['class_weights']
-    if rule not in CLASS_WEIGHTS:
-      raise SegjaxError(f'{where}.class_weights={rule!r} is no rule{nearest(rule, CLASS_WEIGHTS)}')
-  function = _loss_function(name, task)
-  full = config_lib.complete(function, given, where, injected=task.LOSS_INPUTS)
-  return Loss(scale, {**full, **({'class_weights': rule} if rule else {})}, function)
-
-
-def _loss_function(name: str, task: ModuleType) -> Callable[..., SumCount]:
+    named = given.pop('class_weights')
+    if named not in CLASS_WEIGHTS:
+      raise SegjaxError(
+        f'{where}.class_weights={named!r} is no rule{nearest(named, CLASS_WEIGHTS)}'
+      )
   package, _, module = task.LOSSES.rpartition('.')
-  return config_lib.locate(f'{module}.{name}', package, 'config.losses')
+  function = config_lib.locate(f'{module}.{name}', package, 'config.losses')
+  full = config_lib.complete(function, given, where, injected=task.LOSS_INPUTS)
+  return Loss(scale, {**full, **rule}, function)
 
 
 def _check_together(experiment: Experiment) -> None:
@@ -255,10 +252,6 @@ def _check_together(experiment: Experiment) -> None:
       f'config.optim.warmup_steps={optim.warmup_steps} must be less than config.train.steps='
       f'{train.steps}: set it to 0 for a short trial'
     )
-  _check_mask_activation(experiment)
-
-
-def _check_mask_activation(experiment: Experiment) -> None:
   mask = experiment.losses.get('mask')
   head = getattr(experiment.model, 'mask_head', None)
   ours, theirs = mask and mask.arguments.get('activation'), getattr(head, 'activation', None)

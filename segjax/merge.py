@@ -7,6 +7,8 @@ filled in here: their networks, what each of them is to see of an image, and whe
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from segjax.types import SegjaxError
 
 Config = dict[str, Any]
@@ -140,21 +142,13 @@ def check_classes(
 
 def _renormalize(data: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple]:
   """The semantic network's scale and shift of images that are normalized by `data`."""
-  mean, std, their_mean, their_std = _alike(
-    data['mean'], data['std'], theirs['mean'], theirs['std']
-  )
+  values = (group[key] for group in (data, theirs) for key in ('mean', 'std'))
+  mean, std, their_mean, their_std = np.broadcast_arrays(*(np.float64(value) for value in values))
+  shift = (mean - their_mean) / their_std
   return {
-    'semantic_scale': tuple(s / t for s, t in zip(std, their_std, strict=True)),
-    'semantic_shift': tuple(
-      (m - n) / t for m, n, t in zip(mean, their_mean, their_std, strict=True)
-    ),
+    'semantic_scale': tuple((std / their_std).tolist()),
+    'semantic_shift': tuple(shift.tolist()),
   }
-
-
-def _alike(*values: tuple[float, ...]) -> list[tuple[float, ...]]:
-  """All of one length: one number is for each channel."""
-  length = max(map(len, values))
-  return [tuple(v) * (length if len(v) == 1 else 1) for v in values]
 
 
 def _spell(names: tuple[str, ...]) -> str:

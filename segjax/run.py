@@ -430,9 +430,7 @@ class Loaded:
 
 
 def load_run(
-  workdir: Workdir,
-  which: checkpoint.Which = 'latest',
-  overrides: Sequence[tuple[str, str]] = (),
+  workdir: Workdir, which: checkpoint.Which = 'latest', overrides: Sequence[tuple[str, str]] = ()
 ) -> Loaded:
   """The run in `workdir`, without its data set.
 

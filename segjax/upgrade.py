@@ -5,69 +5,42 @@ from typing import Any
 
 from segjax.types import SegjaxError
 
-# Old key, or group of keys -> where it is now.
-MOVED: dict[str, tuple[str, ...]] = {
-  'data.batch_size': ('batch.size',),
-  'data.eval_batch_size': ('batch.eval_size',),
-  'data.shuffle': ('batch.shuffle',),
-  'data.workers': ('batch.workers',),
-  'data.instances': ('batch.max_objects',),
-  'data.segments': ('batch.max_segments',),
-  'data.image_size': ('data.size.image_size',),
-  'data.resize': ('data.size.resize',),
-  'data.crop_size': ('data.size.crop_size',),
-  'data.short_side': ('data.size.short_side',),
-  'data.longest_side': ('data.size.longest_side',),
-  'data.shapes': ('data.size.shapes',),
-  'data.augment': ('augment',),
-  'data.copy_paste': ('augment.copy_paste',),
-  'data.jitter': ('augment.large_scale_jitter',),
+# Group -> its keys that were elsewhere, each as `new=old`, or alone where only the group is new.
+_MOVED = {
+  'batch': 'size=data.batch_size eval_size=data.eval_batch_size shuffle=data.shuffle '
+  'workers=data.workers max_objects=data.instances max_segments=data.segments',
+  'data.size': 'image_size=data.image_size resize=data.resize crop_size=data.crop_size '
+  'short_side=data.short_side longest_side=data.longest_side shapes=data.shapes',
+  '': 'augment=data.augment',
+  'augment': 'copy_paste=data.copy_paste large_scale_jitter=data.jitter',
 }
 # The same of `config.model` where that is a Mask R-CNN or Panoptic FPN.
-MOVED_IN_MODEL: dict[str, tuple[str, ...]] = {
-  'backbone': ('backbone.name',),
-  'width': ('backbone.width',),
-  'norm': ('backbone.norm',),
-  'bn_epsilon': ('backbone.bn_epsilon',),
-  'stride_in_1x1': ('backbone.stride_in_1x1',),
-  'frozen_stages': ('backbone.frozen_stages',),
-  'features': ('neck.features', 'box_head.features', 'mask_head.features'),
-  'fpn_norm': ('neck.norm',),
-  'anchor_sizes': ('rpn.anchor_sizes',),
-  'aspect_ratios': ('rpn.aspect_ratios',),
-  'anchors': ('rpn.anchor_style',),
-  'rpn_convs': ('rpn.convs',),
-  'rpn_samples': ('rpn.samples',),
-  'rpn_high': ('rpn.positive_iou',),
-  'rpn_low': ('rpn.negative_iou',),
-  'train_proposals': ('rpn.train_proposals',),
-  'test_proposals': ('rpn.test_proposals',),
-  'rpn_nms': ('rpn.nms_iou',),
-  'roi': ('roi.op',),
-  'roi_mode': ('roi.mode',),
-  'sampling_ratio': ('roi.sampling_ratio',),
-  'max_samples': ('roi.max_samples',),
-  'aligned': ('roi.aligned',),
-  'box_bins': ('box_head.resolution',),
-  'box_convs': ('box_head.convs',),
-  'box_layers': ('box_head.layers',),
-  'hidden': ('box_head.hidden',),
-  'head_norm': ('box_head.norm', 'mask_head.norm'),
-  'res5_stride': ('box_head.res5_stride',),
-  'regions': ('box_head.samples',),
-  'region_positives': ('box_head.positive_fraction',),
-  'region_iou': ('box_head.positive_iou',),
-  'detections': ('box_head.max_detections',),
-  'score_threshold': ('box_head.score_threshold',),
-  'detection_nms': ('box_head.nms_iou',),
-  'mask_convs': ('mask_head.convs',),
-  'mask_mlp': ('mask_head.mlp',),
-  'mask_activation': ('mask_head.activation',),
-  'mask_agnostic': ('mask_head.class_agnostic',),
-  'mask_bins': ('mask_head.resolution',),
-  'semantic_features': ('semantic.features',),
-  'semantic_groups': ('semantic.groups',),
+_MOVED_IN_MODEL = {
+  'backbone': 'name=backbone width norm bn_epsilon stride_in_1x1 frozen_stages',
+  'neck': 'features norm=fpn_norm',
+  'rpn': 'anchor_sizes aspect_ratios anchor_style=anchors convs=rpn_convs samples=rpn_samples '
+  'positive_iou=rpn_high negative_iou=rpn_low train_proposals test_proposals nms_iou=rpn_nms',
+  'roi': 'op=roi mode=roi_mode sampling_ratio max_samples aligned',
+  'box_head': 'features resolution=box_bins convs=box_convs layers=box_layers hidden '
+  'norm=head_norm res5_stride samples=regions positive_fraction=region_positives '
+  'positive_iou=region_iou max_detections=detections score_threshold nms_iou=detection_nms',
+  'mask_head': 'features norm=head_norm convs=mask_convs mlp=mask_mlp activation=mask_activation '
+  'class_agnostic=mask_agnostic resolution=mask_bins',
+  'semantic': 'features=semantic_features groups=semantic_groups',
 }
+
+
+def _by_old_key(moved: Mapping[str, str]) -> dict[str, list[str]]:
+  """Old key, or group of keys -> where it is now."""
+  found: dict[str, list[str]] = {}
+  for group, keys in moved.items():
+    for entry in keys.split():
+      new, _, old = entry.partition('=')
+      found.setdefault(old or new, []).append(f'{group}.{new}'.lstrip('.'))
+  return found
+
+
+MOVED, MOVED_IN_MODEL = _by_old_key(_MOVED), _by_old_key(_MOVED_IN_MODEL)
 _MODELS = ('MaskRCNN', 'PanopticFPN')
 
 

@@ -93,11 +93,7 @@ def _place(rng: np.random.Generator, available: int, needed: float) -> int:
 
 # From RGB to brightness and two axes of color (NTSC's YIQ): gray is on the first axis alone.
 _RGB_TO_YIQ = np.array(
-  [
-    [0.299, 0.587, 0.114],
-    [0.595716, -0.274453, -0.321263],
-    [0.211456, -0.522591, 0.311135],
-  ]
+  [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
 )
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
@@ -113,12 +109,8 @@ def shift_color(rng: np.random.Generator, image: np.ndarray, augment: Augment) -
   Returns:
     u8[H, W, C], rounded and clipped to 0..255.
   """
-  offset, contrast, saturation, turn = rng.uniform(-1, 1, 4) * (
-    augment.brightness,
-    augment.contrast,
-    augment.saturation,
-    augment.hue,
-  )
+  ranges = augment.brightness, augment.contrast, augment.saturation, augment.hue
+  offset, contrast, saturation, turn = rng.uniform(-1, 1, 4) * ranges
   if not (offset or contrast or saturation or turn):
     return image
   channels = image.shape[2]
@@ -173,12 +165,11 @@ def paste(sample: Sample, other: Sample) -> Sample:
   tight = mask_boxes(left)
   boxes = np.where(hidden[:, None], tight, below.boxes)
   below = below._replace(boxes=boxes, masks=left).take(np.flatnonzero(tight[:, 2] > tight[:, 0]))
-  label, weight = sample.label, sample.weight
-  return sample._replace(
-    image=put(sample.image, other.image),
-    label=None if label is None else put(label, other.label),
-    weight=None if weight is None else put(weight, other.weight),
-    objects=Objects(*(np.concatenate(fields) for fields in zip(below, pasted, strict=True))),
+  return sample.change(
+    image=lambda image: put(image, other.image),
+    label=lambda label: put(label, other.label),
+    weight=lambda weight: put(weight, other.weight),
+    objects=lambda _: Objects(*map(np.concatenate, zip(below, pasted, strict=True))),
   )
 
 
@@ -243,24 +234,16 @@ def _problem(changed: Any, sample: Sample, largest: Size) -> str | None:
   size = changed.size
   if size != sample.size and any(side > limit for side, limit in zip(size, largest, strict=True)):
     return f'an image of {size}, larger than {tuple(largest)},'
-  inner = size
-  if sample.label is not None:  # less the margin
-    inner = tuple(
-      new - old + side for new, old, side in zip(size, sample.size, sample.label.shape, strict=True)
-    )
   before, after = (
     {**x._asdict(), **(x.objects._asdict() if x.objects else {})} for x in (sample, changed)
   )
+  inner = size
+  if sample.label is not None:  # less the margin
+    added = np.subtract(size, sample.size)
+    inner = tuple((added + sample.label.shape).tolist())
   count = np.shape(after.get('classes'))
-  shapes = {
-    'image': (*size, sample.image.shape[2]),
-    'label': inner,
-    'weight': inner,
-    'boxes': (*count, 4),
-    'classes': count,
-    'masks': (*count, *inner),
-    'crowd': count,
-  }
+  shapes = {'image': (*size, sample.image.shape[2]), 'label': inner, 'weight': inner}
+  shapes |= {'boxes': (*count, 4), 'classes': count, 'masks': (*count, *inner), 'crowd': count}
   for key, shape in shapes.items():
     old, new = (getattr(x.get(key), 'dtype', None) for x in (before, after))
     if old != new or (new is not None and after[key].shape != shape):

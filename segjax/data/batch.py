@@ -63,11 +63,10 @@ def fields(
   if 'objects' in config.annotations:
     found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
     if train:
-      found |= {'instances': objects, 'draw': Field((), np.uint32)}
-      found['left_out'] = Field((2,), np.int64)
+      left_out = Field((2,), np.int64)
+      found |= {'instances': objects, 'draw': Field((), np.uint32), 'left_out': left_out}
   if canvas is not None:
-    found['segments'] = segments_field(canvas, s)
-    found['native'] = Field((2,), np.int32, canvas)
+    found |= {'segments': segments_field(canvas, s), 'native': Field((2,), np.int32, canvas)}
   return found
 
 

@@ -11,7 +11,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -63,12 +63,8 @@ class DatasetSpec:
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'DatasetSpec':
     """The inverse of `to_json`."""
-    tuples = {key: _tuple(content.get(key)) for key in ('class_names', 'things', 'category_ids')}
-    return cls(**{**content, **tuples, 'palette': np.array(content['palette'], np.uint8)})
-
-
-def _tuple(values: Iterable[Any] | None) -> tuple[Any, ...] | None:
-  return None if values is None else tuple(values)
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return cls(**{**tuples, 'palette': np.array(content['palette'], np.uint8)})
 
 
 def default_data_dir() -> Path:
@@ -149,10 +145,8 @@ def _quiet_tfds() -> Iterator[None]:
 def _make_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
   root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   base, _, config = name.partition('/')
-  return _own_builder(base, config, root) if base in own_names() else _tfds_builder(name, root)
-
-
-def _own_builder(base: str, config: str, root: Path) -> tfds.core.DatasetBuilder:
+  if base not in own_names():
+    return _tfds_builder(name, root)
   builder_class = importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
   if config and config not in builder_class.builder_configs:
     known = nearest(config, builder_class.builder_configs)
@@ -220,7 +214,12 @@ def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
     listed = 'segments_key'
   else:
     listed = 'objects_key' if panoptic or 'objects' in config.annotations else 'label_key'
-  _check_keys(info.features, data, ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key'))
+  for key in ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key'):
+    value = getattr(data, key)
+    if value is not None and value not in info.features:
+      raise SegjaxError(
+        f'config.data.{key}={value}: {data.name} has no such feature{nearest(value, info.features)}'
+      )
   channels = info.features[data.image_key].shape[-1]
   if channels not in (1, 3):
     raise SegjaxError(f'{data.name} has images of {channels} channels: segjax reads 1 or 3')
@@ -258,15 +257,6 @@ def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: InputConfig)
   data, features = config.data, builder.info.features
   named = data.label_key != DataConfig.label_key or data.label_key in features
   return not named and data.panoptic_key in features
-
-
-def _check_keys(features: Mapping[str, Any], data: DataConfig, keys: Iterable[str]) -> None:
-  for key in keys:
-    value = getattr(data, key)
-    if value is not None and value not in features:
-      raise SegjaxError(
-        f'config.data.{key}={value}: {data.name} has no such feature{nearest(value, features)}'
-      )
 
 
 def _class_names(feature: tfds.features.FeatureConnector, data: DataConfig) -> tuple[str, ...]:
@@ -323,7 +313,7 @@ def _category_ids(
 ) -> tuple[int, ...] | None:
   ids = data.category_ids
   if ids is None:
-    return _tuple(metadata.get('category_ids') or None)  # empty before files are prepared
+    return tuple(metadata.get('category_ids') or ()) or None  # empty before files are prepared
   if len(set(ids)) != len(ids) or len(ids) != classes:
     raise SegjaxError(
       f'config.data.category_ids={ids} must be {classes} different numbers, one for each class of '
@@ -344,18 +334,12 @@ def count_examples(builder: tfds.core.DatasetBuilder, split: str, name: str) -> 
   try:
     count = builder.info.splits[split].num_examples
   except (KeyError, ValueError):
-    hint = _explain_split(builder, split)
+    hint, metadata = nearest(split, builder.info.splits), builder.info.metadata
+    optional = metadata.get('optional_splits', {}) if isinstance(metadata, Mapping) else {}
+    for other, how in optional.items():
+      if other in split and other not in builder.info.splits:
+        hint = f': {how}, delete {builder.data_path} and prepare it again'
     raise SegjaxError(f'{name} has no split {split!r}{hint}') from None
   if not count:
     raise SegjaxError(f'split {split!r} of {name} is empty: name another one')
   return count
-
-
-def _explain_split(builder: tfds.core.DatasetBuilder, split: str) -> str:
-  """The end of the sentence that a data set has no such split."""
-  metadata = builder.info.metadata
-  optional = metadata.get('optional_splits', {}) if isinstance(metadata, Mapping) else {}
-  for name, how in optional.items():
-    if name in split and name not in builder.info.splits:
-      return f': {how}, delete {builder.data_path} and prepare it again'
-  return nearest(split, builder.info.splits)

@@ -11,7 +11,6 @@ the first pixel is at (0, 0). Boxes are in continuous coordinates, half a pixel 
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -57,14 +56,11 @@ def resize(sample: Sample, size: Size, interpolation: str = 'area') -> Sample:
   """The image by `interpolation`, label and masks by the nearest pixel, boxes in proportion."""
   if sample.size == tuple(size):
     return sample
-  weight = sample.weight
-  if weight is not None:
-    weight = cv2.resize(weight, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR)
-  return sample._replace(
-    image=resize_image(sample.image, size, interpolation),
-    label=None if sample.label is None else resize_label(sample.label, size),
-    weight=weight,
-    objects=None if sample.objects is None else move_objects(sample.objects, size),
+  return sample.change(
+    image=lambda image: resize_image(image, size, interpolation),
+    label=lambda label: resize_label(label, size),
+    weight=lambda weight: cv2.resize(weight, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR),
+    objects=lambda objects: move_objects(objects, size),
   )
 
 
@@ -107,11 +103,10 @@ def pad(array: np.ndarray, size: Size, value: float | np.ndarray) -> np.ndarray:
 
 def pad_sample(sample: Sample, size: Size, color: np.ndarray) -> Sample:
   """A sample without objects in the upper left corner of a larger one, which is void elsewhere."""
-  label, weight = sample.label, sample.weight
-  return sample._replace(
-    image=pad(sample.image, size, color),
-    label=None if label is None else pad(label, size, IGNORE_LABEL),
-    weight=None if weight is None else pad(weight, size, 0),
+  return sample.change(
+    image=lambda image: pad(image, size, color),
+    label=lambda label: pad(label, size, IGNORE_LABEL),
+    weight=lambda weight: pad(weight, size, 0),
   )
 
 
@@ -238,14 +233,12 @@ def warp(
     m, (height, width) = move.margin, move.size
     around = move.positions()
     whole = around[m : m + height, m : m + width]
-  label, weight, objects = sample.label, sample.weight, sample.objects
-  return sample._replace(
-    image=_sample(sample.image, around, _INTERPOLATION[interpolation], color),
-    label=None if label is None else _sample(label, whole, cv2.INTER_NEAREST, IGNORE_LABEL),
-    weight=None
-    if weight is None
-    else _sample(weight, whole, cv2.INTER_LINEAR, None if color is None else 0),
-    objects=None if objects is None else move_objects(objects, sample.size, inner, whole),
+  beyond = None if color is None else 0
+  return sample.change(
+    image=lambda image: _sample(image, around, _INTERPOLATION[interpolation], color),
+    label=lambda label: _sample(label, whole, cv2.INTER_NEAREST, IGNORE_LABEL),
+    weight=lambda weight: _sample(weight, whole, cv2.INTER_LINEAR, beyond),
+    objects=lambda objects: move_objects(objects, sample.size, inner, whole),
   )
 
 
@@ -267,21 +260,20 @@ def move_objects(
   """
   ratio = [new / old for new, old in zip(size, objects.masks.shape[1:], strict=True)]
   boxes = objects.boxes * np.float32([*ratio[::-1]] * 2)
+  masks = np.empty((len(objects.masks), *(move.size if move else size)), np.uint8)
+  for out, mask in zip(masks, objects.masks, strict=True):
+    resized = resize_label(mask, size)
+    out[...] = _warp_mask(resized, move, where) if move else resized
   if move is None:
-    masks = _each(objects.masks, size, lambda mask: resize_label(mask, size))
     return objects._replace(boxes=boxes, masks=masks)
-  masks = _each(
-    objects.masks, move.size, lambda mask: _warp_mask(resize_label(mask, size), move, where)
-  )
   tight = mask_boxes(masks)
+  moved = tight
   if move.exact:
     boxes = _move_boxes(boxes, move).astype(np.float32)
     cut = ((boxes < 0) | (boxes > np.float32([*move.size[::-1]] * 2))).any(1)
-    boxes = np.where(cut[:, None], tight, boxes)
-  else:
-    boxes = tight
+    moved = np.where(cut[:, None], tight, boxes)
   left = tight[:, 2] > tight[:, 0]
-  return objects._replace(boxes=boxes, masks=masks).take(np.flatnonzero(left))
+  return objects._replace(boxes=moved, masks=masks).take(np.flatnonzero(left))
 
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:
@@ -289,14 +281,6 @@ def mask_boxes(masks: np.ndarray) -> np.ndarray:
   boxes = np.array([cv2.boundingRect(mask) for mask in masks], np.float32).reshape(-1, 4)
   boxes[:, 2:] += boxes[:, :2]
   return boxes
-
-
-def _each(masks: np.ndarray, size: Size, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-  """u8[n, h, w], what each of u8[n, H, W] becomes."""
-  out = np.empty((len(masks), *size), np.uint8)
-  for row, mask in zip(out, masks, strict=True):
-    row[...] = change(mask)
-  return out
 
 
 def _warp_mask(mask: np.ndarray, move: Warp, where: Where) -> np.ndarray:

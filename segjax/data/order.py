@@ -175,10 +175,7 @@ class TrainOrder:
     seed: int,
     name: Callable[[int], str],
   ):
-    self._count = count
-    self._config = config
-    self._seed = seed
-    self._name = name
+    self._count, self._config, self._seed, self._name = count, config, seed, name
     # With one shape there is nothing to group, and no need to read every image's size.
     shape = known_shape(config, train=True)
     self._sizes = sizes() if shape is None else []

@@ -22,6 +22,7 @@ padded to the largest of the images that share a padded shape.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -110,10 +111,9 @@ def train_batches(
   rows = _host_rows('size', config.batch.size, process_index, process_count)
   reader = examples.reader
   plan = order.TrainOrder(len(reader), lambda: reader.sizes, config, seed, reader.name)
-  make = functools.partial(_train_batch, examples, plan, seed, margin, rows)
-  batches = _stream(
-    grain.MapDataset.range(start_step, 2**62).map(make), config, config.batch.workers
-  )
+  steps = grain.MapDataset.range(start_step, 2**62)
+  training = _Training(examples, plan, seed, margin, rows)
+  batches = _stream(steps.map(training.batch), config, config.batch.workers)
   return _report_left_out(batches, config.batch.max_objects, report or (lambda text: None))
 
 
@@ -274,80 +274,71 @@ class _Examples:
 # --- training -------------------------------------------------------------------------------------
 
 
-def _train_batch(
-  examples: _Examples, plan: order.TrainOrder, seed: int, margin: int, rows: range, step: int
-) -> NamedBatch:
-  """The rows of one training batch that are this host's."""
-  config = examples.config
-  shape, chosen = plan.batch(step)
-  fields = batch.fields(config, examples.spec.channels, shape, train=True, margin=margin)
-  parts, names = [], []
-  for epoch, index in chosen[rows.start : rows.stop]:
-    example = examples.reader[index]
-    parts.append(_train_part(examples, example, seed, epoch, shape, margin))
-    names.append(example.name)
-  return batch.pack(fields, parts, len(rows)), names
+@dataclasses.dataclass(frozen=True)
+class _Training:
+  """What all training batches of a host share; see `train_batches`."""
 
+  examples: _Examples
+  plan: order.TrainOrder
+  seed: int
+  margin: int
+  rows: range
 
-def _train_part(
-  examples: _Examples, example: Example, seed: int, epoch: int, shape: Size, margin: int
-) -> dict[str, Any]:
-  """One example of a batch."""
-  config = examples.config
-  rng = np.random.default_rng([_AUGMENT, seed, epoch, example.index])
-  stored = example.sample(train=True)
-  sample = _vary(rng, examples, example, stored, seed, epoch, shape, margin)
-  vanished = stored.objects and len(stored.objects.classes) - len(sample.objects.classes)
-  if config.augment.copy_paste and rng.random() < config.augment.copy_paste:
-    other = examples.reader[int(rng.integers(len(examples.reader)))]
-    stored = other.sample(train=True)
-    stored = stored._replace(objects=augment.choose_to_paste(rng, stored.objects))
-    pasted = _vary(rng, examples, other, stored, seed, epoch, sample.size, margin)
-    sample = augment.paste(sample, pasted)
-  sample = sample._replace(image=augment.shift_color(rng, sample.image, config.augment))
-  largest = shape[0] + 2 * margin, shape[1] + 2 * margin
-  sample = augment.apply_transforms(rng, sample, config.augment.transforms, largest, example.name)
-  part = {**sample._asdict(), 'size': sample.size, 'index': example.index}
-  if sample.objects is None:
-    return part
-  kept = batch.largest(sample.objects, config.batch.max_objects)
-  return {
-    **part,
-    'instances': batch.pack_objects(kept),
-    'draw': rng.integers(2**32, dtype=np.uint32),
-    'left_out': (len(sample.objects.classes) - len(kept.classes), vanished),
-  }
+  def batch(self, step: int) -> NamedBatch:
+    """The rows of one training batch that are this host's."""
+    config, reader = self.examples.config, self.examples.reader
+    channels = self.examples.spec.channels
+    shape, chosen = self.plan.batch(step)
+    fields = batch.fields(config, channels, shape, train=True, margin=self.margin)
+    found = [(reader[index], epoch) for epoch, index in chosen[self.rows.start : self.rows.stop]]
+    parts = [self._part(example, epoch, shape) for example, epoch in found]
+    return batch.pack(fields, parts, len(parts)), [example.name for example, _ in found]
 
+  def _part(self, example: Example, epoch: int, shape: Size) -> dict[str, Any]:
+    """One example of a batch."""
+    config, reader = self.examples.config, self.examples.reader
+    rng = np.random.default_rng([_AUGMENT, self.seed, epoch, example.index])
+    stored = example.sample(train=True)
+    sample = self._vary(rng, example, stored, epoch, shape)
+    vanished = stored.objects and len(stored.objects.classes) - len(sample.objects.classes)
+    if config.augment.copy_paste and rng.random() < config.augment.copy_paste:
+      other = reader[int(rng.integers(len(reader)))]
+      stored = other.sample(train=True)
+      stored = stored._replace(objects=augment.choose_to_paste(rng, stored.objects))
+      sample = augment.paste(sample, self._vary(rng, other, stored, epoch, sample.size))
+    sample = sample._replace(image=augment.shift_color(rng, sample.image, config.augment))
+    largest = shape[0] + 2 * self.margin, shape[1] + 2 * self.margin
+    sample = augment.apply_transforms(rng, sample, config.augment.transforms, largest, example.name)
+    part = {**sample._asdict(), 'size': sample.size, 'index': example.index}
+    if sample.objects is None:
+      return part
+    kept = batch.largest(sample.objects, config.batch.max_objects)
+    return {
+      **part,
+      'instances': batch.pack_objects(kept),
+      'draw': rng.integers(2**32, dtype=np.uint32),
+      'left_out': (len(sample.objects.classes) - len(kept.classes), vanished),
+    }
 
-def _vary(
-  rng: np.random.Generator,
-  examples: _Examples,
-  example: Example,
-  stored: Sample,
-  seed: int,
-  epoch: int,
-  shape: Size,
-  margin: int,
-) -> Sample:
-  """Resizes and warps an example, to `shape` or, with objects, to at most that."""
-  config, objects = examples.config, stored.objects
-  count = len(examples.reader)
-  size = order.train_size(stored.size, config, seed, epoch, example.index, count)
-  cropped = config.data.size.crop_size is not None
-  if not cropped and config.augment.large_scale_jitter is None:
-    order.fit_shape(size, config, lambda: example.name)
-  sample = examples.resize(example.index, stored._replace(objects=None), size)
-  if objects is None and not cropped:
-    sample = geometry.pad_sample(sample, np.maximum(shape, size), examples.color)
-  move = augment.sample_warp(
-    rng, config.augment, sample.size, shape, margin=margin, clip=objects is not None
-  )
-  return geometry.warp(
-    sample._replace(objects=objects),
-    move,
-    config.augment.interpolation,
-    None if objects is None else examples.color,
-  )
+  def _vary(
+    self, rng: np.random.Generator, example: Example, stored: Sample, epoch: int, shape: Size
+  ) -> Sample:
+    """Resizes and warps an example, to `shape` or, with objects, to at most that."""
+    config, color = self.examples.config, self.examples.color
+    objects, count = stored.objects, len(self.examples.reader)
+    size = order.train_size(stored.size, config, self.seed, epoch, example.index, count)
+    cropped = config.data.size.crop_size is not None
+    if not cropped and config.augment.large_scale_jitter is None:
+      order.fit_shape(size, config, lambda: example.name)
+    sample = self.examples.resize(example.index, stored._replace(objects=None), size)
+    if objects is None and not cropped:
+      sample = geometry.pad_sample(sample, np.maximum(shape, size), color)
+    clip = objects is not None
+    move = augment.sample_warp(
+      rng, config.augment, sample.size, shape, margin=self.margin, clip=clip
+    )
+    sample = sample._replace(objects=objects)
+    return geometry.warp(sample, move, config.augment.interpolation, color if clip else None)
 
 
 def _report_left_out(
@@ -386,7 +377,6 @@ def _eval_batch(examples: _Examples, rows: range, chosen: order.EvalBatch) -> Na
   channels = examples.spec.channels
   fields = batch.fields(config, channels, chosen.shape, train=False, canvas=chosen.canvas)
   parts, names = [], []
-  annotations: list[dict[str, Any] | None] = []
   for index in chosen.indices[rows.start : rows.stop]:
     example = examples.reader[index]
     stored = example.sample(train=False)
@@ -395,14 +385,14 @@ def _eval_batch(examples: _Examples, rows: range, chosen: order.EvalBatch) -> Na
     if sample.segments is not None:
       most = config.batch.max_segments
       part['segments'] = batch.pack_segments(sample.segments, most, example.name)
+    if 'objects' in config.annotations:
+      part['annotations'] = _annotation(example, sample.size)
     parts.append(part)
     names.append(example.name)
-    if 'objects' in config.annotations:
-      annotations.append(_annotation(example, sample.size))
   missing = len(rows) - len(parts)
   packed = batch.pack(fields, parts, len(rows))
   if 'objects' in config.annotations:
-    packed['annotations'] = annotations + [None] * missing
+    packed['annotations'] = [part['annotations'] for part in parts] + [None] * missing
   return packed, names + [''] * missing
 
 

@@ -1,6 +1,6 @@
 """From the features of a prepared data set to an image and its annotations.
 
-`_SOURCES` is the table of what can be read, and `_choose` says which of it a data set has.
+A `Source` is one way to read an annotation, and `_choose` says which of them a data set has.
 """
 
 import contextlib
@@ -215,7 +215,7 @@ class Example:
     return Sample(self.image, label, objects=objects, segments=segments)
 
 
-# --- the table of sources -------------------------------------------------------------------------
+# --- sources of annotations -----------------------------------------------------------------------
 
 
 class Source(NamedTuple):
@@ -289,32 +289,30 @@ def _read_run_lengths(example: Example) -> Annotations:
   ]
 
 
+_LABEL_MAP = Source(('label_key',), _read_label_map)
+_OBJECT_MAP = Source(('objects_key', 'instance'), _read_object_map)
+_RUN_LENGTHS = Source(('objects_key',), _read_run_lengths)
 _PANOPTIC = ('panoptic_key', 'segments_key')
-_SOURCES = {
-  'label map': Source(('label_key',), _read_label_map),
-  'label of segments': Source(_PANOPTIC, _read_label_of_segments),
-  'object map': Source(('objects_key', 'instance'), _read_object_map),
-  'run lengths': Source(('objects_key',), _read_run_lengths),
-  'things of segments': Source(_PANOPTIC, _read_things),
-  'segments': Source(_PANOPTIC, lambda example: example.segments),
-}
+_SEGMENTS = Source(_PANOPTIC, lambda example: example.segments)
+_LABEL_OF_SEGMENTS = Source(_PANOPTIC, _read_label_of_segments)
+_THINGS_OF_SEGMENTS = Source(_PANOPTIC, _read_things)
 
 
 def _choose(builder: tfds.core.DatasetBuilder, config: InputConfig) -> dict[str, Source]:
   """Where each of `config.annotations` comes from."""
-  features, objects_key = builder.info.features, config.data.objects_key
+  features, data = builder.info.features, config.data
   of_segments = datasets.label_is_of_segments(builder, config)
-  kinds = {'label': 'label of segments' if of_segments else 'label map', 'segments': 'segments'}
+  found = {'label': _LABEL_OF_SEGMENTS if of_segments else _LABEL_MAP, 'segments': _SEGMENTS}
   if 'segments' in config.annotations:
-    kinds['objects'] = 'things of segments'
+    found['objects'] = _THINGS_OF_SEGMENTS
   elif 'objects' in config.annotations:
-    kinds['objects'] = 'object map' if 'instance' in features else 'run lengths'
-    if 'instance' not in features and 'segmentation' not in set(features[objects_key].keys()):
+    found['objects'] = _OBJECT_MAP if 'instance' in features else _RUN_LENGTHS
+    if 'instance' not in features and 'segmentation' not in set(features[data.objects_key].keys()):
       raise SegjaxError(
-        f'{config.data.name} has boxes but no masks: name a data set whose objects have a '
-        'segmentation, such as coco_instances'
+        f'{data.name} has boxes but no masks: name a data set whose objects have a segmentation, '
+        'such as coco_instances'
       )
-  return {annotation: _SOURCES[kinds[annotation]] for annotation in config.annotations}
+  return {annotation: found[annotation] for annotation in config.annotations}
 
 
 # --- COCO's entries -------------------------------------------------------------------------------

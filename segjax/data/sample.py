@@ -3,7 +3,8 @@
 Sizes are (height, width) in pixels. Boxes are [x0, y0, x1, y1] in pixels, continuous coordinates.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,11 @@ class Sample(NamedTuple):
   weight: np.ndarray | None = None
   objects: Objects | None = None
   segments: Segments | None = None
+
+  def change(self, **functions: Callable[[Any], Any]) -> 'Sample':
+    """The sample with each of the named fields, where it is not None, changed by its function."""
+    there = {key: f for key, f in functions.items() if getattr(self, key) is not None}
+    return self._replace(**{key: f(getattr(self, key)) for key, f in there.items()})
 
   @property
   def size(self) -> Size:

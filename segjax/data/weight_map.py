@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segjax.types import (
-  IGNORE_LABEL,
-  NonNegativeFloat,
-  NonNegativeInt,
-  PositiveFloat,
-  SegjaxError,
-)
+from segjax.types import IGNORE_LABEL, NonNegativeFloat, NonNegativeInt, PositiveFloat, SegjaxError
 
 # exp(-reach**2 / 2) = 1.5e-8: farther than this many sigmas a cell border adds nothing in float32.
 _REACH = 6.0

@@ -5,9 +5,9 @@ gtFine/SPLIT/CITY/STEM_gtFine_instanceIds.png     16-bit: 1000 class + k = the k
                                                   class alone = stuff, or a group of things
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -45,40 +45,75 @@ _LAST_CLASS = 33
 _IMAGE, _LABEL = '_leftImg8bit.png', '_gtFine_instanceIds.png'
 
 
+class Segment(NamedTuple):
+  """The pixels of one value of a label map.
+
+  Attributes:
+    value: 1000 times the class id plus a number, or of what is no instance the class id alone.
+    class_id: upstream's.
+    alone: whether it is no instance.
+    mask: bool[H, W].
+  """
+
+  value: int
+  class_id: int
+  alone: bool
+  mask: np.ndarray
+
+
 class Example(NamedTuple):
-  """An image and its map of ids.
+  """An image and its segments.
 
   Attributes:
     stem: name of the image without its suffixes.
     image_id: counts the images of a split, city by city, from 1.
     image: encoded PNG.
-    label: u16[H, W]; None in test, whose labels upstream keeps.
     size: (H, W).
-    path: of the label.
+    segments: none in test, whose labels upstream keeps.
   """
 
   stem: str
   image_id: int
   image: bytes
-  label: np.ndarray | None
   size: tuple[int, int]
-  path: Path
+  segments: Iterable[Segment]
 
 
-def find_splits(dl_manager: tfds.download.DownloadManager) -> dict[str, tuple[Path, list[str]]]:
-  """The source and the images, CITY/STEM, of train, val and, if it is there, test.
+class CityscapesBuilder(raw.Builder, skip_registration=True):
+  """Reads the fine annotations; what is stored of an example is the subclass's `describe`."""
 
-  Raises:
-    SegjaxError: a split has no images, or one of train and val an image or a label without the
-      other.
-  """
-  source = raw.source_directory(dl_manager, CONTENT)
-  has_test = (source / 'leftImg8bit' / 'test').is_dir()
-  splits = ('train', 'val', 'test') if has_test else ('train', 'val')
-  return {split: (source, _find_images(source, split)) for split in splits}
+  def describe(self, example: Example) -> dict[str, Any]:
+    """An example of the prepared data set."""
+    raise NotImplementedError
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    source = raw.source_directory(dl_manager, CONTENT)
+    splits = ['train', 'val']
+    if (source / 'leftImg8bit' / 'test').is_dir():
+      splits.append('test')
+    names = {split: _find_images(source, split) for split in splits}
+    return {split: self._generate_examples(source, split, names[split]) for split in names}
+
+  def _generate_examples(
+    self, source: Path, split: str, names: list[str]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    for image_id, name in enumerate(names, start=1):
+      path = source / 'leftImg8bit' / split / f'{name}{_IMAGE}'
+      label_path = source / 'gtFine' / split / f'{name}{_LABEL}'
+      encoded, segments = raw.read_bytes(path), ()
+      image = images.decode_image(encoded, 3, str(path))
+      if split != 'test':
+        label = images.decode_label(raw.read_bytes(label_path), str(label_path))
+        raw.check_same_size(image, path, label, label_path)
+        segments = _segments(label, label_path)
+      stem = path.name.removesuffix(_IMAGE)
+      example = Example(stem, image_id, encoded, image.shape[:2], segments)
+      yield stem, self.describe(example)
 
 
 def _find_images(source: Path, split: str) -> list[str]:
+  """The images of a split, CITY/STEM, each of which has its label, but for test."""
+
   def stems(directory: Path, suffix: str) -> set[str]:
     return {
       path.relative_to(directory).as_posix().removesuffix(suffix)
@@ -102,35 +137,12 @@ def _find_images(source: Path, split: str) -> list[str]:
   return sorted(found)
 
 
-def read_examples(source: Path, split: str, names: list[str]) -> Iterator[Example]:
-  """The examples of a split, from `find_splits`.
-
-  Raises:
-    SegjaxError: a file cannot be decoded, or a label has another size than its image.
-  """
-  for image_id, name in enumerate(names, start=1):
-    path = source / 'leftImg8bit' / split / f'{name}{_IMAGE}'
-    label_path = source / 'gtFine' / split / f'{name}{_LABEL}'
-    encoded, label = raw.read_bytes(path), None
-    image = images.decode_image(encoded, 3, str(path))
-    if split != 'test':
-      label = images.decode_label(raw.read_bytes(label_path), str(label_path))
-      raw.check_same_size(image, path, label, label_path)
-    stem = path.name.removesuffix(_IMAGE)
-    yield Example(stem, image_id, encoded, label, image.shape[:2], label_path)
-
-
-def segments(example: Example) -> Iterator[tuple[int, int, bool, np.ndarray]]:
-  """Each value of the label that is there: itself, its class id, whether it is no instance, mask.
-
-  Raises:
-    SegjaxError: a class id above 33.
-  """
-  for value in [] if example.label is None else np.unique(example.label).tolist():
+def _segments(label: np.ndarray, path: Path) -> Iterator[Segment]:
+  for value in np.unique(label).tolist():
     class_id = value if value < 1000 else value // 1000
     if class_id > _LAST_CLASS:
       raise SegjaxError(
-        f'{example.path} has the value {value}, which is out of range: classes are 0 to '
-        f'{_LAST_CLASS}, instances 1000 times the class and more'
+        f'{path} has the value {value}, which is out of range: classes are 0 to {_LAST_CLASS}, '
+        'instances 1000 times the class and more'
       )
-    yield value, class_id, value < 1000, example.label == value
+    yield Segment(value, class_id, value < 1000, label == value)

@@ -149,48 +149,73 @@ class CocoConfig(tfds.core.BuilderConfig):
   splits: dict[str, str] | None = None
   content: str = ''
 
-  def find_splits(self, source: Path, pattern: str) -> dict[str, str]:
-    """`splits`, else those of the annotation files in `source`, by their names.
 
-    Args:
-      source: the directory of raw files.
-      pattern: path of an annotation file below it, with {} for the name.
+def make_configs(description: str, content: str, own_content: str) -> list[CocoConfig]:
+  """The configs `2017`, which is COCO's own, and `custom`, with the content of their raw files."""
+  splits = {'train': 'train2017', 'val': 'val2017'}
+  own = "A data set of one's own in COCO's format."
+  return [
+    CocoConfig(name='2017', description=description, splits=splits, content=content),
+    CocoConfig(name='custom', description=own, content=own_content),
+  ]
+
+
+class CocoBuilder(raw.Builder, skip_registration=True):
+  """A data set in COCO's format, of whose splits each is a JSON file and a directory of images.
+
+  Attributes:
+    pattern: path of an annotation file below the directory of raw files, with {} for the name.
+    read_file: reads it, strictly.
+    set_categories: names the classes of an info.
+  """
+
+  pattern: str
+  read_file: Callable[[Path], CocoFile]
+  set_categories: Callable[[tfds.core.DatasetInfo, Sequence[coco.Category]], None]
+
+  def find_splits(self, source: Path) -> dict[str, str]:
+    """The config's splits, else those of the annotation files in `source`, by their names.
 
     Raises:
       SegjaxError: there is no such file, or the name of one cannot be that of a split.
     """
-    if self.splits is not None:
-      return self.splits
-    start, end = Path(pattern).name.split('{}')
+    if self.builder_config.splits is not None:
+      return self.builder_config.splits
+    start, end = Path(self.pattern).name.split('{}')
     names = {}
-    for path in sorted(source.glob(pattern.format('*'))):
+    for path in sorted(source.glob(self.pattern.format('*'))):
       name = path.name.removeprefix(start).removesuffix(end)
       if not re.fullmatch(r'\w+', name) or name == 'all':
         raise SegjaxError(f'{path} cannot name a split: rename it, with letters and digits alone')
       names[name] = name
     if not names:
-      raise raw.missing_content(source, self.content)
+      raise raw.missing_content(source, self.builder_config.content)
     return names
 
-
-def image_directory(source: Path, name: str) -> Path:
-  """Where the images of a split are; the last place of all if they are nowhere."""
-  return first_directory(source / name, source / 'images' / name, source / 'images')
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    source = raw.source_directory(dl_manager, self.builder_config.content)
+    splits = self.find_splits(source)
+    files = {s: self.read_file(source / self.pattern.format(name)) for s, name in splits.items()}
+    first, *others = files.values()
+    for other in others:
+      if other.categories != first.categories:
+        raise SegjaxError(
+          f'{other.path} and {first.path} have different categories: give both the same list'
+        )
+    found = {}
+    for split, file in files.items():
+      name = splits[split]
+      directory = first_directory(source / name, source / 'images' / name, source / 'images')
+      listed = {directory / image.file_name: image.id for image in file.images}
+      check_exist(file.path, 'images', listed)
+      found[split] = self._generate_examples(file, directory, source, name)
+    self.set_categories(self.info, first.categories)
+    return found
 
 
 def first_directory(*places: Path) -> Path:
   """The first of `places` that is a directory, else the first of all."""
   return next((place for place in places if place.is_dir()), places[0])
-
-
-def check_same_categories(files: Iterable[CocoFile]) -> None:
-  """Raises a SegjaxError that names two of the files whose categories differ."""
-  first, *others = files
-  for other in others:
-    if other.categories != first.categories:
-      raise SegjaxError(
-        f'{other.path} and {first.path} have different categories: give both the same list'
-      )
 
 
 def check_exist(path: Path, kind: str, listed: Mapping[Path, int]) -> None:
@@ -207,12 +232,6 @@ def check_exist(path: Path, kind: str, listed: Mapping[Path, int]) -> None:
       f'{len(missing)} of {len(listed)} {kind} of {path} are missing, such as {missing[0]} (image '
       f'{listed[missing[0]]}): add them, or correct config.data.source'
     )
-
-
-def check_images_exist(content: CocoFile, directory: Path) -> None:
-  """`check_exist` of a file's images."""
-  listed = {directory / image.file_name: image.id for image in content.images}
-  check_exist(content.path, 'images', listed)
 
 
 def read_image(directory: Path, image: CocoImage, listed_in: Path) -> bytes:

@@ -4,8 +4,9 @@ Builders hand TFDS encoded bytes or a path for each image feature: an array woul
 TensorFlow.
 """
 
+import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,109 @@ from PIL import Image
 
 from segjax.data.formats import common
 from segjax.types import SegjaxError
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A data set of raw files; it has the name of the directory that its module is in."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'See the layout of raw files in the module of the builder.'
+
+
+# The name of an example, its image and its raw label map.
+Files = tuple[str, Path, Path]
+
+
+class SemanticBuilder(Builder, skip_registration=True):
+  """A data set of images, kept as their files are, byte for byte, and of label maps.
+
+  Attributes:
+    description: one sentence.
+    content: what the directory of raw files holds, for error messages.
+    classes: the names of the class indices.
+    first: the raw value of class 0; the others follow it.
+    void: the raw value of void.
+    palette: the color of each class; None for PASCAL VOC's colors of the raw values.
+    image, features, metadata: see `common.semantic_info`.
+  """
+
+  description: str
+  content: str
+  classes: Sequence[str]
+  first: int = 0
+  void: int
+  palette: Sequence[Sequence[int]] | None = None
+  image: tfds.features.Image | None = None
+  features: Mapping[str, Any] | None = None
+  metadata: Mapping[str, Any] | None = None
+
+  def find_files(self, source: Path) -> dict[str, Iterable[Any]]:
+    """The `Files` of each split below `source`, or what `_generate_examples` takes instead."""
+    raise NotImplementedError
+
+  def read_label(self, path: Path) -> np.ndarray:
+    """A raw label map [H, W]."""
+    return read_label(path)
+
+  def encode_label(self, path: Path, values: np.ndarray, label: np.ndarray) -> Path | bytes:
+    """What is stored of a label map: the class indices that the raw values of a file became."""
+    return common.encode_png(label)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    palette = self.palette
+    if palette is None:
+      palette = common.voc_palette(self.first + len(self.classes))[self.first :]
+    return common.semantic_info(
+      self,
+      description=self.description,
+      class_names=self.classes,
+      palette=palette,
+      image=self.image,
+      features=self.features,
+      metadata=self.metadata,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    found = self.find_files(source_directory(dl_manager, self.content))
+    return {split: self._generate_examples(files) for split, files in found.items()}
+
+  def _generate_examples(self, files: Iterable[Files]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, image_path, label_path in files:
+      values, image = self.read_label(label_path), read_image(image_path, 'RGB')
+      label = map_label(values, label_path, len(self.classes), first=self.first, void=self.void)
+      check_same_size(image, image_path, label, label_path)
+      stored = self.encode_label(label_path, values, label)
+      yield name, {'file_name': name, 'image': image_path, 'label': stored}
+
+
+@dataclasses.dataclass(eq=False)
+class FoldConfig(tfds.core.BuilderConfig):
+  """Which examples, by their positions, are held out as val; the others are train."""
+
+  held_out: range = range(0)
+
+
+def fold_configs(held_out: range, description: str, size: int, of_fold: str) -> list[FoldConfig]:
+  """The config `default`, which holds out `held_out`, and five folds that hold out `size` each.
+
+  Args:
+    held_out, description: of the default.
+    size: of a fold.
+    of_fold: the description of a fold; it may name `fold`, and `first` and `last` position.
+  """
+  folds = [range(size * fold, size * fold + size) for fold in range(5)]
+  return [
+    FoldConfig(name='default', description=description, held_out=held_out),
+    *(
+      FoldConfig(
+        name=f'fold{fold}',
+        description=of_fold.format(fold=fold, first=positions[0], last=positions[-1]),
+        held_out=positions,
+      )
+      for fold, positions in enumerate(folds)
+    ),
+  ]
 
 
 def missing_content(source: Path, content: str) -> SegjaxError:
@@ -47,7 +151,9 @@ def source_directory(dl_manager: tfds.download.DownloadManager, content: str) ->
     raise wrong_source(problem, content) from e
 
 
-def find_directory(source: Path, places: Iterable[str], holds: str, content: str) -> Path:
+def find_directory(
+  source: Path, places: Iterable[str], holds: str, content: str, *, others: Collection[str] = ()
+) -> Path:
   """The first of some directories below `source` that has a certain file or directory.
 
   Args:
@@ -55,12 +161,14 @@ def find_directory(source: Path, places: Iterable[str], holds: str, content: str
     places: paths below it, '' for itself, in the order of preference.
     holds: path below the place of what it must have.
     content: what `source` should hold, for the error message.
+    others: names of other data sets' directories, which `source` itself must not have.
 
   Raises:
     SegjaxError: none of them has it.
   """
   for place in places:
-    if (source / place / holds).exists():
+    is_other = not place and source.absolute().name in others
+    if not is_other and (source / place / holds).exists():
       return source / place
   raise missing_content(source, content)
 
@@ -163,28 +271,9 @@ def map_label(raw: np.ndarray, path: Path, classes: int, *, first: int, void: in
   return label.astype(common.label_dtype(classes))
 
 
-def semantic_examples(
-  files: Iterable[tuple[str, Path, Path]],
-  read: Callable[[Path], np.ndarray],
-  classes: int,
-  *,
-  first: int,
-  void: int,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Examples with their keys: each RGB image as its file is, byte for byte, and its label map.
-
-  Args:
-    files: the name, the image and the raw label map of each.
-    read: a raw label map [H, W].
-    classes, first, void: see `map_label`.
-
-  Raises:
-    SegjaxError: an image cannot be read, is not RGB or not of the label's size; see `map_label`.
-  """
-  for name, image_path, label_path in files:
-    label = map_label(read(label_path), label_path, classes, first=first, void=void)
-    check_same_size(read_image(image_path, 'RGB'), image_path, label, label_path)
-    yield name, {'file_name': name, 'image': image_path, 'label': common.encode_png(label)}
+def files_of(names: Iterable[str], root: Path, image: str, label: str) -> list[Files]:
+  """Where the files of some examples are: paths below `root`, with {} for the name."""
+  return [(name, root / image.format(name), root / label.format(name)) for name in names]
 
 
 def check_same_size(

@@ -24,6 +24,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
+from segjax.data.formats import common
+
+# TFDS keeps floats in 32 bits but for these.
+EXACT = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
+
 
 class Category(NamedTuple):
   """An entry of `categories` in a JSON file; only panoptic files have the last two."""
@@ -54,32 +59,21 @@ def instance_info(
     categories: with colors, in the order of class indices; none where only the raw files tell, see
       `set_categories`.
   """
-  exact = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
   objects = {
     'id': np.int64,
     'label': tfds.features.ClassLabel(names=[category.name for category in categories] or None),
     'category_id': np.int64,
-    'bbox': tfds.features.Tensor(shape=(4,), **exact),
-    'area': tfds.features.Tensor(shape=(), **exact),
+    'bbox': tfds.features.Tensor(shape=(4,), **EXACT),
+    'area': tfds.features.Tensor(shape=(), **EXACT),
     'iscrowd': np.bool_,
     'segmentation': tfds.features.Text(),
   }
   metadata = {'category_ids': [category.id for category in categories]}
   if categories:
     metadata['palette'] = [list(category.color) for category in categories]
-  return tfds.core.DatasetInfo(
-    builder=builder,
-    description=description,
-    features=tfds.features.FeaturesDict(
-      {
-        **image_features(),
-        'height': np.int64,
-        'width': np.int64,
-        'objects': tfds.features.Sequence(objects),
-      }
-    ),
-    metadata=tfds.core.MetadataDict(metadata),
-  )
+  features = image_features()
+  features |= {'height': np.int64, 'width': np.int64, 'objects': tfds.features.Sequence(objects)}
+  return common.dataset_info(builder, description, features, metadata)
 
 
 def set_categories(info: tfds.core.DatasetInfo, categories: Sequence[Category]) -> None:

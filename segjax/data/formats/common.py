@@ -62,16 +62,31 @@ def semantic_info(
     dtype=label_dtype(len(class_names)),
     encoding_format='png',
   )
+  every = {'file_name': tfds.features.Text(), 'image': image, 'label': label}
+  colors = [[int(value) for value in color] for color in palette]
+  return dataset_info(
+    builder, description, every | (features or {}), {'palette': colors, **(metadata or {})}
+  )
+
+
+def dataset_info(
+  builder: tfds.core.DatasetBuilder,
+  description: str,
+  features: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+) -> tfds.core.DatasetInfo:
+  """The info of a data set of these features."""
   return tfds.core.DatasetInfo(
     builder=builder,
     description=description,
-    features=tfds.features.FeaturesDict(
-      {'file_name': tfds.features.Text(), 'image': image, 'label': label, **(features or {})}
-    ),
-    metadata=tfds.core.MetadataDict(
-      palette=[[int(value) for value in color] for color in palette], **(metadata or {})
-    ),
+    features=tfds.features.FeaturesDict(features),
+    metadata=tfds.core.MetadataDict(metadata),
   )
+
+
+def encode_example(name: str, **pixels: np.ndarray) -> dict[str, Any]:
+  """An example with the PNG of each array."""
+  return {'file_name': name, **{key: encode_png(value) for key, value in pixels.items()}}
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -221,23 +221,27 @@ def panoptic_info(
     'category_id': np.int64,
     'iscrowd': np.bool_,
     'area': np.int64,
-    # TFDS keeps floats in 32 bits but for these.
-    'bbox': tfds.features.Tensor(
-      shape=(4,), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
-    ),
+    'bbox': tfds.features.Tensor(shape=(4,), **coco.EXACT),
   }
-  return tfds.core.DatasetInfo(
-    builder=builder,
-    description=description,
-    features=tfds.features.FeaturesDict(
-      {
-        **coco.image_features(),
-        'panoptic': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
-        'segments': tfds.features.Sequence(segments),
-      }
-    ),
-    metadata=tfds.core.MetadataDict(metadata),
-  )
+  features = {
+    **coco.image_features(),
+    'panoptic': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
+    'segments': tfds.features.Sequence(segments),
+  }
+  return common.dataset_info(builder, description, features, metadata)
+
+
+def panoptic_example(
+  file_name: str, image_id: int, image: bytes, png: bytes, segments: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """An example of `panoptic_info`."""
+  return {
+    'file_name': file_name,
+    'image_id': image_id,
+    'image': image,
+    'panoptic': png,
+    'segments': segments,
+  }
 
 
 def set_categories(info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]) -> None:

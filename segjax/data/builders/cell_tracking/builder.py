@@ -43,8 +43,6 @@ from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
-CLASS_NAMES = ['background', 'cell']
-PALETTE = [[213, 94, 0], [86, 180, 233]]
 # Split: the video that is in it.
 SPLITS = {'train': '01', 'val': '02'}
 
@@ -57,13 +55,9 @@ class CellTrackingConfig(tfds.core.BuilderConfig):
   truth: str = 'GT'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares PhC-C2DH-U373 or DIC-C2DH-HeLa, with gold or with silver truth."""
 
-  name = 'cell_tracking'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds PhC-C2DH-U373 or DIC-C2DH-HeLa.'
   BUILDER_CONFIGS = [
     CellTrackingConfig(
       name=f'{name}{suffix}', description=f'{directory}, {kind}.', directory=directory, truth=truth
@@ -72,42 +66,35 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     for name, directory in (('phc_u373', 'PhC-C2DH-U373'), ('dic_hela', 'DIC-C2DH-HeLa'))
   ]
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Cells in the labeled frames of two microscopy videos.',
-      class_names=CLASS_NAMES,
-      palette=PALETTE,
-      image=tfds.features.Image(shape=(None, None, 1)),
-      features={
-        'instance': tfds.features.Image(
-          shape=(None, None, 1), dtype=np.uint16, encoding_format='png'
-        )
-      },
+  description = 'Cells in the labeled frames of two microscopy videos.'
+  classes = 'background', 'cell'
+  palette = (213, 94, 0), (86, 180, 233)
+  image = tfds.features.Image(shape=(None, None, 1))
+  features = {
+    'instance': tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format='png')
+  }
+
+  @property
+  def content(self) -> str:
+    return self.builder_config.directory
+
+  def find_files(self, source: Path) -> dict[str, Iterator[raw.Files]]:
+    others = [c.directory for c in self.BUILDER_CONFIGS if c.directory != self.content]
+    root = raw.find_directory(
+      source, (self.content, ''), SPLITS['train'], self.content, others=others
     )
+    return {split: self._find_frames(root, video) for split, video in SPLITS.items()}
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    directory = self.builder_config.directory
-    source = raw.source_directory(dl_manager, directory)
-    root = _root(source, directory)
-    return {split: self._generate_examples(root, video) for split, video in SPLITS.items()}
-
-  def _generate_examples(self, root: Path, video: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  def _find_frames(self, root: Path, video: str) -> Iterator[raw.Files]:
     for number, label_path in _labeled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
-      image_path = root / video / f't{number}.tif'
-      image = raw.read_image(image_path, 'L')
-      instance = raw.read_image(label_path, 'I;16')
+      yield f'{video}_t{number}', root / video / f't{number}.tif', label_path
+
+  def _generate_examples(self, files: Iterator[raw.Files]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, image_path, label_path in files:
+      image, instance = raw.read_image(image_path, 'L'), raw.read_image(label_path, 'I;16')
       raw.check_same_size(image, image_path, instance, label_path)
-      file_name = f'{video}_t{number}'
-      yield (
-        file_name,
-        {
-          'file_name': file_name,
-          'image': common.encode_png(image),
-          'label': common.encode_png(separate_cells(instance)),
-          'instance': common.encode_png(instance),
-        },
-      )
+      label = separate_cells(instance)
+      yield name, common.encode_example(name, image=image, label=label, instance=instance)
 
 
 def separate_cells(instance: np.ndarray) -> np.ndarray:
@@ -124,16 +111,6 @@ def separate_cells(instance: np.ndarray) -> np.ndarray:
   # One less than 0 is the largest of all: background counts last.
   smallest = cv2.erode(instance - np.uint16(1), window) + np.uint16(1)
   return ((instance > 0) & (largest == smallest)).astype(np.uint8)
-
-
-def _root(source: Path, directory: str) -> Path:
-  """The directory of the data set."""
-  places = [directory]
-  # It may itself have any name but that of another data set.
-  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {directory}
-  if source.absolute().name not in others:
-    places.append('')
-  return raw.find_directory(source, places, SPLITS['train'], directory)
 
 
 def _labeled(directory: Path) -> list[tuple[str, Path]]:

@@ -18,8 +18,6 @@ Cite Cordts et al., "The Cityscapes dataset for semantic urban scene understandi
 for non-commercial use, after registration.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -32,13 +30,8 @@ CATEGORIES = tuple(category for category in cityscapes.CATEGORIES if category.is
 _INDEX = {category.id: index for index, category in enumerate(CATEGORIES)}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(cityscapes.CityscapesBuilder):
   """Prepares the instances of Cityscapes' fine annotations."""
-
-  name = 'cityscapes_instances'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {cityscapes.CONTENT}.'
 
   def _info(self) -> tfds.core.DatasetInfo:
     return coco.instance_info(
@@ -47,26 +40,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       categories=CATEGORIES,
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    return {
-      split: self._generate_examples(source, split, names)
-      for split, (source, names) in cityscapes.find_splits(dl_manager).items()
-    }
-
-  def _generate_examples(
-    self, source: Path, split: str, names: list[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for example in cityscapes.read_examples(source, split, names):
-      stem, image_id, encoded, _, size, _ = example
-      objects = [
-        coco.mask_object(
-          mask,
-          id=100_000 * image_id + value,
-          label=_INDEX[class_id],
-          category_id=class_id,
-          iscrowd=alone,
-        )
-        for value, class_id, alone, mask in cityscapes.segments(example)
-        if class_id in _INDEX
-      ]
-      yield stem, coco.instance_example(stem, image_id, encoded, size, objects)
+  def describe(self, example: cityscapes.Example) -> dict[str, Any]:
+    stem, image_id, image, size, segments = example
+    objects = [
+      coco.mask_object(
+        segment.mask,
+        id=100_000 * image_id + segment.value,
+        label=_INDEX[segment.class_id],
+        category_id=segment.class_id,
+        iscrowd=segment.alone,
+      )
+      for segment in segments
+      if segment.class_id in _INDEX
+    ]
+    return coco.instance_example(stem, image_id, image, size, objects)

@@ -15,8 +15,6 @@ Cite Cordts et al., "The Cityscapes dataset for semantic urban scene understandi
 for non-commercial use, after registration.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -29,61 +27,32 @@ from segjax.data.formats import panoptic
 _INDEX = {category.id: index for index, category in enumerate(cityscapes.CATEGORIES)}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(cityscapes.CityscapesBuilder):
   """Prepares the segments of Cityscapes' fine annotations."""
-
-  name = 'cityscapes_panoptic'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {cityscapes.CONTENT}.'
 
   def _info(self) -> tfds.core.DatasetInfo:
     info = panoptic.panoptic_info(
-      self,
-      description='Street scenes from a car with a segment for each pixel; 19 classes.',
+      self, description='Street scenes from a car with a segment for each pixel; 19 classes.'
     )
     panoptic.set_categories(info, cityscapes.CATEGORIES)
     return info
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    return {
-      split: self._generate_examples(source, split, names)
-      for split, (source, names) in cityscapes.find_splits(dl_manager).items()
-    }
-
-  def _generate_examples(
-    self, source: Path, split: str, names: list[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for example in cityscapes.read_examples(source, split, names):
-      ids, segments = _segments(example)
-      yield (
-        example.stem,
+  def describe(self, example: cityscapes.Example) -> dict[str, Any]:
+    stem, image_id, image, size, segments = example
+    ids, entries = np.zeros(size, np.int32), []
+    for value, class_id, alone, mask in segments:
+      if class_id not in _INDEX:
+        continue
+      ids[mask] = value
+      index = _INDEX[class_id]
+      entries.append(
         {
-          'file_name': example.stem,
-          'image_id': example.image_id,
-          'image': example.image,
-          'panoptic': panoptic.encode_ids(ids),
-          'segments': segments,
-        },
+          'id': value,
+          'label': index,
+          'category_id': class_id,
+          'iscrowd': alone and bool(cityscapes.CATEGORIES[index].isthing),
+          'area': int(mask.sum()),
+          'bbox': np.array(cv2.boundingRect(mask.astype(np.uint8)), np.float64),
+        }
       )
-
-
-def _segments(example: cityscapes.Example) -> tuple[np.ndarray, list[dict[str, Any]]]:
-  """The ids i32[H, W] and the entries of `segments`."""
-  ids, segments = np.zeros(example.size, np.int32), []
-  for value, class_id, alone, mask in cityscapes.segments(example):
-    if class_id not in _INDEX:
-      continue
-    ids[mask] = value
-    index = _INDEX[class_id]
-    segments.append(
-      {
-        'id': value,
-        'label': index,
-        'category_id': class_id,
-        'iscrowd': alone and bool(cityscapes.CATEGORIES[index].isthing),
-        'area': int(mask.sum()),
-        'bbox': np.array(cv2.boundingRect(mask.astype(np.uint8)), np.float64),
-      }
-    )
-  return ids, segments
+    return panoptic.panoptic_example(stem, image_id, image, panoptic.encode_ids(ids), entries)

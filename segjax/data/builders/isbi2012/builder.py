@@ -17,8 +17,7 @@ connectomics", 2015, and Cardona et al., PLoS Biology 8(10), 2010. The challenge
 non-commercial use.
 """
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,18 +28,9 @@ from segjax.data.builders import raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
-CLASS_NAMES = ['membrane', 'cell']
-PALETTE = [[213, 94, 0], [86, 180, 233]]
 SLICES = 30
 
 _CONTENT = 'image/ and label/, or train-volume.tif and train-labels.tif'
-
-
-@dataclasses.dataclass(eq=False)
-class IsbiConfig(tfds.core.BuilderConfig):
-  """Which slices are held out as val; the others are train."""
-
-  held_out: range = range(25, 30)
 
 
 class _Page(NamedTuple):
@@ -50,67 +40,44 @@ class _Page(NamedTuple):
   number: int
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares ISBI 2012: `isbi2012` (25 / 5 slices) or `isbi2012/fold0` ... `fold4` (24 / 6)."""
 
-  name = 'isbi2012'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
-  BUILDER_CONFIGS = [
-    IsbiConfig(name='default', description='Train on slices 0-24, val on 25-29.'),
-    *(
-      IsbiConfig(
-        name=f'fold{fold}',
-        description=f'Fold {fold} of 5: val on slices {6 * fold}-{6 * fold + 5}.',
-        held_out=range(6 * fold, 6 * fold + 6),
-      )
-      for fold in range(5)
-    ),
-  ]
+  BUILDER_CONFIGS = raw.fold_configs(
+    range(25, 30),
+    'Train on slices 0-24, val on 25-29.',
+    6,
+    'Fold {fold} of 5: val on slices {first}-{last}.',
+  )
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Neuron membranes in 30 slices of electron microscopy, 512 x 512.',
-      class_names=CLASS_NAMES,
-      palette=PALETTE,
-      image=tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
-    )
+  description = 'Neuron membranes in 30 slices of electron microscopy, 512 x 512.'
+  content = _CONTENT
+  classes = 'membrane', 'cell'
+  palette = (213, 94, 0), (86, 180, 233)
+  image = tfds.features.Image(shape=(None, None, 1), encoding_format='png')
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, _CONTENT)
+  def find_files(self, source: Path) -> dict[str, list[tuple[int, _Page, _Page]]]:
     images = _pages(source, 'image', 'train-volume')
-    labels = _pages(source, 'label', 'train-labels')
-    held_out = self.builder_config.held_out
-    train = [index for index in range(SLICES) if index not in held_out]
-    return {
-      'train': self._generate_examples(images, labels, train),
-      'val': self._generate_examples(images, labels, held_out),
-    }
+    slices = zip(range(SLICES), images, _pages(source, 'label', 'train-labels'), strict=True)
+    found = {'train': [], 'val': []}
+    for page in slices:
+      found['val' if page[0] in self.builder_config.held_out else 'train'].append(page)
+    return found
 
   def _generate_examples(
-    self, images: list[_Page], labels: list[_Page], indices: Iterable[int]
+    self, slices: list[tuple[int, _Page, _Page]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index in indices:
-      image, label = (
-        raw.read_image(page.path, 'L', page.number) for page in (images[index], labels[index])
-      )
-      raw.check_same_size(image, images[index].path, label, labels[index].path)
+    for index, *pages in slices:
+      image, label = (raw.read_image(page.path, 'L', page.number) for page in pages)
+      image_path, label_path = (page.path for page in pages)
+      raw.check_same_size(image, image_path, label, label_path)
       if not np.isin(label, (0, 255)).all():
         raise SegjaxError(
-          f'{labels[index].path} has label values other than 0 (membrane) and 255 (cell): '
+          f'{label_path} has label values other than 0 (membrane) and 255 (cell): '
           'download the file again'
         )
-      file_name = str(index)
-      yield (
-        file_name,
-        {
-          'file_name': file_name,
-          'image': common.encode_png(image),
-          'label': common.encode_png((label == 255).astype(np.uint8)),
-        },
-      )
+      label = (label == 255).astype(np.uint8)
+      yield str(index), common.encode_example(str(index), image=image, label=label)
 
 
 def _pages(source: Path, directory: str, volume: str) -> list[_Page]:

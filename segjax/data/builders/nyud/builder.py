@@ -16,15 +16,11 @@ ECCV 2012; classes: Gupta, Arbelaez, Malik, "Perceptual organization and recogni
 scenes from RGB-D images", CVPR 2013. See upstream for the terms of use.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import tensorflow_datasets as tfds
+import numpy as np
 
 from segjax.data.builders import matlab, raw
-from segjax.data.formats import common
 
 # In the order of the raw values 1, 2, ...
 _NAMES = (
@@ -33,43 +29,26 @@ _NAMES = (
   'refrigerator, television, paper, towel, shower curtain, box, whiteboard, person, night '
   'stand, toilet, sink, lamp, bathtub, bag, other structure, other furniture, other prop'
 )
-CLASSES = tuple(_NAMES.split(', '))
-SPLITS = ('train', 'val', 'test')
-
-_CONTENT = 'train.txt, val.txt, test.txt, data/images/ and segmentation/'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares NYUDv2 from the layout of FCN's data layer."""
 
-  name = 'nyud'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
+  description = 'Indoor scenes, RGB, 40 classes: 381 train, 414 val, 654 test.'
+  content = 'train.txt, val.txt, test.txt, data/images/ and segmentation/'
+  classes = _NAMES.split(', ')
+  first, void = 1, 0
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Indoor scenes, RGB, 40 classes: 381 train, 414 val, 654 test.',
-      class_names=CLASSES,
-      # VOC's colors of the raw values: black is left to void.
-      palette=common.voc_palette(len(CLASSES) + 1)[1:],
-    )
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, _CONTENT)
+  def find_files(self, source: Path) -> dict[str, list[raw.Files]]:
     return {
-      split: self._generate_examples(source, raw.read_list(source / f'{split}.txt', _CONTENT))
-      for split in SPLITS
+      split: raw.files_of(
+        (f'img_{number}' for number in raw.read_list(source / f'{split}.txt', self.content)),
+        source,
+        'data/images/{}.png',
+        'segmentation/{}.mat',
+      )
+      for split in ('train', 'val', 'test')
     }
 
-  def _generate_examples(
-    self, source: Path, numbers: Sequence[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    image_directory, label_directory = source / 'data' / 'images', source / 'segmentation'
-    files = (
-      (name, image_directory / f'{name}.png', label_directory / f'{name}.mat')
-      for name in (f'img_{number}' for number in numbers)
-    )
-    read = functools.partial(matlab.read_mat, variable='segmentation')
-    return raw.semantic_examples(files, read, len(CLASSES), first=1, void=0)
+  def read_label(self, path: Path) -> np.ndarray:
+    return matlab.read_mat(path, 'segmentation')

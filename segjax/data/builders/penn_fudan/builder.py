@@ -17,7 +17,6 @@ Cite Wang, Shi, Song, Shen, "Object detection combining recognition and segmenta
 See upstream for the terms of use.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ import tensorflow_datasets as tfds
 from segjax.data import images
 from segjax.data.builders import raw
 from segjax.data.formats import coco
-from segjax.types import SegjaxError
 
 IMAGES = 170
 
@@ -37,31 +35,15 @@ _CONTENT = 'PNGImages/ and PedMasks/'
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
-@dataclasses.dataclass(eq=False)
-class PennFudanConfig(tfds.core.BuilderConfig):
-  """Which images, in the order of their stems' hashes, are held out as val."""
-
-  held_out: range = range(IMAGES - 50, IMAGES)
-
-
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.Builder):
   """Prepares Penn-Fudan: `penn_fudan` (120 / 50) or `penn_fudan/fold0` ... `fold4` (136 / 34)."""
 
-  name = 'penn_fudan'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
-  BUILDER_CONFIGS = [
-    PennFudanConfig(name='default', description='120 train and 50 val images.'),
-    *(
-      PennFudanConfig(
-        name=f'fold{fold}',
-        description=f'Fold {fold} of 5: 136 train and 34 val images.',
-        held_out=range(34 * fold, 34 * fold + 34),
-      )
-      for fold in range(5)
-    ),
-  ]
+  BUILDER_CONFIGS = raw.fold_configs(
+    range(IMAGES - 50, IMAGES),
+    '120 train and 50 val images.',
+    34,
+    'Fold {fold} of 5: 136 train and 34 val images.',
+  )
 
   def _info(self) -> tfds.core.DatasetInfo:
     return coco.instance_info(
@@ -72,22 +54,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, _CONTENT)
-    numbered = dict(enumerate(_image_paths(source / 'PNGImages'), start=1))
-    order = sorted(
-      numbered, key=lambda number: hashlib.sha256(numbered[number].stem.encode()).digest()
-    )
+    numbered = list(enumerate(_image_paths(source / 'PNGImages'), start=1))
+    by_hash = lambda entry: hashlib.sha256(entry[1].stem.encode()).digest()
+    order = [number for number, _ in sorted(numbered, key=by_hash)]
     held_out = {order[position] for position in self.builder_config.held_out}
     return {
-      'train': self._generate_examples(
-        source, {number: path for number, path in numbered.items() if number not in held_out}
-      ),
-      'val': self._generate_examples(source, {number: numbered[number] for number in held_out}),
+      split: self._generate_examples(source, [e for e in numbered if (e[0] in held_out) == is_val])
+      for split, is_val in (('train', False), ('val', True))
     }
 
   def _generate_examples(
-    self, source: Path, numbered: dict[int, Path]
+    self, source: Path, numbered: list[tuple[int, Path]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, path in numbered.items():
+    for number, path in numbered:
       mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
       encoded = raw.read_bytes(path)
       image = images.decode_image(encoded, 3, str(path))
@@ -97,18 +76,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
         for k in np.unique(people[people > 0]).tolist()
       ]
-      yield (
-        path.stem,
-        coco.instance_example(path.stem, number, encoded, people.shape, objects),
-      )
+      yield (path.stem, coco.instance_example(path.stem, number, encoded, people.shape, objects))
 
 
 def _image_paths(directory: Path) -> list[Path]:
   """The images in the order of their stems."""
   paths = sorted(path for path in directory.glob('*') if path.suffix.lower() in _SUFFIXES)
   if len(paths) != IMAGES:
-    raise SegjaxError(
-      f'{directory} holds {len(paths)} images, not {IMAGES}: set config.data.source to the '
-      f'directory that holds {_CONTENT}, or download the archive again'
-    )
+    problem = f'{directory} holds {len(paths)} images, not {IMAGES}'
+    raise raw.wrong_source(problem, f'{_CONTENT}, or download the archive again')
   return paths

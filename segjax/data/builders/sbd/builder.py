@@ -14,49 +14,26 @@ Cite Hariharan, Arbelaez, Bourdev, Maji, Malik, "Semantic contours from inverse 
 2011. The images are from PASCAL VOC, and so from Flickr, whose terms of use apply.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import tensorflow_datasets as tfds
+import numpy as np
 
 from segjax.data.builders import matlab, raw
 from segjax.data.builders.voc.builder import CLASSES
-from segjax.data.formats import common
-
-SPLITS = ('train', 'val')
-
-_CONTENT = 'benchmark_RELEASE/dataset'
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares SBD."""
 
-  name = 'sbd'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds benchmark_RELEASE.'
+  description = "PASCAL VOC's classes on images of VOC 2011: 8,498 train, 2,857 val."
+  content = 'benchmark_RELEASE/dataset'
+  classes = CLASSES
+  void = 255
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description="PASCAL VOC's classes on images of VOC 2011: 8,498 train, 2,857 val.",
-      class_names=CLASSES,
-      palette=common.voc_palette(len(CLASSES)),
-    )
+  def find_files(self, source: Path) -> dict[str, list[raw.Files]]:
+    root = raw.find_directory(source, (self.content, 'dataset', ''), 'cls', self.content)
+    lists = {s: raw.read_list(root / f'{s}.txt', self.content) for s in ('train', 'val')}
+    return {s: raw.files_of(n, root, 'img/{}.jpg', 'cls/{}.mat') for s, n in lists.items()}
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, _CONTENT)
-    root = raw.find_directory(source, (_CONTENT, 'dataset', ''), 'cls', _CONTENT)
-    return {
-      split: self._generate_examples(root, raw.read_list(root / f'{split}.txt', _CONTENT))
-      for split in SPLITS
-    }
-
-  def _generate_examples(
-    self, root: Path, names: Sequence[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    files = ((name, root / 'img' / f'{name}.jpg', root / 'cls' / f'{name}.mat') for name in names)
-    read = functools.partial(matlab.read_mat, variable='GTcls', fields=('Segmentation',))
-    return raw.semantic_examples(files, read, len(CLASSES), first=0, void=255)
+  def read_label(self, path: Path) -> np.ndarray:
+    return matlab.read_mat(path, 'GTcls', ('Segmentation',))

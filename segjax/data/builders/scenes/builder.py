@@ -94,20 +94,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       rng = np.random.default_rng((*seed, index))
       scene = drawing.draw_scene(rng, self.builder_config.size)
       panoptic = scene.label.astype(np.uint16) * 256 + scene.instance
-      yield (
-        file_name,
-        {
-          'file_name': file_name,
-          'image': common.encode_png(scene.image),
-          'label': common.encode_png(scene.label),
-          'instance': common.encode_png(scene.instance),
-          'panoptic': common.encode_png(panoptic),
-          'objects': [
-            _describe(number, class_index, scene.instance == number)
-            for number, class_index in enumerate(scene.classes, start=1)
-          ],
-        },
-      )
+      objects = [
+        _describe(number, class_index, scene.instance == number)
+        for number, class_index in enumerate(scene.classes, start=1)
+      ]
+      maps = {'label': scene.label, 'instance': scene.instance, 'panoptic': panoptic}
+      encoded = common.encode_example(file_name, image=scene.image, **maps)
+      yield file_name, {**encoded, 'objects': objects}
 
 
 def _describe(number: int, class_index: int, mask: np.ndarray) -> dict[str, Any]:

@@ -17,14 +17,11 @@ Cite Song, Lichtenberg, Xiao, "SUN RGB-D: A RGB-D scene understanding benchmark 
 some of its images are those of NYUDv2, B3DO and SUN3D. See upstream for the terms of use.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import tensorflow_datasets as tfds
+from typing import NamedTuple
 
 from segjax.data.builders import raw
-from segjax.data.formats import common
 from segjax.types import SegjaxError
 
 # In the order of the raw values 1, 2, ...: SUNRGBDtoolbox/Metadata/seg37list.mat.
@@ -34,9 +31,6 @@ _NAMES = (
   'fridge, tv, paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, '
   'sink, lamp, bathtub, bag'
 )
-CLASSES = tuple(_NAMES.split(', '))
-SPLITS = ('train', 'test')
-
 _CONTENT = 'image/ and label37/, or train/, test/ and labels/'
 _DIGITS = 6
 
@@ -55,45 +49,34 @@ _LAYOUTS = (
 )
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(raw.SemanticBuilder):
   """Prepares SUN RGB-D from either layout."""
 
-  name = 'sun_rgbd'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f'A directory that holds {_CONTENT}.'
+  description = 'Indoor scenes, RGB, 37 classes: 5,285 train, 5,050 test.'
+  content = _CONTENT
+  classes = _NAMES.split(', ')
+  first, void = 1, 0
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Indoor scenes, RGB, 37 classes: 5,285 train, 5,050 test.',
-      class_names=CLASSES,
-      # VOC's colors of the raw values: black is left to unlabeled pixels.
-      palette=common.voc_palette(len(CLASSES) + 1)[1:],
-    )
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    source = raw.source_directory(dl_manager, _CONTENT)
+  def find_files(self, source: Path) -> dict[str, list[raw.Files]]:
     layout = next((la for la in _LAYOUTS if (source / la.labels).is_dir()), None)
     if layout is None:
       raise raw.wrong_source(f'{source} holds neither label37 nor labels', _CONTENT)
-    return {split: self._generate_examples(source, layout, split) for split in SPLITS}
+    return {split: _match(source, layout, split) for split in ('train', 'test')}
 
-  def _generate_examples(
-    self, source: Path, layout: _Layout, split: str
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    image_directory, label_directory = (source / f / split for f in (layout.images, layout.labels))
-    images = _numbered(image_directory, '.jpg', 0)
-    labels = _numbered(label_directory, '.png', layout.ahead[split])
-    if unmatched := sorted(images.keys() ^ labels.keys()):
-      path, other = (
-        (images[unmatched[0]], f'label in {label_directory}')
-        if unmatched[0] in images
-        else (labels[unmatched[0]], f'image in {image_directory}')
-      )
-      raise SegjaxError(f'{path} has no {other}: download the files again')
-    files = ((images[n].stem, images[n], path) for n, path in sorted(labels.items()))
-    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=1, void=0)
+
+def _match(source: Path, layout: _Layout, split: str) -> list[raw.Files]:
+  """Images and labels of the same number."""
+  image_directory, label_directory = (source / f / split for f in (layout.images, layout.labels))
+  images = _numbered(image_directory, '.jpg', 0)
+  labels = _numbered(label_directory, '.png', layout.ahead[split])
+  if unmatched := sorted(images.keys() ^ labels.keys()):
+    path, other = (
+      (images[unmatched[0]], f'label in {label_directory}')
+      if unmatched[0] in images
+      else (labels[unmatched[0]], f'image in {image_directory}')
+    )
+    raise SegjaxError(f'{path} has no {other}: download the files again')
+  return [(images[n].stem, images[n], path) for n, path in sorted(labels.items())]
 
 
 def _numbered(directory: Path, suffix: str, ahead: int) -> dict[int, Path]:

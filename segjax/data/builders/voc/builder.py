@@ -22,14 +22,12 @@ Journal of Computer Vision 111(1), 2015. The images are from Flickr, whose terms
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 
 from segjax.data.builders import raw
-from segjax.data.formats import common
 
 # In the order of their index.
 _NAMES = (
@@ -37,7 +35,6 @@ _NAMES = (
   'dog, horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor'
 )
 CLASSES = tuple(_NAMES.split(', '))
-SPLITS = ('train', 'val')
 SEG11VALID = (
   'add the list ImageSets/Segmentation/seg11valid.txt to the raw files (the FCN authors have it as '
   'data/pascal/seg11valid.txt in github.com/shelhamer/fcn.berkeleyvision.org), or for voc/2011 '
@@ -64,54 +61,32 @@ class VocConfig(tfds.core.BuilderConfig):
 
 
 # Not registered: tensorflow-datasets has another `voc`.
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(raw.SemanticBuilder, skip_registration=True):
   """Prepares PASCAL VOC segmentation: `voc/2011` or `voc/2012`."""
 
-  name = 'voc'
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'The directory that holds VOCdevkit.'
   BUILDER_CONFIGS = [
     VocConfig(name='2011', description='1,112 train and 1,111 val images.', year=2011),
     VocConfig(name='2012', description='1,464 train and 1,449 val images.', year=2012),
   ]
+  description = 'Images from Flickr with objects of 20 classes, and background.'
+  classes = CLASSES
+  void = 255
+  metadata = {'optional_splits': {'seg11valid': SEG11VALID}}
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return common.semantic_info(
-      self,
-      description='Images from Flickr with objects of 20 classes, and background.',
-      class_names=CLASSES,
-      palette=common.voc_palette(len(CLASSES)),
-      metadata={'optional_splits': {'seg11valid': SEG11VALID}},
-    )
+  @property
+  def content(self) -> str:
+    return self.builder_config.content
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    config = self.builder_config
-    source = raw.source_directory(dl_manager, config.content)
-    root = _root(source, config)
-    lists = {s: raw.read_list(root / _LISTS / f'{s}.txt', config.content) for s in SPLITS}
-    if seg11valid := _seg11valid(source, root, config, lists['val']):
+  def find_files(self, source: Path) -> dict[str, list[raw.Files]]:
+    directory = self.builder_config.directory
+    others = [c.directory for c in self.BUILDER_CONFIGS if c.directory != directory]
+    places = directory, self.content, f'TrainVal/{self.content}', ''
+    root = raw.find_directory(source, places, str(_LISTS), self.content, others=others)
+    lists = {s: raw.read_list(root / _LISTS / f'{s}.txt', self.content) for s in ('train', 'val')}
+    if seg11valid := _seg11valid(source, root, self.builder_config, lists['val']):
       lists['seg11valid'] = seg11valid
-    return {split: self._generate_examples(root, names) for split, names in lists.items()}
-
-  def _generate_examples(
-    self, root: Path, names: Sequence[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    files = (
-      (name, root / 'JPEGImages' / f'{name}.jpg', root / 'SegmentationClass' / f'{name}.png')
-      for name in names
-    )
-    return raw.semantic_examples(files, raw.read_label, len(CLASSES), first=0, void=255)
-
-
-def _root(source: Path, config: VocConfig) -> Path:
-  """The year's directory."""
-  places = [config.directory, config.content, f'TrainVal/{config.content}']
-  # The year's directory itself may have any name but that of another year.
-  others = {c.directory for c in Builder.BUILDER_CONFIGS} - {config.directory}
-  if source.absolute().name not in others:
-    places.append('')
-  return raw.find_directory(source, places, str(_LISTS), config.content)
+    files = 'JPEGImages/{}.jpg', 'SegmentationClass/{}.png'
+    return {split: raw.files_of(names, root, *files) for split, names in lists.items()}
 
 
 def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:

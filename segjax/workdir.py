@@ -23,7 +23,7 @@ FREE_KEYS = (
   'train.eval_every',
   'train.checkpoint_every',
   'train.keep',
-  'train.pictures',
+  'train.images',
   'train.nonfinite',
   'train.max_skipped',
 )

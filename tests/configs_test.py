@@ -126,7 +126,7 @@ def make_batch(one):
   batch = {
     'image': shape((1, SIZE, SIZE, 3), np.float32),
     'size': shape((1, 2), np.int32),
-    'draw': shape((1,), np.uint32),
+    'seed': shape((1,), np.uint32),
     'instances': Instances(
       boxes=shape((*objects, 4), np.float32),
       classes=shape(objects, np.int32),

@@ -103,7 +103,7 @@ BAD = [
   (UNET, 'train.eval_every', 0, 'must be 1 or greater'),
   (UNET, 'train.checkpoint_every', 0, 'must be 1 or greater'),
   (UNET, 'train.keep', 0, 'must be 1 or greater'),
-  (UNET, 'train.pictures', -1, 'must be 0 or greater'),
+  (UNET, 'train.images', -1, 'must be 0 or greater'),
   (UNET, 'train.max_skipped', -1, 'must be 0 or greater'),
   (UNET, 'optim.learning_rate', -1, 'must be 0 or greater'),
   (UNET, 'optim.learning_rate', 10**400, 'must be a finite number'),
@@ -151,13 +151,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(('given', 'key', 'value', 'told'), BAD)
-def test_a_bad_value_is_one_sentence(given, key, value, told):
+@pytest.mark.parametrize(('given', 'key', 'value', 'message'), BAD)
+def test_a_bad_value_is_one_sentence(given, key, value, message):
   with pytest.raises(SegjaxError) as e:
     parse(put(given, key, value))
   text = str(e.value)
   assert f'config.{key}' in text or (key.endswith('activation') and f'model.{key[6:]}' in text)
-  assert told in text
+  assert message in text
   assert '\n' not in text
 
 
@@ -169,7 +169,7 @@ def put(given, key, value):
 
 
 @pytest.mark.parametrize(
-  ('change', 'told'),
+  ('change', 'message'),
   [
     ({'dtaa': {}}, 'config.dtaa is not a key: did you mean data'),
     ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
@@ -185,8 +185,8 @@ def put(given, key, value):
     ({'model': {**UNET['model'], 'name': None}}, 'config.model.name=None has the wrong type'),
   ],
 )
-def test_a_bad_group_is_one_sentence(change, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_a_bad_group_is_one_sentence(change, message):
+  with pytest.raises(SegjaxError, match=message):
     parse({**UNET, **change})
 
 

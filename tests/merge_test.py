@@ -136,7 +136,7 @@ def test_named_runs():
 
 
 @pytest.mark.parametrize(
-  ('given', 'runs', 'told'),
+  ('given', 'runs', 'message'),
   [
     (
       GIVEN,
@@ -166,8 +166,8 @@ def test_named_runs():
     ),
   ],
 )
-def test_what_does_not_fit(given, runs, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_what_does_not_fit(given, runs, message):
+  with pytest.raises(SegjaxError, match=message):
     merge.merged_config(given, runs)
 
 
@@ -177,7 +177,7 @@ def test_without_a_start():
 
 
 @pytest.mark.parametrize(
-  ('changed', 'told'),
+  ('changed', 'message'),
   [
     ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
     ({'data': {'name': 'scenes', 'mean': 1.0}}, 'config.data.mean=1.0 has the wrong type'),
@@ -189,8 +189,8 @@ def test_without_a_start():
     ({'data': {'shapes': 3}}, 'config.data.shapes is now config.data.size.shapes'),
   ],
 )
-def test_mistakes_are_found_before_the_runs_are_read(changed, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_mistakes_are_found_before_the_runs_are_read(changed, message):
+  with pytest.raises(SegjaxError, match=message):
     resolve({**GIVEN, **changed})
 
 

@@ -123,7 +123,7 @@ def test_a_config_from_before_the_first_instance_tasks():
 
 
 @pytest.mark.parametrize(
-  ('given', 'told'),
+  ('given', 'message'),
   [
     ({'data': {'batch_size': 3}}, 'config.data.batch_size is now config.batch.size'),
     ({'data': {'augment': {'scale': 3}}}, 'config.data.augment is now config.augment'),
@@ -142,10 +142,10 @@ def test_a_config_from_before_the_first_instance_tasks():
     ),
   ],
 )
-def test_a_key_that_moved_says_where(given, told):
-  with pytest.raises(SegjaxError, match=f'^{told}$'):
+def test_a_key_that_moved_says_where(given, message):
+  with pytest.raises(SegjaxError, match=f'^{message}$'):
     check_moved(given)
-  with pytest.raises(SegjaxError, match=f'^{told}$'):
+  with pytest.raises(SegjaxError, match=f'^{message}$'):
     parse({'task': 'instance', 'model': {}, 'data': {}, **given})
 
 

@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     'warmup_steps': 50,
     'weight_decay': 1e-4,
   }
-  config.train.update({'steps': 1_000, 'eval_every': 250, 'checkpoint_every': 250, 'pictures': 5})
+  config.train.update({'steps': 1_000, 'eval_every': 250, 'checkpoint_every': 250, 'images': 5})
   return config

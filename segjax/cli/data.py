@@ -3,7 +3,7 @@
 import argparse
 
 from segjax.data import datasets
-from segjax.run import tell
+from segjax.run import notify
 
 HELP = 'prepare a data set'
 EXAMPLE = """example:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  builder = datasets.load(args.name, args.data_dir, args.source, report=tell)
+  builder = datasets.load(args.name, args.data_dir, args.source, report=notify)
   splits = ', '.join(f'{n} {s.num_examples}' for n, s in builder.info.splits.items())
   print(f'{args.name} {builder.version}: {splits} in {builder.data_path}')
   return 0

@@ -115,7 +115,7 @@ def evaluate_run(
   """
   loaded, run, dataset, mesh = _load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
-  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
   metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = run_lib.size_of(loaded.variables['params'])
   return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples)

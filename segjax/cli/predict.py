@@ -21,7 +21,7 @@ from segjax.data.formats import panoptic
 from segjax.metrics import coco
 from segjax.ops.paste_masks import paste_masks
 from segjax.report import overlays
-from segjax.run import Loaded, tell
+from segjax.run import Loaded, notify
 from segjax.train import compile
 from segjax.types import Detections, SegjaxError, Segments
 from segjax.workdir import Workdir
@@ -165,8 +165,8 @@ def write_labels(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
       uncertainty = found.restore(found.values['uncertainty'][..., None])[..., 0]
       Image.fromarray(overlays.heat(uncertainty)).save(uncertainty_path)
       note = f', uncertainty up to {uncertainty.max():.3g}'
-    tell(f'{found.path} -> {label_path}{note}')
-  tell(f'{len(paths)} images: label maps and overlays are in {output}')
+    notify(f'{found.path} -> {label_path}{note}')
+  notify(f'{len(paths)} images: label maps and overlays are in {output}')
 
 
 def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
@@ -195,7 +195,7 @@ def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     json_path.write_text(json.dumps({**listed[-1], 'objects': objects}, indent=1))
     overlay = draw.draw_result(spec, config.draw_threshold, found.image, result)
     Image.fromarray(overlay).save(overlay_path)
-    tell(f'{found.path} -> {json_path}, {len(objects)} objects')
+    notify(f'{found.path} -> {json_path}, {len(objects)} objects')
   categories = [
     {'id': number, 'name': name}
     for number, name in zip(category_ids, spec.class_names, strict=True)
@@ -203,7 +203,7 @@ def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
   content = {'images': listed, 'categories': categories, 'annotations': []}
   (output / IMAGES).write_text(json.dumps(content))
   (output / RESULTS).write_text(json.dumps(results))
-  tell(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
+  notify(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
 
 
 def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
@@ -228,7 +228,7 @@ def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
       )
       listed.append(_image_entry(found, image_id))
       Image.fromarray(draw.draw_segments(spec, found.image, segments)).save(overlay_path)
-      tell(f'{found.path} -> {overlay_path}, {len(entry["segments_info"])} segments')
+      notify(f'{found.path} -> {overlay_path}, {len(entry["segments_info"])} segments')
       yield encoded, entry
 
   panoptic.write_results(output / RESULTS, results())
@@ -239,7 +239,7 @@ def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     )
   ]
   (output / IMAGES).write_text(json.dumps({'images': listed, 'categories': categories}))
-  tell(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
+  notify(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
 
 
 def _native_result(found: Prediction, number: int, paste: coco.Paste | None) -> coco.ImageResult:
@@ -296,7 +296,7 @@ def _category_ids(spec: DatasetSpec) -> Sequence[int]:
   """The COCO category id of each class; 1, 2, …, with a notice, if the data set defines none."""
   if spec.category_ids:
     return spec.category_ids
-  tell(
+  notify(
     f'{spec.name} defines no category ids: numbering the classes from 1; set '
     'config.data.category_ids to override'
   )

@@ -20,7 +20,7 @@ from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, Experiment, parse
 from segjax.ops.windows import view
 from segjax.report import curves, html
-from segjax.run import is_trained, tell
+from segjax.run import is_trained, notify
 from segjax.tables import launch, page, results, runs
 from segjax.tables import spec as spec_lib
 from segjax.tables.runs import Job
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
   if args.wanted is not None:
     chains = find_chains(table, args.wanted, _parse_seeds(args.seeds), workdirs)
     if args.launcher == 'submitit':
-      launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, tell)
+      launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, notify)
     else:
       run_chains(table, chains, workdirs, args.overrides, facts)
   _show(table, workdirs, args)
@@ -129,7 +129,7 @@ def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
     path = Path(args.html or workdirs / 'table.html')
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table_page(path, table, lines, workdirs)
-    tell(f'wrote {path}')
+    notify(f'wrote {path}')
   if args.json:
     print(json.dumps(page.to_json(table, lines)))
   else:
@@ -165,7 +165,7 @@ def find_chains(
     results.read_results(table),
     lambda job: is_trained(Workdir(runs.workdir_of(job, workdirs))),
   )
-  tell(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
+  notify(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
   return runs.chains(table, jobs)
 
 
@@ -235,7 +235,7 @@ def record(
   unknown = [key for key in results.FACTS if key != 'note' and getattr(records[0], key) is None]
   hint = f'; the workdir has no {", ".join(unknown)}: pass --fact' if unknown else ''
   seed = trained.train.seed
-  tell(f'{entry.name}, seed {seed}: recorded in {table.folder / "results.jsonl"}{hint}')
+  notify(f'{entry.name}, seed {seed}: recorded in {table.folder / "results.jsonl"}{hint}')
 
 
 def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:

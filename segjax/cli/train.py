@@ -20,7 +20,7 @@ from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
-from segjax.run import Run, size_of, tell, tell_of_process
+from segjax.run import Run, notify, notify_process, size_of
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
 from segjax.train.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
@@ -79,7 +79,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   checkpoints = _open_checkpoints(run, workdir)
   current, evaluated = _restore_or_start(run, optimizer, example, checkpoints, mesh)
   start = int(current.step)
-  _tell_start(run, workdir, start, size_of(current.params))
+  _notify_start(run, workdir, start, size_of(current.params))
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     batches = _device_batches(run, builder, start, mesh)
@@ -103,7 +103,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       evaluated=evaluated,
       refresh=refresh,
     )
-  tell(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
+  notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
 
 
@@ -127,7 +127,7 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     keep=config.keep,
     best_metric=config.best_metric,
     best_mode=config.best_mode,
-    warn=tell,
+    warn=notify,
   )
 
 
@@ -151,8 +151,8 @@ def _restore_or_start(
   return current, True
 
 
-def _tell_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
-  tell(
+def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
+  notify(
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
     f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
   )
@@ -160,7 +160,7 @@ def _tell_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None
 
 def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh) -> Any:
   """Batches on the mesh and the names of their examples, from step `start` on."""
-  batches = run_lib.train_batches(run, builder, start_step=start, report=tell_of_process)
+  batches = run_lib.train_batches(run, builder, start_step=start, report=notify_process)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   return pipeline.prefetch_to_device(batches, lambda pair: (put(pair[0]), pair[1]))
 
@@ -185,7 +185,7 @@ def _make_evaluator(run: Run, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
   dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   split = run.experiment.data.eval_split
   datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
-  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
@@ -208,7 +208,7 @@ def _evaluate(
   split = run.experiment.data.eval_split
   if run_log:
     run_log.scalars(now, split, metrics)
-    run_log.pictures(now, split, examples)
+    run_log.images(now, split, examples)
     write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
   metric = run.experiment.train.best_metric
   value = _check_best_metric(metric, metrics)

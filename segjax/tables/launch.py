@@ -41,7 +41,7 @@ def submit(
   workdirs: Path,
   arguments: Sequence[str],
   options: Iterable[str],
-  tell: Callable[[str], None],
+  notify: Callable[[str], None],
 ) -> None:
   """Submits one job per chain with submitit, to Slurm if available, else on this host.
 
@@ -51,7 +51,7 @@ def submit(
     workdirs: directory of the workdirs, on a file system that jobs share; their logs go there.
     arguments: appended to the command line of each job.
     options: 'KEY=VALUE' for submitit's `update_parameters`.
-    tell: called with one line per submitted job.
+    notify: called with one line per submitted job.
 
   Raises:
     SegjaxError: submitit is not installed, or an unknown option.
@@ -73,4 +73,4 @@ def submit(
   for chain in chains:
     command = chain_command(table, chain, workdirs, arguments)
     job = executor.submit(submitit.helpers.CommandFunction(command))
-    tell(f'{", ".join(j.name for j in chain)}: job {job.job_id}, output in {folder}')
+    notify(f'{", ".join(j.name for j in chain)}: job {job.job_id}, output in {folder}')

@@ -35,7 +35,7 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A task with its model. All functions but `pictures` are traceable by `jit`.
+  """A task with its model. All functions but `visualize` are traceable by `jit`.
 
   Attributes:
     batch_spec: key of the batch -> partitioning over the mesh axes `data` and `space`.
@@ -48,8 +48,8 @@ class Task:
       be empty outside training.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
     metrics: computed over a complete split, see `segjax.metrics.base.Metric`.
-    pictures: `(batch, predictions, count) -> [{title: u8[H, W, 3]}, …]`, on the host: panels of the
-      first `count` valid examples.
+    visualize: `(batch, predictions, count) -> [{title: u8[H, W, 3]}, …]`, on the host: panels
+      of the first `count` valid examples.
     host_keys: keys of the batch that stay on the host, lists with a JSON value per example, for
       host metrics and panels.
     tuning: what `segjax evaluate --tune` searches; None if there are no thresholds.
@@ -62,7 +62,7 @@ class Task:
   losses: Callable[[Any, Batch], dict[str, SumCount]]
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]
-  pictures: Callable[..., list[dict[str, np.ndarray]]]
+  visualize: Callable[..., list[dict[str, np.ndarray]]]
   host_keys: tuple[str, ...] = ()
   tuning: Tuning | None = None
 

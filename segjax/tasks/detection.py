@@ -13,7 +13,7 @@ from segjax.tasks.base import Variables
 from segjax.types import Array, Batch, Detections, SumCount
 
 # Keys of a batch with objects whose first axis is the image.
-BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'draw')
+BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'seed')
 
 # A test-time view of an image: its scale, and whether it is flipped horizontally.
 View = tuple[float, bool]
@@ -37,13 +37,13 @@ def forward(
 ) -> tuple[dict[str, Any], Variables]:
   """The outputs of `model`, see `Task.forward`; `views` apply outside training.
 
-  `key` is not used: anchors and RoIs are sampled by a seed per image, `batch['draw']`, so that the
+  `key` is not used: anchors and RoIs are sampled by a seed per image, `batch['seed']`, so that the
   samples do not depend on the number of devices or on gradient accumulation.
   """
   del key
   image, size = batch['image'], batch['size']
   if train:
-    keys = jax.vmap(jax.random.key)(batch['draw'])
+    keys = jax.vmap(jax.random.key)(batch['seed'])
     instances, options = batch['instances'], {'train': True, 'mutable': ['batch_stats']}
     return model.apply(variables, image, size, instances, keys, **options)
   apply = functools.partial(model.apply, variables)

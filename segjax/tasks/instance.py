@@ -86,7 +86,7 @@ def make_task(
     losses=functools.partial(detection.compute_losses, losses),
     predict=_predict,
     metrics=tuple(_metric(name, class_names, paste, model) for name in config.metrics),
-    pictures=functools.partial(_pictures, draw, paste=paste, threshold=threshold),
+    visualize=functools.partial(_visualize, draw, paste=paste, threshold=threshold),
   )
 
 
@@ -95,7 +95,7 @@ def _predict(outputs: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
   return {k: v for k, v in outputs['detections']._asdict().items() if v is not None}
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, np.ndarray],

@@ -122,7 +122,7 @@ def make_task(
     losses=functools.partial(detection.compute_losses, losses),
     predict=functools.partial(_predict, merge, own),
     metrics=tuple(metrics[name] for name in config.metrics),
-    pictures=functools.partial(_pictures, draw),
+    visualize=functools.partial(_visualize, draw),
     tuning=Tuning(
       names=_TUNED,
       settings=_grid(own),
@@ -196,7 +196,7 @@ def _count(
   return jax.lax.map(count_one, settings)
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, Any],

@@ -113,7 +113,7 @@ def make_task(
     losses=functools.partial(_compute_losses, losses),
     predict=_predict,
     metrics=tuple(METRICS[name](class_names) for name in config.metrics),
-    pictures=functools.partial(_pictures, draw),
+    visualize=functools.partial(_visualize, draw),
   )
 
 
@@ -173,7 +173,7 @@ def _predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
   }
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, np.ndarray],
   predictions: Mapping[str, np.ndarray],

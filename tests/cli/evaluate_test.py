@@ -74,17 +74,17 @@ def test_tune_for_people_shows_how_to_set_the_best(panoptic_run, capsys):
 
 
 def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
-  told = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
-  assert '--tune: the task semantic has no thresholds to tune' in told
+  message = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
+  assert '--tune: the task semantic has no thresholds to tune' in message
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--config.model.width=3'], 'config.model.width belongs to the training'),
     (['--split=tset'], 'has no split'),
     (['--checkpoint=3'], 'no checkpoint of step 3: it has 2, 4'),
   ],
 )
-def test_mistakes_are_one_sentence(semantic_run, capsys, args, told):
-  assert told in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)
+def test_mistakes_are_one_sentence(semantic_run, capsys, args, message):
+  assert message in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)

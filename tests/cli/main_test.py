@@ -73,8 +73,8 @@ def test_missing_files(tmp_path, capsys):
 
 
 def test_distributed_names_what_it_takes(tmp_path, capsys):
-  told = fails(capsys, 'train', f'--workdir={tmp_path}', '--distributed=here')
-  assert '--distributed=here must be HOST:PORT,COUNT,INDEX' in told
+  message = fails(capsys, 'train', f'--workdir={tmp_path}', '--distributed=here')
+  assert '--distributed=here must be HOST:PORT,COUNT,INDEX' in message
 
 
 def test_json_is_all_there_is_on_standard_output(semantic_run, tmp_path):

@@ -57,7 +57,7 @@ def merged_args(parts, workdir, *args):
     '--config.data.eval_split=val[:4]',
     '--config.batch.eval_size=4',
     '--config.train.steps=0',
-    '--config.train.pictures=0',
+    '--config.train.images=0',
     *(f'--config.model.{part}={path}' for part, path in parts.items()),
     '--config.init_from.checkpoint=latest',
     *args,
@@ -177,21 +177,21 @@ def test_a_merged_run_is_a_row_of_a_table(root, parts, merged, tmp_path, capsys)
     capsys.readouterr()
     assert commands.run('table', folder) == 0
     assert '| Both ' in capsys.readouterr().out
-    told = commands.fails(capsys, 'table', folder, '--record', f'both.small={merged}')
-  assert 'is not the workdir of a run' in told
+    message = commands.fails(capsys, 'table', folder, '--record', f'both.small={merged}')
+  assert 'is not the workdir of a run' in message
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--config.train.steps=2'], 'config.train.steps: a merged network is not trained'),
     (['--config.model.semantic={instance}'], 'name one of the task semantic'),
     (['--config.model.semantic={tmp_path}'], 'is not the workdir of a run'),
   ],
 )
-def test_what_cannot_be_merged(parts, tmp_path, capsys, args, told):
+def test_what_cannot_be_merged(parts, tmp_path, capsys, args, message):
   args = [arg.format(**parts, tmp_path=tmp_path) for arg in args]
-  assert told in commands.fails(capsys, *merged_args(parts, tmp_path / 'new', *args))
+  assert message in commands.fails(capsys, *merged_args(parts, tmp_path / 'new', *args))
 
 
 def test_the_same_command_again(parts, merged):

@@ -53,7 +53,7 @@ def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
     'model.width': 2,
     'model.classes': 9,
     'train.steps': 2,
-    'train.pictures': 1,
+    'train.images': 1,
     'data.name': 'scenes/tiny',
     'data.size.image_size': '(32,32)',
     'batch.size': 4,
@@ -174,15 +174,15 @@ def test_outputs_of_each_image():
 
 
 @pytest.mark.parametrize(
-  ('paths', 'told'),
+  ('paths', 'message'),
   [
     (['in/a.jpg', 'in/a.png'], 'conflicts with in/a.jpg'),
     (['in/a_overlay.jpg', 'in/a.jpg', 'out/a_overlay.png'], 'conflicts with'),
     (['in/results.jpg'], 'results.json'),
   ],
 )
-def test_no_file_is_written_twice(paths, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_no_file_is_written_twice(paths, message):
+  with pytest.raises(SegjaxError, match=message):
     predict.name_outputs(
       [Path(p) for p in paths], Path('out'), ('.json', '_overlay.png'), ('results.json',)
     )

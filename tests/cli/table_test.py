@@ -161,18 +161,18 @@ def test_measures_what_the_row_asks_for(copied):
 def test_refuses_what_is_not_the_row(copied, capsys):
   folder, workdirs = copied
   first, second = (workdirs / f'{n}.small.seed0' for n in ('first', 'second'))
-  told = fails(capsys, folder, '--record', f'first.small={second}')
-  assert 'was not trained as first.small' in told
-  assert 'config.eval.test_time_augmentation' in told
-  assert 'config.optim.learning_rate' in told
+  message = fails(capsys, folder, '--record', f'first.small={second}')
+  assert 'was not trained as first.small' in message
+  assert 'config.eval.test_time_augmentation' in message
+  assert 'config.optim.learning_rate' in message
   shutil.rmtree(first / 'checkpoints' / '2')
-  told = fails(capsys, folder, '--record', f'first.small={first}')
-  assert 'has not reached step 2 yet' in told
+  message = fails(capsys, folder, '--record', f'first.small={first}')
+  assert 'has not reached step 2 yet' in message
   assert not (folder / 'results.jsonl').exists()
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--record', 'first=x'], 'must be ROW.RECIPE=WORKDIR'),
     (['--record', 'first.small'], 'must be ROW.RECIPE=WORKDIR'),
@@ -185,7 +185,7 @@ def test_refuses_what_is_not_the_row(copied, capsys):
     (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
   ],
 )
-def test_mistakes_are_one_sentence(tmp_path, capsys, args, told):
+def test_mistakes_are_one_sentence(tmp_path, capsys, args, message):
   err = fails(capsys, tiny_table.write_table(tmp_path), *args)
-  assert told in err.splitlines()[-1]
+  assert message in err.splitlines()[-1]
   assert not (tmp_path / 'experiments/tiny_table1/results.jsonl').exists()

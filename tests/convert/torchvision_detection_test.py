@@ -106,7 +106,7 @@ def test_a_fine_tuned_file_has_its_own_classes(golden, name):
 def test_a_fine_tuned_file_names_its_source(golden):
   name = 'torchvision/maskrcnn_resnet50_fpn'
   with pytest.raises(
-    SegjaxError, match=f'cls_score.weight is 3x1024: take the file .*, or the source {name}_all'
+    SegjaxError, match=f'cls_score.weight is 3x1024: use the file .*, or the source {name}_all'
   ):
     convert(blank(golden, 'maskrcnn_resnet50_fpn', classes=2), SOURCES, name, 'FILE')
 

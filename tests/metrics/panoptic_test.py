@@ -214,21 +214,21 @@ def coco_panoptic():
   directory = real_data('coco_panoptic', 'annotations')
   content = json.loads((directory / 'panoptic_train2017.json').read_text())
   index = {category['id']: i for i, category in enumerate(content['categories'])}
-  labelled = []
+  labeled = []
   for annotation in content['annotations']:
     rgb = np.array(Image.open(directory / 'panoptic_train2017' / annotation['file_name']), np.int64)
     segments = {
       entry['id']: (index[entry['category_id']], bool(entry['iscrowd']))
       for entry in annotation['segments_info']
     }
-    labelled.append(Labelled(rgb @ [1, 256, 65536], segments))
-  return labelled, content['categories']
+    labeled.append(Labelled(rgb @ [1, 256, 65536], segments))
+  return labeled, content['categories']
 
 
 def test_equals_the_public_algorithm_on_coco(coco_panoptic):
-  labelled, categories = coco_panoptic
+  labeled, categories = coco_panoptic
   rng = np.random.default_rng(0)
-  pairs = [(image, distorted(image, k, rng)) for k, image in enumerate(labelled)]
+  pairs = [(image, distorted(image, k, rng)) for k, image in enumerate(labeled)]
   names = [category['name'] for category in categories]
   isthing = [category['isthing'] for category in categories]
   counts = [max(len(image.segments) for image in side) for side in zip(*pairs, strict=True)]

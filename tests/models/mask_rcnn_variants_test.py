@@ -189,7 +189,10 @@ def test_learns_all_but_what_is_frozen(fields, activation):
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    (C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 2}, "backbone.norm='batch': the stat"),
+    (
+      C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 2},
+      "backbone.norm='batch': the ",
+    ),
     ({'roi.op': 'roi_pool'}, 'roi.op=roi_pool needs a single map'),
     ({'roi.op': 'roi_warp'}, 'roi.op=roi_warp needs a single map'),
     ({'rpn.anchor_sizes': (8.0,)}, r'rpn.anchor_sizes=\(8.0,\): the FPN has 5 levels'),

@@ -99,7 +99,7 @@ def test_tiles_start_at_multiples_of_the_stride(axis):
 
 
 def test_a_tile_smaller_than_the_stride():
-  with pytest.raises(SegjaxError, match='4x4 is too small: this model needs 8x8'):
+  with pytest.raises(SegjaxError, match='4x4 is too small: use at least 8x8'):
     overlap_tile(lambda x: x, jnp.zeros((1, 8, 8, 1)), 4, 0, stride=8)
 
 
@@ -135,5 +135,5 @@ def test_gradient_reaches_every_pixel_once():
 
 
 def test_a_tile_that_does_not_fit_the_model():
-  with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 came out of the model as 7x7'):
+  with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 has an output of 7x7'):
     overlap_tile(lambda t: t[:, :7, :7], jnp.zeros((1, 8, 8, 1)), 4, 2)

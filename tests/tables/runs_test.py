@@ -57,9 +57,9 @@ def test_training_overrides_and_command(table, entries):
     ('init_from.source', 'none'),
     ('train.seed', '3'),
   )
-  told = runs.command(table, second)
-  assert str(table.root) not in told
-  assert told == (
+  message = runs.command(table, second)
+  assert str(table.root) not in message
+  assert message == (
     'segjax train --config=configs/tiny/small.py '
     '--workdir=runs/tiny_table1/second.small.seed3 --config.optim.learning_rate=0.0005 '
     '--config.init_from.path=runs/tiny_table1/first.small.seed3 --config.init_from.source=none '

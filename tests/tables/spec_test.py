@@ -51,7 +51,7 @@ def test_ancestors(table):
 
 
 @pytest.mark.parametrize(
-  ('old', 'new', 'told'),
+  ('old', 'new', 'message'),
   [
     ("title = 'First'", "titel = 'First'", 'rows.first.titel is not a key: did you mean title?'),
     ('split =', 'splt =', 'splt is not a key: did you mean split?'),
@@ -85,12 +85,12 @@ def test_ancestors(table):
     ("split = 'val'", 'split = 3', 'split=3 has the wrong type'),
   ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, old, new, told):
+def test_what_is_wrong_is_one_sentence(tmp_path, old, new, message):
   assert old in tiny_table.TABLE
   folder = tiny_table.write_table(tmp_path, tiny_table.TABLE.replace(old, new, 1))
   with pytest.raises(SegjaxError) as e:
     spec.read_table(folder)
-  assert told in str(e.value)
+  assert message in str(e.value)
   assert 'table.toml' in str(e.value)
 
 

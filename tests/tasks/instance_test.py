@@ -63,7 +63,7 @@ def make_batch(images=4, padding=0, seed=0):
     'size': np.array([[SIZE, SIZE], [50, 60]] * images, np.int32)[:images],
     'instances': Instances(boxes, classes, packed, np.zeros_like(valid), valid),
     'index': np.arange(images, dtype=np.int32),
-    'draw': rng.integers(2**32, size=images, dtype=np.uint32),
+    'seed': rng.integers(2**32, size=images, dtype=np.uint32),
     'valid': np.ones(images, bool),
   }
 
@@ -140,7 +140,7 @@ def test_the_order_of_the_images_changes_no_loss(variables):
 
 def test_other_seeds_sample_other_boxes(variables):
   batch = make_batch()
-  again = {**batch, 'draw': batch['draw'] + np.uint32(1)}
+  again = {**batch, 'seed': batch['seed'] + np.uint32(1)}
   a, b = losses(variables, batch), losses(variables, again)
   assert a['rpn_class'].sum != b['rpn_class'].sum
 
@@ -233,7 +233,7 @@ def test_a_network_that_finds_everything_has_an_average_precision_of_1():
     truth.boxes, truth.classes, np.where(truth.valid, 0.9, 0), np.ones((4, 4, 28, 28)), truth.valid
   )
   task = make_task(model)
-  local = {k: v for k, v in batch.items() if k not in ('instances', 'draw')}
+  local = {k: v for k, v in batch.items() if k not in ('instances', 'seed')}
   local['annotations'] = make_annotations(batch)
   local['valid'] = np.array([True, True, True, False])
   local['annotations'][3] = None
@@ -260,8 +260,8 @@ def test_pictures_get_what_was_found_and_what_is_there():
   task = make_task(draw=draw, draw_threshold=0.3)
   batch['valid'][0] = False
   batch['annotations'] = make_annotations(batch)
-  pictures = task.pictures(batch, {'classes': np.arange(8).reshape(4, 2)}, 2)
-  assert len(pictures) == len(seen) == 2
+  images = task.visualize(batch, {'classes': np.arange(8).reshape(4, 2)}, 2)
+  assert len(images) == len(seen) == 2
   assert seen[0][:3] == ((SIZE, SIZE, 3), (50, 60), batch['annotations'][1])
   np.testing.assert_array_equal(seen[0][3], [2, 3])
   assert seen[0][4] == 0.3

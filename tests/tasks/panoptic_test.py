@@ -104,7 +104,7 @@ def test_labels_of_the_channels():
   """Things are one class, the first, unless `semantic_things`; void stays void."""
   batch = make_batch()
   label = np.tile(np.array([0, 1, 2, 3, IGNORE_LABEL, 0, 1, 2], np.int32), (1, 8, 1))
-  batch |= {'label': label, 'draw': np.zeros(1, np.uint32), 'instances': None}
+  batch |= {'label': label, 'seed': np.zeros(1, np.uint32), 'instances': None}
   for model, expected in (
     (Known(), [1, 0, 2, 0, IGNORE_LABEL, 1, 0, 2]),
     (Known(semantic_things=True), label[0, 0].tolist()),
@@ -137,7 +137,7 @@ def test_accumulation_and_order_change_no_loss():
     'image': np.zeros((4, 8, 8, 3), np.float32),
     'size': np.full((4, 2), 8, np.int32),
     'label': label,
-    'draw': np.zeros(4, np.uint32),
+    'seed': np.zeros(4, np.uint32),
     'instances': None,
   }
   task = make_task()
@@ -220,10 +220,10 @@ def test_pictures_are_drawn_of_valid_examples():
   batch = make_batch()
   task = make_task(draw=lambda *args: args)
   predictions = found(task, batch)
-  [(image, size, native, true, predicted)] = task.pictures(batch, predictions, 3)
+  [(image, size, native, true, predicted)] = task.visualize(batch, predictions, 3)
   assert image.shape == (8, 8, 3) and size == (8, 6) and native == (16, 12)
   assert true.ids.shape == predicted.ids.shape == (16, 16)
-  assert task.pictures({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
+  assert task.visualize({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
 
 
 def test_wrong_arguments():

@@ -131,9 +131,9 @@ def test_pictures_are_of_valid_examples():
   task, batch = make_task(), make_batch(3)
   batch['valid'][0] = False
   predictions = {'label': batch['label']}
-  pictures = task.pictures(batch, predictions, 5)
-  np.testing.assert_array_equal([p['image'] for p in pictures], batch['image'][1:])
-  assert len(task.pictures(batch, predictions, 1)) == 1
+  images = task.visualize(batch, predictions, 5)
+  np.testing.assert_array_equal([p['image'] for p in images], batch['image'][1:])
+  assert len(task.visualize(batch, predictions, 1)) == 1
 
 
 def test_unknown_metric_names_those_there_are():

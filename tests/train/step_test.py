@@ -65,7 +65,7 @@ def one_device(**keys):
 
 @pytest.mark.parametrize('parts', [2, 4])
 def test_accumulation_equals_the_large_batch(parts):
-  """Though the parts hold different numbers of labelled pixels, and the losses count apart."""
+  """Though the parts hold different numbers of labeled pixels, and the losses count apart."""
   losses = ('softmax_cross_entropy', 'dice')
   whole, history = one_device(losses=losses)
   split, split_history = run(make_batch(), losses=losses, accumulate=parts)
@@ -184,5 +184,5 @@ def test_eval_step_counts_valid_examples_only():
   padded['valid'][4:] = other['valid'][4:] = False
   losses, states, _ = step(variables, padded)
   assert_same((losses, states), step(variables, other)[:2], rtol=1e-6)
-  labelled = (batch['label'] != IGNORE_LABEL).sum()
-  assert states[0].sum() == losses['softmax_cross_entropy'].count == labelled
+  labeled = (batch['label'] != IGNORE_LABEL).sum()
+  assert states[0].sum() == losses['softmax_cross_entropy'].count == labeled

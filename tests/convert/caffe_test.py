@@ -59,7 +59,7 @@ def shapes(model):
 
 
 def loaded(model, pretrained):
-  """Variables with the pretrained arrays, and sevens where there are none."""
+  """Variables with the pretrained arrays, and sevens for missing ones."""
   variables = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), shapes(model))
   params, model_state, report = load_into(variables.pop('params'), variables, pretrained)
   return {'params': params, **model_state}, report
@@ -489,7 +489,7 @@ def caffe_segnet_basic(layers, bgr):
 
 
 def normalized(rgb, source):
-  """As the data pipeline does it, with the mean and std that `input` tells."""
+  """As in the data pipeline, with the mean and std documented in `input`."""
   message = SOURCES[source].input
   mean, std = (re.search(rf'config\.data\.{k}=\(([^)]*)\)', message)[1] for k in ('mean', 'std'))
   mean, std = (np.array([float(x) for x in t.split(',') if x]) for t in (mean, std))
@@ -744,7 +744,7 @@ def get_config():
 
 @pytest.mark.slow
 def test_a_training_starts_from_a_caffe_file(tmp_path, monkeypatch, capsys):
-  """By the keys that `input` tells."""
+  """With the keys documented in `input`."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.delenv('SEGJAX_DATA_DIR', raising=False)
   source, output = 'caffe/segnet_basic', tmp_path / 'basic.safetensors'

@@ -1,7 +1,7 @@
 """torchvision's Mask R-CNN and Faster R-CNN: complete tables, and equal to the last mask.
 
 What narrow networks find is in golden/detection.npz (golden/make_detection.py); where torchvision
-is installed, the full ones are run beside ours, in inference and in training.
+is installed, the full ones are compared with ours, in inference and in training.
 """
 
 import dataclasses

@@ -99,7 +99,7 @@ SIZES = [(4, 6), (5, 4), (4, 7), (5, 7), (1, 1), (1, 5), (3, 1)]
 
 
 def grid(size, ties=False, batch=2, channels=3):
-  """Images of few values, hence full of ties, or of none."""
+  """Images of few values, with many ties, or without ties."""
   rng = np.random.default_rng(0)
   shape = (batch, *size, channels)
   x = rng.integers(-2, 2, shape) if ties else rng.permutation(np.prod(shape)).reshape(shape)

@@ -72,7 +72,7 @@ def pooled(x):
 @pytest.mark.parametrize('size', [(14, 18), (26, 10), (5, 7)])
 @pytest.mark.parametrize('tile', [(6, 10), (10, 14)])
 def test_equals_the_whole_image_for_a_network_that_pools(size, tile):
-  # Tiles lie side by side at stride 2; at stride 4 they overlap by 2.
+  # Tiles are adjacent at stride 2; at stride 4 they overlap by 2.
   image = normal(1, *size, 2)
   ends = [6 + n % 2 for n in size]
   pads = ((0, 0), (6, ends[0]), (6, ends[1]), (0, 0))

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is corrupt is reported."""
+"""Checkpoints: round trips, and detection of corrupt files."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Batch normalization averaged over batches; what is copied to the host of a batch."""
+"""Batch-norm statistics averaged over batches; what is copied to the host."""
 
 import types
 
@@ -73,5 +73,5 @@ def test_only_pictures_fetch_more_than_what_metrics_read(reads, predicted, kept)
     num_images=1,
   )
   n = len(metrics)
-  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'the drawn batch'
+  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'batches to draw'
   assert seen[n:] == [(predicted, kept)] * n

@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs, once.
+# Start with `make demo` or `make test`; both create the virtual environment on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,24 +15,24 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train a small U-Net on the built-in data set, evaluate it, show where to look
+demo: $(READY)  ## train and evaluate a small U-Net on the built-in data set
 	$(BIN)/segjax train --config=configs/unet/scenes.py --workdir=runs/demo
 	$(BIN)/segjax evaluate --workdir=runs/demo
 
-# worksteal: a file's tests stay together, so that what its fixtures made is made once, but for the
-# few that an idle worker takes over at the end.
+# worksteal keeps the tests of a file on one worker, so that module fixtures run once, until idle
+# workers steal tests at the end.
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 
-test: $(READY)  ## every test but the long ones
+test: $(READY)  ## all but the slow tests
 	$(PYTEST) -m 'not slow'
 
-test-slow: $(READY)  ## only those: kill and resume, several processes
+test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 	$(PYTEST) -m slow
 
-test-all: $(READY)  ## every test, the long ones too, compiled as for users
+test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
 
-mutate: $(READY)  ## do the tests notice small changes of the code? Half an hour
+mutate: $(READY)  ## mutation testing; takes about half an hour
 	$(BIN)/python tests/mutation.py
 	$(BIN)/python tests/mutation.py --page > experiments/mutation/README.md
 

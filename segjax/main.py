@@ -1,4 +1,4 @@
-"""The command line: the table of commands, and their errors as exit codes."""
+"""The command line interface: dispatches commands and maps errors to exit codes."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from segjax.cli import convert, data, evaluate, info, predict, table, train
 from segjax.train import compile, loop
 from segjax.types import SegjaxError
 
-# Each has HELP, EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`.
+# Each module has HELP, EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`.
 COMMANDS = {
   'train': train,
   'evaluate': evaluate,
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
   """The parser of `segjax`."""
   parser = argparse.ArgumentParser(
     prog='segjax',
-    description='Image segmentation in JAX: from a config to a measured network.',
+    description='Train and evaluate image segmentation networks in JAX.',
     epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
     '  segjax evaluate --workdir=runs/scenes',
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,7 +64,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     overrides.append((key, value if equals else next(rest, '')))
   args = parser.parse_args(plain)
   if overrides and args.command in _WITHOUT_CONFIG:
-    parser.error(f'segjax {args.command} takes no --config.{overrides[0][0]}')
+    parser.error(f'segjax {args.command} does not accept --config.{overrides[0][0]}')
   args.overrides = overrides
   return args
 
@@ -73,11 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command.
 
   Returns:
-    The exit code: 0; 2 after an error that the user can fix, which is one line on standard error;
-    130 after Ctrl-C; 128 plus the signal where training saved its state because of a signal.
+    The exit code: 0 on success; 2 after an error that the user can fix, printed as one line on
+    standard error; 130 after Ctrl-C; 128 plus the signal number if a signal stopped training, after
+    its state was saved.
   """
   args = parse_arguments(sys.argv[1:] if argv is None else argv)
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is intended
+  logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
   try:
@@ -109,7 +110,15 @@ def _sentence(error: SegjaxError | OSError) -> str:
 
 
 def start_distributed(how: str) -> None:
-  """Joins the other processes: 'auto', or 'host:port,number of processes,index of this one'."""
+  """Initializes multi-process JAX.
+
+  Args:
+    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
+      the index of this one.
+
+  Raises:
+    SegjaxError: `how` has another form.
+  """
   if how == 'auto':
     jax.distributed.initialize()
     return

@@ -1,4 +1,4 @@
-"""Which code runs on which hardware: the provenance of a result."""
+"""The provenance of a result: code version and hardware."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ import segjax
 
 
 def hardware() -> str:
-  """The devices of this run, such as '8 x NVIDIA H100' or '1 x AMD EPYC (2 cores)'."""
+  """The devices of this process, such as '8 x NVIDIA H100' or '1 x AMD EPYC (2 cores)'."""
   device, name, cores = jax.devices()[0], jax.devices()[0].device_kind, ''
   if device.platform == 'cpu':
     cores = f' ({os.cpu_count()} cores)'
@@ -25,11 +25,12 @@ def hardware() -> str:
 
 
 def versions() -> str:
+  """Such as 'segjax 0.1.0, jax 0.6.0'."""
   return f'segjax {segjax.__version__}, jax {jax.__version__}'
 
 
 def provenance() -> dict[str, Any]:
-  """Time, code, hardware and versions of this process, by the keys of a table's record."""
+  """Time, commit, hardware and versions of this process, by field of `tables.results.Record`."""
   commit, dirty = code_version(Path(segjax.__file__).parent.parent)
   return {
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),

@@ -42,16 +42,16 @@ ClassWeights = Mapping[str, Sequence[float]]
 # What the images of a report show, by the last of the annotations that a task reads.
 _DRAW = {'label': draw_labels, 'objects': draw_objects, 'segments': draw_panoptic}
 # What can be set of a run that is trained.
-_SET_LATER = ('data.', 'batch.', 'eval.', 'mesh.', 'train.pictures')
+_SET_LATER = ('data.', 'batch.', 'eval.', 'mesh.', 'train.images')
 
 
-def tell(text: str) -> None:
+def notify(text: str) -> None:
   """Shows a line on standard error: of several processes, the first one's."""
   if jax.process_index() == 0:
     print(text, file=sys.stderr, flush=True)
 
 
-def tell_of_process(text: str) -> None:
+def notify_process(text: str) -> None:
   """Shows what each process knows of its own part of the batches."""
   process = f'process {jax.process_index()}: ' if jax.process_count() > 1 else ''
   print(process + text, file=sys.stderr, flush=True)
@@ -181,7 +181,7 @@ def size_of(params: Any) -> int:
 def load_dataset(experiment: Experiment) -> Dataset:
   """The data set to train on, prepared where it was not yet, and its spec."""
   data = experiment.data
-  builder = datasets.load(data.name, data.dir, data.source, report=tell)
+  builder = datasets.load(data.name, data.dir, data.source, report=notify)
   return builder, datasets.spec(builder, experiment.input)
 
 
@@ -276,7 +276,7 @@ def make_evaluator(
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
     batches, put = eval_batches(run, dataset, split, mesh)
-    return evaluate.evaluate(eval_step, variables, batches, run.task, put, pictures=images)
+    return evaluate.evaluate(eval_step, variables, batches, run.task, put, num_images=images)
 
   return evaluator
 
@@ -386,7 +386,7 @@ def start_from(current: state.TrainState, init_from: weights_lib.InitFrom) -> st
   params, model_state, report = weights_lib.load_into(
     current.params, current.model_state, pretrained
   )
-  tell(str(report))
+  notify(str(report))
   ema = None if current.ema is None else params
   return dataclasses.replace(current, params=params, model_state=model_state, ema=ema)
 
@@ -417,7 +417,7 @@ def _read_config(workdir: Workdir) -> dict[str, Any]:
 
 @functools.cache
 def _tell_upgrade(path: Path) -> None:
-  tell(f'{path} was written by an older version of segjax: its config is read by the new keys')
+  notify(f'{path} was written by an older version of segjax: its config is read by the new keys')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -461,20 +461,20 @@ def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:
   restored = checkpoints.restore(which)
   checkpoints.close()
   if restored is None:
-    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
   return restored
 
 
 def open_checkpoints(workdir: Workdir, experiment: Experiment) -> checkpoint.Checkpoints:
   """The checkpoints of a workdir, to read."""
   if not workdir.checkpoints.is_dir():
-    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
   return checkpoint.Checkpoints(
     workdir.checkpoints,
     best_metric=experiment.train.best_metric,
     best_mode=experiment.train.best_mode,
     read_only=True,
-    warn=tell,
+    warn=notify,
   )
 
 

@@ -11,20 +11,20 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 
-# The one label value in a batch that no loss and no metric counts: above every class of a 16-bit
-# label map. Prepared files keep void as the highest value of their bit depth, see `data.read`.
+# The label value that losses and metrics ignore, above every class of a 16-bit label map. Prepared
+# files store void as the highest value of their bit depth, see `data.read`.
 IGNORE_LABEL = 65_535
 
 Array: TypeAlias = jax.Array
 
 
 class Range(NamedTuple):
-  """The numbers that a config key accepts: `Annotated[float, Range(0, 1)]`.
+  """The range of values of a config key: `Annotated[float, Range(0, 1)]`.
 
   Attributes:
-    low: the lowest; None for no bound.
-    high: the highest; None for no bound.
-    open: which of the two are themselves not accepted: '', 'low', 'high' or 'both'.
+    low: lower bound, or None.
+    high: upper bound, or None.
+    open: which bounds are excluded: '', 'low', 'high' or 'both'.
   """
 
   low: float | None = None
@@ -59,28 +59,28 @@ NonNegativeFloat: TypeAlias = Annotated[float, Range(0)]
 Fraction: TypeAlias = Annotated[float, Range(0, 1)]
 AnyFloat: TypeAlias = Annotated[float, Range()]
 
-# What a task's functions read. Dense tasks use
+# The batch that a task's functions read. Semantic tasks use
 #   image  f32[B, H, W, C]  normalized; H and W include the model's margin where it has one
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
-#   weight f32[B, h, w]     loss weight a pixel, only where the config asks for one
+#   weight f32[B, h, w]     loss weight per pixel, only if the config asks for one
 #   valid  bool[B]          False for padding of an evaluation batch
 # Instance tasks use image, valid, and
-#   size      i32[B, 2]     height and width of the image inside its padding
+#   size      i32[B, 2]     height and width of the image without its padding
 #   instances `Instances`
 #   index     i32[B]        of the example in its split
 # Panoptic tasks also use
 #   label     i32[B, H, W]  as above, in training
-#   segments  `Segments`    in evaluation, at the images' own sizes, padded
+#   segments  `Segments`    in evaluation, at the original image sizes, padded
 #   native    i32[B, 2]     these sizes, in evaluation
 Batch: TypeAlias = Mapping[str, Any]
 
 
 class SumCount(NamedTuple):
-  """A quantity before its one division: the mean is `sum / count`, over all devices and hosts.
+  """A mean before its division: `sum / count`, summed over all devices and hosts first.
 
   Attributes:
     sum: f32[] total.
-    count: f32[] what the total is divided by; 0 where there was nothing to count.
+    count: f32[] divisor of the total; 0 if there was nothing to count.
   """
 
   sum: Any
@@ -88,14 +88,14 @@ class SumCount(NamedTuple):
 
 
 class Instances(NamedTuple):
-  """The objects of a batch of images, padded to N an image; an absent one has `valid` False.
+  """The ground-truth objects of a batch of images, padded to N per image.
 
   Attributes:
-    boxes: f32[B, N, 4], around the visible pixels; zeros where absent.
-    classes: i32[B, N], class index among the things, from 0; there is no background class.
-    masks: u8[B, N, H, ceil(W / 8)], one bit a pixel, see `segjax.ops.masks.pack_masks`.
-    crowd: bool[B, N], a region of many objects: no target, no mistake.
-    valid: bool[B, N].
+    boxes: f32[B, N, 4], around the visible pixels; zeros for padding.
+    classes: i32[B, N], index among the thing classes, from 0; there is no background class.
+    masks: u8[B, N, H, ceil(W / 8)], one bit per pixel, see `segjax.ops.masks.pack_masks`.
+    crowd: bool[B, N], a region of many objects (COCO's iscrowd): neither positive nor negative.
+    valid: bool[B, N], False for padding.
   """
 
   boxes: Any
@@ -106,14 +106,14 @@ class Instances(NamedTuple):
 
 
 class Detections(NamedTuple):
-  """What a network finds in a batch of images, K an image by falling score.
+  """Detected objects of a batch of images, K per image in descending order of score.
 
   Attributes:
     boxes: f32[B, K, 4].
-    classes: i32[B, K], class index among the things, from 0.
+    classes: i32[B, K], index among the thing classes, from 0.
     scores: f32[B, K], probability.
-    masks: f32[B, K, M, M], probability in the frame of the box; None without a mask head.
-    valid: bool[B, K].
+    masks: f32[B, K, M, M], probability inside the box; None without a mask head.
+    valid: bool[B, K], False for padding.
   """
 
   boxes: Any
@@ -124,15 +124,15 @@ class Detections(NamedTuple):
 
 
 class Segments(NamedTuple):
-  """One answer a pixel for a batch of images: which of at most S segments it belongs to.
+  """Panoptic segments of a batch of images, at most S per image.
 
-  A pixel has one segment or none by construction. Segment k is described at index k - 1. Pixels of
-  a segment that is not valid belong to none.
+  A pixel belongs to one segment or none by construction. Segment k is described at index k - 1.
+  Pixels of a segment that is not valid belong to none.
 
   Attributes:
     ids: i32[B, H, W], from 1 to S; 0 is void, and padding.
-    classes: i32[B, S], class index, things and stuff in one numbering.
-    crowd: bool[B, S], a region of many objects; never in a prediction.
+    classes: i32[B, S], class index, things and stuff numbered together.
+    crowd: bool[B, S], a region of many objects; False in predictions.
     valid: bool[B, S].
   """
 
@@ -150,7 +150,7 @@ class SegjaxError(Exception):
 
 
 def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
-  """`': did you mean X?'` with the nearest of `names`, else `': choose from …'` with `shown`."""
+  """`': did you mean X?'` with the closest of `names`, else `': choose from …'` with `shown`."""
   names = list(names)
   if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
     return f': did you mean {close[0]}?'

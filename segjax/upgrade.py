@@ -13,6 +13,7 @@ _MOVED = {
   'short_side=data.short_side longest_side=data.longest_side shapes=data.shapes',
   '': 'augment=data.augment',
   'augment': 'copy_paste=data.copy_paste large_scale_jitter=data.jitter',
+  'train': 'images=train.pictures',
 }
 # The same of `config.model` where that is a Mask R-CNN or Panoptic FPN.
 _MOVED_IN_MODEL = {

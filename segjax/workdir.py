@@ -1,4 +1,4 @@
-"""The directory of one run: its files by name, its frozen config, and the lock on it."""
+"""The directory of a run: its files, its frozen config, and its lock."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from segjax import config as config_lib
 from segjax import upgrade
 from segjax.types import SegjaxError
 
-# Keys that a run may change when it resumes: where and how it runs, not its results.
+# Keys that may change when a run resumes: paths and execution, nothing that affects results.
 FREE_KEYS = (
   'data.dir',
   'data.source',
@@ -23,14 +23,14 @@ FREE_KEYS = (
   'train.eval_every',
   'train.checkpoint_every',
   'train.keep',
-  'train.pictures',
+  'train.images',
   'train.nonfinite',
   'train.max_skipped',
 )
 
 
 class Workdir:
-  """The files of one run, by name."""
+  """The files of a run."""
 
   def __init__(self, path: str):
     self.path = Path(path)
@@ -42,12 +42,12 @@ class Workdir:
     self.starts = self.path / 'starts.jsonl'
 
   def read_config(self) -> dict[str, Any]:
-    """The frozen config, upgraded where an earlier version wrote it."""
+    """The frozen config, upgraded if an earlier version wrote it."""
     config = self._read_config()
     return upgrade.upgrade(config) if upgrade.is_old(config) else config
 
   def is_old(self) -> bool:
-    """Whether an earlier version, with other keys, froze the config."""
+    """Whether the config was frozen by an earlier version, with other keys."""
     return upgrade.is_old(self._read_config())
 
   def _read_config(self) -> dict[str, Any]:
@@ -55,30 +55,30 @@ class Workdir:
       raise SegjaxError(f'{self.path} is not the workdir of a run (no config.json): train first')
     config = _read(self.config)
     if not isinstance(config.get('data'), dict) or not isinstance(config.get('model'), dict):
-      raise SegjaxError(f'{self.config} is corrupt (no data or no model): take another --workdir')
+      raise SegjaxError(f'{self.config} is corrupt (no data or no model): use another --workdir')
     return config
 
   def read_dataset(self) -> dict[str, Any]:
-    """What `write_dataset` noted."""
+    """The content that `write_dataset` wrote."""
     if not self.dataset.is_file():
       raise SegjaxError(f'{self.path} has no dataset.json: start training there first')
     return _read(self.dataset)
 
   def has_checkpoints(self) -> bool:
-    """Whether training got so far that a start from here resumes it."""
+    """Whether there is a checkpoint to resume from."""
     return self.checkpoints.is_dir() and any(p.name.isdigit() for p in self.checkpoints.iterdir())
 
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
-    """Writes the data set's classes and colors, and the class weights, for use without it."""
+    """Writes classes, colors and class weights, so that the data set is not needed later."""
     _write(self.dataset, json.dumps(facts, indent=2) + '\n')
 
   def note_start(self, facts: Mapping[str, Any]) -> None:
-    """Adds a line for a start of the training, or its resumption: when, where, by which code."""
+    """Logs that training starts or resumes: when, on which hardware, with which code."""
     with self.starts.open('a', encoding='utf-8') as file:
       file.write(json.dumps(facts) + '\n')
 
   def read_starts(self) -> list[dict[str, Any]]:
-    """What `note_start` noted; a line that a kill truncated is left out."""
+    """The entries of `note_start`; a line truncated by a kill is skipped."""
     if not self.starts.exists():
       return []
     found = []
@@ -89,29 +89,29 @@ class Workdir:
 
   @contextlib.contextmanager
   def lock(self) -> Iterator[None]:
-    """Keeps a second process off the workdir; the lock goes with the process, however it ends."""
+    """Locks the workdir; the operating system releases the lock when the process ends."""
     self.path.mkdir(parents=True, exist_ok=True)
     with (self.path / '.lock').open('a') as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
         raise SegjaxError(
-          f'another process is training in {self.path}: wait for it, or take another --workdir'
+          f'another process is training in {self.path}: wait for it, or use another --workdir'
         ) from None
       yield
 
   def check_config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Whether a run of the config `old` may resume with `new`, both complete.
+    """Checks that a run with the complete config `old` may resume with `new`.
 
     Raises:
-      SegjaxError: they differ in a key that is not free, or an earlier version trained the run on
-        batches that today's pipeline does not make.
+      SegjaxError: they differ in a key outside `FREE_KEYS`, or an earlier version trained the run
+        on batches that the current pipeline cannot reproduce.
     """
     if self.is_old() and old['task'] != 'semantic' and old['train']['steps']:
       raise SegjaxError(
-        f'{self.path} was trained by an earlier version of segjax, whose batches of {old["task"]} '
-        'tasks are not made any more: evaluate it, predict with it, or start another --workdir '
-        f'from it by --config.init_from.path={self.path}'
+        f'{self.path} was trained by an earlier version of segjax and cannot be resumed, because '
+        f'{old["task"]} batches have changed: evaluate it, predict with it, or start another '
+        f'--workdir with --config.init_from.path={self.path}'
       )
     changed = {
       k: v for k, v in config_lib.differences(old, new).items() if not k.startswith(FREE_KEYS)
@@ -119,8 +119,8 @@ class Workdir:
     if changed:
       shown = ', '.join(f'{k} was {a!r} and is {b!r}' for k, (a, b) in changed.items())
       raise SegjaxError(
-        f'{self.path} was created with a different config (config.{shown}): take another '
-        '--workdir, or the config it was started with'
+        f'{self.path} was created with a different config (config.{shown}): use another '
+        '--workdir, or the original config'
       )
 
   def write_config(self, config: Mapping[str, Any]) -> None:
@@ -132,14 +132,14 @@ def _read(path: Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except ValueError as e:
-    raise SegjaxError(f'{path} is corrupt ({e}): take another --workdir, or fix it') from e
+    raise SegjaxError(f'{path} is corrupt ({e}): use another --workdir, or fix it') from e
   if not isinstance(content, dict):
-    raise SegjaxError(f'{path} is corrupt (not a JSON object): take another --workdir, or fix it')
+    raise SegjaxError(f'{path} is corrupt (not a JSON object): use another --workdir, or fix it')
   return content
 
 
 def _write(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file atomically."""
   temporary = path.with_name(path.name + '.tmp')
   temporary.write_text(text, encoding='utf-8')
   temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Configs: reading, overriding, completing, and what a person is told when something is wrong."""
+"""Configs: reading, overrides, completion, and error messages."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def test_read_file_with_an_argument(write):
 
 
 @pytest.mark.parametrize(
-  ('text', 'told'),
+  ('text', 'message'),
   [
     ('x = 1', 'has no get_config'),
     ('raise ValueError("oops")', 'ValueError: oops'),
@@ -87,8 +87,8 @@ def test_read_file_with_an_argument(write):
     ('def get_config(', 'SyntaxError'),
   ],
 )
-def test_read_file_names_the_broken_file(write, text, told):
-  with pytest.raises(SegjaxError, match=told) as e:
+def test_read_file_names_the_broken_file(write, text, message):
+  with pytest.raises(SegjaxError, match=message) as e:
     config.read_file(write(text, 'broken.py'))
   assert 'broken.py' in str(e.value)
 
@@ -116,19 +116,19 @@ def test_a_config_starts_from_another(write):
 
 
 @pytest.mark.parametrize(
-  ('base', 'told'),
+  ('base', 'message'),
   [
     ('x = 1', 'base.py has no get_config'),
     (None, 'no config file .*base.py'),
     (START + 'def get_config(): return base_config(__file__, "c.py")', 'c.py from .*base.py from'),
   ],
 )
-def test_a_base_that_is_wrong_is_named(write, base, told):
+def test_a_base_that_is_wrong_is_named(write, base, message):
   if base is not None:
     write(base, 'base.py')
   path = write(START + 'def get_config(): return base_config(__file__, "base.py")')
   for _ in range(2):  # an error leaves nothing behind
-    with pytest.raises(SegjaxError, match=told):
+    with pytest.raises(SegjaxError, match=message):
       config.read_file(path)
 
 
@@ -196,7 +196,7 @@ def test_complete_fills_and_converts():
 
 
 @pytest.mark.parametrize(
-  ('given', 'told'),
+  ('given', 'message'),
   [
     ({'rats': 1}, 'c.rats is not a key: did you mean rate'),
     ({'zzz': 1}, 'c.zzz is not a key: .* count, kind'),
@@ -218,8 +218,8 @@ def test_complete_fills_and_converts():
     (3, 'c=3 has the wrong type: it takes a group of keys'),
   ],
 )
-def test_complete_names_the_key(given, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_complete_names_the_key(given, message):
+  with pytest.raises(SegjaxError, match=message):
     config.complete(Thing, given, 'c')
 
 
@@ -259,7 +259,7 @@ def test_complete_of_a_function():
 
 
 @pytest.mark.parametrize(
-  ('given', 'told'),
+  ('given', 'message'),
   [
     ({'seed': 99999999999999999999}, 'c.seed=99999999999999999999 must be in [0, 4294967295]'),
     ({'seed': -1}, 'c.seed=-1 must be in [0, 4294967295]'),
@@ -277,10 +277,10 @@ def test_complete_of_a_function():
     ({'named': {'a': 0}}, 'c.named.a=0 must be 1 or greater'),
   ],
 )
-def test_numbers_have_ranges(given, told):
+def test_numbers_have_ranges(given, message):
   with pytest.raises(SegjaxError) as e:
     config.complete(Ranges, given, 'c')
-  assert str(e.value) == told
+  assert str(e.value) == message
 
 
 def test_numbers_in_their_range():

@@ -1,4 +1,4 @@
-"""Every shipped config is complete, builds as shapes, and says how it is used."""
+"""Every shipped config is complete, can be traced, and documents its command."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ from segjax.types import Instances, Segments
 ROOT = pathlib.Path(__file__).parent.parent
 # Paths from the checkout, such as configs/unet/scenes.py.
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('*/*.py'))
-# Facts of the real data sets that the configs name: classes and channels.
+# Classes and channels of the real data sets.
 SPECS = {
   'scenes': (9, 3),
   'camvid': (11, 3),
@@ -32,27 +32,27 @@ SPECS = {
   'nyud': (40, 3),
   'sun_rgbd': (37, 3),
 }
-# Kinds of things in those of instance tasks.
+# Number of thing classes in instance tasks.
 THINGS = {'scenes': 5, 'penn_fudan': 1, 'coco_instances': 80, 'cityscapes_instances': 8}
-# Classes and, of these, things of those of panoptic tasks; things come last in some, first in COCO.
+# Number of classes and the thing classes in panoptic tasks; things come first in COCO, else last.
 PANOPTIC = {
   'scenes': (9, range(4, 9)),
   'coco_panoptic': (133, range(80)),
   'cityscapes_panoptic': (19, range(11, 19)),
 }
-# What a config that merges two runs calls them, and the configs of such runs.
+# Workdirs that a config merges, and the configs of these runs.
 RUNS = {
   'runs/scenes': 'configs/unet/scenes.py',
   'runs/scenes_instances': 'configs/mask_rcnn/scenes_tiny.py',
 }
 SIZE = 64
-# The size of an image as it is stored.
+# The original image size.
 NATIVE = (50, 70)
 
 
 @functools.cache
 def read(path):
-  """The experiment of a config; of a merged network, as if its two runs were there."""
+  """The experiment of a config; for a merged network, as if its two runs existed."""
   given = config_lib.read_file(ROOT / path)
   if paths := merge.named_runs(given):
     parts = {part: read(RUNS[p]).to_dict() for part, p in paths.items()}
@@ -126,7 +126,7 @@ def make_batch(one):
   batch = {
     'image': shape((1, SIZE, SIZE, 3), np.float32),
     'size': shape((1, 2), np.int32),
-    'draw': shape((1,), np.uint32),
+    'seed': shape((1,), np.uint32),
     'instances': Instances(
       boxes=shape((*objects, 4), np.float32),
       classes=shape(objects, np.int32),
@@ -147,7 +147,7 @@ def make_batch(one):
 
 
 def check_objects(run):
-  """Both ways through the network, the losses, and what the optimizer is to leave alone."""
+  """Training and evaluation forward pass, losses, and parameters that are not updated."""
   one, batch = run.experiment, make_batch(run.experiment)
   variables = jax.eval_shape(run.task.init, jax.random.key(0), batch)
 
@@ -163,7 +163,7 @@ def check_objects(run):
     frozen = getattr(run.model, 'frozen_parameters', ())
     optim.make_optimizer(one.optim, one.train.steps, variables['params'], frozen)
   found, predictions = jax.eval_shape(find, variables, batch)
-  model = getattr(run.model, 'instance', run.model)  # of a merged network that part
+  model = getattr(run.model, 'instance', run.model)  # that part of a merged network
   count = model.box_head.max_detections
   assert found.boxes.shape == (1, count, 4)
   assert (found.masks is not None) == model.masks
@@ -195,7 +195,7 @@ def test_config_says_its_command(root, path):
   ],
 )
 def test_none_takes_away_what_a_config_says(root, path, key):
-  """As these configs' docstrings say."""
+  """As in the docstrings of these configs."""
   given = config_lib.read_file(root / path)
   before = config_lib.flatten(parse(given).to_dict())
   one = parse(config_lib.override(given, [(key, 'none')]))

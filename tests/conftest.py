@@ -1,4 +1,4 @@
-"""Stricter than users are: warnings are errors, four CPU devices, nothing left by earlier runs.
+"""Test environment: warnings are errors, four CPU devices, no state of earlier runs.
 
 Most of a test's time is compilation, and most of what it compiles runs once. So programs are
 compiled without LLVM's optimization and by XLA's older emitters of fusions, which are faster, and

@@ -1,4 +1,4 @@
-"""The pages that people read first: their links work, and nothing is left to fill in."""
+"""The documentation: links work, and there are no placeholders."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Experiments: what a config says, checked once, and what a person is told when it is wrong."""
+"""Experiments: typed configs, validation, and error messages."""
 
 import dataclasses
 import importlib
@@ -94,7 +94,7 @@ def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
     parse(given)
 
 
-# One sentence, with the key, for values of the right type that are out of range or do not fit.
+# Values of the right type that are out of range or inconsistent.
 BAD = [
   (UNET, 'train.seed', 99999999999999999999, 'must be in [0, 4294967295]'),
   (UNET, 'train.seed', -1, 'must be in [0, 4294967295]'),
@@ -103,7 +103,7 @@ BAD = [
   (UNET, 'train.eval_every', 0, 'must be 1 or greater'),
   (UNET, 'train.checkpoint_every', 0, 'must be 1 or greater'),
   (UNET, 'train.keep', 0, 'must be 1 or greater'),
-  (UNET, 'train.pictures', -1, 'must be 0 or greater'),
+  (UNET, 'train.images', -1, 'must be 0 or greater'),
   (UNET, 'train.max_skipped', -1, 'must be 0 or greater'),
   (UNET, 'optim.learning_rate', -1, 'must be 0 or greater'),
   (UNET, 'optim.learning_rate', 10**400, 'must be a finite number'),
@@ -134,7 +134,7 @@ BAD = [
   (UNET, 'mesh.space', 0, 'must be 1 or greater'),
   (UNET, 'batch.max_segments', 3, 'is for tasks that read segments'),
   (MASK_RCNN, 'model.backbone.width', 0, 'must be 1 or greater'),
-  (MASK_RCNN, 'model.rpn.anchor_sizes', (8.0,), 'the pyramid has 5 levels'),
+  (MASK_RCNN, 'model.rpn.anchor_sizes', (8.0,), 'the FPN has 5 levels'),
   (MASK_RCNN, 'model.rpn.nms_iou', 1.5, 'must be in [0, 1]'),
   (MASK_RCNN, 'model.rpn.train_proposals', (0, 1), '[0]=0 must be 1 or greater'),
   (MASK_RCNN, 'model.box_head.samples', 0, 'must be 1 or greater'),
@@ -143,7 +143,7 @@ BAD = [
   (MASK_RCNN, 'model.roi.sampling_ratio', -1, 'must be 0 or greater'),
   (MASK_RCNN, 'batch.max_objects', 0, 'must be 1 or greater'),
   (MASK_RCNN, 'losses', {}, 'is empty: name a loss'),
-  (MASK_RCNN, 'eval.scales', (), 'name one scale or more'),
+  (MASK_RCNN, 'eval.scales', (), 'set at least one scale'),
   (MASK_RCNN, 'eval.scales', (0.0,), '[0]=0.0 must be greater than 0'),
   (MASK_RCNN, 'eval.draw_threshold', 2.0, 'must be in [0, 1]'),
   (MERGED, 'model.instance.box_head.samples', 0, 'must be 1 or greater'),
@@ -151,13 +151,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(('given', 'key', 'value', 'told'), BAD)
-def test_a_bad_value_is_one_sentence(given, key, value, told):
+@pytest.mark.parametrize(('given', 'key', 'value', 'message'), BAD)
+def test_a_bad_value_is_one_sentence(given, key, value, message):
   with pytest.raises(SegjaxError) as e:
     parse(put(given, key, value))
   text = str(e.value)
   assert f'config.{key}' in text or (key.endswith('activation') and f'model.{key[6:]}' in text)
-  assert told in text
+  assert message in text
   assert '\n' not in text
 
 
@@ -169,7 +169,7 @@ def put(given, key, value):
 
 
 @pytest.mark.parametrize(
-  ('change', 'told'),
+  ('change', 'message'),
   [
     ({'dtaa': {}}, 'config.dtaa is not a key: did you mean data'),
     ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
@@ -185,8 +185,8 @@ def put(given, key, value):
     ({'model': {**UNET['model'], 'name': None}}, 'config.model.name=None has the wrong type'),
   ],
 )
-def test_a_bad_group_is_one_sentence(change, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_a_bad_group_is_one_sentence(change, message):
+  with pytest.raises(SegjaxError, match=message):
     parse({**UNET, **change})
 
 
@@ -206,7 +206,7 @@ def test_without_training_neither_losses_nor_the_warmup_matter():
 
 
 def members(package, fits):
-  """What the modules of a package define, if it fits."""
+  """The objects defined in the modules of a package that satisfy a predicate."""
   for info in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
     module = importlib.import_module(info.name)
     for name, value in vars(module).items():
@@ -215,7 +215,7 @@ def members(package, fits):
 
 
 def schemas():
-  """Each thing that a config gives arguments to, and what it does not give."""
+  """Each schema of a config, and its arguments that are not config keys."""
   is_network = lambda name, value: (
     inspect.isclass(value) and issubclass(value, nn.Module) and not name.startswith('_')
   )
@@ -237,7 +237,7 @@ def schemas():
 
 
 def unbounded(hint, ranged=False):
-  """Whether a number that the hint accepts has no range; groups are named by their own schema."""
+  """Whether the hint accepts a number without a range; groups have their own schema."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:
     return unbounded(args[0], any(isinstance(m, Range) for m in hint.__metadata__))

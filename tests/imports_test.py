@@ -1,4 +1,4 @@
-"""Imports run one way: a part of segjax may import only the parts below it, and nothing itself."""
+"""Layering: a part of segjax may only import the parts below it, without cycles."""
 
 import ast
 import pathlib
@@ -42,7 +42,7 @@ ALLOWED = {
 ALLOWED['run'] = set(ALLOWED)
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'train.compile', 'train.loop'}
-# The same inside of data/: from a config to batches, and apart from it from files to data sets.
+# The same inside data/: from a config to batches, and separately from files to data sets.
 INSIDE_DATA = {
   'config': set(),
   'sample': set(),
@@ -63,7 +63,7 @@ NEVER = {'tensorflow', 'torch', 'torchvision'}
 
 
 def imported(path, *, at_once=False):
-  """Dotted names of all that a file imports; `at_once` leaves out what a function imports later."""
+  """Dotted names of all imports of a file; with `at_once` without imports inside functions."""
   tree = ast.parse(path.read_text())
   for node in _at_once(tree) if at_once else ast.walk(tree):
     if isinstance(node, ast.Import):
@@ -145,7 +145,7 @@ def graph(root):
 
 
 def circle(imports):
-  """The modules of a circle of imports, its first one last again; empty where there is none."""
+  """The modules of an import cycle, the first one repeated at the end; empty without a cycle."""
   done, on_the_way = set(), []
 
   def visit(module):

@@ -101,14 +101,14 @@ FIT = {'image_size': (96, 128), 'resize': 'fit'}
   ],
 )
 def test_images_are_resized_as_for_the_instance_network(trained, given, seen):
-  """Of the two ways to resize them, one that is given takes the place of the other."""
+  """One of the two resize options replaces the other."""
   given = {**GIVEN, 'data': {**GIVEN['data'], 'size': given}}
   size = merge.merged_config(given, change('instance', **trained))['data']['size']
   assert (size['short_side'], size['image_size']) == seen
 
 
 def test_a_semantic_network_may_see_the_same_images():
-  """Resized by the same rule for both, there is nothing to resize in between."""
+  """With the same resizing for both, no resizing is needed in between."""
   runs = change(
     'semantic', change('instance', short_side=(60, 80)), image_size=None, short_side=(80,)
   )
@@ -119,7 +119,7 @@ def test_a_semantic_network_may_see_the_same_images():
 
 
 def test_a_merged_config_is_complete():
-  """But for the name of the workdirs, it is like any other."""
+  """Except for the workdirs, it is an ordinary config."""
   config = merge.merged_config(GIVEN, RUNS)
   one = parse(config)
   assert one.model.semantic.classes == 9 and one.model.instance.classes == 5
@@ -136,7 +136,7 @@ def test_named_runs():
 
 
 @pytest.mark.parametrize(
-  ('given', 'runs', 'told'),
+  ('given', 'runs', 'message'),
   [
     (
       GIVEN,
@@ -166,8 +166,8 @@ def test_named_runs():
     ),
   ],
 )
-def test_what_does_not_fit(given, runs, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_what_does_not_fit(given, runs, message):
+  with pytest.raises(SegjaxError, match=message):
     merge.merged_config(given, runs)
 
 
@@ -177,7 +177,7 @@ def test_without_a_start():
 
 
 @pytest.mark.parametrize(
-  ('changed', 'told'),
+  ('changed', 'message'),
   [
     ({'data': 3}, 'config.data=3 has the wrong type: it takes a group of keys'),
     ({'data': {'name': 'scenes', 'mean': 1.0}}, 'config.data.mean=1.0 has the wrong type'),
@@ -189,8 +189,8 @@ def test_without_a_start():
     ({'data': {'shapes': 3}}, 'config.data.shapes is now config.data.size.shapes'),
   ],
 )
-def test_mistakes_are_found_before_the_runs_are_read(changed, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_mistakes_are_found_before_the_runs_are_read(changed, message):
+  with pytest.raises(SegjaxError, match=message):
     resolve({**GIVEN, **changed})
 
 

@@ -1,17 +1,16 @@
-"""Measures the tests: changes the code in one place, and asks whether its own tests notice.
+"""Mutation testing: changes the code in one place, and checks whether its tests fail.
 
-`make mutate` runs it by hand and writes experiments/mutation/README.md, in about half an hour.
+`make mutate` runs it and writes experiments/mutation/README.md, in about half an hour.
 
 A sample of mutants, which depends on the seed and the sources alone, is spread over the files in
-proportion to their lines, at least one in each. A mutant is applied to a copy of the checkout, and
-the tests that mirror its file (tests/ops/nms_test.py for segjax/ops/nms.py) run there: they kill it
-by failing, or by taking more than 4 times as long as without it, and 20 s. Results are appended to
-experiments/mutation/results.jsonl; a mutant that is in it already is not run again. Survivors that
-nothing observable tells from the original are listed, with the reason, in
-experiments/mutation/equivalent.toml.
+proportion to their lines, at least one in each. A mutant is applied to a copy of the checkout, in
+which the mirroring tests run (tests/ops/nms_test.py for segjax/ops/nms.py). A mutant is killed if
+they fail, or take more than 4 times as long as without it plus 20 s. Results are appended to
+experiments/mutation/results.jsonl; mutants that are in it are not run again. Equivalent mutants are
+listed, with the reason, in experiments/mutation/equivalent.toml.
 
-  python tests/mutation.py                 run what is missing
-  python tests/mutation.py --survivors     run again what survived, after tests were added
+  python tests/mutation.py                 run missing mutants
+  python tests/mutation.py --survivors     run survivors again, after tests were added
   python tests/mutation.py --list          only list the mutants
   python tests/mutation.py --page          only print the page
 """
@@ -113,7 +112,7 @@ _PAIRS = (
   ('argmin', 'argmax'),
 )
 FUNCTIONS = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
-# Keywords that change nothing but what is checked, or how fast.
+# Keywords that only affect checks or speed.
 SAFE_KEYWORDS = {'strict', 'maxsize'}
 
 # A replacement within a file: its kind, the node that shows it, and (first byte, last byte, text).
@@ -299,7 +298,7 @@ def all_mutants() -> dict[str, list[Mutant]]:
 
 
 def sample(count: int, seed: int) -> list[Mutant]:
-  """`count` mutants of all files, evenly among their kinds; each file has a seed of its own."""
+  """`count` mutants of all files, evenly among their kinds; each file has its own seed."""
   pools = all_mutants()
   lines = {file: (ROOT / file).read_bytes().count(b'\n') for file in pools}
   shares = {file: max(1, count * lines[file] // sum(lines.values())) for file in pools}
@@ -345,7 +344,7 @@ class Copy:
       'SEGJAX_TEST_CACHE': str(cache),
       **os.environ,
       'PYTHONPATH': str(directory),
-      'PYTHONDONTWRITEBYTECODE': '1',  # its time stamps do not tell two changes of a second apart
+      'PYTHONDONTWRITEBYTECODE': '1',  # its time stamps have a resolution of one second
     }
     command = [sys.executable, '-c', 'import segjax; print(segjax.__file__)']
     imported = subprocess.check_output(command, cwd=directory, env=self._environment, text=True)
@@ -467,15 +466,15 @@ def page(records: Sequence[dict], reasons: Mapping[str, str]) -> str:
     '',
     '<!-- Written by: python tests/mutation.py --page > experiments/mutation/README.md -->',
     '',
-    'What share of small changes of the code its own tests notice: `tests/mutation.py` says which '
-    'changes, and how. Run it with `make mutate`.',
+    'Small changes of the code that its mirroring tests detect; see `tests/mutation.py` for the '
+    'changes. Run with `make mutate`.',
     '',
     f'**{share(last.values())} mutants are killed ({100 * count(last.values(), KILLED) / total:.1f}'
-    f'%)**, {share(first.values())} before their survivors had tests. '
+    f'%)**, {share(first.values())} in the first run. '
     f'{len(survivors) - len(left)} of the {len(survivors)} survivors are equivalent to the '
-    'original, by the reasons below.',
+    'original, for the reasons below.',
     '',
-    '| file | killed at first | killed now | equivalent |',
+    '| file | killed in the first run | killed now | equivalent |',
     '| --- | --- | --- | --- |',
   ]
   for file in sorted({r['file'] for r in last.values()}):

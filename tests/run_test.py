@@ -1,4 +1,4 @@
-"""The assembly of a run: an experiment and a data set together, and what does not fit."""
+"""Assembly of a run from an experiment and a data set, and incompatible combinations."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_class_weights_are_counted_where_a_rule_is_named():
 
 
 @pytest.mark.parametrize(
-  ('given', 'spec', 'told'),
+  ('given', 'spec', 'message'),
   [
     (SEMANTIC, make_spec(4), 'config.model.classes=3 but the data set made has 4 classes: set'),
     (INSTANCE, make_spec(3, (0, 1, 2)), 'config.model.classes=2 but .* 3 classes'),
@@ -81,8 +81,8 @@ def test_class_weights_are_counted_where_a_rule_is_named():
     ),
   ],
 )
-def test_the_network_has_the_classes_of_the_data_set(given, spec, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_the_network_has_the_classes_of_the_data_set(given, spec, message):
+  with pytest.raises(SegjaxError, match=message):
     run_lib.build(parse(given), spec, {'median_frequency': [1.0] * 3})
 
 
@@ -146,7 +146,7 @@ def test_what_was_trained_stays_as_it_is(frozen):
 def test_without_a_checkpoint(frozen):
   workdir = frozen('a', SEMANTIC)
   assert not run_lib.is_trained(workdir)
-  with pytest.raises(SegjaxError, match='has no checkpoint yet: let training reach its first one'):
+  with pytest.raises(SegjaxError, match='has no checkpoint yet: train until the first one'):
     run_lib.restore(workdir, 'latest')
 
 

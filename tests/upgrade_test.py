@@ -1,4 +1,4 @@
-"""Runs of earlier versions: their configs are read by today's keys, and mean the same."""
+"""Runs of earlier versions: their configs are upgraded to equivalent current ones."""
 
 import json
 import pathlib
@@ -13,11 +13,11 @@ from segjax.types import SegjaxError
 from segjax.upgrade import check_moved, is_old, upgrade
 from segjax.workdir import Workdir
 
-# Complete configs as commit 3c258fa froze them: the name of the config -> `config.json`.
+# Complete configs frozen by commit 3c258fa: config name -> `config.json`.
 OLD = json.loads(pathlib.Path(__file__).with_name('old_configs.json').read_text())
 SEMANTIC, INSTANCE = 'unet/phc_u373', 'mask_rcnn/coco_r50_fpn_detectron2'
 
-# What some of their keys are today. All others of theirs are defaults, or where they were.
+# The current names of some keys. All others are defaults, or unchanged.
 TODAY = {
   'unet/phc_u373': {
     'model.width': 64,
@@ -98,7 +98,7 @@ def test_an_old_config_means_the_same(name):
   flat = config_lib.flatten(content)
   assert {key: flat[key] for key in TODAY[name]} == TODAY[name]
   assert is_old(OLD[name]) and not is_old(content)
-  # What kept its key kept its value.
+  # Unchanged keys keep their values.
   before = config_lib.flatten(OLD[name])
   assert {k: v for k, v in before.items() if k in flat and flat[k] != v} == {}
   assert parse(content) == one
@@ -115,7 +115,7 @@ def test_large_scale_jitter_is_at_the_size_of_the_first_shape():
 
 
 def test_a_config_from_before_the_first_instance_tasks():
-  """Older ones lack the keys that came later."""
+  """Older configs lack keys that were added later."""
   old = json.loads(json.dumps(OLD[SEMANTIC]))
   old['data'] = {'name': 'scenes', 'batch_size': 4, 'image_size': [64, 64], 'augment': None}
   one = parse(upgrade(old))
@@ -123,7 +123,7 @@ def test_a_config_from_before_the_first_instance_tasks():
 
 
 @pytest.mark.parametrize(
-  ('given', 'told'),
+  ('given', 'message'),
   [
     ({'data': {'batch_size': 3}}, 'config.data.batch_size is now config.batch.size'),
     ({'data': {'augment': {'scale': 3}}}, 'config.data.augment is now config.augment'),
@@ -142,10 +142,10 @@ def test_a_config_from_before_the_first_instance_tasks():
     ),
   ],
 )
-def test_a_key_that_moved_says_where(given, told):
-  with pytest.raises(SegjaxError, match=f'^{told}$'):
+def test_a_key_that_moved_says_where(given, message):
+  with pytest.raises(SegjaxError, match=f'^{message}$'):
     check_moved(given)
-  with pytest.raises(SegjaxError, match=f'^{told}$'):
+  with pytest.raises(SegjaxError, match=f'^{message}$'):
     parse({'task': 'instance', 'model': {}, 'data': {}, **given})
 
 
@@ -156,7 +156,7 @@ def test_keys_of_other_networks_have_not_moved():
 
 @pytest.fixture
 def old_workdir(tmp_path):
-  """A workdir with an old config; of its training there is nothing but a step."""
+  """A workdir with an old config, and a checkpoint directory with nothing but a step."""
 
   def make(name):
     workdir = Workdir(str(tmp_path / name.replace('/', '_')))

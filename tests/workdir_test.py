@@ -1,4 +1,4 @@
-"""Workdirs: what is written is read back, and what does not fit is named."""
+"""Workdirs: round trips of their files, and errors."""
 
 import pytest
 
@@ -42,16 +42,16 @@ def test_the_config_reads_back(workdir):
 
 
 @pytest.mark.parametrize(
-  ('text', 'told'),
+  ('text', 'message'),
   [
-    ('{"a": ', 'config.json is corrupt .*: take another --workdir, or fix it'),
+    ('{"a": ', 'config.json is corrupt .*: use another --workdir, or fix it'),
     ('3', 'config.json is corrupt .not a JSON object.'),
     ('{"a": 3}', 'config.json is corrupt .no data or no model.'),
   ],
 )
-def test_a_corrupt_config_is_named(workdir, text, told):
+def test_a_corrupt_config_is_named(workdir, text, message):
   workdir.config.write_text(text)
-  with pytest.raises(SegjaxError, match=told):
+  with pytest.raises(SegjaxError, match=message):
     workdir.read_config()
 
 
@@ -74,20 +74,20 @@ def test_a_run_may_resume_with_other_free_keys(workdir, free):
 def test_a_run_may_not_resume_with_another_config(workdir):
   old, new = parse(GIVEN).to_dict(), parse({**GIVEN, 'batch': {'size': 3}}).to_dict()
   workdir.write_config(old)
-  told = r'was created with a different config \(config.batch.size was 8 and is 3\)'
-  with pytest.raises(SegjaxError, match=told):
+  message = r'was created with a different config \(config.batch.size was 8 and is 3\)'
+  with pytest.raises(SegjaxError, match=message):
     workdir.check_config(old, new)
 
 
 def test_free_keys_exist():
-  """A key that moved would not be free any more."""
+  """A moved key would no longer be free."""
   keys = flatten(parse(GIVEN).to_dict())
   assert all(any(key.startswith(free) for key in keys) for free in FREE_KEYS)
 
 
 def test_one_process_trains_in_a_workdir(workdir):
-  told = 'another process is training in .*run: wait for it, or take another --workdir'
-  with workdir.lock(), pytest.raises(SegjaxError, match=told), workdir.lock():
+  message = 'another process is training in .*run: wait for it, or use another --workdir'
+  with workdir.lock(), pytest.raises(SegjaxError, match=message), workdir.lock():
     pass
   with workdir.lock():
     pass

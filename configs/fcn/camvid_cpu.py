@@ -1,7 +1,7 @@
 r"""FCN (arXiv 1411.4038) on CamVid at half resolution (180 x 240), for 2 CPU cores.
 
-The chain 32s, 16s, 8s from VGG16's convolutions, with a quarter of the channels in fc6 and fc7,
-which are initialized from scratch, and AdamW, so that a short run converges. Results:
+32s, 16s and 8s in turn, starting from VGG16's convolutions. fc6 and fc7 have a quarter of the
+channels and are randomly initialized. AdamW, so that a short run converges. Results:
 experiments/segnet_table3.
 
 Cost: 15 minutes for 32s and 8 for each finer network, on 2 busy CPU cores.

@@ -1,13 +1,14 @@
 r"""FCN on VGG16 as published (arXiv 1411.4038) on PASCAL VOC, trained on SBD.
 
 Paper: Table 2, mean IoU on the 736 images of seg11valid: FCN-32s 59.4, 16s 62.4, 8s 62.7, 32s-fixed
-45.4. Recipe (section 4.3): SGD, 20 images a batch, momentum 0.9, learning rate 1e-4, 2x learning
-rate for biases, weight decay 5e-4, images at their own size, no augmentation, no class balance; the
-last upsampling is fixed, the others learn. The paper trains until convergence, about three days on
-a GPU for 32s and one more for each finer network; 8,500 steps of 20 images (20 epochs) are ours,
-and the learning rate is for a mean over pixels: the paper does not say whether its own was.
+45.4. Recipe (section 4.3): SGD, batch size 20, momentum 0.9, learning rate 1e-4, 2x learning rate
+for biases, weight decay 5e-4, original image sizes, no augmentation, no class balancing; the last
+upsampling is fixed, the others are learned. The paper trains until convergence, about three days on
+a GPU for 32s and one more for each finer network. Our schedule is 8,500 steps of 20 images (20
+epochs). The learning rate assumes a mean over pixels; the paper does not say how its loss is
+normalized.
 
-The chain, each network from the one before:
+Each network is initialized from the previous one:
 
   segjax train --config=configs/fcn/voc.py --workdir=runs/fcn32s \
     --config.data.source=benchmark_RELEASE/ --config.data.eval_source=VOCdevkit/ \
@@ -17,8 +18,9 @@ The chain, each network from the one before:
   segjax train --config=configs/fcn/voc.py --workdir=runs/fcn8s … --config.model.variant=8s \
     --config.init_from.path=runs/fcn16s --config.init_from.source=none
 
-FCN-32s-fixed, of which only the scores learn: --config.optim.multipliers="(('^(?!score_)', 0.0),)".
-Cost: for a GPU; not run yet.
+FCN-32s-fixed, with only the score layer trained:
+--config.optim.multipliers="(('^(?!score_)', 0.0),)".
+Cost: needs a GPU; not run yet.
 """
 
 import ml_collections
@@ -35,9 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
     'train_split': 'train',
     'eval_name': 'voc/2011',
     'eval_split': 'seg11valid',
-    # No image is larger: each keeps its size, and the padding is ignored.
+    # No image is larger: images are padded, not cropped, and the padding is ignored.
     'size': {'crop_size': (500, 500)},
-    # Of the ImageNet weights, for RGB.
+    # ImageNet statistics, RGB.
     'mean': (123.675, 116.28, 103.53),
     'std': (58.395, 57.12, 57.375),
   }

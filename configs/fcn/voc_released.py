@@ -1,11 +1,11 @@
 r"""FCN on VGG16 as the authors released it (arXiv 1411.4038), on PASCAL VOC, trained on SBD.
 
 Released networks on seg11valid, mean IoU: 32s 63.63, 16s 65.01, 8s 65.51, 8s at-once 65.40. Recipe:
-one image a step, the loss summed over its pixels, momentum 0.99, weight decay 5e-4, 2x learning
-rate and no decay for biases, a fixed learning rate of 1e-10 (16s: 1e-12, 8s: 1e-14; at-once:
-1e-10), 100,000 steps (at-once: 300,000), every upsampling fixed. The authors' input is BGR less its
-mean, from Caffe's VGG16; for weights in that form set init_from.source=caffe/vgg16 and the mean and
-std that `segjax convert` names.
+batch size 1, the loss summed over pixels, momentum 0.99, weight decay 5e-4, 2x learning rate and no
+decay for biases, a fixed learning rate of 1e-10 (16s: 1e-12, 8s: 1e-14; at-once: 1e-10), 100,000
+steps (at-once: 300,000), fixed upsampling. The authors' input is mean-subtracted BGR, for Caffe's
+VGG16; for these weights set init_from.source=caffe/vgg16 and the mean and std that `segjax convert`
+prints.
 
   segjax train --config=configs/fcn/voc_released.py --workdir=runs/fcn32s \
     --config.data.source=benchmark_RELEASE/ --config.data.eval_source=VOCdevkit/ \
@@ -17,7 +17,7 @@ std that `segjax convert` names.
     --config.model.variant=8s --config.optim.learning_rate=1e-14 \
     --config.init_from.path=runs/fcn16s --config.init_from.source=none
 
-Cost: for a GPU; not run yet.
+Cost: needs a GPU; not run yet.
 """
 
 import ml_collections

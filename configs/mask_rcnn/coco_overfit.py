@@ -1,7 +1,7 @@
 r"""A small Mask R-CNN (arXiv 1703.06870) that overfits eight images of COCO, on 2 CPU cores.
 
-A sanity check of the whole chain on real annotations, crowds and objects of a few pixels among
-them: what cannot learn eight images has a mistake in it. The network is that of penn_fudan_cpu.py.
+A sanity check of the whole pipeline on real annotations, including crowds and objects of a few
+pixels: correct code can overfit eight images. The network is that of penn_fudan_cpu.py.
 Results: experiments/mask_rcnn.
 
 Cost: 32 minutes on 2 busy CPU cores.

@@ -1,10 +1,10 @@
-r"""Published weights of Mask R-CNN (arXiv 1703.06870), evaluated on COCO as they are.
+r"""Published weights of Mask R-CNN (arXiv 1703.06870), evaluated on COCO without training.
 
-Nothing is trained: the run evaluates torchvision's `maskrcnn_resnet50_fpn` (box AP 37.9, mask AP
-34.6), or by overrides another network, see experiments/model_zoo.
+Evaluates torchvision's `maskrcnn_resnet50_fpn` (box AP 37.9, mask AP 34.6), or other networks by
+overrides, see experiments/model_zoo.
 
-Cost: 5,000 images through the network; not run yet. `weights/maskrcnn_resnet50_fpn.pth` is
-torchvision's file.
+Cost: inference on 5,000 images; not run yet. `weights/maskrcnn_resnet50_fpn.pth` is torchvision's
+file.
 
   segjax train --config=configs/mask_rcnn/coco_published.py --workdir=runs/torchvision_v1 \
     --config.data.source=coco/ --config.init_from.path=weights/maskrcnn_resnet50_fpn.pth
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = {
     'name': 'mask_rcnn.MaskRCNN',
     'classes': 80,
-    # As torchvision has it with these weights.
+    # As in torchvision with these weights.
     'backbone': {'name': 'resnet50', 'bn_epsilon': 0.0},
   }
   config.init_from = {

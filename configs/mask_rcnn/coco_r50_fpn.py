@@ -1,18 +1,18 @@
 r"""Mask R-CNN as published (arXiv 1703.06870) on COCO: ResNet-50-FPN.
 
 Paper: Table 2a, mask AP 33.6, AP50 55.2, AP75 35.3. Its trainval35k and minival are train2017 and
-val2017 here. Recipe (section 3.1): SGD, momentum 0.9, weight decay 1e-4, 16 images a step, 160,000
-steps at a learning rate of 0.02, a tenth of it from 120,000; short side 800; the stem, res2 and all
-normalizations of the ResNet stay as they are on ImageNet. The warm-up of 500 steps is ours.
+val2017 here. Recipe (section 3.1): SGD, momentum 0.9, weight decay 1e-4, batch size 16, 160,000
+steps, learning rate 0.02, divided by 10 at step 120,000; short side 800; the stem, res2 and all
+batch-norm layers of the ResNet are frozen. The warm-up of 500 steps is ours.
 
-Cost: for 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.
+Cost: needs 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.
 
   segjax train --config=configs/mask_rcnn/coco_r50_fpn.py --workdir=runs/coco_r50_fpn \
     --config.data.source=coco/ --config.init_from.path=weights/resnet50.pth
 
-On fewer devices --config.optim.accumulate=8 accumulates the gradients of 8 parts of the same batch.
-With k times the batch, take k times the learning rate, and 1/k of the steps and the boundaries
-(linear scaling). ResNet-101: --config.model.backbone.name=resnet101
+On fewer devices, --config.optim.accumulate=8 accumulates the gradients of 8 microbatches. For k
+times the batch size, use k times the learning rate and 1/k of the steps and boundaries (linear
+scaling rule). ResNet-101: --config.model.backbone.name=resnet101
 --config.init_from.source=torchvision/resnet101. Without masks (Faster R-CNN):
 --config.model.masks=false --config.losses.mask=none --config.eval.metrics="('coco_box',)"
 --config.train.best_metric=box_ap.
@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
       'shapes': ((800, 1088), (1088, 800), (800, 1344), (1344, 800)),
     },
     'num_classes': 80,
-    # Of the ImageNet weights, for RGB.
+    # ImageNet statistics, RGB.
     'mean': (123.675, 116.28, 103.53),
     'std': (58.395, 57.12, 57.375),
   }

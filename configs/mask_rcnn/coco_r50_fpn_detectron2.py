@@ -1,18 +1,17 @@
-r"""Mask R-CNN (arXiv 1703.06870) on COCO: ResNet-50-FPN as Detectron2 trains it, schedule 1x.
+r"""Mask R-CNN (arXiv 1703.06870) on COCO: ResNet-50-FPN, Detectron2's 1x schedule.
 
-Detectron2's model zoo: box AP 38.6, mask AP 35.2 on val2017; 3x: 41.0 and 37.2. What differs from
-coco_r50_fpn.py: 90,000 steps, a tenth of the learning rate from 60,000 and a hundredth from 80,000;
-short sides of 640 to 800; L1 for boxes; the losses of the RPN divided by the number of anchors that
-are asked for; its anchors; the ResNet of MSRA. What differs from Detectron2: its RoIAlign takes as
-many samples as a bin has pixels, here no more than 4 in each axis; it leaves out images without
-objects (from memory).
+Detectron2's model zoo: box AP 38.6, mask AP 35.2 on val2017; 3x: 41.0 and 37.2. Differences from
+coco_r50_fpn.py: 90,000 steps, the learning rate divided by 10 at 60,000 and 80,000; short side
+sampled from 640 to 800; L1 box losses; RPN losses divided by the configured number of samples;
+Detectron2's anchors; the MSRA ResNet. Differences from Detectron2: its RoIAlign takes one sample
+per pixel of a bin, here at most 4 per axis; it drops images without objects (from memory).
 
-Cost: for 8 GPUs; not run yet. `weights/R-50.pkl` is Detectron2's file.
+Cost: needs 8 GPUs; not run yet. `weights/R-50.pkl` is Detectron2's file.
 
   segjax train --config=configs/mask_rcnn/coco_r50_fpn_detectron2.py --workdir=runs/coco_1x \
     --config.data.source=coco/ --config.init_from.path=weights/R-50.pkl
 
-Schedule 3x: --config.train.steps=270000 --config.optim.boundaries="(210000, 250000)".
+3x schedule: --config.train.steps=270000 --config.optim.boundaries="(210000, 250000)".
 """
 
 import ml_collections
@@ -32,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.losses.box_regression.beta = 0.0
   config.eval.paste = 'detectron2'
   config.data.size.short_side = (640, 672, 704, 736, 768, 800)
-  config.data.std = (1.0, 1.0, 1.0)  # the weights expect pixel values that are not divided
+  config.data.std = (1.0, 1.0, 1.0)  # the weights expect pixel values without division by std
   config.optim.update({'boundaries': (60_000, 80_000), 'warmup_steps': 1_000})
   config.optim.warmup_factor = 0.001
   config.train.steps = 90_000

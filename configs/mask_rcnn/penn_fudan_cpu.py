@@ -1,7 +1,7 @@
-r"""Mask R-CNN (arXiv 1703.06870) on Penn-Fudan's pedestrians, from scratch, for 2 CPU cores.
+r"""Mask R-CNN (arXiv 1703.06870) on Penn-Fudan pedestrians, from scratch, for 2 CPU cores.
 
-A ResNet-18 of half the width with group normalization, a pyramid of 64 channels, images of 224 to
-288 pixels on the shorter side; 120 training images. Results: experiments/mask_rcnn.
+A ResNet-18 of half the width with group normalization, an FPN of 64 channels, short side 224 to 288
+pixels; 120 training images. Results: experiments/mask_rcnn.
 
 Cost: 23 minutes on 2 busy CPU cores.
 

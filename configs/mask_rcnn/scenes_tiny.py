@@ -1,7 +1,7 @@
 r"""A tiny Mask R-CNN (arXiv 1703.06870) on the built-in synthetic scenes, for 2 CPU cores.
 
-All of the paper's parts at a small size: a narrow ResNet-18 with group normalization from scratch,
-a pyramid of 48 channels, anchors of 8 to 128 pixels on images of 128 x 128.
+All parts of the paper's network, scaled down: a narrow ResNet-18 with group normalization, an FPN
+of 48 channels, anchors of 8 to 128 pixels on images of 128 x 128. Trained from scratch.
 
 Results: experiments/mask_rcnn. Cost: 9 minutes on 2 busy CPU cores.
 

@@ -1,8 +1,8 @@
 r"""A small Panoptic FPN (arXiv 1901.02446) that overfits four images of COCO, on 2 CPU cores.
 
-A sanity check of the whole chain on real annotations, crowds and void among them: what cannot learn
-four images has a mistake in it. The network is that of configs/mask_rcnn/coco_overfit.py, with a
-semantic branch of 64 channels.
+A sanity check of the whole pipeline on real annotations, including crowds and void: correct code
+can overfit four images. The network is that of configs/mask_rcnn/coco_overfit.py, with a semantic
+branch of 64 channels.
 
 Results: experiments/panoptic_fpn. Cost: 25 minutes on 2 busy CPU cores.
 
@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.update({'name': 'panoptic_fpn.PanopticFPN', 'stuff': 53})
   config.model.semantic = {'features': 64, 'groups': 8}
   config.losses.semantic = {}
-  # Small areas of stuff are to be learned too.
+  # Keep small stuff segments.
   config.eval = {'metrics': ('pq',), 'stuff_area': 256.0}
   config.data.update({'name': 'coco_panoptic', 'num_classes': 133, 'things': tuple(range(80))})
   config.data.update({'train_split': 'train[:4]', 'eval_split': 'train[:4]'})

@@ -1,11 +1,11 @@
 r"""A semantic and an instance network merged, the baseline of "Panoptic segmentation" (arXiv
-1801.00868), on the built-in synthetic scenes: U-Net and Mask R-CNN, each trained by itself.
+1801.00868), on the built-in synthetic scenes: U-Net and Mask R-CNN, trained separately.
 
-Nothing is trained here: the run starts from two workdirs and is evaluated. Any two on the classes
-of one panoptic data set will do; what each network sees of an image follows from its own config.
+This run only evaluates networks from two workdirs, which must have the classes of one panoptic data
+set. The preprocessing of each network follows from its own config.
 
-Results: experiments/panoptic_fpn. Cost: that of the two trainings, 3 and 9 minutes on 2 busy CPU
-cores.
+Results: experiments/panoptic_fpn. Cost: that of the two training runs, 3 and 9 minutes on 2 busy
+CPU cores.
 
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes
   segjax train --config=configs/mask_rcnn/scenes_tiny.py --workdir=runs/scenes_instances
@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     'name': 'scenes',
     'train_split': 'train',
     'eval_split': 'val',
-    'segments_key': None,  # class and number are in one value of a pixel
+    'segments_key': None,  # pixel values encode class and instance
   }
   config.batch = {'size': 8, 'eval_size': 20, 'max_objects': 16, 'max_segments': 24}
   config.optim = {'name': 'sgd'}

@@ -2,13 +2,13 @@ r"""SegNet-Basic and the other decoders of Table 1 (arXiv 1511.00561) on CamVid,
 
 Paper: Table 1, SegNet-Basic, global accuracy, class accuracy, mean IoU and BF on the 233 test
 images: 82.7/62.0/47.7/35.78 with median-frequency balancing, 84.0/54.6/46.3/36.67 without. Recipe:
-He's initialization, SGD, learning rate 0.1, momentum 0.9, batch 12, local contrast normalization of
-the image, the checkpoint of the best validation global accuracy. The paper trains until the loss
-converges: 10,000 steps are ours. Another decoder: --config.model.variant=FCN-Basic (see VARIANTS in
-segjax/models/segnet.py); without balancing:
+He initialization, SGD, learning rate 0.1, momentum 0.9, batch size 12, local contrast normalization
+of the image, the checkpoint with the best validation global accuracy. The paper trains until the
+loss converges; our schedule is 10,000 steps. Other decoders: --config.model.variant=FCN-Basic (see
+VARIANTS in segjax/models/segnet.py). Without class balancing:
 --config.losses.softmax_cross_entropy.class_weights=none.
 
-Cost: for a GPU; on 2 CPU cores use basic_camvid_cpu.py.
+Cost: needs a GPU; for 2 CPU cores see basic_camvid_cpu.py.
 
   segjax train --config=configs/segnet/basic_camvid.py --workdir=runs/basic \
     --config.data.source=CamVid/

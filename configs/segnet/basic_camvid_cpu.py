@@ -1,7 +1,7 @@
 r"""SegNet-Basic and the other decoders of Table 1 (arXiv 1511.00561) on CamVid, for 2 CPU cores.
 
-The recipe of basic_camvid.py at half resolution (180 x 240), with batches of 4 and few steps.
-Results: experiments/segnet_table1. Cost: 8 to 15 minutes a decoder on 2 busy CPU cores.
+The recipe of basic_camvid.py at half resolution (180 x 240), with batch size 4 and fewer steps.
+Results: experiments/segnet_table1. Cost: 8 to 15 minutes per decoder on 2 busy CPU cores.
 
   segjax train --config=configs/segnet/basic_camvid_cpu.py --workdir=runs/basic \
     --config.data.source=CamVid/

@@ -1,11 +1,11 @@
 r"""Bayesian SegNet-Basic (arXiv 1511.02680) on CamVid: dropout at test time.
 
-SegNet-Basic with dropout 0.5 in its deeper encoders and decoders; evaluation and prediction average
-the probabilities of `eval.samples` passes with dropout on, and their variance is the uncertainty,
-which `segjax predict` writes as an image. Released along with arXiv 1511.00561, which has no result
-for it. Recipe: that of basic_camvid.py.
+SegNet-Basic with dropout 0.5 in its deeper stages. Evaluation and prediction average the
+probabilities of `eval.samples` passes with dropout; their variance is the uncertainty, which
+`segjax predict` writes as an image. Released along with arXiv 1511.00561, which reports no result
+for it. Recipe: as basic_camvid.py.
 
-Cost: for a GPU; at half resolution with --config.data.size.image_size='(180,240)'.
+Cost: needs a GPU; for half resolution --config.data.size.image_size='(180,240)'. Not run yet.
 
   segjax train --config=configs/segnet/bayesian_camvid.py --workdir=runs/bayesian \
     --config.data.source=CamVid/

@@ -1,7 +1,8 @@
 r"""SegNet (arXiv 1511.00561) on CamVid at half resolution (180 x 240), for 2 CPU cores.
 
-The network of camvid.py, from VGG16's convolutions or, with --config.init_from=none, from scratch;
-AdamW and a cosine schedule, so that a short run converges. Results: experiments/segnet_table3.
+The network of camvid.py without dropout, from VGG16's convolutions or, with
+--config.init_from=none, from scratch. AdamW and a cosine schedule, so that a short run converges.
+Results: experiments/segnet_table3.
 
 Cost: 36 minutes on 2 busy CPU cores.
 

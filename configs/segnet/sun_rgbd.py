@@ -1,10 +1,10 @@
 r"""SegNet (arXiv 1511.00561) on SUN RGB-D, 37 indoor classes, RGB only.
 
 Paper: Table 4, best: global accuracy 72.63, class accuracy 44.76, mean IoU 31.84, BF 12.66 on the
-5,050 test images. Recipe: that of camvid.py. The paper does not print this table's image size and
-length; 224 x 224 and 260,000 steps are ours.
+5,050 test images. Recipe: as camvid.py. The paper does not report image size and schedule for this
+table; 224 x 224 and 260,000 steps are ours.
 
-Cost: for a GPU; not run yet. `weights/vgg16.pth` is torchvision's file.
+Cost: needs a GPU; not run yet. `weights/vgg16.pth` is torchvision's file.
 
   segjax train --config=configs/segnet/sun_rgbd.py --workdir=runs/sun \
     --config.data.source=SUNRGBD/ --config.init_from.path=weights/vgg16.pth

@@ -1,6 +1,6 @@
-"""U-Net (arXiv 1505.04597), the same-padded form, on CamVid at half resolution (180 x 240).
+"""U-Net (arXiv 1505.04597), same-padded, on CamVid at half resolution (180 x 240).
 
-U-Net's paper does not use CamVid: there is no result to compare with. Results: experiments/unet.
+U-Net's paper has no results on CamVid to compare with. Results: experiments/unet.
 At full size: --config.data.size.image_size='(360,480)' --config.model.width=64.
 
 Cost: 24 minutes on 2 busy CPU cores.

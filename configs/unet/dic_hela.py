@@ -1,9 +1,9 @@
 r"""U-Net as published (arXiv 1505.04597) on DIC-C2DH-HeLa of the Cell Tracking Challenge.
 
-Paper: Table 2, IoU 77.6% (second best in 2015: 46%), measured as phc_u373.py says, whose recipe
-this is: the results do not compare.
+Paper: Table 2, IoU 77.6% (second best in 2015: 46%), with a different measure, see phc_u373.py: the
+results are not comparable. Recipe: as phc_u373.py.
 
-Cost: for a GPU; not run yet.
+Cost: needs a GPU; not run yet.
 
   segjax train --config=configs/unet/dic_hela.py --workdir=runs/dic_hela \
     --config.data.source=DIC-C2DH-HeLa/

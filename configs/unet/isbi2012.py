@@ -2,12 +2,12 @@ r"""U-Net as published (arXiv 1505.04597) on the ISBI 2012 EM challenge.
 
 Paper: Table 1, warping error 0.000353, Rand error 0.0382, pixel error 0.0611 on the organizers' 30
 test images, averaged over 7 rotations. Their labels are not public: here 25 of the 30 training
-images train and 5 evaluate, so that the results do not compare. Recipe: SGD, one large tile a step,
-momentum 0.99, border weights (w0 = 10, sigma = 5), elastic deformation on a 3 x 3 grid (sigma =
-10), shifts, rotations and gray values. The paper prints no learning rate, length or w_c: those are
-ours.
+images are used for training and 5 for evaluation, so the results are not comparable. Recipe: SGD,
+one large tile per step, momentum 0.99, border weights (w0 = 10, sigma = 5), elastic deformation on
+a 3 x 3 grid (sigma = 10), shifts, rotations and gray value variations. The paper does not report
+learning rate, number of steps and w_c; these are ours.
 
-Cost: for a GPU; on 2 CPU cores use isbi2012_cpu.py.
+Cost: needs a GPU; for 2 CPU cores see isbi2012_cpu.py.
 
   segjax train --config=configs/unet/isbi2012.py --workdir=runs/isbi \
     --config.data.source=isbi2012/
@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     'train_split': 'train',
     'eval_split': 'val',
     'size': {'crop_size': (388, 388)},
-    # Membranes are 22% of the training pixels: each class gets half of the weight w_c.
+    # Membranes are 22% of the training pixels: w_c gives both classes the same total weight.
     'weight_map': {'w0': 10.0, 'sigma': 5.0, 'class_weights': (2.27, 0.64)},
   }
   config.augment = {

@@ -1,10 +1,10 @@
-r"""U-Net (arXiv 1505.04597), the same-padded form, on the trimaps of Oxford-IIIT Pet.
+r"""U-Net (arXiv 1505.04597), same-padded, on the trimaps of Oxford-IIIT Pet.
 
-The data set is TFDS's own, `oxford_iiit_pet`: a data set with masks needs nothing but a config.
-Preparing it takes TensorFlow (`pip install tensorflow-cpu`, then `tfds build oxford_iiit_pet
---file_format=array_record`); reading what is prepared does not.
+An example of a TFDS data set with masks, `oxford_iiit_pet`, used by config alone. Preparing it
+needs TensorFlow (`pip install tensorflow-cpu`, then `tfds build oxford_iiit_pet
+--file_format=array_record`); reading the prepared files does not.
 
-Cost: for a GPU; not run yet. The paper has no result for it.
+Cost: needs a GPU; not run yet. The paper has no result for it.
 
   segjax train --config=configs/unet/oxford_iiit_pet.py --workdir=runs/pet \
     --config.data.dir=tensorflow_datasets/

@@ -1,10 +1,10 @@
 r"""U-Net as published (arXiv 1505.04597) on PhC-C2DH-U373 of the Cell Tracking Challenge.
 
 Paper: Table 2, IoU 92.0% (second best in 2015: 83%) by the organizers' measure, the mean over cells
-on their hidden test images; here the IoU of the class "cell" on the sequence that does not train,
-so that the results do not compare. Recipe: that of isbi2012.py, without its class balance.
+on hidden test images; here the IoU of the class "cell" on the held-out sequence, so the results are
+not comparable. Recipe: as isbi2012.py, without class balancing.
 
-Cost: for a GPU; not run yet.
+Cost: needs a GPU; not run yet.
 
   segjax train --config=configs/unet/phc_u373.py --workdir=runs/phc_u373 \
     --config.data.source=PhC-C2DH-U373/

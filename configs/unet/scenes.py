@@ -1,7 +1,7 @@
-"""U-Net (arXiv 1505.04597), the small same-padded form, on the built-in data set scenes.
+"""A small same-padded U-Net (arXiv 1505.04597) on the built-in synthetic data set scenes.
 
-The demo: synthetic images at half their size, no download. Results: experiments/unet. Cost: 3
-minutes on 2 CPU cores.
+The demo, at half resolution; needs no download. Results: experiments/unet. Cost: 3 minutes on 2 CPU
+cores.
 
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes
 """

@@ -1,17 +1,17 @@
-"""Times Mask R-CNN R50-FPN's inference compared with torchvision's, all in one run.
+"""Times the inference of Mask R-CNN R50-FPN compared with torchvision, in one run.
 
   python experiments/mask_rcnn_speed/inference.py [--size=800x1344] [--repeats=3]
 
-One image, float32, torchvision's random weights in both networks, with the classifier's made larger
-so that it finds 100 objects. Needs torch and torchvision. The rows, each with what comes before it:
+One image, float32, torchvision's random weights in both networks, with scaled classifier weights so
+that it detects 100 objects. Needs torch and torchvision. The rows are cumulative:
 
-  features    ResNet-50 and the pyramid
-  proposals   the RPN, 1,000 boxes of each level, NMS, 1,000 proposals
-  detections  the box head, NMS, and the masks of 100 detections in the frames of their boxes
-  pasted      these pasted into the image, on the host
+  features    ResNet-50 and FPN
+  proposals   RPN, 1,000 boxes per level, NMS, 1,000 proposals
+  detections  box head, NMS, and the masks of 100 detections at the resolution of the mask head
+  pasted      masks pasted into the image, on the host
 
-segjax computes a fixed number of RoIs, torchvision only those that there are. Prints a Markdown
-table of the least of the repeats in milliseconds; the two libraries take turns.
+segjax computes a fixed number of RoIs, torchvision only the actual ones. Prints a Markdown table of
+the minimum over repeats in milliseconds; repeats of the two libraries are interleaved.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from segjax.convert.table import convert
 from segjax.models import mask_rcnn
 from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
-from segjax.nn.rpn import RPNHead, anchors_per_place, make_anchors, propose
+from segjax.nn.rpn import RPNHead, anchors_per_location, make_anchors, propose
 from segjax.ops.paste_masks import paste_masks
 from segjax.train import compile as compile_lib
 
@@ -36,7 +36,7 @@ SOURCE = 'torchvision/maskrcnn_resnet50_fpn'
 
 
 def torchvision_stages(size):
-  """Functions of an image, up to each row, and the network's weights."""
+  """Functions that run the network up to a row, and the weights."""
   import torch
   from torchvision.models.detection import maskrcnn_resnet50_fpn
   from torchvision.models.detection.image_list import ImageList
@@ -99,7 +99,7 @@ def segjax_stages(size, weights):
   def proposals(image):
     levels = features(image)
     config = model.rpn
-    head = RPNHead(anchors_per_place(config, pyramid=True), config.convs)
+    head = RPNHead(anchors_per_location(config, pyramid=True), config.convs)
     logits, deltas = head.apply(part('rpn'), levels)
     grids = [level.shape[1:3] for level in levels]
     anchors = make_anchors(config, size, grids, stride=4, pyramid=True)

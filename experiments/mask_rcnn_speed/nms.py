@@ -1,16 +1,16 @@
-"""Times non-maximum suppression: segjax's form, two others, torchvision's.
+"""Times non-maximum suppression: segjax's implementation, two others, and torchvision's.
 
   python experiments/mask_rcnn_speed/nms.py [--repeats=10] [--tiles=64,128,256]
 
-Clustered boxes of random scores in 800 x 800 pixels, five classes, the same for all forms, in one
-run; every form must keep the same boxes. The other two forms:
+Clustered boxes with random scores in 800 x 800 pixels, five classes, the same for all
+implementations, which must keep the same boxes. The other two implementations:
 
-  a pick a step    the largest score that is left; then all boxes are compared with it
-  a box a step     along the sorted boxes; each is compared with those kept so far
+  one pick per step    picks the highest remaining score and compares all boxes with it
+  one box per step     visits the sorted boxes and compares each with the boxes kept so far
 
-torchvision's `batched_nms` runs where torch and torchvision are installed, one image after the
-other. Prints the least of the repeats in milliseconds as a Markdown table: wall time, and the
-processor time of all threads, which other work on the machine disturbs less.
+torchvision's `batched_nms` runs if torch and torchvision are installed, one image after the other.
+Prints a Markdown table of the minimum over repeats in milliseconds: wall time, and CPU time of all
+threads, which is less sensitive to other load.
 """
 
 import argparse
@@ -46,7 +46,7 @@ CASES = (
 
 
 def sample_boxes(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
-  """boxes f32[B, A, 4], scores f32[B, A], classes i32[B, A]; clusters of boxes near one another."""
+  """Clustered boxes f32[B, A, 4], scores f32[B, A], classes i32[B, A]."""
   rng = np.random.default_rng(seed)
   shape = (case.images, case.boxes)
   center = rng.uniform(0, 800, (case.clusters, 2))
@@ -60,8 +60,8 @@ def sample_boxes(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
   return boxes.astype(np.float32), rng.random(shape, np.float32), classes.astype(np.int32)
 
 
-def pick_a_step(boxes, scores, classes, *, threshold, size):
-  """O(size) steps, each over all boxes."""
+def pick_per_step(boxes, scores, classes, *, threshold, size):
+  """O(size) steps over all boxes."""
 
   def step(state):
     count, left, kept = state
@@ -76,8 +76,8 @@ def pick_a_step(boxes, scores, classes, *, threshold, size):
   return kept, jnp.arange(size) < count
 
 
-def box_a_step(boxes, scores, classes, *, threshold, size):
-  """O(boxes) steps, each over what was kept."""
+def box_per_step(boxes, scores, classes, *, threshold, size):
+  """O(boxes) steps over the kept boxes."""
   order = jnp.argsort(scores, descending=True, stable=True).astype(jnp.int32)
 
   def step(state):
@@ -98,7 +98,7 @@ def tiled(boxes, scores, classes, *, threshold, size, tile):
 
 
 def kept_by(function, case: Case, arrays) -> tuple:
-  """The compiled form as a function of nothing, and the kept indices of each image."""
+  """The compiled function without arguments, and the kept indices of each image."""
   form = jax.jit(jax.vmap(functools.partial(function, threshold=case.threshold, size=case.size)))
   arrays = jax.device_put(arrays)
   run = lambda: jax.block_until_ready(form(*arrays))
@@ -106,7 +106,7 @@ def kept_by(function, case: Case, arrays) -> tuple:
 
 
 def torchvision_form(case: Case, arrays) -> tuple | None:
-  """As `kept_by`, of torchvision; None where it is not installed."""
+  """As `kept_by`, for torchvision; None if it is not installed."""
   try:
     import torch
     from torchvision.ops import batched_nms
@@ -118,7 +118,7 @@ def torchvision_form(case: Case, arrays) -> tuple | None:
 
 
 def times(run, repeats: int) -> tuple[float, float]:
-  """The least wall time and the least processor time, milliseconds."""
+  """The minimum wall time and CPU time in milliseconds."""
   wall, processor = [], []
   for _ in range(repeats):
     start = time.perf_counter(), time.process_time()
@@ -137,9 +137,9 @@ def main() -> None:
     f'segjax, tiles of {tile}': functools.partial(tiled, tile=int(tile))
     for tile in args.tiles.split(',')
   }
-  forms |= {'a box a step': box_a_step, 'a pick a step': pick_a_step}
+  forms |= {'one box per step': box_per_step, 'one pick per step': pick_per_step}
   names = [*forms, 'torchvision']
-  print(f'{jax.devices()[0]}, jax {jax.__version__}; ms wall / ms processor\n')
+  print(f'{jax.devices()[0]}, jax {jax.__version__}; ms wall / ms CPU\n')
   print('| images x boxes | K | IoU | kept |', ' | '.join(names), '|')
   print('|---' * (4 + len(names)) + '|')
   for case in CASES:
@@ -154,7 +154,7 @@ def main() -> None:
         continue
       run, kept = form
       if not all(map(np.array_equal, kept, expected)):
-        raise SystemExit(f'{name} does not keep the boxes that {names[0]} keeps: {case}')
+        raise SystemExit(f'{name} keeps different boxes than {names[0]}: {case}')
       cells.append('{:.2f} / {:.2f}'.format(*times(run, args.repeats)))
     total = sum(map(len, expected))
     row = [f'{case.images} x {case.boxes}', case.size, case.threshold, total, *cells]

@@ -1,15 +1,15 @@
-"""Times multi-level RoIAlign: its forms, the naive one, and torchvision's.
+"""Times multi-level RoIAlign: segjax's two forms, a naive one, and torchvision's.
 
   python experiments/mask_rcnn_speed/roi_align.py [--boxes=1000] [--channels=256] [--size=800x1333]
     [--repeats=5] [--clock=wall] [--forms=gather,matrix,naive,torchvision]
 
-A pyramid of strides 4 to 32 of one image, boxes with sides sampled log-uniformly from 16 to 700
-pixels, 2 x 2 samples a bin. Naive: RoIAlign of every box on every level, of which one is kept.
-Backward means the gradient of the features, together with the forward pass. torchvision is timed
-in the same process, where it is installed.
+A feature pyramid with strides 4 to 32 of one image, boxes with sides sampled log-uniformly from 16
+to 700 pixels, 2 x 2 samples per bin. Naive: RoIAlign of every box on every level, then selection.
+Backward is the gradient with respect to the features, including the forward pass. torchvision is
+timed in the same process, if it is installed.
 
-Prints a Markdown table in milliseconds, the least of the repeats. On a machine with other work
-`--clock=cpu` counts the processor time of all threads instead.
+Prints a Markdown table of the minimum over repeats in milliseconds. On a busy machine,
+`--clock=cpu` measures the CPU time of all threads instead.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def inputs(args: argparse.Namespace) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def least(run, args: argparse.Namespace) -> float:
-  """Milliseconds of `run`, after one that does not count."""
+  """Minimum milliseconds of `run`, after a warm-up."""
   clock = {'wall': time.perf_counter, 'cpu': time.process_time}[args.clock]
   run()
   times = []
@@ -118,7 +118,7 @@ def main() -> None:
   parser.add_argument('--forms', default='gather,matrix,naive,torchvision')
   args = parser.parse_args()
   print(f'{args.boxes} boxes, {args.channels} channels, {args.size}, {jax.devices()[0]}')
-  print(f'least {args.clock} time of {args.repeats}, ms\n')
+  print(f'minimum {args.clock} time of {args.repeats}, ms\n')
   print('| form | 7x7 forward | forward + backward | 14x14 forward | forward + backward |')
   print('|---|---|---|---|---|')
   for name in args.forms.split(','):

@@ -1,26 +1,25 @@
-"""Times merging and panoptic quality of an image: segjax under `jit`, and NumPy on the host.
+"""Times panoptic merging and PQ of an image: segjax under `jit`, and NumPy.
 
   python experiments/panoptic_speed/measure.py [--repeats=10]
 
-One synthetic image of 480 x 640, 53 classes of stuff and 80 of things, 100 detections with masks of
-28 x 28, of which the given number has a score above the threshold; the truth has up to 40 segments.
-The same input for all forms, in one run; they must agree. The NumPy forms take the steps of the
-public code:
+One synthetic image of 480 x 640, 53 stuff and 80 thing classes, 100 detections with 28 x 28 masks,
+of which a given number have a score above the threshold; the truth has up to 40 segments. All
+implementations get the same input and must agree. The NumPy code follows the public code:
 
-  merging    each mask is pasted into the region of its box, compared with the pixels already taken,
-             and laid down; then one mask for each class of stuff
+  merging    pastes each mask into the region of its box and compares it with the occupied pixels;
+             then one mask per stuff class
   PQ         `np.unique` of pairs of ids, and dictionaries
-  PQ, PNG    the same, with the prediction written to a PNG in memory and read back, as the public
-             code has it between its two programs (its files also hold the truth)
+  PQ, PNG    the same, with the prediction encoded and decoded as PNG in memory, as between the two
+             public programs (whose files also contain the truth)
 
-Where panopticapi or cityscapesscripts, which has a copy of it, is installed, its own
+If panopticapi or cityscapesscripts, which has a copy of it, is installed, its
 `pq_compute_single_core` runs too, on files in a temporary directory.
 
-Then forms of two parts: counting pairs of segments; and pasting, by products of matrices or by
-gathers, in windows or over the whole image.
+Then two parts are compared separately: counting pairs of segments; and pasting, by matrix products
+or gathers, in windows or over the full image.
 
-Prints the least of the repeats in milliseconds as Markdown tables: wall time, and the processor
-time of all threads, which other work on the machine disturbs less.
+Prints Markdown tables of the minimum over repeats in milliseconds: wall time, and CPU time of all
+threads, which is less sensitive to other load.
 """
 
 import argparse
@@ -52,7 +51,7 @@ STUFF = (None, *range(THINGS, CLASSES))
 
 
 def sample_image(above: int, seed: int = 0) -> tuple[np.ndarray, Detections, Segments]:
-  """The label, the detections with `above` scores over 0.5, and a truth that is like both."""
+  """The label, the detections with `above` scores over 0.5, and a similar ground truth."""
   rng = np.random.default_rng(seed)
   label = np.kron(rng.choice([5, 9, 17, 30, 48], (6, 8)), np.ones((80, 80), int)).astype(np.int32)
   extent = np.exp(rng.uniform(np.log(20), np.log(250), (DETECTIONS, 2)))
@@ -69,7 +68,7 @@ def sample_image(above: int, seed: int = 0) -> tuple[np.ndarray, Detections, Seg
     masks=(1 / (1 + np.exp(20 * (np.hypot(y, x) - radius)))).astype(np.float32),
     valid=np.ones(DETECTIONS, bool),
   )
-  # 40 segments of the merged result, moved.
+  # 40 segments of the merged result, shifted.
   found, ids = merge_numpy(label, detections)
   kept = list(found)[:40]
   true = np.zeros_like(ids)
@@ -108,7 +107,7 @@ def merge_numpy(label: np.ndarray, detections: Detections) -> tuple[dict[int, in
 def quality_numpy(
   found: dict[int, int], ids: np.ndarray, truth: Segments
 ) -> dict[int, list[float]]:
-  """{class: [sum of IoU, TP, FP, FN]}; there are no crowds."""
+  """{class: [sum of IoU, TP, FP, FN]}, without crowds."""
   true = {k + 1: int(c) for k, c in enumerate(truth.classes) if truth.valid[k]}
   values, counts = np.unique(truth.ids.astype(np.int64) * 2**24 + ids, return_counts=True)
   pairs = {divmod(int(v), 2**24): int(c) for v, c in zip(values, counts, strict=True)}
@@ -152,7 +151,7 @@ def merge_and_measure(label: Array, detections: Detections, truth: Segments) -> 
 
 
 def public_form(found: dict[int, int], ids: np.ndarray, truth: Segments, directory: Path) -> Any:
-  """The public code's reading and matching of one image; None where it is not installed."""
+  """The public code's reading and matching of one image; None if it is not installed."""
   for name in (
     'panopticapi.evaluation',
     'cityscapesscripts.evaluation.evalPanopticSemanticLabeling',
@@ -192,7 +191,7 @@ def public_form(found: dict[int, int], ids: np.ndarray, truth: Segments, directo
 
 
 def one_hot_pairs(truth: Array, prediction: Array, num_truth: int, num_prediction: int) -> Array:
-  """`count_pairs` as products of matrices, in blocks that float32 counts exactly."""
+  """`count_pairs` as matrix products, in blocks small enough for exact counts in float32."""
   block = 2**14
   pad = lambda x: jnp.pad(x.ravel(), (0, -x.size % block), constant_values=-1).reshape(-1, block)
 
@@ -212,7 +211,7 @@ def gathered(values: Array, before: Array, fraction: Array) -> Array:
 
 
 def times(run: Callable[[], Any], repeats: int) -> str:
-  """The least wall time and the least processor time, milliseconds."""
+  """The minimum wall time and CPU time in milliseconds."""
   run()
   wall, processor = [], []
   for _ in range(repeats):
@@ -288,12 +287,12 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--repeats', type=int, default=10)
   args = parser.parse_args()
-  print(f'{jax.devices()[0]}, jax {jax.__version__}; ms wall / ms processor\n')
-  print('| detections above the threshold | | segjax | host |\n|---|---|---|---|')
+  print(f'{jax.devices()[0]}, jax {jax.__version__}; ms wall / ms CPU\n')
+  print('| detections above the threshold | | segjax | NumPy |\n|---|---|---|---|')
   with tempfile.TemporaryDirectory() as directory:
     for above in (10, 100):
       print(*compare_whole(above, args.repeats, Path(directory)), sep='\n')
-  print('\n| part | form | |\n|---|---|---|')
+  print('\n| part | implementation | |\n|---|---|---|')
   print(*compare_parts(args.repeats), sep='\n')
 
 

@@ -2,20 +2,18 @@
 
   python experiments/segnet_table6/measure.py [--size=360x480] [--repeats=10]
 
-At 360x480, the paper's size, the results are recorded in the table; at any other they are only
-printed. In float32, with 11 classes; times in ms are medians of the repeats, memory is in MB of
-10^6 bytes:
+At 360x480, the paper's size, the results are recorded in the table; at other sizes they are only
+printed. float32, 11 classes; times are medians over repeats in ms, memory is in MB of 10^6 bytes:
 
   forward_ms    the loss of one image in training mode: batch statistics, dropout
-  backward_ms   the loss and its gradient in all parameters, less forward_ms
-  training_mb   what the compiler plans for a step of SGD with momentum on 4 images: arguments,
-                results and temporary arrays; the state is updated in place
+  backward_ms   the loss and its gradient with respect to all parameters, minus forward_ms
+  training_mb   memory allocated by the compiler for a step of SGD with momentum on 4 images:
+                arguments, results and temporaries; the state is updated in place
   inference_mb  the same for the logits of one image
-  model_mb      the parameters, and the running statistics of batch normalization
+  model_mb      the parameters and the running statistics of batch normalization
 
-One image for the times and the inference, and 4 for the training, are the paper's, quoted from
-memory (unverified). The paper took its times with `caffe time` and its memory from a GPU's
-driver.
+The batch sizes, 1 for times and inference and 4 for training, are the paper's, quoted from memory
+(unverified). The paper measured times with `caffe time` and memory with the GPU driver.
 """
 
 import argparse
@@ -69,7 +67,7 @@ def median_ms(function, *args, repeats: int) -> float:
 
 
 def planned_mb(compiled) -> float:
-  """Memory of a compiled program, in which an argument and the result in its place count once."""
+  """Memory of a compiled program; donated arguments and their results count once."""
   memory = compiled.memory_analysis()
   arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes
   return (arrays + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 1e6

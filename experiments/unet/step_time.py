@@ -1,9 +1,9 @@
-"""Times U-Net's training step: segjax's forms compared with the plain ones, in one run.
+"""Times U-Net's training step: segjax's implementation compared with plain JAX/Flax, in one run.
 
   python experiments/unet/step_time.py [--size=256] [--batch=2] [--width=64] [--repeats=3]
 
-Plain means `jax.jit` without compiler options, `lax.conv_transpose` and `flax.linen.max_pool`
-differentiated as they are. Prints the least of the repeats for each form, and the ratio.
+Plain is `jax.jit` without compiler options, `lax.conv_transpose` and `flax.linen.max_pool` without
+custom gradients. Prints the minimum over repeats of each, and the ratio.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from segjax.train.step import make_train_step
 
 
 def plain_conv_transpose(x, kernel, stride, padding=0):
-  """The same operation by `jax.lax`, whose gradient is slow on a CPU."""
+  """The same operation by `jax.lax`, whose gradient is slow on CPUs."""
   assert padding == 0
   return jax.lax.conv_transpose(
     x, kernel, (stride, stride), 'VALID', transpose_kernel=False,
@@ -33,7 +33,7 @@ def plain_conv_transpose(x, kernel, stride, padding=0):
   )  # fmt: skip
 
 
-def seconds_a_step(jit, args: argparse.Namespace) -> float:
+def seconds_per_step(jit, args: argparse.Namespace) -> float:
   model = unet.UNet(classes=2, width=args.width, padding='same', norm='batch', dropout=0.0)
   task = semantic.make_task(
     model,
@@ -68,12 +68,12 @@ def main() -> None:
   for name, default in (('size', 256), ('batch', 2), ('width', 64), ('repeats', 3)):
     parser.add_argument(f'--{name}', type=int, default=default)
   args = parser.parse_args()
-  fast = seconds_a_step(compile_lib.jit, args)
+  fast = seconds_per_step(compile_lib.jit, args)
   with (
     mock.patch.object(upsample, 'conv_transpose', plain_conv_transpose),
     mock.patch.object(unet, 'max_pool_2x2', lambda x: nn.max_pool(x, (2, 2), (2, 2))),
   ):
-    plain = seconds_a_step(jax.jit, args)
+    plain = seconds_per_step(jax.jit, args)
   print(f'{args.batch} x {args.size}x{args.size}, width {args.width}, {jax.devices()[0]}')
   print(f'plain {plain:.2f} s, segjax {fast:.2f} s, ratio {plain / fast:.1f}')
 

@@ -1,1 +1,1 @@
-"""The commands of `segjax`: one file each, with its arguments and what it prints."""
+"""The commands of `segjax`, one file per command: its arguments and its output."""

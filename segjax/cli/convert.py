@@ -1,10 +1,10 @@
-"""`segjax convert`: pretrained weights of another program as a file to start from."""
+"""`segjax convert`: converts pretrained weights of other frameworks."""
 
 import argparse
 
 from segjax.convert import load
 
-HELP = 'convert pretrained weights of another program'
+HELP = 'convert pretrained weights of another framework'
 EXAMPLE = f"""example:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
 

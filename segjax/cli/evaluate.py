@@ -1,4 +1,4 @@
-"""`segjax evaluate`: the metrics of a trained network on a split, its thresholds, its report."""
+"""`segjax evaluate`: computes metrics on a split, tunes thresholds, writes the report."""
 
 import argparse
 import dataclasses
@@ -27,21 +27,21 @@ EXAMPLE = """examples:
   segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune
 
---config.KEY=VALUE can set config.data, config.batch, config.eval and config.mesh."""
+--config.KEY=VALUE can override config.data, config.batch, config.eval and config.mesh."""
 
-# The panels of an example by name, u8[H, W, 3], after its name.
+# The name of an example, and its panels by name, u8[H, W, 3].
 Example = tuple[str, Mapping[str, np.ndarray]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   options.add_checkpoint(parser)
-  parser.add_argument('--split', help='split of the data set; default: config.data.eval_split')
+  parser.add_argument('--split', help='split to evaluate on; default: config.data.eval_split')
   options.add_json(parser)
   parser.add_argument(
     '--tune',
     action='store_true',
-    help='find the best thresholds of a panoptic network on the split, and show how to set them',
+    help='search for the best thresholds of a panoptic network on the split, and print them',
   )
 
 
@@ -77,7 +77,7 @@ def _tune(args: argparse.Namespace) -> None:
   spell = lambda entry: f'{measure}={values.format_metric(measure, entry[measure])}'
   print(
     f'{found["split"]} at step {found["step"]}, {len(found["tried"])} settings tried: best '
-    f'{spell(best)}, with those of the config {spell(own)}'
+    f'{spell(best)}, config {spell(own)}'
   )
   print('set it with ' + ' '.join(f'--config.eval.{key}={value}' for key, value in chosen.items()))
 
@@ -86,12 +86,12 @@ class Evaluated(NamedTuple):
   """An evaluation of a trained run.
 
   Attributes:
-    run: its `spec` is that of the data set evaluated on.
-    split: evaluated.
+    run: with the `spec` of the evaluation data set.
+    split: that was evaluated.
     step: of the checkpoint.
-    parameters: how many the network has.
-    metrics: by name, as fractions; tables as mappings of mappings.
-    examples: the first ones of the split.
+    parameters: number of parameters.
+    metrics: by name, as fractions; tables as nested mappings.
+    examples: the first examples of the split.
   """
 
   run: Run
@@ -108,14 +108,14 @@ def evaluate_run(
   split: str | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> Evaluated:
-  """Evaluates a checkpoint of a workdir on a split, by default the config's.
+  """Evaluates a checkpoint of a workdir on a split, by default `config.data.eval_split`.
 
   Raises:
-    SegjaxError: as `run.load_run`; no such split; a data set of other classes.
+    SegjaxError: see `run.load_run`; unknown split; the data set has different classes.
   """
   loaded, run, dataset, mesh = _load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
-  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
   metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = run_lib.size_of(loaded.variables['params'])
   return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples)
@@ -124,7 +124,7 @@ def evaluate_run(
 def _load(
   workdir: Workdir, which: checkpoint.Which, overrides: Sequence[tuple[str, str]]
 ) -> tuple[Loaded, Run, Dataset, jax.sharding.Mesh]:
-  """A trained run, the run on the data set to evaluate on, that data set, and the mesh."""
+  """The trained run, the same run on the evaluation data set, that data set, and the mesh."""
   loaded = run_lib.load_run(workdir, which, overrides)
   dataset = run_lib.load_eval_dataset(loaded.run.experiment, loaded.run.spec.class_names)
   run = dataclasses.replace(loaded.run, spec=dataset[1])
@@ -137,20 +137,20 @@ def tune_run(
   split: str | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-  """Tries thresholds of `config.eval` on a split.
+  """Grid search over thresholds of `config.eval` on a split.
 
   Returns:
-    `step`, `split` and `measure`; `own` and `best`, each of the keys with their values and the
-    measure; `tried`, a list of such.
+    `step`, `split` and `measure`, the name of the metric; `own` (the config's thresholds), `best`,
+    and `tried`, a list: each a mapping of the thresholds and the metric to their values.
 
   Raises:
-    SegjaxError: as `evaluate_run`; the task has no thresholds.
+    SegjaxError: see `evaluate_run`; the task has no thresholds.
   """
   loaded, run, dataset, mesh = _load(workdir, which, overrides)
   tuning, split = run.task.tuning, split or run.experiment.data.eval_split
   if tuning is None:
     raise SegjaxError(
-      f'--tune: the task {run.experiment.task} has no thresholds to choose: leave it out'
+      f'--tune: the task {run.experiment.task} has no thresholds to tune: remove --tune'
     )
   batches, put = run_lib.eval_batches(run, dataset, split, mesh)
   measured = evaluate.tune(
@@ -164,14 +164,14 @@ def tune_run(
     {**dict(zip(tuning.names, setting, strict=True)), tuning.measure: metrics[tuning.measure]}
     for setting, metrics in zip(tuning.settings, measured, strict=True)
   ]
-  # The first of equals; one that measures nothing is the worst.
+  # The first of a tie wins; NaN counts as the worst.
   best = max(tried, key=lambda entry: np.nan_to_num(entry[tuning.measure], nan=-np.inf))
   facts = {'step': loaded.restored.step, 'split': split, 'measure': tuning.measure}
   return {**facts, 'own': tried[0], 'best': best, 'tried': tried}
 
 
 def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
-  """Writes `report.html` of a workdir from its log and one evaluation."""
+  """Writes the `report.html` of a workdir from its log and one evaluation."""
   records, metrics = curves.read_log(workdir.log), evaluated.metrics
   spec = evaluated.run.spec
   colors = dict(zip(spec.class_names, spec.palette.tolist(), strict=True))
@@ -197,7 +197,7 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
 def _summary(
   workdir: Workdir, evaluated: Evaluated, records: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-  """The facts at the head of a report."""
+  """The summary at the top of a report."""
   experiment, spec = evaluated.run.experiment, evaluated.run.spec
   path = shlex.quote(str(workdir.path))
   return {
@@ -220,7 +220,7 @@ def _best(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
   scored = [
     (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None
   ]
-  # The first of equals, as the checkpoints have it.
+  # The first of a tie wins, as in `Checkpoints`.
   choose = max if config.best_mode == 'max' else min
   best = choose(scored, key=lambda pair: pair[0], default=None)
   return f'{metric} {values.format_metric(metric, best[0])} at step {best[1]}' if best else ''

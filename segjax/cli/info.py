@@ -1,4 +1,4 @@
-"""`segjax info`: the facts of a run."""
+"""`segjax info`: summarizes a run."""
 
 import argparse
 import json
@@ -32,16 +32,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_facts(workdir: Workdir, which: checkpoint.Which) -> dict[str, Any]:
-  """The facts of a checkpoint of a run, for JSON.
+  """Step, parameter count, digests and best metric of a run at a checkpoint, for JSON.
 
   Raises:
-    SegjaxError: no such workdir or checkpoint.
+    SegjaxError: the workdir or the checkpoint does not exist.
   """
   experiment = run_lib.read_experiment(workdir)
   checkpoints = run_lib.open_checkpoints(workdir, experiment)
   restored = checkpoints.restore(which)
   if restored is None:
-    raise SegjaxError(f'{workdir.path} has no checkpoint yet: let training reach its first one')
+    raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
   best = checkpoints.best()
   return {
     'step': restored.step,

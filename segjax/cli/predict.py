@@ -1,4 +1,4 @@
-"""`segjax predict`: label maps, objects or segments of image files, as files."""
+"""`segjax predict`: writes label maps, objects or segments of image files."""
 
 import argparse
 import functools
@@ -21,24 +21,24 @@ from segjax.data.formats import panoptic
 from segjax.metrics import coco
 from segjax.ops.paste_masks import paste_masks
 from segjax.report import overlays
-from segjax.run import Loaded, tell
+from segjax.run import Loaded, notify
 from segjax.train import compile
 from segjax.types import Detections, SegjaxError, Segments
 from segjax.workdir import Workdir
 
-HELP = 'segment images'
+HELP = 'run a trained network on image files'
 EXAMPLE = """example:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
 
-In semantic tasks: NAME.png, whose pixel values are class indices, and NAME_overlay.png; with
-dropout in a SegNet, --config.eval.samples=40 adds NAME_uncertainty.png (Bayesian SegNet).
-In instance tasks: NAME.json, NAME_overlay.png, and results.json and images.json in COCO's format.
-In panoptic tasks: NAME_overlay.png, and results.json, results/ and images.json in COCO's panoptic
+Semantic tasks write NAME.png, whose pixel values are class indices, and NAME_overlay.png. For a
+SegNet with dropout, --config.eval.samples=40 adds NAME_uncertainty.png (Bayesian SegNet).
+Instance tasks write NAME.json, NAME_overlay.png, and results.json and images.json in COCO format.
+Panoptic tasks write NAME_overlay.png, and results.json, results/ and images.json in COCO panoptic
 format."""
 
-# Files for all images together, in instance and panoptic tasks.
+# One file each for all images, in instance and panoptic tasks.
 RESULTS, IMAGES = 'results.json', 'images.json'
-# What follows the id in the file names of Cityscapes' images.
+# Suffix after the image id in Cityscapes file names.
 _CITYSCAPES_ENDING = '_leftImg8bit'
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -46,7 +46,7 @@ _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   options.add_checkpoint(parser)
-  parser.add_argument('--images', required=True, help='a directory, or a pattern in quotes')
+  parser.add_argument('--images', required=True, help='directory, or a quoted glob pattern')
   parser.add_argument('--output', required=True, help='directory to write to')
 
 
@@ -54,16 +54,16 @@ def run(args: argparse.Namespace) -> int:
   paths, output = find_images(args.images), Path(args.output)
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
   writers = {'label': write_labels, 'objects': write_objects, 'segments': write_segments}
-  # The last annotation that a task reads is what its network predicts.
+  # A network predicts the last annotation that its task reads.
   writers[loaded.run.experiment.input.annotations[-1]](loaded, paths, output)
   return 0
 
 
 def find_images(pattern: str) -> list[Path]:
-  """The image files in a directory or of a glob pattern, sorted.
+  """The image files in a directory or matching a glob pattern, sorted.
 
   Raises:
-    SegjaxError: there are none.
+    SegjaxError: no images match.
   """
   folder = Path(pattern)
   found = folder.iterdir() if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True))
@@ -78,16 +78,16 @@ def find_images(pattern: str) -> list[Path]:
 def name_outputs(
   paths: Sequence[Path], output: Path, endings: Sequence[str], shared: Sequence[str] = ()
 ) -> dict[Path, list[Path]]:
-  """The files of each image, `NAME` and each of `endings`.
+  """The output files of each image: its stem with each of `endings`.
 
   Args:
     paths: of the images.
     output: directory.
     endings: such as '.png' and '_overlay.png'.
-    shared: names of files for all images together.
+    shared: names of files that are written once for all images.
 
   Raises:
-    SegjaxError: two images would get the same file, or one would overwrite an image.
+    SegjaxError: two outputs have the same path, or one would overwrite an image.
   """
   targets = {p: [output / f'{p.stem}{ending}' for ending in endings] for p in paths}
   taken: dict[Path, Path] = {p.resolve(): p for p in paths}
@@ -97,14 +97,14 @@ def name_outputs(
       other = taken.setdefault(target.resolve(), path)
       if other is not path or target.resolve() == path.resolve():
         raise SegjaxError(
-          f'{target}, for {path}, would overwrite or be mixed up with that of {other}: give '
-          '--output another directory, or the images other names'
+          f'{target}, the output for {path}, conflicts with {other}: choose another --output '
+          'directory, or rename the images'
         )
   return targets
 
 
 class Prediction(NamedTuple):
-  """What a network predicts for one image.
+  """The prediction for one image.
 
   Attributes:
     path: of the image.
@@ -124,12 +124,12 @@ class Prediction(NamedTuple):
 def predict_images(
   loaded: Loaded, paths: Iterable[Path], keys: Sequence[str]
 ) -> Iterator[Prediction]:
-  """The predictions of a trained run for image files, one by one.
+  """Yields the predictions of a trained run for image files.
 
   Args:
     loaded: the run.
     paths: of the images.
-    keys: entries of `Task.predict` to keep, where the task has them.
+    keys: entries of `Task.predict` to keep, if the task has them.
 
   Raises:
     SegjaxError: a file cannot be decoded.
@@ -151,7 +151,7 @@ def predict_images(
 
 
 def write_labels(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
-  """A label map and an overlay of each image, and its uncertainty if the task samples."""
+  """Writes a label map and an overlay of each image, and its uncertainty if the task samples."""
   targets = name_outputs(paths, output, ('.png', '_overlay.png', '_uncertainty.png'))
   output.mkdir(parents=True, exist_ok=True)
   palette = loaded.run.spec.palette
@@ -160,20 +160,20 @@ def write_labels(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     label = found.restore(found.values['probability']).argmax(-1)
     overlays.write_label_png(label_path, label, palette)
     Image.fromarray(overlays.overlay(found.image, label, palette)).save(overlay_path)
-    told = ''
+    note = ''
     if 'uncertainty' in found.values:
       uncertainty = found.restore(found.values['uncertainty'][..., None])[..., 0]
       Image.fromarray(overlays.heat(uncertainty)).save(uncertainty_path)
-      told = f', uncertainty up to {uncertainty.max():.3g}'
-    tell(f'{found.path} -> {label_path}{told}')
-  tell(f'{len(paths)} images: label maps and overlays are in {output}')
+      note = f', uncertainty up to {uncertainty.max():.3g}'
+    notify(f'{found.path} -> {label_path}{note}')
+  notify(f'{len(paths)} images: label maps and overlays are in {output}')
 
 
 def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
-  """`NAME.json` and `NAME_overlay.png` of each image, and all objects in COCO's format.
+  """Writes `NAME.json` and `NAME_overlay.png` of each image, and all objects in COCO format.
 
-  `results.json` is what `pycocotools`' `COCO('images.json').loadRes('results.json')` reads. Ids of
-  images are those of `image_numbers`.
+  `COCO('images.json').loadRes('results.json')` of pycocotools reads the results. For the ids of the
+  images see `image_numbers`.
   """
   targets = name_outputs(paths, output, ('.json', '_overlay.png'), (RESULTS, IMAGES))
   output.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     json_path.write_text(json.dumps({**listed[-1], 'objects': objects}, indent=1))
     overlay = draw.draw_result(spec, config.draw_threshold, found.image, result)
     Image.fromarray(overlay).save(overlay_path)
-    tell(f'{found.path} -> {json_path}, {len(objects)} objects')
+    notify(f'{found.path} -> {json_path}, {len(objects)} objects')
   categories = [
     {'id': number, 'name': name}
     for number, name in zip(category_ids, spec.class_names, strict=True)
@@ -203,15 +203,15 @@ def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
   content = {'images': listed, 'categories': categories, 'annotations': []}
   (output / IMAGES).write_text(json.dumps(content))
   (output / RESULTS).write_text(json.dumps(results))
-  tell(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
+  notify(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
 
 
 def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
-  """All segments in COCO's panoptic format, and `NAME_overlay.png` of each image.
+  """Writes all segments in COCO panoptic format, and `NAME_overlay.png` of each image.
 
-  `results.json` and the PNGs of segment ids in the directory `results` are what panopticapi's
-  evaluation takes as a prediction; `images.json` has the images and the categories. Ids of images
-  are those of `panoptic_image_ids`.
+  panopticapi's evaluation reads `results.json` and the PNGs of segment ids in the directory
+  `results` as predictions. `images.json` lists the images and the categories. For the ids of the
+  images see `panoptic_image_ids`.
   """
   targets = name_outputs(paths, output, ('_overlay.png',), (RESULTS, IMAGES))
   output.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
       )
       listed.append(_image_entry(found, image_id))
       Image.fromarray(draw.draw_segments(spec, found.image, segments)).save(overlay_path)
-      tell(f'{found.path} -> {overlay_path}, {len(entry["segments_info"])} segments')
+      notify(f'{found.path} -> {overlay_path}, {len(entry["segments_info"])} segments')
       yield encoded, entry
 
   panoptic.write_results(output / RESULTS, results())
@@ -239,7 +239,7 @@ def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     )
   ]
   (output / IMAGES).write_text(json.dumps({'images': listed, 'categories': categories}))
-  tell(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
+  notify(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
 
 
 def _native_result(found: Prediction, number: int, paste: coco.Paste | None) -> coco.ImageResult:
@@ -261,21 +261,21 @@ def _crop(segments: Segments, shape: tuple[int, ...]) -> Segments:
 
 
 def _image_entry(found: Prediction, image_id: int | str) -> dict[str, Any]:
-  """An image in COCO's format."""
+  """The entry of an image in COCO format."""
   height, width = found.image.shape[:2]
   return {'id': image_id, 'file_name': found.path.name, 'height': height, 'width': width}
 
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:
-  """COCO's `image_id` of each image: its name, if all names are different numbers; else counted."""
+  """COCO's `image_id` of each image: its stem if all are distinct numbers, else 1, 2, …."""
   return _numbers_in_names(paths) or {path: n for n, path in enumerate(paths, start=1)}
 
 
 def panoptic_image_ids(paths: Sequence[Path]) -> Mapping[Path, int | str]:
-  """The `image_id` of each image as public evaluations of segments have it.
+  """The `image_id` of each image as the public panoptic evaluations expect it.
 
-  COCO's are numbers, see `image_numbers`. If a name is not a number, the id is the name, without
-  the ending that all images of Cityscapes have.
+  COCO's ids are numbers, see `image_numbers`. If a stem is not a number, the id is the stem without
+  the suffix of Cityscapes file names.
   """
   if numbers := _numbers_in_names(paths):
     return numbers
@@ -284,7 +284,7 @@ def panoptic_image_ids(paths: Sequence[Path]) -> Mapping[Path, int | str]:
 
 
 def _numbers_in_names(paths: Sequence[Path]) -> dict[Path, int]:
-  """The number that each name is; empty unless all are, and different ones."""
+  """The stem of each path as a number; empty unless all stems are distinct numbers."""
   stems = [path.stem for path in paths]
   if not all(stem.isascii() and stem.isdigit() for stem in stems):
     return {}
@@ -293,11 +293,11 @@ def _numbers_in_names(paths: Sequence[Path]) -> dict[Path, int]:
 
 
 def _category_ids(spec: DatasetSpec) -> Sequence[int]:
-  """The id of each class in COCO's format; says so where they are only counted."""
+  """The COCO category id of each class; 1, 2, …, with a notice, if the data set defines none."""
   if spec.category_ids:
     return spec.category_ids
-  tell(
-    f'{spec.name} has no category ids of its own: they count from 1; set config.data.category_ids '
-    'for others'
+  notify(
+    f'{spec.name} defines no category ids: numbering the classes from 1; set '
+    'config.data.category_ids to override'
   )
   return range(1, spec.num_classes + 1)

@@ -1,4 +1,4 @@
-"""`segjax table`: a paper's table with our results; trains, evaluates and records missing ones."""
+"""`segjax table`: prints a paper's table with our results; trains and records missing rows."""
 
 import argparse
 import datetime
@@ -20,7 +20,7 @@ from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, Experiment, parse
 from segjax.ops.windows import view
 from segjax.report import curves, html
-from segjax.run import is_trained, tell
+from segjax.run import is_trained, notify
 from segjax.tables import launch, page, results, runs
 from segjax.tables import spec as spec_lib
 from segjax.tables.runs import Job
@@ -28,7 +28,7 @@ from segjax.tables.spec import Entry, Table
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = "print a paper's table with our results next to its own, or fill it"
+HELP = "print a paper's table next to our results, or train the missing rows"
 EXAMPLE = """examples:
   segjax table segnet_table1
   segjax table segnet_table1 --html
@@ -36,7 +36,7 @@ EXAMPLE = """examples:
   segjax table segnet_table1 --record segnet_basic_mfb.cpu=runs/basic --fact commit=1e077fc
 
 A table is a directory with a table.toml, or its name under ./experiments. --config.KEY=VALUE
-applies to every row; it may only set paths and how a run executes, such as data.source, data.dir,
+applies to every row. It may only set paths and execution options, such as data.source, data.dir,
 init_from.path and mesh."""
 
 Overrides = Sequence[tuple[str, str]]
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='ROW',
     help="train and record rows without a result: all, or ROW, ROW.RECIPE, '*.cpu'",
   )
-  parser.add_argument('--seeds', default='0', help='for --run: 0 (default) or more, 0,1,2')
+  parser.add_argument('--seeds', default='0', help='seeds for --run, such as 0,1,2; default: 0')
   parser.add_argument('--workdirs', help='directory of the workdirs; default: runs/NAME')
   parser.add_argument(
     '--launcher', choices=['local', 'submitit'], default='local', help='where --run trains'
@@ -61,21 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='append',
     default=[],
     metavar='KEY=VALUE',
-    help='of submitit, such as gpus_per_node=1 or slurm_partition=gpu; may be repeated',
+    help='submitit option, such as gpus_per_node=1 or slurm_partition=gpu; may be repeated',
   )
   parser.add_argument(
     '--record',
     action='append',
     default=[],
     metavar='ROW.RECIPE=WORKDIR',
-    help='evaluate and record a run that was trained by hand; may be repeated',
+    help='evaluate and record a run that was trained manually; may be repeated',
   )
   parser.add_argument(
     '--fact',
     action='append',
     default=[],
     metavar='KEY=VALUE',
-    help=f'what the workdir does not say: {", ".join(results.FACTS)}; may be repeated',
+    help=f'metadata missing from the workdir: {", ".join(results.FACTS)}; may be repeated',
   )
   parser.add_argument(
     '--html', nargs='?', const='', help='write a page with examples; default: WORKDIRS/table.html'
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
   if args.wanted is not None:
     chains = find_chains(table, args.wanted, _parse_seeds(args.seeds), workdirs)
     if args.launcher == 'submitit':
-      launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, tell)
+      launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, notify)
     else:
       run_chains(table, chains, workdirs, args.overrides, facts)
   _show(table, workdirs, args)
@@ -118,7 +118,7 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _job_arguments(args: argparse.Namespace) -> list[str]:
-  """What a job on a cluster gets of this command line."""
+  """The arguments that are passed on to a cluster job."""
   facts = [f'--fact={fact}' for fact in args.fact]
   return facts + [f'--config.{key}={value}' for key, value in args.overrides]
 
@@ -129,7 +129,7 @@ def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
     path = Path(args.html or workdirs / 'table.html')
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table_page(path, table, lines, workdirs)
-    tell(f'wrote {path}')
+    notify(f'wrote {path}')
   if args.json:
     print(json.dumps(page.to_json(table, lines)))
   else:
@@ -137,9 +137,9 @@ def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
 
 
 def entry_facts(entry: Entry) -> dict[str, float | None]:
-  """The facts that follow from an entry's config, from its network as shapes only.
+  """Values that follow from an entry's config, computed with abstract shapes.
 
-  None of a script, nor of a merged run, whose networks are in workdirs that a page does without.
+  Empty for scripts, and for merged runs, whose networks are defined in workdirs.
   """
   if entry.script or merge.named_runs(given := runs.given_config(entry)):
     return {}
@@ -157,7 +157,7 @@ def entry_facts(entry: Entry) -> dict[str, float | None]:
 def find_chains(
   table: Table, wanted: Sequence[str], seeds: Sequence[int], workdirs: Path
 ) -> list[list[Job]]:
-  """The missing jobs of the entries that `wanted` names, see `runs.chains`."""
+  """The missing jobs of the entries selected by `wanted`, see `runs.chains`."""
   jobs = runs.plan(
     table,
     runs.select(table, wanted),
@@ -165,7 +165,7 @@ def find_chains(
     results.read_results(table),
     lambda job: is_trained(Workdir(runs.workdir_of(job, workdirs))),
   )
-  tell(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
+  notify(f'{table.name}, to run: {", ".join(job.name for job in jobs) or "nothing"}')
   return runs.chains(table, jobs)
 
 
@@ -189,11 +189,11 @@ def run_chains(
 def run_job(
   table: Table, job: Job, workdirs: Path, overrides: Overrides, facts: Mapping[str, Any]
 ) -> None:
-  """Trains a job to its last step, resuming where it stopped, and records it."""
+  """Trains a job to its last step, resuming if it was stopped, and records it."""
   workdir = Workdir(runs.workdir_of(job, workdirs))
   if not is_trained(workdir):
-    ours = runs.training_overrides(table, job, workdirs, overrides)
-    train(workdir, str(job.entry.config), ours)
+    combined = runs.training_overrides(table, job, workdirs, overrides)
+    train(workdir, str(job.entry.config), combined)
   if runs.missing(job.entry, job.seed, results.read_results(table)):
     record(table, job.entry, workdir, workdirs, overrides, facts)
   jax.clear_caches()
@@ -207,18 +207,18 @@ def record(
   overrides: Overrides,
   facts: Mapping[str, Any],
 ) -> None:
-  """Evaluates a workdir that was trained as an entry, and adds it to the results of the table.
+  """Evaluates a workdir that was trained with an entry's config, and records the results.
 
   Args:
     table: of the entry.
     entry: with a config.
-    workdir: of the training.
-    workdirs: where the table keeps its examples.
+    workdir: of the training run.
+    workdirs: directory in which the table keeps its examples.
     overrides: for the evaluation.
-    facts: what the workdir does not say, keys of `Record`.
+    facts: metadata missing from the workdir, by field of `Record`.
 
   Raises:
-    SegjaxError: the workdir is of a different config, or not trained to its last step.
+    SegjaxError: the workdir has a different config, or was not trained to its last step.
   """
   trained = _check_trained(table, entry, workdir)
   known = {**_training_facts(workdir, trained), **facts}
@@ -233,13 +233,13 @@ def record(
   results.write_records(table, records)
   update_readme(table)
   unknown = [key for key in results.FACTS if key != 'note' and getattr(records[0], key) is None]
-  hint = f'; the workdir does not say its {", ".join(unknown)}: give --fact' if unknown else ''
+  hint = f'; the workdir has no {", ".join(unknown)}: pass --fact' if unknown else ''
   seed = trained.train.seed
-  tell(f'{entry.name}, seed {seed}: recorded in {table.folder / "results.jsonl"}{hint}')
+  notify(f'{entry.name}, seed {seed}: recorded in {table.folder / "results.jsonl"}{hint}')
 
 
 def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:
-  """The experiment of a workdir that was trained as an entry."""
+  """The experiment of a workdir, checked to match an entry and to be finished."""
   runs.check_workdir(
     table,
     entry,
@@ -256,7 +256,7 @@ def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:
 
 
 def _training_facts(workdir: Workdir, trained: Experiment) -> dict[str, Any]:
-  """Provenance of a training, from its workdir, by keys of `Record`."""
+  """Provenance of a training run, from its workdir, by field of `Record`."""
   log = curves.read_log(workdir.log)
   return {
     'seconds': results.training_seconds(log, trained.batch.size),
@@ -265,13 +265,13 @@ def _training_facts(workdir: Workdir, trained: Experiment) -> dict[str, Any]:
 
 
 def _weights(entry: Entry, workdir: Workdir, trained: Experiment, name: str | None) -> str:
-  """What the training started from."""
+  """The initial weights of the training run."""
   config = trained.to_dict()
   return results.spell_weights(entry, config, runs.find_start(workdir.path, config), name)
 
 
 def _evaluation_overrides(entry: Entry, overrides: Overrides) -> list[tuple[str, str]]:
-  """Those of `overrides` that an evaluation takes, and the metrics that the entry asks for."""
+  """The `overrides` that apply to evaluation, and the entry's `eval.metrics`."""
   chosen = [(k, v) for k, v in overrides if k.startswith(('data.', 'batch.', 'mesh.'))]
   metrics = run_lib.resolve(runs.given_config(entry)).to_dict()['eval'].get('metrics')
   return chosen if metrics is None else [*chosen, ('eval.metrics', repr(tuple(metrics)))]
@@ -308,7 +308,7 @@ def _make_record(
 
 
 def update_readme(table: Table) -> None:
-  """Writes the page of a table to its README.md, if it has one."""
+  """Updates the README.md of a table, if it has one."""
   path = table.folder / 'README.md'
   if path.exists():
     lines = page.make_lines(table, results.read_results(table), entry_facts)
@@ -318,7 +318,7 @@ def update_readme(table: Table) -> None:
 
 
 def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:
-  """The table as one HTML file, with the examples of entries that are available in `workdirs`."""
+  """Writes the table as one HTML file, with the examples that are available in `workdirs`."""
   summary = {'source': table.file.source, 'written': datetime.date.today().isoformat()}
   rows = {', '.join(r.pop(k) for k in ('row', 'recipe')): r for r in page.cells(table, lines)}
   entries = dict.fromkeys(r.entry for line in lines for r in line.records)

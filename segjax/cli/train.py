@@ -1,4 +1,4 @@
-"""`segjax train`: trains a run from its config, or resumes it."""
+"""`segjax train`: starts or resumes a training run."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
-from segjax.run import Run, size_of, tell, tell_of_process
+from segjax.run import Run, notify, notify_process, size_of
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
 from segjax.train.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
@@ -30,19 +30,19 @@ HELP = 'train a network from a config, or resume a run'
 EXAMPLE = """example:
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
 
-Any key of the config can be set by --config.KEY=VALUE. The same command again resumes the run from
-its last checkpoint; without --config the config in the workdir is used."""
+--config.KEY=VALUE overrides any key of the config. Run the same command again to resume from the
+last checkpoint. Without --config, the config in the workdir is used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
-  parser.add_argument('--config', help='path of a config file; FILE:ARGUMENT where it takes one')
+  parser.add_argument('--config', help='config file, or FILE:ARGUMENT to pass an argument')
   parser.add_argument(
     '--distributed',
     nargs='?',
     const='auto',
     metavar='HOST:PORT,COUNT,INDEX',
-    help='several processes: detected by JAX on TPU pods, Slurm and others, or as given',
+    help='train with several processes: detected by JAX (TPU pods, Slurm, …), or as given',
   )
 
 
@@ -57,10 +57,10 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
   Args:
     workdir: of the run.
     config_file: its path; None for the config in the workdir.
-    overrides: of the config.
+    overrides: `(key, value)` pairs for the config.
 
   Raises:
-    SegjaxError: whatever the user can fix, such as a workdir of a different config.
+    SegjaxError: any error that the user can fix, such as a workdir created with a different config.
   """
   given = run_lib.read_given(workdir, config_file, overrides)
   first = jax.process_index() == 0
@@ -72,14 +72,14 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
-  # First of all what may be wrong with the config: before anything is compiled.
+  # Config errors surface here, before anything is compiled.
   evaluator, refresh = _make_evaluator(run, mesh), _make_refresh(run, builder, mesh)
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
   checkpoints = _open_checkpoints(run, workdir)
   current, evaluated = _restore_or_start(run, optimizer, example, checkpoints, mesh)
   start = int(current.step)
-  _tell_start(run, workdir, start, size_of(current.params))
+  _notify_start(run, workdir, start, size_of(current.params))
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     batches = _device_batches(run, builder, start, mesh)
@@ -103,12 +103,12 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       evaluated=evaluated,
       refresh=refresh,
     )
-  tell(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
+  notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
 
 
 def _first_batch(run: Run, builder: Any) -> Batch:
-  """One batch, for its shapes: no worker process starts for it."""
+  """One batch, for its shapes; starts no worker processes."""
   config = _without_workers(run)
   with contextlib.closing(run_lib.train_batches(run, builder, config=config)) as batches:
     batch, _ = next(batches)
@@ -127,7 +127,7 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     keep=config.keep,
     best_metric=config.best_metric,
     best_mode=config.best_mode,
-    warn=tell,
+    warn=notify,
   )
 
 
@@ -138,7 +138,7 @@ def _restore_or_start(
   checkpoints: checkpoint.Checkpoints,
   mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, bool]:
-  """The state to train from, on the mesh, and whether its evaluation, if due, is done."""
+  """The state to train from, on the mesh, and whether it has been evaluated, if that was due."""
   init = run_lib.init_state(run, optimizer, example)
   key = jax.random.key(run.experiment.train.seed)
   restored = checkpoints.restore('latest', jax.eval_shape(init, key))
@@ -151,8 +151,8 @@ def _restore_or_start(
   return current, True
 
 
-def _tell_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
-  tell(
+def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
+  notify(
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
     f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
   )
@@ -160,7 +160,7 @@ def _tell_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None
 
 def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh) -> Any:
   """Batches on the mesh and the names of their examples, from step `start` on."""
-  batches = run_lib.train_batches(run, builder, start_step=start, report=tell_of_process)
+  batches = run_lib.train_batches(run, builder, start_step=start, report=notify_process)
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
   return pipeline.prefetch_to_device(batches, lambda pair: (put(pair[0]), pair[1]))
 
@@ -184,12 +184,12 @@ def _make_evaluator(run: Run, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
   """`variables -> (metrics, examples)` on the evaluation split."""
   dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   split = run.experiment.data.eval_split
-  datasets.count_examples(dataset[0], split, dataset[1].name)  # it has to exist
-  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.pictures)
+  datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
+  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
-  """The progress that a person sees: of several processes, the first one's."""
+  """The progress bar; silent in all processes but the first."""
   stream = sys.stderr if jax.process_index() == 0 else io.StringIO()
   return console.TrainProgress(total, start, stream)
 
@@ -203,12 +203,12 @@ def _evaluate(
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
-  """Evaluates a state at step `now`: metrics, also to the log, the report and the person."""
+  """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
   metrics, examples = evaluator(eval_variables(current))
   split = run.experiment.data.eval_split
   if run_log:
     run_log.scalars(now, split, metrics)
-    run_log.pictures(now, split, examples)
+    run_log.images(now, split, examples)
     write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
   metric = run.experiment.train.best_metric
   value = _check_best_metric(metric, metrics)
@@ -228,13 +228,13 @@ def _check_best_metric(name: str, metrics: Mapping[str, Any]) -> float:
 def _make_refresh(
   run: Run, builder: Any, mesh: jax.sharding.Mesh
 ) -> Callable[[TrainState], TrainState]:
-  """What changes a state before it is evaluated, see `config.train.recompute_batch_norm`."""
+  """A function applied to a state before evaluation, see `config.train.recompute_batch_norm`."""
   if not run.experiment.train.recompute_batch_norm:
     return lambda current: current
   if run.task.batch_statistics is None:
     raise SegjaxError(
-      f'config.train.recompute_batch_norm: the task {run.experiment.task} does not offer it: leave '
-      "it out, or set the norm of the network to 'frozen' or 'group'"
+      f'config.train.recompute_batch_norm is not supported by the task {run.experiment.task}: '
+      "set it to false, or set the network's norm to 'frozen' or 'group'"
     )
   data = run.experiment.data
   config = dataclasses.replace(_without_workers(run), augment=Augment())

@@ -1,1 +1,1 @@
-"""Pretrained weights of other programs: one visible table for each source."""
+"""Conversion of pretrained weights of other frameworks, with one table per source."""

@@ -1,9 +1,9 @@
 """The authors' Caffe files: VGG16, AlexNet, FCN and SegNet, blobs named `layer/i` (`caffe_file`).
 
-Caffe's images are BGR, pixels of 0 to 255; ours are RGB. So the first convolution's kernel is taken
-with its inputs in reverse, and each source's `input` tells the mean to set, in RGB: FCN subtracts
-`MEAN`, and so does what starts from VGG16 by FCN's recipe (VGG's own authors subtracted 123.68,
-116.779, 103.939). SegNet takes the pixels as they are.
+Caffe's images are BGR with values from 0 to 255; ours are RGB. The input channels of the first
+convolution are reversed, and `input` of each source documents the mean in RGB: FCN and VGG16 for
+FCN's recipe subtract `MEAN` (VGG's authors subtracted 123.68, 116.779, 103.939). SegNet uses
+unnormalized pixels.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from segjax.nn.vgg import conv_layers
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
-# ImageNet's mean red, green and blue in the files of FCN.
+# ImageNet's RGB mean in FCN's files.
 MEAN = (122.67892, 116.66877, 104.00699)
 
-# The convolutions of VGG16, whose names in Caffe are ours: conv1_1 … conv5_3.
+# The convolutions of VGG16, with the same names in Caffe: conv1_1 … conv5_3.
 VGG16_LAYERS = tuple(name for stage in conv_layers() for name, _ in stage)
 ALEXNET_LAYERS = tuple(layer.name for layer in alexnet.LAYERS)  # conv1 … conv5
 # SegNet's, each with a batch normalization (`…_bn`), and the decoder's last one, without.
@@ -33,7 +33,7 @@ SEGNET_BASIC_LAYERS = (
   *('conv_decode4', 'conv_decode3', 'conv_decode2', 'conv_decode1'),
 )
 
-# FCN's deconvolutions: Caffe's layer -> (ours, size of its kernel).
+# FCN's deconvolutions: Caffe's layer -> (our layer, kernel size).
 FCN_ALEXNET_UPSCORES = {'upscore': ('upscore32', 63)}
 FCN32S_UPSCORES = {'upscore': ('upscore32', 64)}
 FCN16S_UPSCORES = {'upscore2': ('upscore2', 4), 'upscore16': ('upscore16', 32)}
@@ -42,8 +42,8 @@ FCN8S_UPSCORES = {
   'upscore_pool4': ('upscore_pool4', 4),
   'upscore8': ('upscore8', 16),
 }
-# Layers of the at-once network that multiply a pooled map: scale_pool4 by 0.01, scale_pool3 by
-# 0.0001. Ours has the numbers built in.
+# Layers of the at-once network that scale a pooled map: scale_pool4 by 0.01, scale_pool3 by 0.0001.
+# These are constants in our network.
 AT_ONCE_SCALES = tuple((f'scale_pool{s.pool}', s.scale) for s in fcn.VARIANTS['8s-at-once'].skips)
 
 _FCN_INPUT = f'RGB, 0 to 255, minus mean: config.data.mean={MEAN}, config.data.std=(1.0,)'
@@ -52,10 +52,10 @@ _SEGNET_BASIC_INPUT = f'{_SEGNET_INPUT}, config.model.input_norm=local_response'
 
 _FC = r'^params/fc[67]/'
 _FC8 = r'^fc8/'  # ImageNet's 1000 classes
-# What the encoders lack of FCN, and VGG16 of SegNet too.
+# Parameters of FCN that the encoders do not have, and of SegNet that VGG16 does not have.
 _SCORE = (r'^params/(score|upscore)',)
 _BEHIND = (*_SCORE, r'_D(_bn)?/', r'^(params|batch_stats)/conv\d_\d_bn/')
-# What a coarser FCN lacks of a finer one.
+# Parameters of a finer FCN that a coarser one does not have.
 _FINER = (r'^params/score_pool', r'^params/upscore')
 
 
@@ -63,29 +63,31 @@ _FINER = (r'^params/score_pool', r'^params/upscore')
 
 
 def vector(x: np.ndarray) -> np.ndarray:
-  """[C], also of the [1, 1, 1, C] and [1, C, 1, 1] of older files."""
+  """Converts to [C], also from [1, 1, 1, C] and [1, C, 1, 1] in older files."""
   if x.size != max(x.shape, default=0):
     raise ValueError('more than one axis')
   return x.reshape(-1).copy()
 
 
 def bgr_oihw_to_rgb_hwio(x: np.ndarray) -> np.ndarray:
-  """The kernel of a convolution on BGR images as one on RGB images."""
+  """Converts the kernel of a convolution on BGR images to RGB."""
   if x.shape[1:2] != (3,):
     raise ValueError('not on three channels')
   return oihw_to_hwio(x[:, ::-1])
 
 
 def iohw_to_hwio(x: np.ndarray) -> np.ndarray:
-  """A deconvolution's kernel [in, out, kh, kw] as that of `ops.upsample.conv_transpose`."""
+  """Converts a deconvolution kernel [in, out, kh, kw] to that of `ops.upsample.conv_transpose`."""
   if x.shape[:1] != x.shape[1:2]:
     raise ValueError('not from all channels to as many')
   return x.transpose(2, 3, 0, 1)
 
 
 def fc_matrix(x: np.ndarray) -> np.ndarray:
-  """[out, C · h · w] of a fully-connected layer (older files: [1, 1, out, C · h · w]), or of the
-  convolution [out, C, h, w] that FCN makes of it.
+  """The matrix [out, C · h · w] of a fully-connected layer.
+
+  The input is [out, C · h · w], [1, 1, out, C · h · w] in older files, or FCN's convolution kernel
+  [out, C, h, w].
   """
   if x.shape[:2] == (1, 1):
     x = x[0, 0]
@@ -93,7 +95,7 @@ def fc_matrix(x: np.ndarray) -> np.ndarray:
 
 
 def fully_connected(size: int) -> Transform:
-  """A fully-connected layer on a map of `size` x `size` as a convolution of that size."""
+  """Converts a fully-connected layer on a `size` x `size` map to a convolution of that size."""
 
   def kernel(x: np.ndarray) -> np.ndarray:
     matrix = fc_matrix(x)
@@ -103,12 +105,12 @@ def fully_connected(size: int) -> Transform:
 
 
 def no_mean(x: np.ndarray) -> np.ndarray:
-  """The running mean of a batch normalization that has only a scale and a shift."""
+  """The running mean of a batch normalization stored as scale and shift."""
   return np.zeros(x.size)
 
 
 def unit_variance(x: np.ndarray) -> np.ndarray:
-  """Its running variance: what makes 1 with SegNet's default `bn_epsilon`."""
+  """Its running variance, which is 1 after adding SegNet's default `bn_epsilon`."""
   return np.full(x.size, 1 - SegNet.bn_epsilon)
 
 
@@ -121,13 +123,13 @@ def _layer(key: str, name: str, kernel: Transform = oihw_to_hwio) -> Iterator[Ro
 
 
 def _norm(name: str) -> Iterator[Row]:
-  """SegNet's `BN` as its file for inference has it, which compute_bn_statistics.py wrote.
+  """SegNet's `BN` in its inference file, written by compute_bn_statistics.py.
 
-  Its two blobs are γ / sqrt(var + 1e-9) and β - mean · γ / sqrt(var + 1e-9) over the training set,
-  and the layer is y = x · blob 0 + blob 1. What they were made of is lost, so that they become our
-  scale and bias over a mean of 0 and a variance of 1 less our epsilon (with a `bn_epsilon` of 1e-9
-  the scale is 5e-6 too large). A training snapshot looks the same and has γ and β instead: it gives
-  other outputs, and nothing in the file tells.
+  The two blobs are γ / sqrt(var + 1e-9) and β - mean · γ / sqrt(var + 1e-9) over the training set,
+  and the layer is y = x · blob 0 + blob 1. They become our scale and bias, with a mean of 0 and a
+  variance of 1 minus our epsilon (with a `bn_epsilon` of 1e-9 the scale is too large by 5e-6). A
+  training snapshot has the same layout but contains γ and β: its outputs differ, which cannot be
+  detected from the file.
   """
   yield Row(f'{name}/0', f'params/{name}/scale', vector)
   yield Row(f'{name}/1', f'params/{name}/bias', vector)
@@ -179,8 +181,8 @@ def _fcn(
   new: tuple[str, ...] = (),
   variant: str | None = None,
 ) -> Source:
-  """An FCN. A network that does not learn its deconvolutions has bilinear ones built in, and can do
-  without the file's if these are bilinear too, as in the released files.
+  """An FCN. Networks with fixed bilinear deconvolutions do not need those of the file, which are
+  dropped if they are bilinear, as in the released files.
   """
   return Source(
     rows=(
@@ -212,7 +214,7 @@ SOURCES = {
   'caffe/vgg16': Source(_VGG16, left_out=(_FC8,), new=_BEHIND, spare=(_FC,), input=_FCN_INPUT),
   # bvlc_reference_caffenet.caffemodel.
   'caffe/alexnet': Source(_ALEXNET, left_out=(_FC8,), new=_SCORE, spare=(), input=_FCN_INPUT),
-  # fcn32s-heavy-pascal.caffemodel and so on, of voc-fcn32s, 16s, 8s, 8s-atonce and alexnet.
+  # fcn32s-heavy-pascal.caffemodel etc. of voc-fcn32s, 16s, 8s, 8s-atonce and alexnet.
   'caffe/fcn32s': _fcn(_VGG16, _SCORES[:1], FCN32S_UPSCORES, new=_FINER, variant='32s'),
   'caffe/fcn16s': _fcn(_VGG16, _SCORES[:2], FCN16S_UPSCORES, new=_FINER, variant='16s'),
   'caffe/fcn8s': _fcn(_VGG16, _SCORES, FCN8S_UPSCORES, variant='8s'),
@@ -220,7 +222,7 @@ SOURCES = {
     _VGG16, _SCORES, FCN8S_UPSCORES, AT_ONCE_SCALES, variant='8s-at-once'
   ),
   'caffe/fcn_alexnet': _fcn(_ALEXNET, _SCORES[:1], FCN_ALEXNET_UPSCORES),
-  # SegNet-Tutorial's segnet_train.prototxt and segnet_basic_train.prototxt, weights for inference.
+  # SegNet-Tutorial's segnet_train.prototxt and segnet_basic_train.prototxt, inference weights.
   'caffe/segnet': _segnet(SEGNET_LAYERS, (SEGNET_CLASSIFIER,) * 2, _SEGNET_INPUT),
   'caffe/segnet_basic': _segnet(
     SEGNET_BASIC_LAYERS, ('conv_classifier', 'conv_classifier'), _SEGNET_BASIC_INPUT

@@ -1,8 +1,8 @@
 """Reads Caffe's `.caffemodel` files, without Caffe and without protobuf.
 
-Such a file is one message, caffe.proto's NetParameter, in protobuf's binary form: fields one behind
-the other, each a number with the kind of its value, and the value; a message within a message is a
-value of known length. Only the fields that hold weights are looked at, all others are skipped.
+A file is one message, caffe.proto's NetParameter, in protobuf's wire format: a sequence of fields,
+each with a field number, a wire type and a value; nested messages are length-delimited values. Only
+fields with weights are read.
 """
 
 import math
@@ -23,8 +23,7 @@ _SHAPE, _DIM = 7, 1
 # BlobProto's `data` and `double_data`, of which a blob has one.
 _DATA = {5: '<f4', 8: '<f8'}
 
-# Kinds of values ("wire types"): a number of variable length, bytes of a length that comes first,
-# and those of a fixed length in bytes.
+# Wire types: variable-length integers, length-delimited bytes, and fixed-length values in bytes.
 _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
 
@@ -32,11 +31,11 @@ _FIXED = {1: 8, 5: 4}
 def read_caffemodel(path: Path) -> dict[str, np.ndarray]:
   """The blobs of all layers by `layer/i`, i from 0: conv1_1/0 is a kernel, conv1_1/1 its bias.
 
-  The arrays are read-only views of the mapped file, so that little of it is in memory at a time.
+  The arrays are read-only views of the memory-mapped file.
 
   Raises:
-    SegjaxError: the file is whole and has no blobs.
-    Exception: any other, where the file is truncated, corrupt or of another format.
+    SegjaxError: the file has no blobs.
+    Exception: any other, if the file is truncated, corrupt or of another format.
   """
   with path.open('rb') as file:
     content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -49,10 +48,10 @@ def read_caffemodel(path: Path) -> dict[str, np.ndarray]:
     name = ''.join(str(value, 'utf-8') for n, value in fields if n == name_field)
     for i, blob in enumerate(value for n, value in fields if n == blobs_field):
       if f'{name}/{i}' in arrays:
-        raise ValueError(f'two layers are called {name}')
+        raise ValueError(f'two layers have the name {name}')
       arrays[f'{name}/{i}'] = _blob(blob)
   if not arrays:
-    raise SegjaxError(f'{path} has no weights in it: give a .caffemodel that Caffe saved')
+    raise SegjaxError(f'{path} contains no weights: use a .caffemodel saved by Caffe')
   return arrays
 
 
@@ -69,7 +68,7 @@ def _blob(message: memoryview) -> np.ndarray:
       parts[number].append(value)
   [(number, chunks)] = [(n, chunks) for n, chunks in parts.items() if chunks]
   flat = np.frombuffer(chunks[0] if len(chunks) == 1 else b''.join(chunks), _DATA[number])
-  if legacy:  # goes first in Caffe too
+  if legacy:  # takes precedence in Caffe too
     shape = [legacy.get(n, 0) for n in _LEGACY_DIMS]
   if math.prod(shape) != flat.size:
     raise ValueError(f'{flat.size} values for the shape {shape}')
@@ -77,7 +76,7 @@ def _blob(message: memoryview) -> np.ndarray:
 
 
 def _dims(message: memoryview) -> list[int]:
-  """The sizes in a BlobShape, packed into one field or in a field each."""
+  """The sizes in a BlobShape, packed into one field or in separate fields."""
   dims = []
   for number, value in _fields(message):
     if number == _DIM and isinstance(value, int):
@@ -91,10 +90,10 @@ def _dims(message: memoryview) -> list[int]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-  """(number, value) of each field in turn; the value is an int or, for all other kinds, its bytes.
+  """Yields (number, value) of each field; the value is an int or, for other wire types, bytes.
 
   Raises:
-    ValueError: a value goes beyond the end of the message, or is of a kind that no file has.
+    ValueError: a value exceeds the message, or has an unsupported wire type.
   """
   position = 0
   while position < len(message):
@@ -118,7 +117,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-  """The number at `position`, seven bits a byte, the lowest first, and the position behind it."""
+  """The varint at `position` (7 bits per byte, least significant first), and the next position."""
   value = 0
   for i, byte in enumerate(message[position : position + 10]):
     value |= (byte & 0x7F) << (7 * i)

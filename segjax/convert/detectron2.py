@@ -1,21 +1,21 @@
-"""Detectron2's model zoo, and the ResNets of ImageNet that it and Detectron start from (`.pkl`).
+"""Detectron2's model zoo, and the ImageNet ResNets of Detectron2 and Detectron (`.pkl`).
 
-Their images are BGR, ours RGB, so that the stem's kernel is taken with its inputs in reverse, and
-`input` tells mean and std in RGB. Their scores have the background last, ours first; boxes and
-masks have none. Classes are COCO's 80 in the order of their ids, or a file's own.
+Their images are BGR, ours RGB: the input channels of the stem are reversed, and `input` documents
+mean and std in RGB. Their scores have the background last, ours first; boxes and masks have no
+background. Classes are COCO's 80 in the order of their ids, or those of the file.
 
-The weights of MSRA's ResNets want pixels of 0 to 255 less the mean, not divided, and have a
-bottleneck's stride in its first 1x1 convolution; X-101-32x8d is divided by a std and has it in the
-3x3. Other keys that the zoo's networks go with: `ZOO` and `C4`. Its RoIAlign takes the adaptive
-number of samples, which `config.model.roi.max_samples` may bound to save time. (Boxes thinner than
-`MIN_SIDE` in `segjax.nn.rpn` and `segjax.nn.box_head` are dropped here and kept there: no config
-changes that.)
+MSRA's ResNets expect pixels from 0 to 255 minus the mean, without division, and have the stride of
+a bottleneck in its first 1x1 convolution. X-101-32x8d expects division by std and has the stride in
+the 3x3. `ZOO` and `C4` list other config keys that the networks of the model zoo need. RoIAlign
+uses the adaptive number of samples, which `config.model.roi.max_samples` can bound to save time.
+(segjax drops boxes thinner than `MIN_SIDE` in `segjax.nn.rpn` and `segjax.nn.box_head`, Detectron2
+does not; this is not configurable.)
 
-`detectron2/R-50` is the file in Detectron2's directory; `detectron/R-50` the one in Detectron's, of
-the same network, whose normalizations are a scale and a shift.
+`detectron2/R-50` is Detectron2's file; `detectron/R-50` is Detectron's file of the same network,
+whose norms are stored as scale and shift.
 
-The tables were written from the names that Detectron2's code and logs have, and tested on
-synthetic files of its format, not on real ones.
+The tables follow the names in Detectron2's code and logs, and are tested on synthetic files, not on
+real ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +29,13 @@ from segjax.convert.torchvision import layer_rows, oihw_to_hwio, same
 from segjax.convert.torchvision_detection import iohw_to_hwio, linear, linear_on_bins
 from segjax.nn import resnet
 
-# The networks of ImageNet: Detectron2's name -> ours.
+# ImageNet networks: Detectron2's name -> our name.
 VARIANTS: dict[str, resnet.Name] = {
   'R-50': 'resnet50',
   'R-101': 'resnet101',
   'X-101-32x8d': 'resnext101_32x8d',
 }
-# Keys of `config.model` that go with the zoo's weights, and those on C4 alone.
+# Keys of `config.model` for the model zoo, and additional ones for C4.
 ZOO = {'rpn.anchor_style': 'detectron2', 'roi.aligned': True, 'roi.sampling_ratio': 0}
 C4 = {
   'feature_maps': 'c4',
@@ -54,26 +54,26 @@ STD = {
 _HEAD = r'^(params|batch_stats)/(?!backbone/)'
 _CLASSES = r'^params/(box/(score|deltas)|mask/score)/'
 _MASK = r'^params/mask/'
-# Of the zoo: the anchors and the input, which older files hold too.
+# Buffers in older files of the model zoo: anchors and normalization.
 _BUFFERS = (r'^pixel_(mean|std)$', r'anchor_generator\.cell_anchors\.\d$')
-# Of ImageNet's: its 1000 classes, a bias before the stem's normalization that Detectron2 leaves out
-# too, and the optimizer's state.
+# In ImageNet files: the classifier, a bias before the stem's norm that Detectron2 also drops, and
+# the optimizer state.
 _IMAGENET = (r'^(fc1000|pred)_[wb]$', r'^conv1_b$', r'_momentum$')
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Names(NamedTuple):
-  """How a kind of file calls the arrays of a convolution without bias and its normalization.
+  """Naming scheme of convolutions without bias and their norms in a file format.
 
   Attributes:
-    stem: of the stem's convolution.
-    stem_norm: of its normalization.
-    convs: of a bottleneck's convolutions, the shortcut last.
-    block: of stage, block and convolution.
-    kernel: added to a convolution's name.
-    norm: our array -> (added to a normalization's name, transform).
-    norm_of: added to a convolution's name for that of its normalization.
+    stem: name of the stem's convolution.
+    stem_norm: name of the stem's norm.
+    convs: names of the convolutions of a bottleneck, the shortcut last.
+    block: format string of stage, block and convolution.
+    kernel: suffix of a kernel.
+    norm: our path -> (suffix of the norm's array, transform).
+    norm_of: suffix that turns a convolution's name into that of its norm.
   """
 
   stem: str
@@ -86,7 +86,7 @@ class Names(NamedTuple):
 
 
 def unit_variance(x: np.ndarray) -> np.ndarray:
-  """The running variance of a normalization that has only a scale and a shift."""
+  """The running variance of a norm stored as scale and shift."""
   return np.full(x.size, 1 - resnet.ResNet.bn_epsilon)
 
 
@@ -104,7 +104,7 @@ _CAFFE2 = Names(
   },
   norm_of='_bn',
 )
-# Detectron's, where each normalization is a scale and a shift.
+# Detectron stores norms as scale and shift.
 _AFFINE = _CAFFE2._replace(
   norm={
     'params/{}/scale': ('_s', same),
@@ -132,7 +132,7 @@ _MODEL_ZOO = Names(
 def resnet_rows(
   variant: resnet.Name, names: Names, *, prefix: str = '', res5: str = ''
 ) -> Iterator[Row]:
-  """The ResNet; `prefix` and, for stage 5, `res5` are of the file's names."""
+  """The ResNet; `prefix` and, for stage 5, `res5` are prefixes of names in the file."""
 
   def rows(conv: str, norm: str, ours: str, kernel: Transform) -> Iterator[Row]:
     yield Row(f'{conv}{names.kernel}', f'params/backbone/{ours}/kernel', kernel)
@@ -149,12 +149,12 @@ def resnet_rows(
 
 
 def background_first(x: np.ndarray) -> np.ndarray:
-  """[classes + 1, …] with the background last as one with it first."""
+  """Moves the background of [classes + 1, …] from last to first."""
   return np.roll(x, 1, axis=0)
 
 
 def head_rows(*, c4: bool, masks: bool) -> Iterator[Row]:
-  """What is behind the ResNet."""
+  """All layers after the ResNet."""
   if not c4:
     for level in (2, 3, 4, 5):
       for part in ('lateral', 'output'):
@@ -179,7 +179,7 @@ def head_rows(*, c4: bool, masks: bool) -> Iterator[Row]:
 
 
 def _input(name: str, wanted: Mapping[str, Any]) -> str:
-  """The config of a network with the ResNet `name` and these keys of `config.model`."""
+  """Describes the config of a network with the ResNet `name` and the given model keys."""
   backbone = {'name': VARIANTS[name], 'stride_in_1x1': name.startswith('R-')}
   wanted = {**{f'backbone.{key}': value for key, value in backbone.items()}, **wanted}
   keys = [f'config.model.{key}={value}' for key, value in wanted.items()]
@@ -187,7 +187,7 @@ def _input(name: str, wanted: Mapping[str, Any]) -> str:
 
 
 def imagenet_source(name: str, names: Names) -> Source:
-  """A ResNet of ImageNet, for any network that calls its ResNet `backbone`."""
+  """An ImageNet ResNet, for any network whose ResNet is named `backbone`."""
   return Source(
     rows=tuple(resnet_rows(VARIANTS[name], names)),
     left_out=_IMAGENET,
@@ -207,7 +207,7 @@ def zoo_source(name: str, *, c4: bool = False, masks: bool = True) -> Source:
       *head_rows(c4=c4, masks=masks),
     ),
     left_out=_BUFFERS,
-    # Faster R-CNN's weights do for a Mask R-CNN whose mask head is new, and the other way round.
+    # Faster R-CNN weights can initialize a Mask R-CNN without its mask head, and vice versa.
     new=() if masks else (_MASK,),
     spare=(_MASK,) if masks else (),
     input=f'{_input(name, wanted)}, config.eval.paste=detectron2',
@@ -226,7 +226,7 @@ def _zoo() -> Iterator[tuple[str, Source]]:
       source = zoo_source(name, c4=maps == 'C4', masks=masks)
       full = f'detectron2/{network}_{name.replace("-", "_")}_{maps}'
       yield full, source
-      # To train the layers with a row a class for other classes.
+      # For training on other classes.
       yield f'{full}_body', source.without(_CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""Starts a network from weights: of a file, converted or not yet, or of another run."""
+"""Initializes a network from a weights file or from another run."""
 
 import dataclasses
 import re
@@ -21,18 +21,18 @@ SOURCES = {
   **detectron2.SOURCES,
   **caffe.SOURCES,
 }
-# What notes in a converted file which source it is from.
+# Metadata key of the source in a converted file.
 _NOTE = 'segjax_source'
 
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-  """Keys of `config.init_from`: the weights that a new run starts from.
+  """Keys of `config.init_from`: initial weights of a run.
 
   Attributes:
-    path: a file that `segjax convert` wrote, a weights file of `source`, or another run's workdir;
-      for a network of several networks, the name of each -> such a path.
-    source: the network of another program whose weights file `path` is, a name in `SOURCES`.
+    path: a file written by `segjax convert`, a weights file of `source`, or the workdir of another
+      run; for a merged network, a mapping from part to path.
+    source: the network of another framework that the file is of, a name in `SOURCES`.
     checkpoint: of a workdir: 'latest', 'best', or a step.
   """
 
@@ -43,13 +43,13 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """Arrays to start from.
+  """Pretrained arrays.
 
   Attributes:
-    where: what they were read from, for reports and errors.
+    where: their origin, for reports and errors.
     arrays: by path, such as params/conv1_1/kernel.
-    new: patterns of the paths that a network may have beyond them; by default any.
-    spare: patterns of the paths here that a network may lack; by default any.
+    new: patterns of paths that may be missing in `arrays`; by default any.
+    spare: patterns of paths in `arrays` that the network may not have; by default any.
   """
 
   where: str
@@ -60,7 +60,7 @@ class Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What `load_into` did with each path."""
+  """The paths that `load_into` loaded, did not find, and did not use."""
 
   where: str
   loaded: tuple[str, ...]
@@ -76,18 +76,18 @@ class Report:
 
 
 def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
-  """The arrays of a file that `convert_file` wrote, or of the weights file of `source`.
+  """Reads a file written by `convert_file`, or a weights file of `source`.
 
   Raises:
-    SegjaxError: the file cannot be read, or is not what it is said to be.
+    SegjaxError: the file cannot be read, or does not match its source.
   """
   name = source or read_metadata(path).get(_NOTE)
   arrays = read_weights(path)
   if name is None:
     names = ' or '.join(fitting(arrays, SOURCES))
     raise SegjaxError(
-      f'{path} was not written by segjax convert: name its network in config.init_from.source='
-      + (names or 'NAME, though the arrays of no known source are like these')
+      f'{path} was not written by segjax convert: set config.init_from.source='
+      + (names or 'NAME (no known source has these arrays)')
     )
   _check_source(name)
   if source is not None:
@@ -98,7 +98,7 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
 
 
 def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
-  """The arrays of several networks as those of one that has them as parts, and nothing else."""
+  """Combines the arrays of several networks for a network that has them as parts."""
   arrays = {}
   for name, pretrained in parts.items():
     for path, value in pretrained.arrays.items():
@@ -114,12 +114,12 @@ def _check_source(name: str) -> None:
 
 
 def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
-  """`segjax convert`: writes a weights file of another program by our names and in our layout.
+  """Converts a weights file of another framework to our names and layout.
 
   Args:
     source: a name in `SOURCES`.
     weights: the file to read, see `read_weights`.
-    output: the `.safetensors` file to write, whole or not at all.
+    output: the `.safetensors` file to write (atomically).
 
   Returns:
     The number of arrays.
@@ -141,42 +141,42 @@ def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
 
 
 def flat_paths(tree: Any) -> dict[str, Any]:
-  """`{'params/conv1_1/kernel': array, …}` of a tree of variables."""
+  """Flattens a tree of variables to `{'params/conv1_1/kernel': array, …}`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[Any, Any, Report]:
-  """`params` and `model_state` with every array of `pretrained` that they have by name.
+  """Loads the arrays of `pretrained` into `params` and `model_state` by path.
 
-  What `pretrained` lacks keeps its initialization.
+  Unmatched parameters keep their initialization.
 
   Args:
-    params: the network's parameters.
-    model_state: its other collections, such as `{'batch_stats': …}`.
+    params: parameters of the network.
+    model_state: other collections, such as `{'batch_stats': …}`.
     pretrained: from `read_pretrained`, or of another run: `Pretrained(workdir, flat_paths(…))`.
 
   Returns:
-    params, model_state, and a report to show.
+    params, model_state, and a report.
 
   Raises:
-    SegjaxError: nothing matches; a shape differs; or what `pretrained` may lack, or the network may
-      leave unused, is more than `pretrained` says.
+    SegjaxError: nothing matches; a shape differs; or there are missing or unexpected paths that
+      `pretrained` does not allow.
   """
   variables = {'params': params, **model_state}
   target, arrays, where = flat_paths(variables), pretrained.arrays, pretrained.where
   loaded = sorted(target.keys() & arrays.keys())
   if not loaded:
     raise SegjaxError(
-      f'{where} has nothing that this network has (it has {first(sorted(arrays))}; the network '
-      f'has {first(sorted(target))}): set config.init_from to weights of such a network'
+      f'{where} has no array of this network (it has {first(sorted(arrays))}; the network has '
+      f'{first(sorted(target))}): set config.init_from to weights of this network'
     )
   for path in loaded:
     theirs, ours = tuple(arrays[path].shape), tuple(target[path].shape)
     if theirs != ours:
       raise SegjaxError(
-        f'{where} has {path} of shape {theirs} where this network has {ours}: set config.model to '
-        'the sizes of those weights, or config.init_from to others'
+        f'{where} has {path} of shape {theirs} where this network has {ours}: change config.model '
+        'or config.init_from'
       )
   new, unused = sorted(target.keys() - arrays.keys()), sorted(arrays.keys() - target.keys())
   missing = [path for path in new if not matches(path, pretrained.new)]
@@ -187,8 +187,8 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
   surplus = [path for path in unused if not matches(path, pretrained.spare)]
   if surplus:
     raise SegjaxError(
-      f'{where} has {first(surplus)}, which this network does not have: set config.init_from '
-      'to weights without, or config.model to a network with it'
+      f'{where} has {first(surplus)}, which this network does not have: change config.model or '
+      'config.init_from'
     )
 
   def replace(path: Any, leaf: Any) -> Any:

@@ -1,9 +1,8 @@
 """Reads the `.pkl` files of Detectron and Detectron2: pickles of named NumPy arrays.
 
-A pickle could run any code while it is read, and NumPy's own functions, called by a hostile one,
-can be made to take bytes for pointers. So nothing of NumPy is called by name: what stands in for
-the few functions that such files ask for only keeps their arguments, and `np.frombuffer` makes the
-arrays of plain numbers from them.
+Unpickling can execute arbitrary code, and NumPy functions called by a malicious pickle can be made
+to treat bytes as pointers. Therefore no NumPy function is called by name: replacements for the few
+functions that these files need only store their arguments, and `np.frombuffer` creates the arrays.
 """
 
 import collections
@@ -20,7 +19,7 @@ from segjax.types import SegjaxError
 
 
 class _DType:
-  """`numpy.dtype` of plain numbers, whose byte order comes with its state."""
+  """Replaces `numpy.dtype` for numeric types; the byte order is in its state."""
 
   def __init__(self, spec: str, *_: Any):
     if not re.fullmatch(r'[<>|=]?[fiub][1248]', spec):
@@ -34,7 +33,7 @@ class _DType:
 
 
 class _Array:
-  """`numpy.ndarray`, whose type, shape and bytes come with its state."""
+  """Replaces `numpy.ndarray`; type, shape and bytes are in its state."""
 
   value: np.ndarray
 
@@ -66,18 +65,18 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 
 
 def _encode(text: str, encoding: str = 'latin1') -> bytes:
-  """Bytes in pickles of Python 2 and of protocol 2 are text of these characters."""
+  """Decodes bytes, which pickles of Python 2 and of protocol 2 store as latin-1 text."""
   if encoding not in ('latin1', 'latin-1'):
     raise ValueError(f'the encoding {encoding}')
   return text.encode('latin1')
 
 
 def _no_bytes() -> bytes:
-  """What an array without elements has in pickles of protocol 2: `bytes()`."""
+  """`bytes()`, the content of empty arrays in pickles of protocol 2."""
   return b''
 
 
-# All that such a pickle may look up; NumPy 2 renamed `core`.
+# All names that a pickle may look up; NumPy 2 renamed `core`.
 _CALLABLE = {
   'collections.OrderedDict': collections.OrderedDict,
   '_codecs.encode': _encode,
@@ -90,11 +89,11 @@ _CALLABLE = {
 
 
 class _CodeError(Exception):
-  """A pickle asks for this function or class."""
+  """The pickle refers to this function or class."""
 
 
 class _Unpickler(pickle.Unpickler):
-  """Builds containers and `_Array`s, and looks up nothing else."""
+  """Only builds containers and `_Array`s."""
 
   def find_class(self, module: str, name: str) -> Any:
     full = f'{module}.{name}'
@@ -104,30 +103,30 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pkl(path: Path) -> dict[str, np.ndarray]:
-  """The arrays by name: of `model` or `blobs` where the file has that, otherwise of the file.
+  """The arrays by name, from `model` or `blobs` if the file has it, else from the top level.
 
-  Arrays are read-only, and in the file's byte order.
+  Arrays are read-only and in the byte order of the file.
 
   Raises:
-    SegjaxError: the file is whole and has something else in it, or would have to call code.
-    Exception: any other, where the file is truncated, corrupt or of another format.
+    SegjaxError: the file has other content, or would execute code.
+    Exception: any other, if the file is truncated, corrupt or of another format.
   """
   with path.open('rb') as file:
     try:
       tree = _Unpickler(file, encoding='latin1').load()
     except _CodeError as e:
       raise SegjaxError(
-        f'{path} is a pickle that calls {e}, and segjax runs no code from a file: give a .pkl of '
-        "Detectron2's model zoo"
+        f'{path} is a pickle that calls {e}, and segjax does not execute code in files: use a '
+        ".pkl of Detectron2's model zoo"
       ) from e
   if isinstance(tree, Mapping):
     tree = tree.get('model', tree.get('blobs', tree))
   if not isinstance(tree, Mapping) or not tree:
-    raise SegjaxError(f"{path} has no named arrays in it: give a .pkl of Detectron2's model zoo")
+    raise SegjaxError(f"{path} contains no named arrays: use a .pkl of Detectron2's model zoo")
   for name, value in tree.items():
     if not isinstance(value, _Array):
       raise SegjaxError(
-        f'{path} has {name!r} of type {type(value).__name__}, not an array: give a .pkl of '
+        f'{path} has {name!r} of type {type(value).__name__}, not an array: use a .pkl of '
         "Detectron2's model zoo"
       )
   return {name: array.value for name, array in tree.items()}

@@ -1,4 +1,4 @@
-"""What a converter is: a table from the names of a weights file to ours, complete on both sides."""
+"""Conversion tables from the names in a weights file to ours; strict in both directions."""
 
 import dataclasses
 import re
@@ -11,12 +11,12 @@ from segjax.types import SegjaxError
 
 
 class Row(NamedTuple):
-  """One array.
+  """The conversion of one array.
 
   Attributes:
-    key: its name in the weights file.
-    path: ours, `collection/layer/…/name`, such as params/conv1_1/kernel.
-    transform: brings the file's array into our layout.
+    key: name in the weights file.
+    path: our path, `collection/layer/…/name`, such as params/conv1_1/kernel.
+    transform: converts the array to our layout.
   """
 
   key: str
@@ -26,17 +26,17 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """The weights of one network of another program.
+  """The weights of one network of another framework.
 
   Attributes:
-    rows: every array that is taken.
-    left_out: patterns of the file's names that are meant not to be taken.
-    new: patterns of our paths that a network may have beyond those in `rows`.
-    spare: patterns of our paths in `rows` that a network may lack.
-    input: what the network expects of an image, and of the config.
-    constants: (one of our paths in `rows`, test of its array): a network may lack this array too if
-      the test holds, because it has it built in.
-    renamed: (pattern, replacement) for `re.sub`: names in older files, and those in `rows`.
+    rows: all arrays to convert.
+    left_out: patterns of names in the file to ignore.
+    new: patterns of our paths that may be missing in `rows`.
+    spare: patterns of our paths in `rows` that a network may not have.
+    input: documents the expected normalization and config.
+    constants: (one of our paths in `rows`, test of its array): a network may not have this array if
+      the test passes, because it is a constant of the network.
+    renamed: (pattern, replacement) for `re.sub`, from names in older files to those in `rows`.
   """
 
   rows: tuple[Row, ...]
@@ -48,13 +48,13 @@ class Source:
   renamed: tuple[tuple[str, str], ...] = ()
 
   def current(self, name: str) -> str:
-    """What `rows` calls the array that a file calls `name`."""
+    """The name in `rows` of the array `name` in a file."""
     for pattern, replacement in self.renamed:
       name = re.sub(pattern, replacement, name)
     return name
 
   def without(self, paths: str) -> 'Source':
-    """The same without the rows in whose path the pattern is found."""
+    """A copy without the rows whose path matches the pattern."""
     dropped = [re.escape(row.key) for row in self.rows if re.search(paths, row.path)]
     return dataclasses.replace(
       self,
@@ -65,12 +65,12 @@ class Source:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-  """Whether one of the regular expressions is found in `name`."""
+  """Whether one of the regular expressions matches in `name`."""
   return any(re.search(pattern, name) for pattern in patterns)
 
 
 def leftovers(names: Iterable[str], source: Source) -> tuple[list[str], list[str]]:
-  """(names that `source` wants and that are missing, those that are there and nothing takes)."""
+  """(missing names, unexpected names) of a file for `source`."""
   names, wanted = {source.current(name) for name in names}, {row.key for row in source.rows}
   extra = {name for name in names - wanted if not matches(name, source.left_out)}
   return sorted(wanted - names), sorted(extra)
@@ -79,16 +79,16 @@ def leftovers(names: Iterable[str], source: Source) -> tuple[list[str], list[str
 def convert(
   arrays: Mapping[str, np.ndarray], sources: Mapping[str, Source], name: str, where: str
 ) -> dict[str, np.ndarray]:
-  """The arrays of a weights file by our paths, float32, in our layout.
+  """Converts the arrays of a weights file to our paths and layout, float32.
 
   Args:
-    arrays: by the file's names.
-    sources: those that there are.
-    name: the one to convert by.
-    where: the file, for the error.
+    arrays: by name in the file.
+    sources: all sources, for suggestions.
+    name: the source to use.
+    where: the file, for errors.
 
   Raises:
-    SegjaxError: an array that the source has is missing, unexpected, or has a wrong shape.
+    SegjaxError: an array is missing, unexpected, or has a wrong shape.
   """
   source = sources[name]
   missing, extra = leftovers(arrays, source)
@@ -96,9 +96,9 @@ def convert(
     differences = [
       f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
     ]
-    remedy = 'take the file of that network'
+    remedy = 'use the file of that network'
     if others := fitting(arrays, sources):
-      remedy = f'take the source {" or ".join(others)}'
+      remedy = f'use the source {" or ".join(others)}'
     raise SegjaxError(f'{where} is not {name}, it {" and ".join(differences)}: {remedy}')
   arrays = {source.current(key): array for key, array in arrays.items()}
   converted = {}
@@ -108,7 +108,7 @@ def convert(
       converted[row.path] = np.ascontiguousarray(row.transform(array), np.float32)
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
-      remedy = 'take the file of that network'
+      remedy = 'use the file of that network'
       if others := [other for other in fitting(arrays, sources) if other != name]:
         remedy = f'{remedy}, or the source {" or ".join(others)}'
       raise SegjaxError(f'{where} is not {name}, its {row.key} is {shape}: {remedy}') from e
@@ -116,7 +116,7 @@ def convert(
 
 
 def fitting(names: Iterable[str], sources: Mapping[str, Source]) -> list[str]:
-  """The sources whose arrays have these names."""
+  """The sources that match these names."""
   return [other for other, source in sources.items() if leftovers(names, source) == ([], [])]
 
 

@@ -1,13 +1,13 @@
 """torchvision's VGG16 (`torchvision.models.vgg16`, `vgg16_bn`) for FCN and SegNet, its ResNets and
 `torchvision.models.segmentation.fcn_resnet50` and 101 for FCNResNet, its `alexnet` for FCNAlexNet
-and its `googlenet` for FCNGoogLeNet, these two in the form 'torchvision'.
+and its `googlenet` for FCNGoogLeNet, the last two with form 'torchvision'.
 
-These weights want RGB images, `(x / 255 - mean) / std` with ImageNet's mean (0.485, 0.456, 0.406)
-and standard deviation (0.229, 0.224, 0.225): in pixel values of 0 to 255 that is
+These weights expect RGB images, `(x / 255 - mean) / std` with ImageNet's mean (0.485, 0.456, 0.406)
+and standard deviation (0.229, 0.224, 0.225). For pixel values from 0 to 255 these are
 `config.data.mean = (123.675, 116.28, 103.53)` and `config.data.std = (58.395, 57.12, 57.375)`.
 
-The weights of GoogLeNet want `(x / 255 - 0.5) / 0.5`, 127.5 for each mean and std. (torchvision's
-network takes the other kind and brings it to this one: `transform_input`.)
+GoogLeNet expects `(x / 255 - 0.5) / 0.5`, a mean and std of 127.5. (torchvision's network converts
+from ImageNet's normalization: `transform_input`.)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ VGG16_FEATURES = {
   26: 'conv5_2',
   28: 'conv5_3',
 }
-# The same of vgg16_bn, where each is followed by its batch normalization.
+# The same for vgg16_bn, where batch normalization follows each convolution.
 VGG16_BN_FEATURES = {
   0: 'conv1_1',
   3: 'conv1_2',
@@ -51,9 +51,9 @@ VGG16_BN_FEATURES = {
 }
 # Index in the `features` of torchvision's AlexNet -> our layer.
 ALEXNET_FEATURES = {0: 'conv1', 3: 'conv2', 6: 'conv3', 8: 'conv4', 10: 'conv5'}
-# torchvision's GoogLeNet: each a convolution with its batch normalization -> our layer.
+# torchvision's GoogLeNet: convolution with batch normalization -> our layer.
 GOOGLENET_STEM = {'conv1': 'conv1', 'conv2': 'conv2_reduce', 'conv3': 'conv2'}
-# The same within a module. '5x5' is 3x3 there.
+# The same within an inception module. '5x5' is 3x3 in torchvision.
 GOOGLENET_BRANCHES = {
   'branch1': '1x1',
   'branch2.0': '3x3_reduce',
@@ -64,9 +64,9 @@ GOOGLENET_BRANCHES = {
 }
 
 INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
-# What is behind the encoder: FCN's scores and upsampling, SegNet's decoder.
+# Layers after the encoder: FCN's scores and upsampling, SegNet's decoder.
 _BEHIND = (r'^params/(score|upscore)', r'_D(_bn)?/')
-# SegNet's batch normalization, which vgg16 has not.
+# SegNet's batch normalization, which vgg16 does not have.
 _NORM = r'^(params|batch_stats)/conv\d_\d_bn/'
 _FC = r'^params/fc[67]/'
 _SCORE = r'^params/score_fr/'
@@ -77,22 +77,22 @@ def same(x: np.ndarray) -> np.ndarray:
 
 
 def oihw_to_hwio(x: np.ndarray) -> np.ndarray:
-  """A convolution's kernel."""
+  """Converts a convolution kernel."""
   return x.transpose(2, 3, 1, 0)
 
 
 def linear_to_1x1(x: np.ndarray) -> np.ndarray:
-  """[out, in] of a fully-connected layer as the kernel [1, 1, in, out]."""
+  """Converts a fully-connected layer [out, in] to a kernel [1, 1, in, out]."""
   return x.transpose(1, 0)[None, None]
 
 
 def linear_to_6x6(x: np.ndarray) -> np.ndarray:
-  """[out, C · 6 · 6] of a fully-connected layer on a flattened CHW map as [6, 6, C, out]."""
+  """Converts a layer [out, C · 6 · 6] on a flattened CHW map to a kernel [6, 6, C, out]."""
   return oihw_to_hwio(x.reshape(len(x), -1, 6, 6))
 
 
 def linear_to_7x7(x: np.ndarray) -> np.ndarray:
-  """[out, C · 7 · 7] of a fully-connected layer on a flattened CHW map as [7, 7, C, out]."""
+  """Converts a layer [out, C · 7 · 7] on a flattened CHW map to a kernel [7, 7, C, out]."""
   return oihw_to_hwio(x.reshape(len(x), -1, 7, 7))
 
 
@@ -129,7 +129,7 @@ def _googlenet() -> Iterator[Row]:
 
 # --- ResNet --------------------------------------------------------------------------------------
 
-# A network's layers outside the ResNet, which a ResNet's file lacks.
+# Layers of a network outside the ResNet, which a ResNet file does not have.
 _HEAD = r'^(params|batch_stats)/(?!backbone/)'
 _AUX_CLASSIFIER = r'^(params|batch_stats)/aux_classifier_'
 COUNTERS = r'\.num_batches_tracked$'
@@ -142,7 +142,7 @@ def conv_norm_rows(conv: str, norm: str, name: str) -> Iterator[Row]:
 
 
 def resnet_rows(variant: resnet.Name, prefix: str = '') -> Iterator[Row]:
-  """conv1, layer1 … layer4 as our stem and stages 2 to 5; `prefix` is of the file's names."""
+  """conv1, layer1 … layer4 -> our stem and stages 2 to 5; `prefix` of names in the file."""
   yield from conv_norm_rows(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
   for stage in resnet.STAGES[1:]:
     for i, block in enumerate(resnet.stage_blocks(resnet.VARIANTS[variant], stage)):
@@ -183,7 +183,7 @@ SOURCES = {
     spare=(_FC,),
     input=INPUT,
   ),
-  # The convolutions alone, of a file that may have the classifier or not.
+  # Only the convolutions, from a file with or without the classifier.
   'torchvision/vgg16_features': Source(
     rows=tuple(_features(VGG16_FEATURES, norm=False)),
     left_out=(r'^classifier\.[036]\.',),
@@ -217,7 +217,7 @@ SOURCES = {
     spare=(),
     input='RGB, (x / 255 - 0.5) / 0.5, config.model.form=torchvision',
   ),
-  # ImageNet's, for any network that calls its ResNet `backbone`.
+  # ImageNet weights, for any network whose ResNet is named `backbone`.
   **{
     f'torchvision/{variant}': Source(
       rows=tuple(resnet_rows(variant)),
@@ -228,12 +228,12 @@ SOURCES = {
     )
     for variant in resnet.VARIANTS
   },
-  # Files with the auxiliary classifier, as the published ones; the network may do without it.
+  # Files with the auxiliary classifier, as the published ones; the network may omit it.
   **{
     f'torchvision/fcn_{variant}': _fcn_resnet(variant, auxiliary=True)
     for variant in ('resnet50', 'resnet101')
   },
-  # The same without the auxiliary classifier, of a file that may have it or not.
+  # The same without the auxiliary classifier, from a file with or without it.
   **{
     f'torchvision/fcn_{variant}_main': _fcn_resnet(variant, auxiliary=False)
     for variant in ('resnet50', 'resnet101')

@@ -1,16 +1,15 @@
-"""torchvision's Mask R-CNN and Faster R-CNN on ResNet-50 and a feature pyramid, both versions.
+"""torchvision's Mask R-CNN and Faster R-CNN with ResNet-50-FPN, v1 and v2.
 
-The files have a row of scores, boxes and masks for the background and for each COCO category id
-from 1 to 90, ten of which no category has. `torchvision/maskrcnn_resnet50_fpn` takes the 80 that
-are there, in the order of their ids, which is that of `coco_instances`; `…_all` takes as many as a
-file has, so that it fits one that was fine-tuned, with class i the file's label i + 1; `…_body`
-leaves out the layers with a row a class, to train them for other classes. None takes the boxes and
-masks of the background: nothing ever trained or read them.
+The files have scores, boxes and masks for the background and for COCO category ids from 1 to 90,
+ten of which are unused. `torchvision/maskrcnn_resnet50_fpn` takes the 80 used ones in the order of
+their ids, as in `coco_instances`; `…_all` takes all classes of a file, such as a fine-tuned one,
+where class i is label i + 1 of the file; `…_body` omits the class-specific head layers, for
+training on other classes. The boxes and masks of the background are always dropped, as they are
+neither trained nor used.
 
-Files saved before torchvision 0.13, the published ones of version 1 among them, have other names
-for some layers (`RENAMED`). The published weights of version 1 were trained without an epsilon in
-the batch normalization and go with `config.model.backbone.bn_epsilon=0.0`; one's own may go
-with 1e-5.
+Files saved before torchvision 0.13, such as the published v1 weights, have different names for some
+layers (`RENAMED`). The published v1 weights were trained without an epsilon in batch normalization
+and need `config.model.backbone.bn_epsilon=0.0`; other weights may need 1e-5.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,13 +31,13 @@ from segjax.nn import resnet
 COCO_HOLES = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_HOLES)
 
-# What names of before torchvision 0.13 are now.
+# Names before torchvision 0.13 -> current names.
 RENAMED = (
   (r'^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$', r'\1.0.\2'),
   (r'^rpn\.head\.conv\.(weight|bias)$', r'rpn.head.conv.0.0.\1'),
   *((rf'^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.', rf'\1.{i}.0.') for i in range(4)),
 )
-# Keys of `config.model` for version 2: convolutions instead of layers, and batch normalization.
+# Keys of `config.model` for v2: convolutions instead of fully-connected layers, and batch norm.
 V2 = {
   'backbone.norm': 'batch',
   'neck.norm': 'batch',
@@ -48,12 +47,12 @@ V2 = {
   'box_head.norm': 'batch',
   'mask_head.norm': 'batch',
 }
-# Keys that go with the published weights of version 1.
+# Keys of `config.model` for the published v1 weights.
 V1 = {'backbone.bn_epsilon': 0.0}
 
-# Side of what the box head sees.
+# Resolution of the box head.
 _BINS = 7
-# Layers with a row a class, and those that Faster R-CNN has not.
+# Class-specific layers, and layers that Faster R-CNN does not have.
 _CLASSES = r'^params/(box/(score|deltas)|mask/score)/'
 _MASK = r'^(params|batch_stats)/mask/'
 
@@ -61,35 +60,35 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 
 def linear(x: np.ndarray) -> np.ndarray:
-  """[out, in] of a fully-connected layer as the kernel [in, out]."""
+  """Converts a fully-connected layer [out, in] to a kernel [in, out]."""
   return x.transpose(1, 0)
 
 
 def linear_on_bins(x: np.ndarray) -> np.ndarray:
-  """The same for a layer on a flattened CHW region as one on a flattened HWC region."""
+  """The same for a layer on a flattened CHW RoI, to a flattened HWC RoI."""
   x = x.reshape(len(x), -1, _BINS, _BINS)
   return x.transpose(2, 3, 1, 0).reshape(-1, len(x))
 
 
 def iohw_to_hwio(x: np.ndarray) -> np.ndarray:
-  """A transposed convolution's kernel."""
+  """Converts the kernel of a transposed convolution."""
   return x.transpose(2, 3, 0, 1)
 
 
 def coco_rows(x: np.ndarray) -> np.ndarray:
-  """[91, …], of the background and each id, as [80, …] of COCO's categories."""
+  """Selects COCO's 80 categories from [91, …], background and ids."""
   if len(x) != 91:
     raise ValueError('not of 91 classes')
   return x[list(COCO_IDS)]
 
 
 def all_rows(x: np.ndarray) -> np.ndarray:
-  """[1 + classes, …] as [classes, …], without the background."""
+  """Removes the background: [1 + classes, …] -> [classes, …]."""
   return x[1:]
 
 
 def class_rows(prefix: str, pick: Transform, *, masks: bool) -> Iterator[Row]:
-  """The layers with a row a class."""
+  """The class-specific layers."""
 
   def scores(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x[:1], pick(x)])
@@ -111,17 +110,17 @@ def class_rows(prefix: str, pick: Transform, *, masks: bool) -> Iterator[Row]:
 def detection_rows(
   variant: resnet.Name, pick: Transform, *, version: int, masks: bool
 ) -> Iterator[Row]:
-  """A whole network.
+  """All layers of a network.
 
   Args:
     variant: of the ResNet.
-    pick: the classes out of the rows that the file has.
+    pick: selects the classes from the rows of the file.
     version: 1 or 2.
     masks: whether it is Mask R-CNN.
   """
 
   def conv_rows(theirs: str, ours: str) -> Iterator[Row]:
-    """A block of a convolution, 0, and in version 2 its norm, 1."""
+    """A convolution, 0, and in v2 its norm, 1."""
     if version == 1:
       yield from layer_rows(f'{theirs}.0', ours, oihw_to_hwio)
     else:
@@ -152,7 +151,7 @@ def detection_rows(
 def detection_source(
   variant: resnet.Name, pick: Transform, *, version: int, masks: bool, note: str = ''
 ) -> Source:
-  """The table of `detection_rows`; `note` is added to what a config needs."""
+  """The table of `detection_rows`; `note` is appended to `input`."""
   wanted = {'backbone.name': variant, **(V1 if version == 1 else V2), 'masks': masks}
   keys = ', '.join(f'config.model.{key}={value}' for key, value in wanted.items())
   return Source(

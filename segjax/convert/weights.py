@@ -1,8 +1,8 @@
 """Reads weights files: `.safetensors`, Caffe's `.caffemodel`, Detectron2's `.pkl`, and PyTorch's
 `.pth` without PyTorch.
 
-A `.pth` file is a pickle, which could run any code while it is read. Here its reader builds ordered
-dictionaries and tensors and refuses to look up anything else, so that nothing of the file is run.
+A `.pth` file is a pickle, which can execute arbitrary code when it is read. This reader only builds
+dictionaries and tensors and rejects anything else, so that no code in the file is executed.
 """
 
 import collections
@@ -25,7 +25,7 @@ from segjax.convert.caffe_file import read_caffemodel
 from segjax.convert.pickle_file import read_pkl
 from segjax.types import SegjaxError
 
-# PyTorch's storage classes -> the type of their elements; files are little-endian.
+# PyTorch's storage classes -> element type; files are little-endian.
 _STORAGES = {
   'DoubleStorage': '<f8',
   'FloatStorage': '<f4',
@@ -38,21 +38,20 @@ _STORAGES = {
   'ByteStorage': 'u1',
   'BoolStorage': '?',
 }
-# What a file in PyTorch's format of before version 1.6 starts with, pickled.
+# Magic number of PyTorch's format before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-  """The arrays of a weights file by name, in the types in which they are stored.
+  """The arrays of a weights file by name, with their stored dtypes.
 
   Args:
     path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth` or
-      `.pt` file with one `state_dict` (PyTorch's present zip format, or the one of before
-      1.6).
+      `.pt` file with one `state_dict` (PyTorch's zip format, or the format before 1.6).
 
   Raises:
-    SegjaxError: the file is missing, of another kind, truncated, has other things than tensors,
-      or is a pickle that would have to call code.
+    SegjaxError: the file is missing, has an unknown suffix, is truncated or corrupt, contains
+      anything but tensors, or is a pickle that would execute code.
   """
   path = Path(path)
   readers = {
@@ -63,28 +62,28 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     '.pkl': read_pkl,
   }
   if path.suffix not in readers:
-    raise SegjaxError(f'{path} is not a weights file: give one that ends in {", ".join(readers)}')
+    raise SegjaxError(f'{path} is not a weights file: use one of {", ".join(readers)}')
   if not path.is_file():
-    raise SegjaxError(f'{path} does not exist: give the path of a weights file')
+    raise SegjaxError(f'{path} does not exist: set the path of a weights file')
   try:
     return readers[path.suffix](path)
   except SegjaxError:
     raise
   except _CodeError as e:
     raise SegjaxError(
-      f'{path} is a pickle that calls {e}, and segjax runs no code from a file: save the '
+      f'{path} is a pickle that calls {e}, and segjax does not execute code in files: save the '
       "model's state_dict() alone, or as .safetensors"
     ) from e
   except _ContentError as e:
     raise SegjaxError(f"{path} {e}: save the model's state_dict() alone") from e
-  except Exception as e:  # whatever a broken file makes the readers raise
+  except Exception as e:  # corrupt files raise various exceptions
     raise SegjaxError(
-      f'{path} is truncated or corrupt ({type(e).__name__}): replace it with a whole copy'
+      f'{path} is truncated or corrupt ({type(e).__name__}): download the file again'
     ) from e
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-  """The notes in the head of a `.safetensors` file; empty where there are none or no such file."""
+  """The metadata of a `.safetensors` file; empty for other or missing files."""
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       return file.metadata() or {}
@@ -104,12 +103,12 @@ class _CodeError(Exception):
 
 
 class _ContentError(Exception):
-  """A file is whole and has something else than named tensors."""
+  """The file contains something other than named tensors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-  """A piece of memory that tensors are views of: its name in the file and its elements' type."""
+  """A buffer that tensors are views of: its name in the file and its element type."""
 
   key: str
   dtype: np.dtype
@@ -117,7 +116,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-  """A tensor as the pickle describes it; the legacy format has the elements only after that."""
+  """A tensor as described in the pickle; the legacy format stores the elements after the pickle."""
 
   storage: _Storage
   offset: int
@@ -133,7 +132,7 @@ def _rebuild_parameter(data: _Tensor, *_: Any) -> _Tensor:
   return data
 
 
-# All that a pickle may look up, beside the storage classes.
+# All names that a pickle may look up, in addition to the storage classes.
 _CALLABLE = {
   'collections.OrderedDict': collections.OrderedDict,
   'torch._utils._rebuild_tensor': _rebuild_tensor,
@@ -143,7 +142,7 @@ _CALLABLE = {
 
 
 class _Unpickler(pickle.Unpickler):
-  """Builds dictionaries and `_Tensor`s, and looks up nothing else."""
+  """Only builds dictionaries and `_Tensor`s."""
 
   def find_class(self, module: str, name: str) -> Any:
     full = f'{module}.{name}'
@@ -181,7 +180,7 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
 def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
   magic, _, system, tree, keys = (_Unpickler(file).load() for _ in range(5))
   if magic != _LEGACY_MAGIC:
-    raise ValueError('no file of PyTorch')
+    raise ValueError('not a PyTorch file')
   if not system['little_endian']:
     raise _ContentError('was written on a big-endian machine')
   itemsizes = {t.storage.key: t.storage.dtype.itemsize for t in _tensors(tree).values()}
@@ -206,7 +205,7 @@ def _arrays(tree: Any, read: Callable[[_Storage], bytes]) -> dict[str, np.ndarra
 
 
 def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
-  """The tensor as an array of its own; `as_strided` would read outside `content` unchecked."""
+  """Copies the tensor to an array; checks bounds, since `as_strided` does not."""
   flat = np.frombuffer(content, tensor.storage.dtype)
   shape, stride = tensor.shape, tensor.stride
   last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))

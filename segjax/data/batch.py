@@ -64,7 +64,7 @@ def fields(
     found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
     if train:
       left_out = Field((2,), np.int64)
-      found |= {'instances': objects, 'draw': Field((), np.uint32), 'left_out': left_out}
+      found |= {'instances': objects, 'seed': Field((), np.uint32), 'left_out': left_out}
   if canvas is not None:
     found |= {'segments': segments_field(canvas, s), 'native': Field((2,), np.int32, canvas)}
   return found

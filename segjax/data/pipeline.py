@@ -9,7 +9,7 @@ Batches are dicts of what `segjax.types.Batch` says, each with the names of its 
 objects they also have `size` i32[B, 2], of the image inside its padding, `index` i32[B], of the
 example in its split, and
 
-  in training    `instances`, and `draw` u32[B], the seed of what the network samples for each
+  in training    `instances`, and `seed` u32[B], the seed of what the network samples for each
                  example
   in evaluation  `annotations`, a list with the entry of each example that `segjax.metrics.coco`
                  describes, None where not valid
@@ -316,7 +316,7 @@ class _Training:
     return {
       **part,
       'instances': batch.pack_objects(kept),
-      'draw': rng.integers(2**32, dtype=np.uint32),
+      'seed': rng.integers(2**32, dtype=np.uint32),
       'left_out': (len(sample.objects.classes) - len(kept.classes), vanished),
     }
 

@@ -1,1 +1,1 @@
-"""Loss functions; each returns a `SumCount`, so that the one division comes last."""
+"""Loss functions. Each returns a `SumCount`, which is divided once at the end."""

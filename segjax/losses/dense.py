@@ -1,14 +1,14 @@
-"""Losses of a label for every pixel, and the class weights they take.
+"""Pixel-wise losses, and class weights.
 
 Each loss is called `(logits, label, weight)` and returns a float32 `SumCount`:
 
   logits f[B, H, W, C]   any float type; the arithmetic is float32
-  label  i[B, H, W]      class index; a pixel of IGNORE_LABEL adds nothing to the sum or the count
-  weight f[B, H, W]      factor for every pixel (U-Net's border weight map), or None for 1
+  label  i[B, H, W]      class index; pixels of IGNORE_LABEL do not count
+  weight f[B, H, W]      weight per pixel (U-Net's border weight map), or None for 1
 
-The keyword arguments are what a config may set. Where every pixel is ignored the sum, the count and
-the gradient are 0. Losses of one class against the rest (all but `softmax_cross_entropy`) read a
-single channel as the score of class 1 against class 0.
+The keyword arguments are config keys. If all pixels are ignored, sum, count and gradient are 0. For
+a single channel, the one-vs-rest losses (all but `softmax_cross_entropy`) treat it as the score of
+class 1 against class 0.
 """
 
 from collections.abc import Sequence
@@ -46,11 +46,10 @@ def softmax_cross_entropy(
     logits: f[B, H, W, C].
     label: i[B, H, W].
     weight: f[B, H, W] or None.
-    class_weights: f[C], a factor for the pixels of each class (`median_frequency_weights`); None
-      for 1.
-    divide_by: 'count', the labelled pixels, as SegNet's release does; 'weight', the sum of their
-      weights; or 'images', those with a labelled pixel: the sum over an image's pixels, as FCN's
-      release has it.
+    class_weights: f[C], weight per class (`median_frequency_weights`); None for 1.
+    divide_by: 'count', the number of labeled pixels, as in SegNet's release; 'weight', the sum of
+      their weights; or 'images', the number of images with a labeled pixel, so that the loss is
+      summed over pixels, as in FCN's release.
   """
   channels = logits.shape[-1]
   logits = logits.astype(jnp.float32)
@@ -68,13 +67,13 @@ def sigmoid_cross_entropy(
   class_weights: Sequence[NonNegativeFloat] | None = None,
   divide_by: DivideBy = 'count',
 ) -> SumCount:
-  """Binary cross-entropy of each class against the rest, averaged over the classes.
+  """One-vs-rest binary cross-entropy, averaged over the classes.
 
   Args:
     logits: f[B, H, W, C].
     label: i[B, H, W].
     weight: f[B, H, W] or None.
-    class_weights: f[C], a factor for the pixels labelled with each class; for a single channel two
+    class_weights: f[C], weight of the pixels labeled with each class; for a single channel two
       values, class 0 first.
     divide_by: as in `softmax_cross_entropy`.
   """
@@ -101,16 +100,15 @@ def focal(
 ) -> SumCount:
   """Focal loss, -alpha_t (1 - p_t)^gamma log p_t, averaged over classes (Lin et al. 2017, eq. 5).
 
-  p_t is the probability, by the sigmoid, of the right answer for one class against the rest. The
-  paper divides by the number of positive anchors; a label map has none, so this divides like the
-  cross-entropies.
+  p_t is the sigmoid probability of the correct one-vs-rest decision. The paper divides by the
+  number of positive anchors; without anchors, this divides like the cross-entropies.
 
   Args:
     logits: f[B, H, W, C].
     label: i[B, H, W].
     weight: f[B, H, W] or None.
-    gamma: >= 0, how fast easy pixels lose influence; 0 is `sigmoid_cross_entropy`, times alpha_t.
-    alpha: alpha_t of the positives, 1 - alpha being that of the negatives; None for 1 and 1.
+    gamma: >= 0, focusing parameter; 0 is `sigmoid_cross_entropy` times alpha_t.
+    alpha: weight of positives; negatives have 1 - alpha. None for 1 and 1.
     class_weights: as in `sigmoid_cross_entropy`.
     divide_by: as in `softmax_cross_entropy`.
   """
@@ -118,7 +116,7 @@ def focal(
   positive = _one_hot(label, channels)
   logits = logits.astype(jnp.float32)
   z = jnp.where(positive, logits, -logits)
-  # p_t = sigmoid(z) and 1 - p_t = sigmoid(-z), whose power has a finite gradient by its logarithm.
+  # p_t = sigmoid(z) and 1 - p_t = sigmoid(-z); computed in log space for a finite gradient.
   loss = -jnp.exp(gamma * jax.nn.log_sigmoid(-z)) * jax.nn.log_sigmoid(z)
   if alpha is not None:
     loss *= jnp.where(positive, alpha, 1 - alpha)
@@ -138,28 +136,28 @@ def dice(
   """Soft Dice loss of each image: 1 - (2 Σpg + smooth) / (Σp + Σg + smooth), averaged over classes.
 
   p is the softmax (the sigmoid of a single channel), g is 1 at the label's class, and the sums are
-  over the image's labelled pixels (Milletari et al. 2016, section 3, without the squares).
-  The count is the number of images that have a labelled pixel.
+  over the labeled pixels of the image (Milletari et al. 2016, section 3, without the squares).
+  The count is the number of images with a labeled pixel.
 
   Args:
     logits: f[B, H, W, C].
     label: i[B, H, W].
     weight: f[B, H, W] or None, a factor in each of the three sums.
     class_weights: f[C], relative weights in the average over the classes; None for equal ones.
-    smooth: > 0, in pixels; makes the loss of a class that is neither there nor predicted 0.
+    smooth: > 0, in pixels; the loss of a class that is neither present nor predicted is then 0.
   """
   channels = logits.shape[-1]
   logits = logits.astype(jnp.float32)
   p = jax.nn.sigmoid(logits) if channels == 1 else jax.nn.softmax(logits)
   g = _one_hot(label, channels)
-  labelled = label != IGNORE_LABEL
-  w = _pixel_weight(labelled, weight)[..., None]
+  labeled = label != IGNORE_LABEL
+  w = _pixel_weight(labeled, weight)[..., None]
   overlap = jnp.sum(w * jnp.where(g, p, 0), axis=(1, 2))
   size = jnp.sum(w * (p + g), axis=(1, 2))
   loss = 1 - (2 * overlap + smooth) / (size + smooth)
   loss = jnp.average(loss, axis=-1, weights=_per_class(class_weights, channels))
-  # An image without a labelled pixel has the loss 1 - smooth / smooth = 0.
-  return SumCount(jnp.sum(loss), jnp.sum(labelled.any((1, 2)), dtype=jnp.float32))
+  # An image without a labeled pixel has the loss 1 - smooth / smooth = 0.
+  return SumCount(jnp.sum(loss), jnp.sum(labeled.any((1, 2)), dtype=jnp.float32))
 
 
 def median_frequency_weights(
@@ -167,15 +165,15 @@ def median_frequency_weights(
 ) -> np.ndarray:
   """Median-frequency class weights (SegNet, section 3.2; Eigen and Fergus 2015, section 6.3.2).
 
-  The frequency of a class is its share of the pixels of the images in which it occurs; its weight
-  is the median of all frequencies divided by its own.
+  The frequency of a class is its fraction of the pixels of the images in which it occurs; its
+  weight is the median frequency divided by its frequency.
 
   Args:
-    pixel_counts: [C], pixels of each class in the training set.
-    image_pixel_counts: [C], pixels of all training images in which the class occurs.
+    pixel_counts: [C], number of pixels of each class in the training set.
+    image_pixel_counts: [C], number of pixels of all training images in which the class occurs.
 
   Returns:
-    f32[C]; 0 for a class that never occurs, which the median leaves out.
+    f32[C]; 0 for classes that never occur, which are excluded from the median.
   """
   pixels, image_pixels = np.asarray(pixel_counts, float), np.asarray(image_pixel_counts, float)
   occurs = pixels > 0
@@ -204,14 +202,14 @@ def _per_class(class_weights: Sequence[float] | None, classes: int) -> Array | N
     return None
   if len(class_weights) != classes:
     raise SegjaxError(
-      f'class_weights has {len(class_weights)} values for {classes} classes: give one a class'
+      f'class_weights has {len(class_weights)} values for {classes} classes: set one per class'
     )
   return jnp.asarray(class_weights, jnp.float32)
 
 
-def _pixel_weight(labelled: Array, weight: Array | None) -> Array:
+def _pixel_weight(labeled: Array, weight: Array | None) -> Array:
   """f32[B, H, W], 0 where a pixel is ignored."""
-  return jnp.where(labelled, 1.0 if weight is None else weight.astype(jnp.float32), 0.0)
+  return jnp.where(labeled, 1.0 if weight is None else weight.astype(jnp.float32), 0.0)
 
 
 def _reduce(
@@ -221,13 +219,13 @@ def _reduce(
   class_weights: Array | None,
   divide_by: DivideBy,
 ) -> SumCount:
-  """The weighted sum over the labelled pixels of `loss` f32[B, H, W], and what divides it."""
-  labelled = label != IGNORE_LABEL
-  w = _pixel_weight(labelled, weight)
+  """The weighted sum of `loss` f32[B, H, W] over the labeled pixels, and its divisor."""
+  labeled = label != IGNORE_LABEL
+  w = _pixel_weight(labeled, weight)
   if class_weights is not None:
-    w *= class_weights[jnp.where(labelled, label, 0)]
-  counts = {'count': labelled, 'weight': w, 'images': labelled.any((1, 2))}
+    w *= class_weights[jnp.where(labeled, label, 0)]
+  counts = {'count': labeled, 'weight': w, 'images': labeled.any((1, 2))}
   if divide_by not in counts:
     known = ', '.join(counts)
-    raise SegjaxError(f'divide_by is {divide_by!r}: a loss divides by one of {known}')
+    raise SegjaxError(f'divide_by is {divide_by!r}: choose from {known}')
   return SumCount(jnp.sum(w * loss), jnp.sum(counts[divide_by], dtype=jnp.float32))

@@ -1,14 +1,13 @@
-"""Losses of a region proposal network and of the heads on its regions (Mask R-CNN, section 3).
+"""Losses of a region proposal network and of the RoI heads (Mask R-CNN, section 3).
 
-They take what was sampled, R slots an image or several images' in any leading shape `...`:
+They take R sampled anchors or RoIs per image, with any leading shape `...`:
 
-  positive bool[..., R]  the slot has an object to learn
-  valid    bool[..., R]  False for a slot that `segjax.ops.sampling.sample` could not fill; True
-                         wherever `positive` is
+  positive bool[..., R]  matched with an object
+  valid    bool[..., R]  False for padding, see `segjax.ops.sampling.sample`; True for positives
 
-and return a float32 `SumCount`. A slot that a loss does not count adds nothing, whatever numbers it
-holds; where there is nothing to count the sum, the count and the gradient are 0. Logits and deltas
-have any float type, the arithmetic is float32.
+and return a float32 `SumCount`. Samples that a loss does not count have no effect, even if they are
+NaN. If nothing is counted, sum, count and gradient are 0. Logits and deltas have any float type,
+the arithmetic is float32.
 """
 
 from collections.abc import Mapping
@@ -22,10 +21,10 @@ from segjax.types import Array, NonNegativeFloat, SegjaxError, SumCount
 DivideBy = Literal['valid', 'slots']
 Activation = Literal['sigmoid', 'softmax']
 
-# What a network outputs in training, such as `segjax.models.mask_rcnn.MaskRCNN`.
+# Training outputs of a network such as `segjax.models.mask_rcnn.MaskRCNN`.
 Outputs = Mapping[str, Any]
 
-# --- the parts of L = L_cls + L_box + L_mask, and of the RPN's: the names in `config.losses` ------
+# --- L = L_cls + L_box + L_mask and the losses of the RPN: the names in `config.losses` -----------
 
 
 def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
@@ -49,7 +48,7 @@ def box_class(outputs: Outputs) -> SumCount:
 
 
 def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCount:
-  """L_box: `box_loss` of `outputs['box']`, on the box of the object's class."""
+  """L_box: `box_loss` of `outputs['box']`, for the class of the object."""
   _, deltas, regions = outputs['box']
   return box_loss(
     deltas, regions.target, regions.positive, regions.valid, regions.classes, beta=beta
@@ -57,7 +56,7 @@ def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCo
 
 
 def mask(outputs: Outputs, *, activation: Activation = 'sigmoid') -> SumCount:
-  """L_mask: `mask_loss` of `outputs['mask']`; masks of one channel are class-agnostic.
+  """L_mask: `mask_loss` of `outputs['mask']`; a single mask channel is class-agnostic.
 
   Raises:
     SegjaxError: the network has no mask head.
@@ -70,7 +69,7 @@ def mask(outputs: Outputs, *, activation: Activation = 'sigmoid') -> SumCount:
   return mask_loss(logits, target, regions.positive, classes, activation=activation)
 
 
-# --- each by its definition -----------------------------------------------------------------------
+# --- definitions ----------------------------------------------------------------------------------
 
 
 def smooth_l1(difference: Array, beta: float) -> Array:
@@ -96,19 +95,19 @@ def objectness_loss(
     logits: f[..., R].
     positive: bool[..., R].
     valid: bool[..., R].
-    divide_by: 'valid', the sampled anchors, as torchvision does; or 'slots', R an image, as
-      Detectron2 does, also where fewer were sampled.
+    divide_by: 'valid', the number of sampled anchors, as in torchvision; or 'slots', R per image
+      even if fewer were sampled, as in Detectron2.
   """
   loss = _sigmoid_cross_entropy(_masked(logits, valid), positive)
   return SumCount(jnp.sum(jnp.where(valid, loss, 0)), _count(valid, divide_by))
 
 
 def class_loss(logits: Array, classes: Array, positive: Array, valid: Array) -> SumCount:
-  """Softmax cross-entropy of the sampled regions; the count is that of the valid ones.
+  """Softmax cross-entropy of the sampled RoIs; the count is the number of valid ones.
 
   Args:
-    logits: f[..., R, 1 + C], the background first, as torchvision has it; Detectron2 has it last.
-    classes: i32[..., R], from 0, of the matched object; read where `positive`.
+    logits: f[..., R, 1 + C], the background first as in torchvision; in Detectron2 it is last.
+    classes: i32[..., R], from 0, of the matched object; only used for positives.
     positive: bool[..., R].
     valid: bool[..., R].
   """
@@ -128,18 +127,18 @@ def box_loss(
   beta: float = 1 / 9,
   divide_by: DivideBy = 'valid',
 ) -> SumCount:
-  """Smooth L1 of the positives' deltas, of the RPN and of the box head (Faster R-CNN, eq. 1).
+  """Smooth L1 loss of the deltas of positives, for the RPN and the box head (Faster R-CNN, eq. 1).
 
   Args:
-    deltas: f[..., R, 4] for one box a slot, class-agnostic as the RPN is; f[..., R, C, 4] for one a
-      class, without the background (torchvision has one for it too, which is never trained).
-    targets: f32[..., R, 4], of `segjax.ops.boxes.encode`; read where `positive`.
+    deltas: f[..., R, 4] if class-agnostic, as in the RPN; f[..., R, C, 4] with one box per class,
+      without background (torchvision also has one for the background, which is never trained).
+    targets: f32[..., R, 4], from `segjax.ops.boxes.encode`; only used for positives.
     positive: bool[..., R].
     valid: bool[..., R].
-    classes: i32[..., R], from 0, of the matched object; None where deltas have no class axis.
-    beta: of `smooth_l1`; Detectron2 has 0.
-    divide_by: as in `objectness_loss`: the count is of positives and negatives. In the box head
-      Detectron2 too divides by 'valid'.
+    classes: i32[..., R], from 0, of the matched object; None if deltas have no class axis.
+    beta: of `smooth_l1`; 0 in Detectron2.
+    divide_by: as in `objectness_loss`, including negatives. In the box head, Detectron2 also
+      divides by 'valid'.
   """
   if classes is not None:
     deltas = _pick(deltas, classes, positive, axis=-2)
@@ -156,19 +155,19 @@ def mask_loss(
   *,
   activation: Activation = 'sigmoid',
 ) -> SumCount:
-  """Cross-entropy of the positives' masks, on the channel of the object's class (section 3).
+  """Cross-entropy of the masks of positives, for the class of the object (section 3).
 
-  The count is of pixels, M * M a positive.
+  The count is the number of pixels, M * M per positive.
 
   Args:
     logits: f[..., R, M, M, C] for 'sigmoid', f[..., R, M, M, 1 + C] for 'softmax', the background
       first. C is 1 for class-agnostic masks.
-    targets: [..., R, M, M], bool, or the share of the pixel that the object covers: torchvision's
-      are of RoIAlign, not rounded. Read where `positive`.
+    targets: [..., R, M, M], bool, or the fraction of the pixel covered by the object, as from
+      torchvision's RoIAlign without rounding. Only used for positives.
     positive: bool[..., R].
     classes: i32[..., R], from 0, of the matched object; None for class-agnostic masks.
-    activation: 'sigmoid', each class against the rest and only the object's read; 'softmax', the
-      classes and the background compete, as in Table 2b.
+    activation: 'sigmoid', one-vs-rest, only for the object's class; 'softmax' over the classes and
+      the background, as in Table 2b.
   """
   classes = jnp.zeros(positive.shape, jnp.int32) if classes is None else classes
   pixel = positive[..., None, None]
@@ -181,25 +180,25 @@ def mask_loss(
     inside = _pick(log_p, classes + 1, positive, axis=-1)
     loss = -(targets * inside + (1 - targets) * log_p[..., 0])
   else:
-    raise SegjaxError(f"activation is {activation!r}: a mask's is 'sigmoid' or 'softmax'")
+    raise SegjaxError(f'activation is {activation!r}: choose from sigmoid, softmax')
   count = jnp.sum(positive, dtype=jnp.float32) * (targets.shape[-1] * targets.shape[-2])
   return SumCount(jnp.sum(jnp.where(pixel, loss, 0)), count)
 
 
 def _masked(x: Array, keep: Array) -> Array:
-  """x in float32, 0 where it is not kept, so that neither a value nor a gradient there is NaN."""
+  """x in float32, 0 where it is not kept, so that values and gradients there are not NaN."""
   return jnp.where(keep, x.astype(jnp.float32), 0)
 
 
 def _pick(x: Array, classes: Array, positive: Array, axis: int) -> Array:
-  """x[..., R, …] at each slot's class along `axis`, which goes; at class 0 where not positive."""
+  """Selects the class of each sample along `axis` of x[..., R, …]; class 0 for negatives."""
   index = jnp.where(positive, classes, 0)
   index = index.reshape(index.shape + (1,) * (x.ndim - index.ndim))
   return jnp.take_along_axis(x, index, axis).squeeze(axis)
 
 
 def _sigmoid_cross_entropy(logits: Array, target: Array) -> Array:
-  """f32[...] of float32 logits; the target is bool or a share in 0 to 1."""
+  """f32[...] from float32 logits; the target is bool or in [0, 1]."""
   target = target.astype(jnp.float32)
   return -target * jax.nn.log_sigmoid(logits) - (1 - target) * jax.nn.log_sigmoid(-logits)
 
@@ -207,5 +206,5 @@ def _sigmoid_cross_entropy(logits: Array, target: Array) -> Array:
 def _count(valid: Array, divide_by: DivideBy) -> Array:
   counts = {'valid': jnp.sum(valid, dtype=jnp.float32), 'slots': jnp.float32(valid.size)}
   if divide_by not in counts:
-    raise SegjaxError(f"divide_by is {divide_by!r}: a loss of regions has 'valid' or 'slots'")
+    raise SegjaxError(f'divide_by is {divide_by!r}: choose from valid, slots')
   return counts[divide_by]

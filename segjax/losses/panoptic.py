@@ -1,7 +1,7 @@
-"""Losses of a panoptic network: those of its instance part, and of the class of each pixel.
+"""Losses of a panoptic network: the detection losses, and the semantic loss.
 
-L = λ_i (L_cls + L_box + L_mask) + λ_s L_sem (Panoptic FPN, arXiv 1901.02446, section 3.1): the λ
-are the losses' `scale` in the config.
+L = λ_i (L_cls + L_box + L_mask) + λ_s L_sem (Panoptic FPN, arXiv 1901.02446, section 3.1); the λ
+are the `scale` of the losses in the config.
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Metrics as additive states: one state a batch, added over batches and hosts, then read once."""
+"""Metrics: one state per batch, merged over batches and hosts, and computed once at the end."""

@@ -1,17 +1,17 @@
 """Boundary F1 (BF): Csurka, Larlus, Perronnin, "What is a good evaluation measure for semantic
 segmentation?", BMVC 2013, as SegNet (arXiv 1511.00561, section 3.3) reports it.
 
-A class's contour in an image is made of its pixels that have another class above, below, left or
-right of them; the image's border is none. Precision is the part of the predicted contour that lies
-within the tolerance of the true one, recall the part of the true contour that lies within the
-tolerance of the predicted one, and BF = 2 P R / (P + R), or 0 where both are. It is averaged over
-the classes of an image first, and then over the images.
+The contour of a class consists of its pixels with a 4-neighbor of another class; the image border
+is not a contour. Precision is the fraction of the predicted contour within the tolerance of the
+true one, recall the fraction of the true contour within the tolerance of the predicted one, and
+BF = 2 P R / (P + R), or 0 if both are 0. It is averaged over the classes of an image, and then over
+images.
 
-Ignored pixels belong to no class, in the truth and in the prediction: what is predicted there does
-not matter, and both have a contour along them.
+Ignored pixels belong to no class, in the truth and in the prediction: predictions there have no
+effect, and both have a contour along them.
 
-SegNet's released script differs: it pairs the pixels of the two contours one to one (the BSDS
-benchmark's matching), which is stricter, and it counts the predictions on ignored pixels.
+SegNet's released script differs: it matches the contour pixels one to one (as the BSDS benchmark),
+which is stricter, and it counts predictions on ignored pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,20 +29,20 @@ def boundary_metrics(
   tolerance: float = 0.0075,
   present: Literal['truth', 'either'] = 'truth',
 ) -> Metric:
-  """Boundary F1 on the host: `boundary_f1`, and by class in `boundary_per_class`.
+  """Boundary F1 on the host: `boundary_f1`, and per class in `boundary_per_class`.
 
-  With `present='either'` they are `boundary_f1_either` and `boundary_per_class_either`.
+  With `present='either'`, the names are `boundary_f1_either` and `boundary_per_class_either`.
 
   Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
-  A class's own value is its mean over the images that count it. An image that counts no class is
-  left out; nan where all are.
+  The value of a class is its mean over the images that count it. Images that count no class are
+  excluded; NaN if all are.
 
   Args:
-    class_names: one a class.
-    tolerance: greatest distance of two contours that match, as a fraction of the image's diagonal.
+    class_names: one per class.
+    tolerance: maximum distance of matching contours, as a fraction of the image diagonal.
     present: count a class in an image if it has a contour in the 'truth', as in the papers, or in
-      'either' the truth or the prediction, as in SegNet's released script. Only a class that fills
-      the whole image is there without a contour.
+      'either' the truth or the prediction, as in SegNet's released script. A class that fills the
+      image has no contour.
   """
   classes = len(class_names)
   ending = '' if present == 'truth' else f'_{present}'
@@ -89,19 +89,19 @@ def boundary_f1(
     prediction: i[H, W], class indices.
     label: i[H, W], class indices or IGNORE_LABEL.
     num_classes: C.
-    tolerance: as a fraction of the diagonal, sqrt(H² + W²).
+    tolerance: as a fraction of the image diagonal, sqrt(H² + W²).
 
   Returns:
-    f1: f64[C], 0 where the class lacks a contour in the truth or the prediction.
-    of_truth, of_prediction: bool[C], whether the class has a contour there.
+    f1: f64[C], 0 if the class has no contour in the truth or the prediction.
+    of_truth, of_prediction: bool[C], whether the class has a contour.
   """
-  # The squared tolerance in pixels; the factor is for products such as 0.0075 · 2000 = 15.
+  # The squared tolerance in pixels; the factor compensates rounding of, say, 0.0075 · 2000 = 15.
   reach = tolerance**2 * np.square(label.shape).sum() * (1 + 1e-9)
-  labelled = label != IGNORE_LABEL
+  labeled = label != IGNORE_LABEL
   f1 = np.zeros(num_classes)
   has_contour = np.zeros((2, num_classes), bool)
   for k in range(num_classes):
-    truth, predicted = contour(labelled & (label == k)), contour(labelled & (prediction == k))
+    truth, predicted = contour(labeled & (label == k)), contour(labeled & (prediction == k))
     has_contour[:, k] = truth.any(), predicted.any()
     if has_contour[:, k].all():
       precision = (squared_distance(truth)[predicted] <= reach).mean()
@@ -111,7 +111,7 @@ def boundary_f1(
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
-  """The pixels of bool[H, W] that have a pixel outside the mask above, below, left or right."""
+  """The pixels of a mask bool[H, W] that have a 4-neighbor outside of it."""
   edge = np.zeros_like(mask)
   across, along = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
   edge[1:] |= across
@@ -126,7 +126,7 @@ def squared_distance(mask: np.ndarray) -> np.ndarray:
   distance = cv2.distanceTransform(
     (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
   ).astype(np.float64)
-  # OpenCV's float32 root is off in its last bit, by less than rounding the square puts right.
+  # Rounding the square corrects the error of OpenCV's float32 root.
   return np.rint(distance**2).astype(np.int64)
 
 

@@ -1,14 +1,14 @@
 """COCO's average precision and recall of boxes and masks, as pycocotools computes them.
 
-Detections are brought back to the original image: boxes divided by its scale and clipped to it,
-masks pasted at its own size. What is then measured is the official evaluation's own code: IoU
-0.50 ... 0.95, 101 recall points, at most 100 detections of a class in an image, sizes by the
-annotation's area (32² and 96² pixels), crowds neither found nor missed.
+Detections are mapped to the original image: boxes are divided by the scale and clipped, masks are
+pasted at the original size. The official evaluation code then computes AP and AR: IoU 0.50 …
+0.95, 101 recall points, at most 100 detections per class and image, size ranges by annotated area
+(32² and 96² pixels), crowds ignored.
 
-Annotations come on the host, as `batch['annotations']`, a dict for each image:
+Annotations are on the host, in `batch['annotations']`, one dict per image:
   image_id        a number, unique in the split
   height, width   of the original image
-  scale           input pixels for one original pixel, (y, x)
+  scale           input pixels per original pixel, (y, x)
   objects         list of {'id', 'category': class index from 0, 'bbox': [x, y, width, height] in
                   original pixels, 'area', 'iscrowd', 'rle': {'size': [H, W], 'counts'}}
 """
@@ -27,9 +27,9 @@ from segjax.metrics.base import Metric
 from segjax.ops.paste_masks import paste_masks
 from segjax.types import Detections, SegjaxError
 
-# What is measured, and what pycocotools calls it.
+# Kinds of evaluation, and their `iouType` in pycocotools.
 KINDS = {'box': 'bbox', 'mask': 'segm'}
-# The twelve numbers of `COCOeval.stats`, in its order.
+# The twelve values of `COCOeval.stats`, in order.
 STATS = (
   'ap',
   'ap50',
@@ -58,13 +58,13 @@ def coco_metrics(
   """COCO AP and AR on the host, see `scores`; its state is a list of `image_result`.
 
   Reads `predictions`, the fields of `segjax.types.Detections` as NumPy arrays by name,
-  `batch['valid']` bool[B] and `batch['annotations']`, see the module; entries that are not valid
-  may be None there.
+  `batch['valid']` bool[B] and `batch['annotations']`, see the module docstring; entries of padding
+  examples may be None.
 
   Args:
-    class_names: one a class index.
-    kinds: 'box', 'mask' or both; masks are not looked at without 'mask'.
-    paste: as `image_result` has it.
+    class_names: one per class index.
+    kinds: 'box', 'mask' or both.
+    paste: see `image_result`.
   """
 
   def from_batch(
@@ -92,18 +92,18 @@ def coco_metrics(
 def image_result(
   detections: Mapping[str, np.ndarray], annotation: Mapping[str, Any], paste: Paste | None
 ) -> ImageResult:
-  """The valid detections of an image in its original pixels, beside its annotations.
+  """The annotations of an image and its valid detections in original pixels.
 
   Args:
     detections: boxes f32[K, 4] in input pixels, classes i32[K], scores f32[K], valid bool[K] and,
       with `paste`, masks f32[K, M, M].
     annotation: an entry of `batch['annotations']`.
     paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> bool[K, height, width]`, as
-      `segjax.ops.paste_masks.paste_masks`; None for boxes alone.
+      `segjax.ops.paste_masks.paste_masks`; None for boxes only.
 
   Returns:
     `annotation`; `boxes` f64[K', 4], x, y, width, height; `classes`; `scores`; and `masks`, COCO's
-    compressed run lengths, or None. They hold no reference to the batch's arrays.
+    compressed RLE, or None. They do not reference arrays of the batch.
   """
   valid = np.asarray(detections['valid'])
   size = (annotation['height'], annotation['width'])
@@ -112,7 +112,7 @@ def image_result(
   boxes = np.clip(boxes, 0, (size[1], size[0]) * 2)
   masks = None
   if paste is not None:
-    # One at a time: all masks of a large image at once would take hundreds of megabytes.
+    # One at a time: all masks of a large image would take hundreds of megabytes.
     pairs = zip(detections['masks'][valid], boxes.astype(np.float32), strict=True)
     masks = [_encode(paste(mask[None], box[None], size)[0]) for mask, box in pairs]
   return {
@@ -130,17 +130,17 @@ def scores(
   """Evaluates a split.
 
   Args:
-    results: of each image once.
+    results: one per image.
     class_names: C names.
     kinds: of `KINDS`.
 
   Returns:
-    For each kind, such as `mask`: `mask_ap` and the others of `STATS`, as fractions, averaged over
-    the classes that have an object (of that size), and {name: {'mask_ap'}} in `per_class`. nan
-    where there is no such object.
+    For each kind, such as `mask`: `mask_ap` and the other `STATS`, as fractions, averaged over the
+    classes that have objects (in the size range), and {name: {'mask_ap'}} in `per_class`. NaN
+    without such objects.
 
   Raises:
-    SegjaxError: an image comes twice.
+    SegjaxError: two images have the same id.
   """
   evaluated = {kind: _evaluate(results, class_names, kind) for kind in kinds}
   summary = {
@@ -160,17 +160,16 @@ def scores(
 def coco_results(
   results: Sequence[ImageResult], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-  """The detections as entries of COCO's results format, for a JSON file that `COCO.loadRes` reads.
+  """The detections in COCO's results format, for `COCO.loadRes`.
 
   Args:
     results: the state of the metric.
     category_ids: the data set's id of each class index.
 
   Returns:
-    {'image_id', 'category_id', 'bbox': [x, y, width, height], 'score'} and, where there are masks,
-    'segmentation'. With both, `loadRes` takes an object's size class from its box, in the
-    evaluation of masks too: leave 'bbox' out for that one, and the mask's own area counts, as in
-    `scores`.
+    {'image_id', 'category_id', 'bbox': [x, y, width, height], 'score'} and, with masks,
+    'segmentation'. With both, `loadRes` computes the area from the box, also for mask evaluation:
+    remove 'bbox' to use the area of the mask, as in `scores`.
   """
   return [
     {
@@ -191,7 +190,9 @@ def _evaluate(results: Sequence[ImageResult], class_names: Sequence[str], kind: 
     for a in (result['annotation'] for result in results)
   ]
   if len({image['id'] for image in images}) < len(images):
-    raise SegjaxError('two images of the split have the same image_id: number them in the data set')
+    raise SegjaxError(
+      'two images of the split have the same image_id: make them unique in the data set'
+    )
   truth = [entry for result in results for entry in _truth(result, kind)]
   found = coco_results(results, range(len(class_names)))
   for entry in found:
@@ -206,7 +207,7 @@ def _evaluate(results: Sequence[ImageResult], class_names: Sequence[str], kind: 
 
 
 def _truth(result: ImageResult, kind: str) -> list[dict[str, Any]]:
-  """The objects of an image as pycocotools wants them."""
+  """The objects of an image in the format of pycocotools."""
   return [
     {
       'image_id': int(result['annotation']['image_id']),
@@ -221,7 +222,7 @@ def _truth(result: ImageResult, kind: str) -> list[dict[str, Any]]:
 
 
 def _area(entry: Mapping[str, Any], kind: str) -> float:
-  """Of the box or of the mask, whichever is measured."""
+  """The area of the box or the mask, depending on the kind."""
   if kind == 'mask':
     return float(mask_lib.area(entry['segmentation']))
   return entry['bbox'][2] * entry['bbox'][3]
@@ -234,7 +235,7 @@ def _index(
   api.dataset = {
     'images': images,
     'categories': [{'id': k, 'name': name} for k, name in enumerate(class_names)],
-    # Numbered from 1: to pycocotools an object 0 is never found.
+    # From 1: pycocotools never matches an object with id 0.
     'annotations': [{'id': number, **entry} for number, entry in enumerate(entries, start=1)],
   }
   api.createIndex()
@@ -242,12 +243,12 @@ def _index(
 
 
 def _class_ap(evaluation: COCOeval, k: int) -> float:
-  precision = evaluation.eval['precision'][:, :, k, 0, -1]  # of all sizes, 100 detections
+  precision = evaluation.eval['precision'][:, :, k, 0, -1]  # all sizes, 100 detections
   return _known(precision[precision > -1].mean()) if (precision > -1).any() else float('nan')
 
 
 def _known(value: float) -> float:
-  """-1 is how pycocotools says that there is nothing to measure."""
+  """`value`, or NaN for -1, which pycocotools returns if there is nothing to measure."""
   return float(value) if value > -1 else float('nan')
 
 

@@ -1,4 +1,4 @@
-"""Semantic segmentation metrics, all read from one confusion matrix over the whole set."""
+"""Semantic segmentation metrics, computed from one confusion matrix over the complete split."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from segjax.types import IGNORE_LABEL, Array, Batch
 
 
 def confusion_metrics(class_names: Sequence[str]) -> Metric:
-  """The metrics of FCN (section 5) and their like, on the device; see `scores`.
+  """Pixel accuracy, IoU and others (FCN, section 5), on the device; see `scores`.
 
   Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
   """
@@ -40,23 +40,23 @@ def confusion_matrix(
     valid: bool[B], the images to count; None for all.
 
   Returns:
-    i32[C, C], rows the truth and columns the prediction; exact below 2^31 pixels a batch.
+    i32[C, C], rows are true and columns predicted classes; exact below 2^31 pixels per batch.
   """
   counted = label != IGNORE_LABEL
   if valid is not None:
     counted &= valid[:, None, None]
   bins = num_classes**2
   pair = jnp.where(counted, label.astype(jnp.int32) * num_classes + prediction, bins)
-  # Image by image, so that a batch split over devices is counted where it lies.
+  # Per image, so that a sharded batch is counted without communication.
   counts = jax.vmap(lambda p: jnp.bincount(p.ravel(), length=bins + 1))(pair)
   return counts.sum(0)[:bins].reshape(num_classes, num_classes)
 
 
 def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-  """Reads a confusion matrix n, with t_i the pixels of class i and p_i those predicted as it.
+  """Metrics of a confusion matrix n, with t_i true and p_i predicted pixels of class i.
 
   Args:
-    matrix: i[C, C], rows the truth.
+    matrix: i[C, C], rows are true classes.
     class_names: C names.
 
   Returns:
@@ -66,7 +66,7 @@ def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     frequency_weighted_iou: the same, weighted by t_i.
     mean_dice: 2 n_ii / (t_i + p_i), averaged like mean_iou.
     per_class: {name: {'iou', 'accuracy', 'dice'}}.
-    Floats, nan where there is nothing to divide by.
+    Floats; NaN if the divisor is 0.
   """
   n = widen(matrix)
   hit, truth, predicted = np.diagonal(n), n.sum(1), n.sum(0)
@@ -92,6 +92,6 @@ def _divide(a: Any, b: Any) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-  """The mean without nan; nan if there is nothing else."""
+  """The mean of the values that are not NaN; NaN if all are."""
   values = values[~np.isnan(values)]
   return float(values.mean()) if values.size else float('nan')

@@ -1,32 +1,33 @@
 """Panoptic quality (PQ) of Kirillov et al., "Panoptic segmentation", arXiv 1801.00868, section 4.
 
-A true and a predicted segment of one class match if their IoU is more than 0.5, of which there is
-at most one pair a segment. Of the pairs (TP), the predictions that are left (FP) and the true
-segments that are left (FN), for each class over the whole split:
+A true and a predicted segment of the same class match if their IoU is more than 0.5; a segment has
+at most one match. With matched pairs (TP), unmatched predictions (FP) and unmatched true segments
+(FN), for each class over the complete split:
 
   PQ = sum of IoU / (TP + FP / 2 + FN / 2)   SQ = sum of IoU / TP   RQ = TP / (TP + FP / 2 + FN / 2)
 
-Pixels that are void in the truth are taken out of the union. A crowd matches nothing and is not
-missed. A prediction without a match is no mistake where more than half of it lies on void and on
-crowds of its class. Classes with TP + FP + FN = 0 are left out of the averages.
+Void pixels of the truth are excluded from the union. Crowds are never matched and never FN. An
+unmatched prediction is not FP if more than half of it is on void or on crowds of its class. Classes
+with TP + FP + FN = 0 are excluded from the averages.
 
-What is added up over batches, devices and hosts is whole numbers. An IoU is a quotient, and float32
-sums on a device would lose what 1e-9 asks for, so each is divided on the device in integers, to 45
-binary places that are cut off (an error below 3e-14), and kept as three digits of 15 bits. Their
-sums stay exact, are the same in any order, and become one float64 at the end.
+Only integers are summed over batches, devices and hosts. float32 sums of IoUs would not reach an
+accuracy of 1e-9, so each IoU is computed on the device by integer division, truncated to 45 bits
+(an error below 3e-14), and stored as three digits of 15 bits. Their sums are exact, independent of
+the order, and converted to float64 at the end.
 
-The public evaluation (panopticapi, and its copy in cityscapesscripts) departs from the paper in
-three ways, which are options here; it is the default, as the published results were made with it:
-  crowds         it looks at the 'last' crowd of each class in an image alone, not at 'all';
-                 Cityscapes has one at most
-  forgiven       it adds the parts of a prediction that lie on void and on crowds up ('sum') before
-                 it compares them with one half; the paper has a rule for 'each' (section 4.2)
-  unmatched_sq   the SQ of a class without a match is 0 there ('zero'), and counts so in the
-                 average; the paper's mean IoU of no pairs is none ('skip')
+The public evaluation (panopticapi, and its copy in cityscapesscripts) differs from the paper in
+three ways, which are options here. The defaults follow the public evaluation, which published
+results use:
+  crowds         it considers only the 'last' crowd of each class in an image, not 'all'; Cityscapes
+                 has at most one
+  forgiven       it compares the 'sum' of the parts of a prediction on void and on crowds with one
+                 half; the paper compares 'each' part (section 4.2)
+  unmatched_sq   the SQ of a class without a match is 0 ('zero') and counts in the average; the
+                 mean IoU of no pairs is undefined in the paper ('skip')
 It also takes the true segments and their areas from the JSON file, and counts pixels of the PNG
-that this does not list as part of the union; here files that disagree with themselves are an error
-when they are read (`segjax.data.formats.panoptic`). It reports 0 where a class has nothing to
-measure; here it is nan.
+that are not listed there as part of the union; here inconsistent files are an error when they are
+read (`segjax.data.formats.panoptic`). It reports 0 for a class with nothing to measure, here it is
+NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +41,8 @@ from jax import lax
 from segjax.metrics.base import Metric, widen
 from segjax.types import Array, Batch, SegjaxError, Segments
 
-# An IoU is DIGITS digits of BITS bits, but 1 is the digit 2^BITS: int32 holds its sum over as many
-# pairs as this, and 2^16 would make 2^31.
+# An IoU is DIGITS digits of BITS bits, where 1 is the digit 2^BITS. int32 sums overflow at 2^16
+# pairs.
 DIGITS, BITS = 3, 15
 _MOST_PAIRS = 2**16 - 1
 
@@ -61,12 +62,12 @@ def panoptic_metrics(
   """PQ, SQ and RQ on the device; see `scores`.
 
   Reads `predictions['segments']` and `batch['segments']`, both `Segments` of the same height and
-  width but each with an S of its own, and `batch['valid']` bool[B].
+  width, where S may differ, and `batch['valid']` bool[B].
 
   Args:
     class_names: C names.
     isthing: bool[C].
-    crowds, forgiven, unmatched_sq: see the module.
+    crowds, forgiven, unmatched_sq: see the module docstring.
   """
 
   def from_batch(predictions: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
@@ -96,39 +97,39 @@ def panoptic_counts(
   crowds: Crowds = 'last',
   forgiven: Forgiven = 'sum',
 ) -> dict[str, Array]:
-  """Matches the segments of each image and counts by class.
+  """Matches the segments of each image and counts per class.
 
   Args:
-    prediction: nothing is predicted in padding.
-    truth: a valid segment without pixels is missed (in the prediction: a mistake).
+    prediction: void in padding. A valid segment without pixels is FP.
+    truth: a valid segment without pixels is FN.
     num_classes: C.
     valid: bool[B], the images to count; None for all.
-    crowds, forgiven: see the module.
+    crowds, forgiven: see the module docstring.
 
   Returns:
     tp, fp, fn: i32[C].
-    iou: i32[C, DIGITS], the sums of the digits of the pairs' IoU, the highest first: see `add_up`.
+    iou: i32[C, DIGITS], sums of the digits of the IoUs, most significant first: see `add_up`.
     Exact for images below 2^30 pixels.
 
   Raises:
-    SegjaxError: prediction and truth differ in size.
-    ValueError: 2^16 true segments or more in a batch.
+    SegjaxError: prediction and truth have different sizes.
+    ValueError: a batch has 2^16 or more true segments.
   """
   if prediction.ids.shape != truth.ids.shape:
     raise SegjaxError(
       f'the prediction has the shape {tuple(prediction.ids.shape)} and the truth '
-      f'{tuple(truth.ids.shape)} (images, height, width): bring both to one size'
+      f'{tuple(truth.ids.shape)} (images, height, width): resize one of them'
     )
   if truth.valid.size > _MOST_PAIRS:
     raise ValueError(
-      f'{truth.valid.size} true segments in a batch, more than the {_MOST_PAIRS} that int32 can '
-      'add up: make the batch smaller'
+      f'{truth.valid.size} true segments in a batch, more than the {_MOST_PAIRS} that int32 '
+      'sums support: reduce the batch size'
     )
 
   def count(prediction: Segments, truth: Segments) -> dict[str, Array]:
     return _image_counts(prediction, truth, num_classes, crowds, forgiven)
 
-  # Image by image, so that a batch split over devices is counted where it lies.
+  # Per image, so that a sharded batch is counted without communication.
   counts = jax.vmap(count)(Segments(*prediction), Segments(*truth))
   if valid is not None:
     counts = jax.tree.map(lambda x: x * jnp.expand_dims(valid, range(1, x.ndim)), counts)
@@ -136,9 +137,9 @@ def panoptic_counts(
 
 
 def count_pairs(truth: Array, prediction: Array, num_truth: int, num_prediction: int) -> Array:
-  """The pixels of each pair of segments in one image.
+  """The number of pixels of each pair of segments in one image.
 
-  On a CPU this bincount takes less than a hundredth of the time of a product of one-hot matrices
+  On a CPU, bincount takes less than a hundredth of the time of a product of one-hot matrices
   (experiments/panoptic_speed).
 
   Args:
@@ -147,7 +148,7 @@ def count_pairs(truth: Array, prediction: Array, num_truth: int, num_prediction:
     num_truth, num_prediction: St, Sp.
 
   Returns:
-    i32[St + 1, Sp + 1], row and column 0 for void.
+    i32[St + 1, Sp + 1]; row and column 0 are void.
   """
   columns = num_prediction + 1
   pair = truth.astype(jnp.int32) * columns + prediction
@@ -175,7 +176,7 @@ def _image_counts(
     'sum': 2 * (void + overlap.sum(0)) > area,
     'each': (2 * void > area) | (2 * overlap.sum(0) > area),
   }[forgiven]
-  # Of each true segment that is found, its one match; 1 in place of a union that may be 0.
+  # The match of each matched true segment; the union of others is set to 1 to avoid 0 / 0.
   shared = jnp.where(match, shared, 0).sum(1)
   union = jnp.where(found, jnp.where(match, union, 0).sum(1), 1)
   digits = _divide(shared, union)
@@ -192,13 +193,13 @@ def _image_counts(
 
 
 def _void_invalid(pairs: Array, valid: Array) -> Array:
-  """The rows of segments that are not valid, added to that of void."""
+  """Adds the rows of segments that are not valid to the row of void."""
   kept = jnp.where(valid[:, None], pairs[1:], 0)
   return jnp.concatenate([pairs[:1] + (pairs[1:] - kept).sum(0), kept])
 
 
 def _counted_crowds(crowd: Array, classes: Array, crowds: Crowds) -> Array:
-  """bool[S]: the crowds to look at, all or the last of each class."""
+  """bool[S]: the crowds to consider, all or the last of each class."""
   if crowds == 'all':
     return crowd
   place = jnp.arange(len(crowd))
@@ -207,9 +208,9 @@ def _counted_crowds(crowd: Array, classes: Array, crowds: Crowds) -> Array:
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:
-  """The quotients in [0, 1] of i32[S] as digits i32[S, DIGITS], the highest first; the rest is cut.
+  """Quotients in [0, 1] of i32[S] as truncated digits i32[S, DIGITS], most significant first.
 
-  Long division, for jit has no 64-bit numbers by default. 1 is the digit 2^BITS.
+  Long division, since jit has no 64-bit integers by default. 1 is the digit 2^BITS.
   """
 
   def bit(_, state):
@@ -220,7 +221,7 @@ def _divide(numerator: Array, denominator: Array) -> Array:
   digits = []
   rest = numerator
   for _ in range(DIGITS):
-    # The bit before the point is 0 for all but the first digit of 1, which leaves no rest.
+    # The leading bit is 0 except for the quotient 1, which leaves no remainder.
     rest, digit = lax.fori_loop(0, BITS + 1, bit, (rest, jnp.zeros_like(rest)))
     digits.append(digit)
     rest = rest // 2
@@ -228,7 +229,7 @@ def _divide(numerator: Array, denominator: Array) -> Array:
 
 
 def add_up(digits: np.ndarray) -> np.ndarray:
-  """f64[C], the sums of the IoU that `panoptic_counts` gives as digits i[C, DIGITS]."""
+  """Converts the IoU sums of `panoptic_counts`, digits i[C, DIGITS], to f64[C]."""
   return widen(digits) @ 2.0 ** (-BITS * np.arange(1, DIGITS + 1))
 
 
@@ -239,20 +240,20 @@ def scores(
   *,
   unmatched_sq: UnmatchedSq = 'zero',
 ) -> dict[str, Any]:
-  """Reads the counts of a split.
+  """PQ, SQ and RQ from the counts of a split.
 
   Args:
-    state: from `panoptic_counts`, added up.
+    state: summed results of `panoptic_counts`.
     class_names: C names.
     isthing: bool[C].
-    unmatched_sq: see the module.
+    unmatched_sq: see the module docstring.
 
   Returns:
     pq, sq, rq: averaged over the classes with TP + FP + FN > 0.
-    pq_things, sq_things, rq_things: over those of them that are things.
-    pq_stuff, sq_stuff, rq_stuff: over those that are not.
+    pq_things, sq_things, rq_things: over the thing classes among them.
+    pq_stuff, sq_stuff, rq_stuff: over the stuff classes among them.
     per_class: {name: {'pq', 'sq', 'rq', 'tp', 'fp', 'fn'}}.
-    Floats, nan where there is nothing to average; counts are whole numbers.
+    Floats, NaN if there is nothing to average; counts are integers.
   """
   tp, fp, fn = (widen(state[key]) for key in ('tp', 'fp', 'fn'))
   iou = add_up(state['iou'])
@@ -287,6 +288,6 @@ def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-  """The mean without nan; nan if there is nothing else."""
+  """The mean of the values that are not NaN; NaN if all are."""
   values = values[~np.isnan(values)]
   return float(values.mean()) if values.size else float('nan')

@@ -1,20 +1,21 @@
 """Metrics of the ISBI 2012 challenge on neuron boundaries: pixel error, Rand error, V_Rand, V_Info.
 
 The definitions are those of Arganda-Carreras et al. 2015 (Front. Neuroanat. 9:142) and of the
-organisers' Fiji scripts (`trainableSegmentation.metrics`):
+organizers' Fiji scripts (`trainableSegmentation.metrics`):
 
-- A predicted probability of the inside of a cell is cut at the thresholds 0, 0.1 … 0.9 (inside is
-  above), and the score of the best threshold counts, one threshold for all images.
-- Segments are the 4-connected components of the inside, image by image. Rand and information
-  scores look only at the pixels inside a cell of the truth; there, a pixel predicted to be membrane
-  is a segment of its own.
-- Pixel error and Rand error (the first leader board, and U-Net's Table 1) take the components as
-  they are. V_Rand and V_Info (the second one) first thin the predicted membranes to lines one pixel
-  wide: a watershed grows the predicted components until they meet. The truth is not thinned.
-- Counts of pixels and of pairs are summed over the images before F = 2 TP / (truth + predicted) is
-  formed. V_Info, which has no counts, is averaged over the images.
+- The predicted probability of the inside of cells is thresholded at 0, 0.1 … 0.9, and the score of
+  the best threshold is reported, with one threshold for all images.
+- Segments are the 4-connected components of the inside in each image. Rand and information scores
+  only consider pixels inside true cells; a pixel there that is predicted as membrane forms its own
+  segment.
+- Pixel error and Rand error (the first leaderboard, and U-Net's Table 1) use the components
+  directly. V_Rand and V_Info (the second leaderboard) first thin the predicted membranes to lines
+  one pixel wide: a watershed grows the predicted components until they meet. The truth is not
+  thinned.
+- Counts of pixels and pairs are summed over the images before computing F = 2 TP / (truth +
+  predicted). V_Info is averaged over the images.
 
-The challenge's test labels are not public: say on which images a score was taken.
+The challenge's test labels are not public: report on which images a score was computed.
 """
 
 from collections.abc import Mapping
@@ -31,10 +32,10 @@ THRESHOLDS = tuple(k / 10 for k in range(10))
 def isbi_metrics(foreground: int = 1) -> Metric:
   """The ISBI 2012 metrics, on the host: pixel_error, rand_error, v_rand and v_info.
 
-  The errors are 1 - F of the pixels inside cells, and of the pairs of pixels that share a segment.
-  v_rand is F of those pairs after thinning, v_info that of the information; higher is better.
+  The errors are 1 - F of the pixels inside cells, and of the pairs of pixels in the same segment.
+  v_rand is F of these pairs after thinning, v_info the information score; higher is better.
   Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W] and
-  `batch['valid']` bool[B]. Pixels of IGNORE_LABEL are in no count.
+  `batch['valid']` bool[B]. Pixels of IGNORE_LABEL do not count.
 
   Args:
     foreground: the class of the inside of cells.
@@ -52,11 +53,11 @@ def isbi_metrics(foreground: int = 1) -> Metric:
     }
     for i in np.flatnonzero(batch['valid']):
       probability, label = predictions['probability'][i, ..., foreground], batch['label'][i]
-      inside, labelled = label == foreground, label != IGNORE_LABEL
+      inside, labeled = label == foreground, label != IGNORE_LABEL
       state['images'] += inside.any()
       truth = segments(inside)
       for t, threshold in enumerate(THRESHOLDS):
-        predicted = labelled & (probability > threshold)
+        predicted = labeled & (probability > threshold)
         state['pixel'][t] += ((inside & predicted).sum(), inside.sum(), predicted.sum())
         parts = segments(probability > threshold)
         state['rand'][t] += pair_counts(truth, parts)
@@ -91,30 +92,30 @@ def segments(mask: np.ndarray) -> np.ndarray:
 
 
 def thin(parts: np.ndarray) -> np.ndarray:
-  """Grows segments i32[H, W] over their background until they meet in lines one pixel wide.
+  """Grows segments i32[H, W] into the background until they meet in lines one pixel wide.
 
-  It is the watershed of a flat landscape: each background pixel joins the nearest segment, in steps
-  up, down, left or right, and stays 0 where two segments arrive. Without segments nothing grows.
+  A watershed on a flat image: each background pixel joins the nearest segment in 4-neighbor steps,
+  and stays 0 where two segments meet.
   """
   h, w = parts.shape
-  # OpenCV turns the outermost pixels into a border: give it a frame to spend.
+  # OpenCV marks the outermost pixels as border, hence the padding.
   markers = np.pad(parts, 1).astype(np.int32)
   cv2.watershed(np.zeros((h + 2, w + 2, 3), np.uint8), markers)
   return np.maximum(markers[1:-1, 1:-1], 0)
 
 
 def pair_counts(truth: np.ndarray, parts: np.ndarray) -> np.ndarray:
-  """Ordered pairs of pixels that share a segment, over the pixels with `truth` > 0.
+  """Number of ordered pairs of pixels in the same segment, over the pixels with `truth` > 0.
 
-  A pixel of `parts` 0 is alone; every pixel pairs with itself, as in the challenge's definition
-  (Arganda-Carreras et al. 2015, eq. 3), so that V_Rand = 2 both / (truth + parts).
+  Pixels with `parts` 0 are singletons, and every pixel pairs with itself, as in the challenge's
+  definition (Arganda-Carreras et al. 2015, eq. 3), so that V_Rand = 2 both / (truth + parts).
 
   Args:
-    truth: i[H, W], segments of the ground truth, 0 where not to look.
+    truth: i[H, W], segments of the ground truth, 0 for pixels to skip.
     parts: i[H, W], segments of the prediction, 0 for membrane.
 
   Returns:
-    i64[3]: pairs that share a segment in both, in the truth, in the prediction.
+    i64[3]: pairs in the same segment in both, in the truth, in the prediction.
   """
   both, of_truth, of_parts, alone = _sizes(truth, parts)
   squares = [int(n @ n) for n in (both, of_truth, of_parts)]
@@ -124,7 +125,7 @@ def pair_counts(truth: np.ndarray, parts: np.ndarray) -> np.ndarray:
 def information_score(truth: np.ndarray, parts: np.ndarray) -> float:
   """V_Info, 2 I(T; S) / (H(T) + H(S)), over the pixels with `truth` > 0 (eq. 6 ibid.).
 
-  Arguments as in `pair_counts`. 1 if both are one and the same segment, 0 without a true segment.
+  Arguments as in `pair_counts`. 1 if both have the same single segment, 0 without true segments.
   """
   both, of_truth, of_parts, alone = _sizes(truth, parts)
   n = of_truth.sum()
@@ -139,7 +140,7 @@ def information_score(truth: np.ndarray, parts: np.ndarray) -> float:
 
 
 def _sizes(truth: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-  """Pixel counts of the overlaps, of the true and of the predicted segments; pixels in none."""
+  """Pixel counts of overlaps, true and predicted segments, and of singletons."""
   look = truth > 0
   t, p = truth[look].astype(np.int64), parts[look]
   of_truth = np.bincount(t)

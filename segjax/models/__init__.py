@@ -1,1 +1,1 @@
-"""One paper, one file: its variants are a table that cites the paper's."""
+"""Models, one file per paper; variants are tables that cite the paper."""

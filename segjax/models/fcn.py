@@ -1,15 +1,15 @@
 """FCN: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR
 2015, arXiv 1411.4038, on VGG16 (`FCN`), AlexNet (`FCNAlexNet`) and GoogLeNet (`FCNGoogLeNet`).
 
-The networks are those of the authors' released files, with Caffe's conventions: the image is padded
-by 100, so that the unpadded fc6 has something to see at the border; poolings keep a last, partial
-window; and crops bring each layer's output to lie on the input, pixel on pixel. For GoogLeNet no
-file was released: it is that of Caffe, with the same conventions. `FCNResNet` is torchvision's FCN
-on ResNet, which has none of these conventions.
+The networks match the authors' released files, with Caffe's conventions: the image is padded by
+100, so that the unpadded fc6 is defined at the border; pooling keeps a partial last window; crops
+align the output of each layer with the input. For GoogLeNet no file was released: it is Caffe's
+network with the same conventions. `FCNResNet` is torchvision's FCN on ResNet, without these
+conventions.
 
-The chain of the paper starts each network from the one before: 32s, 16s, 8s, by `init_from`; new
-layers start at zero or bilinear. FCN-32s-fixed of Table 2 is the 32s network of which only the
-score layer learns: `optim.multipliers = ONLY_SCORE`.
+As in the paper, 32s, 16s and 8s are trained in turn, each initialized from the previous one
+(`init_from`); new layers are initialized to zero or bilinear. FCN-32s-fixed of Table 2 is the 32s
+network with only the score layer trained: `optim.multipliers = ONLY_SCORE`.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-  """A pooling layer whose scores are added to those from below.
+  """A pooling layer whose scores are added to the upsampled coarser ones.
 
   Attributes:
     pool: stage of VGG16; its pooling has stride 2^pool.
-    offset: rows and columns cut off the top and left of its scores before they are added.
-    scale: what its features are multiplied by before they are scored.
+    offset: rows and columns cropped from the top and left of its scores before they are added.
+    scale: factor of its features before scoring.
   """
 
   pool: int
@@ -51,9 +51,9 @@ class Variant:
   """A network of §4 (Fig. 3).
 
   Attributes:
-    stride: of the last transposed convolution; the kernel is twice as large.
-    offset: rows and columns cut off the top and left of its output.
-    skips: added one after another, each behind a transposed convolution of stride 2.
+    stride: of the last transposed convolution; its kernel size is twice the stride.
+    offset: rows and columns cropped from the top and left of its output.
+    skips: added in order, each after a transposed convolution of stride 2.
   """
 
   stride: int
@@ -61,7 +61,7 @@ class Variant:
   skips: tuple[Skip, ...] = ()
 
 
-# Crop offsets and scales are those of the released files (voc-fcn32s, 16s, 8s, 8s-atonce).
+# Crop offsets and scales of the released files (voc-fcn32s, 16s, 8s, 8s-atonce).
 VARIANTS = {
   '32s': Variant(32, 19),
   '16s': Variant(16, 27, (Skip(4, 5),)),
@@ -69,7 +69,7 @@ VARIANTS = {
   '8s-at-once': Variant(8, 31, (Skip(4, 5, 0.01), Skip(3, 9, 0.0001))),
 }
 
-# `config.optim.multipliers` with which nothing but the scores learns, and nothing else decays.
+# `config.optim.multipliers` that freezes all parameters but the score layers.
 ONLY_SCORE = (('^(?!score_)', 0.0),)
 
 # Padding of the image at the first convolution, on each side.
@@ -80,19 +80,19 @@ class FCN(nn.Module):
   """FCN on VGG16: f[B, H, W, C] -> logits f32[B, H, W, classes], of any H and W.
 
   Parameters are named as in the authors' files: conv1_1 … conv5_3, fc6, fc7, score_fr, score_pool4,
-  score_pool3, and upscore… where the upsampling is learned.
+  score_pool3, and upscore… if the upsampling is learned.
 
   Attributes:
     classes: channels of the output.
-    variant: a row of `VARIANTS`.
-    learned: which transposed convolutions learn: 'none' as in the released files, 'intermediate' as
-      in the paper (all but the last, §3.3 and §4.3), or 'all'. They start bilinear, without bias.
-      One that does not learn is a constant: no parameter, and nothing for weight decay to shrink.
+    variant: a key of `VARIANTS`.
+    learned: which transposed convolutions are learned: 'none' as in the released files,
+      'intermediate' as in the paper (all but the last, §3.3 and §4.3), or 'all'. They are
+      initialized to bilinear interpolation and have no bias. Fixed ones are not parameters.
     stages: (channels, convolutions) of each of VGG's five stages.
     fc_features: channels of fc6 and fc7 (paper: 4096).
     dropout: rate after fc6 and after fc7.
-    dtype: type of the computation up to the scores ('float32' or 'bfloat16'); parameters, and all
-      that comes after the scores, are float32.
+    dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
+      after the scores are float32.
   """
 
   classes: PositiveInt
@@ -105,7 +105,7 @@ class FCN(nn.Module):
 
   @property
   def windows(self) -> tuple[Window, ...]:
-    """Of every layer up to the scores of the lowest level."""
+    """The kernel windows of all layers up to the coarsest scores."""
     layers = []
     for convolutions in conv_layers(self.stages):
       layers += [Window(3, padding=1)] * len(convolutions) + [Window(2, 2)]
@@ -113,7 +113,7 @@ class FCN(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return view(self.windows).stride
 
   @nn.compact
@@ -144,17 +144,17 @@ class FCNAlexNet(nn.Module):
   """FCN-32s on AlexNet (Table 1): f[B, H, W, C] -> logits f32[B, H, W, classes], of any H and W.
 
   Parameters are named as in the authors' files: conv1 … conv5, fc6, fc7, score_fr. The upsampling
-  is bilinear and does not learn.
+  is fixed bilinear interpolation.
 
   Attributes:
     classes: channels of the output.
-    form: 'caffe' as in the authors' files; 'torchvision' is the network that torchvision's weights
-      are for, with other channels, no groups and no local response normalization.
-    width: factor of the channels of conv1 … conv5, which are rounded up to even numbers.
+    form: 'caffe' as in the authors' files; 'torchvision' matches torchvision's weights: different
+      channels, no groups and no local response normalization.
+    width: multiplier of the channels of conv1 … conv5, rounded up to even numbers.
     fc_features: channels of fc6 and fc7 (paper: 4096).
     dropout: rate after fc6 and after fc7.
-    dtype: type of the computation up to the scores ('float32' or 'bfloat16'); parameters, and all
-      that comes after the scores, are float32.
+    dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
+      after the scores are float32.
   """
 
   classes: PositiveInt
@@ -166,12 +166,12 @@ class FCNAlexNet(nn.Module):
 
   @property
   def windows(self) -> tuple[Window, ...]:
-    """Of every layer up to the scores."""
+    """The kernel windows of all layers up to the scores."""
     return (*alexnet.windows(PAD), Window(6), Window(1))
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return view(self.windows).stride
 
   @nn.compact
@@ -185,20 +185,20 @@ class FCNAlexNet(nn.Module):
 class FCNGoogLeNet(nn.Module):
   """FCN-32s on GoogLeNet (Table 1): f[B, H, W, C] -> logits f32[B, H, W, classes], of any H and W.
 
-  Without the final average pooling (§4.1), whose 7x7 the receptive field of 907 in Table 1 still
-  counts; without it that is 715. Parameters are named as in Caffe's bvlc_googlenet, with _ for its
-  slashes: conv1, conv2_reduce, conv2, inception_3a_1x1 …, score_fr. The upsampling is bilinear and
-  does not learn.
+  The final average pooling is removed (§4.1). The receptive field of 907 in Table 1 still includes
+  its 7x7 window; without it the receptive field is 715. Parameters are named as in Caffe's
+  bvlc_googlenet, with _ for slashes: conv1, conv2_reduce, conv2, inception_3a_1x1 …, score_fr. The
+  upsampling is fixed bilinear interpolation.
 
   Attributes:
     classes: channels of the output.
-    form: 'caffe' as in the paper of GoogLeNet; 'torchvision' is the network that torchvision's
-      weights are for: batch normalization in place of biases and of local response normalization,
-      3x3 for every 5x5, and a 2x2 pool4.
-    width: factor of all channels before the scores, which are rounded up to even numbers.
+    form: 'caffe' as in the GoogLeNet paper; 'torchvision' matches torchvision's weights: batch
+      normalization instead of biases and local response normalization, 3x3 instead of 5x5
+      convolutions, and a 2x2 pool4.
+    width: multiplier of all channels before the scores, rounded up to even numbers.
     dropout: rate before the scores; GoogLeNet's is 0.4.
-    dtype: type of the computation up to the scores ('float32' or 'bfloat16'); parameters, and all
-      that comes after the scores, are float32.
+    dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
+      after the scores are float32.
   """
 
   classes: PositiveInt
@@ -209,12 +209,12 @@ class FCNGoogLeNet(nn.Module):
 
   @property
   def windows(self) -> tuple[Window, ...]:
-    """Of every layer up to the scores."""
+    """The kernel windows of all layers up to the scores."""
     return (*googlenet.windows(googlenet.FORMS[self.form], PAD), Window(1))
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return view(self.windows).stride
 
   @nn.compact
@@ -235,7 +235,7 @@ def conv_relu(
   name: str,
   **kwargs: Any,
 ) -> Array:
-  """A convolution called `name` with a bias, and a ReLU; `kwargs` are more of `nn.Conv`'s."""
+  """A convolution `name` with bias, and a ReLU; `kwargs` are passed to `nn.Conv`."""
   x = nn.Conv(
     features,
     (kernel_size, kernel_size),
@@ -251,8 +251,8 @@ def conv_relu(
 def fc_layers(
   x: Array, kernel_size: int, features: int, *, rate: float, train: bool, dtype: Any
 ) -> Array:
-  """The fully-connected layers as convolutions (§3.1), fc6 of `kernel_size`, each with dropout."""
-  # Strides, padding and layout, as `nn.Conv` passes them, are the only case of it.
+  """fc6 (of `kernel_size`) and fc7 as convolutions (§3.1), each followed by dropout."""
+  # `full_window_conv` assumes the strides, padding and layout that `nn.Conv` passes.
   convolve = lambda x, kernel, *_, **__: full_window_conv(x, kernel)
   for name, size in (('fc6', kernel_size), ('fc7', 1)):
     x = conv_relu(x, features, size, 0, dtype=dtype, name=name, conv_general_dilated=convolve)
@@ -261,27 +261,27 @@ def fc_layers(
 
 
 def score(x: Array, classes: int, *, dtype: Any, name: str = 'score_fr') -> Array:
-  """f32[B, h, w, classes] by a 1x1 convolution that starts at zero (§4.3)."""
+  """Scores f32[B, h, w, classes] by a 1x1 convolution, initialized to zero (§4.3)."""
   zeros = nn.initializers.zeros
   layer = nn.Conv(classes, (1, 1), kernel_init=zeros, dtype=dtype, name=name)
   return layer(x).astype(jnp.float32)
 
 
 def upscore(scores: Array, windows: Iterable[Window], size: tuple[int, int]) -> Array:
-  """Scores that come from `windows`, upsampled to lie on the image: -> f32[B, *size, classes]."""
+  """Upsamples scores computed by `windows` to the image grid: -> f32[B, *size, classes]."""
   seen = view(windows)
   kernel_size, offset = bilinear_crop(seen)
   return crop(bilinear_upsample(scores, seen.stride, kernel_size), offset, size)
 
 
 class Upsample(nn.Module):
-  """Bilinear upsampling, or a transposed convolution that starts from it (§3.3).
+  """Bilinear upsampling, or a transposed convolution that is initialized to it (§3.3).
 
   f[B, H, W, C] -> f[B, s(H+1), s(W+1), C] for the stride s: kernel 2s, no padding, no bias.
 
   Attributes:
     stride: s.
-    learned: whether its kernel [2s, 2s, C, C] is a parameter.
+    learned: whether the kernel [2s, 2s, C, C] is a parameter.
   """
 
   stride: PositiveInt
@@ -296,11 +296,10 @@ class Upsample(nn.Module):
 
 
 def bilinear_upsample(x: Array, stride: int, kernel_size: int | None = None) -> Array:
-  """f[B, H, W, C] -> f[B, s(H-1)+k, s(W-1)+k, C]: a transposed convolution, the kernel bilinear.
+  """Transposed convolution with a bilinear kernel: f[B, H, W, C] -> f[B, s(H-1)+k, s(W-1)+k, C].
 
-  Rows and then columns, each by a matrix: equal to the transposed convolution of kernel k, and a
-  small part of its work, which grows with the square of the kernel and of the channels. k is 2s, or
-  2s - 1.
+  The kernel is separable, so rows and columns are interpolated by one matrix each, at a fraction of
+  the cost of the transposed convolution. k is 2s or 2s - 1.
   """
   k = kernel_size or 2 * stride
   rows, columns = (_interpolation(n, stride, k).astype(x.dtype) for n in x.shape[1:3])
@@ -308,23 +307,23 @@ def bilinear_upsample(x: Array, stride: int, kernel_size: int | None = None) -> 
 
 
 def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray:
-  """[s(n-1)+k, n]: how much of each of n inputs an output takes, a triangle of k pixels."""
+  """Interpolation matrix [s(n-1)+k, n]: a triangle filter of k pixels per input."""
   outputs, inputs = np.ogrid[: stride * (size - 1) + kernel_size, :size]
   return np.maximum(0, 1 - np.abs(outputs - stride * inputs - (kernel_size - 1) / 2) / stride)
 
 
 def max_pool_ceil(x: Array) -> Array:
-  """2x2 max-pooling of stride 2 that keeps a last odd row or column, as Caffe's does.
+  """2x2 max pooling of stride 2 in ceil mode: keeps an odd last row or column, as Caffe does.
 
   f[B, H, W, C] -> f[B, ceil(H / 2), ceil(W / 2), C].
   """
-  # The repeated row or column changes no maximum.
+  # Repeating the last row or column does not change the maximum.
   pads = [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)]
   return max_pool_2x2(jnp.pad(x, pads, mode='edge'))
 
 
 def crop(x: Array, offset: int, size: tuple[int, int]) -> Array:
-  """The f[B, *size, C] of f[B, H, W, C] that starts `offset` from the top and left."""
+  """Crops f[B, H, W, C] to f[B, *size, C], starting at `offset` from the top and left."""
   return x[:, offset : offset + size[0], offset : offset + size[1]]
 
 
@@ -332,25 +331,25 @@ class FCNResNet(nn.Module):
   """torchvision's FCN on a ResNet: f[B, H, W, C] -> logits f32[B, H, W, classes], of any H and W.
 
   `FCNResNet(classes=21, variant='resnet50')` is its fcn_resnet50. The last two stages are dilated,
-  so that the features have stride 8; a 3x3 convolution brings them to a quarter of their channels,
-  a 1x1 convolution to the scores, and these are resized to the image. (Feature i lies on pixel 8i,
-  and resizing takes it for 8i + 3.5, as torchvision does.)
+  so that the features have stride 8. A 3x3 convolution reduces them to a quarter of the channels, a
+  1x1 convolution computes the scores, and these are resized to the image. (Feature i is centered at
+  pixel 8i, but resizing assumes 8i + 3.5, as in torchvision.)
 
-  Layers: those of the ResNet in `backbone`, then classifier_conv, classifier_conv_norm and
-  classifier_score; the same as aux_classifier_….
+  Layers: the ResNet `backbone`, then classifier_conv, classifier_conv_norm and classifier_score,
+  and likewise aux_classifier_….
 
   Attributes:
     classes: channels of the output.
-    variant: a row of `segjax.nn.resnet.VARIANTS`.
-    width: channels of the ResNet's stem; all others but the scores are in proportion.
-    norm: of the ResNet: 'batch', 'frozen' or 'group'; the classifier has 'batch' for 'frozen'.
-    dilate: the stages of 3, 4, 5 that dilate in place of a stride; () leaves stride 32.
-    auxiliary: whether there is a second classifier, on stage 4. `__call__` computes it for
-      `with_auxiliary`; a loss on it is the caller's (torchvision: 0.5 times the main one).
+    variant: a key of `segjax.nn.resnet.VARIANTS`.
+    width: channels of the ResNet's stem; all other channels but the scores scale with it.
+    norm: of the ResNet: 'batch', 'frozen' or 'group'. With 'frozen', the classifier uses 'batch'.
+    dilate: stages among 3, 4, 5 with dilation instead of stride; () gives stride 32.
+    auxiliary: whether there is an auxiliary classifier, on stage 4. `__call__` computes it with
+      `with_auxiliary`; its loss is up to the caller (torchvision: weight 0.5).
     dropout: rate before the scores.
     bn_momentum: of the running means and variances.
-    dtype: type of the computation up to the scores ('float32' or 'bfloat16'); parameters, and all
-      that comes after the scores, are float32.
+    dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
+      after the scores are float32.
   """
 
   classes: PositiveInt
@@ -365,20 +364,20 @@ class FCNResNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return 32 // 2 ** len(self.dilate)
 
   @nn.compact
   def __call__(
     self, image: Array, *, train: bool = False, with_auxiliary: bool = False
   ) -> Array | tuple[Array, Array]:
-    """Logits; with `with_auxiliary` a pair of them and those of the second classifier.
+    """Logits; with `with_auxiliary`, a pair with the logits of the auxiliary classifier.
 
     Raises:
-      ValueError: there is no second classifier.
+      ValueError: `with_auxiliary` without an auxiliary classifier.
     """
     if with_auxiliary and not self.auxiliary:
-      raise ValueError('there is no second classifier: make the network with auxiliary=True')
+      raise ValueError('no auxiliary classifier: create the network with auxiliary=True')
     backbone = resnet.ResNet(
       variant=self.variant,
       width=self.width,

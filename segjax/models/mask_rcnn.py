@@ -1,15 +1,15 @@
-"""Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv 1703.06870, on a feature pyramid
-or on one feature map; without the mask head Faster R-CNN (Ren et al. 2015, arXiv 1506.01497).
+"""Mask R-CNN: He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv 1703.06870, on an FPN or a single
+feature map; without the mask head Faster R-CNN (Ren et al. 2015, arXiv 1506.01497).
 
-As in Fig. 1: a backbone, and perhaps a pyramid on it; a region proposal network; RoIAlign; a box
-head; a mask head. Each part is a file of `segjax.nn` and has a config group. Every size is fixed:
-the proposals of an image, the RoIs that are sampled in training, the detections; `valid` says how
-many of them there are. The defaults are torchvision's `maskrcnn_resnet50_fpn`, whose weights fit
+As in Fig. 1: a backbone, optionally with an FPN; a region proposal network; RoIAlign; a box head; a
+mask head. Each part is a file of `segjax.nn` and has a config group. The numbers of proposals,
+sampled RoIs and detections per image are fixed; `valid` marks the real ones. The defaults are those
+of torchvision's `maskrcnn_resnet50_fpn`, whose weights can be loaded
 (`segjax.convert.torchvision_detection`).
 
-What the paper varies in its Table 2 are keys, such as `feature_maps`. Those of Fig. 4, left, on
-C4: RoIs of 7x7 and res5 without its stride, as in the paper (`box_head.resolution=7,
-box_head.res5_stride=1`), or RoIs of 14x14 and res5 with it, as in Detectron2's weights
+The ablations of the paper's Table 2 are config keys, such as `feature_maps`. The C4 heads of Fig.
+4, left, take 7x7 RoIs with res5 at stride 1, as in the paper (`box_head.resolution=7,
+box_head.res5_stride=1`), or 14x14 RoIs with res5 at stride 2, as in Detectron2's weights
 (`box_head.resolution=14, box_head.res5_stride=2`).
 """
 
@@ -37,7 +37,7 @@ from segjax.nn.roi import RoIConfig, extract, per_roi
 from segjax.nn.rpn import (
   RPNConfig,
   RPNHead,
-  anchors_per_place,
+  anchors_per_location,
   make_anchors,
   propose,
   sample_anchors,
@@ -47,14 +47,14 @@ from segjax.types import Array, Detections, Instances, PositiveInt, SegjaxError
 
 
 class FeatureMaps(NamedTuple):
-  """The maps that regions are proposed on and RoIs cut from (§3, Network Architecture).
+  """The feature maps of the RPN and the RoI heads (§3, Network Architecture).
 
   Attributes:
     stages: of the ResNet, run on the image.
-    strides: of the maps that RoIs are cut from; of a pyramid one more, P6, only proposes.
-    pyramid: whether there is one, with one anchor size per level; on one map a place has all sizes.
-    res5: whether the heads are the ResNet's stage 5, run on each RoI (Fig. 4, left), and one
-      layer; if not, those of the pyramid (Fig. 4, right).
+    strides: of the maps from which RoI features are extracted; an FPN also has P6, for the RPN.
+    pyramid: whether there is an FPN, with one anchor size per level; a single map has all sizes.
+    res5: whether the heads share the ResNet's stage 5, run on each RoI (Fig. 4, left), instead of
+      the heads of the FPN (Fig. 4, right).
   """
 
   stages: tuple[int, ...]
@@ -77,21 +77,21 @@ class MaskRCNN(nn.Module):
   """Mask R-CNN on a ResNet.
 
   Attributes:
-    classes: kinds of things; the background is not among them.
+    classes: number of thing classes, without background.
     backbone: see `ResNetConfig`.
-    neck: of 'fpn', see `FPNConfig`.
+    neck: for 'fpn', see `FPNConfig`.
     rpn: see `RPNConfig`.
     roi: see `RoIConfig`.
     box_head: see `BoxHeadConfig`.
     mask_head: see `MaskHeadConfig`.
     masks: whether there is a mask head.
-    feature_maps: 'fpn', P2 to P6; 'c4', the ResNet's map of stride 16, whose heads are its res5; or
-      'c5', that of stride 32 with the heads of 'fpn' (Table 2a, 2d).
-    dtype: type of the computation ('float32' or 'bfloat16'); parameters, and all coordinates and
-      scores, are float32.
+    feature_maps: 'fpn', P2 to P6; 'c4', the stride-16 map with res5 heads; or 'c5', the stride-32
+      map with the heads of 'fpn' (Table 2a, 2d).
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters, coordinates and scores are
+      float32.
 
   Raises:
-    SegjaxError: where parts do not fit each other.
+    SegjaxError: the parts are incompatible.
   """
 
   classes: PositiveInt
@@ -109,18 +109,18 @@ class MaskRCNN(nn.Module):
     maps, sizes = self._maps, self.rpn.anchor_sizes
     if maps.pyramid and len(sizes) != len(maps.strides) + 1:
       raise SegjaxError(
-        f'config.model.rpn.anchor_sizes={sizes}: the pyramid has {len(maps.strides) + 1} levels, '
-        'P2 to P6: name one size for each'
+        f'config.model.rpn.anchor_sizes={sizes}: the FPN has {len(maps.strides) + 1} levels, '
+        'P2 to P6: set one size per level'
       )
     if maps.pyramid and self.roi.op != 'roi_align':
       raise SegjaxError(
-        f'config.model.roi.op={self.roi.op} takes one map: set config.model.feature_maps to c4 or '
-        'c5'
+        f'config.model.roi.op={self.roi.op} needs a single map: set config.model.feature_maps to '
+        'c4 or c5'
       )
     if maps.res5 and self.backbone.norm == 'batch' and self.backbone.frozen_stages < 5:
       raise SegjaxError(
-        "config.model.backbone.norm='batch': res5 would take statistics of slots without a RoI "
-        "too: take 'frozen' or 'group', or set config.model.backbone.frozen_stages=5"
+        "config.model.backbone.norm='batch': the statistics of res5 would include padding RoIs: "
+        "use 'frozen' or 'group', or set config.model.backbone.frozen_stages=5"
       )
     super().__post_init__()
 
@@ -135,17 +135,16 @@ class MaskRCNN(nn.Module):
     given: Detections | None = None,
     train: bool = False,
   ) -> dict[str, Any]:
-    """The inputs of the losses in training, else the detections.
+    """Returns the inputs of the losses in training, else the detections.
 
     Args:
-      image: f[B, H, W, C], padded below and to the right.
-      size: i32[B, 2], height and width of each image inside its padding.
-      instances: the ground truth, in training.
-      keys: [B], in training: `jax.random` keys by which the anchors and the RoIs of each image are
-        sampled.
-      given: outside training, boxes to find the masks of, in place of what this image shows; all
-        but its masks is passed through.
-      train: which of the two.
+      image: f[B, H, W, C], padded at the bottom and right.
+      size: i32[B, 2], height and width of each image without its padding.
+      instances: ground truth, in training.
+      keys: [B] `jax.random` keys to sample the anchors and RoIs of each image, in training.
+      given: outside training, detections whose masks to predict; the other fields are returned
+        unchanged.
+      train: training mode.
 
     Returns:
       In training `rpn` (`RPNSamples`), `box` (`BoxSamples`) and, with a mask head, `mask`
@@ -155,7 +154,7 @@ class MaskRCNN(nn.Module):
     return self._run_heads(resnet, levels, image, size, instances, keys, given=given, train=train)
 
   def _levels(self, image: Array, train: bool) -> tuple[ResNet, list[Array]]:
-    """The ResNet, and the maps f[B, h, w, C] that regions are proposed on."""
+    """The ResNet, and the feature maps f[B, h, w, C] of the RPN."""
     config = self.backbone
     resnet = ResNet(
       config.name,
@@ -186,7 +185,7 @@ class MaskRCNN(nn.Module):
     given: Detections | None,
     train: bool,
   ) -> dict[str, Any]:
-    """The RPN and the heads, on the maps of `_levels`: what `__call__` returns."""
+    """Runs the RPN and the heads on the feature maps; returns what `__call__` returns."""
     box_features, mask_features = self._extractors(resnet, levels, train)
     box_head, mask_head = self._box_head(), self._mask_head()
     if given is not None:
@@ -194,8 +193,8 @@ class MaskRCNN(nn.Module):
       return {'detections': with_masks(given, logits, self.mask_head)}
 
     anchors = self._anchors(image.shape[1:3], [level.shape[1:3] for level in levels])
-    per_place = anchors_per_place(self.rpn, pyramid=self._maps.pyramid)
-    logits, deltas = RPNHead(per_place, self.rpn.convs, dtype=self.dtype, name='rpn')(levels)
+    per_location = anchors_per_location(self.rpn, pyramid=self._maps.pyramid)
+    logits, deltas = RPNHead(per_location, self.rpn.convs, dtype=self.dtype, name='rpn')(levels)
     pre_nms, post_nms = self.rpn.train_proposals if train else self.rpn.test_proposals
     nms = {'pre_nms': pre_nms, 'post_nms': post_nms, 'nms_iou': self.rpn.nms_iou}
     proposals = propose(logits, deltas, anchors, size, **nms)
@@ -225,7 +224,7 @@ class MaskRCNN(nn.Module):
   def _extractors(
     self, resnet: ResNet, levels: list[Array], train: bool
   ) -> tuple[Extract, Extract]:
-    """How the box head and the mask head see RoIs; on 'c4' both see the same."""
+    """The RoI feature extractors of the box head and the mask head; shared on 'c4'."""
     cut = functools.partial(
       extract, levels[: len(self._maps.strides)], config=self.roi, strides=self._maps.strides
     )
@@ -237,7 +236,7 @@ class MaskRCNN(nn.Module):
     return box, functools.partial(cut, resolution=self.mask_head.resolution)
 
   def _anchors(self, size: tuple[int, int], grids: list[tuple[int, int]]) -> list[Any]:
-    """f32[h · w · A, 4] per level, of an image of `size` and grids (h, w)."""
+    """Anchors f32[h · w · A, 4] per level, for an image of `size` and grids (h, w)."""
     maps = self._maps
     return make_anchors(self.rpn, size, grids, stride=maps.strides[0], pyramid=maps.pyramid)
 
@@ -257,7 +256,7 @@ class MaskRCNN(nn.Module):
   def _mask_targets(
     self, rois: SampledRoIs, instances: Instances, width: int, size: Array
   ) -> Array:
-    """f32[B, R', M, M], the part of each RoI's object that is in the RoI."""
+    """Mask targets f32[B, R', M, M]: the mask of each RoI's object, cropped to the RoI."""
     return crop_masks(
       instances.masks,
       rois.boxes,
@@ -275,12 +274,12 @@ class MaskRCNN(nn.Module):
 
   @property
   def mask_size(self) -> int:
-    """M, the side of the masks."""
+    """M, the side length of the predicted masks."""
     if self._maps.res5:
       return 2 * -(-self.box_head.resolution // self.box_head.res5_stride)
     return 2 * self.mask_head.resolution
 
   @property
   def frozen_parameters(self) -> tuple[str, ...]:
-    """Regular expressions of the parameters that neither learn nor decay."""
+    """Regular expressions of the parameters without updates or weight decay."""
     return frozen_parameters('backbone', self.backbone.norm, self.backbone.frozen_stages)

@@ -1,7 +1,7 @@
-"""Two trained networks as one panoptic network: Kirillov et al., "Panoptic segmentation", arXiv
-1801.00868, section 7, the paper's own baseline.
+"""Two trained networks merged into a panoptic one: Kirillov et al., "Panoptic segmentation", arXiv
+1801.00868, section 7, the paper's baseline.
 
-A semantic and an instance network; neither knows of the other, and nothing is trained.
+A semantic and an instance network, trained independently; nothing is trained jointly.
 `segjax.ops.panoptic.merge_segments` merges their outputs.
 """
 
@@ -15,20 +15,20 @@ from segjax.types import AnyFloat, Array, PositiveFloat, PositiveInt, SegjaxErro
 
 
 class Merged(nn.Module):
-  """A semantic and an instance network, each seeing the image as it was trained to.
+  """A semantic and an instance network, each with its own preprocessing.
 
-  In a config both are groups with the name and the arguments of their class, or workdirs, of which
-  `segjax train` takes these and all that follows (`segjax.merge`).
+  In a config both are groups with the name and arguments of a model, or workdirs, from which
+  `segjax train` derives these and all other fields (`segjax.merge`).
 
   Attributes:
-    semantic: f[B, H, W, C] -> logits f32[B, H, W, classes] of all classes, things too.
-    instance: as `segjax.models.mask_rcnn.MaskRCNN`.
-    semantic_size: (height, width) to which images are scaled for the semantic network, whose scores
-      are scaled back; None for as they are.
+    semantic: f[B, H, W, C] -> logits f32[B, H, W, classes] of all classes, including things.
+    instance: a model such as `segjax.models.mask_rcnn.MaskRCNN`.
+    semantic_size: (height, width) to which images are resized for the semantic network; its scores
+      are resized back. None for no resizing.
     semantic_resize: 'stretch' to that size, or 'fit': keep the aspect ratio and pad.
-    semantic_scale, semantic_shift: the semantic network sees `image * scale + shift`, one number or
-      one a channel, where the two were trained with another mean or standard deviation. Beyond the
-      image it sees 0, its own mean, as in its training.
+    semantic_scale, semantic_shift: the input of the semantic network is `image * scale + shift`,
+      one value or one per channel, if the two were trained with different means or standard
+      deviations. Padding is 0, as in training.
   """
 
   semantic: Any
@@ -38,7 +38,7 @@ class Merged(nn.Module):
   semantic_scale: tuple[PositiveFloat, ...] = (1.0,)
   semantic_shift: tuple[AnyFloat, ...] = (0.0,)
 
-  # The fields that are networks; the semantic scores are of all classes.
+  # The fields that are networks. The semantic scores cover all classes.
   parts = ('semantic', 'instance')
   semantic_things = True
 
@@ -54,22 +54,22 @@ class Merged(nn.Module):
     """`detections`, and `semantic`, logits f32[B, H, W, classes].
 
     Args:
-      image: f[B, H, W, C], padded below and to the right.
-      size: i32[B, 2], height and width of each image inside its padding.
+      image: f[B, H, W, C], padded at the bottom and right.
+      size: i32[B, 2], height and width of each image without its padding.
       instances, keys: not used.
       train: must be False.
 
     Raises:
-      SegjaxError: it is to be trained, or the semantic network's output is smaller than its input.
+      SegjaxError: `train` is set, or the semantic network's output is smaller than its input.
     """
     del instances, keys
     if train:
       raise SegjaxError(
-        'config.train.steps: a merged network is not trained: set it to 0, and train its parts'
+        'config.train.steps: a merged network cannot be trained: set it to 0, and train its parts'
       )
     if getattr(self.semantic, 'margin', 0):
       raise SegjaxError(
-        'config.model.semantic has an output smaller than its input: merge a network with padding'
+        'config.model.semantic has an output smaller than its input: use a padded network'
       )
     return {**self.instance(image, size), 'semantic': self._scores(image, size)}
 

@@ -1,9 +1,9 @@
 """Panoptic FPN: Kirillov, Girshick, He, Dollár, "Panoptic feature pyramid networks", CVPR 2019,
 arXiv 1901.02446.
 
-Mask R-CNN on a feature pyramid, and a small branch on the same pyramid for the class of each pixel
-(§3.1, Fig. 3). All things are one class there, "other", which comes first. The outputs of both are
-merged by `segjax.ops.panoptic.merge_segments`.
+Mask R-CNN on an FPN, with a lightweight semantic segmentation branch on the same FPN (§3.1, Fig.
+3). The branch has one class for all things, "other", which comes first. The outputs are merged by
+`segjax.ops.panoptic.merge_segments`.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class SemanticBranchConfig:
 
   Attributes:
     features: channels (paper: 128).
-    groups: of its group normalization, which divide the channels (Detectron2: 32).
+    groups: of the group normalization; must divide the channels (Detectron2: 32).
   """
 
   features: PositiveInt = 128
@@ -39,26 +39,26 @@ class SemanticBranchConfig:
 
 
 class PanopticFPN(MaskRCNN, kw_only=True):
-  """Mask R-CNN on a pyramid, with a semantic branch.
+  """Mask R-CNN on an FPN, with a semantic branch.
 
   Attributes:
-    stuff: kinds of stuff; `classes` are the kinds of things.
+    stuff: number of stuff classes; `classes` is the number of thing classes.
     semantic: see `SemanticBranchConfig`.
 
   Raises:
-    SegjaxError: there is no pyramid, or as `MaskRCNN`.
+    SegjaxError: `feature_maps` is not 'fpn', or see `MaskRCNN`.
   """
 
   stuff: NonNegativeInt
   semantic: SemanticBranchConfig = SemanticBranchConfig()
 
-  # The semantic scores are of "other" and the kinds of stuff, not of all classes.
+  # The semantic scores cover "other" and the stuff classes, not all classes.
   semantic_things = False
 
   def __post_init__(self):
     if not self._maps.pyramid:
       raise SegjaxError(
-        f'config.model.feature_maps={self.feature_maps!r}: the semantic branch is on a pyramid: '
+        f'config.model.feature_maps={self.feature_maps!r}: the semantic branch needs an FPN: '
         "set it to 'fpn'"
       )
     super().__post_init__()
@@ -74,9 +74,9 @@ class PanopticFPN(MaskRCNN, kw_only=True):
     given: Detections | None = None,
     train: bool = False,
   ) -> dict[str, Any]:
-    """What `MaskRCNN` returns, and `semantic`, logits f32[B, H, W, 1 + stuff], "other" first.
+    """The outputs of `MaskRCNN`, and `semantic`, logits f32[B, H, W, 1 + stuff], "other" first.
 
-    With `given`, what `MaskRCNN` returns alone.
+    With `given`, only the outputs of `MaskRCNN`.
     """
     resnet, levels = self._levels(image, train)
     outputs = self._run_heads(
@@ -91,15 +91,15 @@ class PanopticFPN(MaskRCNN, kw_only=True):
 
 
 class SemanticBranch(nn.Module):
-  """Each level at the size of the finest one, their sum, and a class for each place (§3.1, Fig. 3).
+  """Upsamples all levels to the finest one, sums them, and predicts classes (§3.1, Fig. 3).
 
-  Layers: conv2_1; conv3_1; conv4_1, conv4_2; conv5_1 … by level, each with its …_norm, and score. A
-  level is doubled after each of its convolutions, the finest not at all.
+  Layers by level: conv2_1; conv3_1; conv4_1, conv4_2; conv5_1 …, each with its …_norm, and score. A
+  level is upsampled by 2 after each of its convolutions, except the finest one.
 
   Attributes:
-    classes: channels of scores.
+    classes: channels of the scores.
     config: features and groups.
-    dtype: type of the computation.
+    dtype: computation dtype.
   """
 
   classes: PositiveInt
@@ -108,7 +108,7 @@ class SemanticBranch(nn.Module):
 
   @nn.compact
   def __call__(self, levels: Sequence[Array]) -> Array:
-    """f[B, h, w, C] per level, each half of the one before, rounded up -> f32[B, h, w, classes]."""
+    """f[B, h, w, C] per level, sizes halved and rounded up -> f32[B, h, w, classes]."""
     total = 0.0
     for level, x in enumerate(levels):
       for i in range(max(1, level)):
@@ -117,7 +117,7 @@ class SemanticBranch(nn.Module):
           finer = levels[level - i - 1].shape
           x = enlarge(x, 2)[:, : finer[1], : finer[2]]
       total += x
-    # Small, so that no class is preferred at first.
+    # Small, so that all classes are about equally likely at initialization.
     normal = nn.initializers.normal(0.01)
     score = nn.Conv(self.classes, (1, 1), kernel_init=normal, dtype=self.dtype, name='score')
     return score(total).astype(jnp.float32)

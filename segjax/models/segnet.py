@@ -3,9 +3,9 @@ Architecture for Image Segmentation", PAMI 2017, arXiv 1511.00561. With dropout 
 SegNet of Kendall, Badrinarayanan, Cipolla, arXiv 1511.02680.
 
 `SegNet(classes=11)` is the network of the paper, `SegNetBasic(classes=11, variant=…)` the small one
-in the eight forms of Table 1. Both take any image size and give logits of the same size; an odd
-size is halved upwards (360x480 ends in 12x15) and unpooled to what it was. The names of the layers
-are those of the authors' Caffe files.
+in the eight variants of Table 1. Both take images of any size and return logits of the same size;
+pooling rounds odd sizes up (360x480 becomes 12x15) and unpooling restores them. Layers are named as
+in the authors' Caffe files.
 """
 
 import functools
@@ -33,15 +33,15 @@ INPUT_NORMS: dict[str, Callable[[Array], Array]] = {
 
 
 class Variant(NamedTuple):
-  """A decoder of Table 1 (section 3.1): what happens on the way up, once for each pooling.
+  """A decoder of Table 1 (section 3.1), applied once per pooling layer.
 
   Attributes:
-    upsample: 'indices' unpools and then convolves, 'transposed' is an 8x8 transposed convolution
-      that starts as bilinear interpolation, 'bilinear' is that interpolation, fixed.
-    reduce: 1x1 convolutions first bring the encoder's maps down to the classes.
-    add: the encoder's map of the same size is added to the upsampled one: its pooled map, of which
-      the paper's first has 180x240. The last upsampling, to the image's size, has none to add.
-    single_channel: the decoder's filters see one channel each.
+    upsample: 'indices' unpools and then convolves; 'transposed' is an 8x8 transposed convolution
+      initialized to bilinear interpolation; 'bilinear' is fixed bilinear interpolation.
+    reduce: whether 1x1 convolutions first reduce the encoder's maps to the number of classes.
+    add: whether the pooled encoder map of the same size is added after upsampling (the first is
+      180x240 in the paper). Nothing is added after the last upsampling, to the image size.
+    single_channel: whether the decoder's convolutions are depthwise.
   """
 
   upsample: Literal['indices', 'transposed', 'bilinear']
@@ -66,20 +66,20 @@ VARIANTS = {
 class SegNet(nn.Module):
   """SegNet (Fig. 2): f[B, H, W, C] -> logits f32[B, H, W, classes].
 
-  The convolutions of VGG16, each with batch normalization and ReLU, and their mirror image: a
-  decoder unpools with the indices of its encoder's maxima, and each of its convolutions outputs as
-  many channels as its counterpart takes in. The last one gives the logits, without more.
+  The encoder has VGG16's convolutions, each with batch normalization and ReLU. The decoder mirrors
+  it: it unpools with the max-pooling indices of the encoder, and each convolution has as many
+  output channels as its counterpart has input channels. The last one outputs the logits.
 
   Attributes:
     classes: channels of the output.
     stages: (channels, convolutions) of each encoder.
     dropout: rate after each of `dropout_stages`; Bayesian SegNet: 0.5.
-    dropout_stages: the stages, counted from 1, whose encoder (after pooling) and decoder drop:
-      by default the deepest, as in Bayesian SegNet's released files.
+    dropout_stages: stages, from 1, with dropout in encoder (after pooling) and decoder; by default
+      the deepest, as in Bayesian SegNet's released files.
     input_norm: normalization of the image; the paper's network has none.
-    bn_momentum: of the running means and variances that serve outside training.
-    bn_epsilon: added to the variance; the authors' files have 1e-9.
-    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+    bn_momentum: of the running means and variances.
+    bn_epsilon: added to the variance; 1e-9 in the authors' files.
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
   """
 
   classes: PositiveInt
@@ -93,12 +93,12 @@ class SegNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return 2 ** len(self.stages)
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False, sample: bool = False) -> Array:
-    """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
+    """`sample` enables dropout outside training, for Monte Carlo samples of the logits."""
     unit = functools.partial(
       conv_norm_relu,
       kernel_size=3,
@@ -136,21 +136,21 @@ class SegNet(nn.Module):
 class SegNetBasic(nn.Module):
   """SegNet-Basic and the other decoders of Table 1: f[B, H, W, C] -> logits f32[B, H, W, classes].
 
-  Four encoders of one 7x7 convolution with batch normalization and ReLU, and the four decoders of
-  `VARIANTS[variant]`. A decoder with filters has batch normalization but no ReLU (section 3.1). The
-  convolutions have biases, as in the authors' files.
+  Four encoder stages of one 7x7 convolution with batch normalization and ReLU, and four decoder
+  stages of `VARIANTS[variant]`. Decoder convolutions have batch normalization but no ReLU (section
+  3.1). Convolutions have biases, as in the authors' files.
 
   Attributes:
     classes: channels of the output.
     variant: a name in Table 1 of the paper, see `VARIANTS`.
     width: channels of every encoder (paper: 64).
     dropout: rate after each of `dropout_stages`; Bayesian SegNet-Basic: 0.5.
-    dropout_stages: the stages, counted from 1, whose encoder (after pooling) and decoder drop.
-    input_norm: 'local_contrast' as in the paper, 'local_response' as in the authors' files, which
-      is made for pixel values of 0 to 255, or 'none'.
-    bn_momentum: of the running means and variances that serve outside training.
-    bn_epsilon: added to the variance; the authors' files have 1e-9.
-    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+    dropout_stages: stages, from 1, with dropout in encoder (after pooling) and decoder.
+    input_norm: 'local_contrast' as in the paper, 'local_response' as in the authors' files (for
+      pixel values from 0 to 255), or 'none'.
+    bn_momentum: of the running means and variances.
+    bn_epsilon: added to the variance; 1e-9 in the authors' files.
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
   """
 
   classes: PositiveInt
@@ -165,12 +165,12 @@ class SegNetBasic(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return 16
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False, sample: bool = False) -> Array:
-    """`sample` keeps the dropout on outside training, for Monte Carlo samples of the logits."""
+    """`sample` enables dropout outside training, for Monte Carlo samples of the logits."""
     if self.variant not in VARIANTS:
       raise SegjaxError(
         f'config.model.variant: unknown variant {self.variant}{nearest(self.variant, VARIANTS)}'
@@ -218,14 +218,14 @@ class SegNetBasic(nn.Module):
 
 
 def normalized(image: Array, kind: InputNorm, dtype: Any) -> Array:
-  """The image after the normalization `kind`, which is computed in float32, in `dtype`."""
+  """The image, normalized by `kind` in float32 and cast to `dtype`."""
   return INPUT_NORMS[kind](image).astype(dtype)
 
 
 def make_dropout(
   rate: float, stages: tuple[int, ...], *, active: bool
 ) -> Callable[[Array, int], Array]:
-  """`(x, stage) -> x`: dropout where `stage` is one of `stages`."""
+  """`(x, stage) -> x`: applies dropout in `stages`."""
   dropout = nn.Dropout(rate, deterministic=not active)
   return lambda x, stage: dropout(x) if stage in stages else x
 
@@ -233,7 +233,7 @@ def make_dropout(
 def conv(
   x: Array, features: int, kernel_size: int, *, dtype: Any, name: str, groups: int = 1
 ) -> Array:
-  """A padded convolution with a bias and the init of He et al. 2015."""
+  """A same-padded convolution with bias and He initialization."""
   return nn.Conv(
     features,
     (kernel_size, kernel_size),
@@ -257,7 +257,7 @@ def conv_norm_relu(
   groups: int = 1,
   relu: bool = True,
 ) -> Array:
-  """`conv` called `name`, batch normalization called `name`_bn, and a ReLU if wanted."""
+  """`conv` named `name`, batch normalization named `name`_bn, and an optional ReLU."""
   x = conv(x, features, kernel_size, dtype=dtype, name=name, groups=groups)
   x = nn.BatchNorm(
     use_running_average=not train,
@@ -270,7 +270,7 @@ def conv_norm_relu(
 
 
 def upsample(x: Array, *, learned: bool, dtype: Any, name: str) -> Array:
-  """f[B, H, W, C] -> f[B, 2H, 2W, C]: bilinear, or a layer called `name` that starts as that."""
+  """f[B, H, W, C] -> f[B, 2H, 2W, C]: bilinear, or learned and initialized to bilinear."""
   if not learned:
     return jax.image.resize(x, (len(x), 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), 'bilinear')
   layer = ConvTranspose(
@@ -286,7 +286,7 @@ def upsample(x: Array, *, learned: bool, dtype: Any, name: str) -> Array:
 
 
 def twofold_bilinear_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
-  """Bilinear interpolation by two, the 4x4 kernel of FCN, in the middle of a larger even kernel."""
+  """Initializer: the 4x4 kernel of 2x bilinear interpolation, centered in a larger even kernel."""
   del key
   pads = [((k - 4) // 2,) * 2 for k in shape[:2]]
   return jnp.pad(bilinear_kernel(4, shape[2], dtype), [*pads, (0, 0), (0, 0)])

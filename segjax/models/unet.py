@@ -2,8 +2,8 @@
 Segmentation", MICCAI 2015, arXiv 1505.04597.
 
 The network of the paper is `UNet(classes=2)`: unpadded convolutions, 64 channels at the first of
-five levels, 572 x 572 in and 388 x 388 out, 31,030,658 parameters for one input channel. The form
-that most people use today is `UNet(classes=…, padding='same', norm='batch')`.
+five levels, 572 x 572 in and 388 x 388 out, 31,030,658 parameters for one input channel. The common
+variant today is `UNet(classes=…, padding='same', norm='batch')`.
 """
 
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from segjax.types import Fraction, PositiveInt, Range, SegjaxError
 
 
 class DoubleConv(nn.Module):
-  """Two 3x3 convolutions, each with its norm and a ReLU; unpadded, each takes 2 off H and W."""
+  """Two 3x3 convolutions, each with norm and ReLU; unpadded, each reduces H and W by 2."""
 
   features: PositiveInt
   padding: Literal['valid', 'same']
@@ -46,7 +46,7 @@ class DoubleConv(nn.Module):
 
 
 def center_crop(x: jax.Array, height: int, width: int) -> jax.Array:
-  """The central f[B, height, width, C] of f[B, H, W, C]; an odd remainder stays at the end."""
+  """Center crop of f[B, H, W, C]; an odd difference removes one more at the bottom and right."""
   top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
   return x[:, top : top + height, left : left + width]
 
@@ -54,9 +54,9 @@ def center_crop(x: jax.Array, height: int, width: int) -> jax.Array:
 class UNet(nn.Module):
   """U-Net (Fig. 1): f[B, H, W, C] -> logits f32[B, H', W', classes].
 
-  With `padding='valid'` H = stride·k + 60 for the paper's depth gives H' = H - 184, and any other H
-  is an error. With `padding='same'` H' = H and W' = W, of any size: the bottom and right are
-  padded by reflection to a multiple of the stride, and cropped off the logits.
+  With `padding='valid'` and the paper's depth, H must be stride·k + 60, and H' = H - 184. With
+  `padding='same'`, H' = H and W' = W for any size: the image is padded by mirroring at the bottom
+  and right to a multiple of the stride, and the logits are cropped.
 
   Attributes:
     classes: channels of the output.
@@ -65,8 +65,8 @@ class UNet(nn.Module):
     padding: 'valid' as in the paper, or 'same'.
     norm: 'none' as in the paper, 'batch' or 'group'.
     dropout: rate at the end of the contracting path (§3.1; the paper gives no rate).
-    bn_momentum: of the running means and variances that serve outside training, with norm 'batch'.
-    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+    bn_momentum: of the running means and variances, with norm 'batch'.
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
   """
 
   classes: PositiveInt
@@ -80,24 +80,24 @@ class UNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the lowest level."""
+    """Input pixels per pixel of the coarsest feature map."""
     return 2**self.depth
 
   @property
   def margin(self) -> int:
-    """Pixels that the output lacks on each side of the input: 92 for the paper's network."""
+    """Pixels by which the output is smaller on each side: 92 for the paper's network."""
     if self.padding == 'same':
       return 0
-    # Two unpadded convolutions (2 pixels per side) act at stride 2^i on the way down, and again on
-    # the way up for every level but the lowest.
+    # Two unpadded convolutions (2 pixels per side) at stride 2^i in the contracting path, and again
+    # in the expanding path for every level but the deepest.
     return sum(2 * 2**i for i in range(self.depth + 1)) + sum(2 * 2**i for i in range(self.depth))
 
   def output_size(self, at_least: int) -> int:
-    """The smallest height or width that the network can output and that is >= `at_least`."""
+    """The smallest possible output height or width that is >= `at_least`."""
     if self.padding == 'same':
       return max(at_least, 1)
-    # Every pooled size is even exactly if output = -2·margin_up (mod stride), where margin_up
-    # is what the expanding path takes off.
+    # All sizes before pooling are even if and only if output = -2·margin_up (mod stride), where
+    # margin_up is the margin of the expanding path.
     rest = -sum(4 * 2**i for i in range(self.depth)) % self.stride
     least = rest or self.stride
     return max(least, at_least + (rest - at_least) % self.stride)
@@ -141,13 +141,13 @@ class UNet(nn.Module):
       if out < 1 or self.output_size(out) != out:
         fits = self.output_size(out) + 2 * self.margin
         raise SegjaxError(
-          f'an unpadded U-Net of depth {self.depth} cannot take an image of {name} {size}: the '
-          f'next {name} that fits is {fits} (set config.data.size.crop_size to '
+          f'an unpadded U-Net of depth {self.depth} does not support an image {name} of {size}: '
+          f'the next valid {name} is {fits} (set config.data.size.crop_size to '
           f'{fits - 2 * self.margin})'
         )
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-  """f[B, H, W, C] padded by reflection at the bottom and right to multiples of `multiple`."""
+  """Pads f[B, H, W, C] by mirroring at the bottom and right, to multiples of `multiple`."""
   pads = [(0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)]
   return jnp.pad(x, pads, mode='symmetric')

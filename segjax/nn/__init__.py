@@ -1,1 +1,1 @@
-"""Flax Linen layers and backbones that two papers or more use."""
+"""Flax Linen layers, backbones, necks and heads shared by several models."""

@@ -1,7 +1,7 @@
-"""AlexNet's convolutional part (Krizhevsky, Sutskever, Hinton 2012, section 3.5) as tables.
+"""AlexNet's convolutional layers (Krizhevsky, Sutskever, Hinton 2012, section 3.5).
 
-The poolings overlap. Local response normalization follows them, as in Caffe's reference model and
-in FCN's released files; in the paper it comes before.
+Pooling windows overlap. Local response normalization follows pooling, as in Caffe's reference model
+and in FCN's released files; in the paper it precedes pooling.
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from segjax.ops.windows import Window
 
 
 class Layer(NamedTuple):
-  """A convolution with a bias and a ReLU, and what follows it.
+  """A convolution with bias and ReLU, and the layers that follow it.
 
   Attributes:
     name: as in Caffe.
-    window: of the convolution; the padding of the first is the caller's.
-    pooled: whether a pooling `POOL` follows.
+    window: of the convolution; the caller sets the padding of the first.
+    pooled: whether max pooling by `POOL` follows.
     normed: whether local response normalization follows the pooling, in forms that have it.
   """
 
@@ -44,12 +44,12 @@ POOL = Window(3, stride=2)
 
 
 class Form(NamedTuple):
-  """What differs between the AlexNets there are.
+  """Differences between AlexNet implementations.
 
   Attributes:
     channels: of each convolution.
-    groups: into which each convolution splits its channels.
-    local_response: whether there is local response normalization.
+    groups: of each convolution.
+    local_response: whether it has local response normalization.
   """
 
   channels: tuple[int, ...]
@@ -65,7 +65,7 @@ FORMS = {
 
 
 def windows(padding: int) -> tuple[Window, ...]:
-  """Of every convolution and pooling, for an image that conv1 pads by `padding`."""
+  """The windows of all convolution and pooling layers; conv1 pads by `padding`."""
   first, *rest = (
     window
     for layer in LAYERS
@@ -75,14 +75,14 @@ def windows(padding: int) -> tuple[Window, ...]:
 
 
 def encode(image: jax.Array, form: Form, *, width: float, padding: int, dtype: Any) -> jax.Array:
-  """f[B, H, W, C] -> f[B, h, w, 256 · width], with the layers of the module that calls it.
+  """f[B, H, W, C] -> f[B, h, w, 256 · width]; the layers belong to the calling module.
 
   Args:
-    image: what conv1 takes.
-    form: a row of `FORMS`.
-    width: factor of all channels, which are rounded up to even numbers.
-    padding: rows and columns of zeros that conv1 adds on each side.
-    dtype: type of the convolutions; parameters are float32.
+    image: f[B, H, W, C].
+    form: a value of `FORMS`.
+    width: multiplier of all channels, rounded up to even numbers.
+    padding: zero padding of conv1 on each side.
+    dtype: of the convolutions; parameters are float32.
   """
   x = image.astype(dtype)
   for layer, channels, groups in zip(LAYERS, form.channels, form.groups, strict=True):
@@ -107,9 +107,9 @@ def encode(image: jax.Array, form: Form, *, width: float, padding: int, dtype: A
 
 
 def conv_of_groups(x, kernel, *args, feature_group_count: int = 1, **kwargs) -> jax.Array:
-  """`lax.conv_general_dilated` on channels that are last, one convolution for each group.
+  """`lax.conv_general_dilated` in channels-last layout, with one convolution per group.
 
-  On a CPU it is three to nine times faster for two groups, forwards and backwards.
+  On a CPU it is three to nine times faster for two groups, in the forward and backward pass.
   """
   xs, kernels = (jnp.split(a, feature_group_count, axis=-1) for a in (x, kernel))
   parts = [lax.conv_general_dilated(*p, *args, **kwargs) for p in zip(xs, kernels, strict=True)]

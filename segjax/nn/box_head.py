@@ -1,4 +1,4 @@
-"""The box head: the class and the box of each RoI (Fast R-CNN, arXiv 1504.08083; FPN, §4.2;
+"""The box head: classifies RoIs and refines their boxes (Fast R-CNN, arXiv 1504.08083; FPN, §4.2;
 Mask R-CNN, Fig. 4)."""
 
 import dataclasses
@@ -27,9 +27,9 @@ from segjax.types import (
   SegjaxError,
 )
 
-# Detections with a smaller side are dropped, in pixels: torchvision's.
+# Detections with a shorter side are dropped, in pixels, as in torchvision.
 MIN_SIDE = 1e-2
-# Weights of the regressed coordinates (Fast R-CNN's code).
+# Weights of the box deltas (Fast R-CNN's code).
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -38,20 +38,19 @@ class BoxHeadConfig:
   """Keys of `config.model.box_head`.
 
   Attributes:
-    features: channels of its convolutions (256).
-    norm: of its convolutions: 'none', 'batch' or 'group'.
-    resolution: of the RoIs that it sees, resolution x resolution; on 'c4' the mask head sees them
-      too.
-    convs: 3x3 convolutions before its layers; 4 in torchvision's version 2.
-    layers: fully-connected layers before its outputs; 1 in that version.
-    hidden: channels of these layers (paper: 1024).
+    features: channels of the convolutions.
+    norm: of the convolutions: 'none', 'batch' or 'group'.
+    resolution: of the RoI features, resolution x resolution; on 'c4' shared with the mask head.
+    convs: number of 3x3 convolutions; 4 in torchvision's v2.
+    layers: number of fully-connected layers; 1 in torchvision's v2.
+    hidden: channels of the fully-connected layers (paper: 1024).
     res5_stride: of res5 on 'c4': 1 in the paper, for 7x7 RoIs, 2 in Detectron2, for 14x14.
     samples: RoIs sampled per image in training (paper: 512).
-    positive_fraction: the share of them that may be positive.
-    positive_iou: IoU with an object from which a RoI is positive.
+    positive_fraction: maximum fraction of positive RoIs.
+    positive_iou: RoIs with at least this IoU with an object are positive.
     max_detections: K, the maximum per image.
-    score_threshold: detections of lower scores are dropped.
-    nms_iou: IoU above which a detection suppresses another of its class.
+    score_threshold: detections with lower scores are dropped.
+    nms_iou: IoU threshold of the class-wise NMS.
   """
 
   features: PositiveInt = 256
@@ -77,20 +76,20 @@ class BoxHeadConfig:
 
   @property
   def max_positives(self) -> int:
-    """The most positive RoIs of an image; they are sampled first."""
+    """The maximum number of positive RoIs per image; they come first in `SampledRoIs`."""
     return int(self.positive_fraction * self.samples)
 
 
 class SampledRoIs(NamedTuple):
-  """The R RoIs of each image that are sampled in training.
+  """The R sampled RoIs of each image, in training.
 
   Attributes:
-    boxes: f32[B, R, 4]; no gradient passes through them.
-    index: i32[B, R], the object of a positive one.
-    classes: i32[B, R], its class.
-    target: f32[B, R, 4], the deltas to its box.
-    positive: bool[B, R], the first ones.
-    valid: bool[B, R].
+    boxes: f32[B, R, 4]; proposals are computed without gradient.
+    index: i32[B, R], the matched object of a positive RoI.
+    classes: i32[B, R], the class of that object.
+    target: f32[B, R, 4], the box deltas to that object.
+    positive: bool[B, R]; positives come first.
+    valid: bool[B, R], False for padding.
   """
 
   boxes: Array
@@ -113,9 +112,9 @@ class BoxHead(nn.Module):
   """Convolutions and fully-connected layers, then class logits and box deltas (FPN, §4.2).
 
   Attributes:
-    classes: of things.
+    classes: number of thing classes.
     config: layers and their sizes.
-    dtype: type of the computation.
+    dtype: computation dtype.
   """
 
   classes: PositiveInt
@@ -126,7 +125,7 @@ class BoxHead(nn.Module):
   def __call__(self, x: Array, valid: Array | None = None) -> tuple[Array, Array]:
     """f[B, R, P, Q, C] -> logits f32[B, R, 1 + classes], deltas f32[B, R, classes, 4].
 
-    `valid`, bool[B, R], is given in training: the RoIs of which norm 'batch' takes statistics.
+    `valid`, bool[B, R], is passed in training: the RoIs that norm 'batch' uses for statistics.
     """
     convs = functools.partial(
       conv_layers,
@@ -147,11 +146,11 @@ class BoxHead(nn.Module):
 
 
 class Res5BoxHead(nn.Module):
-  """Class logits and box deltas of the mean of res5's features of a RoI (§3, Fig. 4, left).
+  """Class logits and box deltas from average-pooled res5 features (§3, Fig. 4, left).
 
   Attributes:
-    classes: of things.
-    dtype: type of the computation.
+    classes: number of thing classes.
+    dtype: computation dtype.
   """
 
   classes: PositiveInt
@@ -160,12 +159,12 @@ class Res5BoxHead(nn.Module):
   @nn.compact
   def __call__(self, x: Array, valid: Array | None = None) -> tuple[Array, Array]:
     """f[B, R, P, Q, C] -> logits f32[B, R, 1 + classes], deltas f32[B, R, classes, 4]."""
-    del valid  # no norm of its own
+    del valid  # this head has no norm
     return _predict(x.mean((2, 3)), self.classes, self.dtype)
 
 
 def _predict(x: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
-  """The last layers of a box head, score and deltas, on f[B, R, C]."""
+  """The output layers of a box head, score and deltas, on f[B, R, C]."""
   dense = functools.partial(nn.Dense, dtype=dtype)
   init = nn.initializers.normal
   logits = dense(classes + 1, kernel_init=init(0.01), name='score')(x)
@@ -177,13 +176,13 @@ def _predict(x: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
 def sample_rois(
   keys: Array, proposals: Proposals, instances: Instances, config: BoxHeadConfig
 ) -> SampledRoIs:
-  """A random subset of the proposals and of the objects' own boxes, to train the heads on.
+  """Samples training RoIs from the proposals and the ground-truth boxes.
 
   Args:
     keys: [B], one `jax.random` key per image.
     proposals: P per image.
-    instances: of the images.
-    config: IoU, and how many RoIs.
+    instances: ground truth.
+    config: IoU threshold and number of RoIs.
   """
 
   def sample_one(key, proposals, instances):
@@ -213,14 +212,14 @@ def sample_rois(
 def detect(
   logits: Array, deltas: Array, proposals: Proposals, size: Array, config: BoxHeadConfig
 ) -> Detections:
-  """The detections, without masks: each class of each proposal, NMS within a class, the best K.
+  """Detections without masks: decodes all classes of all proposals, class-wise NMS, the best K.
 
   Args:
     logits: f32[B, P, 1 + classes], the background first.
     deltas: f32[B, P, classes, 4].
     proposals: P per image.
     size: i32[B, 2], of the images.
-    config: thresholds, and K.
+    config: thresholds and K.
   """
 
   def detect_one(logits, deltas, proposals, size):

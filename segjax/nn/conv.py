@@ -14,12 +14,12 @@ from segjax.types import NonNegativeInt, PositiveInt, Range
 Norm = Literal['none', 'batch', 'group']
 Dropout = Annotated[float, Range(0, 1, open='high')]
 
-# N(0, sqrt(2 / N)), N the incoming connections of one neuron: He et al. 2015, U-Net §3.
+# N(0, sqrt(2 / N)) with fan-in N: He et al. 2015, U-Net §3.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 def scaled(channels: int, width: float) -> int:
-  """`width · channels`, rounded up to an even number, so that two groups divide it."""
+  """`width · channels`, rounded up to an even number, which two groups divide."""
   return 2 * math.ceil(width * channels / 2)
 
 
@@ -32,11 +32,11 @@ def make_norm(
   momentum: float = 0.9,
   epsilon: float = 1e-5,
 ) -> Callable[..., jax.Array]:
-  """The normalization layer called `kind`, to be applied to f[B, H, W, C].
+  """The normalization layer `kind`, a function of f[B, H, W, C].
 
-  `'batch'` uses the batch's own statistics in training, over all devices, and keeps running means
-  (by `momentum`); examples where `mask`, bool[B, 1, 1, 1], is False are left out of both.
-  `'group'` has groups of 16 channels, or one group where 16 do not divide C.
+  `'batch'` uses batch statistics in training, synchronized over all devices, and updates running
+  means by `momentum`. Examples where `mask`, bool[B, 1, 1, 1], is False are excluded from both.
+  `'group'` has groups of 16 channels, or one group if 16 does not divide C.
   """
   if kind == 'none':
     return lambda x, mask=None: x
@@ -54,15 +54,15 @@ def make_norm(
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution with a bias: f[B, H, W, Cin] -> f[B, s(H-1)+k-2p, s(W-1)+k-2p, Cout].
+  """Transposed convolution with bias: f[B, H, W, Cin] -> f[B, s(H-1)+k-2p, s(W-1)+k-2p, Cout].
 
   Attributes:
     features: Cout.
-    kernel_size: k, the same for rows and columns.
-    stride: s, which acts on the output.
-    padding: p, the rows and columns taken off each side of the output.
+    kernel_size: k, for rows and columns.
+    stride: s.
+    padding: p, rows and columns cropped from each side of the output.
     kernel_init: initializer for the kernel [k, k, Cin, Cout].
-    dtype: type of the computation; parameters are float32.
+    dtype: computation dtype; parameters are float32.
   """
 
   features: PositiveInt

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from segjax.nn.conv import Norm, make_norm
 from segjax.types import Fraction, NonNegativeInt, PositiveInt
 
-# torchvision's and Detectron2's, U(-a, a) with a = sqrt(3 / N), N the incoming connections.
+# As in torchvision and Detectron2: U(-a, a) with a = sqrt(3 / N) and fan-in N.
 uniform_fan_in = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
 
 
@@ -22,7 +22,7 @@ class FPNConfig:
 
   Attributes:
     features: channels of every level (paper: 256).
-    norm: of its convolutions: 'none' and biases as in the paper, or 'batch' or 'group'.
+    norm: of the convolutions: 'none' (with biases) as in the paper, 'batch' or 'group'.
   """
 
   features: PositiveInt = 256
@@ -32,16 +32,16 @@ class FPNConfig:
 class FPN(nn.Module):
   """Top-down pathway and lateral connections (Fig. 3).
 
-  Layers: lateral2, output2, … by level, each with its …_norm where there is one.
+  Layers: lateral2, output2, … by level, each with its …_norm unless norm is 'none'.
 
   Attributes:
     features: channels of every level (paper: 256).
-    first: number of the finest level, whose stride is 2^first.
-    extra: whether the last level is followed by one of twice its stride: every second row and
-      column of it, which the RPN looks at for large objects (§4.1).
-    norm: 'none' and biases as in the paper, or 'batch' or 'group'.
+    first: index of the finest level, whose stride is 2^first.
+    extra: whether to append a level of twice the stride, by subsampling the last level, for the
+      large anchors of the RPN (§4.1).
+    norm: 'none' (with biases) as in the paper, 'batch' or 'group'.
     bn_momentum: with norm 'batch'.
-    dtype: type of the computation.
+    dtype: computation dtype.
   """
 
   features: PositiveInt = 256
@@ -53,7 +53,7 @@ class FPN(nn.Module):
 
   @nn.compact
   def __call__(self, stages: Sequence[jax.Array], *, train: bool = False) -> list[jax.Array]:
-    """f[B, h, w, C] per level, each half of the one before, rounded up -> f[B, h, w, features]."""
+    """f[B, h, w, C] per level, sizes halved and rounded up -> f[B, h, w, features] per level."""
 
     def conv(x: jax.Array, kernel_size: int, name: str) -> jax.Array:
       x = nn.Conv(
@@ -79,5 +79,5 @@ class FPN(nn.Module):
 
 
 def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Twice as large, f[B, h, w, C] -> f[B, *size, C], where `size` is 2h or 2h - 1, 2w or 2w - 1."""
+  """Upsamples f[B, h, w, C] by 2 to f[B, *size, C]; `size` is 2h or 2h - 1, 2w or 2w - 1."""
   return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)[:, : size[0], : size[1]]

@@ -1,7 +1,7 @@
-"""GoogLeNet's convolutional part (Szegedy et al. 2015, arXiv 1409.4842, Table 1) as tables.
+"""GoogLeNet's convolutional layers (Szegedy et al. 2015, arXiv 1409.4842, Table 1).
 
-Everything before the average pooling, without the auxiliary classifiers. The layers are named as in
-Caffe's bvlc_googlenet.
+All layers before the average pooling, without the auxiliary classifiers, named as in Caffe's
+bvlc_googlenet.
 """
 
 import functools
@@ -19,7 +19,7 @@ from segjax.ops.windows import Window
 
 
 class Inception(NamedTuple):
-  """Channels of the six convolutions of one module, in the order of Table 1."""
+  """Channels of the six convolutions of an inception module, in the order of Table 1."""
 
   one: int
   three_reduce: int
@@ -31,7 +31,7 @@ class Inception(NamedTuple):
 
 # Channels of conv1 (7x7), conv2_reduce (1x1) and conv2 (3x3).
 STEM = (64, 64, 192)
-# Stages 3, 4 and 5, with a pooling before each.
+# Stages 3, 4 and 5, with max pooling before each.
 STAGES = (
   {
     'inception_3a': Inception(64, 96, 128, 16, 32, 32),
@@ -49,18 +49,18 @@ STAGES = (
     'inception_5b': Inception(384, 192, 384, 48, 128, 128),
   },
 )
-# Of the pooling within a module.
+# Max pooling inside an inception module.
 SAME_POOL = Window(3, padding=1)
 
 
 class Form(NamedTuple):
-  """What differs between the GoogLeNets there are.
+  """Differences between GoogLeNet implementations.
 
   Attributes:
-    five: kernel of the convolution that is 5x5 in the paper.
-    pools: kernels of the poolings of stride 2, pool1 to pool4.
+    five: kernel size of the 5x5 convolutions of the paper.
+    pools: kernel sizes of the stride-2 pooling layers, pool1 to pool4.
     local_response: whether local response normalization follows pool1 and conv2.
-    batch_norm: whether each convolution has batch normalization in place of a bias.
+    batch_norm: whether convolutions have batch normalization instead of a bias.
   """
 
   five: int
@@ -71,15 +71,15 @@ class Form(NamedTuple):
 
 FORMS = {
   'caffe': Form(5, (3, 3, 3, 3), local_response=True, batch_norm=False),
-  # 3x3 for 5x5 is a mistake that its weights were trained with (pytorch/vision issue 906).
+  # 3x3 instead of 5x5 is a known bug; the weights were trained with it (pytorch/vision issue 906).
   'torchvision': Form(3, (3, 3, 3, 2), local_response=False, batch_norm=True),
 }
 
 
 def windows(form: Form, padding: int) -> tuple[Window, ...]:
-  """Of every layer in turn, for an image that conv1 pads by `padding`.
+  """The windows of all layers; conv1 pads by `padding`.
 
-  A module is one window, that of its branch that sees most.
+  An inception module counts as one window, that of its largest branch.
   """
   pool1, *pools = (Window(kernel, stride=2) for kernel in form.pools)
   module = max(Window(3, padding=1), Window(form.five, padding=form.five // 2))
@@ -100,15 +100,15 @@ def windows(form: Form, padding: int) -> tuple[Window, ...]:
 def encode(
   image: jax.Array, form: Form, *, width: float, padding: int, train: bool, dtype: Any
 ) -> jax.Array:
-  """f[B, H, W, C] -> f[B, h, w, 1024 · width], with the layers of the module that calls it.
+  """f[B, H, W, C] -> f[B, h, w, 1024 · width]; the layers belong to the calling module.
 
   Args:
-    image: what conv1 takes.
-    form: a row of `FORMS`.
-    width: factor of all channels, which are rounded up to even numbers.
-    padding: rows and columns of zeros that conv1 adds on each side.
-    train: whether batch normalization uses the batch's own statistics.
-    dtype: type of the convolutions; parameters are float32.
+    image: f[B, H, W, C].
+    form: a value of `FORMS`.
+    width: multiplier of all channels, rounded up to even numbers.
+    padding: zero padding of conv1 on each side.
+    train: whether batch normalization uses batch statistics.
+    dtype: of the convolutions; parameters are float32.
   """
   unit = functools.partial(
     conv_relu, width=width, batch_norm=form.batch_norm, train=train, dtype=dtype
@@ -131,14 +131,14 @@ def encode(
 def inception(
   x: jax.Array, channels: Inception, five: Window, *, unit: Callable[..., jax.Array], name: str
 ) -> jax.Array:
-  """One module (Fig. 2b): four branches side by side.
+  """An inception module (Fig. 2b): four parallel branches, concatenated.
 
   Args:
     x: f[B, H, W, C].
-    channels: of its convolutions.
-    five: window of the convolution that is 5x5 in the paper.
-    unit: `conv_relu` with the arguments that all layers share.
-    name: what the names of its layers start with.
+    channels: of the convolutions.
+    five: window of the 5x5 convolution of the paper.
+    unit: `conv_relu` with the arguments shared by all layers.
+    name: prefix of the layer names.
   """
   reduced = unit(x, channels.three_reduce, Window(1), name=f'{name}_3x3_reduce')
   fine = unit(x, channels.five_reduce, Window(1), name=f'{name}_5x5_reduce')
@@ -162,7 +162,7 @@ def conv_relu(
   dtype: Any,
   name: str,
 ) -> jax.Array:
-  """A convolution called `name`, its bias or batch normalization called `name`_bn, and a ReLU."""
+  """A convolution `name` with bias or batch normalization `name`_bn, and a ReLU."""
   kernel, stride, padding = window
   x = nn.Conv(
     scaled(channels, width),
@@ -175,7 +175,7 @@ def conv_relu(
     name=name,
   )(x)
   if batch_norm:
-    # Momentum and epsilon are torchvision's.
+    # Momentum and epsilon as in torchvision.
     x = nn.BatchNorm(
       use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=dtype, name=f'{name}_bn'
     )(x)

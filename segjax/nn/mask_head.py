@@ -1,4 +1,4 @@
-"""The mask head: the pixels of each RoI's object (Mask R-CNN, §3, Mask Representation)."""
+"""The mask head: predicts a mask for each RoI (Mask R-CNN, §3, Mask Representation)."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -17,14 +17,14 @@ class MaskHeadConfig:
   """Keys of `config.model.mask_head`.
 
   Attributes:
-    features: channels of its convolutions (paper: 256).
-    norm: of its 3x3 convolutions: 'none', 'batch' or 'group'.
-    resolution: of the RoIs that it sees, resolution x resolution; its masks are twice as large.
-    convs: 3x3 convolutions; none on 'c4', where res5 comes before it.
-    mlp: channels of fully-connected layers in place of the convolutions; the MLPs of Table 2e are
+    features: channels of the convolutions (paper: 256).
+    norm: of the 3x3 convolutions: 'none', 'batch' or 'group'.
+    resolution: of the RoI features, resolution x resolution; masks have twice the resolution.
+    convs: number of 3x3 convolutions; none on 'c4', where res5 precedes the head.
+    mlp: channels of fully-connected layers that replace the convolutions; the MLPs of Table 2e are
       (1024, 1024) and (1024, 1024, 1024).
     activation: 'sigmoid', or 'softmax' over the classes and the background (Table 2b).
-    class_agnostic: whether all classes share one mask (§4.1, Class-Specific vs. Class-Agnostic).
+    class_agnostic: one mask for all classes (§4.1, Class-Specific vs. Class-Agnostic).
   """
 
   features: PositiveInt = 256
@@ -36,14 +36,14 @@ class MaskHeadConfig:
   class_agnostic: bool = False
 
   def channels(self, classes: int) -> int:
-    """Of the masks: one for each class, or one, and with 'softmax' the background's before them."""
+    """Number of mask channels: one per class, or one; with 'softmax' the background comes first."""
     return (1 if self.class_agnostic else classes) + (self.activation == 'softmax')
 
 
 class MaskSamples(NamedTuple):
   """logits f32[B, R', M, M, channels] and target f32[B, R', M, M] of the first R' sampled RoIs.
 
-  All positive RoIs are among them. For the channels see `MaskHeadConfig.channels`.
+  They include all positive RoIs. For the channels see `MaskHeadConfig.channels`.
   """
 
   logits: Array
@@ -52,14 +52,14 @@ class MaskSamples(NamedTuple):
 
 
 class MaskHead(nn.Module):
-  """Convolutions, a transposed one that doubles the size, and a mask for each class (Fig. 4).
+  """Convolutions, a transposed convolution of stride 2, and a mask per channel (Fig. 4).
 
   Attributes:
     channels: of the masks.
     features: channels of the convolutions.
-    convs: 3x3 convolutions.
-    norm: their norms.
-    dtype: type of the computation.
+    convs: number of 3x3 convolutions.
+    norm: of the convolutions.
+    dtype: computation dtype.
   """
 
   channels: PositiveInt
@@ -83,13 +83,13 @@ class MaskHead(nn.Module):
 
 
 class MaskMLP(nn.Module):
-  """Fully-connected layers that see a whole RoI, and its masks (Table 2e).
+  """A mask head of fully-connected layers (Table 2e).
 
   Attributes:
     channels: of the masks.
     hidden: channels of the layers.
-    size: M, the side of the masks.
-    dtype: type of the computation.
+    size: M, the side length of the masks.
+    dtype: computation dtype.
   """
 
   channels: PositiveInt
@@ -100,7 +100,7 @@ class MaskMLP(nn.Module):
   @nn.compact
   def __call__(self, x: Array, valid: Array | None = None) -> Array:
     """f[B, R, P, Q, C] -> logits f32[B, R, M, M, channels]."""
-    del valid  # no norm of its own
+    del valid  # this head has no norm
     x = x.reshape(*x.shape[:2], -1).astype(self.dtype)
     for i, hidden in enumerate(self.hidden, 1):
       layer = nn.Dense(hidden, kernel_init=he_normal, dtype=self.dtype, name=f'fc{i}')
@@ -112,7 +112,7 @@ class MaskMLP(nn.Module):
 
 
 def with_masks(found: Detections, logits: Array, config: MaskHeadConfig) -> Detections:
-  """`found`, each with the mask of its class, of logits f32[B, K, M, M, channels]."""
+  """Adds the mask of its class to each detection, from logits f32[B, K, M, M, channels]."""
   channels = jnp.zeros_like(found.classes) if config.class_agnostic else found.classes
   if config.activation == 'softmax':
     return found._replace(masks=of_class(nn.softmax(logits), channels + 1))
@@ -120,6 +120,6 @@ def with_masks(found: Detections, logits: Array, config: MaskHeadConfig) -> Dete
 
 
 def of_class(masks: Array, classes: Array) -> Array:
-  """The channel of each RoI's class: f[B, R, M, M, C], i32[B, R] -> f[B, R, M, M]."""
+  """Selects the channel of each RoI's class: f[B, R, M, M, C], i32[B, R] -> f[B, R, M, M]."""
   index = classes[:, :, None, None, None]
   return jnp.take_along_axis(masks, index, axis=-1)[..., 0]

@@ -1,8 +1,8 @@
 """ResNet: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv
 1512.03385, Table 1; and ResNeXt: Xie, Girshick, Dollár, Tu, He, CVPR 2017, arXiv 1611.05431.
 
-Padding is symmetric, as in Caffe and PyTorch: output i of a stage lies on pixel stride · i of the
-image. By default the stride of a bottleneck is in its 3x3 convolution, as in torchvision.
+Padding is symmetric, as in Caffe and PyTorch: output i of a stage is centered at pixel stride · i.
+By default the stride of a bottleneck is in its 3x3 convolution, as in torchvision.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from segjax.types import Fraction, NonNegativeFloat, PositiveInt, Range
 Name = Literal['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext101_32x8d']
 Norm = Literal['batch', 'frozen', 'group']
 
-# Stage 1 is the stem: a 7x7 convolution and a max-pooling, of stride 2 each.
+# Stage 1 is the stem: a 7x7 convolution and max pooling, of stride 2 each.
 STAGES = (1, 2, 3, 4, 5)
-# Those that halve, and so can be dilated instead.
+# Stages with stride 2, which can be dilated instead.
 HALVING = (3, 4, 5)
 HalvingStage = Annotated[int, Range(3, 5)]
 FrozenStages = Annotated[int, Range(0, 5)]
 
-# N(0, sqrt(2 / N)), N the outgoing connections of one neuron, as in the authors' Torch code.
+# N(0, sqrt(2 / N)) with fan-out N, as in the authors' Torch code.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class Conv(NamedTuple):
-  """A convolution without bias, padded so that stride 1 keeps the size."""
+  """A same-padded convolution without bias."""
 
   features: int
   kernel: int = 1
@@ -46,7 +46,7 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-  """A residual block: `convs` one after another, and beside them `shortcut`, or the identity."""
+  """A residual block: `convs` in sequence, plus the projection `shortcut` or the identity."""
 
   convs: tuple[Conv, ...]
   shortcut: Conv | None
@@ -56,8 +56,8 @@ class Variant(NamedTuple):
   """A column of Table 1.
 
   Attributes:
-    block: the two forms of Fig. 5.
-    blocks: of stages 2 to 5.
+    block: type of block (Fig. 5).
+    blocks: number of blocks in stages 2 to 5.
     groups: of the 3x3 convolutions; ResNeXt's cardinality.
     group_width: channels per group in stage 2.
   """
@@ -109,7 +109,7 @@ def _convs(
 ) -> tuple[Conv, ...]:
   if variant.block == 'basic':
     return (Conv(channels, 3, stride, dilation), Conv(channels, 3, dilation=dilation))
-  # At least one channel a group, however narrow the network.
+  # At least one channel per group, in narrow networks.
   inner = max(1, channels * variant.group_width // 64) * variant.groups
   first, second = (stride, 1) if stride_in_1x1 else (1, stride)
   return (
@@ -124,12 +124,12 @@ class ResNetConfig:
   """Keys of `config.model.backbone`.
 
   Attributes:
-    name: a row of `VARIANTS`.
-    width: channels of the stem (paper: 64); all others are in proportion.
+    name: a key of `VARIANTS`.
+    width: channels of the stem (paper: 64); all other channels scale with it.
     norm: 'frozen' for pretrained weights, 'batch', or 'group', see `ResNet`.
-    bn_epsilon: added to the variance; torchvision's first Mask R-CNN weights have 0.
-    stride_in_1x1: see `ResNet`; the authors' weights, which Detectron2 starts from, have it.
-    frozen_stages: stages that learn nothing; 2, the stem and res2, in Mask R-CNN's paper.
+    bn_epsilon: added to the variance; 0 for torchvision's Mask R-CNN v1 weights.
+    stride_in_1x1: see `ResNet`; True for the MSRA weights that Detectron2 starts from.
+    frozen_stages: number of frozen stages; 2 (stem and res2) in Mask R-CNN's paper.
   """
 
   name: Name = 'resnet50'
@@ -141,26 +141,27 @@ class ResNetConfig:
 
 
 class ResNet(nn.Module):
-  """The stages of a ResNet, without the pooling and the classifier at its end.
+  """The stages of a ResNet, without the final pooling and classifier.
 
-  Its stages can be run apart, by calls of one instance with different `stages`: Mask R-CNN on C4
-  runs 1 to 4 on the image and 5 on each RoI. Layers: stem; then for each block res2_0 … res5_2
-  those called res2_0_conv1, …, and res2_0_shortcut where it has one; each with its …_norm.
+  Stages can be run separately by calling one instance with different `stages`: Mask R-CNN on C4
+  runs stages 1 to 4 on the image and stage 5 on each RoI. Layers: stem; then for each block res2_0
+  … res5_2 the convolutions res2_0_conv1, …, and res2_0_shortcut if it projects; each with its
+  …_norm.
 
   Attributes:
-    variant: a row of `VARIANTS`.
-    width: channels of the stem (paper: 64); all others are in proportion.
-    norm: 'batch' learns and keeps running statistics; 'frozen' has the same variables, of which
-      nothing learns or moves, see `FrozenBatchNorm`; 'group' see `make_norm`.
-    stride_in_1x1: the stride of a bottleneck is in its first convolution, as in the paper and in
-      the weights of its authors that Detectron uses, and not in the 3x3.
-    dilate: the stages of 3, 4, 5 that dilate their 3x3 convolutions in place of a stride.
-    unstrided: those that have neither stride nor dilation, as Mask R-CNN's res5 on 7x7 RoIs.
-    frozen_stages: stages 1 to this one learn nothing, and norm 'batch' is 'frozen' in them. Weight
-      decay must leave them out, see `frozen_parameters`.
+    variant: a key of `VARIANTS`.
+    width: channels of the stem (paper: 64); all other channels scale with it.
+    norm: 'batch'; 'frozen', the same variables without updates, see `FrozenBatchNorm`; or 'group',
+      see `make_norm`.
+    stride_in_1x1: the stride of a bottleneck is in its first 1x1 convolution, as in the paper and
+      the MSRA weights that Detectron uses, instead of the 3x3.
+    dilate: stages among 3, 4, 5 whose 3x3 convolutions are dilated instead of strided.
+    unstrided: stages with neither stride nor dilation, as Mask R-CNN's res5 on 7x7 RoIs.
+    frozen_stages: stages up to this one are frozen, and norm 'batch' is 'frozen' in them. Weight
+      decay must exclude them, see `frozen_parameters`.
     bn_momentum: of the running means and variances, with norm 'batch'.
     bn_epsilon: added to the variance, with norm 'batch' or 'frozen'.
-    dtype: type of the computation ('float32' or 'bfloat16'); parameters are float32.
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
   """
 
   variant: Name
@@ -178,16 +179,16 @@ class ResNet(nn.Module):
   def __call__(
     self, x: jax.Array, *, stages: tuple[int, ...] = STAGES, train: bool = False
   ) -> dict[str, jax.Array]:
-    """Features of those of stages 2 to 5 that are run.
+    """Features of stages 2 to 5, as far as they are in `stages`.
 
     Args:
       x: f[B, H, W, C], the image, or the features of the stage before the first of `stages`.
-      stages: consecutive ones of 1 to 5.
-      train: whether norm 'batch' uses the batch's own statistics.
+      stages: consecutive stages from 1 to 5.
+      train: whether norm 'batch' uses batch statistics.
 
     Returns:
-      {'c2': f[B, ceil(H / 4), ceil(W / 4), C2], …, 'c5': …}: strides 4, 8, 16 and 32, but for
-      `dilate`.
+      {'c2': f[B, ceil(H / 4), ceil(W / 4), C2], …, 'c5': …}: strides 4, 8, 16 and 32, or smaller
+      with `dilate`.
     """
     x = x.astype(self.dtype)
     features = {}
@@ -225,19 +226,19 @@ class ResNet(nn.Module):
 
 
 def frozen_parameters(path: str, norm: Norm, frozen_stages: int) -> tuple[str, ...]:
-  """Regular expressions of the parameters, of the ResNet at `path`, that learn nothing."""
+  """Regular expressions of the frozen parameters of the ResNet at `path`."""
   layers = ('stem', *(f'res{stage}_' for stage in STAGES[1:]))[:frozen_stages]
   return tuple(f'^{path}/{name}' for name in (*layers, *['.*_norm/'] * (norm == 'frozen')))
 
 
 def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name: str) -> jax.Array:
-  """A residual block (Fig. 2), which ends in a ReLU.
+  """A residual block (Fig. 2), with its final ReLU.
 
   Args:
     x: f[B, H, W, C].
     block: its convolutions.
-    unit: `conv_norm` with the arguments that all layers share.
-    name: what the names of its layers start with.
+    unit: `conv_norm` with the arguments shared by all layers.
+    name: prefix of the layer names.
   """
   y = x
   for i, conv in enumerate(block.convs, 1):
@@ -258,7 +259,7 @@ def conv_norm(
   name: str,
   epsilon: float = 1e-5,
 ) -> jax.Array:
-  """A convolution called `name` and its norm called `name`_norm."""
+  """A convolution named `name` and its norm, named `name`_norm."""
   x = nn.Conv(
     conv.features,
     (conv.kernel, conv.kernel),
@@ -280,15 +281,15 @@ def conv_norm(
 
 
 def _grouped_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
-  """`grouped_conv` as `nn.Conv` calls it; the rest is the default or follows from the shapes."""
+  """Adapts `grouped_conv` to the call in `nn.Conv`; other arguments have their defaults."""
   return grouped_conv(x, kernel, strides, tuple(padding), rhs_dilation)
 
 
 class FrozenBatchNorm(nn.Module):
-  """Batch normalization by stored statistics: f[B, H, W, C] -> the same, as a factor and a shift.
+  """Batch normalization with fixed statistics, scale and bias: f[B, H, W, C] -> f[B, H, W, C].
 
-  It has the variables of `nn.BatchNorm`, so that weights fit both. Their gradient is zero, and
-  `config.optim.decay_exclude` by default keeps weight decay away, so that nothing of it moves.
+  It has the same variables as `nn.BatchNorm`, so that weights are interchangeable. Gradients are
+  stopped, and `config.optim.decay_exclude` by default excludes them from weight decay.
 
   Attributes:
     dtype: of the output.
@@ -311,7 +312,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
-  """3x3 max-pooling of stride 2, padded by 1: f[B, H, W, C] -> f[B, ceil(H/2), ceil(W/2), C]."""
+  """3x3 max pooling of stride 2, padded by 1: f[B, H, W, C] -> f[B, ceil(H/2), ceil(W/2), C]."""
   height, width = ((n + 1) // 2 for n in x.shape[1:3])
-  # Caffe's has one window more where the size is even, which starts at the last pixel.
+  # For even sizes Caffe has one more window, which starts at the last pixel.
   return caffe_max_pool(x, Window(3, stride=2, padding=1))[:, :height, :width]

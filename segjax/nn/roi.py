@@ -1,4 +1,4 @@
-"""Regions of interest: cut out of feature maps (Mask R-CNN, §3, RoIAlign), and layers on each."""
+"""RoI feature extraction (Mask R-CNN, §3, RoIAlign), and layers applied to each RoI."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ from segjax.types import Array, NonNegativeInt, PositiveInt
 
 @dataclasses.dataclass(frozen=True)
 class RoIConfig:
-  """Keys of `config.model.roi`: how RoIs are cut out of the feature maps.
+  """Keys of `config.model.roi`: how RoI features are extracted.
 
   Attributes:
-    op: the operation (Table 2c); RoIPool and RoIWarp take one map.
-    mode: whether a bin is the average or the maximum of its samples, but for RoIPool.
-    sampling_ratio: samples per bin and axis of RoIAlign, 0 for the adaptive count.
-    max_samples: bounds the adaptive count; None for that of a RoI as large as the map.
-    aligned: RoIAlign's half-pixel convention, which Detectron2 has and torchvision has not; with it
-      mask targets are 0 or 1, without it shares of a pixel.
+    op: the operation (Table 2c); RoIPool and RoIWarp need a single feature map.
+    mode: average or maximum of the samples of a bin; RoIPool always takes the maximum.
+    sampling_ratio: samples per bin and axis of RoIAlign; 0 is adaptive.
+    max_samples: upper bound of the adaptive number; None allows a RoI as large as the map.
+    aligned: half-pixel offset of RoIAlign, as in Detectron2 but not torchvision's default. With it
+      mask targets are binary, without it fractional.
   """
 
   op: Literal['roi_align', 'roi_pool', 'roi_warp'] = 'roi_align'
@@ -41,10 +41,10 @@ def extract(
   strides: Sequence[int],
   resolution: int,
 ) -> Array:
-  """The features of each RoI, float32[B, R, P, P, C].
+  """The features f32[B, R, P, P, C] of each RoI.
 
   Args:
-    levels: f[B, h, w, C] per level; one for RoIPool and RoIWarp.
+    levels: f[B, h, w, C] per level; a single one for RoIPool and RoIWarp.
     boxes: f32[B, R, 4].
     config: the operation and its arguments.
     strides: of the levels.
@@ -68,7 +68,7 @@ def extract(
 
 
 def per_roi(apply: Callable[[Array], Array], x: Array) -> Array:
-  """`apply` on each RoI: f[B, R, P, Q, C] -> [B, R, …], of f[B', P, Q, C] -> [B', …]."""
+  """Applies f[B', P, Q, C] -> [B', …] to each RoI: f[B, R, P, Q, C] -> [B, R, …]."""
   y = apply(x.reshape(-1, *x.shape[2:]))
   return y.reshape(*x.shape[:2], *y.shape[1:])
 
@@ -76,18 +76,18 @@ def per_roi(apply: Callable[[Array], Array], x: Array) -> Array:
 def conv_layers(
   x: Array, *, count: int, features: int, norm: Norm, valid: Array | None, dtype: Any
 ) -> Array:
-  """`count` 3x3 convolutions of f[B · R, P, Q, C], conv1, conv2, …, each with its …_norm and ReLU.
+  """3x3 convolutions conv1, conv2, … on f[B · R, P, Q, C], each with its …_norm and a ReLU.
 
-  The layers are those of the module that calls it.
+  The layers belong to the calling module.
 
   Args:
-    x: features of RoIs.
-    count: of the convolutions.
-    features: their channels.
-    norm: 'batch' takes the statistics of `valid` RoIs; of all, where none is, which are then
-      blank: NaN otherwise.
-    valid: bool[B, R], in training; None for the running statistics.
-    dtype: type of the computation.
+    x: RoI features.
+    count: number of convolutions.
+    features: channels of the convolutions.
+    norm: 'batch' computes the statistics over `valid` RoIs; over all, if none is valid, to avoid
+      NaN.
+    valid: bool[B, R], in training; None uses the running statistics.
+    dtype: computation dtype.
   """
   train = valid is not None
   mask = (valid | ~valid.any()).reshape(-1, 1, 1, 1) if train else None

@@ -1,5 +1,5 @@
 """Region proposal network: Ren, He, Girshick, Sun, "Faster R-CNN", NeurIPS 2015, arXiv 1506.01497,
-§3; on a pyramid as in FPN, §4.1."""
+§3; on an FPN as in its §4.1."""
 
 import dataclasses
 import functools
@@ -27,9 +27,9 @@ from segjax.types import (
   SegjaxError,
 )
 
-# Proposals with a smaller side are dropped, in pixels: torchvision's.
+# Proposals with a shorter side are dropped, in pixels, as in torchvision.
 MIN_SIDE = 1e-3
-# The share of the sampled anchors that may be positive (§3.1.3).
+# Maximum fraction of positives among the sampled anchors (§3.1.3).
 POSITIVE_FRACTION = 0.5
 
 
@@ -38,18 +38,18 @@ class RPNConfig:
   """Keys of `config.model.rpn`.
 
   Attributes:
-    anchor_sizes: one per level of the pyramid, P2 to P6, or all at each place of one map, pixels.
-    aspect_ratios: of the anchors, height over width.
-    anchor_style: 'torchvision' rounds anchors to pixels and their strides down, see
-      `segjax.ops.anchors.grid_strides`; 'detectron2' does neither, and orders those of a place by
-      size.
-    convs: 3x3 convolutions.
+    anchor_sizes: in pixels; one per FPN level, P2 to P6, or all sizes on a single map.
+    aspect_ratios: of the anchors, height / width.
+    anchor_style: 'torchvision' rounds anchors to pixels and rounds their strides down, see
+      `segjax.ops.anchors.grid_strides`; 'detectron2' does neither, and orders the anchors of a
+      location by size.
+    convs: number of 3x3 convolutions.
     samples: anchors sampled per image in training (paper: 256).
-    positive_iou: IoU with an object from which an anchor is positive.
-    negative_iou: IoU below which it is negative.
-    train_proposals: (before, after) NMS, in training; before is of each level.
+    positive_iou: anchors with at least this IoU with an object are positive.
+    negative_iou: anchors with lower IoU with all objects are negative.
+    train_proposals: number (before, after) NMS in training; before is per level.
     test_proposals: the same outside training.
-    nms_iou: IoU above which a proposal suppresses another.
+    nms_iou: IoU threshold of the NMS.
   """
 
   anchor_sizes: tuple[PositiveFloat, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -66,7 +66,7 @@ class RPNConfig:
   def __post_init__(self):
     for key in ('anchor_sizes', 'aspect_ratios'):
       if not getattr(self, key):
-        raise SegjaxError(f'config.model.rpn.{key}=() leaves no anchor: name one or more')
+        raise SegjaxError(f'config.model.rpn.{key}=() is empty: set at least one')
     if self.negative_iou > self.positive_iou:
       raise SegjaxError(
         f'config.model.rpn.negative_iou={self.negative_iou} must be at most '
@@ -75,7 +75,7 @@ class RPNConfig:
 
 
 class Proposals(NamedTuple):
-  """Regions that may hold an object: boxes f32[B, P, 4] by falling score, valid bool[B, P]."""
+  """Region proposals: boxes f32[B, P, 4] in descending order of score, valid bool[B, P]."""
 
   boxes: Array
   valid: Array
@@ -85,11 +85,11 @@ class RPNSamples(NamedTuple):
   """The S sampled anchors of each image.
 
   Attributes:
-    logits: f32[B, S], that there is an object.
-    deltas: f32[B, S, 4].
-    target: f32[B, S, 4], the deltas from a positive anchor to its object.
+    logits: f32[B, S], objectness.
+    deltas: f32[B, S, 4], predicted box deltas.
+    target: f32[B, S, 4], the box deltas from a positive anchor to its object.
     positive: bool[B, S].
-    valid: bool[B, S].
+    valid: bool[B, S], False for padding.
   """
 
   logits: Array
@@ -100,12 +100,12 @@ class RPNSamples(NamedTuple):
 
 
 class RPNHead(nn.Module):
-  """Objectness and box deltas of each anchor (§3.1), by the same weights at every level.
+  """Objectness and box deltas of each anchor (§3.1), with weights shared by all levels.
 
   Attributes:
-    anchors: A, per place.
-    convs: 3x3 convolutions.
-    dtype: type of the computation.
+    anchors: A, the number of anchors per location.
+    convs: number of 3x3 convolutions.
+    dtype: computation dtype.
   """
 
   anchors: PositiveInt
@@ -130,8 +130,8 @@ class RPNHead(nn.Module):
     )
 
 
-def anchors_per_place(config: RPNConfig, *, pyramid: bool) -> int:
-  """A: all aspect ratios, of one size on a level of a pyramid, of all sizes on one map."""
+def anchors_per_location(config: RPNConfig, *, pyramid: bool) -> int:
+  """A: aspect ratios times sizes; an FPN level has one size, a single map has all."""
   return len(config.aspect_ratios) * (1 if pyramid else len(config.anchor_sizes))
 
 
@@ -147,10 +147,10 @@ def make_anchors(
 
   Args:
     config: sizes, aspect ratios and style.
-    image_size: (height, width), padding included.
+    image_size: (height, width), including padding.
     grids: (h, w) of each level.
-    stride: of the first level; each further one has twice that of the one before.
-    pyramid: whether there is a size per level, or one level with all sizes.
+    stride: of the first level; it doubles with each level.
+    pyramid: one size per level, instead of one level with all sizes.
   """
   exact = config.anchor_style == 'detectron2'
   sizes = [[size] for size in config.anchor_sizes] if pyramid else [config.anchor_sizes]
@@ -174,20 +174,19 @@ def propose(
   post_nms: int,
   nms_iou: float,
 ) -> Proposals:
-  """The RPN's proposals. No gradient passes through them.
+  """Decodes proposals, without gradient.
 
-  Of each level the `pre_nms` of highest score are decoded, clipped to the image, and rid of those
-  that suppress each other (never those of different levels); of all levels the `post_nms` best
-  stay.
+  The `pre_nms` best of each level are decoded and clipped to the image. NMS runs within each level,
+  and the `post_nms` best of all levels are kept.
 
   Args:
     logits: f32[B, A_l] per level.
     deltas: f32[B, A_l, 4] per level.
     anchors: f32[A_l, 4] per level.
     size: i32[B, 2], of the images.
-    pre_nms: the most of each level that enter NMS.
-    post_nms: P.
-    nms_iou: IoU above which one suppresses another.
+    pre_nms: maximum number of boxes per level before NMS.
+    post_nms: P, the number of proposals.
+    nms_iou: IoU threshold of the NMS.
   """
 
   def propose_one(logits, deltas, size):
@@ -214,15 +213,15 @@ def sample_anchors(
   instances: Instances,
   config: RPNConfig,
 ) -> RPNSamples:
-  """A random subset of the anchors, and what they are to predict (§3.1.2, §3.1.3).
+  """Samples anchors with their predictions and targets (§3.1.2, §3.1.3).
 
   Args:
     keys: [B], one `jax.random` key per image.
     anchors: f32[A_l, 4] per level.
     logits: f32[B, A_l] per level.
     deltas: f32[B, A_l, 4] per level.
-    instances: of the images.
-    config: IoUs, and how many anchors.
+    instances: ground truth.
+    config: IoU thresholds and number of anchors.
   """
   anchors = jnp.concatenate(anchors)
 

@@ -1,6 +1,6 @@
 """Anchors of a region proposal network (Faster R-CNN, section 3.1.1; FPN, section 4.1).
 
-NumPy throughout: sizes are static, so that anchors are constants of the traced program.
+In NumPy: sizes are static, so anchors are constants of the traced program.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ def base_anchors(
   rounded: bool = True,
   sizes_first: bool = False,
 ) -> np.ndarray:
-  """The anchors of one place, around (0, 0).
+  """The anchors of one location, centered at (0, 0).
 
   Args:
-    sizes: square roots of their areas, pixels.
-    aspect_ratios: heights over widths.
-    rounded: whether coordinates are rounded to pixels, half to even, as torchvision's are;
-      Detectron2's are not.
+    sizes: square roots of the areas, in pixels.
+    aspect_ratios: height / width.
+    rounded: whether to round coordinates to pixels, half to even, as in torchvision but not in
+      Detectron2.
     sizes_first: False for torchvision's order, all sizes of the first ratio, then of the next; True
-      for Detectron2's, all ratios of the first size. The same where there is one size or one ratio.
+      for Detectron2's, all ratios of the first size. No difference for one size or one ratio.
 
   Returns:
     f32[len(sizes) * len(aspect_ratios), 4].
@@ -41,15 +41,15 @@ def base_anchors(
 def grid_anchors(
   base: np.ndarray, grid: tuple[int, int], stride: tuple[float, float]
 ) -> np.ndarray:
-  """The anchors of a feature map, the first place at (0, 0) of the image.
+  """The anchors of a feature map, with the first location at (0, 0) of the image.
 
   Args:
-    base: f32[A, 4], of `base_anchors`.
+    base: f32[A, 4], from `base_anchors`.
     grid: (h, w) of the feature map.
-    stride: rows and columns of the image from one place to the next.
+    stride: rows and columns of the image between locations.
 
   Returns:
-    f32[h * w * A, 4] by row, column and anchor, the order of outputs [h, w, A] of a convolution.
+    f32[h * w * A, 4], ordered like the outputs [h, w, A] of a convolution.
   """
   y, x = (np.arange(n, dtype=np.float32) * np.float32(s) for n, s in zip(grid, stride, strict=True))
   place = np.stack(np.broadcast_arrays(x, y[:, None], x, y[:, None]), -1)
@@ -59,10 +59,10 @@ def grid_anchors(
 def grid_strides(
   image_size: tuple[int, int], grids: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-  """torchvision's strides: the image's size, padding included, divided by each map's, floored.
+  """torchvision's strides: the padded image size, floor-divided by the size of each map.
 
-  On a map whose size was rounded up it is less than the network's: 61 for 13 rows of 800, where
-  the network's and Detectron2's is 64.
+  If the size of a map was rounded up, they are smaller than the strides of the network: 61 for 13
+  rows of 800, where the network's stride, used in Detectron2, is 64.
   """
   return [(image_size[0] // h, image_size[1] // w) for h, w in grids]
 
@@ -72,14 +72,14 @@ def pyramid_anchors(
   grids: Sequence[tuple[int, int]],
   strides: Sequence[tuple[float, float]],
 ) -> list[np.ndarray]:
-  """The anchors of each level of a pyramid: `grid_anchors` of its base, grid (h, w) and stride.
+  """The anchors of each level of a pyramid, see `grid_anchors`.
 
   Args:
-    bases: f32[A, 4] a level.
-    grids: (h, w) a level.
-    strides: (rows, columns) a level; torchvision's are `grid_strides`.
+    bases: f32[A, 4] per level.
+    grids: (h, w) per level.
+    strides: (rows, columns) per level; see `grid_strides` for torchvision's.
 
   Returns:
-    f32[h * w * A, 4] a level.
+    f32[h * w * A, 4] per level.
   """
   return [grid_anchors(*level) for level in zip(bases, grids, strides, strict=True)]

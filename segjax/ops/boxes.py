@@ -1,7 +1,7 @@
 """Boxes: `[x0, y0, x1, y1]` in pixels, continuous coordinates (no +1).
 
-A box that is not wider and higher than 0 is empty; padding is such a box. Values and gradients are
-finite for empty boxes too, as for all boxes whose area float32 holds.
+A box without positive width and height is empty, such as padding. Values and gradients are finite,
+also for empty boxes, unless the area overflows float32.
 """
 
 import math
@@ -13,8 +13,8 @@ from segjax.types import Array
 
 Weights = tuple[float, float, float, float]
 
-# What a regressed width or height is at most multiplied by: exp(MAX_LOG_SCALE) = 62.5, as in
-# torchvision and Detectron2.
+# Maximum log scale of a decoded width or height, exp(MAX_LOG_SCALE) = 62.5, as in torchvision and
+# Detectron2.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
@@ -39,7 +39,7 @@ def iou(a: Array, b: Array) -> Array:
 
 
 def ioa(a: Array, b: Array) -> Array:
-  """The share of each a that lies in each b, as COCO measures overlap with a crowd.
+  """Intersection over the area of a, as COCO measures overlap with a crowd.
 
   Args:
     a: f32[N, 4].
@@ -52,39 +52,39 @@ def ioa(a: Array, b: Array) -> Array:
 
 
 def clip(boxes: Array, size: Sequence | Array) -> Array:
-  """The part of each box inside the image.
+  """Clips boxes to the image.
 
   Args:
     boxes: f32[..., 4].
     size: (height, width) of the image, numbers or an array [2].
 
   Returns:
-    f32[..., 4]; empty where the box was outside.
+    f32[..., 4]; empty if the box was outside.
   """
   height, width = size[0], size[1]
   return jnp.clip(boxes, 0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
 
 
 def nonempty(boxes: Array, min_size: float) -> Array:
-  """bool[...], True where width and height are at least `min_size` > 0, of boxes f32[..., 4].
+  """bool[...], whether width and height of boxes f32[..., 4] are at least `min_size` > 0.
 
-  torchvision keeps proposals from 1e-3 and detections from 1e-2; Detectron2 those above 0.
+  torchvision uses 1e-3 for proposals and 1e-2 for detections; Detectron2 keeps all above 0.
   """
   return (boxes[..., 2:] - boxes[..., :2] >= min_size).all(-1)
 
 
 def flip(boxes: Array, width: float | Array) -> Array:
-  """Boxes f32[..., 4] in the mirror image, left and right exchanged, of an image of that width."""
+  """Flips boxes f32[..., 4] horizontally in an image of the given width."""
   x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
   return jnp.stack([width - x1, y0, width - x0, y1], -1)
 
 
 def scale(boxes: Array, factors: Sequence | Array) -> Array:
-  """Boxes in the resized image.
+  """Scales boxes to a resized image.
 
   Args:
     boxes: f32[..., 4].
-    factors: (of the height, of the width), numbers or an array [2].
+    factors: (vertical, horizontal), numbers or an array [2].
 
   Returns:
     f32[..., 4].
@@ -94,17 +94,17 @@ def scale(boxes: Array, factors: Sequence | Array) -> Array:
 
 
 def encode(boxes: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Array:
-  """What a regressor is to say at `anchors` so that `decode` gives `boxes` (R-CNN, appendix C).
+  """Box deltas from `anchors` to `boxes`, the regression targets (R-CNN, appendix C).
 
   Args:
     boxes: f32[..., 4], for example the matched ground truth.
     anchors: f32[..., 4], anchors or proposals; the two broadcast.
-    weights: factors of the four; 1 in the RPN, (10, 10, 5, 5) in the box head.
+    weights: of the four deltas; 1 in the RPN, (10, 10, 5, 5) in the box head.
 
   Returns:
-    f32[..., 4] = weights * (dx / w, dy / h, log of the width's ratio, log of the height's ratio),
-    dx and dy between the centers and in units of the anchor's size; zeros where either box is
-    empty, for which torchvision's are infinite or NaN.
+    f32[..., 4] = weights * (dx / w, dy / h, log width ratio, log height ratio), where dx and dy are
+    the center offsets and w and h the anchor size; zeros if either box is empty, where
+    torchvision's are infinite or NaN.
   """
   usable = ((area(boxes) > 0) & (area(anchors) > 0))[..., None]
   center, size = _center_and_size(boxes)
@@ -117,7 +117,7 @@ def encode(boxes: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)
 
 
 def decode(deltas: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Array:
-  """The boxes that a regressor means, the inverse of `encode`.
+  """Applies box deltas to anchors, the inverse of `encode`.
 
   Args:
     deltas: f[..., 4], any float type; the arithmetic is float32.
@@ -125,7 +125,7 @@ def decode(deltas: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0
     weights: as in `encode`.
 
   Returns:
-    f32[..., 4], not clipped to an image. No side grows more than 62.5-fold.
+    f32[..., 4], not clipped to the image. Width and height grow at most by a factor of 62.5.
   """
   deltas = deltas.astype(jnp.float32) / jnp.asarray(weights, jnp.float32)
   center, size = _center_and_size(anchors)
@@ -135,7 +135,7 @@ def decode(deltas: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0
 
 
 def _intersection(a: Array, b: Array) -> Array:
-  """f32[N, M], the common area of each pair."""
+  """f32[N, M], the intersection area of each pair."""
   ax0, ay0, ax1, ay1 = a.T[..., None]
   bx0, by0, bx1, by1 = b.T
   width = jnp.maximum(jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0), 0)
@@ -144,7 +144,7 @@ def _intersection(a: Array, b: Array) -> Array:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-  """part / whole, and 0 where part is 0, whole then being perhaps 0 too."""
+  """part / whole, or 0 if part is 0, even if whole is 0."""
   overlaps = part > 0
   return jnp.where(overlaps, part / jnp.where(overlaps, whole, 1), 0)
 

@@ -1,4 +1,4 @@
-"""Convolutions with gradients that are fast on a CPU."""
+"""Convolutions with gradients that are fast on CPUs."""
 
 import functools
 from typing import TypeAlias
@@ -20,18 +20,18 @@ def grouped_conv(
   padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
   dilation: Pair = (1, 1),
 ) -> Array:
-  """Convolution in which an output sees the channels of its group only: G = C // Cin groups.
+  """Grouped convolution with G = C // Cin groups.
 
-  It is `lax.conv_general_dilated`. On a CPU its gradient for the kernel is a matrix product for
-  each group and kernel element: with 32 groups tens of times faster than XLA's own. Reverse mode
-  only, for that reason.
+  Equal to `lax.conv_general_dilated`. On CPUs the kernel gradient is computed by one matrix product
+  per group and kernel element, with 32 groups tens of times faster than XLA's. Supports reverse
+  mode only.
 
   Args:
     x: f[B, H, W, C].
     kernel: f[kh, kw, Cin, Cout], of x's dtype; Cin divides C, and G divides Cout.
     strides: of rows and columns.
-    padding: zeros (before, after) rows and columns.
-    dilation: steps between the kernel's rows and columns.
+    padding: zero padding (before, after) of rows and columns.
+    dilation: of the kernel's rows and columns.
 
   Returns:
     f[B, H', W', Cout], with H' = (H + padding - dilation · (kh - 1) - 1) // stride + 1.
@@ -79,21 +79,21 @@ def kernel_gradient(
   padding: tuple[Pair, Pair],
   dilation: Pair,
 ) -> Array:
-  """The gradient of `grouped_conv` for a kernel of `shape`, from its definition.
+  """The gradient of `grouped_conv` with respect to a kernel of `shape`.
 
-  Kernel element (i, j) has multiplied the pixels that lie `dilation · (i, j)` after the windows'
-  first; their products with g are summed over all windows.
+  Kernel element (i, j) multiplies the pixel at offset `dilation · (i, j)` of each window; its
+  gradient is the sum over all windows of the products of these pixels with g.
 
   Args:
     x: f[B, H, W, C], the input.
-    g: f[B, H', W', Cout], the output's gradient.
+    g: f[B, H', W', Cout], the gradient of the output.
   """
   kh, kw, cin, cout = shape
   groups = x.shape[-1] // cin
   x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
   g = g.reshape(*g.shape[:3], groups, cout // groups)
   accumulator = jnp.promote_types(x.dtype, jnp.float32)
-  # From a window's first pixel in the first window to the one in the last.
+  # Distance from the first pixel of the first window to that of the last one, plus 1.
   spans = [s * (n - 1) + 1 for s, n in zip(strides, g.shape[1:3], strict=True)]
 
   def element(i: int, j: int) -> Array:
@@ -108,11 +108,11 @@ def kernel_gradient(
 
 @jax.custom_vjp
 def full_window_conv(x: Array, kernel: Array) -> Array:
-  """Unpadded convolution of stride 1 whose kernel is about as large as its input: FCN's fc6.
+  """Unpadded convolution of stride 1 with a kernel about as large as its input, such as FCN's fc6.
 
-  It is `lax.conv_general_dilated`. On a CPU its gradient for x is one matrix product and kh · kw
-  shifted additions, where XLA's own convolution takes tens of times as long. Reverse mode only, for
-  that reason.
+  Equal to `lax.conv_general_dilated`. On CPUs the gradient with respect to x is one matrix product
+  and kh · kw shifted additions, tens of times faster than XLA's convolution. Supports reverse mode
+  only.
 
   Args:
     x: f[B, H, W, Cin].
@@ -143,10 +143,10 @@ full_window_conv.defvjp(
 
 
 def spread_gradient(g: Array, kernel: Array, size: Pair) -> Array:
-  """The gradient of `full_window_conv` for x of height and width `size`, from its definition.
+  """The gradient of `full_window_conv` with respect to x of height and width `size`.
 
   Args:
-    g: f[B, H', W', Cout], the output's gradient.
+    g: f[B, H', W', Cout], the gradient of the output.
     kernel: f[kh, kw, Cin, Cout].
   """
   kh, kw, cin, _ = kernel.shape

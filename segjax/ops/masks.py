@@ -1,4 +1,4 @@
-"""Masks of one bit a pixel, and the targets of a mask head that are cut out of them."""
+"""Bit-packed masks, and mask targets cropped from them."""
 
 import math
 from typing import Literal
@@ -19,7 +19,7 @@ from segjax.types import Array
 
 
 def pack_masks(masks: Array) -> Array:
-  """Eight pixels a byte, the first one in the highest bit, as `np.packbits(masks, axis=-1)`.
+  """Packs eight pixels per byte, the first in the highest bit, as `np.packbits(masks, axis=-1)`.
 
   Args:
     masks: bool[..., H, W].
@@ -50,33 +50,33 @@ def crop_masks(
   zero_empty: bool = True,
   form: Literal['gather', 'matrix'] | None = None,
 ) -> Array:
-  """Mask targets: RoIAlign of one mask for each box, in the frame of the box.
+  """Mask targets: RoIAlign of one mask per box.
 
-  `aligned=False, threshold=None` is torchvision's `project_masks_on_boxes`, which leaves targets
-  between 0 and 1; `aligned=True, threshold=0.5` detectron2's `BitMasks.crop_and_resize`. Both
-  take the adaptive number of samples, so that every pixel of the mask counts.
+  `aligned=False, threshold=None` is torchvision's `project_masks_on_boxes`, with targets between 0
+  and 1; `aligned=True, threshold=0.5` is Detectron2's `BitMasks.crop_and_resize`. Both use the
+  adaptive number of samples, so that every pixel of the mask counts.
 
   Args:
     packed: u8[N, H, ceil(width / 8)] from `pack_masks`, or u8[B, N, H, ceil(width / 8)].
     boxes: f32[R, 4], or f32[B, R, 4], in pixels of the masks.
-    index: i32[R], or i32[B, R]: the mask of each box.
+    index: i32[R], or i32[B, R]: the index of the mask of each box.
     size: of the target, an int or (rows, columns) = (P, Q).
     width: W of the masks.
-    aligned: whether a pixel's center is at its index + 0.5, see `roi_align`.
-    threshold: a target is true from this average on; None leaves the averages.
-    image_size: i32[2], or i32[B, 2]: rows and columns of the image inside its padding, at whose
-      border samples stop, as at that of a mask without padding; None for all of the mask.
+    aligned: whether pixel centers are at index + 0.5, see `roi_align`.
+    threshold: targets are True from this average; None returns the averages.
+    image_size: i32[2], or i32[B, 2]: rows and columns of the image without its padding, at whose
+      border sampling ends as for a mask without padding; None for the size of the mask.
     sampling_ratio: as in `roi_align`.
     max_samples: as in `roi_align`.
     zero_empty: as in `roi_align`.
-    form: `gather` reads the sampled bits alone; `matrix` unpacks one mask at a time and multiplies
+    form: `gather` reads only the sampled bits; `matrix` unpacks one mask at a time and multiplies
       it with interpolation matrices. Default: the one that reads fewer pixels.
 
   Returns:
-    f32[R, P, Q] without a threshold, bool[R, P, Q] with one; with a first axis B where given.
+    f32[R, P, Q] without a threshold, bool[R, P, Q] with one; with a leading axis B for batches.
 
   Raises:
-    ValueError: `width` is not that of the masks.
+    ValueError: `width` does not match the masks.
   """
   if packed.shape[-1] != -(-width // 8):
     raise ValueError(f'masks of width {width} have {-(-width // 8)} bytes, not {packed.shape[-1]}')

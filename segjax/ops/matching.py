@@ -1,4 +1,4 @@
-"""Which ground truth an anchor or a proposal is to learn (Faster R-CNN, section 3.1.2)."""
+"""Matching of anchors or proposals to ground-truth objects (Faster R-CNN, section 3.1.2)."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from segjax.types import Array
 
 
 class Matches(NamedTuple):
-  """What each of A boxes is to learn; one that is neither positive nor negative: nothing.
+  """The match of each of A boxes; boxes that are neither positive nor negative are ignored.
 
   Attributes:
-    index: i32[A], the object of the largest IoU, the first of tied ones; 0 where there is none. Its
-      box and class are the target where `positive`.
+    index: i32[A], the object with the largest IoU, the first if tied; 0 without objects. Its box
+      and class are the target of positives.
     positive: bool[A].
     negative: bool[A].
   """
@@ -38,32 +38,32 @@ def match(
 ) -> Matches:
   """Matches the boxes of one image to its objects by IoU, as torchvision's `Matcher` does.
 
-  A box is positive from IoU `high` with its object, negative below `low`. Absent objects and crowds
-  are never matched; without any other object every box is negative. The objects are gone through
-  one by one, so that no matrix of all pairs is held.
+  A box is positive if its IoU with its object is at least `high`, and negative if it is less than
+  `low`. Padding and crowds are never matched; without other objects all boxes are negative. The
+  objects are processed one by one, to avoid a matrix of all pairs.
 
-  One difference from torchvision: an object that overlaps no box makes none positive, where
-  `low_quality` there makes positive each box of IoU 0 with it.
+  A difference from torchvision: an object that overlaps no box has no positives, whereas with
+  `low_quality` torchvision makes all boxes with IoU 0 positive.
 
   Args:
     boxes: f32[A, 4], anchors or proposals.
-    objects: f32[N, 4], boxes of the ground truth.
+    objects: f32[N, 4], ground-truth boxes.
     object_valid: bool[N], False for padding.
     object_crowd: bool[N].
     high: 0.7 in the paper's RPN, 0.5 for proposals.
     low: at most `high`; 0.3 and 0.5.
-    low_quality: whether the boxes of the largest IoU with an object, all that tie, are positive
-      however small it is. Each learns the object of its own largest IoU, perhaps another one.
-    crowd_threshold: a box more than this share of which lies in one crowd is not negative; None for
-      no such rule, as in torchvision. Detectron has 0.7.
-    valid: bool[A], False for boxes that are neither positive nor negative, such as padded proposals
-      and what no object may count as its best; None for all True.
+    low_quality: whether the boxes with the largest IoU with an object (including ties) are positive
+      even if it is below `high`. The target of such a box is still the object with which it has the
+      largest IoU.
+    crowd_threshold: boxes with more than this fraction inside one crowd are not negative; None
+      disables this, as in torchvision. Detectron uses 0.7.
+    valid: bool[A], False for boxes to ignore, such as padding proposals; None for all True.
 
   Raises:
-    ValueError: if `low` is more than `high`.
+    ValueError: `low` is more than `high`.
   """
   if low > high:
-    raise ValueError(f'low is {low} and high is {high}: low is at most high')
+    raise ValueError(f'low is {low} and high is {high}: low must be at most high')
   boxes, objects = lax.stop_gradient((boxes, objects))
   count = boxes.shape[0]
   valid = jnp.ones(count, bool) if valid is None else valid
@@ -71,8 +71,8 @@ def match(
   def see(state, scanned):
     index, best, is_best, in_crowd = state
     number, box, target, crowd = scanned
-    # The barrier: computed twice, in two fusions, an IoU may differ in its last bit, and no box
-    # would then equal the largest.
+    # The barrier prevents recomputation: an IoU computed twice, in two fusions, may differ in its
+    # last bit, so that no box would equal the largest.
     overlap = lax.optimization_barrier(box_ops.iou(box[None], boxes)[0])
     overlap = jnp.where(valid & target, overlap, -1)
     if low_quality:

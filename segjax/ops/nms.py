@@ -1,4 +1,4 @@
-"""Non-maximum suppression with a fixed number of results."""
+"""Non-maximum suppression with a fixed output size."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -17,32 +17,31 @@ def nms(
   size: int,
   tile: int = 128,
 ) -> tuple[Array, Array]:
-  """Greedy non-maximum suppression of one image, exactly as by the sequential definition.
+  """Greedy non-maximum suppression of one image, equal to the sequential algorithm.
 
-  By falling score, the lower index first where scores tie: a box is kept unless its IoU with a box
-  kept before is more than `threshold`. Ends after `size` kept ones.
+  In descending order of score (ties: lower index first), a box is kept unless its IoU with a
+  previously kept box is more than `threshold`. Stops after `size` boxes are kept.
 
-  The sorted boxes are gone through in tiles. A tile is compared with the boxes kept so far, at most
-  `size`, then within itself: "kept unless a kept one before it suppresses it" is iterated on the
-  whole tile until nothing changes, which is the sequential result, after as many rounds as the
-  longest chain of boxes that decide over each other. IoUs of `tile` x `size` boxes are held at once
-  and the steps are few, one a tile: on a CPU it is faster than one step a box or one step a kept
-  box (experiments/mask_rcnn_speed/nms.py).
+  The sorted boxes are processed in tiles. A tile is compared with the boxes kept so far, at most
+  `size`, then with itself: "kept unless suppressed by a kept box before it" is iterated on the tile
+  until it converges to the sequential result, after as many rounds as the longest chain of
+  dependent boxes. This holds `tile` x `size` IoUs at once and needs one step per tile. On a CPU it
+  is faster than one step per box or one step per kept box (experiments/mask_rcnn_speed/nms.py).
 
   Args:
     boxes: f32[A, 4].
-    scores: f32[A]; a box of -inf or NaN is never kept.
-    valid: bool[A], False for boxes that neither are kept nor suppress; None for all True.
-    classes: i32[A], or None. Boxes of different classes (or levels of a pyramid) never suppress
-      each other. They are compared by number: offsets to the coordinates, as in torchvision for
-      few boxes, cost digits.
+    scores: f32[A]; boxes with -inf or NaN are never kept.
+    valid: bool[A], False for boxes to ignore; None for all True.
+    classes: i32[A], or None. Boxes of different classes (or FPN levels) never suppress each other.
+      Classes are compared directly; coordinate offsets, as in torchvision for few boxes, would lose
+      precision.
     threshold: at least 0; 0.7 for proposals, 0.5 for detections. An equal IoU does not suppress.
-    size: K, the most that are kept; may exceed A.
-    tile: boxes a step.
+    size: K, maximum number of kept boxes; may exceed A.
+    tile: boxes per step.
 
   Returns:
-    indices: i32[K] into `boxes`, by falling score; 0 where there is none.
-    valid: bool[K], True for the first ones, as many as were kept.
+    indices: i32[K] into `boxes`, in descending order of score; 0 for padding.
+    valid: bool[K], True for the kept boxes, which come first.
   """
   if not scores.shape[0]:  # nothing to index
     return jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
@@ -92,18 +91,18 @@ def nms(
 def best_detections(
   boxes: Array, classes: Array, scores: Array, valid: Array, *, nms_iou: float, count: int
 ) -> Detections:
-  """The detections of one image that `nms` within a class keeps, without masks.
+  """The detections of one image after class-wise NMS, without masks.
 
   Args:
     boxes: f32[A, 4].
     classes: i32[A].
     scores: f32[A].
     valid: bool[A].
-    nms_iou: IoU above which one suppresses another.
+    nms_iou: IoU threshold.
     count: K.
 
   Returns:
-    K by falling score; zeros where not `valid`.
+    K detections in descending order of score; zeros where not `valid`.
   """
   kept, found = nms(boxes, scores, valid, classes, threshold=nms_iou, size=count)
   blank = lambda x: jnp.where(found.reshape(-1, *[1] * (x.ndim - 1)), x[kept], 0)

@@ -1,4 +1,4 @@
-"""Normalization of an image by its neighborhood: local response and local contrast."""
+"""Local response and local contrast normalization."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,19 +12,23 @@ def local_response_norm(
 ) -> Array:
   """Local response normalization across channels (Krizhevsky et al. 2012, section 3.3).
 
-  y_c = x_c / (k + alpha / size · Σ x_i²)^beta, where i runs over the `size` channels around c that
-  exist. The division of alpha by `size` is Caffe's and PyTorch's; the paper's alpha has none. The
-  defaults are those of SegNet-Basic's released files, made for pixel values of 0 to 255.
+  y_c = x_c / (k + alpha / size · Σ x_i²)^beta, where i runs over the existing ones of the `size`
+  channels around c. Alpha is divided by `size` as in Caffe and PyTorch, but not in the paper. The
+  defaults are those of SegNet-Basic's released files, for pixel values from 0 to 255.
 
   Args:
     x: f[B, H, W, C].
     size: channels in the sum, odd.
     alpha: weight of the sum.
     beta: exponent.
-    k: what the sum is added to.
+    k: additive constant.
 
   Returns:
-    f[B, H, W, C], of x's dtype; bfloat16 is too coarse for 1 + 2e-5 x² and computed as float32.
+    f[B, H, W, C], of x's dtype; computed in float32 at least, as bfloat16 is too coarse for
+    1 + 2e-5 x².
+
+  Raises:
+    ValueError: `size` is even.
   """
   if size % 2 == 0:
     raise ValueError(f'local_response_norm: size {size} must be odd')
@@ -40,21 +44,24 @@ def local_contrast_norm(
 ) -> Array:
   """Subtractive and divisive normalization (Jarrett et al. 2009, layer N).
 
-  With w a Gaussian window over rows and columns, the same for every channel, of sum 1:
+  With a Gaussian window w over rows and columns, the same for all channels, that sums to 1:
 
     v = x - Σ w x;  s = sqrt(Σ w v²);  y = v / max(s, mean(s), epsilon)
 
-  where the sums run over the window and all channels, and the mean over the image. Outside the
-  image the window is cut off, and what is left of it is scaled to sum 1.
+  where the sums run over the window and all channels, and the mean over the image. At the border
+  the window is truncated and renormalized.
 
   Args:
     x: f[B, H, W, C].
-    size: rows and columns of the window, odd (the paper: 9).
-    sigma: standard deviation of the window, in pixels; the paper does not give it.
-    epsilon: least divisor, so that rounding errors on a flat image are not blown up.
+    size: rows and columns of the window, odd (paper: 9).
+    sigma: standard deviation of the window, in pixels; not given in the paper.
+    epsilon: minimum divisor, so that rounding errors on a constant image are not amplified.
 
   Returns:
     f[B, H, W, C].
+
+  Raises:
+    ValueError: `size` is even.
   """
   if size % 2 == 0:
     raise ValueError(f'local_contrast_norm: size {size} must be odd')

@@ -1,9 +1,9 @@
-"""Merges stuff and things into one answer a pixel, under `jit`.
+"""Merges things and stuff into a panoptic segmentation, under `jit`.
 
 The heuristic of Kirillov et al., "Panoptic segmentation", arXiv 1801.00868, section 7, with the
-minimum stuff area of the code that its authors released: instances are laid down by falling score,
-each where no other lies yet, and one that is covered too far is left out; what is left goes to the
-stuff of the semantic segmentation, unless a class has too few pixels.
+minimum stuff area of the authors' released code. Instances are placed in descending order of score
+on the pixels that are still free, and dropped if too much of them is occupied. The remaining pixels
+take the stuff classes of the semantic segmentation, except classes with too few pixels.
 """
 
 import functools
@@ -16,10 +16,10 @@ from jax import lax
 
 from segjax.types import Array, Detections, Segments
 
-# As in `segjax.ops.paste_masks`: no arithmetic on a finite box overflows.
+# As in `segjax.ops.paste_masks`: prevents overflow for finite boxes.
 _LIMIT = 1e8
-# Masks are pasted in windows of these parts of the image's sides, the smallest that holds the box.
-# On a CPU it takes 0.4 of the time of the whole image (experiments/panoptic_speed).
+# Masks are pasted in a window of 1/4, 1/2 or all of the image's sides, the smallest that contains
+# the box. On a CPU it takes 0.4 times as long as on the full image (experiments/panoptic_speed).
 _WINDOWS = (4, 2, 1)
 
 
@@ -35,38 +35,38 @@ def merge_segments(
   stuff_area: float | Array = 4096,
   mask_threshold: float | Array = 0.5,
 ) -> Segments:
-  """Instances over stuff. Thresholds may be traced: a search over them compiles once.
+  """Merges instances and stuff. Thresholds may be traced: a search over them compiles once.
 
-  An instance takes part if its score is at least `score_threshold` and its mask has a pixel. By
-  falling score, the lower index first where scores tie, it is left out if more than
-  `overlap_threshold` of its pixels are taken, and else takes the rest. One that is left out covers
-  nothing. Masks are pasted one rank at a time, so that B and not B · K of them are held at once,
-  and in a window around the largest box of the rank.
+  Instances with a score of at least `score_threshold` and a non-empty mask are placed in descending
+  order of score (ties: lower index first). An instance is dropped if more than `overlap_threshold`
+  of its pixels are occupied, otherwise it occupies its free pixels. Masks are pasted one rank at a
+  time, so that B instead of B · K masks are in memory, and in a window around the largest box of
+  the rank.
 
   Args:
-    label: i32[B, H, W], what the semantic segmentation says; values that `stuff_classes` does not
-      have are void. Scores f[B, H, W, C] are taken for the label with the highest.
+    label: i32[B, H, W], the semantic segmentation; values outside `stuff_classes` are void. Scores
+      f[B, H, W, C] are converted to labels by argmax.
     detections: with masks; boxes in pixels of the label map.
     thing_classes: class of `Segments` for each class of the detections.
-    stuff_classes: class of `Segments` for each value of `label`, or None where it is no stuff (a
-      thing, "other").
-    size: i32[B, 2], height and width of the images inside their padding, which stays void; None for
-      no padding.
+    stuff_classes: class of `Segments` for each value of `label`, or None if it is not stuff (a
+      thing, or "other").
+    size: i32[B, 2], height and width of the images without padding, which stays void; None for no
+      padding.
     score_threshold: between 0 and 1.
     overlap_threshold: between 0 and 1.
-    stuff_area: a stuff class with fewer pixels left than this is void; in pixels.
+    stuff_area: stuff classes with fewer remaining pixels become void; in pixels.
     mask_threshold: above 0; see `paste_mask_on_device`.
 
   Returns:
     `Segments` with S = K + the number of stuff classes: segment k + 1 is detection k, and segment
-    K + 1 + j the j-th stuff class in the order in which `stuff_classes` first names it. Those that
-    have a pixel are valid.
+    K + 1 + j the j-th stuff class in order of first appearance in `stuff_classes`. Segments with
+    pixels are valid.
 
   Raises:
     ValueError: the detections have no masks.
   """
   if detections.masks is None:
-    raise ValueError('detections without masks cannot be merged: give the network a mask head')
+    raise ValueError('detections without masks cannot be merged: use a network with a mask head')
   if jnp.issubdtype(label.dtype, jnp.floating):
     label = jnp.argmax(label, axis=-1)
   batch, count = detections.scores.shape
@@ -91,19 +91,19 @@ def _lay_down(
   overlap_threshold: float | Array,
   mask_threshold: float | Array,
 ) -> Array:
-  """i32[B, H, W]: k + 1 where detection k lies, 0 where none does.
+  """i32[B, H, W]: k + 1 for pixels of detection k, 0 for free pixels.
 
   Args:
     detections: with masks.
-    usable: bool[B, K], those that take part.
-    inside: bool[B, H, W], the pixels that are no padding.
+    usable: bool[B, K], detections to place.
+    inside: bool[B, H, W], False for padding.
     overlap_threshold, mask_threshold: as in `merge_segments`.
   """
   height, width = inside.shape[1:]
   order = jnp.argsort(jnp.where(usable, -detections.scores, jnp.inf), axis=1, stable=True)
   first, extent = _reach(detections.boxes, detections.masks.shape[-2:], (height, width))
   windows = [(-(-height // part), -(-width // part)) for part in _WINDOWS]
-  # Of each rank, the smallest window that holds its box in every image.
+  # For each rank, the smallest window that contains its box in all images.
   too_small = (extent[:, :, None] > jnp.array(windows[:-1])).any(-1) & usable[:, :, None]
   choice = jnp.take_along_axis(too_small.sum(-1), order, axis=1).max(0, initial=0)
 
@@ -117,7 +117,7 @@ def _lay_down(
     mask &= cut(inside) & take(usable)[:, None, None]
     part = cut(ids)
     area, left = _pixels(mask), _pixels(mask & (part == 0))
-    # A quotient, as the public code has it: 3 of 10 pixels are not more than 0.3.
+    # A quotient, as in the public code: 3 of 10 pixels are not more than 0.3.
     covered = (area - left) / jnp.maximum(area, 1).astype(jnp.float32)
     keep = (covered <= overlap_threshold)[:, None, None]
     part = jnp.where(mask & (part == 0) & keep, slot[:, None, None] + 1, part)
@@ -140,18 +140,18 @@ def _fill(
   start: int,
   stuff_area: float | Array,
 ) -> Array:
-  """The free pixels of i32[B, H, W] given to stuff.
+  """Assigns the free pixels of i32[B, H, W] to stuff.
 
   Args:
-    ids: 0 where a pixel is free.
+    ids: 0 for free pixels.
     label: i32[B, H, W].
-    inside: bool[B, H, W], the pixels that are no padding.
+    inside: bool[B, H, W], False for padding.
     table: from `_stuff_table`.
-    count: of stuff classes.
-    start: the id of the first of them.
+    count: number of stuff classes.
+    start: id of the first stuff class.
     stuff_area: as in `merge_segments`.
   """
-  # Values that the table does not have lead to its last entry, void; negative ones would wrap.
+  # Values outside the table map to its last entry, void; negative ones would wrap around.
   known = (label >= 0) & (label < len(table))
   place = jnp.array(table)[jnp.where(known, label, len(table) - 1)]
   place = jnp.where(inside & (ids == 0), place, count)
@@ -168,18 +168,18 @@ def paste_mask_on_device(
   corner: Array | None = None,
   threshold: float | Array = 0.5,
 ) -> Array:
-  """A mask in the image, under `jit`: the rule 'detectron2' of `segjax.ops.paste_masks`.
+  """Pastes a mask into the image, under `jit`: the rule 'detectron2' of `segjax.ops.paste_masks`.
 
-  That form is NumPy's and touches the pixels around the box alone; this one has static shapes and
-  goes over the whole image or a window of it. Both interpolate across and then along in float32, so
-  that pixels may differ only where the probability is the threshold to the last digits.
+  The NumPy implementation there only computes the pixels around the box; this one has static shapes
+  and computes the full image or a window of it. Both interpolate columns and then rows in float32,
+  so that pixels may differ only if the probability equals the threshold up to rounding.
 
   Args:
-    mask: f32[M, M], probabilities in the frame of the box; zeros lie beyond it.
-    box: f32[4], in pixels. One without an area, or with an infinite or NaN coordinate, has none.
+    mask: f32[M, M], probabilities inside the box; zero outside.
+    box: f32[4], in pixels. Empty, infinite and NaN boxes have no pixels.
     size: (H, W) of the image or the window, static.
-    corner: i32[2], the window's first row and column; None for the image's.
-    threshold: above 0; a pixel is set from it on.
+    corner: i32[2], first row and column of the window; None for the image.
+    threshold: above 0; pixels with at least this probability are set.
 
   Returns:
     bool[H, W].
@@ -194,16 +194,16 @@ def paste_mask_on_device(
 
 
 def _has_area(box: Array) -> Array:
-  """bool[...] of f32[..., 4]: whether it is finite and not empty."""
+  """bool[...]: whether boxes f32[..., 4] are finite and not empty."""
   x0, y0, x1, y1 = jnp.moveaxis(box, -1, 0)
   return jnp.isfinite(box).all(-1) & (x1 > x0) & (y1 > y0)
 
 
 def _reach(boxes: Array, cells: tuple[int, int], size: tuple[int, int]) -> tuple[Array, Array]:
-  """Which pixels of the image the masks of f32[..., 4] can set: up to a cell beyond their boxes.
+  """The pixels that the masks of boxes f32[..., 4] can set: up to one mask cell beyond the box.
 
   Returns:
-    first, extent: i32[..., 2], the first row and column, and how many; zeros of a bad box.
+    first, extent: i32[..., 2], the first row and column, and their numbers; zeros for bad boxes.
   """
   boxes = jnp.where(_has_area(boxes)[..., None], jnp.clip(boxes, -_LIMIT, _LIMIT), 0)
   start, end = boxes[..., 1::-1], boxes[..., :1:-1]
@@ -218,11 +218,11 @@ def _reach(boxes: Array, cells: tuple[int, int], size: tuple[int, int]) -> tuple
 def _cells(
   first: int | Array, length: int, start: Array, end: Array, cells: int
 ) -> tuple[Array, Array]:
-  """Between which cells of the padded mask each of `length` pixels of an axis lies.
+  """Interpolation positions of `length` pixels of an axis in the padded mask.
 
   Returns:
-    before: i32[length], from 0 to M; the cell after it is `before + 1`.
-    fraction: f32[length], of the way from the one to the other.
+    before: i32[length], the cell before the pixel, from 0 to M; the next cell is `before + 1`.
+    fraction: f32[length], position between the two cells.
   """
   pixels = (first + jnp.arange(length)).astype(jnp.float32)
   position = (pixels + 0.5 - start) / (end - start) * cells + 0.5
@@ -232,10 +232,10 @@ def _cells(
 
 
 def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
-  """f32[n, ...] between two neighbors of f32[cells, ...] each.
+  """Interpolates f32[cells, ...] linearly: f32[n, ...].
 
-  `values[before] + fraction * steps[before]` as a product of matrices, of which all but two terms a
-  pixel are zeros: on a CPU less than half the time of gathers (experiments/panoptic_speed).
+  `values[before] + fraction * steps[before]` as a matrix product with two non-zero terms per pixel:
+  on a CPU it takes less than half the time of gathers (experiments/panoptic_speed).
   """
   table = jnp.concatenate([values[:-1], values[1:] - values[:-1]])
   chosen = (before[:, None] == jnp.arange(values.shape[0] - 1)).astype(values.dtype)
@@ -244,7 +244,7 @@ def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
 
 
 def _inside(size: Array | None, shape: tuple[int, ...]) -> Array:
-  """bool[B, H, W]: the pixels that are no padding."""
+  """bool[B, H, W]: False for padding."""
   batch, height, width = shape
   if size is None:
     return jnp.ones((batch, height, width), bool)
@@ -257,7 +257,7 @@ def _pixels(mask: Array) -> Array:
 
 
 def _stuff_table(stuff_classes: Sequence[int | None]) -> tuple[list[int], np.ndarray]:
-  """The stuff classes, each once, and the place of each label among them; the last is void's."""
+  """The unique stuff classes, and the index of each label among them; the last entry is void."""
   stuff = list(dict.fromkeys(c for c in stuff_classes if c is not None))
   place = {c: i for i, c in enumerate(stuff)} | {None: len(stuff)}
   return stuff, np.array([place[c] for c in (*stuff_classes, None)], np.int32)

@@ -1,6 +1,6 @@
-"""Puts masks from the frames of their boxes into the image, at its full resolution.
+"""Pastes masks of boxes into the image, at full resolution.
 
-On the host, with NumPy: evaluation looks at one image at a time, and no two are of the same size.
+On the host, with NumPy: evaluation processes one image at a time, and image sizes vary.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import numpy as np
 
 Rule: TypeAlias = Literal['torchvision', 'detectron2']
 
-# Coordinates are cut off here, so that no arithmetic on a finite box overflows.
+# Coordinates are clipped to prevent overflow for finite boxes.
 _LIMIT = 1e8
-# Pixels that are interpolated at a time: the processor's cache holds them.
+# Number of pixels to interpolate at a time, to fit the CPU cache.
 _BLOCK = 2**15
 
 
@@ -24,18 +24,18 @@ def paste_masks(
   rule: Rule = 'torchvision',
   threshold: float = 0.5,
 ) -> np.ndarray:
-  """Masks in the image.
+  """Pastes masks into the image.
 
   Args:
-    masks: f32[K, M, M], probabilities, each in the frame of its box; zeros lie beyond it.
-    boxes: f32[K, 4], in pixels of the image. One that lies outside the image, or has an infinite
-      or NaN coordinate, has no pixels.
+    masks: f32[K, M, M], probabilities inside the box; zero outside.
+    boxes: f32[K, 4], in pixels of the image. Boxes outside the image, and infinite or NaN ones,
+      have no pixels.
     size: (H, W), rows and columns of the image.
-    rule: `torchvision`: the box, grown by one cell of the mask on each side, is cut to whole pixels
-      and at least one, and the mask is resized to them; a pixel is set above the threshold.
-      `detectron2`: the mask is sampled at the centers of the pixels; a pixel is set from the
-      threshold on, and a box without area has none.
-    threshold: of the bilinearly interpolated probability.
+    rule: `torchvision`: the box, expanded by one mask cell on each side, is truncated to integer
+      pixels (at least one), and the mask is resized to it; pixels above the threshold are set.
+      `detectron2`: the mask is sampled at pixel centers; pixels with at least the threshold are
+      set, and empty boxes have none.
+    threshold: for the bilinearly interpolated probability.
 
   Returns:
     bool[K, H, W].
@@ -55,7 +55,7 @@ def paste_mask(
   rule: Rule = 'torchvision',
   threshold: float = 0.5,
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-  """One mask of `paste_masks`: the region of the image that its box reaches, and what is set there.
+  """Pastes one mask, returning only the region of the image that it covers; see `paste_masks`.
 
   Args:
     mask: f32[M, M].
@@ -65,7 +65,7 @@ def paste_mask(
     threshold: as in `paste_masks`.
 
   Returns:
-    ((rows, columns) of the image, bool[rows, columns]); of a box without pixels, no rows.
+    ((rows, columns) of the image, bool[rows, columns]); no rows for a box without pixels.
   """
   box = np.asarray(box, np.float32)
   if not np.isfinite(box).all():
@@ -86,12 +86,12 @@ def paste_mask(
 
 
 class _Span(NamedTuple):
-  """One axis: pixels of the image, and between which cells of the padded mask each of them lies.
+  """One axis: pixels of the image, and their interpolation positions in the padded mask.
 
   Attributes:
-    pixels: slice of the image, inside it.
-    before: i64[pixels], from 0 to M; the cell after it is `before + 1`.
-    fraction: f32[pixels], of the way from the one to the other.
+    pixels: slice of the image.
+    before: i64[pixels], the cell before the pixel, from 0 to M; the next cell is `before + 1`.
+    fraction: f32[pixels], position between the two cells.
   """
 
   pixels: slice
@@ -120,7 +120,7 @@ def _detectron2_span(start: np.float32, end: np.float32, cells: int, length: int
 
 
 def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> _Span:
-  """Pixels at a position in the padded mask, f32[pixels]: i is the center of cell i."""
+  """The span of pixels at positions f32[pixels] in the padded mask; i is the center of cell i."""
   position = np.clip(position, 0, cells + 1)
   before = np.minimum(position.astype(np.int64), cells)
   region = slice(pixels[0], pixels[-1] + 1) if pixels.size else slice(0)
@@ -128,7 +128,7 @@ def _span(pixels: np.ndarray, position: np.ndarray, cells: int) -> _Span:
 
 
 def _interpolate(values: np.ndarray, before: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-  """f32[n, ...] between two neighbors of f32[cells, ...] each."""
+  """Interpolates f32[cells, ...] linearly: f32[n, ...]."""
   steps = np.diff(values, axis=0)[before]
   steps *= fraction[:, None]
   steps += values[before]

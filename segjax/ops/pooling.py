@@ -1,4 +1,4 @@
-"""Pooling, and unpooling to where the maxima came from."""
+"""Max pooling, and unpooling with indices."""
 
 import functools
 
@@ -10,11 +10,11 @@ from segjax.types import Array
 
 
 def max_pool_2x2(x: Array) -> Array:
-  """2x2 max-pooling of stride 2, without padding: an odd last row or column is dropped.
+  """2x2 max pooling of stride 2, without padding: an odd last row or column is dropped.
 
-  The maximum of four strided slices. Its gradient is elementwise, about five times faster on a CPU
-  than that of `lax.reduce_window`, which it equals except where a window's maximum is tied: there
-  each tied pair shares the gradient, instead of the first element taking it all.
+  The maximum of four strided slices. Its gradient is elementwise and about five times faster on a
+  CPU than that of `lax.reduce_window`. They are equal except for ties, where the gradient is shared
+  instead of going to the first element.
 
   Args:
     x: [B, H, W, C].
@@ -31,15 +31,15 @@ def max_pool_2x2(x: Array) -> Array:
 
 
 def caffe_max_pool(x: Array, window: Window) -> Array:
-  """Max-pooling that keeps a last, partial window, as Caffe's does.
+  """Max pooling that keeps a partial last window, as in Caffe.
 
-  Maxima of strided slices, of the rows and then of the columns: its gradient is elementwise, about
-  five times faster on a CPU than that of `lax.reduce_window`, from which it differs where a
-  window's maximum is tied: there the tied elements share the gradient.
+  Maxima of strided slices, over rows and then columns. Its gradient is elementwise and about five
+  times faster on a CPU than that of `lax.reduce_window`. They are equal except for ties, where the
+  gradient is shared.
 
   Args:
     x: f[B, H, W, C].
-    window: its padding and stride together may not exceed its kernel, so that no window is empty.
+    window: padding + stride must be at most the kernel size, so that no window is empty.
 
   Returns:
     f[B, ceil((H + 2p - k) / s) + 1, the same of W, C], at least 1, for kernel k, stride s and
@@ -47,7 +47,7 @@ def caffe_max_pool(x: Array, window: Window) -> Array:
   """
   kernel, stride, padding = window
   if padding + stride > kernel:
-    raise ValueError(f'{window} can fall outside its input: make the kernel larger')
+    raise ValueError(f'{window} can be outside the input: use a larger kernel')
   for axis in (1, 2):
     size = x.shape[axis] + 2 * padding
     count = max(0, -(-(size - kernel) // stride)) + 1
@@ -63,10 +63,10 @@ def caffe_max_pool(x: Array, window: Window) -> Array:
 
 
 def argmax_pool_2x2(x: Array) -> tuple[Array, Array]:
-  """2x2 max-pooling of stride 2 that remembers where each maximum was (SegNet, section 3).
+  """2x2 max pooling of stride 2 with the indices of the maxima (SegNet, section 3).
 
-  An odd last row or column makes windows of its own, 1x2, 2x1 or 1x1, as in Caffe. Of tied maxima
-  the first in row-major order counts, as in PyTorch, and takes the whole gradient.
+  An odd last row or column forms partial windows, 1x2, 2x1 or 1x1, as in Caffe. For ties, the first
+  maximum in row-major order is chosen, as in PyTorch, and receives the gradient.
 
   Args:
     x: [B, H, W, C].
@@ -75,7 +75,7 @@ def argmax_pool_2x2(x: Array) -> tuple[Array, Array]:
     values: [B, ceil(H / 2), ceil(W / 2), C], of x's dtype.
     indices: u8 of the same shape, `2 * row + column` of the maximum within its window.
   """
-  # A repeated last row or column can only tie with what it repeats, so it is never chosen.
+  # A repeated last row or column only ties with the original, so it is never chosen.
   x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode='edge')
   values = x[:, 0::2, 0::2]
   indices = jnp.zeros(values.shape, jnp.uint8)
@@ -88,26 +88,26 @@ def argmax_pool_2x2(x: Array) -> tuple[Array, Array]:
 
 
 def unpool_2x2(x: Array, indices: Array, size: tuple[int, int]) -> Array:
-  """Puts each value where its window had the maximum, and zeros elsewhere (SegNet, section 3).
+  """Places each value at the index of its window, and zeros elsewhere (SegNet, section 3).
 
-  A comparison on two extra axes instead of a scatter: about three times faster on a CPU, forwards
-  and backwards. Its gradient reads the output's gradient at the indices.
+  A comparison on two extra axes instead of a scatter: about three times faster on a CPU, in the
+  forward and backward pass.
 
   Args:
     x: [B, h, w, C].
     indices: u8[B, h, w, C], from `argmax_pool_2x2`.
-    size: (H, W), static, of what was pooled: h = ceil(H / 2) and w = ceil(W / 2).
+    size: (H, W), static, of the pooled input: h = ceil(H / 2) and w = ceil(W / 2).
 
   Returns:
     [B, H, W, C], of x's dtype.
 
   Raises:
-    ValueError: if `size` does not pool to x's.
+    ValueError: `size` is inconsistent with the shape of x.
   """
   b, h, w, c = x.shape
   height, width = size
   if (-(-height // 2), -(-width // 2)) != (h, w):
-    raise ValueError(f'{height}x{width} is not pooled to {h}x{w}')
+    raise ValueError(f'{height}x{width} does not pool to {h}x{w}')
   position = jnp.arange(4, dtype=indices.dtype).reshape(1, 1, 2, 1, 2, 1)
   chosen = indices[:, :, None, :, None] == position
   y = jnp.where(chosen, x[:, :, None, :, None], jnp.zeros((), x.dtype))

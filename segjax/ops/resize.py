@@ -1,8 +1,7 @@
-"""Bilinear interpolation of maps, by a whole factor or from image to image inside their padding.
+"""Bilinear resizing of feature maps: by an integer factor, or of padded images to given sizes.
 
-Positions are those of pixel centers, as in `jax.image.resize`, torch's `align_corners=False` and
-OpenCV: pixel i of n covers the share i / n to (i + 1) / n of its axis. Beyond the outermost centers
-the outermost values go on.
+Half-pixel centers, as in `jax.image.resize`, torch's `align_corners=False` and OpenCV: pixel i of n
+covers i / n to (i + 1) / n of its axis. Values are extended beyond the outermost centers.
 """
 
 import jax
@@ -12,7 +11,7 @@ from segjax.types import Array
 
 
 def enlarge(x: Array, factor: int) -> Array:
-  """f[B, h, w, C] -> f[B, factor · h, factor · w, C], by sums of neighbors alone."""
+  """f[B, h, w, C] -> f[B, factor · h, factor · w, C], without gathers."""
   return _enlarge_axis(_enlarge_axis(x, factor, 1), factor, 2)
 
 
@@ -30,16 +29,17 @@ def _enlarge_axis(x: Array, factor: int, axis: int) -> Array:
 
 
 def resize_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
-  """Each map inside its padding at another size; sizes are traced, shapes static.
+  """Resizes padded maps; sizes are traced, shapes static.
 
   Args:
     x: f[B, h, w, C].
-    size: i32[B, 2], height and width of each inside its padding.
-    new_size: i32[B, 2], what they are to be.
-    shape: (H, W) of the result, at least the new sizes; the last row and column go on beyond them.
+    size: i32[B, 2], height and width of each map without padding.
+    new_size: i32[B, 2], of the result.
+    shape: (H, W) of the result, at least the new sizes; the last row and column are repeated
+      beyond.
 
   Returns:
-    f[B, H, W, C]; where the two sizes are the same, exactly what x has there.
+    f[B, H, W, C]; equal to x if the sizes are equal.
   """
 
   def resize_one(x: Array, size: Array, new_size: Array) -> Array:
@@ -57,13 +57,13 @@ def resize_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
 
 
 def shrink_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
-  """As `resize_inside`, but with area means along an axis that shrinks, and zeros beyond.
+  """As `resize_inside`, but with area averaging along axes that shrink, and zero padding.
 
-  That is how `segjax.data.geometry.resize_image` resizes images.
+  Equal to the resizing of images in `segjax.data.geometry.resize_image`.
   """
 
   def weights(size: Array, new: Array, old_length: int, new_length: int) -> Array:
-    """f32[new, old], what each pixel takes of each."""
+    """f32[new, old], the resize matrix."""
     row, column = jnp.arange(new_length)[:, None], jnp.arange(old_length)
     step = size / new
     start = row * step
@@ -74,7 +74,7 @@ def shrink_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
 
   def shrink_one(x: Array, size: Array, new_size: Array) -> Array:
     rows, columns = (weights(size[i], new_size[i], x.shape[i], shape[i]) for i in (0, 1))
-    # Most weights are 0: in narrow types the result is as exact as its own digits.
+    # Most weights are 0, so that low-precision types lose no accuracy in the sum.
     return jnp.einsum('yh,xw,hwc->yxc', rows, columns, x, precision='highest').astype(x.dtype)
 
   return jax.vmap(shrink_one)(x, size, new_size)

@@ -1,20 +1,20 @@
-"""RoIAlign (Mask R-CNN, section 3), and RoIPool and RoIWarp, which its Table 2c compares it with.
+"""RoIAlign (Mask R-CNN, section 3), and RoIPool and RoIWarp for its Table 2c.
 
-RoIAlign divides a box into bins of equal size, samples the features bilinearly at regularly spaced
-points of each bin, and takes their average or maximum. Pixel i of the features covers the interval
-[i, i + 1] of the box's coordinates, so that its center is at i + 0.5 (`aligned=True`), or it is a
-point at i (`aligned=False`, the convention of 2017, half a pixel off).
+RoIAlign divides a box into bins of equal size, samples the features bilinearly on a regular grid in
+each bin, and takes their average or maximum. With `aligned=True`, pixel i of the features covers
+the interval [i, i + 1] of box coordinates, with its center at i + 0.5. With `aligned=False` it is
+at i (the original convention, off by half a pixel).
 
-Two forms compute the same:
+Two implementations (`form`) give the same result:
 
-- `gather`: bilinear samples, `jax.vmap`ped over bins and boxes. The levels of a pyramid lie one
-  after the other in one table, so that a box reads its own level only.
-- `matrix`: interpolation is linear in each axis, hence two matrix products, rows @ features @
-  columns. It multiplies with every pixel of every level, but needs no gather and no scatter.
+- `gather`: bilinear samples, `jax.vmap`ped over bins and boxes. The levels of a pyramid are
+  concatenated in one table, so that each box reads only its level.
+- `matrix`: interpolation is separable, so it is two matrix products, rows @ features @ columns. It
+  multiplies with all pixels of all levels, but needs neither gather nor scatter.
 
-`gather` is the default and, on a CPU, the faster one: experiments/mask_rcnn_speed/roi_align.py
-measures both. On a TPU, where scattering is slow, the default is `matrix`; that was not measured,
-nor was the choice of `gather` for a GPU.
+The default is `gather`, which is faster on CPUs (experiments/mask_rcnn_speed/roi_align.py). On
+TPUs the default is `matrix`, as scatters are slow there. The defaults for GPU and TPU were not
+measured.
 """
 
 import functools
@@ -35,13 +35,13 @@ Mode: TypeAlias = Literal['avg', 'max']
 Border: TypeAlias = Literal['zero', 'clamp']
 Form: TypeAlias = Literal['gather', 'matrix']
 
-# Coordinates are cut off here, so that no arithmetic on a finite box overflows.
+# Coordinates are clipped to prevent overflow for finite boxes.
 _LIMIT = 1e8
-# Up to this many samples a bin are written out: XLA makes one loop over the output of them.
+# Up to this many samples per bin are unrolled, so that XLA fuses them into one loop.
 _UNROLL = 16
-# On a CPU the gradient is added to so many rows of the table at a time, which its cache holds.
+# On CPUs, the number of table rows per scatter step, to fit the cache.
 _SCATTER_ROWS = 4096
-# Elements of the largest array that the matrix form makes for one group of boxes.
+# Maximum elements of an array in the matrix form, which bounds the boxes per group.
 _MATRIX_ELEMENTS = 2**26
 
 
@@ -61,27 +61,28 @@ def roi_align(
 ) -> Array:
   """RoIAlign of one feature map.
 
-  Gradients flow to the features and to the boxes and are finite for every box. Those of the boxes
-  are of the positions of the samples; their number has none.
+  Gradients flow to the features and, through the sample positions, to the boxes. They are finite
+  for all boxes.
 
   Args:
     features: f[H, W, C], or f[B, H, W, C].
-    boxes: f32[R, 4], or f32[B, R, 4]: x0, y0, x1, y1. A box with an infinite or NaN coordinate
-      gives zeros.
-    output_size: bins of a box, an int or (rows, columns) = (P, Q).
-    spatial_scale: pixels of the features to a unit of the boxes: 1 / stride.
-    sampling_ratio: samples a bin and axis; 0 or less for the adaptive count, ceil(pixels a bin).
-    aligned: whether pixel i's center is at i + 0.5. If not, a box less than one pixel high or wide
-      is made one pixel high or wide.
-    mode: average or maximum of the samples of a bin. (ONNX's reference takes another maximum, of
+    boxes: f32[R, 4], or f32[B, R, 4]: x0, y0, x1, y1. Boxes with infinite or NaN coordinates
+      give zeros.
+    output_size: bins per box, an int or (rows, columns) = (P, Q).
+    spatial_scale: feature pixels per unit of the boxes: 1 / stride.
+    sampling_ratio: samples per bin and axis; 0 or less for the adaptive number, ceil(pixels per
+      bin).
+    aligned: whether the center of pixel i is at i + 0.5. If not, boxes are at least one pixel high
+      and wide.
+    mode: average or maximum of the samples of a bin. (ONNX defines the maximum differently, over
       the weighted corners of the samples.)
-    border: samples up to one pixel outside the map read its border; those further out read zero,
-      or with `clamp` the border too.
-    zero_empty: whether a box without area gives zeros. If not, torchvision's rule: it is sampled
-      like any other, with a fixed number of samples even on a line or backwards.
-    max_samples: bounds the adaptive count of either axis, and sets its cost, whatever the boxes.
-      Default: the count of a box as large as the map.
-    form: `gather` or `matrix`; default: that of the platform, see above.
+    border: samples up to one pixel outside the map read its border; samples beyond read zero, or
+      with `clamp` also the border.
+    zero_empty: whether empty boxes give zeros. If not, they are sampled like any other box, as in
+      torchvision.
+    max_samples: upper bound of the adaptive number per axis; determines the cost, since shapes are
+      static. Default: the number for a box as large as the map.
+    form: `gather` or `matrix`; default: by platform, see above.
 
   Returns:
     f[R, P, Q, C], or f[B, R, P, Q, C], of the features' dtype, computed in float32.
@@ -114,19 +115,19 @@ def multilevel_roi_align(
   canonical_level: int = 4,
   **options: Any,
 ) -> Array:
-  """RoIAlign of each box on the level of a feature pyramid that fits its size, see `box_levels`.
+  """RoIAlign of each box on the FPN level for its size, see `box_levels`.
 
   Args:
     pyramid: f[H_l, W_l, C], or f[B, H_l, W_l, C], finest first.
     boxes: f32[R, 4], or f32[B, R, 4], in pixels of the image.
-    strides: pixels of the image to a pixel of each level: powers of two, each twice the one before.
-    output_size: bins of a box, an int or (rows, columns) = (P, Q).
+    strides: of the levels, consecutive powers of two.
+    output_size: bins per box, an int or (rows, columns) = (P, Q).
     sampling_ratio: as in `roi_align`.
     aligned: as in `roi_align`.
-    canonical_scale: side of the square that belongs to `canonical_level`.
-    canonical_level: the base-2 logarithm of a stride.
-    **options: as in `roi_align`. With the adaptive count give a `max_samples`: on its own level a
-      box is seldom larger than 28 pixels, and the finest level is what the default goes by.
+    canonical_scale: side length of the square box at `canonical_level`.
+    canonical_level: level, as log2 of its stride.
+    **options: as in `roi_align`. With the adaptive number set `max_samples`: boxes are rarely
+      larger than 28 pixels on their level, but the default assumes the finest level.
 
   Returns:
     f[R, P, Q, C], or f[B, R, P, Q, C].
@@ -155,24 +156,24 @@ def box_levels(
 ) -> Array:
   """The pyramid level of each box: floor(4 + log2(sqrt(area) / 224) + 1e-6), clamped to the levels.
 
-  As in the Feature Pyramid Networks paper, equation 1, with torchvision's 1e-6. Written as
-  comparisons of the area, so that an empty box has a level (the finest).
+  As in FPN, eq. 1, with torchvision's 1e-6. Implemented as comparisons of the area, so that empty
+  boxes have a level (the finest).
 
   Args:
     boxes: f32[..., 4].
-    strides: of the levels, powers of two, each twice the one before.
-    canonical_scale: side of the square that belongs to `canonical_level`.
-    canonical_level: the base-2 logarithm of a stride.
+    strides: of the levels, consecutive powers of two.
+    canonical_scale: side length of the square box at `canonical_level`.
+    canonical_level: level, as log2 of its stride.
 
   Returns:
     i32[...], index into `strides`.
 
   Raises:
-    ValueError: strides that are not consecutive powers of two.
+    ValueError: strides are not consecutive powers of two.
   """
   first = round(math.log2(strides[0]))
   if list(strides) != [2 ** (first + i) for i in range(len(strides))]:
-    raise ValueError(f'strides {list(strides)} must be powers of two, each twice the one before')
+    raise ValueError(f'strides {list(strides)} must be consecutive powers of two')
   x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
   area = (x1 - x0) * (y1 - y0)
   steps = np.arange(first + 1, first + len(strides)) - canonical_level - 1e-6
@@ -183,20 +184,20 @@ def box_levels(
 def roi_pool(
   features: Array, boxes: Array, *, output_size: IntOrPair, spatial_scale: float
 ) -> Array:
-  """RoIPool (Fast R-CNN, section 2.1): the maximum of each bin of a box rounded to whole pixels.
+  """RoIPool (Fast R-CNN, section 2.1): max pooling in the bins of a box rounded to integer pixels.
 
-  Equal to `torchvision.ops.roi_pool`: both corners of the box are rounded and belong to it, so that
-  it has at least one pixel; bins are widened to whole pixels and overlap; a bin outside the map is
+  Equal to `torchvision.ops.roi_pool`: both corners of the box are rounded and inclusive, so that it
+  has at least one pixel; bins are extended to integer pixels and overlap; bins outside the map are
   zero. No gradient flows to the boxes.
 
-  Every bin is the maximum of four windows whose sides are powers of two; those of all pixels are
-  computed once. They take log2(2H) log2(2W) times the memory of the features.
+  Each bin is the maximum of four windows whose sides are powers of two. The maxima of all such
+  windows are precomputed and take log2(2H) log2(2W) times the memory of the features.
 
   Args:
     features: f[H, W, C], or f[B, H, W, C].
-    boxes: f32[R, 4], or f32[B, R, 4]. A box with an infinite or NaN coordinate gives zeros.
-    output_size: bins of a box, an int or (rows, columns) = (P, Q).
-    spatial_scale: pixels of the features to a unit of the boxes: 1 / stride.
+    boxes: f32[R, 4], or f32[B, R, 4]. Boxes with infinite or NaN coordinates give zeros.
+    output_size: bins per box, an int or (rows, columns) = (P, Q).
+    spatial_scale: feature pixels per unit of the boxes: 1 / stride.
 
   Returns:
     f[R, P, Q, C], or f[B, R, P, Q, C], of the features' dtype.
@@ -215,17 +216,16 @@ def roi_warp(
   mode: Mode = 'avg',
   form: Form | None = None,
 ) -> Array:
-  """RoIWarp as Mask R-CNN's Table 2c has it: RoIPool's rounded box, sampled bilinearly.
+  """RoIWarp as in Mask R-CNN's Table 2c: RoIPool's rounded box, sampled bilinearly.
 
-  What is rounded are the pixels of RoIPool's box, both corners included; they are then sampled as
-  `roi_align` samples, so that one bin a pixel and one sample a bin give back the pixels. No
-  gradient flows to the boxes.
+  The box is rounded as in RoIPool, with inclusive corners, and sampled as in `roi_align`. With one
+  bin per pixel and one sample per bin the output equals the pixels. No gradient flows to the boxes.
 
   Args:
     features: f[H, W, C], or f[B, H, W, C].
-    boxes: f32[R, 4], or f32[B, R, 4]. A box with an infinite or NaN coordinate gives zeros.
-    output_size: bins of a box, an int or (rows, columns) = (P, Q).
-    spatial_scale: pixels of the features to a unit of the boxes: 1 / stride.
+    boxes: f32[R, 4], or f32[B, R, 4]. Boxes with infinite or NaN coordinates give zeros.
+    output_size: bins per box, an int or (rows, columns) = (P, Q).
+    spatial_scale: feature pixels per unit of the boxes: 1 / stride.
     sampling_ratio: as in `roi_align`.
     mode: as in `roi_align`.
     form: as in `roi_align`.
@@ -249,12 +249,12 @@ def roi_warp(
 
 
 class Samples(NamedTuple):
-  """The samples of R boxes in one axis: S in each of P bins, each between two pixels.
+  """The samples of R boxes along one axis: S in each of P bins, each between two pixels.
 
   Attributes:
-    pixels: i32[R, P, S, 2], before and after the sample; the same pixel twice at the border.
-    weights: f32[R, P, S, 2] of those pixels; zeros where the sample reads nothing.
-    share: f32[R, 1, S] of the sample in the average of its bin; zero where it is absent.
+    pixels: i32[R, P, S, 2], the pixels before and after the sample; equal at the border.
+    weights: f32[R, P, S, 2] of these pixels; zeros for samples outside the map.
+    share: f32[R, 1, S], weight of the sample in the average of its bin; zero for padding.
   """
 
   pixels: Array
@@ -273,21 +273,21 @@ def box_samples(
   border: Border,
   zero_empty: bool,
 ) -> tuple[Samples, Samples]:
-  """Where the samples of boxes lie in rows and in columns.
+  """The sampling positions of boxes along rows and columns.
 
   Args:
     boxes: f32[R, 4], in pixels of their maps.
     sizes: i32[R, 2], rows and columns of the map of each box.
-    output_size: bins of a box, an int or (rows, columns) = (P, Q).
+    output_size: bins per box, an int or (rows, columns) = (P, Q).
     sampling_ratio: as in `roi_align`.
-    max_samples: bounds of the adaptive count in rows and columns; S of the result is that bound.
+    max_samples: upper bound of the adaptive number along rows and columns; S of the result.
     aligned: as in `roi_align`.
     border: as in `roi_align`.
     zero_empty: as in `roi_align`.
 
   Returns:
-    (samples of the rows, samples of the columns). The samples of a box that gives zeros have no
-    share in the rows, or read nothing.
+    (samples along rows, samples along columns). For a box that gives zeros, the shares along rows
+    or all weights are zero.
   """
   boxes, alive = _finite(boxes)
   if zero_empty:
@@ -306,8 +306,8 @@ def _axis_samples(
   start, end, length, bins, sampling_ratio, max_samples, aligned, border
 ) -> Samples:
   start, end, length = (x[:, None, None] for x in (start, end, length))
-  # In torchvision's order of operations, for the same rounding errors where it matters: at whole
-  # numbers of samples, and where a sample is just not outside the map.
+  # In torchvision's order of operations, to have the same rounding errors in the adaptive number of
+  # samples and at the border of the map.
   if aligned:
     start, end = start - 0.5, end - 0.5
   size = end - start
@@ -332,23 +332,23 @@ def _axis_samples(
 
 
 def _divisor(n: int, x: Array) -> Array:
-  """n, so that XLA divides by it: of a constant it takes the reciprocal, which rounds otherwise."""
+  """n as a non-constant: XLA replaces division by a constant with its reciprocal, less exact."""
   return n + 0.0 * lax.stop_gradient(x)
 
 
 def mean_weights(samples: Samples) -> Array:
-  """The weights of the pixels in the averages of the bins, f32[R, P, S, 2]."""
+  """The weights of the pixels in the bin averages, f32[R, P, S, 2]."""
   return samples.weights * samples.share[..., None]
 
 
 def sum_of_samples(
   read: Callable[[Array], Array], rows: Array, cols: Array, row_weights: Array, col_weights: Array
 ) -> Array:
-  """The weighted sum of each bin's bilinear samples, R boxes of P x Q bins.
+  """The weighted sum of the bilinear samples of each bin, for R boxes of P x Q bins.
 
   Args:
     read: i32[] -> f[...], the value at `row + column`.
-    rows: i32[R, P, S, 2], what each of the two pixels of a sample adds to the index.
+    rows: i32[R, P, S, 2], contribution of the two pixels of a sample to the index.
     cols: i32[R, Q, T, 2].
     row_weights: f32[R, P, S, 2].
     col_weights: f32[R, Q, T, 2].
@@ -365,14 +365,14 @@ def _pair(value: IntOrPair) -> tuple[int, int]:
 
 
 def _finite(boxes: Array) -> tuple[Array, Array]:
-  """Boxes that are safe to compute with, f32[..., 4], and whether they were finite, bool[...]."""
+  """Boxes clipped to a safe range, f32[..., 4], and whether they were finite, bool[...]."""
   boxes = jnp.asarray(boxes, jnp.float32)
   finite = jnp.isfinite(boxes).all(-1)
   return jnp.clip(jnp.where(finite[..., None], boxes, 0), -_LIMIT, _LIMIT), finite
 
 
 def _align(features, boxes, levels, scales, *, form=None, **options) -> Array:
-  """`roi_align` on several maps; `levels` tells the map of each box of an image."""
+  """`roi_align` on several maps; `levels` maps the boxes of an image to their level."""
   if form is None:
     form = 'matrix' if jax.default_backend() == 'tpu' else 'gather'
   align = functools.partial(_align_image, levels=levels, scales=scales, form=form, **options)
@@ -401,7 +401,7 @@ def _align_image(
 def sample_bounds(
   size: tuple[int, int], output_size: IntOrPair, max_samples: int | None
 ) -> tuple[int, int]:
-  """The adaptive counts of a box as large as the map, or `max_samples` where that is given."""
+  """The adaptive numbers of a box as large as the map, or `max_samples` if given."""
   return tuple(
     max_samples or math.ceil(length / bins)
     for length, bins in zip(size, _pair(output_size), strict=True)
@@ -418,7 +418,7 @@ def _any_sample(rows: Samples, cols: Samples) -> Array:
   return ((rows.share > 0).any(-1) & (cols.share > 0).any(-1))[..., None, None]
 
 
-# The form `gather`. A table holds all pixels of all levels, f[pixels, C].
+# The form `gather`, with all pixels of all levels in a table f[pixels, C].
 
 
 def _gather_avg(features, level, rows, cols) -> Array:
@@ -439,7 +439,7 @@ def _gather_max(features, level, rows, cols) -> Array:
 
 
 def _table(features, level, rows) -> tuple[Array, Array]:
-  """The table, and what the pixels of the rows add to an index into it."""
+  """The table, and the contribution of the rows to an index into it."""
   sizes = _sizes(features)
   starts = np.cumsum([0, *sizes.prod(1)[:-1]], dtype=np.int32)
   start, width = (jnp.asarray(x)[level][:, None, None, None] for x in (starts, sizes[:, 1]))
@@ -452,7 +452,7 @@ def _reader(table: Array) -> Callable[[Array], Array]:
 
 
 def _sample_of_all_bins(read, rows, cols, row_weights, col_weights) -> Callable[..., Array]:
-  """A function of i and j: the bilinear sample i, j of each bin of each box, f32[R, P, Q, ...]."""
+  """A function (i, j) -> bilinear sample i, j of each bin of each box, f32[R, P, Q, ...]."""
 
   def bilinear(rows, cols, row_weights, col_weights):
     return sum(
@@ -468,9 +468,9 @@ def _sample_of_all_bins(read, rows, cols, row_weights, col_weights) -> Callable[
 
 
 def _reduce(combine, sample, height, width) -> Array:
-  """Combines the samples i, j of all bins, for i < height and j < width.
+  """Reduces the samples i, j of all bins, for i < height and j < width.
 
-  Samples outermost: each step reads and adds to all bins of all boxes, and keeps nothing else.
+  The loop over samples is outermost: each step updates all bins of all boxes, to save memory.
   """
   if height * width <= _UNROLL:
     return functools.reduce(
@@ -483,7 +483,7 @@ def _reduce(combine, sample, height, width) -> Array:
 
 @jax.custom_vjp
 def _table_mean(table, rows, cols, row_weights, col_weights) -> Array:
-  """`sum_of_samples` in a table, with a gradient that scatters all samples of a box at once."""
+  """`sum_of_samples` of a table, with a custom gradient that scatters all samples of a box."""
   return sum_of_samples(_reader(table), rows, cols, row_weights, col_weights)
 
 
@@ -494,7 +494,7 @@ def _table_mean_fwd(*arguments):
 def _table_mean_bwd(arguments, g):
   table, rows, cols, *weights = arguments
   scattered = _scatter(table, rows, cols, *weights, g)
-  # Where the boxes are constants nothing reads the rest, and XLA leaves it out.
+  # If the boxes are constants, XLA eliminates the rest as dead code.
   _, pullback = jax.vjp(functools.partial(sum_of_samples, _reader(table), rows, cols), *weights)
   return scattered, None, None, *pullback(g)
 
@@ -503,7 +503,7 @@ _table_mean.defvjp(_table_mean_fwd, _table_mean_bwd)
 
 
 def _scatter(table, rows, cols, row_weights, col_weights, g) -> Array:
-  """The gradient of `sum_of_samples` by the table, a few boxes at a time."""
+  """The gradient of `sum_of_samples` with respect to the table, in groups of boxes."""
   boxes = g.shape[0]
   a_box = math.prod(rows.shape[1:]) * math.prod(cols.shape[1:])
   group = max(1, _SCATTER_ROWS // a_box if jax.default_backend() == 'cpu' else boxes)
@@ -528,7 +528,7 @@ def _scatter(table, rows, cols, row_weights, col_weights, g) -> Array:
 
 
 def interpolation_matrices(samples: Samples, weights: Array, length: int) -> Array:
-  """The samples as matrices that multiply a map's rows or columns, f32[R, P, S, length]."""
+  """The samples as matrices for the rows or columns of a map, f32[R, P, S, length]."""
   pixel = jnp.arange(length)
   return sum(
     jnp.where(samples.pixels[..., k, None] == pixel, weights[..., k, None], 0) for k in range(2)
@@ -561,7 +561,7 @@ def _matrix_max(features, level, rows, cols) -> Array:
 
 
 def _over_levels(pool, features, level, rows, cols) -> Array:
-  """Adds up, for groups of boxes, what `pool` gives on each level, taken as zero on all but one."""
+  """Applies `pool` to all levels and selects the level of each box, in groups of boxes."""
 
   def pool_box(box):
     level, rows, cols = box
@@ -586,9 +586,9 @@ _FORMS = {
 
 
 def _rounded(boxes: Array, scale: float) -> tuple[Array, Array]:
-  """First pixel and pixels of each box, i32[R, 2] each (x, y): both rounded corners are in it.
+  """First pixel and size of each rounded box, i32[R, 2] each (x, y), with inclusive corners.
 
-  Halves are rounded away from zero, as C does.
+  Halves are rounded away from zero, as in C.
   """
   corners = boxes * scale
   whole = jnp.trunc(corners)
@@ -614,9 +614,9 @@ def _pool_image(features, boxes, *, bins, scale) -> Array:
 
 
 def _bin_windows(start, size, bins, length) -> tuple[Array, Array]:
-  """The two windows that cover each bin in one axis, i32[R, P, 2], and whether it has any pixel.
+  """The two windows that cover each bin along an axis, i32[R, P, 2], and whether it is not empty.
 
-  Window k * length + i is that of the 2**k pixels from i.
+  Window k * length + i has the 2**k pixels starting at i.
   """
   start, size = start[:, None], size[:, None].astype(jnp.float32)
   bin_size = size / _divisor(bins, size)
@@ -630,7 +630,7 @@ def _bin_windows(start, size, bins, length) -> tuple[Array, Array]:
 
 
 def _window_maxima(x, axis) -> Array:
-  """Maxima of the 1, 2, 4, … elements from each element of an axis on, a new axis before it."""
+  """Maxima of windows of 1, 2, 4, … elements along an axis, stacked on a new axis before it."""
   maxima, length = [x], x.shape[axis]
   for k in range(length.bit_length() - 1):
     behind = jnp.minimum(np.arange(length) + 2**k, length - 1)

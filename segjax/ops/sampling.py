@@ -1,4 +1,4 @@
-"""Which anchors or proposals a loss counts (Faster R-CNN, section 3.1.3)."""
+"""Random sampling of anchors or proposals for a loss (Faster R-CNN, section 3.1.3)."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from segjax.types import Array
 
 
 class Samples(NamedTuple):
-  """R of A candidates: the positives, then the negatives, then slots without one.
+  """R of A candidates: positives, then negatives, then padding.
 
   Attributes:
-    index: i32[R], of the candidate; 0 where not `valid`.
-    positive: bool[R], True in at most the first `int(positive_fraction * R)`: only these slots need
-      a mask head.
-    valid: bool[R].
+    index: i32[R], of the candidate; 0 for padding.
+    positive: bool[R], True for at most the first `int(positive_fraction * R)` samples: only these
+      need a mask head.
+    valid: bool[R], False for padding.
   """
 
   index: Array
@@ -27,19 +27,19 @@ class Samples(NamedTuple):
 def sample(
   key: Array, positive: Array, negative: Array, size: int, positive_fraction: float
 ) -> Samples:
-  """Samples a random subset of one image's candidates, without replacement, as torchvision does.
+  """Samples candidates of one image without replacement, as in torchvision.
 
-  Up to `int(positive_fraction * size)` of the positives, then negatives until there are `size`.
-  Positives do not stand in for missing negatives. All subsets are equally likely.
+  Up to `int(positive_fraction * size)` positives, then negatives up to `size` in total. Missing
+  negatives are not replaced by positives. All subsets are equally likely.
 
-  A candidate's priority is sampled from the key and its place, so that neither padding at the end
-  nor the other candidates' labels change it.
+  The random priority of a candidate depends only on the key and its index, not on padding at the
+  end or on the labels of other candidates.
 
   Args:
-    key: a `jax.random` key, one an image.
+    key: `jax.random` key of the image.
     positive: bool[A].
-    negative: bool[A], nowhere True where `positive` is.
-    size: R, the most that are sampled; may exceed A.
+    negative: bool[A], disjoint from `positive`.
+    size: R, maximum number of samples; may exceed A.
     positive_fraction: 0.5 in the paper's RPN, 0.25 for proposals.
   """
   priority = jax.random.uniform(key, positive.shape)
@@ -58,7 +58,7 @@ def sample(
 
 
 def _largest(priority: Array, candidate: Array, most: int) -> tuple[Array, Array]:
-  """i32[most], places of the candidates of largest priority, and i32[], how many there are."""
+  """i32[most], indices of the candidates with the highest priority, and their number i32[]."""
   priority = jnp.where(candidate, priority, -1)
   priority = jnp.pad(priority, (0, max(0, most - priority.shape[0])), constant_values=-1)
   values, index = lax.top_k(priority, most)

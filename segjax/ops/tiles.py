@@ -1,4 +1,4 @@
-"""Inference on images of any size, tile by tile."""
+"""Tiled inference on images of any size."""
 
 from collections.abc import Callable
 
@@ -16,38 +16,35 @@ def overlap_tile(
   margin: int | tuple[int, int],
   stride: int = 1,
 ) -> Array:
-  """Overlap-tile inference (U-Net, Fig. 2): the image in tiles, each read with its surroundings.
+  """Overlap-tile inference (U-Net, Fig. 2): tiles with a margin of context and reflect padding.
 
-  Beyond its borders the image is mirrored, as often as needed. The tiles run one after the other,
-  so memory is that of one tile of the whole batch.
+  Tiles are processed sequentially, so memory is that of one tile for the full batch.
 
-  The result is that of the network on the whole mirrored image if the margin covers the receptive
-  field and `stride` is the network's: tiles then start at multiples of it, so that a pooling window
-  holds the same pixels in every tile. (A padded network's margin must be a multiple of it too.)
+  The result equals that on the full reflected image if the margin covers the receptive field and
+  `stride` is the network's: tiles start at multiples of it, so that pooling windows are aligned.
+  (The margin of a padded network must be a multiple of it too.)
 
   Args:
-    apply: the network, f[B, th + 2 * mh, tw + 2 * mw, C] -> f[B, th, tw, K] if it is unpadded and
-      uses the margin up, or -> f[B, th + 2 * mh, tw + 2 * mw, K] if it is padded; of the latter
-      the center is kept.
+    apply: the network, f[B, th + 2 * mh, tw + 2 * mw, C] -> f[B, th, tw, K] if it is unpadded, or
+      -> f[B, th + 2 * mh, tw + 2 * mw, K] if it is padded; then the center is cropped.
     image: f[B, H, W, C], of any size.
-    tile: rows and columns of one tile, th and tw.
-    margin: rows and columns read around a tile, mh and mw.
-    stride: input pixels a pixel of the network's coarsest level, at most `tile`.
+    tile: rows and columns of a tile, th and tw.
+    margin: rows and columns of context on each side, mh and mw.
+    stride: input pixels per pixel of the coarsest level of the network, at most `tile`.
 
   Returns:
     f[B, H, W, K].
 
   Raises:
-    SegjaxError: the tile is smaller than the stride, or the network outputs neither the
-      tile nor the tile with its margin.
+    SegjaxError: the tile is smaller than the stride, or the output has an unexpected size.
   """
   (th, tw), (mh, mw) = np.broadcast_to(tile, 2).tolist(), np.broadcast_to(margin, 2).tolist()
   if min(th, tw) < stride:
-    raise SegjaxError(f'a tile of {th}x{tw} is too small: this model needs {stride}x{stride}')
+    raise SegjaxError(f'a tile of {th}x{tw} is too small: use at least {stride}x{stride}')
   b, h, w, _ = image.shape
   step_h, step_w = th // stride * stride, tw // stride * stride
-  # What each row (column) of tiles reads: i32[tiles, th + 2 * mh].
-  rows, cols = _mirrored_windows(h, th, mh, step_h), _mirrored_windows(w, tw, mw, step_w)
+  # Source rows (columns) of each row (column) of tiles: i32[tiles, th + 2 * mh].
+  rows, cols = _reflected_windows(h, th, mh, step_h), _reflected_windows(w, tw, mw, step_w)
 
   def run(window: tuple[Array, Array]) -> Array:
     row, col = window
@@ -57,7 +54,7 @@ def overlap_tile(
     if y.shape[1:3] == (th + 2 * mh, tw + 2 * mw):
       return y[:, mh : mh + th, mw : mw + tw]
     raise SegjaxError(
-      f'a tile of {th}x{tw} with a margin of {mh}x{mw} came out of the model as '
+      f'a tile of {th}x{tw} with a margin of {mh}x{mw} has an output of '
       f'{y.shape[1]}x{y.shape[2]}: choose a tile and a margin that fit the model'
     )
 
@@ -67,18 +64,18 @@ def overlap_tile(
   return y[:, :h, :w]
 
 
-def _mirrored_windows(size: int, tile: int, margin: int, step: int) -> np.ndarray:
-  """One axis: the source index of every pixel that a tile reads, i32[tiles, tile + 2 * margin]."""
+def _reflected_windows(size: int, tile: int, margin: int, step: int) -> np.ndarray:
+  """Source indices of the pixels of each tile along an axis, i32[tiles, tile + 2 * margin]."""
   starts = np.arange(0, max(size - tile, 0) + step, step)
   index = starts[:, None] + np.arange(-margin, tile + margin)
-  # A mirror that does not repeat the border pixel: a triangle wave of period 2 * (size - 1).
+  # Reflection without repeating the border pixel: a triangle wave of period 2 * (size - 1).
   period = max(2 * (size - 1), 1)
   index = index % period
   return np.minimum(index, period - index).astype(np.int32)
 
 
 def _stitch(tiles: Array, step: int, axis: int) -> Array:
-  """Joins tiles [n, ...] along `axis` of one tile, each `step` after the one before."""
+  """Joins tiles [n, ...] at offsets of `step` along `axis` of a tile."""
   last = tiles[-1]
   body = jnp.moveaxis(lax.slice_in_dim(tiles[:-1], 0, step, axis=axis + 1), 0, axis)
   shape = list(last.shape)

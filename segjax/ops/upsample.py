@@ -1,12 +1,12 @@
-"""Transposed convolution in three equal forms, and the bilinear kernel that FCN starts from.
+"""Transposed convolution in three equivalent forms, and FCN's bilinear initialization.
 
 Definition, per axis, with stride `s`, padding `p` and kernel size `k`:
 
   output[s * i + j - p] += input[i] * kernel[j]        for 0 <= j < k
 
-The stride acts on the output, and the padding removes `p` rows and columns from each side of it:
-`n` inputs give `s * (n - 1) + k - 2 * p` outputs. It is the transpose (the gradient) of the
-convolution with the same stride, padding and kernel.
+The padding removes `p` rows and columns from each side of the output: `n` inputs give
+`s * (n - 1) + k - 2 * p` outputs. It is the transpose (the gradient) of the convolution with the
+same stride, padding and kernel.
 
 A kernel is `f[kh, kw, Cin, Cout]` and is not flipped: a one-hot input reproduces it. It is
 `lax.conv_transpose`'s kernel rotated by 180 degrees, and PyTorch's `ConvTranspose2d` weight
@@ -33,17 +33,17 @@ def _pair(value: IntOrPair) -> tuple[int, int]:
 
 
 def conv_transpose(x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0) -> Array:
-  """Transposed convolution, in the form that is fast forwards and backwards.
+  """Transposed convolution with a fast forward and backward pass.
 
-  Where the kernel tiles the output (kernel size = stride, no padding) it is one matrix product and
-  a depth-to-space. Otherwise it is a convolution of the input dilated by the stride, whose gradient
-  is written as that of the forward convolution: XLA's own rule for the kernel of a dilated
-  convolution is tens of times slower on a CPU. Reverse mode only, for that reason.
+  If the kernel size equals the stride and there is no padding, it is a matrix product and a
+  depth-to-space. Otherwise it is a convolution of the input dilated by the stride, with a custom
+  gradient: XLA's kernel gradient of a dilated convolution is tens of times slower on a CPU.
+  Supports reverse mode only.
 
   Args:
     x: f[B, H, W, Cin].
-    kernel: f[kh, kw, Cin, Cout], of x's dtype; the orientation is in the module docstring.
-    stride: output step of one input step, an int or (rows, columns).
+    kernel: f[kh, kw, Cin, Cout], of x's dtype; for its orientation see the module docstring.
+    stride: an int or (rows, columns).
     padding: rows and columns removed from each side of the output, an int or (rows, columns).
 
   Returns:
@@ -80,8 +80,8 @@ def _dilated_fwd(x, kernel, stride, padding):
 
 
 def _dilated_bwd(stride, padding, residuals, g):
-  # The output is the gradient of `convolve` by g, at x; so x's gradient is convolve(g, kernel),
-  # and <x, convolve(g, kernel)> has the kernel's.
+  # The output is the transpose of `convolve`, applied to x: the gradient with respect to x is
+  # convolve(g, kernel), and that with respect to the kernel is that of <x, convolve(g, kernel)>.
   x, kernel = residuals
 
   def convolve(kernel):
@@ -103,7 +103,7 @@ _dilated.defvjp(_dilated_fwd, _dilated_bwd)
 def conv_transpose_scatter(
   x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
 ) -> Array:
-  """`conv_transpose` word by word from its definition: every input adds a kernel to the output."""
+  """`conv_transpose` by its definition: each input adds a scaled kernel to the output."""
   (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
   b, h, w, _ = x.shape
   kh, kw, _, cout = kernel.shape
@@ -119,7 +119,7 @@ def conv_transpose_scatter(
 def conv_transpose_matrix(
   x: Array, kernel: Array, stride: IntOrPair, padding: IntOrPair = 0
 ) -> Array:
-  """`conv_transpose` as the transpose of `conv_matrix`, multiplied out. For tests and teaching."""
+  """`conv_transpose` as a product with the transpose of `conv_matrix`. For tests and teaching."""
   b, h, w, _ = x.shape
   kh, kw, _, cout = kernel.shape
   (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
@@ -152,22 +152,22 @@ def conv_matrix(
 
 
 def _taps(size: int, k: int, stride: int, padding: int) -> np.ndarray:
-  """One axis: [i, j, o] is 1 where convolution output i reads input o with kernel element j."""
+  """Along one axis: [i, j, o] is 1 if convolution output i reads input o with kernel element j."""
   i, j = np.ogrid[:size, :k]
   o = np.arange(stride * (size - 1) + k - 2 * padding)
   return (o == (stride * i + j - padding)[..., None]).astype(np.int8)
 
 
 def bilinear_kernel(size: IntOrPair, channels: int, dtype: jnp.dtype = jnp.float32) -> Array:
-  """The kernel of a transposed convolution that interpolates each channel bilinearly (FCN, 3.3).
+  """The kernel of a transposed convolution for bilinear interpolation of each channel (FCN, 3.3).
 
   With `factor = (size + 1) // 2` and `center = factor - 1` for odd sizes, `factor - 0.5` for even,
-  an axis has `1 - |i - center| / factor`. Stride `factor` makes a constant image constant again,
-  away from its borders.
+  the kernel along an axis is `1 - |i - center| / factor`. With stride `factor`, a constant image
+  stays constant, except at its borders.
 
   Args:
     size: kernel rows and columns, odd or even.
-    channels: every channel is upsampled alone.
+    channels: number of channels, which are upsampled separately.
     dtype: of the result.
 
   Returns:
@@ -184,8 +184,8 @@ def _triangle(size: int) -> np.ndarray:
 
 
 def bilinear_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-  """`bilinear_kernel` as an initializer, for a shape [kh, kw, C, C]; the key is not used."""
+  """`bilinear_kernel` as an initializer for shapes [kh, kw, C, C]; the key is not used."""
   del key
   if shape[2] != shape[3]:
-    raise ValueError(f'bilinear_init keeps the channels apart: shape {shape} must end in C, C')
+    raise ValueError(f'bilinear_init needs equal input and output channels, got shape {shape}')
   return bilinear_kernel(shape[:2], shape[2], dtype)

@@ -1,16 +1,16 @@
-"""Windows that slide over rows and columns: which pixels an output of stacked layers sees."""
+"""Sliding windows of layers, and receptive fields of stacked layers."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Window(NamedTuple):
-  """Of a convolution or a pooling, the same for rows and columns.
+  """The window of a convolution or pooling layer, the same for rows and columns.
 
   Attributes:
-    kernel: its size.
-    stride: the step from one output to the next.
-    padding: rows and columns added on each side of the input.
+    kernel: kernel size.
+    stride: of the window.
+    padding: on each side of the input.
   """
 
   kernel: int
@@ -19,12 +19,12 @@ class Window(NamedTuple):
 
 
 class View(NamedTuple):
-  """Output i of stacked windows sees `size` pixels of the input around pixel stride·i + center.
+  """The receptive field of output i: `size` input pixels, centered at pixel stride·i + center.
 
   Attributes:
-    stride: input pixels from one output to the next.
-    center: the pixel that output 0 lies on; halves fall between two pixels.
-    size: the receptive field.
+    stride: input pixels per output.
+    center: center of the receptive field of output 0; halves are between two pixels.
+    size: of the receptive field.
   """
 
   stride: int
@@ -33,10 +33,10 @@ class View(NamedTuple):
 
 
 def view(windows: Iterable[Window]) -> View:
-  """What an output of `windows`, the first of which takes the image, sees of the image.
+  """The receptive field of stacked `windows`, from the image on.
 
-  Of parallel branches give the one with the largest kernel: where each is padded to keep the size,
-  all have the same center.
+  For parallel branches pass the one with the largest kernel: same-padded branches have the same
+  center.
   """
   stride, center, size = 1, 0.0, 1
   for kernel, step, padding in windows:
@@ -47,17 +47,17 @@ def view(windows: Iterable[Window]) -> View:
 
 
 def bilinear_crop(seen: View) -> tuple[int, int]:
-  """How outputs that see `seen` are brought back to the pixels that they lie on.
+  """Kernel and crop of a bilinear upsampling that aligns outputs with their receptive fields.
 
-  Input i of a transposed convolution of kernel k lies at stride·i + (k - 1) / 2 of its output,
-  which is to be at stride·i + center of the image: what is before is cropped off. Of the two
-  kernels that interpolate bilinearly, 2·stride and 2·stride - 1, one makes that a whole number.
+  Input i of a transposed convolution of kernel k is centered at stride·i + (k - 1) / 2 of its
+  output, and should be at stride·i + center of the image: the difference is cropped. Of the two
+  bilinear kernel sizes, 2·stride and 2·stride - 1, one makes it an integer.
 
   Returns:
-    (kernel size, rows and columns to crop off the top and left).
+    (kernel size, rows and columns to crop from the top and left).
 
   Raises:
-    ValueError: the output would start within the image, which has to be padded more.
+    ValueError: the output would start inside the image, which needs more padding.
   """
   kernel = 2 * seen.stride
   offset = (kernel - 1) / 2 - seen.center

@@ -1,1 +1,1 @@
-"""What a run shows: overlays of labels, curves, the page `report.html` and the terminal."""
+"""Output of a run: overlays, curves, the page `report.html` and the terminal."""

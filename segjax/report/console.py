@@ -1,4 +1,4 @@
-"""What a run prints in the terminal: tables of metrics, and the progress of training."""
+"""Terminal output of a run: tables of metrics, and training progress."""
 
 import sys
 import time
@@ -51,8 +51,8 @@ def _table(name: str, rows: Mapping[str, Mapping[str, str]]) -> Table:
 class TrainProgress:
   """Progress of training on a stream, as a context manager.
 
-  On a terminal this is a bar with the step, the newest values and the time left. Anywhere else
-  it is one plain line per `update` with values, so that a log file stays readable.
+  On a terminal this is a bar with the step, the newest values and the time left. Elsewhere it
+  prints one plain line per `update` with values, so that a log file stays readable.
 
   Args:
     total: step at which training ends.
@@ -87,7 +87,7 @@ class TrainProgress:
       self._bar.stop()
 
   def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
-    """Reports that `step` steps are done.
+    """Shows the progress after `step` steps.
 
     Args:
       step: steps done since the run's first start.
@@ -114,7 +114,7 @@ class TrainProgress:
       print(text, file=self._stream, flush=True)
 
   def _seconds_left(self, step: int) -> float | None:
-    """Estimated from the pace since the first update, which leaves out compilation."""
+    """Estimated from the pace since the first update, which excludes compilation."""
     now = time.monotonic()
     if self._first is None:
       self._first = (step, now)

@@ -47,7 +47,7 @@ class Curve(NamedTuple):
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`; the log of a run that has not started is empty.
 
-  A line that is not a JSON object is left out: a run killed while it writes leaves half a line.
+  Lines that are not JSON objects are skipped: a run killed while writing leaves a partial line.
   """
   try:
     with open(path, encoding='utf-8', errors='replace') as lines:
@@ -67,14 +67,14 @@ def _parse(line: str) -> Any:
 def collect_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
   """Turns a log into curves.
 
-  A step logged twice (by a run resumed from an earlier checkpoint) counts as it was logged last;
-  values that are not finite numbers are left out.
+  If a step was logged twice (by a run resumed from an earlier checkpoint), the last entry counts.
+  Values that are not finite numbers are skipped.
 
   Args:
     log: records with `step`, `split` and scalars by name.
 
   Returns:
-    Metric name -> split -> curve: the loss, then what evaluation measured, then the rest.
+    Metric name -> split -> curve: the loss, then evaluation metrics, then the rest.
   """
   points: dict[str, dict[str, dict[int, float]]] = {}
   for record in log:
@@ -98,7 +98,7 @@ def _curve(values: Mapping[int, float]) -> Curve:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-  """Centered running mean of f[N] over `window` (odd) values, over fewer at both ends."""
+  """Centered running mean of f[N] over `window` (odd) values, fewer at both ends."""
   kernel = np.ones(min(window, 2 * len(values) - 1))
   total = np.convolve(values, kernel, mode='full')
   count = np.convolve(np.ones_like(values), kernel, mode='full')
@@ -124,7 +124,7 @@ def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int])
   """
   style = {
     'svg.fonttype': 'none',  # text stays text, in the page's font
-    'svg.hashsalt': name,  # the same file for the same curves, and ids of its own
+    'svg.hashsalt': name,  # deterministic ids, different for each curve
     'path.simplify_threshold': 0.5,
     'font.size': 9,
     'text.color': _INK,

@@ -1,7 +1,7 @@
-"""The page of a run: one self-contained HTML file without scripts and without a network.
+"""The report of a run: one self-contained HTML file without scripts or network access.
 
-A page is a title, a summary and a list of sections. A task with more to show adds sections made by
-the functions here, none of which depends on a task.
+A page consists of a title, a summary and a list of sections. The functions here make sections and
+do not depend on a task.
 """
 
 import base64
@@ -26,13 +26,13 @@ from segjax.report.values import (
   split_metrics,
 )
 
-# An image on the page has at most this many pixels per side; the full ones stay on disk.
+# Images on the page are downscaled to at most this many pixels per side.
 MAX_SIDE = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the page; one with an empty body is left out.
+  """A section of the page; sections with an empty body are omitted.
 
   Attributes:
     title: the heading, plain text.
@@ -100,7 +100,7 @@ def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
 def write_report(
   path: str | os.PathLike, *, title: str, summary: Mapping[str, Any], sections: Sequence[Section]
 ) -> None:
-  """Writes the page; a reader sees the old one or the new one, never half of it.
+  """Writes the page atomically.
 
   Args:
     path: of the HTML file; its directory exists.
@@ -113,7 +113,7 @@ def write_report(
   )
   path = Path(path)
   partial = path.with_name(path.name + '.partial')
-  # A file name among the captions need not be Unicode.
+  # File names in captions need not be valid Unicode.
   partial.write_text(page, encoding='utf-8', errors='replace')
   partial.replace(path)
 
@@ -131,12 +131,12 @@ def _png_uri(panel: np.ndarray) -> str:
 
 
 def _is_small(panel: np.ndarray) -> bool:
-  """Whether the page shows it enlarged, so that its pixels should stay sharp."""
+  """Whether the page shows it enlarged, with sharp pixels."""
   return max(panel.shape[:2]) <= MAX_SIDE // 2
 
 
 def _bar(value: Any) -> float | None:
-  """Length of a bar in percent; None for a count and for what is not between 0 and 1."""
+  """Length of a bar in percent; None for integers and for values outside [0, 1]."""
   if value is None or isinstance(value, str) or is_integer(value) or not 0 <= value <= 1:
     return None
   return 100 * float(value)

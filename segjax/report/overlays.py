@@ -1,7 +1,7 @@
 """Visualizations: label maps, objects and segments over an image, and label PNGs.
 
-All of it is NumPy on one image. `label` is i[H, W] with a class index or IGNORE_LABEL per pixel,
-`palette` is u8[C, 3] with the RGB color of each class, and a visualization is u8[H, W, 3].
+All functions work on one image in NumPy. `label` is i[H, W] with a class index or IGNORE_LABEL per
+pixel, `palette` is u8[C, 3] with the RGB color of each class, a visualization is u8[H, W, 3].
 """
 
 import os
@@ -14,14 +14,14 @@ from PIL import Image
 
 from segjax.types import IGNORE_LABEL
 
-# PASCAL VOC's color of label 255, which none of the first 254 classes of its color map has.
+# PASCAL VOC's color of label 255, which differs from the first 254 classes of its color map.
 IGNORE_COLOR = (224, 224, 192)
 ERROR_COLOR = (220, 38, 38)
-# In a label PNG: the highest value of 8 and of 16 bits, as in the files of public data sets.
+# Void in label PNGs: the highest 8-bit and 16-bit value, as in the files of public data sets.
 _VOID_8, _VOID_16 = 255, 65_535
-# Visualizations with text are about this large, in pixels.
+# Approximate size in pixels of visualizations with text.
 _READABLE = 512
-# The shades of one color in turn: towards black (0) or white (255), and how far.
+# Consecutive shades of a color: (0 for black or 255 for white, weight).
 _TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
 
 
@@ -50,7 +50,7 @@ def overlay(
   """Tints an image with the colors of its classes.
 
   Args:
-    image: u8[H, W, 3], or u8[H, W, 1] or u8[H, W], which are shown in gray.
+    image: u8[H, W, 3], or grayscale u8[H, W, 1] or u8[H, W].
     label: i[H, W].
     palette: u8[C, 3].
     alpha: weight of the class color, from 0 (image only) to 1 (color only).
@@ -75,7 +75,7 @@ def panels(
   prediction: npt.ArrayLike,
   palette: npt.ArrayLike,
 ) -> dict[str, np.ndarray]:
-  """A prediction next to its image and its ground truth.
+  """Panels of an image, its ground truth, its prediction and the errors.
 
   Args:
     image: u8[H, W, 3], u8[H, W, 1] or u8[H, W].
@@ -85,7 +85,7 @@ def panels(
 
   Returns:
     u8[H, W, 3] by name: `image`, `truth`, `prediction`, and `errors`, the faded image with wrong
-    pixels in ERROR_COLOR. No pixel is wrong where the truth is IGNORE_LABEL.
+    pixels in ERROR_COLOR. Pixels whose truth is IGNORE_LABEL are not errors.
   """
   rgb, truth, prediction = _rgb(image), np.asarray(truth), np.asarray(prediction)
   _check_same_size(image=rgb, truth=truth, prediction=prediction)
@@ -118,7 +118,7 @@ def objects(
     boxes: f[K, 4], x0, y0, x1, y1 in pixels.
     colors: u8[K, 3]. Objects of the same color get different shades of it.
     labels: K texts; an empty one is not drawn.
-    masks: K times bool[H, W]; None draws boxes only.
+    masks: K arrays bool[H, W]; None draws boxes only.
     alpha: weight of the color inside a mask.
 
   Returns:
@@ -153,13 +153,13 @@ def segments(
   *,
   alpha: float = 0.5,
 ) -> np.ndarray:
-  """Tints and outlines the segments of an image, and writes the label of each where it is widest.
+  """Tints and outlines the segments of an image, each with its label at its widest point.
 
   A small image is enlarged by an integer factor, so that labels can be read.
 
   Args:
     image: u8[H, W, 3], u8[H, W, 1] or u8[H, W].
-    ids: i[H, W], from 1 to S; where it is 0 the image is not tinted.
+    ids: i[H, W], from 1 to S; pixels with 0 are not tinted.
     colors: u8[S, 3]. Segments of the same color get different shades of it.
     labels: S texts; an empty one is not drawn.
     alpha: weight of the color inside a segment.
@@ -180,7 +180,7 @@ def segments(
   border = _border(ids) & (ids > 0)
   canvas = np.where((ids > 0)[..., None], tinted, canvas)
   canvas[border] = painted[border]
-  # The label of a small segment is on top of that of a large one.
+  # Labels of small segments are drawn on top of those of large ones.
   for number in numbers[np.argsort(-counts, kind='stable')]:
     if text := labels[number - 1]:
       inside = np.pad((ids == number).astype(np.uint8), 1)
@@ -191,7 +191,7 @@ def segments(
 
 
 def _shades(colors: npt.ArrayLike) -> np.ndarray:
-  """u8[K, 3]: each color, and a lighter or darker shade of it each time it repeats."""
+  """u8[K, 3]: each color, or a lighter or darker shade where it repeats."""
   shades = np.array(colors, np.float64).reshape(-1, 3)
   seen: dict[bytes, int] = {}
   for shade in shades:
@@ -204,7 +204,7 @@ def _shades(colors: npt.ArrayLike) -> np.ndarray:
 def _write(
   canvas: np.ndarray, text: str, corner: np.ndarray, color: np.ndarray, *, centered: bool = False
 ) -> None:
-  """Writes a label with its lower left, or center, at `corner`, moved inside the image."""
+  """Draws text with its lower left corner, or its center, at `corner`, moved inside the image."""
   font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
   (width, height), below = cv2.getTextSize(text, font, scale, 1)
   if centered:
@@ -218,7 +218,7 @@ def _write(
 
 
 def heat(values: npt.ArrayLike) -> np.ndarray:
-  """Shows f[H, W], >= 0, from dark blue at 0 to yellow at its largest value: u8[H, W, 3]."""
+  """Heat map u8[H, W, 3] of non-negative f[H, W]: dark blue at 0, yellow at the maximum."""
   values = np.asarray(values, np.float32)
   scaled = np.rint(255 * values / max(values.max(initial=0), np.finfo(np.float32).tiny))
   return cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
@@ -242,8 +242,8 @@ def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -
 def write_label_png(path: str | os.PathLike, label: npt.ArrayLike, palette: npt.ArrayLike) -> None:
   """Writes a PNG whose pixel values are class indices.
 
-  Of at most 255 classes: 8 bits, with the colors of the classes as its palette and 255 for
-  IGNORE_LABEL. Of more, which no palette holds: 16 bits, with 65535.
+  For up to 255 classes: 8 bits, with the class colors as the palette, and 255 for IGNORE_LABEL. For
+  more classes: 16 bits without a palette, and 65535 for IGNORE_LABEL.
   """
   if len(np.asarray(palette)) > _VOID_8:
     image = Image.fromarray(_with_void(label, palette, void=_VOID_16).astype(np.uint16))
@@ -263,13 +263,13 @@ def _color_table(palette: npt.ArrayLike, size: int, *, void: int) -> np.ndarray:
 
 
 def _with_void(label: npt.ArrayLike, palette: npt.ArrayLike, *, void: int) -> np.ndarray:
-  """The label map with `void` for IGNORE_LABEL, every other label checked to have a color."""
+  """The label map with `void` for IGNORE_LABEL; checks that every other label has a color."""
   label, count = np.asarray(label), len(np.asarray(palette))
   unknown = (label != IGNORE_LABEL) & ((label < 0) | (label >= count))
   if unknown.any():
     raise ValueError(
-      f'label {label[unknown][0]} has no color: the palette has {count}, and only {IGNORE_LABEL} '
-      'is ignored'
+      f'label {label[unknown][0]} has no color: the palette has {count} colors, and only '
+      f'{IGNORE_LABEL} is ignored'
     )
   return np.where(label == IGNORE_LABEL, void, label)
 

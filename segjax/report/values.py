@@ -1,4 +1,4 @@
-"""How a number of a metrics mapping is written, on the page and in the terminal."""
+"""Formatting of metrics, in the report and the terminal."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 MISSING = '–'
 
-# IoU, the AP and AR of COCO, and PQ with its factors SQ and RQ, which papers print in percent:
+# IoU, COCO's AP and AR, and PQ with its factors SQ and RQ, which papers report in percent:
 # `mean_iou`, `mask_ap50`, `box_ar_small`, `pq_things`.
 _PERCENT = re.compile(r'(.*_)?(iou|a[pr]\d*|pq|sq|rq)(_.*)?')
 
@@ -21,7 +21,7 @@ def split_metrics(
     metrics: scalars by name, and tables such as `per_class`: row name -> column name -> scalar.
 
   Returns:
-    The scalars and the tables, each in the order given.
+    The scalars and the tables, in the order given.
   """
   tables = {name: value for name, value in metrics.items() if isinstance(value, Mapping)}
   scalars = {name: value for name, value in metrics.items() if name not in tables}
@@ -29,24 +29,24 @@ def split_metrics(
 
 
 def column_names(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """The columns of a table (row name -> column name -> value) in the order they first appear."""
+  """The columns of a table (row name -> column name -> value) in order of first appearance."""
   return list(dict.fromkeys(name for row in table.values() for name in row))
 
 
 def is_percent(name: str) -> bool:
-  """Whether a metric, a fraction in JSON, is written in percent: IoU, AP, AR, PQ, SQ and RQ."""
+  """Whether a metric is displayed in percent (a fraction in JSON): IoU, AP, AR, PQ, SQ and RQ."""
   return _PERCENT.fullmatch(name) is not None
 
 
 def format_metric(name: str, value: Any) -> str:
-  """Writes the scalar of a metric: '72.4%' where `is_percent(name)`, else as `format_value`."""
+  """Formats a metric: '72.4%' if `is_percent(name)`, else `format_value`."""
   if not is_percent(name) or value is None or isinstance(value, str) or not math.isfinite(value):
     return format_value(value)
   return f'{100 * float(value):.1f}%'
 
 
 def format_value(value: Any) -> str:
-  """Writes a scalar with 4 to 5 digits, an integer in full, NaN and None as an en dash."""
+  """Formats a scalar with 4 to 5 digits, an integer in full, NaN and None as an en dash."""
   if value is None:
     return MISSING
   if isinstance(value, str):
@@ -66,5 +66,5 @@ def format_value(value: Any) -> str:
 
 
 def is_integer(value: Any) -> bool:
-  """Whether the type of a Python, NumPy or JAX scalar is an integer's."""
+  """Whether a Python, NumPy or JAX scalar has an integer type."""
   return isinstance(value, int) or getattr(getattr(value, 'dtype', None), 'kind', '') in ('i', 'u')

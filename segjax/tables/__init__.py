@@ -1,1 +1,1 @@
-"""Tables of papers: what makes their rows, what was measured, and the page that shows both."""
+"""Paper tables: how their rows are trained, measured results, and the page that shows both."""

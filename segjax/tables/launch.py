@@ -1,4 +1,4 @@
-"""Running the jobs of a table outside of this process: scripts, and jobs on a cluster."""
+"""Runs jobs of a table outside of this process: scripts, and jobs on a cluster."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def run_script(table: Table, script: Path) -> None:
 def chain_command(
   table: Table, chain: Sequence[Job], workdirs: Path, arguments: Iterable[str]
 ) -> list[str]:
-  """The command line that runs a chain of jobs in a process of its own, one after another."""
+  """The command line that runs a chain of jobs sequentially in its own process."""
   names = [job.entry.name for job in chain]
   seeds = [] if chain[0].seed is None else [f'--seeds={chain[0].seed}']
   return [
@@ -41,17 +41,17 @@ def submit(
   workdirs: Path,
   arguments: Sequence[str],
   options: Iterable[str],
-  tell: Callable[[str], None],
+  notify: Callable[[str], None],
 ) -> None:
-  """Submits one job per chain with submitit: to Slurm if it is available, else to this host.
+  """Submits one job per chain with submitit, to Slurm if available, else on this host.
 
   Args:
     table: of the jobs.
-    chains: of jobs that start from one another; one job on the cluster runs them in order.
-    workdirs: directory of the workdirs, which the jobs must see too; their output goes there.
+    chains: of jobs that start from each other; one cluster job runs a chain in order.
+    workdirs: directory of the workdirs, on a file system that jobs share; their logs go there.
     arguments: appended to the command line of each job.
     options: 'KEY=VALUE' for submitit's `update_parameters`.
-    tell: called with a line per submitted job.
+    notify: called with one line per submitted job.
 
   Raises:
     SegjaxError: submitit is not installed, or an unknown option.
@@ -68,9 +68,9 @@ def submit(
   parameters = {key: config_lib.parse_value(value) for key, _, value in pairs}
   try:
     executor.update_parameters(name=table.name, **parameters)
-  except (NameError, TypeError) as e:  # what submitit raises of an unknown key
+  except (NameError, TypeError) as e:  # raised by submitit for an unknown key
     raise SegjaxError(f'--launcher_option: {e}') from e
   for chain in chains:
     command = chain_command(table, chain, workdirs, arguments)
     job = executor.submit(submitit.helpers.CommandFunction(command))
-    tell(f'{", ".join(j.name for j in chain)}: job {job.job_id}, output in {folder}')
+    notify(f'{", ".join(j.name for j in chain)}: job {job.job_id}, output in {folder}')

@@ -1,4 +1,4 @@
-"""The page of a table: the paper's results and ours side by side, as Markdown, JSON or cells."""
+"""Renders a table, the paper's results next to ours, as Markdown, JSON or cells."""
 
 import dataclasses
 import decimal
@@ -15,12 +15,12 @@ NOT_RUN, MISSING = 'not run', '–'
 
 
 class Result(NamedTuple):
-  """A measured or computed result, in the column's unit.
+  """A measured or computed result, in the unit of its column.
 
   Attributes:
     mean: over the seeds.
-    spread: sample standard deviation; None of one seed.
-    seeds: how many.
+    spread: sample standard deviation; None for one seed.
+    seeds: number of seeds.
   """
 
   mean: float
@@ -29,15 +29,15 @@ class Result(NamedTuple):
 
 
 class Line(NamedTuple):
-  """A line of the page: a row with one of its recipes, at one checkpoint.
+  """A line of the page: a row trained by one recipe, at one checkpoint.
 
   Attributes:
     row: name.
-    entry: None where no recipe trains the row.
-    checkpoint: None likewise.
-    results: by column; None without a result.
-    records: of the measured results; empty in a line without a result.
-    changed: the config has changed since one of the records.
+    entry: None if no recipe trains the row.
+    checkpoint: likewise.
+    results: by column; None if missing.
+    records: of the measured results; empty if not run.
+    changed: whether the config has changed since one of the records.
   """
 
   row: str
@@ -56,8 +56,8 @@ def make_lines(
   Args:
     table: of the lines.
     records: of the table.
-    facts: the facts that follow from an entry's config, by the keys of the `computed` columns;
-      called only if there are such columns.
+    facts: computes values from an entry's config, by key of the `computed` columns; called only if
+      there are such columns.
   """
   computes = any(column.computed for column in table.columns.values())
   lines = []
@@ -90,7 +90,7 @@ def _result(
 
 
 def cells(table: Table, lines: Sequence[Line]) -> list[dict[str, str]]:
-  """The text of each line by heading: for each column the paper's result and ours, if any."""
+  """The text of each line by column heading, with the paper's result and ours."""
   printed = {name for line in lines for name in table.rows[line.row].paper or {}}
   rows = []
   for line in lines:
@@ -132,7 +132,7 @@ def _our_cell(line: Line, name: str, column: Column) -> str:
 
 
 def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
-  """The lines as JSON; a result of ours is null where it is missing."""
+  """The lines as JSON; missing results are null."""
 
   def row(line: Line) -> dict[str, Any]:
     row = table.rows[line.row]
@@ -158,7 +158,7 @@ def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def render_markdown(table: Table, lines: Sequence[Line]) -> str:
-  """The page: results, recipes, the config of each row, the provenance of each result, notes."""
+  """The page: results, recipes, configs, provenance and notes."""
   name = table.name
   split = f' Evaluated on the split `{table.file.split}`.' if table.file.split else ''
   sections = [
@@ -174,14 +174,14 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
 
 
 def _making(table: Table, lines: Sequence[Line]) -> list[str]:
-  """The sections on how rows are trained, and how the measured ones were."""
+  """The sections on recipes, configs and provenance."""
   name = table.name
   return [
     '## Recipes',
     '\n'.join(_recipe(*item) for item in table.recipes.items()),
     '## The config of each row',
     '\n'.join(f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()),
-    f'`segjax table {name} --run ROW.RECIPE` trains and records one of them, '
+    f'`segjax table {name} --run ROW.RECIPE` trains and records one row, '
     f'`segjax table {name} --run` all rows without a result.',
     '## Provenance of the measured results',
     '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
@@ -189,14 +189,14 @@ def _making(table: Table, lines: Sequence[Line]) -> list[str]:
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-  """Rows of the same keys as a Markdown table."""
+  """A Markdown table of rows that have the same keys."""
   lines = [list(rows[0]), ['---'] * len(rows[0]), *(list(row.values()) for row in rows)]
   escaped = [[text.replace('|', '\\|') for text in line] for line in lines]
   return '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
 
 
 def legend(table: Table, lines: Sequence[Line]) -> list[str]:
-  """What the signs in the cells mean, where they occur, and results from other sources."""
+  """Explains the symbols that occur in the cells, and lists results from other sources."""
   spread = any(
     result and result.spread is not None for line in lines for result in line.results.values()
   )
@@ -223,7 +223,7 @@ def _made_by(table: Table, entry: Entry) -> str:
 
 
 def provenance(record: Record) -> str:
-  """A record as an item of a Markdown list, without unknown facts."""
+  """A record as a Markdown list item, without unknown fields."""
   of = '' if record.steps is None else f' of {record.steps}'
   changes = ' with uncommitted changes' if record.dirty else ''
   facts = [

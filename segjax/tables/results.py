@@ -15,34 +15,34 @@ from segjax import config as config_lib
 from segjax.tables.spec import Entry, Table
 from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
-# Facts about a training that its workdir may not have: `--fact commit=1e077fc`.
+# Metadata of a training run that its workdir may lack: `--fact commit=1e077fc`.
 FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """A measurement of an entry; None is unknown.
+  """A measurement of an entry; None means unknown.
 
   Attributes:
     row: name.
     recipe: name.
     metrics: by name, as `segjax evaluate --json` prints them.
-    seed: of the training.
+    seed: of the training run.
     checkpoint: 'best' or 'latest'.
     step: of that checkpoint.
-    steps: of the whole training.
-    split: evaluated.
+    steps: of the complete training run.
+    split: that was evaluated.
     data: data set and version, of training and, if different, of evaluation.
-    weights: what the training started from, or 'scratch'.
-    parameters: their number.
+    weights: initial weights, or 'scratch'.
+    parameters: number of parameters.
     config_digest: of the entry, see `runs.entry_digest`.
     commit: of the code that trained.
     dirty: whether that code had uncommitted changes.
-    hardware: of the training.
+    hardware: of the training run.
     versions: of segjax and JAX.
-    seconds: of the training, see `training_seconds`.
+    seconds: of training, see `training_seconds`.
     date: of the measurement, YYYY-MM-DD.
-    command: of the training.
+    command: of the training run.
     note: anything else.
   """
 
@@ -73,12 +73,12 @@ class Record:
 
   @property
   def key(self) -> tuple[str, str, int | None]:
-    """A table has one record of each."""
+    """Unique within a table."""
     return (self.entry, self.checkpoint, self.seed)
 
 
 def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
-  """`['commit=1e077fc', …]` as keys of `Record`.
+  """Parses `['commit=1e077fc', …]` into fields of `Record`.
 
   Raises:
     SegjaxError: an unknown key, or a value of the wrong type.
@@ -98,7 +98,7 @@ def read_results(table: Table) -> list[Record]:
   """The records of a table.
 
   Raises:
-    SegjaxError: a line that is not a record, or of an unknown entry.
+    SegjaxError: a line is not a record, or names an unknown entry.
   """
   path = table.folder / 'results.jsonl'
   if not path.exists():
@@ -111,7 +111,7 @@ def _read(table: Table, line: str, where: str) -> Record:
   try:
     content = json.loads(line)
   except ValueError as e:
-    raise SegjaxError(f'{where}, is not valid JSON ({e}): fix or remove it') from e
+    raise SegjaxError(f'{where}: not valid JSON ({e}): fix or remove it') from e
   record = Record(**config_lib.complete(Record, content, where))
   if record.entry not in table.entries:
     raise SegjaxError(
@@ -135,7 +135,7 @@ def write_records(table: Table, added: Iterable[Record]) -> None:
 
 
 def look_up(metrics: Mapping[str, Any], key: str) -> float | None:
-  """The number at a dotted key of a metrics mapping; None where it is missing or nan."""
+  """The number at a dotted key of a metrics mapping; None if it is missing or NaN."""
   value: Any = metrics
   for name in key.split('.'):
     value = value.get(name) if isinstance(value, Mapping) else None
@@ -143,7 +143,7 @@ def look_up(metrics: Mapping[str, Any], key: str) -> float | None:
 
 
 def keep_metrics(table: Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of the metrics that a record keeps: scalars, and what the columns name in tables."""
+  """The metrics that a record keeps: scalars, and the table entries that columns name."""
   keys = [*metrics, *(c.key for c in table.columns.values() if c.key and not c.computed)]
   kept: dict[str, Any] = {}
   for key in dict.fromkeys(keys):
@@ -158,9 +158,9 @@ def keep_metrics(table: Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float | None:
-  """The time in training steps, from the images per second in `metrics.jsonl`.
+  """Time spent in training steps, from the images per second in `metrics.jsonl`.
 
-  It excludes evaluation, compilation, and the time until a run is resumed.
+  Excludes evaluation, compilation, and the time until a run is resumed.
   """
   train = [line for line in log if line['split'] == 'train']
   before = [0, *(line['step'] for line in train)]
@@ -175,13 +175,13 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
 def spell_weights(
   entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
 ) -> str:
-  """What a training started from, without paths: an entry, a file and its SHA-256, or runs.
+  """Describes initial weights without paths: an entry, a file with its SHA-256, or runs.
 
   Args:
-    entry: of the training.
+    entry: of the training run.
     trained: its complete config.
-    source: where `init_from.path` is; None where it cannot be found.
-    name: what to call a file, instead of its own name.
+    source: location of `init_from.path`; None if it does not exist.
+    name: replaces the name of the file.
   """
   if trained['init_from'] is None:
     return 'scratch'
@@ -198,7 +198,7 @@ def spell_weights(
 
 
 def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The provenance of a training over all its starts, see `Workdir.note_start`."""
+  """The provenance of a training run over all its starts, see `Workdir.note_start`."""
   starts = list(starts)
   merged: dict[str, Any] = {}
   for key in ('commit', 'hardware', 'versions'):
@@ -211,7 +211,7 @@ def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def write_examples(
   workdirs: Path, entry: str, examples: Iterable[tuple[str, Mapping[str, np.ndarray]]]
 ) -> None:
-  """Keeps examples of an evaluation, `(caption, {panel: uint8[H, W, 3]})`, for the HTML page."""
+  """Saves examples of an evaluation, `(caption, {panel: u8[H, W, 3]})`, for the HTML page."""
   path = _examples(workdirs, entry)
   path.parent.mkdir(parents=True, exist_ok=True)
   arrays = {
@@ -225,7 +225,7 @@ def write_examples(
 
 
 def read_examples(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.ndarray]]]:
-  """What `write_examples` kept of an entry; empty if there are none."""
+  """The examples that `write_examples` saved for an entry; empty if there are none."""
   path = _examples(workdirs, entry)
   if not path.exists():
     return []

@@ -1,4 +1,4 @@
-"""What the entries of a table train: configs, workdirs, and the order of missing jobs."""
+"""Training jobs of a table: configs, workdirs, and the order of missing jobs."""
 
 import fnmatch
 import shlex
@@ -15,8 +15,8 @@ from segjax.workdir import FREE_KEYS
 Config = Mapping[str, Any]
 Overrides = tuple[tuple[str, str], ...]
 
-# A training may differ from its entry's config in these: paths, how it executes, and what else is
-# measured during training.
+# Keys in which a training run may differ from its entry's config: paths, execution, and additional
+# metrics.
 FREE = (*FREE_KEYS, 'init_from.path', 'eval.metrics')
 
 
@@ -34,7 +34,7 @@ class Job(NamedTuple):
 def given_config(entry: Entry) -> dict[str, Any]:
   """The entry's config file with its overrides, without defaults.
 
-  In an entry that starts from a row, `init_from.path` is set when it is trained.
+  For an entry that starts from another row, `init_from.path` is set at training time.
   """
   config = config_lib.override(config_lib.read_file(entry.config), entry.overrides)
   if entry.init_from is not None:
@@ -45,9 +45,9 @@ def given_config(entry: Entry) -> dict[str, Any]:
 
 
 def entry_digest(entry: Entry) -> str | None:
-  """A digest of the entry's config without the seed and `FREE`; None of a script.
+  """A digest of the entry's config without the seed and `FREE`; None for a script.
 
-  It changes when the file or the row changes, not when the code gets a new key.
+  It changes when the config file or the row changes, not when the code gets a new key.
   """
   if entry.config is None:
     return None
@@ -55,20 +55,20 @@ def entry_digest(entry: Entry) -> str | None:
 
 
 def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The keys that must be as the entry says."""
+  """The keys that must match the entry."""
   return {k: v for k, v in flat.items() if not k.startswith(FREE) and k != 'train.seed'}
 
 
 def check_overrides(overrides: Iterable[tuple[str, str]]) -> None:
-  """Checks that these may be added to every entry.
+  """Checks that the overrides may be applied to every entry.
 
   Raises:
-    SegjaxError: one would change the results.
+    SegjaxError: an override would change the results.
   """
   for key, _ in overrides:
     if not key.startswith(FREE):
       raise SegjaxError(
-        f'config.{key} would change the rows: set it in table.toml; here set only {", ".join(FREE)}'
+        f'config.{key} would change the rows: set it in table.toml; allowed here: {", ".join(FREE)}'
       )
 
 
@@ -80,13 +80,13 @@ def workdir_of(job: Job, workdirs: Path) -> Path:
 def training_overrides(
   table: Table, job: Job, workdirs: Path, added: Iterable[tuple[str, str]] = ()
 ) -> Overrides:
-  """All overrides with which a job trains.
+  """All config overrides of a training job.
 
   Args:
     table: of the job.
     job: its entry has a config.
     workdirs: directory of the table's workdirs.
-    added: for every entry; `init_from.path` among them is for those that start from a file.
+    added: for every entry; `init_from.path` applies only to entries that start from a file.
   """
   entry, seed = job
   from_file = isinstance(given_config(entry).get('init_from'), Mapping) and not entry.init_from
@@ -115,30 +115,29 @@ def check_workdir(
   complete: Callable[[Config], Config],
   read: Callable[[Path], Config],
 ) -> Config:
-  """The complete config that was trained in a workdir, if it is the entry's.
+  """Checks that a workdir was trained with an entry's config, and returns it, complete.
 
   Args:
     table: of the entry.
     entry: with a config.
-    workdir: of the training.
-    complete: fills in a config's defaults.
-    read: the complete config of a workdir.
+    workdir: of the training run.
+    complete: fills in the defaults of a config.
+    read: reads the complete config of a workdir.
 
   Raises:
-    SegjaxError: it differs in more than the seed and `FREE`, or started from something else than
-      the entry does.
+    SegjaxError: it differs in more than the seed and `FREE`, or started from different weights.
   """
   trained = read(workdir)
   differences = config_lib.differences(complete(given_config(entry)), trained)
   if changed := _binding(differences):
-    told = ', '.join(f'config.{k} is {b!r} and not {a!r}' for k, (a, b) in changed.items())
-    raise SegjaxError(f'{workdir} was not trained as {entry.name} of {table.name}: {told}')
+    shown = ', '.join(f'config.{k} is {b!r}, not {a!r}' for k, (a, b) in changed.items())
+    raise SegjaxError(f'{workdir} was not trained as {entry.name} of {table.name}: {shown}')
   before, source = parent(table, entry), find_start(workdir, trained)
   if before is not None:
     if source is None:
       raise SegjaxError(
         f'{workdir} started from {trained["init_from"]["path"]}, which does not exist: move '
-        f'that workdir next to {workdir}, so that it can be checked to be {before.name}'
+        f'that workdir next to {workdir} to check that it is {before.name}'
       )
     check_workdir(table, before, source, complete=complete, read=read)
   elif source is not None and source.is_dir():
@@ -150,9 +149,9 @@ def check_workdir(
 
 
 def find_start(workdir: Path, trained: Config) -> Path | None:
-  """What `init_from.path` of a trained workdir names: as it is, or next to the workdir if moved.
+  """Resolves `init_from.path` of a trained workdir: as given, or next to the workdir if moved.
 
-  None where it does not exist, and of a merged run, whose config holds the paths of its parts.
+  None if it does not exist, and for merged runs, whose config has one path per network.
   """
   path = trained['init_from'] and trained['init_from']['path']
   if not isinstance(path, str):
@@ -162,10 +161,10 @@ def find_start(workdir: Path, trained: Config) -> Path | None:
 
 
 def select(table: Table, names: Sequence[str]) -> list[Entry]:
-  """The entries named by `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all without names.
+  """The entries that match `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all if no names.
 
   Raises:
-    SegjaxError: a name that matches no entry.
+    SegjaxError: a name matches no entry.
   """
   chosen = set()
   for name in names:
@@ -191,15 +190,15 @@ def plan(
   records: Sequence[Record],
   finished: Callable[[Job], bool],
 ) -> list[Job]:
-  """The missing jobs, each after the one that it starts from.
+  """The missing jobs, each after the job that it starts from.
 
   Args:
     table: of the entries.
-    entries: that are wanted.
-    seeds: wanted of each.
-    records: what was measured.
-    finished: whether a job is trained to its last step. One that has a record, but no workdir to
-      start another from, is trained again.
+    entries: to train.
+    seeds: for each entry.
+    records: existing measurements.
+    finished: whether a job is trained to its last step. A job that has a record, but no workdir for
+      its successor to start from, is trained again.
   """
   jobs: dict[Job, None] = {}
   for entry in entries:
@@ -211,7 +210,7 @@ def plan(
 
 
 def chains(table: Table, jobs: Iterable[Job]) -> list[list[Job]]:
-  """The jobs in groups that do not depend on each other, each group in its order."""
+  """Groups the jobs into independent chains, each in order."""
   groups: dict[Any, list[Job]] = {}
   for job in jobs:
     entry = job.entry

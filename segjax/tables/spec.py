@@ -1,8 +1,8 @@
-"""Tables of papers: which config trains which row, and the paper's results.
+"""Paper tables: the paper's results, and the config that trains each row.
 
 A table is a directory, `experiments/<paper>_<table>/`. Its `table.toml` defines columns, recipes (a
 config, and how it differs from the paper) and rows. A row trained by a recipe is an entry,
-`ROW.RECIPE`. Its `results.jsonl` holds the measured results (see `results`).
+`ROW.RECIPE`. Its `results.jsonl` contains the measured results (see `results`).
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class Column:
 
   Attributes:
     key: of the measured result in the output of `segjax evaluate --json`, such as 'mean_iou' or
-      'per_class.cell.iou'; None: only the paper has it.
-    scale: factor to multiply it by, such as 100 for percent.
-    digits: decimals.
-    computed: it follows from the config, without training: key is 'parameters', 'stride' or
-      'receptive_field'.
+      'per_class.cell.iou'; None if only the paper reports it.
+    scale: factor, such as 100 for percent.
+    digits: number of decimals.
+    computed: whether it follows from the config, without training: `key` is then 'parameters',
+      'stride' or 'receptive_field'.
   """
 
   key: str | None = None
@@ -45,11 +45,11 @@ class Recipe:
   """Keys of `[recipes.NAME]`: a way to train rows.
 
   Attributes:
-    differs: from the paper, in data, weights, resolution or length.
-    cost: how long it takes, and on which hardware.
-    config: path of a config file, relative to the directory of `experiments/`.
-    script: path of a program that measures all its rows itself in one run, instead of a config.
-    checkpoints: which to evaluate: 'best', by the config's own metric, and 'latest'.
+    differs: differences from the paper: data, weights, resolution or schedule.
+    cost: training time and hardware.
+    config: path of a config file, relative to the parent of `experiments/`.
+    script: path of a program that measures all its rows in one run, instead of a config.
+    checkpoints: to evaluate: 'best', by the config's metric, and 'latest'.
   """
 
   differs: str
@@ -61,11 +61,11 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-  """Keys of `[rows.NAME.recipes.NAME]`: what a row changes in one recipe only.
+  """Keys of `[rows.NAME.recipes.NAME]`: changes to a row for one recipe.
 
   Attributes:
-    overrides: of the config, in addition to the row's.
-    init_from: instead of the row's.
+    overrides: of the config, in addition to those of the row.
+    init_from: replaces that of the row.
   """
 
   overrides: Mapping[str, Any] | None = None
@@ -77,14 +77,14 @@ class Row:
   """Keys of `[rows.NAME]`.
 
   Attributes:
-    title: as the paper calls it.
+    title: name in the paper.
     paper: the paper's results by column.
-    source: where they are published; None for the table's source.
-    unverified: they are quoted from memory.
+    source: of these results; None for the source of the table.
+    unverified: whether they are quoted from memory.
     overrides: of the config, such as `'model.variant' = '16s'`.
-    init_from: a row of the same recipe, whose best checkpoint this one starts from.
-    checkpoints: instead of the recipe's.
-    recipes: that train it, by name, each with its `Variation`; None for all.
+    init_from: a row of the same recipe whose best checkpoint this one starts from.
+    checkpoints: replace those of the recipe.
+    recipes: that train the row, by name, each with its `Variation`; None for all.
   """
 
   title: str
@@ -108,7 +108,7 @@ class TableFile:
     recipes: keys of `Recipe` by name.
     rows: keys of `Row` by name.
     split: to evaluate on; None for a table of scripts.
-    notes: Markdown that ends the page.
+    notes: Markdown, appended to the page.
   """
 
   title: str
@@ -129,7 +129,7 @@ class Entry(NamedTuple):
     config: path of its config file, or None.
     script: path of the program that measures it, or None.
     overrides: of the config, as text.
-    init_from: the row, of the same recipe, that it starts from, or None.
+    init_from: the row of the same recipe that it starts from, or None.
     checkpoints: see `Recipe`.
   """
 
@@ -148,7 +148,7 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A checked table.
+  """A validated table.
 
   Attributes:
     folder: its directory.
@@ -169,12 +169,12 @@ class Table:
 
   @property
   def root(self) -> Path:
-    """The directory that the paths in the file are relative to."""
+    """The directory to which paths in the file are relative."""
     return self.folder.resolve().parent.parent
 
 
 def find_table(name: str) -> Path:
-  """The directory of a table: a path, or a name under ./experiments.
+  """The directory of a table, given as a path or a name under ./experiments.
 
   Raises:
     SegjaxError: no such table.
@@ -188,15 +188,15 @@ def find_table(name: str) -> Path:
 
 
 def read_table(folder: str | Path) -> Table:
-  """Reads and checks the `table.toml` of a directory.
+  """Reads and validates the `table.toml` of a directory.
 
   Raises:
-    SegjaxError: it is not valid TOML; an unknown key or name, a wrong type, a missing file.
+    SegjaxError: invalid TOML, an unknown key or name, a wrong type, or a missing file.
   """
   folder = Path(folder)
   path = folder / 'table.toml'
   try:
-    # Decimals keep the paper's results as they are printed.
+    # Decimals keep the paper's results as printed.
     content = tomllib.loads(path.read_text(encoding='utf-8'), parse_float=decimal.Decimal)
   except ValueError as e:
     raise SegjaxError(f'{path} is not valid TOML ({e}): fix it') from e
@@ -225,7 +225,7 @@ def _parts(path: Path, file: TableFile, kind: str, cls: type) -> dict[str, Any]:
   given = getattr(file, kind)
   for name in given:
     if kind != 'columns' and not _NAME.fullmatch(name):
-      raise SegjaxError(f'{path}: {kind}.{name} names files: use only a-z, 0-9 and _')
+      raise SegjaxError(f'{path}: {kind}.{name} is used in file names: use only a-z, 0-9 and _')
   return {name: _fill(cls, keys, f'{path}: {kind}.{name}') for name, keys in given.items()}
 
 
@@ -303,14 +303,14 @@ def ancestors(table: Table, entry: Entry) -> list[Entry]:
   """All entries that `entry` starts from, in the order of training.
 
   Raises:
-    SegjaxError: one does not exist, or they start from each other.
+    SegjaxError: one does not exist, or they form a cycle.
   """
   chain = [entry]
   while (before := parent(table, chain[-1])) is not None:
     if before in chain:
       raise SegjaxError(
-        f'{table.folder / "table.toml"}: rows.{chain[-1].row}.init_from={before.row} is a '
-        'circle: start one of them from its config'
+        f'{table.folder / "table.toml"}: rows.{chain[-1].row}.init_from={before.row} forms a '
+        'cycle: remove one init_from'
       )
     chain.append(before)
   return chain[:0:-1]

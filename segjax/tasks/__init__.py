@@ -1,1 +1,1 @@
-"""What a network is trained to do, as pure functions that the training loop calls."""
+"""Tasks: the forward pass, losses, predictions and metrics that the training loop calls."""

@@ -1,4 +1,4 @@
-"""A task, as the training loop knows it: a frozen dataclass of pure functions."""
+"""The interface between a task and the training loop: a frozen dataclass of pure functions."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -15,15 +15,15 @@ Variables = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-  """Keys of `config.eval` that a search over a split may choose, at one run of the network.
+  """Thresholds in `config.eval` that a grid search tunes in one pass over a split.
 
   Attributes:
     names: of the n keys.
-    settings: T times n values, what to try; the first ones are the config's own.
-    metric: its states are added up, for each setting on its own.
-    measure: the value of it to maximize.
-    count: `(outputs, batch, settings f32[T, n]) -> states` of the metric, T of them along each
-      leaf's first axis; can be traced by `jit`.
+    settings: T settings of n values; the first is the config's.
+    metric: accumulated separately for each setting.
+    measure: the value of the metric to maximize.
+    count: `(outputs, batch, settings f32[T, n]) -> states` of the metric, stacked along a leading
+      axis of size T; traceable by `jit`.
   """
 
   names: tuple[str, ...]
@@ -35,24 +35,24 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One task with its model inside. Every function but `pictures` can be traced by `jit`.
+  """A task with its model. All functions but `visualize` are traceable by `jit`.
 
   Attributes:
-    batch_spec: key of the batch -> how its axes lie on the mesh (`data`, `space`).
+    batch_spec: key of the batch -> partitioning over the mesh axes `data` and `space`.
     init: `(key, batch) -> variables`, with 'params' and the model's other collections.
-    forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` feeds dropout
-      and sampling, and may be None where `train` is False.
-    batch_statistics: `(variables, batch, key) -> model state` of the batch alone, in training mode:
-      what running statistics are an average of. None where a task does not offer that.
-    losses: `(outputs, batch) -> {name: SumCount}`; the total is the sum of `sum / count`. Outside
-      training it may be empty.
+    forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` is for dropout
+      and sampling, and may be None if `train` is False.
+    batch_statistics: `(variables, batch, key) -> model state`, batch-norm statistics of this batch
+      alone, to recompute the running statistics. None if a task does not support it.
+    losses: `(outputs, batch) -> {name: SumCount}`; the total loss is the sum of `sum / count`. May
+      be empty outside training.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
-    metrics: computed over a whole split, see `segjax.metrics.base.Metric`.
-    pictures: `(batch, predictions, count) -> [{title: uint8[H, W, 3]}, …]`, on the host: the panels
+    metrics: computed over a complete split, see `segjax.metrics.base.Metric`.
+    visualize: `(batch, predictions, count) -> [{title: u8[H, W, 3]}, …]`, on the host: panels
       of the first `count` valid examples.
-    host_keys: keys of the batch that stay on the host, lists with a JSON value for each example,
-      for metrics and pictures there.
-    tuning: what `segjax evaluate --tune` searches; None where there is nothing to choose.
+    host_keys: keys of the batch that stay on the host, lists with a JSON value per example, for
+      host metrics and panels.
+    tuning: what `segjax evaluate --tune` searches; None if there are no thresholds.
   """
 
   batch_spec: Mapping[str, PartitionSpec]
@@ -62,7 +62,7 @@ class Task:
   losses: Callable[[Any, Batch], dict[str, SumCount]]
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]
-  pictures: Callable[..., list[dict[str, np.ndarray]]]
+  visualize: Callable[..., list[dict[str, np.ndarray]]]
   host_keys: tuple[str, ...] = ()
   tuning: Tuning | None = None
 

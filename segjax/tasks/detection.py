@@ -1,4 +1,4 @@
-"""What instance and panoptic segmentation share: training on sampled boxes, and test-time views."""
+"""Shared by the instance and panoptic tasks: training on sampled boxes, and test-time views."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,10 @@ from segjax.ops.nms import best_detections
 from segjax.tasks.base import Variables
 from segjax.types import Array, Batch, Detections, SumCount
 
-# Keys of a batch with objects that have an entry for each image.
-BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'draw')
+# Keys of a batch with objects whose first axis is the image.
+BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'seed')
 
-# How an image is seen: its scale, and whether it is flipped left to right.
+# A test-time view of an image: its scale, and whether it is flipped horizontally.
 View = tuple[float, bool]
 Augmentation = Literal['none', 'flip']
 _FLIPS: dict[Augmentation, tuple[bool, ...]] = {'none': (False,), 'flip': (False, True)}
@@ -35,15 +35,15 @@ def forward(
   key: Array | None = None,
   views: Sequence[View] = ((1.0, False),),
 ) -> tuple[dict[str, Any], Variables]:
-  """The outputs of `model`, see `Task.forward`; outside training of these `views`.
+  """The outputs of `model`, see `Task.forward`; `views` apply outside training.
 
-  `key` is not used: the samples of an example are by its `batch['draw']`, so that neither devices
-  nor accumulation change them.
+  `key` is not used: anchors and RoIs are sampled by a seed per image, `batch['seed']`, so that the
+  samples do not depend on the number of devices or on gradient accumulation.
   """
   del key
   image, size = batch['image'], batch['size']
   if train:
-    keys = jax.vmap(jax.random.key)(batch['draw'])
+    keys = jax.vmap(jax.random.key)(batch['seed'])
     instances, options = batch['instances'], {'train': True, 'mutable': ['batch_stats']}
     return model.apply(variables, image, size, instances, keys, **options)
   apply = functools.partial(model.apply, variables)
@@ -55,7 +55,7 @@ def forward(
 def compute_losses(
   losses: Mapping[str, Callable[..., SumCount]], outputs: Mapping[str, Any], batch: Batch
 ) -> dict[str, SumCount]:
-  """`losses` of the outputs in training; none outside it, where nothing is sampled."""
+  """The losses of the training outputs; empty outside training, where nothing is sampled."""
   del batch
   return {} if 'detections' in outputs else {name: loss(outputs) for name, loss in losses.items()}
 
@@ -64,7 +64,7 @@ def compute_losses(
 
 
 def make_views(scales: Sequence[float], augmentation: Augmentation) -> tuple[View, ...]:
-  """Each scale, with each flip of `augmentation`."""
+  """All combinations of the scales with the flips of `augmentation`."""
   return tuple((scale, flip) for scale in scales for flip in _FLIPS[augmentation])
 
 
@@ -75,17 +75,17 @@ def detect_in_views(
   size: Array,
   views: Sequence[View],
 ) -> Detections:
-  """Detections of several views of each image, as one.
+  """Merges the detections of several views of each image.
 
-  The boxes of all views suppress each other as those of one view do, and the best K stay. Of these
-  every view finds the masks, whose probabilities are averaged.
+  NMS runs on the boxes of all views together, and keeps the best K. Every view then predicts their
+  masks, and the mask probabilities are averaged.
 
   Args:
     apply: the model with its variables, outside training.
     model: has `box_head.nms_iou`, `box_head.max_detections` and `masks`.
     image: f[B, H, W, C].
     size: i32[B, 2].
-    views: how the image is seen.
+    views: of each image.
   """
   seen = [_view(image, size, *view) for view in views]
   found = [
@@ -107,7 +107,7 @@ def detect_in_views(
 
 
 def _view(image: Array, size: Array, scale: float, flip: bool) -> tuple[Array, Array]:
-  """The image, scaled and flipped inside its padding, and its size then."""
+  """The image, scaled and flipped within its padding, and its new size."""
   if flip:
     image = flip_inside(image, size)
   if scale != 1:
@@ -125,7 +125,7 @@ def _view(image: Array, size: Array, scale: float, flip: bool) -> tuple[Array, A
 
 
 def flip_inside(image: Array, size: Array) -> Array:
-  """Left and right exchanged within `size`, zeros beyond: f[B, H, W, C], i32[B, 2]."""
+  """Flips f[B, H, W, C] horizontally within `size` i32[B, 2]; the padding is set to zero."""
   column = jnp.arange(image.shape[2])
   source = size[:, 1:] - 1 - column
   flipped = jnp.take_along_axis(image, jnp.maximum(source, 0)[:, None, :, None], axis=2)
@@ -133,13 +133,13 @@ def flip_inside(image: Array, size: Array) -> Array:
 
 
 def _in_image(found: Detections, size: Array, view: View) -> Detections:
-  """Detections of a view, with their boxes in pixels of the image, which has this `size`."""
+  """Detections of a view with their boxes mapped back to the image of this `size`."""
   scale, flip = view
   boxes = found.boxes / scale
   return found._replace(boxes=box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
 
 
 def _to_view(boxes: Array, size: Array, view: View) -> Array:
-  """The inverse, of boxes f32[B, K, 4]."""
+  """Maps boxes f32[B, K, 4] from the image to a view."""
   scale, flip = view
   return scale * (box_ops.flip(boxes, size[:, 1:]) if flip else boxes)

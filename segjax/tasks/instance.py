@@ -1,4 +1,4 @@
-"""Instance segmentation: each object's box, class, score and mask."""
+"""Instance segmentation: box, class, score and mask of each object."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from segjax.tasks import detection
 from segjax.tasks.base import Task, check_metrics
 from segjax.types import Array, Batch, Fraction, PositiveFloat, SegjaxError, SumCount
 
-# What the batches have.
+# Annotations in a batch.
 ANNOTATIONS: tuple[str, ...] = ('objects',)
-# Where `config.losses` finds its functions, and what the task gives them.
+# Module of the functions in `config.losses`, and the arguments that the task passes.
 LOSSES = 'segjax.losses.detection'
 LOSS_INPUTS = ('outputs',)
 
-# Metrics that `config.eval.metrics` may name -> what COCO's evaluation measures.
+# Choices of `config.eval.metrics` -> IoU types of COCO's evaluation.
 METRICS = {'coco': ('box', 'mask'), 'coco_box': ('box',)}
 
 
@@ -31,10 +31,10 @@ class EvalConfig:
 
   Attributes:
     metrics: names in `METRICS`.
-    paste: the rule by which masks are put into the image, see `segjax.ops.paste_masks`.
-    test_time_augmentation: 'flip' sees the image and its mirror image.
-    scales: sees the image at each of these sizes, relative to its own.
-    draw_threshold: panels show detections with this score or a higher one.
+    paste: how masks are pasted into the image, see `segjax.ops.paste_masks`.
+    test_time_augmentation: 'flip' averages over the image and its horizontal flip.
+    scales: averages over the image at these scales.
+    draw_threshold: panels show detections with at least this score.
   """
 
   metrics: tuple[str, ...] = ('coco',)
@@ -46,7 +46,7 @@ class EvalConfig:
   def __post_init__(self):
     check_metrics(self.metrics, METRICS)
     if not self.scales:
-      raise SegjaxError('config.eval.scales=() sees no image: name one scale or more')
+      raise SegjaxError('config.eval.scales=() is empty: set at least one scale')
 
 
 def make_task(
@@ -62,15 +62,16 @@ def make_task(
 
   Args:
     model: a Linen module as `segjax.models.mask_rcnn.MaskRCNN`.
-    config: how it is evaluated.
-    class_names: one per kind of thing.
-    losses: name -> `outputs -> SumCount`, of the model's outputs in training; their means add up.
+    config: of the evaluation.
+    class_names: one per thing class.
+    losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
+      sum of their means.
     draw: `(image f32[H, W, C], size (h, w), annotation, detections, *, paste, threshold) ->
-      {title: uint8[H, W, 3]}`; `paste` is `paste_masks` by the rule.
+      {title: u8[H, W, 3]}`; `paste` is `paste_masks` with the rule `config.paste`.
     things: not used; all classes are things.
 
   Raises:
-    SegjaxError: a metric measures masks, and the model has no mask head.
+    SegjaxError: a metric needs masks, and the model has no mask head.
   """
   del things
   paste = functools.partial(paste_masks, rule=config.paste)
@@ -85,7 +86,7 @@ def make_task(
     losses=functools.partial(detection.compute_losses, losses),
     predict=_predict,
     metrics=tuple(_metric(name, class_names, paste, model) for name in config.metrics),
-    pictures=functools.partial(_pictures, draw, paste=paste, threshold=threshold),
+    visualize=functools.partial(_visualize, draw, paste=paste, threshold=threshold),
   )
 
 
@@ -94,7 +95,7 @@ def _predict(outputs: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
   return {k: v for k, v in outputs['detections']._asdict().items() if v is not None}
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, np.ndarray],
@@ -117,6 +118,6 @@ def _metric(name: str, class_names: Sequence[str], paste: coco.Paste, model: Any
   kinds = METRICS[name]
   if 'mask' in kinds and not getattr(model, 'masks', True):
     raise SegjaxError(
-      f'config.eval.metrics: {name} measures masks and this network finds none: take coco_box'
+      f'config.eval.metrics: {name} needs masks and this network has no mask head: use coco_box'
     )
   return coco.coco_metrics(class_names, kinds, paste)

@@ -1,8 +1,8 @@
-"""Panoptic segmentation: one segment for each pixel, of a thing or of stuff.
+"""Panoptic segmentation: each pixel belongs to one segment, a thing or stuff.
 
-A network finds things as instance segmentation does and the class of each pixel as semantic
-segmentation does; `segjax.ops.panoptic.merge_segments` makes one answer of both. It does so at the
-size of `batch['segments']`, the images' own, on which PQ is defined.
+A network detects things as in instance segmentation and classifies each pixel as in semantic
+segmentation. `segjax.ops.panoptic.merge_segments` merges both, at the size of `batch['segments']`,
+the original image size, for which PQ is defined.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ from segjax.types import (
   SumCount,
 )
 
-# What the batches have.
+# Annotations in a batch.
 ANNOTATIONS: tuple[str, ...] = ('label', 'objects', 'segments')
-# Where `config.losses` finds its functions, and what the task gives them.
+# Module of the functions in `config.losses`, and the arguments that the task passes.
 LOSSES = 'segjax.losses.panoptic'
 LOSS_INPUTS = ('outputs',)
 
 METRICS = ('pq', 'coco')
 
-# Keys of `config.eval` that `segjax evaluate --tune` chooses, and the values that it tries beside
-# the config's own. Areas are factors of the own, or of the default where that is 0.
+# Keys of `config.eval` that `segjax evaluate --tune` searches, and the values that it tries in
+# addition to the config's. Areas are multiples of the config's, or of the default if that is 0.
 _TUNED = ('score_threshold', 'overlap_threshold', 'stuff_area')
 _SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _OVERLAPS = (0.3, 0.5, 0.7)
@@ -57,14 +57,14 @@ class EvalConfig:
   """Keys of `config.eval`.
 
   Attributes:
-    metrics: 'pq', on the device, at the images' own sizes; 'coco', AP on the host of the detections
-      before the merging, against the things among the segments.
-    score_threshold: detections with a lower score are left out.
-    overlap_threshold: a detection is left out if more than this share of it is taken.
-    stuff_area: a kind of stuff with fewer pixels left in an image is void; 4096 is for images of
-      about 640 x 480, smaller ones want less.
+    metrics: 'pq', on the device, at the original image sizes; 'coco', AP on the host, of the
+      detections before merging, against the thing segments.
+    score_threshold: detections with a lower score are dropped.
+    overlap_threshold: detections with more than this fraction already covered are dropped.
+    stuff_area: stuff segments with fewer pixels become void; 4096 suits images of about 640 x 480,
+      smaller images need less.
     crowds, forgiven, unmatched_sq: see `segjax.metrics.panoptic`.
-    paste: for 'coco', see `segjax.ops.paste_masks`. The merging has the rule 'detectron2'.
+    paste: for 'coco', see `segjax.ops.paste_masks`. Merging always uses 'detectron2'.
   """
 
   metrics: tuple[str, ...] = ('pq',)
@@ -92,17 +92,18 @@ def make_task(
   """The panoptic task around `model`.
 
   Args:
-    model: a Linen module as `segjax.models.panoptic_fpn.PanopticFPN`. Its `semantic` scores are of
-      all classes, if `semantic_things`, else of "other" and the kinds of stuff.
-    config: how it is evaluated.
+    model: a Linen module as `segjax.models.panoptic_fpn.PanopticFPN`. Its `semantic` scores cover
+      all classes if `semantic_things`, else "other" and the stuff classes.
+    config: of the evaluation.
     class_names: one per class.
-    losses: name -> `outputs -> SumCount`, of the model's outputs in training; their means add up.
-    draw: `(image f32[H, W, C], size (h, w), native (h, w), truth, prediction) -> {title: uint8[H',
-      W', 3]}`, the last two `Segments` without the batch axis.
-    things: which classes are things; these are the classes of the model's detections.
+    losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
+      sum of their means.
+    draw: `(image f32[H, W, C], size (h, w), native (h, w), truth, prediction) -> {title: u8[H', W',
+      3]}`, the last two `Segments` without the batch axis.
+    things: indices of the thing classes, in the order of the model's detection classes.
 
   Raises:
-    SegjaxError: a model without a mask head.
+    SegjaxError: the model has no mask head.
   """
   if not getattr(model, 'masks', True):
     raise SegjaxError('config.model.masks: a panoptic network needs masks: set it to true')
@@ -121,7 +122,7 @@ def make_task(
     losses=functools.partial(detection.compute_losses, losses),
     predict=functools.partial(_predict, merge, own),
     metrics=tuple(metrics[name] for name in config.metrics),
-    pictures=functools.partial(_pictures, draw),
+    visualize=functools.partial(_visualize, draw),
     tuning=Tuning(
       names=_TUNED,
       settings=_grid(own),
@@ -135,7 +136,7 @@ def make_task(
 def _channels(
   classes: int, things: Sequence[int], semantic_things: bool
 ) -> tuple[list[int], list[int | None]]:
-  """(the semantic channel of each class, the class of each channel, None where no stuff)."""
+  """(semantic channel of each class, class of each channel or None if it is not stuff)."""
   stuff = [i for i in range(classes) if i not in things]
   if semantic_things:
     return list(range(classes)), [i if i in stuff else None for i in range(classes)]
@@ -157,7 +158,7 @@ def _metrics(
 def _forward(
   model: Any, channels: Sequence[int], variables: Variables, batch: Batch, *, train: bool, key=None
 ) -> tuple[dict[str, Any], Variables]:
-  """`detection.forward`; in training `semantic` is a pair of scores and label, by channel."""
+  """`detection.forward`; in training `semantic` is the pair (scores, label in channels)."""
   outputs, state = detection.forward(model, variables, batch, train=train, key=key)
   if train:
     label = _channel_label(batch['label'], channels)
@@ -171,7 +172,7 @@ def _predict(
   outputs: Mapping[str, Any],
   batch: Batch,
 ) -> dict[str, Any]:
-  """The detections, in pixels of the network's input, and `segments`, of the images' own size."""
+  """The detections, in pixels of the network's input, and `segments` at the original size."""
   label, found = at_native_size(outputs, batch)
   segments = merge(label, found, size=batch['native'], **dict(zip(_TUNED, setting, strict=True)))
   return {**outputs['detections']._asdict(), 'segments': segments}
@@ -184,7 +185,7 @@ def _count(
   batch: Batch,
   settings: Array,
 ) -> dict[str, Array]:
-  """The states of `metric` with each of `settings` f32[T, n], see `Tuning.count`."""
+  """The states of `metric` for each of `settings` f32[T, n], see `Tuning.count`."""
   label, found = at_native_size(outputs, batch)
 
   def count_one(setting: Array) -> dict[str, Array]:
@@ -195,7 +196,7 @@ def _count(
   return jax.lax.map(count_one, settings)
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, Any],
@@ -213,11 +214,11 @@ def _pictures(
 
 
 def at_native_size(outputs: Mapping[str, Any], batch: Batch) -> tuple[Array, Detections]:
-  """The outputs of a network, in pixels of the images as they are stored.
+  """Maps the outputs of a network to the original image sizes.
 
   Args:
     outputs: `semantic` f32[B, h, w, C] and `detections`.
-    batch: `size`, `native`, and `segments`, whose height and width are those of the result.
+    batch: `size`, `native`, and `segments`, whose shape gives H and W.
 
   Returns:
     i32[B, H, W], the channel of the highest score, and the detections.
@@ -233,13 +234,13 @@ def at_native_size(outputs: Mapping[str, Any], batch: Batch) -> tuple[Array, Det
 
 
 def _channel_label(label: Array, channels: Sequence[int]) -> Array:
-  """i32[B, H, W]: of each class its channel; IGNORE_LABEL stays."""
+  """Maps classes to channels, i32[B, H, W]; IGNORE_LABEL is kept."""
   channel = jnp.asarray(channels, jnp.int32)[label]
   return jnp.where(label < len(channels), channel, IGNORE_LABEL)
 
 
 def _coco(class_names: Sequence[str], paste: coco.Paste) -> Metric:
-  """COCO's AP, its results of each class under another key than those of PQ."""
+  """COCO's AP, with per-class results under `per_thing`, as `per_class` is PQ's."""
   fields = Detections._fields
   metric = coco.coco_metrics(class_names, ('box', 'mask'), paste)
 
@@ -255,7 +256,7 @@ def _coco(class_names: Sequence[str], paste: coco.Paste) -> Metric:
 
 
 def _grid(own: tuple[float, float, float]) -> tuple[tuple[float, ...], ...]:
-  """The own thresholds first, so that they win a tie, then all others."""
+  """The config's thresholds first, so that they win a tie, then all other combinations."""
   score, overlap, area = own
   values = (
     {score, *_SCORES},

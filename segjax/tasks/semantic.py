@@ -1,4 +1,4 @@
-"""Semantic segmentation: one class for every pixel."""
+"""Semantic segmentation: one class per pixel."""
 
 import dataclasses
 import functools
@@ -24,14 +24,14 @@ from segjax.types import (
   SumCount,
 )
 
-# What the batches have.
+# Annotations in a batch.
 ANNOTATIONS: tuple[str, ...] = ('label',)
 
-# Where `config.losses` finds its functions, and what the task gives them.
+# Module of the functions in `config.losses`, and the arguments that the task passes.
 LOSSES = 'segjax.losses.dense'
 LOSS_INPUTS = ('logits', 'label', 'weight')
 
-# Metrics that `config.eval.metrics` may name -> how to make one for some class names.
+# Choices of `config.eval.metrics`: class names -> metric.
 METRICS = {
   'boundary': lambda class_names: boundary.boundary_metrics(class_names),
   'boundary_either': lambda class_names: boundary.boundary_metrics(class_names, present='either'),
@@ -53,11 +53,11 @@ class EvalConfig:
 
   Attributes:
     metrics: names in `METRICS`.
-    tile: height and width of the tiles of overlap-tile inference; None for the image whole.
-    overlap: context in pixels around a tile, for models without a margin of their own.
-    test_time_augmentation: average the probabilities over these symmetries of the image.
-    samples: average them over this many passes with dropout on (Bayesian SegNet, arXiv 1511.02680);
-      0 for one pass without. The model's `__call__` then has to take `sample`.
+    tile: height and width of the tiles in tiled inference; None to process the image at once.
+    overlap: context in pixels around a tile, for models without a `margin`.
+    test_time_augmentation: averages the probabilities over these symmetries of the image.
+    samples: averages the probabilities over this many passes with dropout (Bayesian SegNet, arXiv
+      1511.02680); 0 for one pass without. The model's `__call__` must accept `sample`.
   """
 
   metrics: tuple[str, ...] = ('confusion',)
@@ -84,24 +84,25 @@ def make_task(
   Args:
     model: a Linen module f[B, H, W, C] -> logits f32[B, h, w, classes] that takes `train`. A model
       whose output is smaller than its input has `margin` (pixels per side) and `output_size`.
-    config: how it is evaluated.
+    config: of the evaluation.
     class_names: one per class.
-    losses: name -> `(logits, label, weight or None) -> SumCount`; their means add up.
+    losses: name -> `(logits, label, weight or None) -> SumCount`; the total loss is the sum of
+      their means.
     draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
-      {title: uint8[H, W, 3]}`.
+      {title: u8[H, W, 3]}`.
     things: not used.
 
-  The outputs of `forward` are a dict with `logits` f32[B, h, w, classes] and, of samples,
+  `forward` returns a dict with `logits` f32[B, h, w, classes] and, with `config.samples`,
   `uncertainty` f32[B, h, w], see `monte_carlo`.
 
   Raises:
-    SegjaxError: `config.samples` of a model without dropout at test time.
+    SegjaxError: `config.samples` is set for a model without dropout at test time.
   """
   del things
   if config.samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
     raise SegjaxError(
       f'config.eval.samples={config.samples}: {type(model).__name__} has no dropout at test time: '
-      'leave it out, or take a model that has, such as segnet.SegNet'
+      'set it to 0, or use a model that has, such as segnet.SegNet'
     )
   dense_keys = ('image', 'label', 'weight')
   return Task(
@@ -112,7 +113,7 @@ def make_task(
     losses=functools.partial(_compute_losses, losses),
     predict=_predict,
     metrics=tuple(METRICS[name](class_names) for name in config.metrics),
-    pictures=functools.partial(_pictures, draw),
+    visualize=functools.partial(_visualize, draw),
   )
 
 
@@ -142,10 +143,10 @@ def _forward(
 def _batch_statistics(model: Any, variables: Variables, batch: Batch, key: Array) -> Variables:
   if not hasattr(model, 'bn_momentum'):
     raise SegjaxError(
-      f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum, and '
-      'nothing to recompute: leave it out'
+      f'config.train.recompute_batch_norm: {type(model).__name__} has no batch normalization (no '
+      'bn_momentum): set it to false'
     )
-  # Without momentum the running statistics are the batch's own.
+  # Without momentum the running statistics are those of the batch.
   return _train_outputs(model.clone(bn_momentum=0.0), variables, batch, key)[1]
 
 
@@ -172,7 +173,7 @@ def _predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
   }
 
 
-def _pictures(
+def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, np.ndarray],
   predictions: Mapping[str, np.ndarray],
@@ -195,11 +196,11 @@ def _train_outputs(
 
 
 def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Array]:
-  """Mean and variance of the probabilities over samples (Bayesian SegNet, §3).
+  """Mean and variance of the probabilities over dropout samples (Bayesian SegNet, §3).
 
   Args:
     infer: `key -> logits f32[B, h, w, classes]`, one sample.
-    samples: how many, by keys that are always the same.
+    samples: number of samples; their keys are fixed.
 
   Returns:
     `logits`, whose softmax is the mean probability, and `uncertainty` f32[B, h, w], the variance of
@@ -208,7 +209,7 @@ def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Arra
 
   def add(sums: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
     probability = jax.nn.softmax(infer(jax.random.fold_in(jax.random.key(0), index)), -1)
-    # About a first sample, so that the difference of large numbers does not cancel.
+    # Relative to the first sample, to avoid cancellation in the variance.
     shifted = probability - first
     return (sums[0] + shifted, sums[1] + shifted**2), None
 
@@ -223,7 +224,7 @@ def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Arra
 
 
 def _log(probability: Array) -> Array:
-  # The smallest normal float keeps an underflown probability from becoming -inf.
+  # The smallest normal float avoids -inf if a probability underflows.
   return jnp.log(jnp.maximum(probability, jnp.finfo(jnp.float32).tiny))
 
 
@@ -240,7 +241,7 @@ def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
 
 
 def _whole(apply: Callable[[Array], Array], model: Any, config: EvalConfig, image: Array) -> Array:
-  """Logits as large as `image`, by one tile or by many."""
+  """Logits of the size of `image`, by one or several tiles."""
   margin = getattr(model, 'margin', 0) or config.overlap
   if config.tile is None and margin == 0:
     return apply(image)
@@ -253,7 +254,7 @@ def _whole(apply: Callable[[Array], Array], model: Any, config: EvalConfig, imag
 
 
 def _masked_label(batch: Batch) -> Array:
-  """The labels, with those of padded examples ignored."""
+  """The labels, with IGNORE_LABEL in padding examples."""
   if 'valid' not in batch:
     return batch['label']
   return jnp.where(batch['valid'][:, None, None], batch['label'], IGNORE_LABEL)

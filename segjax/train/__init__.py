@@ -1,1 +1,1 @@
-"""The training loop and what it needs: state, step, optimizer, sharding, checkpoints."""
+"""Training: loop, state, step, optimizer, sharding, checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes them, a SHA-256 of every array tells a damaged one from a good one."""
+"""Checkpoints, written by Orbax and verified by a SHA-256 of every array."""
 
 import dataclasses
 import json
@@ -23,13 +23,13 @@ Which = Literal['latest', 'best'] | int
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """What a checkpoint held.
+  """The content of a checkpoint.
 
   Attributes:
-    state: the state in NumPy arrays, or these by name where no target was given.
-    step: the step it was saved at.
-    params_sha256: one SHA-256 for all parameters.
-    metrics: those of the evaluation at that step, or None.
+    state: the state in NumPy arrays, or a dict of arrays by name if no target was given.
+    step: of the checkpoint.
+    params_sha256: one SHA-256 of all parameters.
+    metrics: of the evaluation at that step, or None.
   """
 
   state: Any
@@ -39,10 +39,10 @@ class Restored:
 
 
 class Checkpoints:
-  """The checkpoints of one run: the newest `keep`, and the best by a metric.
+  """The checkpoints of a run: the latest `keep`, and the best by a metric.
 
-  Saving is asynchronous. A checkpoint appears whole or not at all, with the SHA-256 of each of its
-  arrays inside; restoring recomputes them, because Orbax itself does not notice a flipped byte.
+  Saving is asynchronous and atomic. A checkpoint contains the SHA-256 of each array, which is
+  verified when it is restored, because Orbax does not detect a flipped byte.
   """
 
   def __init__(
@@ -57,8 +57,8 @@ class Checkpoints:
   ):
     self._directory = directory.absolute()
     self._best_metric, self._best_mode, self._warn = best_metric, best_mode, warn
-    self._damaged: set[int] = set()
-    # Of the steps saved or read here: what is still being saved is not yet on disk.
+    self._corrupt: set[int] = set()
+    # Metrics of steps saved or read by this object; pending saves are not yet on disk.
     self._metrics: dict[int, Mapping[str, Any]] = {}
     policies = checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
@@ -76,12 +76,12 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
   def steps(self) -> list[int]:
-    """The steps that have a whole checkpoint, oldest first."""
+    """The steps that have a complete checkpoint, in increasing order."""
     return sorted(self._manager.all_steps())
 
   def best(self) -> tuple[int, float] | None:
-    """The step with the best metric among those kept, and the metric there."""
-    scored = [(self._score(step), -step) for step in self.steps() if step not in self._damaged]
+    """The step with the best metric among the kept checkpoints, and the metric."""
+    scored = [(self._score(step), -step) for step in self.steps() if step not in self._corrupt]
     scored = [s for s in scored if s[0] is not None]
     if not scored:
       return None
@@ -89,7 +89,7 @@ class Checkpoints:
     return -step, score if self._best_mode == 'max' else -score
 
   def is_better(self, metrics: Mapping[str, Any]) -> bool:
-    """Whether `metrics` beat those of every checkpoint kept."""
+    """Whether `metrics` are better than those of all kept checkpoints."""
     value = metrics.get(self._best_metric)
     best = self.best()
     if not isinstance(value, float) or math.isnan(value):
@@ -105,21 +105,25 @@ class Checkpoints:
     return value if self._best_mode == 'max' else -value
 
   def _meta(self, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays; empty where it cannot be read."""
+    """The metadata saved with the arrays; empty if it cannot be read."""
     try:
       return json.loads((self._directory / str(step) / 'meta' / 'metadata').read_text())
     except (OSError, ValueError):
       return {}
 
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
-    """Starts to save `state` under its step; a step that is there already stays as it is."""
+    """Starts to save `state` under its step; does nothing if the step is already saved.
+
+    Raises:
+      SegjaxError: there is a checkpoint of a later step.
+    """
     step = int(state.step)
-    # Orbax saves no step before one that is there: damaged later ones must go first.
-    for damaged in sorted(self._damaged):
-      self._set_aside(damaged)
+    # Orbax does not save a step before an existing one: move corrupt later ones away first.
+    for corrupt in sorted(self._corrupt):
+      self._set_aside(corrupt)
     if step in self._manager.all_steps():
       return
-    # A copy: on a CPU the host's view is the buffer that the next step is about to overwrite.
+    # A copy: on a CPU the host array is a view of the buffer that the next step overwrites.
     arrays = {name: np.array(a) for name, a in sharding.to_host(flat_arrays(state)).items()}
     meta = {'sha256': array_digests(arrays), 'metrics': metrics}
     self._metrics[step] = metrics or {}
@@ -133,25 +137,26 @@ class Checkpoints:
       raise SegjaxError(f'{self._directory} has a checkpoint later than step {step}: move it away')
 
   def _set_aside(self, step: int) -> None:
-    """Moves a damaged checkpoint out of the way of a good one of the same step."""
+    """Moves a corrupt checkpoint away, so that its step can be saved again."""
     if jax.process_index() == 0:
-      aside = self._directory.with_name(f'{self._directory.name}.damaged')
+      aside = self._directory.with_name(f'{self._directory.name}.corrupt')
       aside.mkdir(exist_ok=True)
       (self._directory / str(step)).rename(aside / f'{step}-{time.time_ns()}')
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('set aside')
-    self._damaged.remove(step)
+    self._corrupt.remove(step)
     self._manager.reload()
 
   def restore(self, which: Which = 'latest', target: TrainState | None = None) -> Restored | None:
-    """A checkpoint whose every array is as it was saved, or None where there is none at all.
+    """Restores and verifies a checkpoint; None if there are no checkpoints.
 
     Args:
-      which: 'latest' (a damaged one is reported and the one before is taken), 'best', or a step.
-      target: the state's shapes and types; without it the arrays come back by name.
+      which: 'latest' (if it is corrupt, this is reported and the previous one is used), 'best', or
+        a step.
+      target: shapes and types of the state; without it the arrays are returned by name.
 
     Raises:
-      SegjaxError: the checkpoint asked for is not there, is damaged, or is of another network.
+      SegjaxError: the checkpoint does not exist, is corrupt, or is of a different network.
     """
     steps = self.steps()
     if not steps:
@@ -169,7 +174,7 @@ class Checkpoints:
     best = self.best()
     if best is None:
       raise SegjaxError(
-        f'no checkpoint in {self._directory} has the metric {self._best_metric}: take '
+        f'no checkpoint in {self._directory} has the metric {self._best_metric}: use '
         '--checkpoint=latest'
       )
     return best[0]
@@ -179,9 +184,9 @@ class Checkpoints:
     for step in reversed(steps):
       try:
         restored = self._restore_step(step, target)
-      except DamagedCheckpointError as e:
+      except CorruptCheckpointError as e:
         problems.append(str(e))
-        self._damaged.add(step)
+        self._corrupt.add(step)
         continue
       for problem in problems:
         self._warn(f'{problem}: resuming from step {step} instead; nothing was deleted')
@@ -195,7 +200,7 @@ class Checkpoints:
     digests = array_digests(arrays)
     wrong = sorted(dict(digests.items() ^ meta.get('sha256', {}).items()))
     if wrong:
-      raise DamagedCheckpointError(f'{name} is damaged ({_first(wrong)})')
+      raise CorruptCheckpointError(f'{name} is corrupt ({_first(wrong)})')
     params = {n: d for n, d in digests.items() if n.startswith('params.')}
     state = arrays if target is None else _fill(target, arrays, name)
     return Restored(state, step, combined_digest(params), meta['metrics'])
@@ -206,23 +211,23 @@ class Checkpoints:
       target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), dict(target))
       args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
       return self._manager.restore(step, args=args)['state']
-    except Exception as e:  # whatever a broken file makes the readers raise
-      raise DamagedCheckpointError(
-        f'checkpoint {self._directory / str(step)} is damaged ({type(e).__name__})'
+    except Exception as e:  # corrupt files raise various exceptions
+      raise CorruptCheckpointError(
+        f'checkpoint {self._directory / str(step)} is corrupt ({type(e).__name__})'
       ) from e
 
   def close(self) -> None:
-    """Waits for what is being saved."""
+    """Waits for pending saves."""
     self._manager.wait_until_finished()
     self._manager.close()
 
 
-class DamagedCheckpointError(SegjaxError):
-  """A checkpoint whose content is not what was saved."""
+class CorruptCheckpointError(SegjaxError):
+  """A checkpoint whose content differs from what was saved."""
 
 
 class _KeepBest:
-  """Orbax's policy that preserves the best step, as the files tell it."""
+  """Orbax preservation policy that keeps the best step."""
 
   def __init__(self, checkpoints: Checkpoints):
     self._checkpoints = checkpoints
@@ -234,12 +239,12 @@ class _KeepBest:
 
 
 def _fill(target: TrainState, arrays: Mapping[str, np.ndarray], name: str) -> TrainState:
-  """`target`'s structure around `arrays`."""
+  """The arrays in the structure of `target`."""
   wanted = {n: (a.shape, str(a.dtype)) for n, a in flat_arrays(target).items()}
   found = {n: (a.shape, str(a.dtype)) for n, a in arrays.items()}
   odd = sorted(dict(wanted.items() ^ found.items()))
   if odd:
-    raise SegjaxError(f'{name} is of another network ({_first(odd)}): take another --workdir')
+    raise SegjaxError(f'{name} is of a different network ({_first(odd)}): use another --workdir')
   return jax.tree.unflatten(jax.tree.structure(target), [arrays[n] for n in wanted])
 
 
@@ -248,7 +253,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _plain(tree: Any) -> Any:
-  """`tree` with NumPy scalars and arrays as JSON's own types."""
+  """`tree` with NumPy scalars and arrays converted to JSON types."""
   if isinstance(tree, Mapping):
     return {k: _plain(v) for k, v in tree.items()}
   if isinstance(tree, list | tuple):

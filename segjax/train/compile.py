@@ -1,4 +1,4 @@
-"""How steps are compiled: the persistent cache, and the options that make a CPU fast."""
+"""Compilation of steps: the persistent cache, and compiler options for CPUs."""
 
 import functools
 import os
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# jaxlib 0.10 sends a CPU's convolutions to YNNPACK, whose filter gradient is several times slower
-# than Eigen's: leave it the fusions that pay, without convolutions.
+# jaxlib 0.10 uses YNNPACK for convolutions on CPUs, whose filter gradient is several times slower
+# than Eigen's: restrict it to dots and reductions.
 _CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
@@ -18,23 +18,23 @@ _CPU_OPTIONS = {
 }
 
 
-# A program that runs once, such as the initializer, is not worth its optimization.
+# For programs that run once, such as the initializer, optimization costs more than it saves.
 _ONCE_OPTIONS = {'xla_backend_optimization_level': '0'}
 
 
 @functools.cache
 def compiler_options(*, once: bool = False) -> dict[str, str]:
-  """The options to compile a step with; empty except on a CPU that knows them.
+  """Compiler options for a step; empty except on CPUs that support them.
 
   Args:
-    once: for a program that runs once, compile fast instead.
+    once: optimize compile time instead, for a program that runs once.
   """
   if jax.default_backend() != 'cpu':
     return {}
   options = _ONCE_OPTIONS if once else _CPU_OPTIONS
   try:
     jax.jit(lambda x: x + 1, compiler_options=options).lower(jnp.zeros(())).compile()
-  except jax.errors.JaxRuntimeError:  # another jaxlib, without the option
+  except jax.errors.JaxRuntimeError:  # this jaxlib does not have the option
     return {}
   return options
 
@@ -45,7 +45,7 @@ def jit(function: Callable[..., Any], *, once: bool = False, **kwargs: Any) -> C
 
 
 def enable_cache() -> None:
-  """Keeps compiled programs in the user's cache directory, unless JAX already has another."""
+  """Enables JAX's persistent compilation cache in the user's cache directory, unless it is set."""
   if jax.config.jax_compilation_cache_dir is None:
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     jax.config.update('jax_compilation_cache_dir', str(Path(root) / 'segjax' / 'jax'))

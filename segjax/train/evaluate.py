@@ -1,4 +1,4 @@
-"""Metrics over a whole split: every image once, divided once."""
+"""Evaluation over a complete split: every image counts once, with one division at the end."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,16 +23,16 @@ def recompute_statistics(
   *,
   seed: int,
 ) -> TrainState:
-  """`state` with the statistics of batch normalization averaged over `batches`.
+  """`state` with batch-norm statistics averaged over `batches`.
 
-  Means and variances of the batches are averaged, as SegNet's release does before it tests
-  (compute_bn_statistics.py), instead of the running averages of weights that have changed since.
+  Means and variances of the batches are averaged, as in SegNet's release
+  (compute_bn_statistics.py), instead of running averages over changing weights.
 
   Args:
     batch_statistics: `Task.batch_statistics`, compiled.
     state: on the mesh.
-    batches: batches on the mesh, each full.
-    seed: of dropout.
+    batches: on the mesh, without padding examples.
+    seed: for dropout.
   """
   variables = eval_variables(state)
   key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -52,21 +52,21 @@ def evaluate(
   task: Task,
   put: Put,
   *,
-  pictures: int = 0,
+  num_images: int = 0,
 ) -> tuple[dict[str, Any], list[tuple[str, dict[str, np.ndarray]]]]:
-  """Runs `variables` over a split.
+  """Evaluates `variables` on a split.
 
   Args:
     eval_step: from `segjax.train.step.make_eval_step`, compiled.
     variables: parameters and model state on the mesh.
     batches: this process's part of the split, `(batch, names)`, the last batch padded.
-    task: whose metrics to compute.
+    task: that defines the metrics.
     put: moves a batch to the mesh.
-    pictures: how many examples to show as images.
+    num_images: number of examples to draw.
 
   Returns:
-    The metrics by name, with the mean losses, of a task that has any outside training, as `loss`
-    and `loss_<name>`, and `(name, panels)` of the first examples.
+    The metrics by name, including the mean losses `loss` and `loss_<name>` if the task has losses
+    outside training, and `(name, panels)` of the first examples.
   """
   totals: dict[str, np.ndarray] = {}
   states: list[Any] = [None] * len(task.metrics)
@@ -77,12 +77,12 @@ def evaluate(
     losses, device_states, predictions = eval_step(variables, batch)
     for name, pair in sharding.to_host(losses).items():
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
-    drawing = len(drawn) < pictures
+    drawing = len(drawn) < num_images
     if drawing or reads:
-      # Images and segments are large, and often only visualizations need them.
+      # Images and segments are large, and usually only needed for drawing.
       host_predictions = sharding.to_host(predictions if drawing else _read(predictions, reads))
       host_batch = _whole_batch(local, batch if drawing else _read(batch, reads), task.host_keys)
-    del predictions  # large: let go of them before the next batch makes its own
+    del predictions  # large: free them before the next batch
     device_states = iter(sharding.to_host(device_states))
     for i, metric in enumerate(task.metrics):
       new = (
@@ -90,7 +90,7 @@ def evaluate(
       )
       states[i] = new if states[i] is None else metric.merge(states[i], new)
     if drawing:
-      images = task.pictures(host_batch, host_predictions, pictures - len(drawn))
+      images = task.visualize(host_batch, host_predictions, num_images - len(drawn))
       drawn += zip(names, images, strict=False)
 
   means = {name: float(t[0] / t[1]) if t[1] else 0.0 for name, t in totals.items()}
@@ -107,14 +107,14 @@ def tune(
   task: Task,
   put: Put,
 ) -> list[dict[str, Any]]:
-  """Measures each of `task.tuning.settings` on a split, in one run over it.
+  """Evaluates each of `task.tuning.settings` in one pass over a split.
 
   Args:
     tune_step: from `segjax.train.step.make_tune_step`, compiled.
     variables, batches, task, put: as for `evaluate`.
 
   Returns:
-    The metrics of each setting, in their order.
+    The metrics of each setting, in order.
   """
   metric, settings, states = task.tuning.metric, task.tuning.settings, None
   for local, _ in batches:
@@ -135,7 +135,7 @@ def _read(entries: Mapping[str, Any], reads: Iterable[Collection[str] | None]) -
 def _whole_batch(
   local: Mapping[str, Any], batch: Mapping[str, jax.Array], host_keys: Sequence[str]
 ) -> dict[str, Any]:
-  """The entries of `batch`, and lists of `host_keys`, on the host: those of all processes."""
+  """The entries of `batch` and the lists of `host_keys`, gathered from all processes."""
   lists = {key: local[key] for key in host_keys if key in local}
   if jax.process_count() == 1:
     return {**{name: local[name] for name in batch}, **lists}

@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl` for machines, TensorBoard events for people."""
+"""The log of a run: `metrics.jsonl` and TensorBoard events."""
 
 import datetime
 import json
@@ -12,9 +12,9 @@ from tensorboardX import SummaryWriter
 
 
 class RunLog:
-  """Appends to `metrics.jsonl`, one JSON object a line, and to `tensorboard/` in a workdir.
+  """Appends to `metrics.jsonl`, one JSON object per line, and to `tensorboard/` in a workdir.
 
-  A resumed run first drops the lines after the step it resumes from, so that every step is there
+  A resumed run first drops the lines after the step it resumes from, so that every step occurs
   once.
   """
 
@@ -39,7 +39,7 @@ class RunLog:
     temporary.replace(self._path)
 
   def scalars(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-    """Records numbers of one step; what is not a finite number stays out of TensorBoard."""
+    """Logs values of one step; TensorBoard gets only finite numbers."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     line = {'step': step, 'split': split, 'time': now, **values}
     self._file.write(json.dumps(no_nan(line)) + '\n')
@@ -48,23 +48,23 @@ class RunLog:
       if isinstance(value, int | float) and math.isfinite(value):
         self._events.add_scalar(f'{split}/{name}', value, step)
 
-  def pictures(
-    self, step: int, split: str, pictures: Sequence[tuple[str, Mapping[str, np.ndarray]]]
+  def images(
+    self, step: int, split: str, examples: Sequence[tuple[str, Mapping[str, np.ndarray]]]
   ) -> None:
-    """Records `(name, panels)`, each panel uint8[H, W, 3], the panels side by side."""
-    for name, panels in pictures:
-      picture = np.concatenate(list(panels.values()), axis=1)
-      self._events.add_image(f'{split}/{name}', picture, step, dataformats='HWC')
+    """Logs `(name, panels)` to TensorBoard, the panels u8[H, W, 3] concatenated horizontally."""
+    for name, panels in examples:
+      image = np.concatenate(list(panels.values()), axis=1)
+      self._events.add_image(f'{split}/{name}', image, step, dataformats='HWC')
     self._events.flush()
 
   def close(self) -> None:
-    """Writes out what is left."""
+    """Flushes and closes the files."""
     self._file.close()
     self._events.close()
 
 
 def no_nan(value: Any) -> Any:
-  """`value` with null for what JSON cannot say."""
+  """`value` with None for numbers that are not finite, which JSON cannot represent."""
   if isinstance(value, Mapping):
     return {k: no_nan(v) for k, v in value.items()}
   if isinstance(value, list | tuple):

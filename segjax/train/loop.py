@@ -1,4 +1,4 @@
-"""The training loop: the same for every task, every model and any number of devices."""
+"""The training loop, shared by all tasks, models and numbers of devices."""
 
 import collections
 import dataclasses
@@ -24,19 +24,19 @@ class TrainConfig:
   """Keys of `config.train`.
 
   Attributes:
-    steps: updates in the whole run; 0 evaluates the weights of `config.init_from` as they are.
-    seed: of the parameters, the order of the examples, augmentation and dropout.
-    log_every: steps between two lines of the log.
-    eval_every: steps between two evaluations; there is always one after the last step.
-    checkpoint_every: steps between two checkpoints; there is always one after the last step.
-    keep: how many of the newest checkpoints stay, beside the best.
-    best_metric: the metric of the evaluation split that names the best checkpoint.
+    steps: total number of updates; 0 evaluates the weights of `config.init_from` without training.
+    seed: of initialization, data order, augmentation and dropout.
+    log_every: steps between log entries.
+    eval_every: steps between evaluations; the last step is always evaluated.
+    checkpoint_every: steps between checkpoints; the last step is always saved.
+    keep: number of latest checkpoints to keep, in addition to the best.
+    best_metric: evaluation metric that selects the best checkpoint.
     best_mode: 'max' or 'min'.
-    nonfinite: what a loss or gradient that is not finite does: 'stop' the run or 'skip' the update.
-    max_skipped: with 'skip', how many updates may be skipped before the run stops.
-    pictures: how many examples an evaluation shows as images.
-    recompute_batch_norm: before each evaluation the running statistics of batch normalization are
-      recomputed over the training split, without augmentation; the model needs `bn_momentum`.
+    nonfinite: on a non-finite loss or gradient, 'stop' the run or 'skip' the update.
+    max_skipped: with 'skip', maximum number of skipped updates before the run stops.
+    images: number of examples drawn in each evaluation.
+    recompute_batch_norm: whether to recompute the batch-norm statistics over the training split,
+      without augmentation, before each evaluation; the model needs `bn_momentum`.
   """
 
   steps: NonNegativeInt = 1000
@@ -49,12 +49,12 @@ class TrainConfig:
   best_mode: Literal['max', 'min'] = 'max'
   nonfinite: Literal['stop', 'skip'] = 'stop'
   max_skipped: NonNegativeInt = 10
-  pictures: NonNegativeInt = 6
+  images: NonNegativeInt = 6
   recompute_batch_norm: bool = False
 
 
 class Progress(Protocol):
-  """What shows a person how far the run is."""
+  """Displays the progress of training."""
 
   def update(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
 
@@ -62,11 +62,11 @@ class Progress(Protocol):
 
 
 class StoppedError(Exception):
-  """The run was asked to stop and has saved its state.
+  """The run was stopped by a signal, after saving its state.
 
   Attributes:
-    step: the step it stopped after.
-    signum: the signal that asked.
+    step: the last step.
+    signum: the signal.
   """
 
   def __init__(self, step: int, signum: int):
@@ -75,11 +75,11 @@ class StoppedError(Exception):
 
 
 class _StopSignal:
-  """Remembers SIGTERM and SIGINT inside a `with` block; a second one acts as usual."""
+  """Records SIGTERM and SIGINT inside a `with` block; a second signal has its usual effect."""
 
   def __enter__(self) -> '_StopSignal':
     self.received: int | None = None
-    # With several processes JAX's own notifier listens for SIGTERM: leave it that.
+    # With several processes, JAX's preemption notifier handles SIGTERM.
     signals = () if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
     self._old = {s: signal.signal(s, self._handle) for s in signals}
     return self
@@ -97,14 +97,14 @@ class _StopSignal:
       signal.signal(signum, handler)
 
   def agreed(self, step: int) -> int | None:
-    """The signal to stop for now: with several processes, once all can stop after this step."""
+    """The signal to stop after this step, or None; several processes agree on the step."""
     if jax.process_count() > 1:
       return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
     return self.received
 
 
 class _Meter:
-  """Means of the scalars since the last line of the log, and the check that they are finite."""
+  """Means of the scalars since the last log entry; checks that they are finite."""
 
   def __init__(self, config: TrainConfig):
     self._config = config
@@ -114,7 +114,7 @@ class _Meter:
     self._pending: list[tuple[int, Mapping[str, jax.Array], Sequence[str]]] = []
 
   def push(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
-    """Reads the step before this one: the device works on this one meanwhile."""
+    """Adds a step, and reads the previous one while the device computes this one."""
     self._read()
     self._pending.append((step, scalars, names))
 
@@ -140,12 +140,12 @@ class _Meter:
     raise SegjaxError(
       f'training stopped at step {step} because the loss or its gradient is not finite{skipped}: '
       f'{bad or "overflow"}; last finite metrics: {_spell(self._last_finite) or "none"}; '
-      f'examples in the batch: {", ".join(names)}; look at these, lower '
+      f'examples in the batch: {", ".join(names)}; check them, lower '
       'config.optim.learning_rate in a new --workdir, or set config.train.nonfinite=skip'
     )
 
   def take(self) -> dict[str, float]:
-    """The means since the last call; what is a level rather than a mean is as it was last."""
+    """The means since the last call; `learning_rate` and `skipped` have their latest value."""
     self._read()
     means = {k: v / self._count for k, v in self._sums.items()} if self._count else {}
     levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if means.get(k)}
@@ -156,7 +156,7 @@ class _Meter:
 
 
 class _Clock:
-  """Images a second since its last start."""
+  """Images per second since the last restart."""
 
   def __init__(self, step: int, batch_size: int):
     self._batch_size = batch_size
@@ -166,7 +166,7 @@ class _Clock:
     self._time, self._step = time.perf_counter(), step
 
   def speed(self, step: int) -> dict[str, float]:
-    """`images_per_second`, where a step was made."""
+    """`images_per_second`; empty without a step."""
     images = (step - self._step) * self._batch_size
     seconds = time.perf_counter() - self._time
     return {'images_per_second': images / seconds} if images else {}
@@ -177,7 +177,7 @@ def _spell(values: Mapping[str, float]) -> str:
 
 
 def _due(step: int, config: TrainConfig) -> bool:
-  """Whether an evaluation follows this step."""
+  """Whether an evaluation is due after this step."""
   return step == config.steps or step % config.eval_every == 0
 
 
@@ -198,18 +198,18 @@ def run(
   """Trains from `state.step` to `config.steps`.
 
   Args:
-    state: on the mesh; its buffers are given up.
+    state: on the mesh; its buffers are donated.
     train_step: compiled, from `segjax.train.step.make_train_step`.
     batches: `(batch on the mesh, names of its examples)` from step `state.step` on.
     config: see `TrainConfig`.
-    batch_size: examples a step, over all processes.
-    checkpoints: where to save.
-    log: where to record; None on all processes but the first.
-    progress: what the person sees.
+    batch_size: examples per step, over all processes.
+    checkpoints: of the run.
+    log: of the run; None on all processes but the first.
+    progress: display.
     evaluate: `(state, step) -> metrics` on the evaluation split.
-    evaluated: whether the evaluation due after `state.step`, if any, was done: a run that was asked
-      to stop leaves it out.
-    refresh: `state -> state` before an evaluation; what it changes stays.
+    evaluated: whether the evaluation due after `state.step`, if any, was done; a stopped run skips
+      it.
+    refresh: `state -> state`, applied before an evaluation; training continues with the result.
 
   Returns:
     The state after the last step.
@@ -227,7 +227,7 @@ def run(
       state, scalars = train_step(state, batch)
       step += 1
       meter.push(step, scalars, names)
-      if step == start + 1:  # keep compilation out of the first images/s
+      if step == start + 1:  # exclude compilation from images/s
         jax.block_until_ready(scalars)
         clock.restart(step)
 
@@ -263,7 +263,7 @@ def _evaluate_first(
   evaluated: bool,
   refresh: Callable[[TrainState], TrainState],
 ) -> TrainState:
-  """The state after the evaluation that a stopped run skipped, or that a run of 0 steps is for."""
+  """Runs the evaluation that a stopped run skipped, or that of a run with 0 steps."""
   step = int(state.step)
   if step and not evaluated and _due(step, config):
     state = refresh(state)

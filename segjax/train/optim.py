@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: Optax, put together from `config.optim`."""
+"""Optimizers and learning-rate schedules, built with Optax from `config.optim`."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from segjax.types import (
   SegjaxError,
 )
 
-# Of a moving average.
+# Decay of a moving average.
 Decay = Annotated[float, Range(0, 1, open='high')]
 
 
@@ -28,29 +28,30 @@ class OptimConfig:
   """Keys of `config.optim`.
 
   Attributes:
-    name: 'sgd' (momentum; weight decay is L2 inside the gradient, as in Caffe), 'adam' (likewise)
-      or 'adamw' (decoupled weight decay).
-    learning_rate: the schedule's highest value.
+    name: 'sgd' with momentum or 'adam', both with L2 regularization in the gradient, or 'adamw'
+      (decoupled weight decay).
+    learning_rate: peak learning rate.
     schedule: 'constant', 'poly' (1 - t/T)^power, 'step' (× decay_factor at each of `boundaries`),
       or 'cosine' (to zero).
     warmup_steps: steps of linear warm-up from `warmup_factor` × learning_rate, before the schedule;
-      fewer than `train.steps`, unless these are 0.
-    warmup_factor: where the warm-up starts.
+      fewer than `train.steps`, unless that is 0.
+    warmup_factor: initial factor of the warm-up.
     power: exponent of 'poly'.
     boundaries: steps at which 'step' decays.
-    decay_factor: what 'step' multiplies by.
+    decay_factor: factor of 'step' at each boundary.
     momentum: of SGD.
-    nesterov: Nesterov's form of it.
+    nesterov: whether to use Nesterov momentum.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
-    eps: Adam's denominator.
-    weight_decay: coefficient; biases and norm parameters are left out.
-    decay_exclude: names of the parameters that weight decay leaves out.
-    multipliers: pairs (regular expression on the parameter's path, factor on its update); all that
-      match are multiplied. (('bias$', 2.0),) gives biases 2x the learning rate, a factor 0 freezes.
-    clip_norm: gradients are scaled down to this global norm; None does not clip.
-    accumulate: parts of the batch for gradient accumulation, which gives the whole batch's result.
-    ema: decay of the moving average of the parameters, which evaluation then uses; None keeps none.
+    eps: added to Adam's denominator.
+    weight_decay: coefficient.
+    decay_exclude: names of parameters without weight decay; by default biases and norm scales.
+    multipliers: pairs (regular expression for parameter paths, factor of the update); factors of
+      all matches multiply. (('bias$', 2.0),) gives biases 2x the learning rate; 0 freezes.
+    clip_norm: maximum global gradient norm; None disables clipping.
+    accumulate: microbatches for gradient accumulation; the result is that of the full batch.
+    ema: decay of an exponential moving average of the parameters, used in evaluation; None disables
+      it.
   """
 
   name: Literal['sgd', 'adam', 'adamw'] = 'sgd'
@@ -100,9 +101,9 @@ def make_optimizer(
   Args:
     config: see `OptimConfig`.
     steps: of the run.
-    params: as shapes at least.
-    frozen: regular expressions on the paths of the parameters that stay as they are: a model's
-      `frozen_parameters`, which weight decay would move.
+    params: arrays or shapes.
+    frozen: regular expressions for the paths of frozen parameters, such as a model's
+      `frozen_parameters`; also disables their weight decay.
 
   Raises:
     SegjaxError: a pattern of `multipliers` is not a regular expression or matches no parameter.
@@ -126,7 +127,7 @@ def make_optimizer(
 
 
 def parameter_paths(params: Any) -> Any:
-  """The tree of `params` with each leaf's path, `'down0/conv1/kernel'`, in its place."""
+  """The tree of `params` with leaves replaced by their paths, such as `'down0/conv1/kernel'`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'), params
   )
@@ -156,9 +157,9 @@ def _factors(multipliers: tuple[tuple[str, float], ...], paths: Any) -> Any:
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
-  """The moving average after `step` (counted from 0), which forgets its start at first.
+  """The exponential moving average after `step` (from 0).
 
-  The decay is min(decay, (1 + step) / (10 + step)), so that early weights do not linger.
+  The decay is min(decay, (1 + step) / (10 + step)), so that early weights are forgotten quickly.
   """
   decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return optax.incremental_update(params, ema, 1.0 - decay)

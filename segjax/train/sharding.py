@@ -1,4 +1,4 @@
-"""One program over a named mesh: `data` splits the batch, `space` splits the image height."""
+"""SPMD over a named mesh: `data` partitions the batch, `space` the image height."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ class MeshConfig:
   """Keys of `config.mesh`.
 
   Attributes:
-    data: devices along the batch; -1 takes all that `space` leaves.
+    data: devices along the batch; -1 uses all remaining devices.
     space: devices along the image height.
   """
 
@@ -27,10 +27,10 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-  """The mesh over all devices of all processes, or over the first data x space of them.
+  """The mesh over all devices of all processes, or over the first data x space devices.
 
   Raises:
-    SegjaxError: more devices asked for than there are, or the devices do not divide.
+    SegjaxError: there are not enough devices, or they are not divisible.
   """
   devices = jax.devices()
   data = len(devices) // config.space if config.data == -1 else config.data
@@ -38,34 +38,34 @@ def make_mesh(config: MeshConfig) -> Mesh:
   several = jax.process_count() > 1
   if used < 1 or used > len(devices) or (several and used != len(devices)):
     raise SegjaxError(
-      f'config.mesh asks for {config.data} x {config.space} devices where there are '
-      f'{len(devices)}: set config.mesh.data and config.mesh.space to fit'
+      f'config.mesh needs {config.data} x {config.space} devices, but {len(devices)} are '
+      'available: change config.mesh.data or config.mesh.space'
     )
   if several and jax.local_device_count() % config.space:
     raise SegjaxError(
       f'config.mesh.space={config.space} must divide the {jax.local_device_count()} devices of one '
-      'process: an image does not cross processes'
+      'process: an image cannot be split across processes'
     )
   return Mesh(np.asarray(devices[:used]).reshape(data, config.space), ('data', 'space'))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole: parameters, optimizer state, metrics."""
+  """Full replication, for parameters, optimizer state and metrics."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh, spec: Mapping[str, PartitionSpec]
 ) -> dict[str, jax.Array]:
-  """This process's part of a batch, NumPy, as global arrays on the mesh.
+  """Puts this process's part of a batch on the mesh as global arrays.
 
   Args:
-    batch: arrays, or trees of them, by key.
-    mesh: to lie on.
-    spec: of the axes of all arrays of a key. Keys that it does not have stay behind.
+    batch: NumPy arrays, or trees of them, by key.
+    mesh: target.
+    spec: partitioning of all arrays of a key. Keys without a spec are dropped.
 
   Raises:
-    SegjaxError: the batch or the image height does not divide over the mesh.
+    SegjaxError: the batch or the image height is not divisible by the mesh.
   """
   return {
     key: jax.tree.map(lambda x, key=key: _put(key, x, NamedSharding(mesh, spec[key])), batch[key])
@@ -87,20 +87,20 @@ def _put(key: str, value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
-  """NumPy arrays, the same on every process, as arrays that every device holds whole."""
+  """Replicates NumPy arrays, equal on all processes, to all devices."""
   put = lambda x: jax.make_array_from_callback(np.shape(x), replicated(mesh), lambda i: x[i])
   return jax.tree.map(lambda x: put(np.asarray(x)), tree)
 
 
 def to_host(tree: Any) -> Any:
-  """The whole of every array in `tree` as NumPy, on every process."""
+  """Gathers the arrays of `tree` as NumPy arrays on every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return jax.tree.map(_gather, tree)
 
 
 def gather_lists(local: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-  """Lists of JSON values, of each process its part, as the whole lists on every process."""
+  """Concatenates lists of JSON values over all processes, on every process."""
   if jax.process_count() == 1:
     return dict(local)
   encoded = np.frombuffer(json.dumps(local).encode(), np.uint8)

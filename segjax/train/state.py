@@ -1,4 +1,4 @@
-"""The state of a run: all that the next step depends on."""
+"""The training state: everything that the next step depends on."""
 
 import dataclasses
 import hashlib
@@ -16,15 +16,16 @@ from segjax.types import Array, Batch
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """One run between two steps.
+  """The state of a run between two steps.
 
   Attributes:
-    step: i32[], updates tried so far; with the seed it fixes the next batch and all randomness.
-    skipped: i32[], updates skipped because the loss or the gradient was not finite.
-    params: the model's parameters, float32.
-    model_state: the model's other collections, such as BatchNorm's running statistics.
-    opt_state: the optimizer's.
-    ema: moving average of `params`, or None.
+    step: i32[], number of steps, including skipped updates; with the seed it determines the next
+      batch and all randomness.
+    skipped: i32[], updates skipped because of a non-finite loss or gradient.
+    params: parameters, float32.
+    model_state: other collections, such as batch-norm statistics.
+    opt_state: optimizer state.
+    ema: exponential moving average of `params`, or None.
   """
 
   step: Array
@@ -38,7 +39,7 @@ class TrainState:
 def init_state(
   task: Task, optimizer: optax.GradientTransformation, key: Array, batch: Batch, *, ema: bool
 ) -> TrainState:
-  """The state before the first step; can be traced by `jit`."""
+  """The state before the first step; traceable by `jit`."""
   variables = dict(task.init(key, batch))
   params = variables.pop('params')
   return TrainState(
@@ -52,12 +53,12 @@ def init_state(
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
-  """The variables that evaluation uses: the moving average where there is one."""
+  """The variables for evaluation: with the moving average of the parameters, if it exists."""
   return {'params': state.params if state.ema is None else state.ema, **state.model_state}
 
 
 def variables_from_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
-  """`eval_variables` of a state that is there as `flat_arrays`."""
+  """`eval_variables` of a state given as `flat_arrays`."""
   average = any(name.startswith('ema.') for name in arrays)
   variables: dict[str, Any] = {'params': {}}
   for name, array in arrays.items():
@@ -74,7 +75,7 @@ def variables_from_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat_arrays(tree: Any) -> dict[str, Any]:
-  """`{'params.down0.conv1.kernel': array, …}`: every array of a state under a readable name."""
+  """Flattens a state to `{'params.down0.conv1.kernel': array, …}`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
 
@@ -91,6 +92,6 @@ def _digest(array: np.ndarray) -> str:
 
 
 def combined_digest(digests: dict[str, str]) -> str:
-  """One SHA-256 for several arrays, whatever order they come in."""
+  """One SHA-256 of several arrays, independent of their order."""
   text = ''.join(f'{name} {digest}\n' for name, digest in sorted(digests.items()))
   return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The train step and the evaluation step: pure, short, the same for every task."""
+"""The train, evaluation and tuning steps: pure functions, shared by all tasks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -16,13 +16,13 @@ T = TypeVar('T')
 
 
 def mean(value: SumCount) -> Array:
-  """`sum / count`, and 0 where nothing was counted; its gradient is finite there too."""
+  """`sum / count`, or 0 with a finite gradient if the count is 0."""
   some = value.count > 0
   return jnp.where(some, value.sum / jnp.where(some, value.count, 1), 0.0)
 
 
 def name_parts(means: Mapping[str, T]) -> dict[str, T]:
-  """`loss_<name>` for each part of the loss, where it has more than one."""
+  """`loss_<name>` for each loss, if there is more than one."""
   return {f'loss_{name}': value for name, value in means.items()} if len(means) > 1 else {}
 
 
@@ -37,10 +37,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """`(state, batch) -> (state, scalars)` for one update.
 
-  Sums and counts are added over the `accumulate` parts of the batch and divided once, so that the
-  parts' gradient is that of the whole batch however its counts fall (BatchNorm excepted, which
-  normalizes each part by itself). An update whose loss or gradient is not finite is skipped:
-  `scalars['finite']` says so, and the loop decides.
+  Sums and counts are accumulated over `accumulate` microbatches and divided once, so that the
+  gradient is that of the full batch (except that BatchNorm normalizes each microbatch separately).
+  Updates with a non-finite loss or gradient are skipped, and `scalars['finite']` is False.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -86,10 +85,10 @@ def make_train_step(
 def sum_losses(
   task: Task, params: Any, model_state: Any, batch: Batch, key: Array, accumulate: int
 ) -> tuple[dict[str, SumCount], Any]:
-  """The losses' sums and counts over `accumulate` parts of the batch, and the new model state.
+  """Sums and counts of the losses over `accumulate` microbatches, and the new model state.
 
-  The parts run one after another under rematerialization: the backward pass of one part is in
-  memory at a time, for one more forward pass.
+  Microbatches run sequentially with rematerialization: only one backward pass is in memory at a
+  time, at the cost of an additional forward pass.
   """
 
   def part(model_state: Any, inputs: tuple[Batch, Array]) -> tuple[Any, dict[str, SumCount]]:
@@ -101,7 +100,7 @@ def sum_losses(
   if accumulate == 1:
     model_state, losses = part(model_state, (batch, key))
     return losses, model_state
-  # Part m takes rows m, m + accumulate, …: each part then lies on all devices as the batch does.
+  # Microbatch m takes rows m, m + accumulate, …, so that it is sharded like the batch.
   split = lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1)
   inputs = (jax.tree.map(split, dict(batch)), jax.random.split(key, accumulate))
   model_state, losses = jax.lax.scan(jax.checkpoint(part), model_state, inputs)
@@ -111,9 +110,9 @@ def sum_losses(
 def make_eval_step(
   task: Task,
 ) -> Callable[[Mapping[str, Any], Batch], tuple[dict[str, SumCount], tuple, dict[str, Array]]]:
-  """`(variables, batch) -> (losses, states of the metrics on the device, predictions)`.
+  """`(variables, batch) -> (losses, states of the device metrics, predictions)`.
 
-  Predictions stay on the device until a visualization or a metric on the host asks for them.
+  Predictions stay on the device until they are drawn or a host metric reads them.
   """
 
   def eval_step(variables: Mapping[str, Any], batch: Batch):
@@ -126,7 +125,7 @@ def make_eval_step(
 
 
 def make_tune_step(task: Task) -> Callable[[Mapping[str, Any], Batch, Array], Any]:
-  """`(variables, batch, settings f32[T, n]) -> states` of a task that has `tuning`."""
+  """`(variables, batch, settings f32[T, n]) -> states`, for a task with `tuning`."""
 
   def tune_step(variables: Mapping[str, Any], batch: Batch, settings: Array) -> Any:
     outputs, _ = task.forward(variables, batch, train=False)

@@ -1,9 +1,9 @@
-"""One small training for each task in a test run, which all tests of the commands share."""
+"""One small training run per task, shared by all tests of the commands."""
 
 import commands
 import pytest
 
-# Fixtures that train: the tests of one go to one process of pytest-xdist (`--dist loadgroup`).
+# Fixtures that train: tests that use the same one run on the same pytest-xdist worker.
 TRAINED = ('panoptic_run', 'instance_run', 'semantic_run', 'filled')
 
 
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):
-  """Prepared data and compiled programs of this test run, apart from the user's own."""
+  """Prepared data and compiled programs of this test run, separate from the user's."""
   path = tmp_path_factory.mktemp('cache')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(path))
@@ -35,19 +35,19 @@ def trained(tmp_path_factory, task, *args, **kwargs):
 
 @pytest.fixture(scope='session')
 def semantic_run(tmp_path_factory, cache):
-  """The workdir of a trained U-Net; not to be changed."""
+  """The workdir of a trained U-Net; read-only."""
   return trained(tmp_path_factory, 'semantic', steps=4)
 
 
 @pytest.fixture(scope='session')
 def instance_run(tmp_path_factory, cache):
-  """The workdir of a trained Mask R-CNN; not to be changed."""
+  """The workdir of a trained Mask R-CNN; read-only."""
   return trained(tmp_path_factory, 'instance')
 
 
 @pytest.fixture(scope='session')
 def panoptic_run(tmp_path_factory, cache):
-  """The workdir of a trained Panoptic FPN, long enough to find the sky; not to be changed."""
+  """The workdir of a Panoptic FPN, trained long enough to find the sky; read-only."""
   longer = [f'--config.train.{key}=40' for key in ('eval_every', 'checkpoint_every')]
   rate = '--config.optim.learning_rate=0.01'
   return trained(tmp_path_factory, 'panoptic', *longer, rate, steps=40)

@@ -11,9 +11,9 @@ def test_prepares_and_counts(tmp_path, capsys):
 
 
 def test_missing_sources_are_one_sentence(tmp_path, capsys):
-  told = fails(
+  message = fails(
     capsys, 'data', 'prepare', 'camvid', f'--source={tmp_path}', f'--data_dir={tmp_path}'
   )
-  assert str(tmp_path) in told
-  told = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
-  assert 'source' in told
+  assert str(tmp_path) in message
+  message = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
+  assert 'source' in message

@@ -1,4 +1,4 @@
-"""`segjax evaluate`: metrics, thresholds, and what can be set of a trained network."""
+"""`segjax evaluate`: metrics, threshold tuning, and overrides for trained networks."""
 
 import pytest
 from commands import fails, output, read_log, run
@@ -19,7 +19,7 @@ def test_json_is_what_training_measured(semantic_run, capsys):
 
 
 def test_every_image_counts_once(semantic_run, capsys):
-  """Whatever the batch size: 8 images in batches of 8, and of 3 with one padded."""
+  """For any batch size: 8 images in batches of 8, and in batches of 3 with padding."""
   mesh = '--config.mesh.data=1'
   eight, three = (
     evaluate(semantic_run, capsys, mesh, f'--config.batch.eval_size={size}') for size in (8, 3)
@@ -52,7 +52,7 @@ def test_several_views(instance_run, capsys):
 
 @pytest.mark.slow
 def test_evaluate_and_tune_agree(panoptic_run, capsys):
-  """What the search says of a setting is what its evaluation gives."""
+  """The metric of a setting in the search equals that of its evaluation."""
   plain = evaluate(panoptic_run, capsys)
   assert 'water' in plain['per_class'] and plain['pq'] > 0
   found = evaluate(panoptic_run, capsys, '--tune')
@@ -74,17 +74,17 @@ def test_tune_for_people_shows_how_to_set_the_best(panoptic_run, capsys):
 
 
 def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
-  told = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
-  assert '--tune: the task semantic has no thresholds to choose' in told
+  message = fails(capsys, 'evaluate', f'--workdir={semantic_run}', '--tune')
+  assert '--tune: the task semantic has no thresholds to tune' in message
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--config.model.width=3'], 'config.model.width belongs to the training'),
     (['--split=tset'], 'has no split'),
     (['--checkpoint=3'], 'no checkpoint of step 3: it has 2, 4'),
   ],
 )
-def test_mistakes_are_one_sentence(semantic_run, capsys, args, told):
-  assert told in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)
+def test_mistakes_are_one_sentence(semantic_run, capsys, args, message):
+  assert message in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)

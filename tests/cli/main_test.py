@@ -1,4 +1,4 @@
-"""Help, errors and exit codes: what all commands share."""
+"""Help, errors and exit codes of all commands."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_overrides_are_for_commands_with_a_config(capsys):
   assert (args.config, args.overrides) == ('f.py', [('a.b', '1=2'), ('c', 'd')])
   with pytest.raises(SystemExit):
     run('info', '--workdir=w', '--config.data.dir=x')
-  assert 'segjax info takes no --config.data.dir' in capsys.readouterr().err
+  assert 'segjax info does not accept --config.data.dir' in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -73,12 +73,12 @@ def test_missing_files(tmp_path, capsys):
 
 
 def test_distributed_names_what_it_takes(tmp_path, capsys):
-  told = fails(capsys, 'train', f'--workdir={tmp_path}', '--distributed=here')
-  assert '--distributed=here must be HOST:PORT,COUNT,INDEX' in told
+  message = fails(capsys, 'train', f'--workdir={tmp_path}', '--distributed=here')
+  assert '--distributed=here must be HOST:PORT,COUNT,INDEX' in message
 
 
 def test_json_is_all_there_is_on_standard_output(semantic_run, tmp_path):
-  """Also of what C code and TFDS print while the data set is prepared."""
+  """Even while C code and TFDS print during the preparation of a data set."""
   args = ['evaluate', f'--workdir={semantic_run}', '--json', f'--config.data.dir={tmp_path}']
   result = subprocess.run(
     [sys.executable, '-m', 'segjax.main', *args], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Two runs merged into a panoptic network, by the commands."""
+"""Merging two runs into a panoptic network, with the commands."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def merged_args(parts, workdir, *args):
     '--config.data.eval_split=val[:4]',
     '--config.batch.eval_size=4',
     '--config.train.steps=0',
-    '--config.train.pictures=0',
+    '--config.train.images=0',
     *(f'--config.model.{part}={path}' for part, path in parts.items()),
     '--config.init_from.checkpoint=latest',
     *args,
@@ -73,7 +73,7 @@ def merged(tmp_path_factory, parts):
 
 @contextlib.contextmanager
 def moved(parts):
-  """Within it, the workdirs of the parts are elsewhere."""
+  """Context in which the workdirs of the parts are moved away."""
   places = {path: path.with_name(f'{path.name}_elsewhere') for path in parts.values()}
   for path, other in places.items():
     path.rename(other)
@@ -120,15 +120,15 @@ def apply(loaded, *inputs):
 
 
 def semantic_scores(runs, image):
-  """f32[H, W, classes] of the semantic run by itself."""
+  """f32[H, W, classes] of the semantic run alone."""
   batch, restore = pipeline.prepare_image(image, runs['semantic'].run.experiment.input)
   return restore(np.asarray(apply(runs['semantic'], batch['image'])[0]))
 
 
 @pytest.mark.slow
 def test_each_part_outputs_what_it_does_by_itself(runs):
-  """Of an image with padding, which each run scales, pads and normalizes in its own way."""
-  # In pairs of rows, so that scaling to 32 x 32 rounds nothing.
+  """For an image with padding; each run has its own resizing, padding and normalization."""
+  # In pairs of rows, so that resizing to 32 x 32 is exact.
   image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8).repeat(2, 0)
   merged, instance = runs['merged'], runs['instance']
   batch, _ = pipeline.prepare_image(image, merged.run.experiment.input)
@@ -142,7 +142,7 @@ def test_each_part_outputs_what_it_does_by_itself(runs):
 
 
 def test_it_is_evaluated_like_any_run_without_its_parts(runs, parts, merged, capsys):
-  """Where no thing is sure enough to be there, what it finds is what the U-Net does."""
+  """Without confident detections, the result is that of the U-Net."""
   builder, spec = load_dataset(runs['merged'].run.experiment)
   stuff = [k for k in range(spec.num_classes) if k not in spec.things]
   true, found = np.zeros(len(stuff), int), np.zeros(len(stuff), int)
@@ -173,25 +173,25 @@ def test_a_merged_run_is_a_row_of_a_table(root, parts, merged, tmp_path, capsys)
   [record] = results.read_results(spec_lib.read_table(folder))
   assert record.weights == 'instance: instance, semantic: semantic'
   assert record.steps == 0 and 'pq' in record.metrics
-  with moved(parts):  # the page does without the parts
+  with moved(parts):  # the page does not need the parts
     capsys.readouterr()
     assert commands.run('table', folder) == 0
     assert '| Both ' in capsys.readouterr().out
-    told = commands.fails(capsys, 'table', folder, '--record', f'both.small={merged}')
-  assert 'is not the workdir of a run' in told
+    message = commands.fails(capsys, 'table', folder, '--record', f'both.small={merged}')
+  assert 'is not the workdir of a run' in message
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--config.train.steps=2'], 'config.train.steps: a merged network is not trained'),
     (['--config.model.semantic={instance}'], 'name one of the task semantic'),
     (['--config.model.semantic={tmp_path}'], 'is not the workdir of a run'),
   ],
 )
-def test_what_cannot_be_merged(parts, tmp_path, capsys, args, told):
+def test_what_cannot_be_merged(parts, tmp_path, capsys, args, message):
   args = [arg.format(**parts, tmp_path=tmp_path) for arg in args]
-  assert told in commands.fails(capsys, *merged_args(parts, tmp_path / 'new', *args))
+  assert message in commands.fails(capsys, *merged_args(parts, tmp_path / 'new', *args))
 
 
 def test_the_same_command_again(parts, merged):

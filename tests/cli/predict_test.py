@@ -53,7 +53,7 @@ def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
     'model.width': 2,
     'model.classes': 9,
     'train.steps': 2,
-    'train.pictures': 1,
+    'train.images': 1,
     'data.name': 'scenes/tiny',
     'data.size.image_size': '(32,32)',
     'batch.size': 4,
@@ -126,11 +126,11 @@ def test_never_overwrites_or_mixes_up(semantic_run, tmp_path, capsys):
   write_images(tmp_path, {'a.png': (8, 8, 3), 'a.jpg': (8, 8, 3)})
   sub = write_images(tmp_path / 'sub', {'a.png': (8, 8, 3)})
   before = (sub / 'a.png').read_bytes()
-  assert 'would overwrite' in fails(capsys, *predict_command(semantic_run, sub, sub))
+  assert 'conflicts with' in fails(capsys, *predict_command(semantic_run, sub, sub))
   assert (sub / 'a.png').read_bytes() == before
   for pattern in ('a.*', '**/a.png'):
     args = predict_command(semantic_run, tmp_path / pattern, tmp_path / 'out')
-    assert 'mixed up' in fails(capsys, *args)
+    assert 'conflicts with' in fails(capsys, *args)
 
 
 def test_no_images_or_one_that_cannot_be_decoded(semantic_run, tmp_path, capsys):
@@ -174,15 +174,15 @@ def test_outputs_of_each_image():
 
 
 @pytest.mark.parametrize(
-  ('paths', 'told'),
+  ('paths', 'message'),
   [
-    (['in/a.jpg', 'in/a.png'], 'mixed up with that of in/a.jpg'),
-    (['in/a_overlay.jpg', 'in/a.jpg', 'out/a_overlay.png'], 'would overwrite'),
+    (['in/a.jpg', 'in/a.png'], 'conflicts with in/a.jpg'),
+    (['in/a_overlay.jpg', 'in/a.jpg', 'out/a_overlay.png'], 'conflicts with'),
     (['in/results.jpg'], 'results.json'),
   ],
 )
-def test_no_file_is_written_twice(paths, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_no_file_is_written_twice(paths, message):
+  with pytest.raises(SegjaxError, match=message):
     predict.name_outputs(
       [Path(p) for p in paths], Path('out'), ('.json', '_overlay.png'), ('results.json',)
     )

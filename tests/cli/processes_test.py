@@ -1,4 +1,4 @@
-"""`segjax train` in processes of its own: killed and resumed, and two that train as one."""
+"""`segjax train` in subprocesses: killed and resumed, and distributed training."""
 
 import re
 import signal
@@ -28,7 +28,7 @@ def wait_for_step(process, step):
 
 
 def test_killed_at_any_moment_ends_with_the_same_parameters(tmp_path, cache, capsys):
-  """Three SIGKILLs, a SIGTERM, then to the end: bit for bit what an undisturbed run gives."""
+  """After three SIGKILLs and a SIGTERM, parameters equal those of an uninterrupted run."""
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   process = spawn(train_args(whole, *LONG, steps=60), cache)
   assert process.communicate()[1] and process.returncode == 0
@@ -70,7 +70,7 @@ def test_two_processes_train_as_one(tmp_path, cache):
 
 
 def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path, cache):
-  """Annotations of the one's images reach the other's metrics."""
+  """Annotations are gathered from all processes for the metrics."""
   run_as_two(train_args(tmp_path / 'two', task='instance'), cache)
   one, two = read_log(instance_run), read_log(tmp_path / 'two')
   assert [r['split'] for r in one] == [r['split'] for r in two]
@@ -81,8 +81,8 @@ def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path,
 
 
 def test_two_processes_train_and_evaluate_segments_as_one(panoptic_run, tmp_path, cache):
-  """Examples and counts of the one's images reach the other."""
-  # Small steps, so that rounding moves no segment across a threshold.
+  """Examples and counts are gathered from all processes."""
+  # A small learning rate, so that rounding errors do not move segments across a threshold.
   args = ['--config.optim.learning_rate=1e-6', f'--config.init_from.path={panoptic_run}']
   assert run(*train_args(tmp_path / 'one', *args, task='panoptic')) == 0
   run_as_two(train_args(tmp_path / 'two', *args, task='panoptic'), cache)

@@ -1,4 +1,4 @@
-"""`segjax table`: a synthetic table trains, stops, resumes, records and shows itself."""
+"""`segjax table` on a synthetic table: training, resuming, recording and rendering."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def copied(filled, tmp_path):
-  """The same, to spoil."""
+  """A copy that tests may modify."""
   folder, workdirs = (tmp_path / p.name for p in filled)
   shutil.copytree(filled[1], workdirs)
   folder = tiny_table.write_table(tmp_path)
@@ -140,14 +140,14 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
   out, err = capsys.readouterr()
   assert '1e077fc' in out
   assert (folder / 'README.md').read_text() == out
-  assert 'does not say' not in err
-  (by_hand / 'starts.jsonl').unlink()  # as a workdir from elsewhere may be
+  assert 'pass --fact' not in err
+  (by_hand / 'starts.jsonl').unlink()  # as in a workdir from another machine
   assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
-  assert 'the workdir does not say its hardware, versions: give --fact' in capsys.readouterr().err
+  assert 'the workdir has no hardware, versions: pass --fact' in capsys.readouterr().err
 
 
 def test_measures_what_the_row_asks_for(copied):
-  """Also of a training that measured less."""
+  """Even if fewer metrics were evaluated in training."""
   folder, workdirs = copied
   config = folder.parent.parent / 'configs/tiny/small.py'
   eval_keys = "'eval': {'metrics': ('confusion', 'boundary')}, 'data'"
@@ -161,18 +161,18 @@ def test_measures_what_the_row_asks_for(copied):
 def test_refuses_what_is_not_the_row(copied, capsys):
   folder, workdirs = copied
   first, second = (workdirs / f'{n}.small.seed0' for n in ('first', 'second'))
-  told = fails(capsys, folder, '--record', f'first.small={second}')
-  assert 'was not trained as first.small' in told
-  assert 'config.eval.test_time_augmentation' in told
-  assert 'config.optim.learning_rate' in told
+  message = fails(capsys, folder, '--record', f'first.small={second}')
+  assert 'was not trained as first.small' in message
+  assert 'config.eval.test_time_augmentation' in message
+  assert 'config.optim.learning_rate' in message
   shutil.rmtree(first / 'checkpoints' / '2')
-  told = fails(capsys, folder, '--record', f'first.small={first}')
-  assert 'has not reached step 2 yet' in told
+  message = fails(capsys, folder, '--record', f'first.small={first}')
+  assert 'has not reached step 2 yet' in message
   assert not (folder / 'results.jsonl').exists()
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
     (['--record', 'first=x'], 'must be ROW.RECIPE=WORKDIR'),
     (['--record', 'first.small'], 'must be ROW.RECIPE=WORKDIR'),
@@ -185,7 +185,7 @@ def test_refuses_what_is_not_the_row(copied, capsys):
     (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
   ],
 )
-def test_mistakes_are_one_sentence(tmp_path, capsys, args, told):
+def test_mistakes_are_one_sentence(tmp_path, capsys, args, message):
   err = fails(capsys, tiny_table.write_table(tmp_path), *args)
-  assert told in err.splitlines()[-1]
+  assert message in err.splitlines()[-1]
   assert not (tmp_path / 'experiments/tiny_table1/results.jsonl').exists()

@@ -20,7 +20,7 @@ LAYERS = {
   'relu': [],
   'inception/1x1': [RNG.normal(size=(2, 5))],
 }
-DAMAGED = 'x.caffemodel is truncated or corrupt .*: replace it with a whole copy$'
+CORRUPT = 'x.caffemodel is truncated or corrupt .*: download the file again$'
 
 
 def read(directory, content):
@@ -169,7 +169,7 @@ def test_every_cut_is_noticed(tmp_path, v1):
   between = set(itertools.accumulate(map(len, pieces)))
   for size in range(len(whole)):
     if size not in between:
-      with pytest.raises(SegjaxError, match='is truncated or corrupt|has no weights in it'):
+      with pytest.raises(SegjaxError, match='is truncated or corrupt|contains no weights'):
         read(tmp_path, whole[:size])
   assert len(read(tmp_path, whole[: sum(map(len, pieces[:2]))])) == 2
   assert len(read(tmp_path, whole)) == 3
@@ -193,7 +193,7 @@ def test_other_formats_are_refused(tmp_path):
     'HDF5': b'\x89HDF\r\n\x1a\n' + bytes(100),
   }
   for content in contents.values():
-    with pytest.raises(SegjaxError, match=DAMAGED):
+    with pytest.raises(SegjaxError, match=CORRUPT):
       read(tmp_path, content)
   with pytest.raises(SegjaxError, match='none.caffemodel does not exist'):
     read_weights(tmp_path / 'none.caffemodel')
@@ -208,7 +208,7 @@ def test_random_bytes_are_refused(tmp_path):
 
 def test_a_file_without_weights_is_reported(tmp_path):
   for content in (net({}), net({'data': [], 'relu': []}), net({'data': []}, v1=True)):
-    with pytest.raises(SegjaxError, match=r'x.caffemodel has no weights in it: give a \.caffe'):
+    with pytest.raises(SegjaxError, match=r'x.caffemodel contains no weights: use a \.caffe'):
       read(tmp_path, content)
 
 
@@ -246,5 +246,5 @@ def layer_with(content):
 )
 def test_broken_messages_are_refused(tmp_path, content):
   assert read(tmp_path, layer_with(blob([1.0])))['fc/0'] == [1]
-  with pytest.raises(SegjaxError, match=DAMAGED):
+  with pytest.raises(SegjaxError, match=CORRUPT):
     read(tmp_path, content)

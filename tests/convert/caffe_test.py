@@ -59,7 +59,7 @@ def shapes(model):
 
 
 def loaded(model, pretrained):
-  """Variables with the pretrained arrays, and sevens where there are none."""
+  """Variables with the pretrained arrays, and sevens for missing ones."""
   variables = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), shapes(model))
   params, model_state, report = load_into(variables.pop('params'), variables, pretrained)
   return {'params': params, **model_state}, report
@@ -489,7 +489,7 @@ def caffe_segnet_basic(layers, bgr):
 
 
 def normalized(rgb, source):
-  """As the data pipeline does it, with the mean and std that `input` tells."""
+  """As in the data pipeline, with the mean and std documented in `input`."""
   message = SOURCES[source].input
   mean, std = (re.search(rf'config\.data\.{k}=\(([^)]*)\)', message)[1] for k in ('mean', 'std'))
   mean, std = (np.array([float(x) for x in t.split(',') if x]) for t in (mean, std))
@@ -676,9 +676,9 @@ def test_wrong_files_are_reported_in_a_sentence_and_nothing_is_written(files, tm
     path.write_bytes(content)
     message = fails(capsys, 'caffe/fcn8s', path, output)
     assert f'{path} is truncated or corrupt' in message
-    assert 'replace it with a whole copy' in message
+    assert 'download the file again' in message
   path.write_bytes(net({}))
-  assert f'{path} has no weights in it: give a .caffemodel' in fails(
+  assert f'{path} contains no weights: use a .caffemodel' in fails(
     capsys, 'caffe/fcn8s', path, output
   )
   message = fails(capsys, 'caffe/fcn32', files['caffe/fcn32s'], output)
@@ -690,7 +690,7 @@ def test_another_network_of_ours_is_named(files, tmp_path, source, capsys):
   for other in caffe.SOURCES.keys() - {source}:
     message = fails(capsys, other, files[source], tmp_path / 'out.safetensors')
     assert f'{files[source]} is not {other}, it has ' in message
-    assert message.endswith(f': take the source {source}\n')
+    assert message.endswith(f': use the source {source}\n')
 
 
 @pytest.mark.parametrize('source', caffe.SOURCES)
@@ -698,7 +698,7 @@ def test_a_missing_and_an_extra_layer_are_named(source):
   arrays = {f'{k}/{i}': a for k, blobs in layers_of(source).items() for i, a in enumerate(blobs)}
   key = SOURCES[source].rows[-1].key
   arrays[f'other{key}'] = arrays.pop(key)
-  message = f'x.caffemodel is not {source}, it has no {key} and has other{key}: take the file of'
+  message = f'x.caffemodel is not {source}, it has no {key} and has other{key}: use the file of'
   with pytest.raises(SegjaxError, match=message):
     convert(arrays, SOURCES, source, 'x.caffemodel')
 
@@ -718,7 +718,7 @@ def test_a_missing_and_an_extra_layer_are_named(source):
 )
 def test_a_wrong_shape_is_named(source, key, shape):
   arrays = {f'{k}/{i}': a for k, blobs in layers_of(source).items() for i, a in enumerate(blobs)}
-  message = f'its {key} is {"x".join(map(str, shape))}: take the file of that network'
+  message = f'its {key} is {"x".join(map(str, shape))}: use the file of that network'
   with pytest.raises(SegjaxError, match=message):
     convert(arrays | {key: np.zeros(shape)}, SOURCES, source, 'x.caffemodel')
 
@@ -744,7 +744,7 @@ def get_config():
 
 @pytest.mark.slow
 def test_a_training_starts_from_a_caffe_file(tmp_path, monkeypatch, capsys):
-  """By the keys that `input` tells."""
+  """With the keys documented in `input`."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.delenv('SEGJAX_DATA_DIR', raising=False)
   source, output = 'caffe/segnet_basic', tmp_path / 'basic.safetensors'

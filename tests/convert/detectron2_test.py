@@ -215,7 +215,7 @@ def test_detectron_s_normalization_is_a_scale_and_a_shift():
 
 def test_a_file_of_the_other_kind_names_its_source():
   arrays = imagenet_file('detectron', 'resnet50')
-  with pytest.raises(SegjaxError, match='take the source detectron/R-50$'):
+  with pytest.raises(SegjaxError, match='use the source detectron/R-50$'):
     convert(arrays, SOURCES, 'detectron2/R-50', 'FILE')
 
 

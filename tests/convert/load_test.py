@@ -127,7 +127,7 @@ def test_sources_and_outputs_are_checked(tmp_path):
   ):
     read_pretrained(VGG16)
   safetensors.numpy.save_file({'a': np.zeros(1)}, tmp_path / 'other.safetensors')
-  with pytest.raises(SegjaxError, match='source=NAME, though the arrays of no known source'):
+  with pytest.raises(SegjaxError, match='source=NAME .no known source'):
     read_pretrained(tmp_path / 'other.safetensors')
   with pytest.raises(SegjaxError, match='does not exist: give the path of a weights file'):
     read_pretrained(tmp_path / 'none.safetensors')

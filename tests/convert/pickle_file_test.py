@@ -132,7 +132,7 @@ def test_other_things_than_arrays_are_refused(tmp_path):
   with pytest.raises(SegjaxError, match="x.pkl has 'lr' of type float, not an array"):
     read_weights(write(tmp_path / 'x.pkl', {'model': {**ARRAYS, 'lr': 0.1}}))
   for tree in ([1], {}, {'model': 3}):
-    with pytest.raises(SegjaxError, match='x.pkl has no named arrays in it'):
+    with pytest.raises(SegjaxError, match='x.pkl contains no named arrays'):
       read_weights(write(tmp_path / 'x.pkl', tree))
 
 

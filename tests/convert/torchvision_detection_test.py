@@ -1,7 +1,7 @@
 """torchvision's Mask R-CNN and Faster R-CNN: complete tables, and equal to the last mask.
 
 What narrow networks find is in golden/detection.npz (golden/make_detection.py); where torchvision
-is installed, the full ones are run beside ours, in inference and in training.
+is installed, the full ones are compared with ours, in inference and in training.
 """
 
 import dataclasses
@@ -106,7 +106,7 @@ def test_a_fine_tuned_file_has_its_own_classes(golden, name):
 def test_a_fine_tuned_file_names_its_source(golden):
   name = 'torchvision/maskrcnn_resnet50_fpn'
   with pytest.raises(
-    SegjaxError, match=f'cls_score.weight is 3x1024: take the file .*, or the source {name}_all'
+    SegjaxError, match=f'cls_score.weight is 3x1024: use the file .*, or the source {name}_all'
   ):
     convert(blank(golden, 'maskrcnn_resnet50_fpn', classes=2), SOURCES, name, 'FILE')
 

@@ -139,7 +139,7 @@ def test_the_form_has_to_fit(golden, source, model, message):
   variables = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), abstract(model))
   table = SOURCES[source]
   taken = {row.path: row.transform(arrays[row.key]) for row in table.rows}
-  with pytest.raises(SegjaxError, match=message + '.*: set config.model to the sizes of those'):
+  with pytest.raises(SegjaxError, match=message + '.*: change config.model'):
     load_into(variables['params'], {}, Pretrained('a.pth', taken, table.new, table.spare))
   assert 'config.model.form=torchvision' in table.input
 

@@ -204,10 +204,10 @@ def test_a_file_without_auxiliary_classifier_names_its_source(golden):
   theirs = {name: np.zeros(()) for name in shapes_of(golden, 'fcn_resnet50')}
   main = {name: x for name, x in theirs.items() if not name.startswith('aux_classifier')}
   with pytest.raises(
-    SegjaxError, match='no aux_classifier.0.weight and .* take the source .*/fcn_resnet50_main$'
+    SegjaxError, match='no aux_classifier.0.weight and .* use the source .*/fcn_resnet50_main$'
   ):
     convert(main, SOURCES, 'torchvision/fcn_resnet50', 'FILE')
-  with pytest.raises(SegjaxError, match='take the source torchvision/fcn_resnet50 or'):
+  with pytest.raises(SegjaxError, match='use the source torchvision/fcn_resnet50 or'):
     convert(theirs, SOURCES, 'torchvision/resnet50', 'FILE')
 
 

@@ -161,12 +161,12 @@ def test_a_missing_and_an_extra_array_are_named():
     SegjaxError, match=r'my.pth is not torchvision/vgg16, it has no features.7.bias and has '
   ) as error:
     check(changed)
-  assert 'features.99.weight: take the file of that network' in str(error.value)
+  assert 'features.99.weight: use the file of that network' in str(error.value)
 
 
 def test_another_network_is_named_where_it_is_known():
   bn = read_weights(golden('torchvision/vgg16_bn'))
-  with pytest.raises(SegjaxError, match='take the source torchvision/vgg16_bn$'):
+  with pytest.raises(SegjaxError, match='use the source torchvision/vgg16_bn$'):
     check(bn)
   features = {k: v for k, v in arrays().items() if k.startswith('features')}
   with pytest.raises(SegjaxError, match='classifier.0.bias and 3 more: .*/vgg16_features$'):
@@ -178,7 +178,7 @@ def test_another_network_is_named_where_it_is_known():
 
 @pytest.mark.parametrize('key', ['features.0.weight', 'classifier.0.weight', 'classifier.3.weight'])
 def test_a_wrong_shape_is_named(key):
-  with pytest.raises(SegjaxError, match=f'its {key} is 3x5x2: take the file'):
+  with pytest.raises(SegjaxError, match=f'its {key} is 3x5x2: use the file'):
     check(arrays() | {key: np.zeros((3, 5, 2))})
 
 

@@ -29,7 +29,7 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'size',
     'index',
     'instances',
-    'draw',
+    'seed',
     'left_out',
   }
   objects = make_objects((9, 13), 2)
@@ -40,7 +40,7 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'weight': np.full((9, 13), 0.5, np.float32),
     'instances': batch.pack_objects(objects),
     'size': (9, 13),
-    'draw': np.uint32(2**32 - 1),
+    'seed': np.uint32(2**32 - 1),
     'index': 5,
     'left_out': (1, 2),
     'segments': None,
@@ -53,7 +53,7 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
   assert (packed['label'][0, :, 13:] == IGNORE_LABEL).all()
   assert packed['weight'].sum() == 0.5 * 9 * 13
   np.testing.assert_array_equal(packed['size'], [[9, 13], [16, 20]])
-  np.testing.assert_array_equal(packed['draw'], [2**32 - 1, 0])
+  np.testing.assert_array_equal(packed['seed'], [2**32 - 1, 0])
   np.testing.assert_array_equal(packed['valid'], [True, False])
   found = packed['instances']
   np.testing.assert_array_equal(found.valid, [[True, True, False, False], [False] * 4])
@@ -77,7 +77,7 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
   [
     (('label',), True, None, {'image', 'label'}),
     (('label',), False, None, {'image', 'label'}),
-    (('objects',), True, None, {'image', 'size', 'index', 'instances', 'draw', 'left_out'}),
+    (('objects',), True, None, {'image', 'size', 'index', 'instances', 'seed', 'left_out'}),
     (('objects',), False, None, {'image', 'size', 'index'}),
     (
       ('label', 'objects', 'segments'),

@@ -62,17 +62,17 @@ def isbi(tmp_path):
 
 
 def test_own_data_set_is_prepared_once_without_a_word_on_stdout(tmp_path, isbi, capsys):
-  told = []
-  builder = datasets.load('isbi2012/fold1', tmp_path / 'data', isbi, report=told.append)
-  assert len(told) == 1 and 'isbi2012/fold1' in told[0]
+  reports = []
+  builder = datasets.load('isbi2012/fold1', tmp_path / 'data', isbi, report=reports.append)
+  assert len(reports) == 1 and 'isbi2012/fold1' in reports[0]
   result = datasets.spec(builder, InputConfig(DataConfig('isbi2012/fold1')))
   assert result.splits == {'train': 24, 'val': 6}
   assert result.channels == 1
   assert result.num_classes == 2
   assert result.version == '1.0.0'
 
-  again = datasets.load('isbi2012/fold1', tmp_path / 'data', report=told.append)
-  assert len(told) == 1
+  again = datasets.load('isbi2012/fold1', tmp_path / 'data', report=reports.append)
+  assert len(reports) == 1
   assert len(again.as_data_source('val')) == 6
   assert capsys.readouterr().out == ''
 

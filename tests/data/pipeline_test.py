@@ -52,7 +52,7 @@ PANOPTIC = input_config(
 
 
 def make_examples(count, size, prefix=''):
-  """Images and labels of noise, to be told apart by a single pixel of either."""
+  """Images and labels of noise, distinguishable by a single pixel of either."""
   rng = np.random.default_rng(count)
   sizes = [size] * count if isinstance(size, tuple) else size
   return {
@@ -491,7 +491,7 @@ def test_a_batch_has_images_and_their_objects(objects_builder):
     assert shape in OBJECTS.data.size.shapes
     assert found['image'].dtype == np.float32
     assert found['valid'].all() and 'label' not in found
-    assert found['draw'].dtype == np.uint32
+    assert found['seed'].dtype == np.uint32
     objects = found['instances']
     assert objects.masks.shape == (3, 8, shape[0], shape[1] // 8)
     for i, number in enumerate(numbers(batch_names)):
@@ -508,7 +508,7 @@ def test_a_batch_has_images_and_their_objects(objects_builder):
   # Of each of the two shapes up to two examples wait for their batch to be full.
   counts = np.bincount(seen, minlength=8)
   assert counts.sum() == 90 and counts.max() - counts.min() <= 2
-  seeds = [seed for found, _ in train(objects_builder, 16, OBJECTS) for seed in found['draw']]
+  seeds = [seed for found, _ in train(objects_builder, 16, OBJECTS) for seed in found['seed']]
   assert len(set(seeds)) == len(seeds)
   assert names(train(objects_builder, 8, OBJECTS, seed=4)) != names(
     train(objects_builder, 8, OBJECTS)
@@ -613,32 +613,32 @@ def test_copy_paste_adds_objects(objects_builder):
 
 
 def test_objects_that_are_left_out_are_counted_and_reported(objects_builder):
-  told = []
-  batches = train(objects_builder, 8, changed(OBJECTS, max_objects=5), report=told.append)
+  reports = []
+  batches = train(objects_builder, 8, changed(OBJECTS, max_objects=5), report=reports.append)
   seen = [number for _, batch_names in batches for number in numbers(batch_names)]
   left_out = [max(0, n - 5) for n in seen]
-  assert len(told) == 2
+  assert len(reports) == 2
   first = next(n for n in seen if n > 5)
-  assert told[0].startswith(
+  assert reports[0].startswith(
     f'e{first}: {first - 5} objects are left out (config.batch.max_objects=5'
   )
-  assert told[1].startswith(f'{sum(left_out)} objects of {np.count_nonzero(left_out)} images')
+  assert reports[1].startswith(f'{sum(left_out)} objects of {np.count_nonzero(left_out)} images')
   for found, _ in batches:
     assert found['instances'].valid.sum(1).max() <= 5 and 'left_out' not in found
-  told.clear()
-  train(objects_builder, 8, OBJECTS, report=told.append)
-  assert not told
+  reports.clear()
+  train(objects_builder, 8, OBJECTS, report=reports.append)
+  assert not reports
 
 
 def test_objects_that_leave_the_image_are_counted_and_reported(objects_builder):
-  told = []
-  batches = train(objects_builder, 8, changed(OBJECTS, crop_size=(12, 12)), report=told.append)
+  reports = []
+  batches = train(objects_builder, 8, changed(OBJECTS, crop_size=(12, 12)), report=reports.append)
   seen = sum(n for _, batch_names in batches for n in numbers(batch_names))
   kept = sum(found['instances'].valid.sum() for found, _ in batches)
   assert kept < seen
-  assert len(told) == 2
-  assert 'left out (no pixel left by resizing and augmentation)' in told[0]
-  assert told[1].startswith(f'{seen - kept} objects of ')
+  assert len(reports) == 2
+  assert 'left out (no pixel left by resizing and augmentation)' in reports[0]
+  assert reports[1].startswith(f'{seen - kept} objects of ')
 
 
 def test_an_image_that_fits_no_shape_names_itself(objects_builder):
@@ -652,7 +652,7 @@ def test_an_image_that_fits_no_shape_names_itself(objects_builder):
 def test_evaluation_shows_every_image_once_with_its_annotations(objects_builder):
   seen = {}
   for found, batch_names in evaluate(objects_builder, changed(OBJECTS, short_side=(16,))):
-    assert found['image'].shape[0] == 3 and 'instances' not in found and 'draw' not in found
+    assert found['image'].shape[0] == 3 and 'instances' not in found and 'seed' not in found
     for i, name in enumerate(batch_names):
       annotation = found['annotations'][i]
       if not found['valid'][i]:

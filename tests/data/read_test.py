@@ -236,7 +236,7 @@ def test_the_spec_has_all_classes_and_says_which_are_things(segments_builder):
 
 
 @pytest.mark.parametrize(
-  ('change', 'told'),
+  ('change', 'match'),
   [
     ({'panoptic_key': 'panoptik'}, 'config.data.panoptic_key=panoptik: tiny has no such feature'),
     ({'segments_key': 'list'}, 'config.data.segments_key=list: tiny has no such feature'),
@@ -245,8 +245,8 @@ def test_the_spec_has_all_classes_and_says_which_are_things(segments_builder):
     ({'category_ids': (1, 3, 3, 4)}, 'config.data.category_ids=.* must be 4 different numbers'),
   ],
 )
-def test_a_wrong_key_is_one_sentence(segments_builder, change, told):
-  with pytest.raises(SegjaxError, match=told):
+def test_a_wrong_key_is_one_sentence(segments_builder, change, match):
+  with pytest.raises(SegjaxError, match=match):
     datasets.spec(segments_builder, changed(PANOPTIC, **change))
 
 

@@ -21,7 +21,7 @@ _COMMON = [
   'optim.schedule=constant',
   'optim.warmup_steps=0',
   'train.log_every=1',
-  'train.pictures=2',
+  'train.images=2',
 ]
 # Of the two networks with objects: as few channels as they can have.
 _OBJECTS = [

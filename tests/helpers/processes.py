@@ -1,4 +1,4 @@
-"""segjax in processes of its own."""
+"""segjax in subprocesses."""
 
 import os
 import socket

@@ -8,7 +8,7 @@ import numpy as np
 def synthetic(name: str, shape: tuple[int, ...]) -> np.ndarray:
   """The array that a PyTorch network calls `name`, f32: the same on every machine.
 
-  Variances and the factors of normalization layers lie in [0.5, 1.5), other vectors in [-0.5, 0.5),
+  Variances and scales of normalization layers are in [0.5, 1.5), other vectors in [-0.5, 0.5),
   and kernels have He's variance, so that activations neither vanish nor grow out of bounds.
   """
   # The stream of RandomState is frozen, unlike that of default_rng.

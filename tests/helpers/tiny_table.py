@@ -15,7 +15,7 @@ def get_config():
     'data': {'name': 'scenes/tiny', 'size': {'image_size': (16, 16)}},
     'batch': {'size': 4},
     'optim': {'name': 'adamw', 'learning_rate': 1e-3},
-    'train': {'steps': 2, 'log_every': 1, 'eval_every': 1, 'checkpoint_every': 1, 'pictures': 1},
+    'train': {'steps': 2, 'log_every': 1, 'eval_every': 1, 'checkpoint_every': 1, 'images': 1},
   })
 """
 

@@ -15,7 +15,7 @@ IMAGES, SLOTS, CLASSES, SIDE = 2, 6, 3, 4
 
 
 def example(seed=0):
-  """Two images' slots as `sample` leaves them: positives, negatives, then empty ones."""
+  """Samples of two images as from `sample`: positives, negatives, then padding."""
   rng = np.random.default_rng(seed)
   shape = (IMAGES, SLOTS)
   f32 = lambda *more: rng.normal(size=(*shape, *more)).astype(np.float32)
@@ -84,7 +84,7 @@ def binary(p, t):
 
 
 def defined(name, e, beta=1 / 9):
-  """Slot by slot."""
+  """Sample by sample."""
   total = 0.0
   for i in np.argwhere(e['valid']):
     i, c = tuple(i), e['classes'][tuple(i)]
@@ -294,7 +294,7 @@ def test_the_losses_of_a_config_are_these_of_what_a_network_outputs():
 
 @jax.jit
 def matched_losses(objects, object_valid, object_classes, crowd):
-  """From objects to losses, as a task composes them; outputs are random, one an anchor."""
+  """From objects to losses, as a task composes them; outputs are random, one per anchor."""
   rng = np.random.default_rng(0)
   corner = rng.uniform(0, 60, (200, 2))
   anchors = np.concatenate([corner, corner + rng.uniform(4, 40, (200, 2))], 1).astype(np.float32)

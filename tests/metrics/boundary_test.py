@@ -11,7 +11,7 @@ NAMES = ['sky', 'road', 'car']
 
 
 def example(images=2, size=(19, 26)):
-  """Blobs of three classes with an ignored patch, and a prediction a little beside them."""
+  """Blobs of three classes with an ignored patch, and a slightly shifted prediction."""
   rng = np.random.default_rng(0)
   noise = ndimage.gaussian_filter(rng.normal(size=(images, *size, 3)), (0, 3, 3, 0))
   label = noise.argmax(-1)
@@ -115,7 +115,7 @@ def test_a_distance_of_exactly_the_tolerance_matches():
 
 def test_contour_hand_computed():
   mask = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
-  # The image's border is no contour, a diagonal neighbor neither.
+  # The image border and diagonal neighbors do not form contours.
   assert (
     contour(mask).tolist()
     == np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], bool).tolist()
@@ -143,7 +143,7 @@ def test_a_perfect_prediction_is_1_and_what_is_predicted_on_ignored_pixels_does_
 def test_which_classes_count():
   label = columns('sky', 'sky', 'road', 'road')
   prediction = columns('sky', 'sky', 'road', 'car')
-  # The road's contour lies in column 2 in both, and has column 2's right side twice.
+  # The road's contour is in column 2 in both, and has column 2's right side twice.
   assert scores(prediction, label)['boundary_f1'] == 1
   either = scores(prediction, label, present='either')
   assert either['boundary_f1_either'] == pytest.approx(2 / 3)

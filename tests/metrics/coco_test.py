@@ -64,7 +64,7 @@ def annotated(image_id, objects, scale=(1, 1)):
 
 
 def batch_of(*images, slots=4):
-  """A batch from pairs of annotations and detections, (class, score, box) in falling score."""
+  """A batch from pairs of annotations and detections, (class, score, box), highest score first."""
   predictions = {
     'boxes': np.full((len(images), slots, 4), 7, np.float32),
     'classes': np.zeros((len(images), slots), np.int32),
@@ -108,8 +108,8 @@ def test_hand_computed(kind):
     'ap': (3 * both + 7 * one) / 10,
     'ap50': both,
     'ap75': one,
-    'ap_small': 1,  # the false alarm comes after it
-    'ap_medium': 3 / 10,  # what is small is no false alarm here
+    'ap_small': 1,  # the false positive comes after it
+    'ap_medium': 3 / 10,  # small detections are not false positives here
     'ar1': 1 / 2,
     'ar10': (3 * 1 + 7 * 1 / 2) / 10,
     'ar100': (3 * 1 + 7 * 1 / 2) / 10,
@@ -155,7 +155,7 @@ def test_detections_in_a_crowd_do_not_count(kind):
   # As an object it would be missed, and two detections false before the third.
   result = evaluate((annotated(3, [(0, crowd, False), (0, alone)]), inside))
   assert result[f'{kind}_ap'] == pytest.approx(51 / 101 * 1 / 3)
-  # A crowd is no object: there is nothing to measure.
+  # A crowd is not an object: there is nothing to measure.
   result = evaluate((annotated(3, [(0, crowd, True)]), inside))
   assert np.isnan(result[f'{kind}_ap'])
 
@@ -174,7 +174,7 @@ def test_nothing_found_and_nothing_to_find():
 
 def test_a_class_without_objects_is_left_out_of_the_mean():
   image = annotated(3, [(0, SMALL), (1, MEDIUM)])
-  found = [(0, 0.9, SMALL), (2, 0.8, MEDIUM)]  # the second is taken for a bird
+  found = [(0, 0.9, SMALL), (2, 0.8, MEDIUM)]  # the second is classified as a bird
   result = evaluate((image, found))
   assert result['mask_ap'] == pytest.approx((1 + 0) / 2)
   assert np.isnan(result['per_class']['bird']['mask_ap'])
@@ -272,7 +272,7 @@ def distort(truth, seed):
   """Detections that miss, add, shift, relabel and rescore the objects of `truth`, crowds included.
 
   Returns:
-    {image id: [(score, category id, box f32[4], mask u8[H, W])]} by falling score; many scores tie.
+    {image id: [(score, category id, box f32[4], mask u8[H, W])]}, highest score first; many scores tie.
   """
   rng = np.random.default_rng(seed)
   found = {}

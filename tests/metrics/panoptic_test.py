@@ -18,7 +18,7 @@ ISTHING = (True, True, False, False)
 VARIANTS = [(c, f) for c in ('last', 'all') for f in ('sum', 'each')]
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
   """An image: its map of ids i[H, W], and {id: (class, crowd)} in the order of the file."""
 
   ids: np.ndarray
@@ -101,7 +101,7 @@ def check(pairs, names, isthing, size, counts, variants=(('last', 'sum'),), batc
     for start in range(0, len(pairs), batch):
       part = pairs[start : start + batch]
       valid = np.arange(batch) < len(part)
-      part += part[:1] * (batch - len(part))  # what fills the batch up leaves no trace
+      part += part[:1] * (batch - len(part))  # padding of the batch does not count
       truth, prediction = stack(part, size, counts)
       new = step({'segments': prediction}, {'segments': truth, 'valid': valid})
       state = new if state is None else metric.merge(state, new)
@@ -120,9 +120,9 @@ def check(pairs, names, isthing, size, counts, variants=(('last', 'sum'),), batc
 
 
 def described(ids, segments):
-  """`Labelled` of the segments that have a pixel."""
+  """`Labeled` of the segments that have a pixel."""
   present = set(np.unique(ids).tolist())
-  return Labelled(ids, {k: v for k, v in segments.items() if k in present})
+  return Labeled(ids, {k: v for k, v in segments.items() if k in present})
 
 
 def shift(image, rng):
@@ -189,7 +189,7 @@ def random_image(rng, size=(20, 26), crowds=True):
   ids = np.kron(blocks, np.ones((4, 4), int))[:, : size[1]]
   ids = np.where(rng.random(size) < 0.1, rng.integers(0, 9, size), ids) * 1000
   numbers = rng.permutation([n for n in np.unique(ids) if n]).tolist()
-  return Labelled(
+  return Labeled(
     ids, {n: (int(rng.integers(0, 4)), bool(crowds and rng.random() < 0.4)) for n in numbers}
   )
 
@@ -210,25 +210,25 @@ def test_equals_the_public_algorithm_on_random_maps():
 
 @pytest.fixture
 def coco_panoptic():
-  """[Labelled] of the real annotations, and the categories."""
+  """[Labeled] of the real annotations, and the categories."""
   directory = real_data('coco_panoptic', 'annotations')
   content = json.loads((directory / 'panoptic_train2017.json').read_text())
   index = {category['id']: i for i, category in enumerate(content['categories'])}
-  labelled = []
+  labeled = []
   for annotation in content['annotations']:
     rgb = np.array(Image.open(directory / 'panoptic_train2017' / annotation['file_name']), np.int64)
     segments = {
       entry['id']: (index[entry['category_id']], bool(entry['iscrowd']))
       for entry in annotation['segments_info']
     }
-    labelled.append(Labelled(rgb @ [1, 256, 65536], segments))
-  return labelled, content['categories']
+    labeled.append(Labeled(rgb @ [1, 256, 65536], segments))
+  return labeled, content['categories']
 
 
 def test_equals_the_public_algorithm_on_coco(coco_panoptic):
-  labelled, categories = coco_panoptic
+  labeled, categories = coco_panoptic
   rng = np.random.default_rng(0)
-  pairs = [(image, distorted(image, k, rng)) for k, image in enumerate(labelled)]
+  pairs = [(image, distorted(image, k, rng)) for k, image in enumerate(labeled)]
   names = [category['name'] for category in categories]
   isthing = [category['isthing'] for category in categories]
   counts = [max(len(image.segments) for image in side) for side in zip(*pairs, strict=True)]
@@ -313,7 +313,7 @@ def test_a_crowd_of_another_class_does_not_count():
 
 
 def test_where_the_public_code_departs_from_the_paper():
-  # Two crowds of two pixels each and one void pixel lie under the prediction's eight.
+  # The eight pixels of the prediction overlap two crowds of two pixels each and one void pixel.
   truth, prediction = [[1, 1, 2, 2, 0, 3, 3, 3]], [[1] * 8]
   arguments = (truth, prediction, ((1, 1, 0), (1, 0, 0)), (1, 1, 0))
   mistakes = {
@@ -383,7 +383,7 @@ def test_sums_are_the_same_in_any_order_and_stay_exact():
 
 
 def test_devices_count_what_lies_on_them():
-  """A batch split over four devices gives the same counts, and moves no map."""
+  """A batch sharded over four devices gives the same counts, without communicating maps."""
   rng = np.random.default_rng(4)
   pairs = [(random_image(rng), random_image(rng, crowds=False)) for _ in range(4)]
   truth, prediction = stack(pairs, (20, 28), (9, 9))
@@ -398,7 +398,7 @@ def test_devices_count_what_lies_on_them():
 
 
 def scored(**kwargs):
-  """Of four classes: two pairs, one of them perfect; no pair; nothing; a mistake alone."""
+  """Four classes: two pairs, one of them perfect; no pair; nothing; a false positive only."""
   iou = np.zeros((4, panoptic.DIGITS), np.int32)
   iou[0] = [2**15 + 2**14 + 2**13, 0, 0]
   state = {

@@ -33,7 +33,7 @@ def evaluate(probability, label, valid=None):
 
 
 def with_singletons(parts):
-  """Each membrane pixel as a segment of its own."""
+  """Each membrane pixel as its own segment."""
   flat = parts.astype(np.int64)
   flat[parts == 0] = parts.max() + 1 + np.arange((parts == 0).sum())
   return flat

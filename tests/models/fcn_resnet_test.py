@@ -1,4 +1,4 @@
-"""FCN on ResNet against the numbers of torchvision's."""
+"""FCN on ResNet against torchvision's."""
 
 import functools
 
@@ -46,7 +46,7 @@ def test_parameters(variant, parameters):
   }
   assert params['classifier_conv']['kernel'].shape == (3, 3, 2048, 512)
   assert params['aux_classifier_conv']['kernel'].shape == (3, 3, 1024, 256)
-  # As in torchvision, only the scores have a bias beside those of the norms.
+  # As in torchvision, only the scores and the norms have biases.
   biased = {key for key, layer in params.items() if key != 'backbone' and 'bias' in layer}
   assert {key for key in biased if not key.endswith('_norm')} == {
     'classifier_score',
@@ -123,13 +123,13 @@ def test_auxiliary_classifier_is_used_only_if_asked():
   other_main, same_auxiliary = apply(model, changed, x, with_auxiliary=True)
   assert np.abs(main - other_main).max() > 0.1
   np.testing.assert_array_equal(auxiliary, same_auxiliary)
-  # Training without it leaves its statistics alone.
+  # Training without it does not change its statistics.
   _, state = apply(model, variables, x, train=True, mutable=['batch_stats'])
   old, new = (flat_paths(v['batch_stats']) for v in (variables, state))
   assert old.keys() == new.keys()
   for path in old:
     assert np.array_equal(old[path], new[path]) == path.startswith('aux_classifier'), path
-  with pytest.raises(ValueError, match='make the network with auxiliary=True'):
+  with pytest.raises(ValueError, match='create the network with auxiliary=True'):
     tiny().apply(variables, x, with_auxiliary=True)
 
 
@@ -163,7 +163,7 @@ def test_everything_learns_but_frozen_norms_of_the_backbone(norm):
 
 
 def test_without_momentum_the_statistics_are_the_batch_s():
-  """What `config.train.recompute_batch_norm` asks a model for."""
+  """Needed for `config.train.recompute_batch_norm`."""
   model, x = tiny(), images()
   variables = filled(abstract(model, SIZE)[0])
   _, state = apply(

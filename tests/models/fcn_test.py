@@ -25,12 +25,12 @@ from segjax.ops.windows import Window, bilinear_crop, view
 from segjax.train import optim
 from segjax.train.compile import jit
 
-WIDTH = 180  # of images of one row, in which things move
+WIDTH = 180  # of images of one row
 IMAGE = np.random.default_rng(0).normal(size=(1, 6, 20, 3)).astype('f4')
 
 
 def tiny(variant='8s', channels=1, **kwargs):
-  """An FCN on VGG16 with so many channels everywhere, and fixed upsampling."""
+  """An FCN on VGG16 with a given number of channels in all layers, and fixed upsampling."""
   stages = tuple((channels, convolutions) for _, convolutions in VGG16)
   defaults = {'classes': 1, 'learned': 'none', 'fc_features': channels}
   return FCN(variant=variant, stages=stages, **defaults | kwargs)
@@ -48,7 +48,7 @@ def filled(model, kernel, channels=1):
 
 
 def random_kernels(path, shape):
-  """He's initialization without a compilation; zero scores; bilinear upsampling."""
+  """He initialization without compilation; zero scores; bilinear upsampling."""
   if 'upscore' in path:
     return np.asarray(bilinear_kernel(shape[0], shape[-1]))
   if 'score' in path:
@@ -67,7 +67,7 @@ def random_variables(model, **scores):
 
 
 def center_tap(path, shape):
-  """Kernels that pass on their center, and no scores."""
+  """Kernels that copy the center, and zero scores."""
   kernel = np.zeros(shape, np.float32)
   if 'score' not in path:
     kernel[shape[0] // 2, shape[1] // 2] = 1
@@ -75,7 +75,7 @@ def center_tap(path, shape):
 
 
 def passing_on(model, score):
-  """Variables with which a pixel's value arrives in the scores called `score` alone."""
+  """Variables that copy a pixel's value to the scores named `score` only."""
   variables = filled(model, center_tap)
   variables['params'][score]['kernel'] = np.ones((1, 1, 1, 1), np.float32)
   return variables
@@ -92,7 +92,7 @@ def test_paper_has_134m_parameters():
 
 
 def test_receptive_field_is_404_and_stride_32():
-  """Of a score, as its gradient sees them: in a constant image every path takes its share."""
+  """The receptive field of a score, from its gradient in a constant image."""
   model = tiny('32s')
   variables = filled(model, lambda _, shape: np.ones(shape, np.float32))
   image = jnp.ones((1, 1, 480, 1))
@@ -114,7 +114,7 @@ def test_receptive_field_is_404_and_stride_32():
 
 
 def axis(layers):
-  """(step, center): output i of stacked layers lies at step·i + center of the input's pixels."""
+  """(step, center): output i of stacked layers is centered at pixel step·i + center."""
   step, center = 1, 0
   for kernel, stride, pad in layers:
     center += step * ((kernel - 1) / 2 - pad)
@@ -124,7 +124,7 @@ def axis(layers):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_crop_offsets_follow_from_the_layers(variant):
-  """Each crop brings what is added, or put out, to the pixels that it came from."""
+  """Each crop aligns scores with the pixels that they were computed from."""
   layers, pools = [], {}
   for stage, convolutions in enumerate(conv_layers(), 1):
     layers += [(3, 1, PAD if name == 'conv1_1' else 1) for name, _ in convolutions]
@@ -145,7 +145,7 @@ def test_crop_offsets_follow_from_the_layers(variant):
   assert (step, VARIANTS[variant].offset) == (1, -center)
 
 
-# --- where things come out -----------------------------------------------------------------------
+# --- alignment -----------------------------------------------------------------------------------
 
 # The at-once network has the crops of the other 8s.
 BRANCHES = [
@@ -169,7 +169,7 @@ def test_things_come_out_where_they_were(variant, score, stride):
   images = rows[:, None, :, None].astype('f4')
   logits = np.asarray(apply(model, variables, images))[:, 0, :, 0]
 
-  # A delta's response is centerd on the cell that the delta is in; two cells are a stride apart.
+  # The response to a delta is centered on the cell of the delta; cells are a stride apart.
   deltas, region = logits[:-1], logits[-1]
   centers = deltas @ columns / deltas.sum(1)
   assert np.abs(centers - starts).max() <= (stride - 1) / 2 + 1e-3
@@ -240,7 +240,7 @@ def response(name):
 
 
 def filled_with(shapes, kernel):
-  """Variables with `kernel(path, shape)` for every kernel; all else changes nothing."""
+  """Variables with `kernel(path, shape)` for every kernel; other variables are neutral."""
 
   def fill(path, leaf):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
@@ -270,7 +270,7 @@ def mean_of_the_middle(path, shape):
 def test_a_score_sees_what_the_windows_say(name):
   """Images that are 1 from, or up to, some column reach a score or just do not.
 
-  At the pixel that a score lies on, the others' bilinear kernels are zero.
+  At the pixel of a score, the bilinear kernels of the other scores are zero.
   """
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
@@ -289,7 +289,7 @@ def test_a_score_sees_what_the_windows_say(name):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_a_delta_comes_out_where_it_was(name):
-  """Responses to deltas on both sides of the pixel of a score are centerd on it, in the mean."""
+  """Responses to deltas on both sides of the pixel of a score are centered on it, on average."""
   respond, width, shapes = response(name)
   seen = view(SMALL[name].windows)
   pixel = int(seen.stride * ((width // 2 - seen.center) // seen.stride) + seen.center)
@@ -303,7 +303,7 @@ def test_a_delta_comes_out_where_it_was(name):
   centers = logits @ columns / logits.sum(1)
   assert np.abs(centers - pixel - offsets).max() <= 16
   assert np.mean(centers) == pytest.approx(pixel, abs=1e-3)
-  # A stride further is a stride further.
+  # Shifting by a stride shifts the response by a stride.
   moved = respond(
     filled_with(shapes, mean_of_the_middle), (columns == pixel + 32 + offsets[:, None]).astype('f4')
   )
@@ -322,7 +322,7 @@ def test_any_size_goes_into_the_others_too(name, size):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SMALL)
 def test_every_parameter_gets_a_finite_gradient(name):
-  """Dropout acts in training; the scores start at zero and get one first."""
+  """Dropout is active in training; the zero-initialized scores are set to one first."""
   model = SMALL[name].clone(classes=2, width=1 / 16, dropout=0.5)
   variables = filled_with(abstract(model, IMAGE.shape)[0], random_kernels)
   state = {k: v for k, v in variables.items() if k != 'params'}
@@ -458,12 +458,12 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
   assert not np.array_equal(a, b)
 
 
-# --- the pieces ----------------------------------------------------------------------------------
+# --- helpers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('stride', 'kernel_size'), [(2, 4), (8, 16), (4, 7)])
 def test_bilinear_upsample_is_the_transposed_convolution(stride, kernel_size):
-  """Of an odd kernel too."""
+  """Also with an odd kernel."""
   x = np.random.default_rng(0).normal(size=(2, 3, 1, 4)).astype('f4')
 
   @functools.partial(jit, once=True)

@@ -1,4 +1,4 @@
-"""Mask R-CNN: shapes, padding, images without objects, and which gradients reach what."""
+"""Mask R-CNN: shapes, padding, images without objects, and gradients."""
 
 import functools
 
@@ -41,7 +41,7 @@ def variables():
 
 @functools.partial(jit, once=True)
 def evaluate(variables, image, size):
-  """Detections, and those of their boxes, given."""
+  """Detections, and the detections for their boxes as `given`."""
   found = MODEL.apply(variables, image, size)['detections']
   given = found._replace(masks=None)
   return found, MODEL.apply(variables, image, size, given=given)['detections']
@@ -57,7 +57,7 @@ train = jit(outputs_in_training, once=True)
 @functools.partial(jit, once=True)
 @functools.partial(jax.grad, argnums=1)
 def gradient(weights, params, image, size, instances):
-  """Of the weighted sum of the mean squares of what each of `PARTS` outputs."""
+  """Gradient of the weighted sum of the mean squared outputs of `PARTS`."""
   outputs = outputs_in_training({'params': params}, image, size, instances)
   used = (outputs['rpn'][:2], outputs['box'][:2], outputs['mask'][:1])
   squares = [sum(jnp.mean(x**2) for x in parts) for parts in used]
@@ -86,7 +86,7 @@ def test_detections_have_fixed_shapes_and_lie_in_their_image(variables):
 
 
 def test_a_padded_image_finds_what_its_own_part_shows(variables):
-  """What lies beyond `size` is no place for a box."""
+  """Boxes are clipped to `size`."""
   image, size, _ = make_batch()
   small = np.array([[32, 40], [40, 32]], np.int32)
   found, _ = evaluate(variables, image, small)
@@ -104,7 +104,7 @@ def test_trains_on_matched_rois(variables):
   assert box.logits.shape == (2, 64, 4)
   assert box.deltas.shape == (2, 64, 3, 4)
   rois = jax.device_get(box.rois)
-  # The objects themselves are among the RoIs, and exact.
+  # The ground-truth boxes are among the RoIs.
   assert rois.positive[0].sum() >= 5
   assert set(rois.index[0][rois.positive[0]]) == set(range(5))
   exact = rois.positive[0] & (np.abs(rois.target[0]).max(-1) < 1e-5)
@@ -145,7 +145,7 @@ def test_gradients_are_finite_and_reach_every_layer(variables):
 
 
 def test_no_gradient_passes_through_the_proposals(variables):
-  """The heads' outputs depend on the RPN by the boxes alone, and do not train it."""
+  """The heads depend on the RPN through the boxes only, and do not train it."""
   for part, weights in zip(PARTS, np.eye(3, dtype=np.float32), strict=True):
     found = jax.device_get(gradient(weights, variables['params'], *make_batch()))
     reached = {name for name, tree in found.items() if any(x.any() for x in jax.tree.leaves(tree))}

@@ -1,4 +1,4 @@
-"""What Mask R-CNN's Table 2 varies: shapes, parameters, and what is trained."""
+"""The variants of Mask R-CNN's Table 2: shapes, parameters, and trained layers."""
 
 import re
 
@@ -19,7 +19,7 @@ from segjax.types import SegjaxError
 
 CLASSES = TINY['classes']
 C4 = {'feature_maps': 'c4'}
-# Keys, the side of the masks and their channels.
+# Keys, size and channels of the masks.
 CASES = {
   'c4, paper': (C4, 14, 3),
   'c4, detectron2': (
@@ -140,9 +140,9 @@ def test_without_masks_it_is_faster_rcnn(feature_maps):
   ],
 )
 def test_learns_all_but_what_is_frozen(fields, activation):
-  """By the real losses; the gradient of what `frozen_parameters` does not name reaches it."""
+  """With the real losses, all parameters but `frozen_parameters` have a gradient."""
   image, size, instances = make_batch()
-  # Every anchor and more RoIs than there are, so that all parts have something to learn.
+  # All anchors and RoIs are sampled, so that all parts have a gradient.
   anchors = {'rpn.samples': 1024, 'rpn.anchor_sizes': (8, 16, 32, 64, 128)}
   model = make_model(TINY | anchors | fields)
   variables = filled(abstract(model, image, size)[0])
@@ -189,10 +189,13 @@ def test_learns_all_but_what_is_frozen(fields, activation):
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    (C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 2}, "backbone.norm='batch': res5"),
-    ({'roi.op': 'roi_pool'}, 'roi.op=roi_pool takes one map'),
-    ({'roi.op': 'roi_warp'}, 'roi.op=roi_warp takes one map'),
-    ({'rpn.anchor_sizes': (8.0,)}, r'rpn.anchor_sizes=\(8.0,\): the pyramid has 5 levels'),
+    (
+      C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 2},
+      "backbone.norm='batch': the ",
+    ),
+    ({'roi.op': 'roi_pool'}, 'roi.op=roi_pool needs a single map'),
+    ({'roi.op': 'roi_warp'}, 'roi.op=roi_warp needs a single map'),
+    ({'rpn.anchor_sizes': (8.0,)}, r'rpn.anchor_sizes=\(8.0,\): the FPN has 5 levels'),
   ],
 )
 def test_parts_that_do_not_fit_each_other(fields, message):
@@ -201,13 +204,13 @@ def test_parts_that_do_not_fit_each_other(fields, message):
 
 
 def test_parts_that_do():
-  """All of res5 frozen, and one map with any number of sizes."""
+  """Frozen res5, and a single map with any number of sizes."""
   make_model(TINY | C4 | {'backbone.norm': 'batch', 'backbone.frozen_stages': 5})
   make_model(TINY | C4 | {'rpn.anchor_sizes': (8.0,)})
 
 
 def parameters(**fields):
-  """Of a network at full size, by its parts; frozen norms are buffers elsewhere and not counted."""
+  """Parameters of a full-size network by part; frozen norms are buffers in torch, not counted."""
   model = make_model({'classes': 90} | fields)
   image, size = np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 2), np.int32)
   params = abstract(model, image, size)[0]['params']
@@ -239,7 +242,7 @@ def test_the_pyramid_takes_each_backbone_whole(backbone):
 
 
 def test_parameters_of_c4_are_those_of_figure_4():
-  """The whole ResNet, the RPN on 1024 channels with 15 anchors, one layer, and 14x14x256 masks."""
+  """The full ResNet, an RPN on 1024 channels with 15 anchors, one layer, and 14x14x256 masks."""
   found = parameters(classes=80, feature_maps='c4')
   whole = abstract(ResNet('resnet50'), (1, 32, 32, 3))[0]['params']
   assert found == {

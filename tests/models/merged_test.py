@@ -1,4 +1,4 @@
-"""Two networks as one: each sees the image as it was trained to."""
+"""A merged network: each part has its own preprocessing."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from segjax.types import SegjaxError
 
 
 class Echo(nn.Module):
-  """Outputs its input, as scores."""
+  """Returns its input as scores."""
 
   margin: int = 0
 
@@ -84,7 +84,7 @@ def test_the_semantic_network_sees_the_image_at_the_size_it_was_trained_at(resiz
 
 
 def test_what_cannot_be():
-  with pytest.raises(SegjaxError, match='config.train.steps: a merged network is not trained'):
+  with pytest.raises(SegjaxError, match='config.train.steps: a merged network cannot be trained'):
     Merged(Echo(), Finder()).apply(PARAMS, IMAGE, SIZE, train=True)
   with pytest.raises(
     SegjaxError, match='config.model.semantic has an output smaller than its input'

@@ -1,4 +1,4 @@
-"""Panoptic FPN: Mask R-CNN as it is, and a semantic branch of the paper's size."""
+"""Panoptic FPN: an unchanged Mask R-CNN, and a semantic branch of the paper's size."""
 
 import functools
 
@@ -32,7 +32,7 @@ def variables():
 
 
 def test_the_instance_part_is_that_of_mask_rcnn(variables):
-  """By the same names, so that weights of the one start the other."""
+  """The same parameter names, so that Mask R-CNN weights can be loaded."""
   image, size, _ = make_batch()
   params = {k: v for k, v in variables['params'].items() if k != 'semantic'}
   part = make_model(FIELDS)
@@ -49,7 +49,7 @@ def test_the_instance_part_is_that_of_mask_rcnn(variables):
 
 
 def test_the_semantic_loss_reaches_what_both_parts_share(variables):
-  """And no head of the instance part."""
+  """But no instance head."""
   image, size, instances = make_batch()
   label = np.random.default_rng(0).integers(0, 5, (2, SIZE, SIZE))
 

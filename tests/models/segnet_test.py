@@ -232,7 +232,7 @@ def test_samples_differ_and_use_the_running_statistics():
   first, again, second = (np.asarray(draw(seed, True)) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert np.abs(first - second).max() > 1e-3
-  # The mean over the batch plays no part: an image alone has the same logits.
+  # Batch statistics are not used: a single image has the same logits.
   np.testing.assert_allclose(apply(model, variables, x[:1]), plain[:1], rtol=1e-4, atol=1e-5)
 
 

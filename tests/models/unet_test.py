@@ -1,4 +1,4 @@
-"""U-Net against the figures of the paper (arXiv 1505.04597, Fig. 1)."""
+"""U-Net against the numbers of the paper (arXiv 1505.04597, Fig. 1)."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_valid_sizes_are_exactly_those_that_output_size_names(depth):
   model = UNet(classes=2, width=1, depth=depth)
   fits = []
   for size in range(2 * model.margin + 1, 2 * model.margin + 3 * model.stride):
-    # Independent of `output_size`: every pooled size must be even and nothing may vanish.
+    # Independent of `output_size`: all sizes before pooling must be even and positive.
     level, good = size, True
     for _ in range(depth):
       level -= 4
@@ -64,7 +64,7 @@ def test_valid_sizes_are_exactly_those_that_output_size_names(depth):
 
 
 def test_error_names_the_size_that_fits():
-  with pytest.raises(SegjaxError, match='570.*that fits is 572.*crop_size to 388'):
+  with pytest.raises(SegjaxError, match='570.*valid .* is 572.*crop_size to 388'):
     abstract(UNet(classes=2), (1, 570, 572, 1))
 
 
@@ -92,7 +92,7 @@ def test_output_is_aligned_with_the_input():
   model = tiny()
   size = model.output_size(8) + 2 * model.margin
   image = np.ones((1, size, size, 1), np.float32)
-  variables = jax.tree.map(np.abs, filled(abstract(model, image)[0]))  # nothing dies in a ReLU
+  variables = jax.tree.map(np.abs, filled(abstract(model, image)[0]))  # so that no ReLU is zero
   of_one = lambda x: model.apply(variables, x)[0, 4, 4, 0]
   gradient = jit(jax.grad(of_one), once=True)(image)[0, :, :, 0]
   rows = np.flatnonzero(np.abs(gradient).sum(1))
@@ -113,7 +113,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_initialization_is_he_normal():
-  """N(0, sqrt(2 / N)) with N the incoming connections of a neuron (§3)."""
+  """N(0, sqrt(2 / N)) with fan-in N (§3)."""
   model = UNet(classes=2, width=32, depth=1, padding='same')
   init = jit(lambda key: model.init(key, jnp.zeros((1, 2, 2, 1))), once=True)
   params = jax.device_get(init(jax.random.key(0))['params'])

@@ -45,7 +45,7 @@ def test_256_maps_of_6x6_come_out(form, size, padding, parameters):
 
 
 def test_groups_see_their_own_channels_alone():
-  """Channels in two groups: 5x5x48, 3x3x192 and 3x3x192 a filter (section 3.5)."""
+  """Filters of two groups: 5x5x48, 3x3x192 and 3x3x192 (section 3.5)."""
   _, variables = abstract(Encoder('caffe', 0), 227)
   shapes = [variables['params'][f'conv{i}']['kernel'].shape for i in range(1, 6)]
   assert shapes == [(11, 11, 3, 96), (5, 5, 48, 256), (3, 3, 256, 384), (3, 3, 192, 384)] + [
@@ -60,7 +60,7 @@ def test_width_narrows_every_layer():
 
 
 def test_only_the_caffe_form_normalizes():
-  """y = x / (1 + 2e-5 Σ x²)^0.75, twice, where every kernel passes on the mean of its channels."""
+  """y = x / (1 + 2e-5 Σ x²)^0.75, twice, if every kernel averages its channels."""
   image = jnp.full((1, 63, 63, 1), 1e4)
   outputs = {}
   for form in FORMS:

@@ -1,4 +1,4 @@
-"""The pyramid by its definition (FPN, §3)."""
+"""FPN against its definition (§3)."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def test_upsampling_repeats_and_cuts_off_the_odd_row_and_column(size):
 
 
 def test_a_level_is_its_lateral_and_all_above():
-  """With 1x1 outputs in effect: kernels of which the center alone is not zero."""
+  """With effectively 1x1 output convolutions: kernels that are zero except at the center."""
   rng = np.random.default_rng(0)
   stages = [rng.normal(size=(1, *size)).astype(np.float32) for size in ((5, 6, 2), (3, 3, 4))]
   fpn = FPN(3, first=4)

@@ -17,7 +17,7 @@ from segjax.nn.resnet import VARIANTS, FrozenBatchNorm, ResNet, Variant, max_poo
 from segjax.ops.windows import Window, view
 from segjax.train.compile import jit
 
-# Parameters as torchvision publishes them, with the classifier for 1000 classes.
+# Parameter counts in torchvision's documentation, with the classifier for 1000 classes.
 PARAMETERS = {
   'resnet18': 11_689_512,
   'resnet34': 21_797_672,
@@ -25,7 +25,7 @@ PARAMETERS = {
   'resnet101': 44_549_160,
   'resnext101_32x8d': 88_791_336,
 }
-# Stages, and blocks of stages, enough to have every kind of layer.
+# Stages and numbers of blocks that cover all types of layers.
 SHORT = (1, 2, 3)
 SHALLOW = {
   'basic': Variant('basic', (1, 2, 1, 1)),
@@ -131,11 +131,11 @@ def test_resnext_has_twice_the_channels_in_groups():
   assert kernel.shape == (3, 3, 8, 256)
 
 
-# --- which pixels are seen -----------------------------------------------------------------------
+# --- receptive fields ----------------------------------------------------------------------------
 
 
 def seen(name, **kwargs):
-  """What the table says that an output of each stage sees, all windows one after another."""
+  """The receptive field of each stage, from the windows of all its layers."""
   windows, views = [Window(7, 2, 3), Window(3, 2, 1)], {}
   for stage in (2, 3, 4, 5):
     for block in stage_blocks(VARIANTS[name], stage, **kwargs):
@@ -163,7 +163,7 @@ def test_receptive_fields():
   ],
 )
 def test_outputs_lie_on_pixels_and_see_what_the_table_says(variant, kwargs):
-  """Nothing but the outputs that see a pixel become NaN with it, whatever the weights."""
+  """Exactly the outputs whose receptive field contains a NaN pixel become NaN."""
   model = tiny(variant, norm='frozen', **kwargs)
   variables = random_variables(model)
   pixel, height = 256, 512
@@ -188,11 +188,11 @@ def test_max_pool_3x3(size):
   assert_close(pullback(g)[0], their_pullback(g)[0], 1e-6)
 
 
-# --- stages apart --------------------------------------------------------------------------------
+# --- separate stages -----------------------------------------------------------------------------
 
 
 def test_stages_run_apart_are_the_whole():
-  class Apart(nn.Module):
+  class Separate(nn.Module):
     """As Mask R-CNN on C4: stage 5 runs twice, on two inputs."""
 
     @nn.compact
@@ -204,10 +204,10 @@ def test_stages_run_apart_are_the_whole():
   variables = random_variables(tiny())
   x = images()
   whole = apply(tiny(), variables, x)
-  c5, part = apply(Apart(), {k: {'backbone': v} for k, v in variables.items()}, x)
+  c5, part = apply(Separate(), {k: {'backbone': v} for k, v in variables.items()}, x)
   assert_close(c5, whole['c5'])
   assert part.shape == (2, 1, *c5.shape[2:])
-  shapes = abstract(Apart(), x.shape)
+  shapes = abstract(Separate(), x.shape)
   assert {k: jax.tree.map(jnp.shape, v['backbone']) for k, v in shapes.items()} == jax.tree.map(
     jnp.shape, variables
   )
@@ -228,7 +228,7 @@ def test_unstrided_stages_keep_the_size_and_the_parameters():
 
 
 def test_stages_that_a_config_may_name():
-  """Only 3, 4 and 5 halve; any of 5 may be frozen, and 0 is none."""
+  """Only stages 3, 4 and 5 have a stride; up to 5 stages may be frozen."""
   hints = typing.get_type_hints(ResNet, include_extras=True)
   accepted = lambda hint: [stage for stage in range(-1, 8) if stage in typing.get_args(hint)[1]]
   for key in ('dilate', 'unstrided'):

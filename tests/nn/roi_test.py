@@ -1,4 +1,4 @@
-"""RoIs: the operation that the config names, and statistics of sampled RoIs alone."""
+"""RoIs: the configured operation, and batch statistics of sampled RoIs only."""
 
 import jax
 import numpy as np
@@ -58,7 +58,7 @@ def run(request):
 
 
 def test_rois_that_are_not_sampled_change_no_statistics(run):
-  """Their number differs from step to step, and what is in their slots is arbitrary."""
+  """The number of sampled RoIs varies, and padding RoIs have arbitrary content."""
   apply, before = run
   x = np.random.default_rng(0).normal(size=(2, 6, 7, 7, 4)).astype(np.float32)
   valid = np.broadcast_to(np.arange(6) < 4, (2, 6))

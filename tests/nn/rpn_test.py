@@ -12,7 +12,7 @@ from segjax.nn.rpn import RPNConfig, RPNHead, make_anchors, propose, sample_anch
 from segjax.train.compile import jit
 from segjax.types import Instances, SegjaxError
 
-# Two levels of one anchor a place.
+# Two levels with one anchor per location.
 ANCHORS = [
   np.float32([[0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [8, 8, 16, 16]]),
   np.float32([[0, 0, 16, 16]]),
@@ -22,10 +22,10 @@ SIZE = np.int32([[16, 12]])
 
 
 def test_anchors_of_one_map():
-  """15 a place, of stride 16; Detectron2's by size, then by ratio, and not rounded."""
+  """15 per location at stride 16; Detectron2's are ordered by size, then ratio, and not rounded."""
   config = RPNConfig(anchor_style='detectron2')
   (anchors,) = make_anchors(config, (64, 128), [(4, 8)], stride=16, pyramid=False)
-  assert rpn.anchors_per_place(config, pyramid=False) == 15
+  assert rpn.anchors_per_location(config, pyramid=False) == 15
   assert anchors.shape == (4 * 8 * 15, 4)
   places = anchors.reshape(4, 8, 5, 3, 4)
   centers = (places[..., :2] + places[..., 2:]) / 2
@@ -37,11 +37,11 @@ def test_anchors_of_one_map():
 
 @pytest.mark.parametrize(('style', 'stride'), [('torchvision', 61), ('detectron2', 64)])
 def test_detectron2s_anchors_have_the_strides_of_the_network(style, stride):
-  """Where torchvision's have 61 for the 13 rows of P6."""
+  """torchvision's have a stride of 61 for the 13 rows of P6."""
   grids = [(200, 304), (100, 152), (50, 76), (25, 38), (13, 19)]
   config = RPNConfig(anchor_style=style)
   levels = make_anchors(config, (800, 1216), grids, stride=4, pyramid=True)
-  assert rpn.anchors_per_place(config, pyramid=True) == 3
+  assert rpn.anchors_per_location(config, pyramid=True) == 3
   rows = levels[-1].reshape(13, 19, 3, 4)[:, 0, 0]
   np.testing.assert_allclose(np.diff(rows[:, 1]), stride, rtol=1e-6)
 
@@ -62,7 +62,7 @@ def test_the_head_has_the_same_weights_at_every_level(convs):
 
 
 def inputs():
-  """Logits and deltas of `ANCHORS`, whose boxes they leave in place."""
+  """Logits and zero deltas for `ANCHORS`."""
   logits = [np.float32([[1, 4, 3, 2]]), np.float32([[0]])]
   deltas = [np.zeros((1, 4, 4), np.float32), np.zeros((1, 1, 4), np.float32)]
   return logits, deltas
@@ -140,8 +140,8 @@ def test_sampled_anchors_have_the_deltas_to_their_object_as_target():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'anchor_sizes': ()}, r'config.model.rpn.anchor_sizes=\(\) leaves no anchor'),
-    ({'aspect_ratios': ()}, r'config.model.rpn.aspect_ratios=\(\) leaves no anchor'),
+    ({'anchor_sizes': ()}, r'config.model.rpn.anchor_sizes=\(\) is empty'),
+    ({'aspect_ratios': ()}, r'config.model.rpn.aspect_ratios=\(\) is empty'),
     (
       {'negative_iou': 0.6, 'positive_iou': 0.5},
       'config.model.rpn.negative_iou=0.6 must be at most positive_iou=0.5',

@@ -170,7 +170,7 @@ def test_a_vmapped_batch_equals_its_images_and_has_no_gradient():
 
 
 def test_low_above_high_is_an_error():
-  with pytest.raises(ValueError, match='low is at most high'):
+  with pytest.raises(ValueError, match='low must be at most high'):
     match(*example(0), high=0.3, low=0.7)
 
 

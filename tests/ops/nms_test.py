@@ -59,7 +59,7 @@ def test_equals_the_definition(seed):
   rng = np.random.default_rng(seed)
   boxes, scores = random_boxes(rng), rng.normal(size=COUNT).astype(np.float32)
   assert len(check(boxes, scores)) < 60
-  assert len(check(boxes, scores, size=10)) == 10  # More are there than slots.
+  assert len(check(boxes, scores, size=10)) == 10  # More candidates than slots.
   assert len(check(boxes, scores, threshold=1.0)) == COUNT  # Nothing is suppressed.
 
 

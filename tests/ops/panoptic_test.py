@@ -14,7 +14,7 @@ from segjax.types import IGNORE_LABEL, Detections
 
 HEIGHT, WIDTH, MASK = 24, 30, 7
 # Of 8 classes, 0 to 2 are things; the semantic labels are "other", four stuff classes of which two
-# are one, and one that is no stuff.
+# are one, and one that is not stuff.
 THINGS = (2, 0, 1)
 STUFF = (None, 5, 3, 7, 3, None)
 NAN, INF = math.nan, math.inf
@@ -263,7 +263,7 @@ def test_masks_are_needed():
 
 
 def test_holds_one_mask_of_an_image_at_a_time_where_the_image_is():
-  """And a batch split over devices moves no map."""
+  """And a batch sharded over devices communicates no maps."""
   label, detections = random_example(40, batch=4)
   mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
@@ -299,7 +299,7 @@ def test_pasting_equals_the_host(threshold):
   differ = paste(masks, boxes, threshold=threshold) != expected
   assert expected.any((1, 2)).sum() > 150
   assert differ.sum() < 3
-  # A pixel may differ where the probability is the threshold to the last digits.
+  # Pixels may differ if the probability equals the threshold up to rounding.
   wider, closer = (
     paste_masks(masks, boxes, (HEIGHT, WIDTH), rule='detectron2', threshold=threshold + shift)
     for shift in (-1e-5, 1e-5)

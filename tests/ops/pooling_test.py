@@ -87,7 +87,7 @@ def test_caffe_max_pool_equals_torch_in_ceil_mode(window):
 
 
 def test_caffe_max_pool_has_no_empty_windows_and_keeps_the_type():
-  with pytest.raises(ValueError, match='can fall outside its input'):
+  with pytest.raises(ValueError, match='can be outside the input'):
     caffe_max_pool(jnp.zeros((1, 4, 4, 1)), Window(2, 2, 1))
   pooled = caffe_max_pool(jnp.full((1, 4, 4, 1), -2, jnp.bfloat16), Window(3, 2, 1))
   assert pooled.dtype == jnp.bfloat16
@@ -99,7 +99,7 @@ SIZES = [(4, 6), (5, 4), (4, 7), (5, 7), (1, 1), (1, 5), (3, 1)]
 
 
 def grid(size, ties=False, batch=2, channels=3):
-  """Images of few values, hence full of ties, or of none."""
+  """Images of few values, with many ties, or without ties."""
   rng = np.random.default_rng(0)
   shape = (batch, *size, channels)
   x = rng.integers(-2, 2, shape) if ties else rng.permutation(np.prod(shape)).reshape(shape)
@@ -208,7 +208,7 @@ def test_argmax_pool_and_unpool_keep_the_type(dtype):
 @pytest.mark.parametrize('size', [(4, 4), (7, 4), (5, 5), (5, 2)])
 def test_unpooling_to_a_size_that_does_not_fit_is_an_error(size):
   values, indices = argmax_pool_2x2(jnp.zeros((1, 5, 4, 1)))
-  with pytest.raises(ValueError, match='is not pooled to 3x2'):
+  with pytest.raises(ValueError, match='does not pool to 3x2'):
     unpool_2x2(values, indices, size)
 
 

@@ -51,7 +51,7 @@ def run(function, *arrays, **options):
 
 
 def run_both(function, *arrays, g=None, **options):
-  """The result, and the gradients of the arrays by g, or by ones; compiled likewise."""
+  """The result, and the gradients of the arrays for output gradient g, or ones; compiled."""
   return compiled_both(function, **options)(g, *arrays)
 
 
@@ -282,7 +282,7 @@ def test_gradients_equal_finite_differences(form, mode):
     change = np.zeros(boxes.shape)
     change[r, k] = step
     slope = (loss(image, boxes + change) - loss(image, boxes - change)) / (2 * step)
-    if r not in (1, 4):  # there samples lie on pixels, where there is no derivative
+    if r not in (1, 4):  # there samples are on pixels, where the derivative does not exist
       np.testing.assert_allclose(d_boxes[r, k], slope, atol=1e-4)
   change = rng.normal(size=image.shape) * step
   slope = loss(image.astype('f8') + change, boxes) - loss(image.astype('f8') - change, boxes)

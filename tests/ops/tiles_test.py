@@ -72,7 +72,7 @@ def pooled(x):
 @pytest.mark.parametrize('size', [(14, 18), (26, 10), (5, 7)])
 @pytest.mark.parametrize('tile', [(6, 10), (10, 14)])
 def test_equals_the_whole_image_for_a_network_that_pools(size, tile):
-  # Tiles lie side by side at stride 2; at stride 4 they overlap by 2.
+  # Tiles are adjacent at stride 2; at stride 4 they overlap by 2.
   image = normal(1, *size, 2)
   ends = [6 + n % 2 for n in size]
   pads = ((0, 0), (6, ends[0]), (6, ends[1]), (0, 0))
@@ -99,7 +99,7 @@ def test_tiles_start_at_multiples_of_the_stride(axis):
 
 
 def test_a_tile_smaller_than_the_stride():
-  with pytest.raises(SegjaxError, match='4x4 is too small: this model needs 8x8'):
+  with pytest.raises(SegjaxError, match='4x4 is too small: use at least 8x8'):
     overlap_tile(lambda x: x, jnp.zeros((1, 8, 8, 1)), 4, 0, stride=8)
 
 
@@ -135,5 +135,5 @@ def test_gradient_reaches_every_pixel_once():
 
 
 def test_a_tile_that_does_not_fit_the_model():
-  with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 came out of the model as 7x7'):
+  with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 has an output of 7x7'):
     overlap_tile(lambda t: t[:, :7, :7], jnp.zeros((1, 8, 8, 1)), 4, 2)

@@ -175,5 +175,5 @@ def test_bilinear_init():
   kernel = upsample.bilinear_init(key, (4, 4, 2, 2), jnp.bfloat16)
   assert kernel.dtype == jnp.bfloat16
   np.testing.assert_array_equal(kernel, upsample.bilinear_kernel(4, 2, jnp.bfloat16))
-  with pytest.raises(ValueError, match='C, C'):
+  with pytest.raises(ValueError, match='equal input and output channels'):
     upsample.bilinear_init(key, (4, 4, 2, 3))

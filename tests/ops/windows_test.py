@@ -53,6 +53,6 @@ def test_bilinear_crop_puts_outputs_on_the_pixels_they_see(seen):
 
 
 def test_an_unpadded_stack_cannot_be_cropped_to_its_image():
-  # Output 0 lies at 4.5 + 0.5 + 2 · 4.5 = 14; the kernel of stride 2 reaches 1 before it.
+  # Output 0 is at 4.5 + 0.5 + 2 · 4.5 = 14; the kernel of stride 2 reaches 1 before it.
   with pytest.raises(ValueError, match='starts 13 pixels within the image: pad more'):
     bilinear_crop(view([Window(10), Window(2, 2), Window(10)]))

@@ -14,9 +14,9 @@ def test_colorize_gives_each_class_its_color():
     [(10, 20, 30), (200, 0, 0), (0, 100, 250)],
     [(0, 100, 250), overlays.IGNORE_COLOR, (10, 20, 30)],
   ]
-  drawn = overlays.colorize(LABEL, PALETTE)
-  assert drawn.dtype == np.uint8
-  np.testing.assert_array_equal(drawn, expected)
+  shown = overlays.colorize(LABEL, PALETTE)
+  assert shown.dtype == np.uint8
+  np.testing.assert_array_equal(shown, expected)
 
 
 @pytest.mark.parametrize('bad', [3, -1, 255, 65_534])
@@ -41,17 +41,17 @@ def test_overlay_outlines_both_sides_of_a_border():
   label = np.zeros((5, 6), int)
   label[:, 3:] = 1
   image = np.full((5, 6, 3), 100, np.uint8)
-  drawn = overlays.overlay(image, label, PALETTE, alpha=0)
-  np.testing.assert_array_equal(drawn[:, 2], np.tile(PALETTE[0], (5, 1)))
-  np.testing.assert_array_equal(drawn[:, 3], np.tile(PALETTE[1], (5, 1)))
-  np.testing.assert_array_equal(drawn[:, [0, 1, 4, 5]], 100)
+  shown = overlays.overlay(image, label, PALETTE, alpha=0)
+  np.testing.assert_array_equal(shown[:, 2], np.tile(PALETTE[0], (5, 1)))
+  np.testing.assert_array_equal(shown[:, 3], np.tile(PALETTE[1], (5, 1)))
+  np.testing.assert_array_equal(shown[:, [0, 1, 4, 5]], 100)
 
 
 def test_overlay_outlines_horizontal_borders():
   label = np.array([[0], [0], [1], [1]])
-  drawn = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)
+  shown = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)
   np.testing.assert_array_equal(
-    drawn[:, 0], [(100, 100, 100), PALETTE[0], PALETTE[1], (100, 100, 100)]
+    shown[:, 0], [(100, 100, 100), PALETTE[0], PALETTE[1], (100, 100, 100)]
   )
 
 
@@ -106,11 +106,11 @@ def test_denormalize_clips():
 def test_label_png_holds_the_class_index_and_shows_the_color(tmp_path):
   path = tmp_path / 'label.png'
   overlays.write_label_png(path, LABEL, PALETTE)
-  with Image.open(path) as drawn:
-    assert drawn.mode == 'P'
-    np.testing.assert_array_equal(np.asarray(drawn), np.where(LABEL == IGNORE_LABEL, 255, LABEL))
+  with Image.open(path) as shown:
+    assert shown.mode == 'P'
+    np.testing.assert_array_equal(np.asarray(shown), np.where(LABEL == IGNORE_LABEL, 255, LABEL))
     np.testing.assert_array_equal(
-      np.asarray(drawn.convert('RGB')), overlays.colorize(LABEL, PALETTE)
+      np.asarray(shown.convert('RGB')), overlays.colorize(LABEL, PALETTE)
     )
 
 
@@ -118,8 +118,8 @@ def test_label_png_keeps_a_two_class_map_without_ignore(tmp_path):
   path = tmp_path / 'label.png'
   label = np.array([[1, 1], [1, 0]], np.int32)
   overlays.write_label_png(path, label, PALETTE[:2])
-  with Image.open(path) as drawn:
-    np.testing.assert_array_equal(np.asarray(drawn), label)
+  with Image.open(path) as shown:
+    np.testing.assert_array_equal(np.asarray(shown), label)
 
 
 @pytest.mark.parametrize(('classes', 'mode', 'void'), [(255, 'P', 255), (256, 'I;16', 65_535)])
@@ -144,13 +144,13 @@ def test_objects_are_drawn_where_they_are():
   masks[0, 100:200, 100:200] = masks[1, 150:300, 150:300] = True
   boxes = np.array([[100, 100, 200, 200], [150, 150, 300, 300]])
   colors = [(255, 0, 0), (0, 0, 255)]
-  drawn = overlays.objects(image, boxes, colors, ['', ''], masks, alpha=0.5)
-  assert drawn.shape == image.shape
-  np.testing.assert_array_equal(drawn[120, 120], [178, 50, 50])
-  np.testing.assert_array_equal(drawn[280, 280], [50, 50, 178])
-  assert drawn[170, 170, 0] > drawn[170, 170, 2], 'the first one is on top'
-  np.testing.assert_array_equal(drawn[150, 299], [0, 0, 255])
-  np.testing.assert_array_equal(drawn[50, 50], image[50, 50])
+  shown = overlays.objects(image, boxes, colors, ['', ''], masks, alpha=0.5)
+  assert shown.shape == image.shape
+  np.testing.assert_array_equal(shown[120, 120], [178, 50, 50])
+  np.testing.assert_array_equal(shown[280, 280], [50, 50, 178])
+  assert shown[170, 170, 0] > shown[170, 170, 2], 'the first one is on top'
+  np.testing.assert_array_equal(shown[150, 299], [0, 0, 255])
+  np.testing.assert_array_equal(shown[50, 50], image[50, 50])
   boxes_alone = overlays.objects(image, boxes, colors, ['', ''])
   np.testing.assert_array_equal(boxes_alone[120, 120], image[120, 120])
 
@@ -160,9 +160,9 @@ def test_objects_enlarge_a_small_image_and_label_it():
   plain = overlays.objects(image, (), (), ())
   np.testing.assert_array_equal(plain, np.kron(image, np.ones((5, 5, 1), np.uint8)))
   box, color = [[10, 2, 50, 60]], [(250, 250, 0)]
-  unlabelled = overlays.objects(image, box, color, [''])
-  labelled = overlays.objects(image, box, color, ['cat 0.99'])
-  changed = np.argwhere((unlabelled != labelled).any(-1))
+  unlabeled = overlays.objects(image, box, color, [''])
+  labeled = overlays.objects(image, box, color, ['cat 0.99'])
+  changed = np.argwhere((unlabeled != labeled).any(-1))
   assert len(changed) > 100
   # At the upper left corner of the box, inside the image.
   assert changed[:, 0].max() <= 5 * 2 + 15
@@ -172,8 +172,8 @@ def test_objects_enlarge_a_small_image_and_label_it():
 def test_objects_of_one_color_get_different_shades():
   image = np.zeros((600, 600, 3), np.uint8)
   boxes = [[100 * k, 300, 100 * k + 50, 350] for k in range(5)]
-  drawn = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
-  assert len({drawn[320, 100 * k].tobytes() for k in range(5)}) == 5
+  shown = overlays.objects(image, boxes, [(200, 30, 60)] * 5, [''] * 5)
+  assert len({shown[320, 100 * k].tobytes() for k in range(5)}) == 5
 
 
 def test_segments_are_tinted_outlined_and_named():
@@ -181,15 +181,15 @@ def test_segments_are_tinted_outlined_and_named():
   ids = np.zeros((300, 300), int)
   ids[100:200, 50:250], ids[220:260, 50:100] = 2, 3
   colors = [[255, 0, 0], [0, 200, 0], [0, 0, 200]]
-  drawn = overlays.segments(image, ids, colors, ['x', 'wide', ''], alpha=0.5)
-  assert drawn.shape == (600, 600, 3), 'enlarged by two'
-  assert (drawn[:180] == 100).all(), 'what is in no segment is left alone'
-  assert drawn[210, 110].tolist() == [50, 150, 50]
-  assert drawn[200, 100].tolist() == [0, 200, 0], 'the outline'
-  assert drawn[480, 150].tolist() == [50, 50, 150]
+  shown = overlays.segments(image, ids, colors, ['x', 'wide', ''], alpha=0.5)
+  assert shown.shape == (600, 600, 3), 'enlarged by two'
+  assert (shown[:180] == 100).all(), 'what is in no segment is left alone'
+  assert shown[210, 110].tolist() == [50, 150, 50]
+  assert shown[200, 100].tolist() == [0, 200, 0], 'the outline'
+  assert shown[480, 150].tolist() == [50, 50, 150]
   # The name is written where the segment is deepest, in full color; one has none.
   plain = overlays.segments(image, ids, colors, ['x', '', ''], alpha=0.5)
-  rows, columns = np.nonzero((drawn != plain).any(-1))
+  rows, columns = np.nonzero((shown != plain).any(-1))
   assert 270 < rows.min() < rows.max() < 330
   assert columns.min() > 100 and columns.max() < 500
 
@@ -199,7 +199,7 @@ def test_segments_of_one_color_get_different_shades():
   ids = np.zeros((512, 512), int)
   ids[:100], ids[200:300] = 5, 2
   colors = np.full((5, 3), 120)
-  drawn = overlays.segments(image, ids, colors, [''] * 5, alpha=1.0)
-  assert drawn[50, 50].tolist() != drawn[250, 50].tolist()
+  shown = overlays.segments(image, ids, colors, [''] * 5, alpha=1.0)
+  assert shown[50, 50].tolist() != shown[250, 50].tolist()
   nothing = overlays.segments(image, np.zeros_like(ids), (), ())
   assert not nothing.any()

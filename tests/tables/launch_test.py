@@ -15,7 +15,7 @@ def chains(table):
 
 
 class FakeExecutor:
-  """Remembers what submitit was given."""
+  """Records the arguments passed to submitit."""
 
   def __init__(self, folder):
     self.folder, self.parameters, self.jobs = folder, {}, []
@@ -39,10 +39,10 @@ def submitit(monkeypatch):
 
 
 def test_a_job_for_each_chain(table, chains, submitit):
-  told = []
+  messages = []
   options = ['timeout_min=600', 'slurm_partition=gpu']
   arguments = ['--config.data.source=raw']
-  launch.submit(table, chains, Path('w'), arguments, options, told.append)
+  launch.submit(table, chains, Path('w'), arguments, options, messages.append)
   assert FakeExecutor.last.parameters == {
     'name': 'tiny_table1',
     'timeout_min': 600,
@@ -55,7 +55,7 @@ def test_a_job_for_each_chain(table, chains, submitit):
     *('--seeds=0', '--workdirs=w', '--json', '--config.data.source=raw'),
   ]
   assert '--seeds=1' in second
-  assert told[0].startswith('first.small.seed0, second.small.seed0: job job1, output in w')
+  assert messages[0].startswith('first.small.seed0, second.small.seed0: job job1, output in w')
 
 
 def test_without_submitit_or_with_an_unknown_option(table, chains, submitit, monkeypatch):

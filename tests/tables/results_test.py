@@ -29,22 +29,22 @@ def test_a_record_takes_the_place_of_one_of_its_key(table):
 
 
 @pytest.mark.parametrize(
-  ('line', 'told'),
+  ('line', 'message'),
   [
-    ('{"row": "first"', 'line 2, is not valid JSON'),
+    ('{"row": "first"', 'line 2: not valid JSON'),
     ('{"row": "first", "recipe": "small"}', 'line 2.metrics is missing'),
     ('{"row": "first", "recipe": "small", "metrics": {}, "comit": "x"}', 'did you mean commit?'),
     ('{"row": "frist", "recipe": "small", "metrics": {}}', 'did you mean first.small?'),
     ('[]', 'wrong type'),
   ],
 )
-def test_a_line_that_is_not_a_record(table, line, told):
+def test_a_line_that_is_not_a_record(table, line, message):
   results.write_records(table, [tiny_table.make_record()])
   path = table.folder / 'results.jsonl'
   path.write_text(path.read_text() + line + '\n')
   with pytest.raises(SegjaxError) as e:
     results.read_results(table)
-  assert told in str(e.value)
+  assert message in str(e.value)
   assert 'results.jsonl' in str(e.value)
 
 
@@ -54,13 +54,13 @@ def test_facts():
     'seconds': 3.0,
     'note': 'a=b',
   }
-  for fact, told in (
+  for fact, message in (
     ('comit=1', 'did you mean commit'),
     ('commit', 'KEY=VALUE'),
     ('seconds=soon', 'wrong type'),
     ('metrics={}', 'KEY=VALUE'),
   ):
-    with pytest.raises(SegjaxError, match=told):
+    with pytest.raises(SegjaxError, match=message):
       results.parse_facts([fact])
 
 

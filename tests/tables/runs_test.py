@@ -47,7 +47,7 @@ def test_training_overrides_and_command(table, entries):
   added = [('data.source', 'raw'), ('init_from.path', 'vgg.pth')]
   assert runs.training_overrides(table, first, Path('w'), added) == (
     ('eval.test_time_augmentation', 'flip'),
-    ('data.source', 'raw'),  # it starts from no file: no path
+    ('data.source', 'raw'),  # it does not start from a file: no path
     ('train.seed', '3'),
   )
   assert runs.training_overrides(table, second, Path('w'), added) == (
@@ -57,9 +57,9 @@ def test_training_overrides_and_command(table, entries):
     ('init_from.source', 'none'),
     ('train.seed', '3'),
   )
-  told = runs.command(table, second)
-  assert str(table.root) not in told
-  assert told == (
+  message = runs.command(table, second)
+  assert str(table.root) not in message
+  assert message == (
     'segjax train --config=configs/tiny/small.py '
     '--workdir=runs/tiny_table1/second.small.seed3 --config.optim.learning_rate=0.0005 '
     '--config.init_from.path=runs/tiny_table1/first.small.seed3 --config.init_from.source=none '
@@ -95,7 +95,7 @@ def read(workdir):
 
 
 def complete(config):
-  """Two defaults, in place of the program's."""
+  """Fills in two defaults, instead of the real ones."""
   filled = {'mesh': {'data': -1}, 'init_from': None, **config}
   return {**filled, 'train': {'seed': 0, **filled['train']}}
 
@@ -122,7 +122,7 @@ def test_workdir_of_another_config_is_refused_by_name(table, tmp_path):
   workdir = freeze(table, 'first.small', tmp_path / 'a', ('model.width', '3'), ('train.steps', '9'))
   with pytest.raises(SegjaxError) as e:
     check(table, 'first.small', workdir)
-  assert 'config.model.width is 3 and not 2, config.train.steps is 9 and not 2' in str(e.value)
+  assert 'config.model.width is 3, not 2, config.train.steps is 9, not 2' in str(e.value)
   with pytest.raises(SegjaxError, match='config.init_from'):
     check(table, 'second.small', freeze(table, 'first.small', tmp_path / 'b'))
 
@@ -194,7 +194,7 @@ def test_plan_is_in_order_and_of_missing_jobs(table, entries):
   assert plan(['second'], [0], [], always) == ['second.small.seed0']
   first = tiny_table.make_record()
   assert plan(['*.small'], [0], [first], always) == ['second.small.seed0']
-  # It is recorded, but not there to start from.
+  # It has a record, but no workdir to start from.
   assert plan(['*.small'], [0], [first], never) == ['first.small.seed0', 'second.small.seed0']
   second = tiny_table.make_record(row='second')
   assert plan(['*.small'], [0], [first, second], never) == []

@@ -1,4 +1,4 @@
-"""The tables of experiments/: each builds, has its sources, and is what its README shows."""
+"""The tables of experiments/: configs can be traced, sources exist, READMEs are up to date."""
 
 import decimal
 import functools
@@ -37,7 +37,7 @@ def test_the_tables_of_the_papers():
 
 @pytest.mark.parametrize('name', TABLES)
 def test_every_config_builds_and_every_path_exists(name):
-  """As shapes, with the row's overrides; `read_table` has checked the paths of recipes."""
+  """Traced with the overrides of the row; `read_table` checks the paths of recipes."""
   table = read(name)
   assert table.entries or not table.recipes, 'a table without recipes quotes a paper'
   for entry in table.entries.values():
@@ -65,7 +65,7 @@ def test_every_result_of_the_paper_is_a_number_with_its_source(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_column_is_a_metric_of_its_configs(name):
-  """A misspelt key would say "not measured" for ever."""
+  """With a misspelled key a result would always be missing."""
   known = {
     'pixel_accuracy', 'mean_class_accuracy', 'mean_iou', 'frequency_weighted_iou', 'boundary_f1',
     'pixel_error', 'rand_error', 'v_rand', 'v_info', 'per_class.cell.iou',
@@ -160,7 +160,7 @@ def test_the_networks_of_the_model_zoo_have_a_place_for_every_weight(row):
 
 
 def test_segnet_table_6_measures_its_rows(monkeypatch, capsys):
-  """The script on one small network, at a size at which it records."""
+  """The script on a small network, at a size for which it records results."""
   written = []
   monkeypatch.setattr(results, 'write_records', lambda table, records: written.extend(records))
   monkeypatch.setattr(sys, 'argv', ['measure.py', '--size=16x24', '--repeats=2'])

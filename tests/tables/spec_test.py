@@ -51,7 +51,7 @@ def test_ancestors(table):
 
 
 @pytest.mark.parametrize(
-  ('old', 'new', 'told'),
+  ('old', 'new', 'message'),
   [
     ("title = 'First'", "titel = 'First'", 'rows.first.titel is not a key: did you mean title?'),
     ('split =', 'splt =', 'splt is not a key: did you mean split?'),
@@ -70,7 +70,7 @@ def test_ancestors(table):
       "init_from = 'frist'",
       'frist.small: did you mean first.small?',
     ),
-    ("init_from = 'first'", "init_from = 'second'", 'is a circle'),
+    ("init_from = 'first'", "init_from = 'second'", 'forms a cycle'),
     ('recipes.small = {}', 'recipes.smal = {}', 'smal is an unknown recipe: did you mean small?'),
     ('recipes.small = {}', 'recipes.small = { over = 1 }', 'recipes.small.over is not a key'),
     (
@@ -80,17 +80,17 @@ def test_ancestors(table):
     ),
     ("'mIoU' = 60.0", "'mIoU' = '60.0'", "rows.first.paper.mIoU='60.0' is not a number"),
     ("'mIoU' = 60.0", "'mIoU' = true", 'is not a number'),
-    ('[rows.other]', '[rows.Other]', 'rows.Other names files'),
+    ('[rows.other]', '[rows.Other]', 'rows.Other is used in file names'),
     ('[columns]', '[columns', 'is not valid TOML'),
     ("split = 'val'", 'split = 3', 'split=3 has the wrong type'),
   ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, old, new, told):
+def test_what_is_wrong_is_one_sentence(tmp_path, old, new, message):
   assert old in tiny_table.TABLE
   folder = tiny_table.write_table(tmp_path, tiny_table.TABLE.replace(old, new, 1))
   with pytest.raises(SegjaxError) as e:
     spec.read_table(folder)
-  assert told in str(e.value)
+  assert message in str(e.value)
   assert 'table.toml' in str(e.value)
 
 

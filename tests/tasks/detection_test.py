@@ -1,4 +1,4 @@
-"""Test-time views: where an image and its boxes are in them."""
+"""Test-time views: mapping of images and boxes."""
 
 import types
 
@@ -27,7 +27,7 @@ def test_flip_inside_leaves_the_padding_where_it_is():
 
 
 class Seer:
-  """Finds one rectangle of the image's pixels by their values, and as its mask what is in it."""
+  """Detects one rectangle by its pixel values; its mask is the content of the box."""
 
   masks = True
   box_head = types.SimpleNamespace(max_detections=3, nms_iou=0.5)
@@ -41,7 +41,7 @@ class Seer:
       boxes = jnp.stack([x0, y0, x1, y1], -1)[:, None].astype(jnp.float32)
       one = jnp.ones((len(image), 1))
       return {'detections': Detections(boxes, one.astype(int), 0.9 * one, None, one > 0)}
-    # Where the masks are looked for, in the pixels of the second row.
+    # Boxes in which masks are predicted, in pixels of the second row.
     left_half = jnp.arange(28) < 14
     masks = jnp.zeros((1, 3, 28, 28)) + left_half
     return {'detections': given._replace(masks=masks.at[0, 1, 0, :4].set(given.boxes[0, 0]))}
@@ -50,7 +50,7 @@ class Seer:
 @pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
 @pytest.mark.parametrize('flip', [False, True])
 def test_a_view_finds_what_is_in_the_image(scale, flip):
-  """Also where the size of the scaled image is not whole."""
+  """Also if the scaled size is fractional."""
   image = np.zeros((1, 64, 96, 3), np.float32)
   left, right = (13, 51) if flip else (12, 52)  # whole pixels of each view
   image[0, 8:40, left:right] = 1
@@ -62,7 +62,7 @@ def test_a_view_finds_what_is_in_the_image(scale, flip):
   found = jax.device_get(run(image, size))
   np.testing.assert_array_equal(found.valid, [[True, False, False]])
   np.testing.assert_allclose(found.boxes[0, 0], [left, 8, right, 40], atol=1e-4)
-  # The masks were looked for where the object is in the view.
+  # Masks were predicted at the location of the object in the view.
   seen = np.array([71 - right, 8, 71 - left, 40] if flip else [left, 8, right, 40])
   noted = found.masks[0, 1, 0]
   noted = noted[::-1][:4] if flip else noted[:4]

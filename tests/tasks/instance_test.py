@@ -1,4 +1,4 @@
-"""The instance task: what must not change a loss, and test-time views."""
+"""The instance task: invariances of the losses, and test-time views."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from segjax.train.state import init_state
 from segjax.types import Detections, Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')
-# Fewer slots than there are candidates, so that the sampling matters.
+# Fewer samples than candidates, so that sampling matters.
 MODEL = make_model(
   TINY
   | {
@@ -63,7 +63,7 @@ def make_batch(images=4, padding=0, seed=0):
     'size': np.array([[SIZE, SIZE], [50, 60]] * images, np.int32)[:images],
     'instances': Instances(boxes, classes, packed, np.zeros_like(valid), valid),
     'index': np.arange(images, dtype=np.int32),
-    'draw': rng.integers(2**32, size=images, dtype=np.uint32),
+    'seed': rng.integers(2**32, size=images, dtype=np.uint32),
     'valid': np.ones(images, bool),
   }
 
@@ -80,13 +80,13 @@ def variables():
   return filled(abstract(MODEL, *(make_batch()[key] for key in ('image', 'size')))[0])
 
 
-# Each program runs a time or two: to compile it fast counts.
+# Programs run once or twice, so compile time dominates.
 jit = functools.partial(compile.jit, once=True)
 
 
 @functools.partial(jit, static_argnames='accumulate')
 def losses(variables, batch, accumulate=1):
-  """The sums and counts, as the train step has them."""
+  """The sums and counts, as in the train step."""
   parts, _ = step.sum_losses(
     make_task(), variables['params'], {}, batch, jax.random.key(0), accumulate
   )
@@ -95,7 +95,7 @@ def losses(variables, batch, accumulate=1):
 
 @jit
 def gradient(params, batch):
-  """Of the sum of the losses' means, and these."""
+  """Gradient of the sum of the mean losses, and the losses."""
 
   def total(params):
     parts, _ = step.sum_losses(make_task(), params, {}, batch, jax.random.key(0), 1)
@@ -125,7 +125,7 @@ def test_padding_the_ground_truth_changes_no_loss(variables):
 
 
 def test_accumulation_changes_no_loss(variables):
-  """The samples of an image do not depend on the part of the batch that it is in."""
+  """The samples of an image do not depend on its microbatch."""
   whole, parts = (losses(variables, make_batch(), accumulate=n) for n in (1, 2))
   assert_same_losses(whole, parts)
 
@@ -140,7 +140,7 @@ def test_the_order_of_the_images_changes_no_loss(variables):
 
 def test_other_seeds_sample_other_boxes(variables):
   batch = make_batch()
-  again = {**batch, 'draw': batch['draw'] + np.uint32(1)}
+  again = {**batch, 'seed': batch['seed'] + np.uint32(1)}
   a, b = losses(variables, batch), losses(variables, again)
   assert a['rpn_class'].sum != b['rpn_class'].sum
 
@@ -156,7 +156,7 @@ def test_four_devices_agree_with_one(variables):
 
 
 def test_images_without_objects_train(variables):
-  """No loss and no gradient is NaN; the background is still trained on."""
+  """Losses and gradients are finite; the background is still trained."""
   batch = make_batch(2)
   batch['instances'] = jax.tree.map(np.zeros_like, batch['instances'])
   grads, means = gradient(variables['params'], batch)
@@ -166,7 +166,7 @@ def test_images_without_objects_train(variables):
 
 
 def test_compiles_once_for_a_shape():
-  """A step is traced once for each shape of batch, and passes on a state of the types it takes."""
+  """A step is traced once per batch shape, and keeps the dtypes of the state."""
   traced = []
 
   def forward(variables, batch, **kwargs):
@@ -190,7 +190,7 @@ def test_compiles_once_for_a_shape():
 
 
 def make_annotations(batch):
-  """As the pipeline has them, for images that were scaled to half."""
+  """As from the pipeline, for images resized to half."""
   annotations = []
   for i in range(len(batch['image'])):
     height, width = (2 * int(s) for s in batch['size'][i])
@@ -216,7 +216,7 @@ def make_annotations(batch):
 
 
 class Oracle:
-  """Finds exactly what is there."""
+  """Detects exactly the ground truth."""
 
   masks = True
 
@@ -233,7 +233,7 @@ def test_a_network_that_finds_everything_has_an_average_precision_of_1():
     truth.boxes, truth.classes, np.where(truth.valid, 0.9, 0), np.ones((4, 4, 28, 28)), truth.valid
   )
   task = make_task(model)
-  local = {k: v for k, v in batch.items() if k not in ('instances', 'draw')}
+  local = {k: v for k, v in batch.items() if k not in ('instances', 'seed')}
   local['annotations'] = make_annotations(batch)
   local['valid'] = np.array([True, True, True, False])
   local['annotations'][3] = None
@@ -260,15 +260,15 @@ def test_pictures_get_what_was_found_and_what_is_there():
   task = make_task(draw=draw, draw_threshold=0.3)
   batch['valid'][0] = False
   batch['annotations'] = make_annotations(batch)
-  pictures = task.pictures(batch, {'classes': np.arange(8).reshape(4, 2)}, 2)
-  assert len(pictures) == len(seen) == 2
+  images = task.visualize(batch, {'classes': np.arange(8).reshape(4, 2)}, 2)
+  assert len(images) == len(seen) == 2
   assert seen[0][:3] == ((SIZE, SIZE, 3), (50, 60), batch['annotations'][1])
   np.testing.assert_array_equal(seen[0][3], [2, 3])
   assert seen[0][4] == 0.3
 
 
 def test_masks_are_measured_only_where_there_are_some():
-  with pytest.raises(SegjaxError, match='take coco_box'):
+  with pytest.raises(SegjaxError, match='use coco_box'):
     make_task(MODEL.clone(masks=False))
   make_task(MODEL.clone(masks=False), metrics=('coco_box',))
   with pytest.raises(
@@ -293,7 +293,7 @@ def detect(variables, batch, **keys):
 
 
 def test_views_of_a_flipped_image_are_flipped(variables):
-  """Of an image and its mirror image the same is found, mirrored."""
+  """Detections of a flipped image are the flipped detections."""
   batch = make_batch(1)
   mirrored = {**batch, 'image': batch['image'][:, :, ::-1]}
   a = detect(variables, batch, test_time_augmentation='flip')

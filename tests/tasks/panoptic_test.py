@@ -1,4 +1,4 @@
-"""The panoptic task: labels of the channels, merging at the images' own size, tuning."""
+"""The panoptic task: channel labels, merging at the original size, tuning."""
 
 import functools
 import typing
@@ -20,7 +20,7 @@ VARIABLES = {'params': {'score': np.float32(3)}}
 
 
 class Known(nn.Module):
-  """Finds one cat, at half the images' size, and sky above the sea; learns the sky's score."""
+  """Detects one cat, at half the image size, and sky above the sea; the sky's score is learned."""
 
   semantic_things: bool = False
   masks: typing.ClassVar = True
@@ -101,10 +101,10 @@ def test_merges_at_the_images_own_size(semantic_things):
 
 
 def test_labels_of_the_channels():
-  """Things are one class, the first, unless the model tells them apart; void stays void."""
+  """Things are one class, the first, unless `semantic_things`; void stays void."""
   batch = make_batch()
   label = np.tile(np.array([0, 1, 2, 3, IGNORE_LABEL, 0, 1, 2], np.int32), (1, 8, 1))
-  batch |= {'label': label, 'draw': np.zeros(1, np.uint32), 'instances': None}
+  batch |= {'label': label, 'seed': np.zeros(1, np.uint32), 'instances': None}
   for model, expected in (
     (Known(), [1, 0, 2, 0, IGNORE_LABEL, 1, 0, 2]),
     (Known(semantic_things=True), label[0, 0].tolist()),
@@ -119,7 +119,7 @@ def test_labels_of_the_channels():
 
 
 def test_labels_of_more_classes_than_a_byte_holds():
-  """Stuff from 1, things are 0; what is no class is void."""
+  """Stuff starts at 1, things are 0; values without a class are void."""
   channels, classes = panoptic._channels(1000, (0, 300), semantic_things=False)
   label = np.array([0, 1, 299, 300, 301, 999, 1000, IGNORE_LABEL], np.int32)
   found = panoptic._channel_label(label, channels)
@@ -128,7 +128,7 @@ def test_labels_of_more_classes_than_a_byte_holds():
 
 
 def test_accumulation_and_order_change_no_loss():
-  """Images have different numbers of labelled pixels."""
+  """Images have different numbers of labeled pixels."""
   rng = np.random.default_rng(0)
   label = rng.integers(0, 4, (4, 8, 8)).astype(np.int32)
   for i in range(4):
@@ -137,7 +137,7 @@ def test_accumulation_and_order_change_no_loss():
     'image': np.zeros((4, 8, 8, 3), np.float32),
     'size': np.full((4, 2), 8, np.int32),
     'label': label,
-    'draw': np.zeros(4, np.uint32),
+    'seed': np.zeros(4, np.uint32),
     'instances': None,
   }
   task = make_task()
@@ -154,13 +154,13 @@ def test_accumulation_and_order_change_no_loss():
 
 
 def test_tuning_measures_each_setting_as_evaluation_does():
-  """With two cats in the truth, a lower threshold for scores is better."""
+  """With two cats in the ground truth, a lower score threshold is better."""
   batch = make_batch(cats=((2, 2, 6, 6), (10, 10, 14, 12)))
   task = make_task()
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
   put = functools.partial(sharding.put_batch, mesh=mesh, spec=task.batch_spec)
   tune_step = jit(step.make_tune_step(task))
-  # Two batches, so that counts are added up.
+  # Two batches, so that counts are accumulated.
   batches = [(batch, ['a']), (batch, ['b'])]
   measured = evaluate.tune(tune_step, VARIABLES, batches, task, put)
   tuning = task.tuning
@@ -179,14 +179,14 @@ def test_tuning_measures_each_setting_as_evaluation_does():
   ('own', 'areas'), [(8.0, [0, 0.5, 2, 8, 32]), (0.0, [0, 256, 1024, 4096, 16384])]
 )
 def test_tuning_searches_areas_of_stuff(own, areas):
-  """Of an own area of 0 there are no multiples: those of the default."""
+  """A configured area of 0 has no multiples: those of the default are used."""
   settings = make_task(stuff_area=own).tuning.settings
   assert settings[0] == (0.5, 0.5, own)
   assert sorted({area for _, _, area in settings}) == areas
 
 
 def test_the_rules_of_pq_reach_the_metric():
-  """A prediction over two crowds of its class: 'last' looks at one, 'all' at both."""
+  """A prediction over two crowds of its class: 'last' considers one, 'all' both."""
   segments = truth(cats=((0, 0, 8, 5), (0, 7, 8, 12)))
   crowd = (segments.classes == 1) & segments.valid
   batch = {'segments': segments._replace(crowd=crowd), 'valid': np.ones(1, bool)}
@@ -220,10 +220,10 @@ def test_pictures_are_drawn_of_valid_examples():
   batch = make_batch()
   task = make_task(draw=lambda *args: args)
   predictions = found(task, batch)
-  [(image, size, native, true, predicted)] = task.pictures(batch, predictions, 3)
+  [(image, size, native, true, predicted)] = task.visualize(batch, predictions, 3)
   assert image.shape == (8, 8, 3) and size == (8, 6) and native == (16, 12)
   assert true.ids.shape == predicted.ids.shape == (16, 16)
-  assert task.pictures({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
+  assert task.visualize({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
 
 
 def test_wrong_arguments():

@@ -20,7 +20,7 @@ from segjax.types import SegjaxError
 LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy}
 
 
-# Of this depth the sizes of a tile (8k + 4) are no multiples of the stride.
+# At this depth valid tile sizes (8k + 4) are not multiples of the stride.
 UNPADDED = UNet(classes=2, width=2, depth=3)
 
 
@@ -31,7 +31,7 @@ def task_of(model, **keys):
 
 
 def outputs_of(model, variables, image, **keys):
-  """What the task outputs outside training."""
+  """The outputs of the task outside training."""
   task = task_of(model, **keys)
   run = lambda variables, image: task.forward(variables, {'image': image}, train=False)[0]
   return jax.device_get(jit(run, once=True)(variables, image))
@@ -131,9 +131,9 @@ def test_pictures_are_of_valid_examples():
   task, batch = make_task(), make_batch(3)
   batch['valid'][0] = False
   predictions = {'label': batch['label']}
-  pictures = task.pictures(batch, predictions, 5)
-  np.testing.assert_array_equal([p['image'] for p in pictures], batch['image'][1:])
-  assert len(task.pictures(batch, predictions, 1)) == 1
+  images = task.visualize(batch, predictions, 5)
+  np.testing.assert_array_equal([p['image'] for p in images], batch['image'][1:])
+  assert len(task.visualize(batch, predictions, 1)) == 1
 
 
 def test_unknown_metric_names_those_there_are():
@@ -206,5 +206,5 @@ def test_batch_statistics_are_those_of_the_batch():
 
 def test_batch_statistics_of_a_model_that_keeps_none_name_the_key():
   task = task_of(FCN(classes=2))
-  with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no bn_mom'):
+  with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no batch norm'):
     task.batch_statistics({}, {}, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is damaged is reported."""
+"""Checkpoints: round trips, and detection of corrupt files."""
 
 import dataclasses
 import functools
@@ -117,7 +117,7 @@ def test_is_better(tmp_path):
     checkpoints.close()
 
 
-def test_damaged_newest_is_reported_and_the_one_before_used(checkpoints, warnings, tmp_path):
+def test_corrupt_newest_is_reported_and_the_one_before_used(checkpoints, warnings, tmp_path):
   old = save(checkpoints, 1)
   save(checkpoints, 2)
   damage(tmp_path / 'c' / '2')
@@ -126,24 +126,24 @@ def test_damaged_newest_is_reported_and_the_one_before_used(checkpoints, warning
   assert restored.step == 1
   assert_equal(restored.state, old)
   assert len(warnings) == 1
-  assert 'damaged' in warnings[0]
+  assert 'corrupt' in warnings[0]
   assert str(tmp_path / 'c' / '2') in warnings[0]
   assert sorted(tmp_path.rglob('*')) == before, 'nothing may be deleted'
-  with pytest.raises(SegjaxError, match='damaged'):
+  with pytest.raises(SegjaxError, match='corrupt'):
     checkpoints.restore(2)
 
 
-def test_damaged_step_is_moved_when_its_turn_comes_again(checkpoints, tmp_path):
+def test_corrupt_step_is_moved_when_its_turn_comes_again(checkpoints, tmp_path):
   save(checkpoints, 1)
   save(checkpoints, 2)
   damage(tmp_path / 'c' / '2')
   assert checkpoints.restore().step == 1
   again = save(checkpoints, 2)
   assert_equal(checkpoints.restore('latest', shapes('batch', True)).state, again)
-  assert len(list((tmp_path / 'c.damaged').iterdir())) == 1
+  assert len(list((tmp_path / 'c.corrupt').iterdir())) == 1
 
 
-def test_after_a_damaged_one_earlier_steps_are_saved(checkpoints, tmp_path):
+def test_after_a_corrupt_one_earlier_steps_are_saved(checkpoints, tmp_path):
   save(checkpoints, 2, 0.5)
   save(checkpoints, 4, 0.9)
   damage(tmp_path / 'c' / '4')
@@ -168,13 +168,13 @@ def test_missing_file_is_damage(checkpoints, warnings, tmp_path, gone):
   save(checkpoints, 2)
   (tmp_path / 'c' / '2' / gone).unlink()
   assert checkpoints.restore().step == 1
-  assert 'damaged' in warnings[0]
+  assert 'corrupt' in warnings[0]
 
 
-def test_all_damaged(checkpoints, tmp_path):
+def test_all_corrupt(checkpoints, tmp_path):
   save(checkpoints, 1)
   damage(tmp_path / 'c' / '1')
-  with pytest.raises(SegjaxError, match='no checkpoint in .* can be read: .*damaged'):
+  with pytest.raises(SegjaxError, match='no checkpoint in .* can be read: .*corrupt'):
     checkpoints.restore()
 
 

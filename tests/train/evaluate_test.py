@@ -1,4 +1,4 @@
-"""Batch normalization averaged over batches; what is copied to the host of a batch."""
+"""Batch-norm statistics averaged over batches; what is copied to the host."""
 
 import types
 
@@ -60,7 +60,7 @@ def test_only_pictures_fetch_more_than_what_metrics_read(reads, predicted, kept)
     for names in reads
   ]
   task = types.SimpleNamespace(
-    metrics=metrics, host_keys=('annotations',), pictures=lambda batch, predictions, count: [{}]
+    metrics=metrics, host_keys=('annotations',), visualize=lambda batch, predictions, count: [{}]
   )
   arrays = {key: np.zeros(1) for key in ('image', 'segments', 'valid')}
   predictions = {key: np.zeros(1) for key in ('boxes', 'segments')}
@@ -70,8 +70,8 @@ def test_only_pictures_fetch_more_than_what_metrics_read(reads, predicted, kept)
     [({**arrays, 'annotations': [{}]}, ['a'])] * 2,
     task,
     lambda local: {key: local[key] for key in arrays},
-    pictures=1,
+    num_images=1,
   )
   n = len(metrics)
-  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'the drawn batch'
+  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'batches to draw'
   assert seen[n:] == [(predicted, kept)] * n

@@ -15,7 +15,7 @@ def test_one_object_a_line_and_events(tmp_path):
   log = RunLog(tmp_path)
   log.scalars(5, 'train', {'loss': 0.5})
   log.scalars(5, 'val', {'mean_iou': float('nan'), 'per_class': {'a': {'iou': 0.25}}})
-  log.pictures(5, 'val', [('x', {'image': np.zeros((2, 3, 3), np.uint8)})])
+  log.images(5, 'val', [('x', {'image': np.zeros((2, 3, 3), np.uint8)})])
   log.close()
   first, second = lines(tmp_path)
   assert (first['step'], first['split'], first['loss']) == (5, 'train', 0.5)

@@ -89,7 +89,7 @@ def go(compiled, tmp_path):
 
 def test_evaluates_and_saves_on_time_and_at_the_end(go):
   config = loop.TrainConfig(steps=7, eval_every=3, checkpoint_every=2)
-  # 3 is the first evaluation and so the best; 6 and 7 are no better.
+  # 3 is the first evaluation and so the best; 6 and 7 are not better.
   assert go(config) == ([3, 6, 7], [2, 3, 4, 6, 7])
 
 

@@ -1,4 +1,4 @@
-"""The train step: what must not change the result, and what must."""
+"""The train step: invariances, and effects of its options."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ def one_device(**keys):
 
 @pytest.mark.parametrize('parts', [2, 4])
 def test_accumulation_equals_the_large_batch(parts):
-  """Though the parts hold different numbers of labelled pixels, and the losses count apart."""
+  """Even if microbatches have different numbers of labeled pixels and losses count separately."""
   losses = ('softmax_cross_entropy', 'dice')
   whole, history = one_device(losses=losses)
   split, split_history = run(make_batch(), losses=losses, accumulate=parts)
@@ -84,7 +84,7 @@ def test_accumulated_parts_hand_on_the_model_state():
 @pytest.mark.parametrize('shape', [(4, 1), (2, 2), (1, 4)])
 @pytest.mark.parametrize('norm', ['none', 'batch'])
 def test_mesh_does_not_change_the_result(shape, norm):
-  """Over the batch, over the image height, and over both; BatchNorm sees the whole batch."""
+  """Over the batch, over the image height, and over both; BatchNorm uses the full batch."""
   one, history = one_device(norm=norm)
   four, four_history = run(make_batch(), norm=norm, mesh=shape)
   assert_same(one.params, four.params, rtol=1e-4, atol=1e-5)
@@ -147,7 +147,7 @@ def test_dropout_depends_on_seed_and_step_only():
   first, _ = run(make_batch(), dropout=0.5)
   again, _ = run(make_batch(), dropout=0.5)
   assert_same(first.params, again.params, rtol=0)
-  # Without learning from step to step, only dropout's sample can change the loss.
+  # With a learning rate of 0, only dropout can change the loss.
   _, frozen = run(make_batch(), dropout=0.5, optimizer=optax.set_to_zero())
   assert len({h['loss'] for h in frozen}) == 3
 
@@ -184,5 +184,5 @@ def test_eval_step_counts_valid_examples_only():
   padded['valid'][4:] = other['valid'][4:] = False
   losses, states, _ = step(variables, padded)
   assert_same((losses, states), step(variables, other)[:2], rtol=1e-6)
-  labelled = (batch['label'] != IGNORE_LABEL).sum()
-  assert states[0].sum() == losses['softmax_cross_entropy'].count == labelled
+  labeled = (batch['label'] != IGNORE_LABEL).sum()
+  assert states[0].sum() == losses['softmax_cross_entropy'].count == labeled

@@ -1,4 +1,4 @@
-"""Makes the files beside it, with PyTorch and torchvision: python tests/convert/golden/make.py
+"""Creates the golden files, with PyTorch and torchvision: python tests/convert/golden/make.py
 
 VGG16s of torchvision in which every layer has 2 channels and random weights, and what they make of
 one image; small files for the reader; and of the ResNets, AlexNet and GoogLeNet the names and

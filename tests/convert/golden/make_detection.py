@@ -1,4 +1,4 @@
-"""Makes detection.npz beside it, with PyTorch: python tests/convert/golden/make_detection.py
+"""Creates detection.npz, with PyTorch: python tests/convert/golden/make_detection.py
 
 Of torchvision's Mask and Faster R-CNN, both versions, the names and shapes of their arrays; and
 what narrow ones of both versions find in two images, with weights of `synthetic`, their outputs

@@ -290,9 +290,9 @@ def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
     r'points or more \(210, 211\); 1 annotations are kept without .* fewer than three points '
     r'\(220\); 1 annotations are kept although their mask covers no pixel \(230\)$'
   )
-  with pytest.warns(UserWarning, match=message) as told:
+  with pytest.warns(UserWarning, match=message) as caught:
     builder = prepare(coco_instances.Builder, source)
-  assert len(told) == 1
+  assert len(caught) == 1
   objects = by_name(builder, 'val', decoders=SKIP)['000000000105.jpg']['objects']
   assert [int(id) for id in objects['id']] == [11, 12, 220, 230]
   masks = [coco.decode_mask(counts, (HEIGHT, WIDTH)) for counts in objects['segmentation']]

@@ -294,12 +294,14 @@ def test_void_is_left_out_of_the_union():
 
 @pytest.mark.parametrize('covered, mistakes', [(2, 1), (3, 0)])
 @pytest.mark.parametrize('what', ['void', 'crowd'])
-def test_a_prediction_on_void_or_a_crowd_is_forgiven(covered, mistakes, what):
+@pytest.mark.parametrize('forgiven', ['sum', 'each'])
+def test_a_prediction_on_void_or_a_crowd_is_forgiven(covered, mistakes, what, forgiven):
   """More than half of four pixels."""
   number = {'void': 0, 'crowd': 2}[what]
   truth = [[number] * covered + [1] * (12 - covered)]
   prediction = [[1] * 4 + [0] * 8]
-  state = counts(truth, prediction, crowd=(0, 1, 0), valid=((1, 1, 0), (1, 0, 0)))
+  valid = ((1, 1, 0), (1, 0, 0))
+  state = counts(truth, prediction, crowd=(0, 1, 0), valid=valid, forgiven=forgiven)
   assert state == {'tp': 0, 'fp': mistakes, 'fn': 1, 'iou': 0}
 
 

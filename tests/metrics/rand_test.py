@@ -93,6 +93,9 @@ def test_scores_hand_computed():
   # H(T) = log 2, H(S) = log 4, I = log 2.
   assert rand.information_score(truth, membrane) == pytest.approx(2 / 3)
   assert rand.information_score(merged, merged) == 1
+  # Halves and other halves: the entropies are the same, and nothing is mutual.
+  halves = np.array([[1, 1, 2, 2], [1, 2, 1, 2]])
+  assert rand.information_score(*halves[:, None]) == pytest.approx(0)
   assert rand.pair_counts(0 * truth, truth).tolist() == [0, 0, 0]
   assert rand.information_score(0 * truth, truth) == 0
 

@@ -272,7 +272,8 @@ def distort(truth, seed):
   """Detections that miss, add, shift, relabel and rescore the objects of `truth`, crowds included.
 
   Returns:
-    {image id: [(score, category id, box f32[4], mask u8[H, W])]}, highest score first; many scores tie.
+    {image id: [(score, category id, box f32[4], mask u8[H, W])]}, highest score first; many
+    scores tie.
   """
   rng = np.random.default_rng(seed)
   found = {}

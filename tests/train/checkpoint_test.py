@@ -180,7 +180,7 @@ def test_all_corrupt(checkpoints, tmp_path):
 
 def test_another_network(checkpoints):
   save(checkpoints, 1)
-  with pytest.raises(SegjaxError, match='of another network .*take another --workdir'):
+  with pytest.raises(SegjaxError, match='of a different network .*use another --workdir'):
     checkpoints.restore('latest', shapes('none', True))
 
 

@@ -202,7 +202,7 @@ def test_other_formats_are_refused(tmp_path):
 def test_random_bytes_are_refused(tmp_path):
   rng = np.random.default_rng(0)
   for size in range(1, 300):
-    with pytest.raises(SegjaxError, match=r'x.caffemodel (is truncated|has no weights)'):
+    with pytest.raises(SegjaxError, match=r'x.caffemodel (is truncated|contains no weights)'):
       read(tmp_path, rng.bytes(size))
 
 

@@ -62,7 +62,7 @@ def test_a_finer_network_starts_from_a_coarser_one():
 
 def test_errors_name_the_file_and_the_array():
   params, state = network()
-  with pytest.raises(SegjaxError, match=r'FILE has nothing .*\(it has x/y; .*config.init_from'):
+  with pytest.raises(SegjaxError, match=r'FILE has no array .*\(it has x/y; .*config.init_from'):
     load_into(params, state, Pretrained('FILE', {'x/y': np.zeros(2)}))
   with pytest.raises(SegjaxError, match=r'FILE has params/a/kernel of shape \(3, 2\) .*\(2, 3\)'):
     load_into(params, state, Pretrained('FILE', {'params/a/kernel': np.zeros((3, 2))}))
@@ -129,7 +129,7 @@ def test_sources_and_outputs_are_checked(tmp_path):
   safetensors.numpy.save_file({'a': np.zeros(1)}, tmp_path / 'other.safetensors')
   with pytest.raises(SegjaxError, match='source=NAME .no known source'):
     read_pretrained(tmp_path / 'other.safetensors')
-  with pytest.raises(SegjaxError, match='does not exist: give the path of a weights file'):
+  with pytest.raises(SegjaxError, match='does not exist: set the path of a weights file'):
     read_pretrained(tmp_path / 'none.safetensors')
 
 

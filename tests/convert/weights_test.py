@@ -202,7 +202,7 @@ def test_other_files_are_refused(tmp_path):
   (tmp_path / 'x.h5').write_bytes(b'')
   with pytest.raises(SegjaxError, match=r'x.h5 is not a weights file: .* \.safetensors, \.pth'):
     read_weights(tmp_path / 'x.h5')
-  with pytest.raises(SegjaxError, match='none.pth does not exist: give the path of a weights file'):
+  with pytest.raises(SegjaxError, match='none.pth does not exist: set the path of a weights file'):
     read_weights(tmp_path / 'none.pth')
   (tmp_path / 'text.pth').write_text('<html>not found</html>')
   with pytest.raises(SegjaxError, match='text.pth is truncated or corrupt'):

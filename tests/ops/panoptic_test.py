@@ -258,7 +258,7 @@ def test_thresholds_do_not_compile_again():
 
 def test_masks_are_needed():
   label, detections = random_example(2)
-  with pytest.raises(ValueError, match='give the network a mask head'):
+  with pytest.raises(ValueError, match='use a network with a mask head'):
     merge(label, detections._replace(masks=None))
 
 

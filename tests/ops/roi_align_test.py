@@ -432,7 +432,7 @@ def test_levels_equal_torchvisions():
 
 @pytest.mark.parametrize('strides', [(4, 8, 32), (4, 6), (8, 4), (3, 6)])
 def test_strides_must_be_consecutive_powers_of_two(strides):
-  with pytest.raises(ValueError, match='must be powers of two'):
+  with pytest.raises(ValueError, match='must be consecutive powers of two'):
     box_levels(np.zeros((1, 4), 'f4'), strides=strides)
 
 

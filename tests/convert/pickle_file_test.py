@@ -100,9 +100,7 @@ class Call:
 def test_no_code_of_a_pickle_is_run(tmp_path, function, name, protocol):
   trace = tmp_path / 'trace'
   path = write(tmp_path / 'x.pkl', {'a': Call(function, f'touch {trace}')}, protocol)
-  with pytest.raises(
-    SegjaxError, match=f'x.pkl is a pickle that calls ({name}), and segjax does not execute'
-  ):
+  with pytest.raises(SegjaxError, match=f'x.pkl is a pickle that calls ({name}), and segjax does'):
     read_weights(path)
   assert not trace.exists()
 

@@ -93,7 +93,7 @@ def evaluate(*images, **kwargs):
 
 
 # A small object, 30 x 30, found exactly, and a medium one, 50 x 40, found with an IoU of 25 / 40;
-# between their scores a false alarm of 10 x 10.
+# between their scores a false positive of 10 x 10.
 SMALL, MEDIUM = (10, 10, 40, 40), (50, 50, 100, 90)
 FOUND = [(0, 0.9, SMALL), (0, 0.8, (90, 5, 100, 15)), (0, 0.7, (50, 50, 100, 75))]
 
@@ -272,8 +272,7 @@ def distort(truth, seed):
   """Detections that miss, add, shift, relabel and rescore the objects of `truth`, crowds included.
 
   Returns:
-    {image id: [(score, category id, box f32[4], mask u8[H, W])]}, highest score first; many
-    scores tie.
+    {image id: [(score, category id, box f32[4], mask u8[H, W])]}, highest score first, with ties.
   """
   rng = np.random.default_rng(seed)
   found = {}

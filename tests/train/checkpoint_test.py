@@ -160,7 +160,7 @@ def test_no_best_is_reported(checkpoints):
     checkpoints.restore('best')
 
 
-# Orbax leaves coroutines behind where a file is gone.
+# Orbax leaves unawaited coroutines if a file is missing.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('gone', ['meta/metadata', 'state/manifest.ocdbt', 'state/_METADATA'])
 def test_missing_file_is_damage(checkpoints, warnings, tmp_path, gone):

@@ -50,7 +50,7 @@ def base_config(file: str, path: str, argument: str | None = None) -> ml_collect
 
   Args:
     file: `__file__` of the config that starts from it.
-    path: of the other file, relative to the folder of `file`.
+    path: of the other file, relative to the directory of `file`.
     argument: for its `get_config(argument)`; None calls it without.
 
   Raises:

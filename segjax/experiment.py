@@ -223,7 +223,7 @@ def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
     named = given.pop('class_weights')
     if named not in CLASS_WEIGHTS:
       raise SegjaxError(
-        f'{where}.class_weights={named!r} is no rule{nearest(named, CLASS_WEIGHTS)}'
+        f'{where}.class_weights={named!r} is an unknown rule{nearest(named, CLASS_WEIGHTS)}'
       )
   package, _, module = task.LOSSES.rpartition('.')
   function = config_lib.locate(f'{module}.{name}', package, 'config.losses')

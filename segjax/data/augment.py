@@ -139,7 +139,7 @@ def paste(sample: Sample, other: Sample) -> Sample:
 
   They keep their position. What they hide of an object is gone from its mask, its box is then that
   of the pixels that are left, and an object that is hidden completely is gone. Labels, where both
-  have them, are pasted likewise.
+  have them, are pasted in the same way.
 
   Args:
     sample: to paste on.

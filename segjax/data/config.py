@@ -67,7 +67,7 @@ class DataConfig:
     eval_split: split to evaluate on.
     size: see `SizeConfig`.
     mean: subtracted from pixel values 0..255: one number, or one for each channel.
-    std: divides the result, likewise.
+    std: divides the result, in the same way.
     weight_map: arguments of `weight_map.border_weight_map`, which gives the batch a loss weight for
       each pixel; None for none. It is computed once for each image, as U-Net's section 3 has it,
       after resizing, and augmented along with the label.

@@ -71,7 +71,7 @@ def resize_image(image: np.ndarray, size: Size, interpolation: str = 'area') -> 
     image: of any size.
     size: (h, w).
     interpolation: 'area' averages along an axis that shrinks, and is bilinear along one that grows;
-      'bilinear' and 'bicubic' look at 2 and 4 pixels an axis however much it shrinks.
+      'bilinear' and 'bicubic' look at 2 and 4 pixels per axis however much it shrinks.
   """
   steps = [(tuple(size), _INTERPOLATION.get(interpolation, cv2.INTER_LINEAR))]
   if interpolation == 'area':

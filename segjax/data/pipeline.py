@@ -92,7 +92,7 @@ def train_batches(
     margin: pixels that images extend beyond their labels on each side, for networks without
       padding, which take no objects.
     process_index, process_count: which contiguous part of every batch is this host's.
-    report: told of objects that are left out, because an image has more than
+    report: called with a sentence on objects that are left out, because an image has more than
       `config.batch.max_objects` or because no pixel of them is left.
 
   Yields:
@@ -344,7 +344,7 @@ class _Training:
 def _report_left_out(
   batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
-  """The batches without `left_out`, of which it tells at the first object and at the end."""
+  """The batches without `left_out`, which it reports at the first object and at the end."""
   reasons = f'config.batch.max_objects={most}', 'no pixel left by resizing and augmentation'
   objects, images = np.zeros((2, 2), np.int64)
   with contextlib.closing(batches):

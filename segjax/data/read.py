@@ -90,7 +90,7 @@ class Reader:
   def sizes(self) -> list[Size]:
     """The images' own (height, width), from their headers.
 
-    That takes a pass over the split: those of a whole split are kept beside it, where that can be
+    That takes a pass over the split: those of a whole split are kept next to it, where that can be
     written to.
     """
     path = self._sizes_path

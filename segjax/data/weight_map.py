@@ -67,12 +67,12 @@ def border_weight_map(
   gap = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
   if background_only:
     gap = np.where(label == foreground, 0, gap)
-  labelled = label != IGNORE_LABEL
+  labeled = label != IGNORE_LABEL
   balance = 1.0
   if class_weights is not None:
-    if label[labelled].max(initial=0) >= len(class_weights):
+    if label[labeled].max(initial=0) >= len(class_weights):
       raise SegjaxError(
         f'config.data.weight_map.class_weights={tuple(class_weights)} must be one for each class'
       )
-    balance = np.asarray(class_weights)[np.where(labelled, label, 0)]
-  return np.where(labelled, balance + gap, 0).astype(np.float32)
+    balance = np.asarray(class_weights)[np.where(labeled, label, 0)]
+  return np.where(labeled, balance + gap, 0).astype(np.float32)

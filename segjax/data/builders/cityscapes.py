@@ -49,9 +49,9 @@ class Segment(NamedTuple):
   """The pixels of one value of a label map.
 
   Attributes:
-    value: 1000 times the class id plus a number, or of what is no instance the class id alone.
+    value: 1000 times the class id plus a number, or the class id alone of a region that is not an instance.
     class_id: upstream's.
-    alone: whether it is no instance.
+    alone: whether it is not an instance.
     mask: bool[H, W].
   """
 

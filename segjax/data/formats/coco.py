@@ -56,7 +56,7 @@ def instance_info(
   Args:
     builder: whose info it is.
     description: one sentence.
-    categories: with colors, in the order of class indices; none where only the raw files tell, see
+    categories: with colors, in the order of class indices; none where only the raw files say, see
       `set_categories`.
   """
   objects = {

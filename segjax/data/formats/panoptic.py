@@ -190,7 +190,7 @@ def encode_result(
 
 
 def write_results(path: Path, results: Iterable[tuple[bytes, dict[str, Any]]]) -> None:
-  """Writes `encode_result` of each image: NAME.json, and beside it the directory NAME of PNGs.
+  """Writes `encode_result` of each image: NAME.json, and next to it the directory NAME of PNGs.
 
   Args:
     path: ends in .json.

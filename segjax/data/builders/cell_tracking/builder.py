@@ -7,7 +7,7 @@ the one above it:
   PhC-C2DH-U373/
     01/tNNN.tif                     frame NNN of the first of two videos, 8-bit gray
     01_GT/SEG/man_segNNN.tif        16-bit: 0 = background, k = k-th cell; only of some frames
-    01_ST/SEG/man_segNNN.tif        likewise, of nearly all frames
+    01_ST/SEG/man_segNNN.tif        the same, of nearly all frames
     02/, 02_GT/, 02_ST/             the second video
 
 Which labels: the gold truth, _GT, is annotated by hand, and upstream warns that it does not cover
@@ -104,7 +104,7 @@ def separate_cells(instance: np.ndarray) -> np.ndarray:
     instance: u16[H, W], 0 = background, any other value = one cell.
 
   Returns:
-    u8[H, W]: 1 in cells but for the pixels that have another cell among their 8 neighbours, else 0.
+    u8[H, W]: 1 in cells but for the pixels that have another cell among their 8 neighbors, else 0.
   """
   window = np.ones((3, 3), np.uint8)
   largest = cv2.dilate(instance, window)
@@ -119,7 +119,7 @@ def _labeled(directory: Path) -> list[tuple[str, Path]]:
   frames = sorted((match[1], directory / match[0]) for match in matches if match)
   if not frames:
     raise SegjaxError(
-      f'{directory} holds no man_segNNN.tif: add the labels of this video, or correct '
+      f'{directory} contains no man_segNNN.tif: add the labels of this video, or correct '
       'config.data.source'
     )
   return frames

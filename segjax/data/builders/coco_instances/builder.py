@@ -3,7 +3,7 @@
 Config `coco_instances/2017` (which `coco_instances` alone means too) is COCO 2017: 118,287 train
 and 5,000 val images, 80 classes. Raw files, as upstream's archives unpack:
   train2017/, val2017/                      the images
-  annotations/instances_train2017.json      their annotations; likewise instances_val2017.json
+  annotations/instances_train2017.json      their annotations; the same for instances_val2017.json
 
 Config `coco_instances/custom` is a data set of your own; `data.source` holds
   annotations/instances_NAME.json           the annotations of split NAME; a file for each split
@@ -69,7 +69,7 @@ class Builder(coco_files.CocoBuilder):
   set_categories = staticmethod(coco.set_categories)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    # Classes are known when the annotations are read; TFDS writes them beside the data.
+    # Classes are known when the annotations are read; TFDS writes them next to the data.
     return coco.instance_info(self, description='Images with a mask for each object.')
 
   def read_file(self, path: Path) -> coco_files.CocoFile:

@@ -4,14 +4,14 @@ Config `coco_panoptic/2017` (which `coco_panoptic` alone means too) is COCO 2017
 5,000 val images, 80 classes of things and 53 of stuff. Raw files, as upstream's archives unpack,
 those inside panoptic_annotations_trainval2017.zip too:
   train2017/, val2017/                      the images
-  annotations/panoptic_train2017.json       their annotations; likewise panoptic_val2017.json
+  annotations/panoptic_train2017.json       their annotations; the same for panoptic_val2017.json
   annotations/panoptic_train2017/           their PNGs of segment ids, or in panoptic_train2017/
 A split is there if its JSON file is.
 
 Config `coco_panoptic/custom` is a data set of your own; `data.source` holds
   annotations/panoptic_NAME.json            the annotations of split NAME; a file for each split
   annotations/panoptic_NAME/, panoptic_NAME/   its PNGs: the first of these that there is
-  NAME/, images/NAME/ or images/            its images, likewise
+  NAME/, images/NAME/ or images/            its images, as above
 All files must have the same categories. Prepared data is kept under the name of the config, so give
 each custom data set a `data.dir` of its own.
 
@@ -82,7 +82,7 @@ class Builder(coco_files.CocoBuilder):
   set_categories = staticmethod(panoptic.set_categories)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    # Classes are known when the annotations are read; TFDS writes them beside the data.
+    # Classes are known when the annotations are read; TFDS writes them next to the data.
     return panoptic.panoptic_info(
       self,
       description='Images with a segment of a thing or of stuff for each pixel.',

@@ -1,6 +1,6 @@
 """ISBI 2012 EM segmentation challenge: neuron membranes in the fly's ventral nerve cord.
 
-30 neighbouring slices of one volume, 512 x 512, gray. Raw files, in either layout:
+30 neighboring slices of one volume, 512 x 512, gray. Raw files, in either layout:
   image/N.png and label/N.png, N = 0 ... 29
   train-volume.tif and train-labels.tif (or .tiff), of 30 pages: upstream's own
 Raw labels are 0 on membranes and 255 inside cells, as in the images, where membranes are dark.

@@ -3,7 +3,7 @@
 381 train, 414 val and 654 test images. Papers that speak of 795 training images, FCN among them,
 train on both of the first: `train_split='train+val'`. Raw files, as FCN's data layer reads them
 (nyud_layers.py in github.com/shelhamer/fcn.berkeleyvision.org; its archive is nyud.tar.gz):
-  train.txt, val.txt, test.txt      the numbers of a split's images, 5001-6449, one a line
+  train.txt, val.txt, test.txt      the numbers of a split's images, 5001-6449, one per line
   data/images/img_NUMBER.png        the RGB image
   segmentation/img_NUMBER.mat       `segmentation`: 0 = void, 1-40 = class
 The lists are in data/nyud of that repository. Class indices are one less than raw values, and void

@@ -7,7 +7,7 @@ The features are those of `segjax.data.formats.coco`: boxes and areas are those 
 are no crowds, image ids count the stems in alphabetical order from 1, and the k-th pedestrian of
 image i has the id 1000 i + k. Images are stored byte for byte.
 
-Splits. Upstream has none. Ours order the images by the SHA-256 of their stem, so that neighbours,
+Splits. Upstream has none. Ours order the images by the SHA-256 of their stem, so that neighbors,
 which often show one place, are distributed as by chance, and the same on every machine:
   penn_fudan (config 'default')     train = the first 120, val = the last 50 (the sizes, though not
                                     the images, of PyTorch's tutorial)

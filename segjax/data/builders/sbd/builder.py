@@ -3,7 +3,7 @@
 8,498 train and 2,857 val images, split otherwise than VOC's: some of VOC's val are in SBD's train.
 FCN trains on this train split. Raw files, as the archive benchmark.tgz unpacks:
   benchmark_RELEASE/dataset/
-    train.txt, val.txt    the images of a split, one a line
+    train.txt, val.txt    the images of a split, one per line
     img/NAME.jpg
     cls/NAME.mat          GTcls.Segmentation: 0 = background, 1-20 = VOC's classes
 `data.source` is the directory that holds benchmark_RELEASE, benchmark_RELEASE itself, or dataset.

@@ -375,7 +375,7 @@ class _Kind(NamedTuple):
   Attributes:
     form: renders the shape.
     radius: range of the radius of a near thing, as a share of the image.
-    hue: middle of its hues, which reach `_HUE_SPREAD` to either side and so into its neighbours'.
+    hue: middle of its hues, which reach `_HUE_SPREAD` to either side and so into its neighbors'.
     patterns: which of `_PATTERNS` it may carry, all equally likely.
   """
 

@@ -5,7 +5,7 @@
   train/img-NNNNNN.jpg, labels/train/img-NNNNNN.png   github.com/ankurhanda/sunrgbd-meta-data:
                                                       SUNRGBD-train_images.tgz unpacked in train,
                                                       the labels as its README has them
-and likewise for test. Both have re-encoded images in JPEG and labels in PNG, 0 = unlabeled and
+and the same for test. Both have re-encoded images in JPEG and labels in PNG, 0 = unlabeled and
 1-37 = class. A label belongs to the image of the same number, the last six digits of its name; in
 the second layout train labels count on from test's, so that number 5051 belongs to img-000001.
 
@@ -83,7 +83,7 @@ def _numbered(directory: Path, suffix: str, ahead: int) -> dict[int, Path]:
   """The files of a directory by the number in their name, less `ahead`."""
   paths = sorted(directory.glob(f'*{suffix}'))
   if not paths:
-    raise raw.wrong_source(f'{directory} holds no {suffix} file', _CONTENT)
+    raise raw.wrong_source(f'{directory} contains no {suffix} file', _CONTENT)
   numbered = {}
   for path in paths:
     digits = path.stem[-_DIGITS:]

@@ -4,7 +4,7 @@ Config `voc/2011` (which `voc` alone means too) has 1,112 train and 1,111 val im
 1,464 and 1,449. The labels of the challenge's test images are not public. Raw files, as the
 archives VOCtrainval_25-May-2011.tar and VOCtrainval_11-May-2012.tar unpack:
   VOCdevkit/VOC2012/                        2011: TrainVal/VOCdevkit/VOC2011/
-    ImageSets/Segmentation/train.txt        the images of a split, one a line; likewise val.txt
+    ImageSets/Segmentation/train.txt        images of a split, one per line; the same for val.txt
     JPEGImages/NAME.jpg
     SegmentationClass/NAME.png              palette indices: 0 = background, 1-20, 255 = void
 `data.source` is the directory that holds VOCdevkit, VOCdevkit itself, or the year's directory. Void
@@ -14,7 +14,7 @@ left out.
 A third split, `seg11valid`, is that of the FCN paper: the 736 images of VOC 2011 val that are not
 in SBD's train list. It is there if the raw files hold one of
   ImageSets/Segmentation/seg11valid.txt     the authors' list, for either year
-  benchmark_RELEASE/dataset/train.txt       SBD's train list, in `data.source` or beside VOCdevkit;
+  benchmark_RELEASE/dataset/train.txt       SBD's train list, in `data.source` or next to VOCdevkit;
                                             2011 only, as later val lists have other images
 
 Cite Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", International
@@ -38,7 +38,7 @@ CLASSES = tuple(_NAMES.split(', '))
 SEG11VALID = (
   'add the list ImageSets/Segmentation/seg11valid.txt to the raw files (the FCN authors have it as '
   'data/pascal/seg11valid.txt in github.com/shelhamer/fcn.berkeleyvision.org), or for voc/2011 '
-  "unpack SBD's benchmark_RELEASE beside VOCdevkit"
+  "unpack SBD's benchmark_RELEASE next to VOCdevkit"
 )
 
 _LISTS = Path('ImageSets', 'Segmentation')
@@ -90,7 +90,7 @@ class Builder(raw.SemanticBuilder, skip_registration=True):
 
 
 def _seg11valid(source: Path, root: Path, config: VocConfig, val: Sequence[str]) -> list[str]:
-  """The images of the split `seg11valid`; empty if nothing in the raw files tells."""
+  """The images of the split `seg11valid`; empty if the raw files do not say."""
   path = root / _LISTS / 'seg11valid.txt'
   if path.exists():
     return raw.read_list(path, config.content)

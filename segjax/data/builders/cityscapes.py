@@ -49,7 +49,8 @@ class Segment(NamedTuple):
   """The pixels of one value of a label map.
 
   Attributes:
-    value: 1000 times the class id plus a number, or the class id alone of a region that is not an instance.
+    value: 1000 times the class id plus a number, or the class id alone where it is not an
+      instance.
     class_id: upstream's.
     alone: whether it is not an instance.
     mask: bool[H, W].

@@ -302,15 +302,15 @@ def test_crop_keeps_what_is_inside(corner):
 
 @pytest.mark.parametrize('flip', [False, True])
 def test_an_exact_warp_leaves_an_annotated_box_alone_unless_it_is_cut(flip):
-  """COCO's boxes are those of polygons, not of pixels."""
-  masks = np.zeros((2, 40, 60), np.uint8)
-  masks[0, 5:10, 5:10], masks[1, 5:10, 5:30] = 1, 1
-  boxes = np.float32([[5.25, 5.5, 9.75, 9.5], [5.25, 5.5, 29.75, 9.5]])
-  objects = Objects(boxes, np.zeros(2, np.int32), masks, np.zeros(2, bool))
+  """COCO's boxes are those of polygons, not of pixels; the last one touches the window's border."""
+  masks = np.zeros((3, 40, 60), np.uint8)
+  masks[0, 5:10, 5:10], masks[1, 5:10, 5:30], masks[2, 5:10, 3:10] = 1, 1, 1
+  boxes = np.float32([[5.25, 5.5, 9.75, 9.5], [5.25, 5.5, 29.75, 9.5], [3, 5.5, 9.75, 9.5]])
+  objects = Objects(boxes, np.zeros(3, np.int32), masks, np.zeros(3, bool))
   sample = Sample(np.zeros((40, 60, 3), np.uint8), objects=objects)
   move = move_of((20, 20), (3 + 9.5, 2 + 9.5), np.diag([-1 if flip else 1, 1]))
   part = geometry.warp(sample, move, color=COLOR).objects
-  expected = [[2.25, 3.5, 6.75, 7.5], [2, 3, 20, 8]]
+  expected = [[2.25, 3.5, 6.75, 7.5], [2, 3, 20, 8], [0, 3.5, 6.75, 7.5]]
   if flip:
     expected = [[20 - x1, y0, 20 - x0, y1] for x0, y0, x1, y1 in expected]
   np.testing.assert_array_equal(part.boxes, expected)

@@ -14,7 +14,7 @@ from tiny_task import make_batch, make_task
 
 from segjax.train import sharding
 from segjax.train.state import TrainState, eval_variables, init_state
-from segjax.train.step import make_eval_step, make_train_step, mean, sum_losses
+from segjax.train.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
 SGD = optax.sgd(0.1, 0.9)
@@ -166,6 +166,11 @@ def test_nothing_labelled_gives_no_loss_and_no_gradient():
   assert history[0]['loss'] == 0
   assert history[0]['grad_norm'] == 0
   assert history[0]['finite'] == 1
+
+
+def test_losses_are_named_where_there_are_several():
+  assert name_parts({'a': 1.0}) == {}
+  assert name_parts({'a': 1.0, 'b': 2.0}) == {'loss_a': 1.0, 'loss_b': 2.0}
 
 
 def test_mean_and_its_gradient_where_nothing_was_counted():

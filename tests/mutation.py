@@ -524,7 +524,9 @@ def main() -> None:
     print(page(records, reasons))
     return
   status = {record['id']: record['status'] for record in records}
-  chosen = [m for m in sample(args.count, args.seed) if args.only in m.file]
+  # Survivors of a larger sample, or of earlier sources, are among all mutants.
+  count = sys.maxsize if args.survivors else args.count
+  chosen = [m for m in sample(count, args.seed) if args.only in m.file]
   if args.list:
     print(*chosen, sep='\n')
   elif args.survivors:

@@ -30,6 +30,9 @@ from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
 
+# What has the info and the examples of a data set.
+Builder = tfds.core.DatasetBuilder | outside.SourceBuilder
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetSpec:
@@ -87,7 +90,7 @@ def load(
   *,
   files: Mapping[str, Any] | None = None,
   annotations: Sequence[str] = ('label',),
-) -> tfds.core.DatasetBuilder | outside.SourceBuilder:
+) -> Builder:
   """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
   Args:
@@ -186,7 +189,7 @@ def _make_builder(
   source: Path | None,
   files: Mapping[str, Any] | None,
   annotations: Sequence[str],
-) -> tfds.core.DatasetBuilder | outside.SourceBuilder:
+) -> Builder:
   root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if outside.is_outside(name):
     builder_class, base, config = outside.find(name), name, ''

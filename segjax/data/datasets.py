@@ -8,6 +8,7 @@ the last are read from ArrayRecord files, without TensorFlow.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import io
@@ -114,13 +115,14 @@ def load(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
   with _quiet_tfds():
-    builder = _make_builder(name, data_dir, source, files, annotations)
+    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+    builder = make()
     if isinstance(builder, outside.SourceBuilder):
       return builder
-    prepared = builder.data_path.exists()
-    if not prepared or _is_stale(builder, source, report):
+    if not builder.data_path.exists() or _is_stale(builder, source, report):
       report(f'preparing {name} in {builder.data_path}')
       with _set_aside(Path(builder.data_path)):
+        builder = make()  # without what it knew of prepared data
         _prepare(builder, source)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(

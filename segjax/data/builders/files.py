@@ -8,7 +8,8 @@ instance tasks, segments for panoptic ones.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -442,7 +443,21 @@ def splits_of(
   if fractions:
     raise SegjaxError(f'{where}={splits} must be all fractions, or none')
   find = functools.partial(_split_names, names, source, listed)
-  return {split: find(split, str(value)) for split, value in splits.items()}
+  found = {split: find(split, str(value)) for split, value in splits.items()}
+  _check_disjoint(found)
+  return found
+
+
+def _check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:
+  """Raises a SegjaxError if an image is listed twice, in one split or in two."""
+  of: dict[str, str] = {}
+  for split, names in splits.items():
+    for name in names:
+      if name in of:
+        raise SegjaxError(
+          f'config.data.files.splits has {name} in {of[name]} and in {split}: list it once'
+        )
+      of[name] = split
 
 
 def _split_names(
@@ -456,9 +471,12 @@ def _split_names(
     prefix = value.strip('/') + '/'
     return [name for name in names if name.startswith(prefix)]
   path, known = source / value, set(names)
-  wanted = [str(Path(name).with_suffix('')) for name in listed(path)]
-  if missing := [name for name in wanted if name not in known]:
-    raise SegjaxError(
-      f'{path} lists {missing[0]} for {split}, of which there is no image: correct the list'
-    )
-  return wanted
+  return [_listed_name(name, known, path, split) for name in listed(path)]
+
+
+def _listed_name(listed: str, known: Collection[str], path: Path, split: str) -> str:
+  """The image of a line of a list: its name, with or without the suffix of its file."""
+  for name in (listed, os.path.splitext(listed)[0]):
+    if name in known:
+      return name
+  raise SegjaxError(f'{path} lists {listed} for {split}, of which there is no image: correct it')

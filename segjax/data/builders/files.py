@@ -171,19 +171,39 @@ class FilesBuilder(raw.Builder, skip_registration=True):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, self.content)
     found = self.find(source, self.options, self.builder_config.annotations)
-    if not any(found.values()):
+    if not found:
       raise raw.missing_content(source, self.content)
     for split, items in found.items():
       _check_split(split, items)
-    return {split: self._generate_examples(items) for split, items in found.items()}
+    return {split: self._generate_examples(split, items) for split, items in found.items()}
 
-  def _generate_examples(self, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
+  def _generate_examples(
+    self, split: str, items: Sequence[Item]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
     make = _EXAMPLES[self.builder_config.annotations[-1]]
+    annotated = False
     for number, item in enumerate(items, 1):
       image = item.image if isinstance(item.image, bytes) else raw.read_bytes(item.image)
       what = item.name if isinstance(item.image, bytes) else str(item.image)
       size = images.decode_image(image, self.options.channels, what).shape[:2]
-      yield item.name, make(self, item.name, number, image, size, item.read(size))
+      content = item.read(size)
+      annotated = annotated or _is_annotated(content, self.options)
+      yield item.name, make(self, item.name, number, image, size, content)
+    if not annotated:
+      raise SegjaxError(
+        f'nothing is annotated on the {len(items)} images of the split {split}, but for '
+        f'background: correct config.data.files, or choose other images for {split}'
+      )
+
+
+def _is_annotated(content: Content, options: Any) -> bool:
+  """Whether an image has an object, or a pixel of a class other than the background."""
+  if content.objects:
+    return True
+  if content.label is None:
+    return False
+  empty = options.classes.index(BACKGROUND) if BACKGROUND in options.classes else IGNORE_LABEL
+  return bool(((content.label != empty) & (content.label != IGNORE_LABEL)).any())
 
 
 def _check_split(split: str, items: Sequence[Item]) -> None:

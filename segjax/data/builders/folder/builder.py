@@ -14,7 +14,7 @@ An image or a mask of 16 bits is read as well as one of 8; the EXIF orientation 
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +85,8 @@ class Options(files.Options):
       outer, inner = (Path(patterns.base(p)).parts for p in (pattern, self.images))
       if inner[: len(outer)] == outer:
         raise SegjaxError(
-          f"{_WHERE}.{key}={pattern} has the images too: set it to a pattern such as '{{name}}_mask'"
+          f'{_WHERE}.{key}={pattern} has the images too: set it to a pattern such as '
+          "'{name}_mask'"
         )
 
   def _check_values(self) -> None:

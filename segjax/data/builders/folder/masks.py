@@ -1,11 +1,13 @@
 """From the pixels of mask files to class indices and objects."""
 
 import functools
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from segjax.data import images
 from segjax.data.builders import raw
@@ -37,7 +39,11 @@ def read_pixels(path: Path, *, colors: bool = False) -> np.ndarray:
   """
   encoded = raw.read_bytes(path)
   mode, pixels = images.decode_stored(encoded, str(path))
-  if mode == 'P' and colors or mode not in _STORED and not mode.startswith('I;'):
+  if mode == 'P' and colors:
+    # Not as a viewer shows it, to which some colors may be transparent.
+    palette = Image.open(io.BytesIO(encoded)).getpalette('RGB')
+    pixels = np.array(palette, np.uint8).reshape(-1, 3)[pixels]
+  elif mode not in _STORED and not mode.startswith('I;'):
     pixels = images.decode_image(encoded, 3, str(path))
   if pixels.ndim == 3:
     pixels = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., 0]
@@ -264,9 +270,7 @@ def read_objects(
   return found
 
 
-def _class_of(
-  file: File, id: Any, mask: np.ndarray, options: Any, label: np.ndarray | None
-) -> int:
+def _class_of(file: File, id: Any, mask: np.ndarray, options: Any, label: np.ndarray | None) -> int:
   """The class of an object: of its file, its id, or most of its pixels; else the only one."""
   if file.label is not None:
     return options.classes.index(file.label)

@@ -15,13 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segjax.data import images
 from segjax.types import SegjaxError, nearest
 
-SUFFIXES = (
-  *('.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
-  *('.tif', '.tiff', '.webp'),
-)
-_KEYS = ('name', 'split', 'class', 'object')
+SUFFIXES = (*images.SUFFIXES, '.gif', '.jp2', '.pgm', '.pnm', '.ppm')
 _PLACEHOLDER = re.compile(r'\{(.*?)\}')
 
 

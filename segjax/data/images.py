@@ -104,14 +104,27 @@ def decode_label(encoded: bytes, what: str, *, page: int | None = None) -> np.nd
   Raises:
     SegjaxError: as `decode_image`, or the file has more than one channel.
   """
-  with _decoding(encoded, what):
-    image = _open(encoded, what, page)
-    label = np.asarray(image)
+  _, label = decode_stored(encoded, what, page=page)
   if label.ndim != 2 or label.dtype.kind not in 'bui':
     raise SegjaxError(
       f'{what} has pixels of {label.dtype}{list(label.shape[2:])}: convert it to one integer each'
     )
-  return _turn(label.astype(label.dtype.newbyteorder('='), copy=False), image, encoded)
+  return label.astype(label.dtype.newbyteorder('='), copy=False)
+
+
+def decode_stored(encoded: bytes, what: str, *, page: int | None = None) -> tuple[str, np.ndarray]:
+  """Pillow's mode of an image, such as 'RGB', and its pixels as they are stored, but upright.
+
+  Args:
+    encoded, what, page: see `decode_image`.
+
+  Raises:
+    SegjaxError: as `decode_image`.
+  """
+  with _decoding(encoded, what):
+    image = _open(encoded, what, page)
+    pixels = np.asarray(image)
+  return image.mode, _turn(pixels, image, encoded)
 
 
 def read_size(encoded: bytes, what: str) -> Size:

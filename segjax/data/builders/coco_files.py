@@ -245,8 +245,11 @@ def read_image(directory: Path, image: CocoImage, listed_in: Path) -> bytes:
   encoded = raw.read_bytes(path)
   height, width = images.decode_image(encoded, 3, str(path)).shape[:2]
   if (height, width) != (image.height, image.width):
-    raise SegjaxError(
-      f'{path} is {width}x{height} pixels but image {image.id} of {listed_in} is '
-      f'{image.width}x{image.height}: download both files again'
+    raise images.size_error(
+      encoded,
+      str(path),
+      f'image {image.id} of {listed_in}',
+      (image.height, image.width),
+      'download both files again',
     )
   return encoded

@@ -181,7 +181,10 @@ def size_of(params: Any) -> int:
 def load_dataset(experiment: Experiment) -> Dataset:
   """The data set to train on, prepared where it was not yet, and its spec."""
   data = experiment.data
-  builder = datasets.load(data.name, data.dir, data.source, report=notify)
+  annotations = experiment.input.annotations
+  builder = datasets.load(
+    data.name, data.dir, data.source, report=notify, files=data.files, annotations=annotations
+  )
   return builder, datasets.spec(builder, experiment.input)
 
 
@@ -194,7 +197,8 @@ def load_eval_dataset(experiment: Experiment, class_names: Sequence[str]) -> Dat
   data = experiment.data
   key = 'name' if data.eval_name is None else 'eval_name'
   if data.eval_name is not None:
-    data = dataclasses.replace(data, name=data.eval_name, source=data.eval_source)
+    files = data.files if datasets.options_of(data.eval_name) else None
+    data = dataclasses.replace(data, name=data.eval_name, source=data.eval_source, files=files)
   builder, spec = load_dataset(dataclasses.replace(experiment, data=data))
   if spec.class_names != tuple(class_names):
     raise SegjaxError(

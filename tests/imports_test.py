@@ -22,7 +22,7 @@ ALLOWED = {
   'tasks': {'types', 'ops', 'losses', 'metrics'},
   'train': {'types', 'tasks.base'},
   'data': {'types'},
-  'report': {'types'},
+  'report': {'types', 'data.statistics'},
   'draw': {'types', 'data', 'metrics', 'report'},
   'tables': {'types', 'config', 'workdir'},
   'experiment': {

@@ -95,7 +95,8 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
   found = data_page.reasons(splits)
   spec = subject.parts[0].dataset[1]
   classes = data_page.Classes(spec.class_names, spec.palette, _with_objects(subject))
-  colors = dict(zip(spec.class_names, spec.palette.tolist(), strict=True))
+  # Objects and segments have their names drawn on them.
+  colors = {} if classes.objects else dict(zip(classes.names, classes.palette.tolist(), strict=True))
   most = subject.input.batch.max_objects if classes.objects and subject.experiment else None
   notify('drawing examples')
   images = [
@@ -107,7 +108,7 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
     data_page.suspicious_section(splits, found),
     *(data_page.classes_section(split, classes, collapsed=i > 0) for i, split in enumerate(splits)),
     data_page.distributions_section(splits, objects=bool(classes.objects)),
-    html.images_section('Images to check, drawn', images, colors),
+    html.images_section('Images to check, drawn', images, colors, lossy=True),
     *_example_sections(subject, readers, splits, examples, colors),
     data_page.names_section(splits, found),
     *_config_section(subject.experiment),
@@ -209,7 +210,7 @@ def _example_sections(
       again = seen.get(index, [])
       drawn |= {f'{_TRAINED_ON} {k}' if k > 1 else _TRAINED_ON: x for k, x in enumerate(again, 1)}
       rows.append((example.name, drawn))
-    yield html.images_section(title, rows[:count], colors, collapsed=i > 0)
+    yield html.images_section(title, rows[:count], colors, lossy=True, collapsed=i > 0)
 
 
 def _trained_on(

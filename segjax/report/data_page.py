@@ -14,6 +14,8 @@ from segjax.report.values import format_share
 RARE = 0.001
 # Suspicious examples that are drawn for each reason and split.
 DRAWN = 4
+# A table of more classes is collapsed.
+_MANY = 40
 # Names and other things that a sentence lists.
 _LISTED = 8
 IN_BOTH = 'the same image in another split'
@@ -177,7 +179,7 @@ def classes_section(split: Split, classes: Classes, *, collapsed: bool) -> html.
     f'Classes of {split.name} ({read_of(split)})',
     ['images', *['objects'] * with_objects, 'pixels', 'share of pixels'],
     rows,
-    collapsed=collapsed,
+    collapsed=collapsed or len(rows) > _MANY,
   )
 
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from segjax.report.curves import plot_svg, series_color
 
 _BINS = 24
+_FEW_BINS = 7
 # Positive values whose largest is more than this many times the smallest get a logarithmic axis.
 _DECADES = 100
 
@@ -43,8 +44,8 @@ def histogram_svg(
     else:
       axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(edges[0], edges[-1])
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10), min_n_ticks=2))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
   return plot_svg(f'{name} {key}', draw)
 
@@ -59,7 +60,9 @@ def bin_edges(values: npt.ArrayLike) -> tuple[np.ndarray, bool]:
   if low > 0 and high > _DECADES * low:
     return np.geomspace(low, high * (1 + 1e-9), _BINS + 1), True
   if values.dtype.kind in 'iu':
-    width = max(1, -(-int(high - low + 1) // _BINS))
-    count = max(-(-int(high - low + 1) // width), 5)
-    return int(low) - 0.5 + width * np.arange(count + 1), False
+    span = int(high - low) + 1
+    width = -(-span // _BINS)
+    count = -(-span // width)
+    spare = max(0, _FEW_BINS - count)  # at both sides, so that a single bar is narrow
+    return int(low) - 0.5 + width * np.arange(-(spare // 2), count + -(-spare // 2) + 1), False
   return np.linspace(low, max(high, low + 1), _BINS + 1), False

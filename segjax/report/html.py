@@ -31,6 +31,8 @@ from segjax.report.values import (
 
 # Images on the page are downscaled to at most this many pixels per side.
 MAX_SIDE = 512
+# Of JPEG files, on pages with many photographs.
+_QUALITY = 90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,7 @@ def images_section(
   images: Sequence[tuple[str, Mapping[str, np.ndarray]]],
   colors: Mapping[str, Sequence[int]] | None = None,
   *,
+  lossy: bool = False,
   collapsed: bool = False,
 ) -> Section:
   """Rows of images, one row per example.
@@ -145,9 +148,10 @@ def images_section(
     title: the heading.
     images: a caption such as the file name, and panels u8[H, W, 3] by name (`overlays.panels`).
     colors: legend, name -> RGB from 0 to 255.
+    lossy: store images that are not shown enlarged as JPEG, a third as large as PNG.
     collapsed: see `Section`.
   """
-  return Section(title, _render('images', images, colors or {}), collapsed)
+  return Section(title, _render('images', images, colors or {}, lossy), collapsed)
 
 
 def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
@@ -180,12 +184,17 @@ def _render(macro: str, *args: Any) -> Markup:
   return getattr(_ENVIRONMENT.get_template('sections.html.j2').module, macro)(*args).strip()
 
 
-def _png_uri(panel: np.ndarray) -> str:
+def _image_uri(panel: np.ndarray, lossy: bool) -> str:
   image = Image.fromarray(panel)
   image.thumbnail((MAX_SIDE, MAX_SIDE))
   buffer = io.BytesIO()
-  image.save(buffer, format='PNG', optimize=True)
-  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')
+  # Of images that are shown enlarged, the pixels are to be seen.
+  if lossy := lossy and not _is_small(panel):
+    image.save(buffer, format='JPEG', quality=_QUALITY, subsampling=0)
+  else:
+    image.save(buffer, format='PNG', optimize=True)
+  encoded = base64.b64encode(buffer.getvalue()).decode('ascii')
+  return f'data:image/{"jpeg" if lossy else "png"};base64,{encoded}'
 
 
 def _is_small(panel: np.ndarray) -> bool:
@@ -210,7 +219,7 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters |= {
   'bar': _bar,
   'metric': lambda value, name: format_metric(name, value),
-  'png_uri': _png_uri,
+  'image_uri': _image_uri,
   'share': format_share,
   'small': _is_small,
   'value': format_value,

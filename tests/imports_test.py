@@ -25,6 +25,8 @@ ALLOWED = {
   'report': {'types'},
   'draw': {'types', 'data', 'metrics', 'report'},
   'tables': {'types', 'config', 'workdir'},
+  'recipes': {'types'},
+  'config_file': {'recipes'},
   'experiment': {
     'types',
     'config',

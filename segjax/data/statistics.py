@@ -47,6 +47,7 @@ class ExampleStatistics(NamedTuple):
     brightness: mean of the pixels and channels, 0..255.
     outside: number of objects whose box leaves the image, or whose mask is empty.
     boxes: f64[objects, 2], width and height of each object's box.
+    without_mask: number of objects that are boxes alone; their pixels are those of the box.
   """
 
   name: str
@@ -59,6 +60,7 @@ class ExampleStatistics(NamedTuple):
   brightness: float
   outside: int
   boxes: np.ndarray = np.zeros((0, 2))
+  without_mask: int = 0
 
 
 class Statistics(NamedTuple):
@@ -211,6 +213,7 @@ class _Counts(NamedTuple):
   smallest: int
   outside: int
   boxes: np.ndarray = np.zeros((0, 2))
+  without_mask: int = 0
 
 
 def _map(function: Callable[[int], T], count: int, limit: int | None) -> list[T]:
@@ -243,6 +246,7 @@ def _describe(example: Example) -> tuple[ExampleStatistics, _Moments, np.ndarray
     brightness=float(mean.mean()),
     outside=counts.outside,
     boxes=counts.boxes,
+    without_mask=counts.without_mask,
   )
   return described, _Moments(height * width, mean, std**2 + mean**2), counts.objects
 
@@ -261,7 +265,7 @@ def _count(example: Example) -> _Counts:
 
 def _count_segments(example: Example) -> _Counts:
   ids, labels, _, _ = example.segments
-  classes, things = example.reader.spec.num_classes, set(example.reader.things)
+  classes, things = example.reader.spec.num_classes, set(example.reader.spec.things)
   ignored, *areas = np.bincount(ids.ravel(), minlength=len(labels) + 1).tolist()
   is_thing = [int(label) in things for label in labels]
   of_things = [area for area, thing in zip(areas, is_thing, strict=True) if thing]
@@ -280,11 +284,12 @@ def _count_segments(example: Example) -> _Counts:
 
 def _count_objects(example: Example, entries: Annotations) -> _Counts:
   height, width = example.image.shape[:2]
-  areas, outside = [], 0
+  areas, outside, without_mask = [], 0, 0
   for entry in entries:
     x, y, w, h = entry['bbox']
     # Objects of a data set of boxes have no mask.
     has_mask = bool(entry['rle'] and entry['rle']['counts'])
+    without_mask += not has_mask
     areas.append(int(mask_lib.area(entry['rle']) if has_mask else max(w, 0) * max(h, 0)))
     leaves = min(x, y) < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING
     outside += leaves or not areas[-1]
@@ -296,6 +301,7 @@ def _count_objects(example: Example, entries: Annotations) -> _Counts:
     smallest=min(filter(None, areas), default=0),
     outside=outside,
     boxes=np.array([entry['bbox'][2:] for entry in entries], np.float64).reshape(-1, 2),
+    without_mask=without_mask,
   )
 
 

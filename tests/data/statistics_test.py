@@ -171,7 +171,7 @@ def test_what_is_wrong_with_objects():
   ]
   found = statistics._count_objects(example, entries)
   assert found.outside == 4
-  assert found.smallest == 12
+  assert found.smallest == 12 and found.without_mask == 2
   assert found.objects.tolist() == [0, 7]
   assert found.pixels.tolist() == [0, 5 * 600 + 12]
 

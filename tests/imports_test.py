@@ -25,6 +25,8 @@ ALLOWED = {
   'report': {'types', 'data.statistics'},
   'draw': {'types', 'data', 'metrics', 'report'},
   'tables': {'types', 'config', 'workdir'},
+  'recipes': {'types'},
+  'config_file': {'recipes'},
   'experiment': {
     'types',
     'config',
@@ -57,7 +59,8 @@ INSIDE_DATA = {
   'geometry': {'config', 'sample'},
   'read': {'config', 'sample', 'formats', 'images', 'datasets', 'geometry'},
   'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},
-  'guess': set(),
+  'guess': {'builders'},
+  'statistics': {'sample', 'read'},
   'augment': {'config', 'sample', 'geometry'},
   'order': {'config', 'sample', 'geometry'},
   'batch': {'config', 'sample', 'geometry'},

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 from pycocotools import mask as mask_lib
+from scipy import ndimage
 
 from segjax.data.read import Annotations, Example, Reader
 from segjax.data.sample import Size
@@ -45,6 +46,8 @@ class ExampleStatistics(NamedTuple):
     digest: of the decoded pixels and their size, in hexadecimal digits.
     brightness: mean of the pixels and channels, 0..255.
     outside: number of objects whose box leaves the image, or whose mask is empty.
+    boxes: f64[objects, 2], width and height of each object's box.
+    without_mask: number of objects that are boxes alone; their pixels are those of the box.
   """
 
   name: str
@@ -56,6 +59,8 @@ class ExampleStatistics(NamedTuple):
   digest: str
   brightness: float
   outside: int
+  boxes: np.ndarray = np.zeros((0, 2))
+  without_mask: int = 0
 
 
 class Statistics(NamedTuple):
@@ -214,6 +219,8 @@ class _Counts(NamedTuple):
   objects: np.ndarray
   smallest: int
   outside: int
+  boxes: np.ndarray = np.zeros((0, 2))
+  without_mask: int = 0
 
 
 def _map(function: Callable[[int], T], count: int, limit: int | None) -> list[T]:
@@ -243,6 +250,8 @@ def _describe(example: Example) -> tuple[ExampleStatistics, _Moments, np.ndarray
     digest=digest.hexdigest(),
     brightness=float(mean.mean()),
     outside=counts.outside,
+    boxes=counts.boxes,
+    without_mask=counts.without_mask,
   )
   return described, _Moments(height * width, mean, std**2 + mean**2), counts.objects
 
@@ -261,26 +270,31 @@ def _count(example: Example) -> _Counts:
 
 def _count_segments(example: Example) -> _Counts:
   ids, labels, _, _ = example.segments
-  classes, things = example.reader.spec.num_classes, set(example.reader.things)
+  classes, things = example.reader.spec.num_classes, set(example.reader.spec.things)
   ignored, *areas = np.bincount(ids.ravel(), minlength=len(labels) + 1).tolist()
   is_thing = [int(label) in things for label in labels]
   of_things = [area for area, thing in zip(areas, is_thing, strict=True) if thing]
+  slices = ndimage.find_objects(ids, max_label=len(labels))
+  rectangles = [s and (s[1].stop - s[1].start, s[0].stop - s[0].start) for s in slices]
+  boxes = [box or (0, 0) for box, thing in zip(rectangles, is_thing, strict=True) if thing]
   return _Counts(
     pixels=_add_up(labels, areas, classes),
     ignored=ignored,
     objects=_add_up(labels, is_thing, classes),
     smallest=min(filter(None, of_things), default=0),
     outside=areas.count(0),
+    boxes=np.reshape(np.array(boxes, np.float64), (-1, 2)),
   )
 
 
 def _count_objects(example: Example, entries: Annotations) -> _Counts:
   height, width = example.image.shape[:2]
-  areas, outside = [], 0
+  areas, outside, without_mask = [], 0, 0
   for entry in entries:
     x, y, w, h = entry['bbox']
     # Objects of a data set of boxes have no mask.
     has_mask = bool(entry['rle'] and entry['rle']['counts'])
+    without_mask += not has_mask
     areas.append(int(mask_lib.area(entry['rle']) if has_mask else max(w, 0) * max(h, 0)))
     leaves = min(x, y) < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING
     outside += leaves or not areas[-1]
@@ -291,6 +305,8 @@ def _count_objects(example: Example, entries: Annotations) -> _Counts:
     objects=_add_up(labels, np.ones(len(labels)), classes),
     smallest=min(filter(None, areas), default=0),
     outside=outside,
+    boxes=np.array([entry['bbox'][2:] for entry in entries], np.float64).reshape(-1, 2),
+    without_mask=without_mask,
   )
 
 

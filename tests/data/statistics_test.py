@@ -7,6 +7,7 @@ from inputs import input_config
 from small_datasets import OBJECT_SIZES, SEGMENT_SIZES
 
 from segjax.data import datasets, read, statistics
+from segjax.data.geometry import mask_boxes
 from segjax.types import SegjaxError
 
 OBJECTS = input_config(annotations=('objects',))
@@ -72,6 +73,8 @@ def test_objects(objects_builder):
     assert example.smallest == (areas.min() if len(areas) else 0)
     assert example.pixels.tolist() == [areas[k::2].sum() for k in (0, 1)]
     assert example.outside == example.ignored == 0
+    boxes = mask_boxes(masks[example.name])
+    np.testing.assert_array_equal(example.boxes, boxes[:, 2:] - boxes[:, :2])
   assert statistics.suspicious(found)['no annotation'] == ['e0']
 
 
@@ -85,6 +88,8 @@ def test_panoptic_counts_are_those_of_the_label_and_the_things(segments_builder)
     assert described.pixels.tolist() == expected
     assert described.ignored == example.label.size - sum(expected)
     assert described.objects == len(example.objects.classes)
+    boxes = example.objects.boxes
+    np.testing.assert_array_equal(described.boxes, boxes[:, 2:] - boxes[:, :2])
   # One cat in each example, a dog in two, and another cat in the last.
   assert found.object_counts.tolist() == [0, 4, 0, 2]
 
@@ -166,7 +171,7 @@ def test_what_is_wrong_with_objects():
   ]
   found = statistics._count_objects(example, entries)
   assert found.outside == 4
-  assert found.smallest == 12
+  assert found.smallest == 12 and found.without_mask == 2
   assert found.objects.tolist() == [0, 7]
   assert found.pixels.tolist() == [0, 5 * 600 + 12]
 

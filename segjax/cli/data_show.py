@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.data import datasets, order, pipeline, source_reader, statistics
+from segjax.data import datasets, order, outside, pipeline, source_reader, statistics
 from segjax.data.config import DataConfig, InputConfig
 from segjax.draw import draw_example, draw_row
 from segjax.experiment import Experiment, task_module
@@ -96,7 +96,9 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
   spec = subject.parts[0].dataset[1]
   classes = data_page.Classes(spec.class_names, spec.palette, _with_objects(subject))
   # Objects and segments have their names drawn on them.
-  colors = {} if classes.objects else dict(zip(classes.names, classes.palette.tolist(), strict=True))
+  colors = (
+    {} if classes.objects else dict(zip(classes.names, classes.palette.tolist(), strict=True))
+  )
   most = subject.input.batch.max_objects if classes.objects and subject.experiment else None
   notify('drawing examples')
   images = [
@@ -107,7 +109,7 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
     html.list_section('What to check', data_page.findings(splits, classes, most)),
     data_page.suspicious_section(splits, found),
     *(data_page.classes_section(split, classes, collapsed=i > 0) for i, split in enumerate(splits)),
-    data_page.distributions_section(splits, objects=bool(classes.objects)),
+    data_page.distributions_section(splits, classes),
     html.images_section('Images to check, drawn', images, colors, lossy=True),
     *_example_sections(subject, readers, splits, examples, colors),
     data_page.names_section(splits, found),
@@ -145,6 +147,8 @@ def _named(args: argparse.Namespace) -> Subject:
     args.name, args.data_dir, args.source, report=notify, annotations=annotations
   )
   features = builder.info.features
+  if args.task is None and isinstance(builder, outside.SourceBuilder):
+    raise SegjaxError(f'{args.name} does not say its task: add --task, such as --task=semantic')
   task = args.task or _task_of(args.name, features)
   keys = {
     key: None for key in ('name_key', 'segments_key') if getattr(DataConfig, key) not in features

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from segjax.data.statistics import ExampleStatistics, Statistics, duplicates, suspicious
 from segjax.report import html
@@ -141,6 +142,8 @@ def findings(splits: Sequence[Split], classes: Classes, most: int | None = None)
         f'{name}: images with more than config.batch.max_objects={most} objects: {many}; training '
         'keeps the largest'
       )
+    if boxes := sum(example.without_mask for example in statistics.examples):
+      found.append(f'{name}: objects that are boxes without a mask: {boxes:,}')
     if split.count == 1:
       found.append(f'{name} has a single image')
   return found
@@ -217,25 +220,30 @@ def names_section(
   return html.text_section('Names of the images to check', '\n'.join(lines))
 
 
-# Quantity -> its value of an example, and whether it is one of tasks with objects (None: of all).
-_QUANTITIES: dict[str, tuple[Callable[[ExampleStatistics], Any], bool | None]] = {
-  'image height': (lambda e: e.size[0], None),
-  'image width': (lambda e: e.size[1], None),
+# Quantity -> its value or values in an example, and whether it is one of objects.
+_QUANTITIES: dict[str, tuple[Callable[[ExampleStatistics], npt.ArrayLike], bool]] = {
+  'image height': (lambda e: e.size[0], False),
+  'image width': (lambda e: e.size[1], False),
   'objects per image': (lambda e: e.objects, True),
-  'smallest object (pixels)': (lambda e: e.smallest or None, True),
-  'classes per image': (lambda e: int(np.count_nonzero(e.pixels)), None),
-  'mean brightness': (lambda e: e.brightness, None),
+  'side of an object, √(width × height)': (lambda e: np.sqrt(e.boxes.prod(axis=1)), True),
+  'classes per image': (lambda e: np.count_nonzero(e.pixels), False),
+  'mean brightness': (lambda e: e.brightness, False),
 }
 
 
-def distributions_section(splits: Sequence[Split], *, objects: bool) -> html.Section:
+def distributions_section(splits: Sequence[Split], classes: Classes) -> html.Section:
   """Histograms of the images' sizes, of their objects and classes, and of their brightness."""
-  quantities = {}
-  for name, (measure, wanted) in _QUANTITIES.items():
-    if wanted in (None, objects):
-      values = {s.name: [measure(e) for e in s.statistics.examples] for s in splits}
-      quantities[name] = {n: [x for x in of if x is not None] for n, of in values.items()}
-  return html.histograms_section('Distributions', quantities)
+  return html.histograms_section(
+    'Distributions',
+    {
+      name: {
+        split.name: np.concatenate([np.atleast_1d(measure(e)) for e in split.statistics.examples])
+        for split in splits
+      }
+      for name, (measure, of_objects) in _QUANTITIES.items()
+      if classes.objects or not of_objects
+    },
+  )
 
 
 def facts(splits: Sequence[Split]) -> dict[str, str]:

@@ -11,20 +11,18 @@ from segjax.report.curves import plot_svg, series_color
 
 _BINS = 24
 _FEW_BINS = 7
-# Positive values whose largest is more than this many times the smallest get a logarithmic axis.
-_DECADES = 100
+# Values from 1 on whose largest is more than this many times the smallest get a logarithmic axis;
+# those of 8-bit pixels never do.
+_LOGARITHMIC = 256
 
 
-def histogram_svg(
-  name: str, values: Mapping[str, npt.ArrayLike], colors: Mapping[str, int], *, key: str = ''
-) -> str:
-  """Plots the distribution of one quantity, a series of bars per split, in percent of its examples.
+def histogram_svg(name: str, values: Mapping[str, npt.ArrayLike], colors: Mapping[str, int]) -> str:
+  """Plots how often values occur, a series of bars per split, in percent of its values.
 
   Args:
     name: of the quantity.
-    values: split -> finite numbers, one for each of its examples; at least one in all.
+    values: split -> finite numbers; at least one in all.
     colors: split -> index of its color, as for `curves.curve_svg`.
-    key: tells the plot apart from others of the same name on the page.
 
   Returns:
     An `<svg>` element, see `curves.plot_svg`.
@@ -47,7 +45,7 @@ def histogram_svg(
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10), min_n_ticks=2))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-  return plot_svg(f'{name} {key}', draw)
+  return plot_svg(name, draw)
 
 
 def bin_edges(values: npt.ArrayLike) -> tuple[np.ndarray, bool]:
@@ -57,7 +55,7 @@ def bin_edges(values: npt.ArrayLike) -> tuple[np.ndarray, bool]:
   """
   values = np.asarray(values)
   low, high = values.min(), values.max()
-  if low > 0 and high > _DECADES * low:
+  if low >= 1 and high > _LOGARITHMIC * low:
     return np.geomspace(low, high * (1 + 1e-9), _BINS + 1), True
   if values.dtype.kind in 'iu':
     span = int(high - low) + 1

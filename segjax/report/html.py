@@ -103,7 +103,7 @@ def histograms_section(
 
   Args:
     title: the heading.
-    quantities: name -> split -> one number for each example, see `histograms.histogram_svg`.
+    quantities: name -> split -> numbers, see `histograms.histogram_svg`.
   """
   splits = dict.fromkeys(split for values in quantities.values() for split in values)
   colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}

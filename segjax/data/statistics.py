@@ -27,6 +27,8 @@ TINY = 16
 MOSTLY_IGNORED = 0.5
 # Coordinates are rounded by annotation tools: by how many pixels a box may leave its image.
 _ROUNDING = 1.0
+# Names that are shown of a long list.
+_SHOWN = 5
 _THREADS = min(8, os.cpu_count() or 1)
 
 T = TypeVar('T')
@@ -105,6 +107,11 @@ class ClassCounts(NamedTuple):
   examples: int
   total: int
 
+  @property
+  def ignored_fraction(self) -> float:
+    """Of all pixels with a class or without; 0 in instance tasks."""
+    return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
+
 
 def collect(reader: Reader, limit: int | None = None) -> Statistics:
   """Statistics of a split, in one pass.
@@ -145,6 +152,23 @@ def count_classes(reader: Reader, limit: int | None = None) -> ClassCounts:
     examples=len(found),
     total=len(reader),
   )
+
+
+def describe_missing(counts: ClassCounts, class_names: Sequence[str], split: str) -> str:
+  """A sentence on what a metric of a split cannot measure; '' where it measures everything."""
+  present = counts.pixels + counts.objects > 0
+  unseen = [name for name, there in zip(class_names, present, strict=True) if not there]
+  parts = []
+  if unseen:
+    shown = ', '.join(unseen[:_SHOWN]) + ', …' * (len(unseen) > _SHOWN)
+    parts.append(f'{len(unseen)} of {len(class_names)} classes never occur ({shown})')
+  if counts.ignored:
+    parts.append(f'{counts.ignored_fraction:.1%} of the pixels are ignored')
+  if not parts:
+    return ''
+  sampled = counts.examples < counts.total
+  where = f'{counts.examples:,} of the {counts.total:,} images of {split}' if sampled else split
+  return f'in {where}, {" and ".join(parts)}'
 
 
 def suspicious(statistics: Statistics) -> dict[str, list[str]]:

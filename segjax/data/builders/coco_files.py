@@ -237,7 +237,7 @@ class CocoConfig(tfds.core.BuilderConfig):
     splits: split to the name that its files have upstream; None for a data set of one's own.
     content: what the directory of raw files should hold, for messages.
     options: of a data set of one's own.
-    annotations: of the task that it is prepared for.
+    annotations: that it has; () for those of the files.
   """
 
   splits: dict[str, str] | None = None
@@ -261,26 +261,46 @@ class CocoBuilder(raw.Builder, skip_registration=True):
 
   Attributes:
     kind: of the files, 'instances' or 'panoptic'.
-    read_file: reads one, strictly.
-    set_categories: names the classes of an info.
   """
 
   Options = coco_layout.Options
   kind: str
-  read_file: Callable[[Path], CocoFile]
-  set_categories: Callable[[tfds.core.DatasetInfo, Sequence[coco.Category]], None]
+
+  def read_file(self, path: Path) -> CocoFile:
+    """A file of that kind; what is wrong is an error that names it."""
+    raise NotImplementedError
+
+  def set_categories(
+    self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
+  ) -> None:
+    """Names the classes of an info that does not know them yet."""
+    raise NotImplementedError
 
   @classmethod
   def own_config(cls, config: str, options: Any, annotations: Sequence[str]) -> CocoConfig | None:
     if config == 'custom':
+      wanted = cls.prepared_for(options, tuple(annotations))
       own = cls.builder_configs[config]
-      return dataclasses.replace(own, options=options, annotations=tuple(annotations))
+      return dataclasses.replace(own, options=options, annotations=wanted)
     if options != cls.Options():
       raise SegjaxError(
         f'config.data.files is for data of your own, {cls.name}/custom: leave it out, or set '
         f'config.data.name={cls.name}/custom'
       )
     return None
+
+  @classmethod
+  def prepared_for(cls, options: Any, annotations: tuple[str, ...]) -> tuple[str, ...]:
+    """The annotations of what is prepared for a task, given those that it reads."""
+    raise NotImplementedError
+
+  @classmethod
+  def watched(cls, source: Path, options: Any) -> list[Path]:
+    try:
+      parts = coco_layout.find_parts(source, options, cls.kind, '')
+      return coco_layout.watched(source, parts, options, cls.kind)
+    except SegjaxError:  # which preparing says too
+      return [source]
 
   @property
   def options(self) -> coco_layout.Options:
@@ -313,7 +333,7 @@ class CocoBuilder(raw.Builder, skip_registration=True):
         )
     categories = first.categories
     if self.is_own:
-      background = self.builder_config.annotations == ('label',)
+      background = 'label' in self.builder_config.annotations[-1:]
       categories = choose_categories(found, self.options.classes, background=background)
     self.set_categories(self.info, categories)
     labels = {category.id: label for label, category in enumerate(categories)}
@@ -333,8 +353,8 @@ class CocoBuilder(raw.Builder, skip_registration=True):
     directories = coco_layout.image_directories(source, part, self.options)
     names = [image.file_name for image in file.images]
     outside = self.options.outside
-    paths = coco_layout.locate(directories, names, file.path, outside=outside)
-    listed = list(zip(file.images, paths, strict=True))
+    found = coco_layout.locate(directories, names, file.path, outside=outside)
+    listed = list(zip(file.images, found.paths, strict=True))
     there = [(image, path) for image, path in listed if path.is_file()]
     if self.options.unpaired == 'error' or not there:
       check_exist(file.path, 'images', {path: image.id for image, path in listed})

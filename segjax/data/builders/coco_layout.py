@@ -104,13 +104,11 @@ def find_parts(source: Path, options: Options, kind: str, content: str) -> list[
     SegjaxError: there is none; there are several of which the splits are unknown.
   """
   if isinstance(options.annotations, Mapping):
-    return [_named(source, split, name) for split, name in options.annotations.items()]
+    return [named_part(source, split, name) for split, name in options.annotations.items()]
   if options.annotations is not None:
-    return [_named(source, None, options.annotations)]
-  for place in _PLACES:
-    if paths := sorted(source.glob(place.format(kind))):
-      break
-  else:
+    return [named_part(source, None, options.annotations)]
+  paths = find_files(source, kind)
+  if not paths:
     raise raw.missing_content(source, content)
   parts = [Part(path, *_split_of(path, kind)) for path in paths]
   if len(parts) == 1 and (options.splits is not None or parts[0].split in (None, 'default')):
@@ -124,7 +122,18 @@ def find_parts(source: Path, options: Options, kind: str, content: str) -> list[
   return parts
 
 
-def _named(source: Path, split: str | None, name: str) -> Part:
+def find_files(source: Path, kind: str) -> list[Path]:
+  """The annotation files in the first of the usual places that has any."""
+  found = (sorted(source.glob(place.format(kind))) for place in _PLACES)
+  return next(filter(None, found), [])
+
+
+def named_part(source: Path, split: str | None, name: str) -> Part:
+  """The annotation file of a split, or of all splits, that the user names.
+
+  Raises:
+    SegjaxError: there is none.
+  """
   path = source / name
   if not path.is_file():
     key = f'{_WHERE}.annotations' + (f'.{split}' if split else '')
@@ -178,28 +187,70 @@ def image_directories(source: Path, part: Part, options: Options) -> list[Path]:
   return [place for place in dict.fromkeys(places) if place.is_dir()] or [source / name]
 
 
+def watched(source: Path, parts: Sequence[Part], options: Options, kind: str) -> list[Path]:
+  """The annotation files, and the directories and files that their images may be among.
+
+  The source itself is not one of them: prepared data may be in it.
+  """
+  found = [part.path for part in parts]
+  for part in parts:
+    places = image_directories(source, part, options)
+    found += [place for place in places if place not in (source, part.path.parent)]
+    if source in places and options.images is None:
+      found += sorted(path for path in source.iterdir() if path.is_file())
+    found += [path for path in png_directories(source, part) if kind == 'panoptic']
+    if part.path.parent != source:
+      found.append(part.path.parent)
+  return list(dict.fromkeys(found))
+
+
+def png_directories(source: Path, part: Part) -> list[Path]:
+  """The directories in which the PNGs of a panoptic file may be, in the order of preference."""
+  name, beside = f'panoptic_{part.name}', part.path.parent
+  return [source / 'annotations' / name, source / name, beside / part.path.stem, beside]
+
+
+class Located(NamedTuple):
+  """Where listed files are.
+
+  Attributes:
+    directory: that their names are relative to.
+    paths: of each file, whether or not there is one.
+  """
+
+  directory: Path
+  paths: list[Path]
+
+
 def locate(
   directories: Sequence[Path], names: Sequence[str], listed_in: Path, *, outside: bool
-) -> list[Path]:
-  """The path of each listed file, whether or not there is one.
+) -> Located:
+  """Finds listed files.
 
   They are below the first directory that has them all, else below the one that has the most. Where
   none has any, the names' own directories are of another machine: each is then the one file of that
   name, at any depth.
 
+  Args:
+    directories: one or more.
+    names: of the files.
+    listed_in: the file that lists them, for the error.
+    outside: whether they may be outside the directory.
+
   Raises:
     SegjaxError: a name leaves the directory, see `raw.inside`.
   """
-  best: list[Path] = []
-  fewest = len(names) + 1
+  best, fewest = Located(directories[0], []), len(names) + 1
   for directory in directories:
     paths = [raw.inside(directory, name, listed_in, outside=outside) for name in names]
     missing = sum(not path.is_file() for path in paths)
     if missing < fewest:
-      best, fewest = paths, missing
+      best, fewest = Located(directory, paths), missing
     if not missing:
       break
-  return _search(directories[-1], best, listed_in, outside) if fewest == len(names) else best
+  if fewest < len(names):
+    return best
+  return Located(directories[-1], _search(directories[-1], best.paths, listed_in, outside))
 
 
 def _search(directory: Path, paths: Sequence[Path], listed_in: Path, outside: bool) -> list[Path]:

@@ -79,19 +79,21 @@ class Builder(coco_files.CocoBuilder):
   )
   kind = 'instances'
 
+  @classmethod
+  def prepared_for(
+    cls, options: coco_layout.Options, annotations: tuple[str, ...]
+  ) -> tuple[str, ...]:
+    # Labels and segments need to know the classes before the files are read.
+    return () if options.classes is None or annotations == ('objects',) else annotations
+
   @property
-  def task(self) -> str:
-    """The last of the annotations of the task that it is prepared for."""
+  def kept(self) -> str:
+    """What examples are annotated with: the last of the annotations of a task."""
     return (self.builder_config.annotations or ('objects',))[-1]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    if self.task != 'objects':
-      if self.options.classes is None:
-        raise SegjaxError(
-          f'config.data.files.classes is missing, which this task needs of {self.name}/custom: set '
-          'it to the names of the classes'
-        )
-      return files.INFOS[self.task](self)
+    if self.kept != 'objects':
+      return files.INFOS[self.kept](self)
     # Classes are known when the annotations are read; TFDS writes them next to the data.
     description = 'Images with a mask for each object.'
     return coco.instance_info(self, description=description, channels=self.options.channels)
@@ -99,27 +101,11 @@ class Builder(coco_files.CocoBuilder):
   def set_categories(
     self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
   ) -> None:
-    """Names the classes of an info that does not know them yet."""
-    if self.task == 'objects':
+    if self.kept == 'objects':
       coco.set_categories(info, categories, self.options.colors)
 
   def read_file(self, path: Path) -> coco_files.CocoFile:
-    """A file whose annotations are instances; what is wrong is an error that names it."""
-    content = coco_files.read_file(path, self.kind, own=self.is_own)
-    categories = (category.id for category in content.categories)
-    entries = [entry for of_image in content.annotations.values() for entry in of_image]
-    if self.is_own:
-      _add_ids(entries)
-    numbers = coco_files.NUMBERS
-    rules = {
-      'id': coco_files.INTEGER,
-      'category_id': coco_files.one_of(categories, 'categories'),
-      **(coco_files.optional(numbers) if self.is_own else numbers),
-    }
-    for entry in entries:
-      coco_files.check(path, f'annotation {entry.get("id")}', entry, rules)
-    coco_files.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
-    return content
+    return read_file(path, own=self.is_own)
 
   def _generate_examples(
     self,
@@ -141,7 +127,7 @@ class Builder(coco_files.CocoBuilder):
   def _example(
     self, image: coco_files.CocoImage, encoded: bytes, size: Size, objects: list[dict[str, Any]]
   ) -> dict[str, Any]:
-    if self.task == 'objects':
+    if self.kept == 'objects':
       coco.note_objects(self.info, objects)
       return coco.instance_example(image.file_name, image.id, encoded, size, objects)
     content = files.Content(
@@ -150,8 +136,32 @@ class Builder(coco_files.CocoBuilder):
         for o in objects
       ]
     )
-    make = files.EXAMPLES[self.task]
+    make = files.EXAMPLES[self.kept]
     return make(self, image.file_name, image.id, encoded, size, content)
+
+
+def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+  """A file whose annotations are instances; what is wrong is an error that names it.
+
+  Args:
+    path: of the JSON file.
+    own: whether it is of a data set of one's own.
+  """
+  content = coco_files.read_file(path, 'instances', own=own)
+  categories = (category.id for category in content.categories)
+  entries = [entry for of_image in content.annotations.values() for entry in of_image]
+  if own:
+    _add_ids(entries)
+  numbers = coco_files.NUMBERS
+  rules = {
+    'id': coco_files.INTEGER,
+    'category_id': coco_files.one_of(categories, 'categories'),
+    **(coco_files.optional(numbers) if own else numbers),
+  }
+  for entry in entries:
+    coco_files.check(path, f'annotation {entry.get("id")}', entry, rules)
+  coco_files.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
+  return content
 
 
 def _add_ids(entries: Sequence[dict[str, Any]]) -> None:

@@ -93,6 +93,13 @@ class Builder(coco_files.CocoBuilder):
       )
     return super().own_config(config, options, annotations)
 
+  @classmethod
+  def prepared_for(
+    cls, options: coco_layout.Options, annotations: tuple[str, ...]
+  ) -> tuple[str, ...]:
+    del options, annotations
+    return ()
+
   def _info(self) -> tfds.core.DatasetInfo:
     # Classes are known when the annotations are read; TFDS writes them next to the data.
     return panoptic.panoptic_info(
@@ -109,34 +116,12 @@ class Builder(coco_files.CocoBuilder):
   def set_categories(
     self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
   ) -> None:
-    """Names the classes of an info that does not know them yet."""
     if colors := self.options.colors:
       categories = [c._replace(color=color) for c, color in zip(categories, colors, strict=True)]
     panoptic.set_categories(info, categories)
 
   def read_file(self, path: Path) -> coco_files.CocoFile:
-    """A file with one annotation for each image; what is wrong is an error that names it."""
-    content = coco_files.read_file(path, self.kind, own=self.is_own)
-    for category in content.categories:
-      coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
-    categories = coco_files.one_of((category.id for category in content.categories), 'categories')
-    numbers = coco_files.optional(_NUMBERS) if self.is_own else _NUMBERS
-    rules = {'id': _ID, **numbers, 'category_id': categories}
-    for image in content.images:
-      found = content.annotations[image.id]
-      if len(found) != 1:
-        raise SegjaxError(
-          f'{path}: image {image.id} ({image.file_name}) has {len(found)} annotations, not one: '
-          'correct the file'
-        )
-      coco_files.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
-      segments = found[0]['segments_info']
-      for segment in segments:
-        who = f'segment {segment.get("id")} of image {image.id}'
-        coco_files.check(path, who, segment, rules)
-      ids = [segment['id'] for segment in segments]
-      coco_files.check_unique(path, f'in image {image.id} the segment', ids)
-    return content
+    return read_file(path, own=self.is_own)
 
   def find_parts(self, source: Path) -> list[coco_layout.Part]:
     found = [part for part in super().find_parts(source) if self.is_own or part.path.is_file()]
@@ -152,15 +137,42 @@ class Builder(coco_files.CocoBuilder):
     source: Path,
     part: coco_layout.Part,
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    beside, name = part.path.parent, f'panoptic_{part.name}'
-    directory = coco_files.first_directory(
-      source / 'annotations' / name, source / name, beside / part.path.stem, beside
-    )
+    directory = coco_files.first_directory(*coco_layout.png_directories(source, part))
     names = {image.id: file.annotations[image.id][0]['file_name'] for image, _ in listed}
     outside = self.options.outside
     pngs = {i: raw.inside(directory, n, file.path, outside=outside) for i, n in names.items()}
     coco_files.check_exist(file.path, 'PNGs', {path: i for i, path in pngs.items()})
     return _generate_examples(file, listed, labels, pngs, self.options.channels)
+
+
+def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+  """A file with one annotation for each image; what is wrong is an error that names it.
+
+  Args:
+    path: of the JSON file.
+    own: whether it is of a data set of one's own.
+  """
+  content = coco_files.read_file(path, 'panoptic', own=own)
+  for category in content.categories:
+    coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
+  categories = coco_files.one_of((category.id for category in content.categories), 'categories')
+  numbers = coco_files.optional(_NUMBERS) if own else _NUMBERS
+  rules = {'id': _ID, **numbers, 'category_id': categories}
+  for image in content.images:
+    found = content.annotations[image.id]
+    if len(found) != 1:
+      raise SegjaxError(
+        f'{path}: image {image.id} ({image.file_name}) has {len(found)} annotations, not one: '
+        'correct the file'
+      )
+    coco_files.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
+    segments = found[0]['segments_info']
+    for segment in segments:
+      who = f'segment {segment.get("id")} of image {image.id}'
+      coco_files.check(path, who, segment, rules)
+    ids = [segment['id'] for segment in segments]
+    coco_files.check_unique(path, f'in image {image.id} the segment', ids)
+  return content
 
 
 def _generate_examples(

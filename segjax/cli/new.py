@@ -152,7 +152,8 @@ def look_at(
     files=config.files,
     annotations=annotations,
   )
-  inputs = InputConfig(config, annotations=annotations)
+  # Boxes without masks are looked at too: whether all objects have masks decides on the network.
+  inputs = InputConfig(config, annotations=annotations, masks=False)
   spec = datasets.spec(builder, inputs)
   train, val = choose_splits(spec.splits, config)
   readers = {

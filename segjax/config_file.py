@@ -4,16 +4,18 @@ A config is nested dicts, one for each group. A `Note` around a value puts a com
 `Code` is an expression, such as the name of a constant of the file.
 """
 
+import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from segjax.recipes import Note
 
 _WIDTH = 100
 
 
-class Code(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Code:
   """An expression that stands in the file as it is."""
 
   text: str

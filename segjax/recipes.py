@@ -386,7 +386,7 @@ def _mask_rcnn(facts: Facts, scale: Scale, size: dict[str, Any]) -> dict[str, An
     'roi': {'aligned': True},
     'box_head': {
       **parts['box_head'],
-      'max_detections': Note(most, f'Images have at most {facts.most_objects} objects.'),
+      'max_detections': Note(most, f'{_most_objects(facts)}.'),
     },
     **masks,
     **without,
@@ -440,12 +440,17 @@ def _most_detections(facts: Facts) -> int:
   return min(max(4 * math.ceil(facts.most_objects / 2), 20), 100)
 
 
+def _most_objects(facts: Facts) -> str:
+  plural = 's' * (facts.most_objects != 1)
+  return f'The fullest image has {facts.most_objects} object{plural}'
+
+
 def _room(facts: Facts) -> dict[str, Any]:
   """How many objects and segments a batch has room for: a quarter more than were found."""
   if facts.task == 'semantic':
     return {}
   room = max(4 * math.ceil(1.25 * facts.most_objects / 4), 8)
-  why = f'N: the fullest image has {facts.most_objects} objects.'
+  why = f'N. {_most_objects(facts)}.'
   segments = {'max_segments': room + facts.stuff} if facts.task == 'panoptic' else {}
   return {'max_objects': Note(room, why), **segments}
 

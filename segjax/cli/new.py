@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
   _show(
     [
       '',
-      f'wrote {args.output}: {network}, {experiment.train.steps} steps of '
-      f'{experiment.batch.size} images; train it with',
+      f'wrote {args.output}: {network}, {_count_of(experiment.train.steps, "step")} of '
+      f'{_count_of(experiment.batch.size, "image")}; train it with',
       f'  segjax train --config={path} --workdir={run_name}',
     ]
   )
@@ -152,7 +152,8 @@ def look_at(
     files=config.files,
     annotations=annotations,
   )
-  inputs = InputConfig(config, annotations=annotations)
+  # Boxes without masks are looked at too: whether all objects have masks decides on the network.
+  inputs = InputConfig(config, annotations=annotations, masks=False)
   spec = datasets.spec(builder, inputs)
   train, val = choose_splits(spec.splits, config)
   readers = {
@@ -227,7 +228,8 @@ def _class_lines(look: Look) -> list[str]:
   labeled = max(int(seen.pixels.sum()), 1)
   order = range(len(names))
   if len(names) > _LISTED:
-    order = np.argsort(-seen.pixels, kind='stable')[:_LISTED].tolist()
+    amount = seen.object_counts if look.task == 'instance' else seen.pixels
+    order = np.argsort(-amount, kind='stable')[:_LISTED].tolist()
   lines = [f'{len(names)} class{"es" * (len(names) > 1)} in the training images:']
   for i in order:
     share = f'{seen.pixels[i] / labeled:.2%} of the pixels'
@@ -307,8 +309,7 @@ def _shared(look: Look) -> list[str]:
 
 
 def _few(names: Sequence[str]) -> str:
-  more = ', …' if len(names) > _SHOWN else ''
-  return f'({", ".join(names[:_SHOWN])}{more})'
+  return f'({", ".join(names[:_SHOWN])}{", …" * (len(names) > _SHOWN)})'
 
 
 def _show(lines: Iterable[str]) -> None:

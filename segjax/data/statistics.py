@@ -7,7 +7,7 @@ annotations alone. Both read through `read.Reader`, so they see what a network i
 import concurrent.futures
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -27,6 +27,8 @@ TINY = 16
 MOSTLY_IGNORED = 0.5
 # Coordinates are rounded by annotation tools: by how many pixels a box may leave its image.
 _ROUNDING = 1.0
+# Names that are shown of a long list.
+_SHOWN = 5
 _THREADS = min(8, os.cpu_count() or 1)
 
 T = TypeVar('T')
@@ -47,7 +49,8 @@ class ExampleStatistics(NamedTuple):
     brightness: mean of the pixels and channels, 0..255.
     outside: number of objects whose box leaves the image, or whose mask is empty.
     boxes: f64[objects, 2], width and height of each object's box.
-    without_mask: number of objects that are boxes alone; their pixels are those of the box.
+    without_mask: number of stored objects that are boxes alone. Where the task needs masks they are
+      left out of everything else, see `config.InputConfig.masks`.
   """
 
   name: str
@@ -105,6 +108,11 @@ class ClassCounts(NamedTuple):
   examples: int
   total: int
 
+  @property
+  def ignored_fraction(self) -> float:
+    """Of all pixels with a class or without; 0 in instance tasks."""
+    return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
+
 
 def collect(reader: Reader, limit: int | None = None) -> Statistics:
   """Statistics of a split, in one pass.
@@ -145,6 +153,23 @@ def count_classes(reader: Reader, limit: int | None = None) -> ClassCounts:
     examples=len(found),
     total=len(reader),
   )
+
+
+def describe_missing(counts: ClassCounts, class_names: Sequence[str], split: str) -> str:
+  """A sentence on what a metric of a split cannot measure; '' where it measures everything."""
+  present = counts.pixels + counts.objects > 0
+  unseen = [name for name, there in zip(class_names, present, strict=True) if not there]
+  parts = []
+  if unseen:
+    shown = ', '.join(unseen[:_SHOWN]) + ', …' * (len(unseen) > _SHOWN)
+    parts.append(f'{len(unseen)} of {len(class_names)} classes never occur ({shown})')
+  if counts.ignored:
+    parts.append(f'{counts.ignored_fraction:.1%} of the pixels are ignored')
+  if not parts:
+    return ''
+  sampled = counts.examples < counts.total
+  where = f'{counts.examples:,} of the {counts.total:,} images of {split}' if sampled else split
+  return f'in {where}, {" and ".join(parts)}'
 
 
 def suspicious(statistics: Statistics) -> dict[str, list[str]]:
@@ -289,13 +314,10 @@ def _count_segments(example: Example) -> _Counts:
 
 def _count_objects(example: Example, entries: Annotations) -> _Counts:
   height, width = example.image.shape[:2]
-  areas, outside, without_mask = [], 0, 0
+  areas, outside = [], 0
   for entry in entries:
     x, y, w, h = entry['bbox']
-    # Objects of a data set of boxes have no mask.
-    has_mask = bool(entry['rle'] and entry['rle']['counts'])
-    without_mask += not has_mask
-    areas.append(int(mask_lib.area(entry['rle']) if has_mask else max(w, 0) * max(h, 0)))
+    areas.append(int(mask_lib.area(entry['rle'])))
     leaves = min(x, y) < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING
     outside += leaves or not areas[-1]
   classes, labels = example.reader.spec.num_classes, [entry['category'] for entry in entries]
@@ -306,8 +328,16 @@ def _count_objects(example: Example, entries: Annotations) -> _Counts:
     smallest=min(filter(None, areas), default=0),
     outside=outside,
     boxes=np.array([entry['bbox'][2:] for entry in entries], np.float64).reshape(-1, 2),
-    without_mask=without_mask,
+    without_mask=_count_maskless(example),
   )
+
+
+def _count_maskless(example: Example) -> int:
+  """Objects that are stored without a mask; readers take their box for it, or leave them out."""
+  listed = example.record.get(example.reader.config.data.objects_key)
+  if not isinstance(listed, Mapping) or 'segmentation' not in listed:
+    return 0
+  return sum(not counts for counts in listed['segmentation'])
 
 
 def _add_up(labels: Sequence[int], values: Sequence[int], classes: int) -> np.ndarray:

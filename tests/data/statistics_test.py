@@ -1,5 +1,7 @@
 """What is counted in a split, against the arrays that the data set was made of."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -155,33 +157,44 @@ def test_one_class_alone_is_not_suspicious(tmp_path, write_dataset, png):
 
 
 def test_what_is_wrong_with_objects():
-  """Boxes that leave the image, empty masks, and boxes without masks."""
+  """Boxes that leave the image, and empty masks."""
   example = Stub((20, 30))
-  full = read.coco.mask_object(np.ones((20, 30), bool), id=1, label=0, category_id=0, iscrowd=False)
-  rle = {'size': [20, 30], 'counts': full['segmentation']}
-  entry = lambda box, rle=rle: {'bbox': box, 'category': 1, 'rle': rle}
+  rle = lambda mask: {
+    'size': [20, 30],
+    'counts': read.coco.mask_object(mask, **KEYS)['segmentation'],
+  }
+  full, empty = rle(np.ones((20, 30), bool)), {'size': [20, 30], 'counts': 'h2'}
+  corner = np.zeros((20, 30), bool)
+  corner[:3, :4] = True
+  entry = lambda box, rle=full: {'bbox': box, 'category': 1, 'rle': rle}
   entries = [
     entry([0.0, 0.0, 30.0, 20.0]),
     entry([-1.0, 0.0, 30.0, 20.9]),  # rounded
     entry([-1.5, 0.0, 10.0, 10.0]),
     entry([25.0, 0.0, 10.0, 10.0]),
     entry([0.0, 15.0, 3.0, 8.0]),
-    entry([1.0, 1.0, 3.0, 4.0], None),
-    entry([1.0, 1.0, 0.0, 4.0], None),
+    entry([1.0, 1.0, 3.0, 4.0], rle(corner)),
+    entry([1.0, 1.0, 3.0, 4.0], empty),
   ]
   found = statistics._count_objects(example, entries)
   assert found.outside == 4
-  assert found.smallest == 12 and found.without_mask == 2
+  assert found.smallest == 12
+  assert found.without_mask == 2
   assert found.objects.tolist() == [0, 7]
   assert found.pixels.tolist() == [0, 5 * 600 + 12]
 
 
-class Stub:
-  """An example of a size and two classes."""
+KEYS = {'id': 1, 'label': 0, 'category_id': 0, 'iscrowd': False}
 
-  class reader:  # noqa: N801
-    class spec:  # noqa: N801
-      num_classes = 2
+
+class Stub:
+  """An example of a size and two classes, and of three stored objects, two without a mask."""
+
+  record = {'objects': {'segmentation': [b'', b'x', b'']}}
+  reader = types.SimpleNamespace(
+    spec=types.SimpleNamespace(num_classes=2),
+    config=OBJECTS,
+  )
 
   def __init__(self, size):
     self.image = np.zeros((*size, 3), np.uint8)

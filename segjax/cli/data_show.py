@@ -204,7 +204,8 @@ def _example_sections(
   for i, (part, reader) in enumerate(zip(subject.parts, readers, strict=True)):
     spec, title = part.dataset[1], f'Examples of {part.split}'
     seen: Mapping[int, list[np.ndarray]] = {}
-    if subject.experiment is not None and part.split == subject.input.data.train_split:
+    trains = i == 0 and part.split == subject.input.data.train_split
+    if trains and subject.experiment is not None:
       seen = _trained_on(part.dataset, subject.experiment, count)
       title = f'{title}, as stored and as the first batches have them'
     rows = []

@@ -154,7 +154,8 @@ def _named(args: argparse.Namespace) -> Subject:
     key: None for key in ('name_key', 'segments_key') if getattr(DataConfig, key) not in features
   }
   data = DataConfig(args.name, args.data_dir, args.source, **keys)
-  config = InputConfig(data, annotations=task_module(task).ANNOTATIONS)
+  # Objects without a mask are shown as their boxes.
+  config = InputConfig(data, annotations=task_module(task).ANNOTATIONS, masks=False)
   dataset = builder, datasets.spec(builder, config)
   known = list(builder.info.splits)
   chosen = [split for split in _SPLITS if split in known] or known

@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import json
 import os
 import re
 import shutil
@@ -173,6 +174,26 @@ def test_text_of_the_data_is_escaped(evil_page):
     assert attributes.get('src', 'data:').startswith('data:')
   words = [word for words in page.sections.values() for word in words]
   assert any('<script>document.title="taken over"' in word for word in words)
+
+
+def test_boxes_without_masks_are_drawn(tmp_path):
+  (tmp_path / 'train').mkdir()
+  Image.new('RGB', (40, 30), (77, 77, 77)).save(tmp_path / 'train/a.png')
+  (tmp_path / 'train/_annotations.coco.json').write_text(
+    json.dumps(
+      {
+        'images': [{'id': 1, 'file_name': 'a.png', 'height': 30, 'width': 40}],
+        'categories': [{'id': 1, 'name': 'cat'}],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [5, 5, 20, 10]}],
+      }
+    )
+  )
+  path = tmp_path / 'page.html'
+  args = [f'--source={tmp_path}', f'--data_dir={tmp_path / "data"}', f'--output={path}']
+  with pytest.warns(UserWarning, match='boxes without a mask'):
+    assert run('data', 'show', 'coco_instances/custom', '--task=instance', *args) == 0
+  classes = read(path).sections['Classes of train (1 image)']
+  assert classes[classes.index('cat') :] == ['cat', '1', '1', '200', '16.7%']
 
 
 def test_a_limit_reads_evenly_spaced_examples(tmp_path, capsys):

@@ -21,6 +21,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
+from segjax import download as download_lib
+from segjax.data import downloads
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -71,7 +73,7 @@ def default_data_dir() -> Path:
   """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
     return Path(named)
-  return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'segjax' / 'data'
+  return download_lib.cache_dir() / 'data'
 
 
 def load(
@@ -79,14 +81,19 @@ def load(
   data_dir: str | os.PathLike[str] | None = None,
   source: str | os.PathLike[str] | None = None,
   report: Callable[[str], None] | None = None,
+  *,
+  download: bool = False,
+  offline: bool = False,
 ) -> tfds.core.DatasetBuilder:
   """The builder of a data set, prepared if it was not.
 
   Args:
     name: the data set, see the module.
     data_dir: directory of prepared data sets; None for `default_data_dir()`.
-    source: directory of the raw files, for a data set that is not downloaded.
+    source: directory of the raw files; None for what was downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
+    download: whether raw files with a public address are downloaded where `source` is None.
+    offline: whether downloading is an error that names the addresses.
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
@@ -101,6 +108,8 @@ def load(
   with _quiet_tfds():
     builder = _make_builder(name, data_dir)
     if not builder.data_path.exists():
+      if source is None:
+        source = _downloaded(builder, name, download=download, offline=offline, report=report)
       if report:
         report(f'preparing {name} in {builder.data_path}')
       _prepare(builder, source)
@@ -110,6 +119,29 @@ def load(
       "file_format='array_record', or name another directory as config.data.dir"
     )
   return builder
+
+
+def _downloaded(
+  builder: tfds.core.DatasetBuilder, name: str, *, download: bool, **options: Any
+) -> Path | None:
+  """The directory of the raw files that a builder's public addresses give; None if it has none.
+
+  Raises:
+    SegjaxError: they are not there and may not or cannot be downloaded.
+  """
+  source = downloads.find(builder.name, builder.builder_config and builder.builder_config.name)
+  if source is None:
+    return None
+  if isinstance(source, downloads.Manual):
+    raise SegjaxError(f'{name} cannot be downloaded ({source.terms}): {source.steps}')
+  directory = Path(builder.data_dir_root) / 'downloads'
+  if not download and not downloads.available(source, directory):
+    raise SegjaxError(
+      f'{name} is not in {directory.parent}: run `segjax data prepare {name}`, which downloads it '
+      f'({downloads.spell_size(source)}), or set config.data.source to the directory of its raw '
+      'files'
+    )
+  return downloads.get(source, directory, **options)
 
 
 def describe(config: InputConfig) -> DatasetSpec:

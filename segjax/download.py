@@ -309,7 +309,10 @@ def unpack(archive: Path, directory: Path) -> None:
         raise SegjaxError(f'{archive} is not a zip or tar archive: delete it and download it again')
     except tarfile.FilterError as e:
       raise _leaves(archive, e.tarinfo.name) from e
-    except _CORRUPT as e:
+    except (*_CORRUPT, OSError) as e:
+      # Decompressors raise an OSError without a number; one of the system's has one.
+      if isinstance(e, OSError) and e.errno is not None:
+        raise
       raise SegjaxError(
         f'{archive} is truncated or corrupt ({e}): delete it and download it again'
       ) from e
@@ -333,6 +336,9 @@ def _unpack_tar(archive: Path, directory: Path) -> None:
         raise _leaves(archive, member.name)
       if not _is_of_mac(member.name):
         file.extract(member, directory, filter='data')
+    # The checksum of a compressed archive comes after its last file.
+    while file.fileobj.read(_BLOCK):
+      pass
 
 
 def _is_outside(name: str) -> bool:

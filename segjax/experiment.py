@@ -7,12 +7,14 @@ signature can say, because it is about two groups, is checked here.
 import dataclasses
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from segjax import config as config_lib
 from segjax.convert.load import InitFrom
+from segjax.data import datasets
 from segjax.data.augment import find_transform
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
@@ -132,7 +134,7 @@ def parse(given: Mapping[str, Any]) -> Experiment:
   task = config_lib.check_value(given['task'], str, 'config.task')
   module = task_module(task)
   groups = {key: check_group(key, given) for key in GROUPS}
-  groups['data'] = _fill_weight_map(groups['data'])
+  groups['data'] = _fill_files(_fill_weight_map(groups['data']))
   groups['augment'] = _fill_transforms(groups['augment'])
   model_config, model = _parse_model(given['model'], 'config.model')
   losses = given.get('losses')
@@ -179,6 +181,29 @@ def _fill_weight_map(data: DataConfig) -> DataConfig:
   where = 'config.data.weight_map'
   full = config_lib.complete(border_weight_map, data.weight_map, where, injected=('label',))
   return dataclasses.replace(data, weight_map=full)
+
+
+def _has_defaults(target: Callable[..., Any]) -> bool:
+  known = config_lib.arguments(target, injected=('split',))
+  return all(default is not inspect.Parameter.empty for default in known.values())
+
+
+def _fill_files(data: DataConfig) -> DataConfig:
+  """The options of a format of users' own data, complete."""
+  target = datasets.options_of(data.name)
+  if target is None:
+    if data.files:
+      raise SegjaxError(
+        f'config.data.files is for formats of your own data, and {data.name} has no such keys: '
+        'leave it out'
+      )
+    return dataclasses.replace(data, files=None)
+  if not data.files and _has_defaults(target):
+    return dataclasses.replace(data, files=None)
+  files = config_lib.complete(target, data.files or {}, 'config.data.files', injected=('split',))
+  if dataclasses.is_dataclass(target):
+    target(**files)  # checks itself
+  return dataclasses.replace(data, files=files)
 
 
 def _fill_transforms(augment: Augment) -> Augment:

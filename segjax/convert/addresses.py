@@ -120,6 +120,7 @@ def get(source: str, report: Callable[[str], None] | None = None) -> Path:
   remote = find(source)
   if remote is None:
     raise SegjaxError(
-      f'config.init_from.path is missing: {source} has no public address, so name its weights file'
+      f'{source} has no public address: name its weights file with config.init_from.path, or in '
+      'segjax convert with --weights'
     )
   return download.fetch(remote, directory(remote), report=report)

@@ -61,6 +61,8 @@ class DataConfig:
     name: of the data set: one of segjax's own, with its config after a slash, or one of TFDS.
     dir: directory of prepared data sets; None for `segjax.data.datasets.default_data_dir()`.
     source: directory of the raw files, for a data set that is not downloaded.
+    files: how a format of users' own data is read, see its `Options` in `segjax.data.builders`; of
+      a source outside the package, its keyword arguments.
     eval_name: another data set, of the same classes, to evaluate on; None for `name`.
     eval_source: its `source`.
     train_split: split to train on, in TFDS's notation: 'train', 'train[:80%]'.
@@ -91,6 +93,7 @@ class DataConfig:
   name: str
   dir: str | None = None
   source: str | None = None
+  files: Mapping[str, Any] | None = None
   eval_name: str | None = None
   eval_source: str | None = None
   train_split: str = 'train'

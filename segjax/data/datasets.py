@@ -1,17 +1,22 @@
 """Data sets by name: finding one, preparing it where it is missing, and what its classes are.
 
-A name is one of segjax's own builders (`scenes`, `isbi2012/fold1`: builder and config) or any data
-set of tensorflow-datasets (`oxford_iiit_pet`, `oxford_iiit_pet:4.0.0`). Everything is read from
-ArrayRecord files, without TensorFlow.
+A name is one of segjax's own builders (`scenes`, `isbi2012/fold1`: builder and config), any data
+set of tensorflow-datasets (`oxford_iiit_pet`, `oxford_iiit_pet:4.0.0`), or the path of a class
+outside the package (`my_module.MyData`, `my_data.py:MyData`, see `segjax.data.outside`). All but
+the last are read from ArrayRecord files, without TensorFlow.
 """
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import importlib
 import io
+import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,10 +27,13 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from segjax import download as download_lib
-from segjax.data import downloads
+from segjax.data import downloads, fingerprint, outside
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
+
+# What has the info and the examples of a data set.
+Builder = tfds.core.DatasetBuilder | outside.SourceBuilder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,16 +90,21 @@ def load(
   source: str | os.PathLike[str] | None = None,
   report: Callable[[str], None] | None = None,
   *,
+  files: Mapping[str, Any] | None = None,
+  annotations: Sequence[str] = ('label',),
   download: bool = False,
   offline: bool = False,
-) -> tfds.core.DatasetBuilder:
-  """The builder of a data set, prepared if it was not.
+) -> Builder:
+  """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
   Args:
     name: the data set, see the module.
     data_dir: directory of prepared data sets; None for `default_data_dir()`.
-    source: directory of the raw files; None for what was downloaded.
+    source: directory of the raw files; None takes what is prepared as it is, else what was
+      downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
+    files: keyword arguments of the format's options, see `options_of`.
+    annotations: of the task; a format of users' own data is prepared for each task.
     download: whether raw files with a public address are downloaded where `source` is None.
     offline: whether downloading is an error that names the addresses.
 
@@ -99,6 +112,7 @@ def load(
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
       here, prepared files of another format.
   """
+  report = report or (lambda text: None)
   if source is not None:
     source = Path(source).expanduser()
     if not source.is_dir():
@@ -106,13 +120,17 @@ def load(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
   with _quiet_tfds():
-    builder = _make_builder(name, data_dir)
-    if not builder.data_path.exists():
+    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+    builder = make()
+    if isinstance(builder, outside.SourceBuilder):
+      return builder
+    if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
-      if report:
-        report(f'preparing {name} in {builder.data_path}')
-      _prepare(builder, source)
+      report(f'preparing {name} in {builder.data_path}')
+      with _set_aside(Path(builder.data_path)):
+        builder = make()  # without what it knew of prepared data
+        _prepare(builder, source)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
@@ -122,13 +140,20 @@ def load(
 
 
 def _downloaded(
-  builder: tfds.core.DatasetBuilder, name: str, *, download: bool, **options: Any
+  builder: tfds.core.DatasetBuilder,
+  name: str,
+  *,
+  download: bool,
+  offline: bool,
+  report: Callable[[str], None],
 ) -> Path | None:
-  """The directory of the raw files that a builder's public addresses give; None if it has none.
+  """The downloaded raw files of a builder of ours; None if it has no public address.
 
   Raises:
     SegjaxError: they are not there and may not or cannot be downloaded.
   """
+  if not type(builder).__module__.startswith('segjax.'):
+    return None
   source = downloads.find(builder.name, builder.builder_config and builder.builder_config.name)
   if source is None:
     return None
@@ -141,7 +166,7 @@ def _downloaded(
       f'({downloads.spell_size(source)}), or set config.data.source to the directory of its raw '
       'files'
     )
-  return downloads.get(source, directory, **options)
+  return downloads.get(source, directory, offline=offline, report=report)
 
 
 def describe(config: InputConfig) -> DatasetSpec:
@@ -150,14 +175,37 @@ def describe(config: InputConfig) -> DatasetSpec:
   Raises:
     SegjaxError: as `load`.
   """
+  data = config.data
+  source = None if data.source is None else Path(data.source).expanduser()
   with _quiet_tfds():
-    builder = _make_builder(config.data.name, config.data.dir)
+    builder = _make_builder(data.name, data.dir, source, data.files, config.annotations)
   return spec(builder, config)
 
 
 def own_names() -> list[str]:
-  """The names of segjax's own data sets."""
+  """The names of segjax's own data sets and formats."""
   return sorted(p.parent.name for p in Path(__file__).parent.glob('builders/*/builder.py'))
+
+
+def options_of(name: str) -> Callable[..., Any] | None:
+  """What `config.data.files` gives keyword arguments to; None where a data set has no such keys.
+
+  Raises:
+    SegjaxError: `name` is the path of a class that cannot be imported.
+  """
+  if outside.is_outside(name):
+    found = outside.find(name)
+    return getattr(found, 'Options', None) if _is_builder(found) else found
+  base = name.partition('/')[0]
+  return getattr(_own_class(base), 'Options', None) if base in own_names() else None
+
+
+def _is_builder(found: type) -> bool:
+  return issubclass(found, tfds.core.DatasetBuilder)
+
+
+def _own_class(base: str) -> Any:
+  return importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
 
 
 @contextlib.contextmanager
@@ -174,16 +222,69 @@ def _quiet_tfds() -> Iterator[None]:
     yield
 
 
-def _make_builder(name: str, data_dir: str | os.PathLike[str] | None) -> tfds.core.DatasetBuilder:
+def _make_builder(
+  name: str,
+  data_dir: str | os.PathLike[str] | None,
+  source: Path | None,
+  files: Mapping[str, Any] | None,
+  annotations: Sequence[str],
+) -> Builder:
   root = Path(data_dir).expanduser() if data_dir else default_data_dir()
-  base, _, config = name.partition('/')
-  if base not in own_names():
-    return _tfds_builder(name, root)
-  builder_class = importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
+  if outside.is_outside(name):
+    builder_class, base, config = outside.find(name), name, ''
+    if not _is_builder(builder_class):
+      return outside.SourceBuilder(name, files)
+  else:
+    base, _, config = name.partition('/')
+    if base not in own_names():
+      return _tfds_builder(name, root)
+    builder_class = _own_class(base)
+  make = getattr(builder_class, 'own_config', lambda *_: None)
+  if own := make(config, _options(builder_class, base, files), annotations):
+    own.name = _own_name(root / builder_class.name, own.name, source, files, annotations)
+    return builder_class(data_dir=root, config=own)
   if config and config not in builder_class.builder_configs:
     known = nearest(config, builder_class.builder_configs)
     raise SegjaxError(f'config.data.name={base}/{config}: {base} has no config {config}{known}')
   return builder_class(data_dir=root, config=config or None)
+
+
+def _options(builder_class: Any, base: str, files: Mapping[str, Any] | None) -> Any:
+  """The options of a format, from `config.data.files`; None for a data set without."""
+  options = getattr(builder_class, 'Options', None)
+  if options is None:
+    return None
+  try:
+    return options(**(files or {}))
+  except TypeError as e:
+    problem = str(e).replace(f'{options.__name__}.__init__() ', '')
+    raise SegjaxError(
+      f'{base} needs config.data.files ({problem}): name a config that has it, such as one that '
+      'segjax new writes'
+    ) from e
+
+
+def _own_name(
+  directory: Path,
+  config: str,
+  source: Path | None,
+  files: Mapping[str, Any] | None,
+  annotations: Sequence[str],
+) -> str:
+  """Names a prepared data set of one's own, so that no two share a directory.
+
+  Args:
+    directory: of the builder.
+    config: the start of the name.
+    source, files, annotations: what is prepared, and for which task. Without a source it is the
+      only one in the directory.
+  """
+  if source is None:
+    found = [path.name for path in directory.glob(f'{config}*') if path.is_dir()]
+    return found[0] if len(found) == 1 else config
+  told = [str(source.absolute()), files, annotations[-1]]
+  digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+  return f'{config}-{digest[:8]}'
 
 
 def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
@@ -200,7 +301,49 @@ def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
     raise _not_prepared(name, root, e) from e
 
 
+def _is_stale(
+  builder: tfds.core.DatasetBuilder, source: Path | None, report: Callable[[str], None]
+) -> bool:
+  """Whether a prepared data set has to be prepared again, and shows why."""
+  if source is None or not hasattr(builder, 'watched'):
+    return False
+  path, known = Path(builder.data_path), fingerprint.read(Path(builder.data_path))
+  if known is None:
+    report(
+      f'{path} does not say what it was prepared from: delete it to prepare {source} again, if '
+      'that has changed'
+    )
+    return False
+  if known['digest'] == _fingerprint(builder, source):
+    return False
+  report(f'{path} was prepared from other files than {source} has now (from {known["source"]})')
+  return True
+
+
+def _fingerprint(builder: tfds.core.DatasetBuilder, source: Path) -> str:
+  return fingerprint.fingerprint(builder.watched(source, getattr(builder, 'options', None)))
+
+
+@contextlib.contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+  """Moves prepared data out of the way, and back if preparing it again fails."""
+  aside = path.with_name(f'.{path.name}.{os.getpid()}.old')
+  with contextlib.suppress(FileNotFoundError):  # not there, or moved by another process
+    path.rename(aside)
+  try:
+    yield
+  except BaseException:
+    if aside.exists() and not path.exists():
+      aside.rename(path)
+    raise
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
+  digest = None
+  if source is not None and hasattr(builder, 'watched'):
+    digest = _fingerprint(builder, source)  # before it is read, as it may change meanwhile
   try:
     builder.download_and_prepare(
       file_format='array_record',
@@ -217,6 +360,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
       raise
     else:
       raise _not_prepared(builder.name, builder.data_path, e) from e
+  if digest is not None:
+    fingerprint.write(Path(builder.data_path), source, digest)
 
 
 def _not_prepared(name: str, directory: Path, reason: Exception) -> SegjaxError:

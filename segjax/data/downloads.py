@@ -1,7 +1,7 @@
 """Where the raw files of published data sets come from.
 
-An address is upstream's own. Digests are those that TFDS (SHA-256) and torchvision (MD5) publish for
-the same files; a data set without one is checked by the length that the server states, and by
+An address is upstream's own. Digests are those that TFDS (SHA-256) and torchvision (MD5) publish
+for the same files; a file without one is checked by the length that the server states, and by
 unpacking. No address was reached from the machines that segjax is developed on.
 """
 

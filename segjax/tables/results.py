@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segjax import config as config_lib
+from segjax.convert import addresses
 from segjax.tables.spec import Entry, Table
 from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
@@ -190,6 +191,9 @@ def spell_weights(
   path = trained['init_from']['path']
   if isinstance(path, Mapping):  # of a merged run
     return name or ', '.join(f'{part}: {Path(run).name}' for part, run in sorted(path.items()))
+  if path is None:  # downloaded; torchvision's names end in the beginning of the SHA-256
+    remote = addresses.find(trained['init_from']['source'])
+    return name or (remote.name if remote else trained['init_from']['source'])
   name = name or Path(path).name
   if source is None:
     return name

@@ -173,6 +173,11 @@ class CocoBuilder(raw.Builder, skip_registration=True):
   read_file: Callable[[Path], CocoFile]
   set_categories: Callable[[tfds.core.DatasetInfo, Sequence[coco.Category]], None]
 
+  @classmethod
+  def own_config(cls, config: str, options: Any, annotations: Sequence[str]) -> CocoConfig | None:
+    del options, annotations
+    return dataclasses.replace(cls.builder_configs[config]) if config == 'custom' else None
+
   def find_splits(self, source: Path) -> dict[str, str]:
     """The config's splits, else those of the annotation files in `source`, by their names.
 

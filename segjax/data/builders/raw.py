@@ -24,6 +24,28 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'See the layout of raw files in the module of the builder.'
+  # The dataclass of the keys of `config.data.files`; None for a published data set.
+  Options: type | None = None
+
+  @classmethod
+  def own_config(
+    cls, config: str, options: Any, annotations: Sequence[str]
+  ) -> tfds.core.BuilderConfig | None:
+    """The config of a data set of one's own, whose name the caller completes; None of another.
+
+    Args:
+      config: what follows the slash in `config.data.name`.
+      options: an instance of `Options`.
+      annotations: of the task.
+    """
+    del config, options, annotations
+    return None
+
+  @classmethod
+  def watched(cls, source: Path, options: Any) -> list[Path]:
+    """The files and directories whose sizes and times tell whether the raw files have changed."""
+    del options
+    return [source]
 
 
 # The name of an example, its image and its raw label map.

@@ -39,17 +39,21 @@ class Category(NamedTuple):
   color: Any = None
 
 
-def image_features() -> dict[str, Any]:
+def image_features(channels: int = 3) -> dict[str, Any]:
   """The features that instance and panoptic data sets share."""
   return {
     'file_name': tfds.features.Text(),
     'image_id': np.int64,
-    'image': tfds.features.Image(shape=(None, None, 3)),
+    'image': tfds.features.Image(shape=(None, None, channels)),
   }
 
 
 def instance_info(
-  builder: tfds.core.DatasetBuilder, *, description: str, categories: Sequence[Category] = ()
+  builder: tfds.core.DatasetBuilder,
+  *,
+  description: str,
+  categories: Sequence[Category] = (),
+  channels: int = 3,
 ) -> tfds.core.DatasetInfo:
   """The info of an instance data set, with the features that the module describes.
 
@@ -58,6 +62,7 @@ def instance_info(
     description: one sentence.
     categories: with colors, in the order of class indices; none where only the raw files say, see
       `set_categories`.
+    channels: of the images.
   """
   objects = {
     'id': np.int64,
@@ -71,7 +76,7 @@ def instance_info(
   metadata = {'category_ids': [category.id for category in categories]}
   if categories:
     metadata['palette'] = [list(category.color) for category in categories]
-  features = image_features()
+  features = image_features(channels)
   features |= {'height': np.int64, 'width': np.int64, 'objects': tfds.features.Sequence(objects)}
   return common.dataset_info(builder, description, features, metadata)
 

@@ -206,13 +206,14 @@ def write_results(path: Path, results: Iterable[tuple[bytes, dict[str, Any]]]) -
 
 
 def panoptic_info(
-  builder: tfds.core.DatasetBuilder, *, description: str, **metadata: Any
+  builder: tfds.core.DatasetBuilder, *, description: str, channels: int = 3, **metadata: Any
 ) -> tfds.core.DatasetInfo:
   """The info of a panoptic data set, with the features that the module describes.
 
   Args:
     builder: whose info it is.
     description: one sentence.
+    channels: of the images.
     metadata: besides what `set_categories` sets.
   """
   segments = {
@@ -224,7 +225,7 @@ def panoptic_info(
     'bbox': tfds.features.Tensor(shape=(4,), **coco.EXACT),
   }
   features = {
-    **coco.image_features(),
+    **coco.image_features(channels),
     'panoptic': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
     'segments': tfds.features.Sequence(segments),
   }

@@ -1,0 +1,58 @@
+"""What prepared data was prepared from, so that a change of the raw files is noticed."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# Next to the prepared files.
+FILE = 'source.json'
+# Of more files than this, the first ones in alphabetical order count.
+MOST_FILES = 300_000
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+  """A digest of the paths, sizes and modification times of files.
+
+  Args:
+    paths: files, and directories whose files count. A hidden file does not.
+  """
+  sha = hashlib.sha256()
+  for root in paths:
+    for path, status in itertools.islice(_walk(root, ''), MOST_FILES):
+      sha.update(f'{path}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode())
+  return sha.hexdigest()[:16]
+
+
+def _walk(path: Path, name: str) -> Iterator[tuple[str, os.stat_result]]:
+  """The files at or below a path, in an order that depends on their names alone."""
+  if not path.is_dir():
+    if path.exists():
+      yield name, path.stat()
+    return
+  with os.scandir(path) as found:
+    entries = sorted((e for e in found if not e.name.startswith('.')), key=lambda e: e.name)
+  for entry in entries:
+    inner = f'{name}/{entry.name}'
+    if entry.is_dir():
+      yield from _walk(Path(entry.path), inner)
+    elif entry.is_file():
+      yield inner, entry.stat()
+
+
+def write(directory: Path, source: Path, digest: str) -> None:
+  """Notes in `directory`, atomically, what it was prepared from."""
+  temporary = directory / f'{FILE}.tmp'
+  temporary.write_text(json.dumps({'source': str(source.absolute()), 'digest': digest}))
+  temporary.replace(directory / FILE)
+
+
+def read(directory: Path) -> dict[str, str] | None:
+  """What `write` wrote: `source` and `digest`; None where nothing is known."""
+  try:
+    found = json.loads((directory / FILE).read_text())
+    return {key: found[key] for key in ('source', 'digest')}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None

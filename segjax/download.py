@@ -35,7 +35,7 @@ OFFLINE = 'SEGJAX_OFFLINE'
 # Seconds to connect, and between two blocks of a download.
 _TIMEOUT = (10, 60)
 # Attempts in a row that receive nothing new, and the seconds before the second one, then doubled.
-_ATTEMPTS = 5
+_ATTEMPTS = 4
 _WAIT = 1.0
 _BLOCK = 2**20
 # Answers that may be another one later.

@@ -250,5 +250,5 @@ def _check_reset(reset: Sequence[str], paths: Iterable[str]) -> None:
       ) from e
     if not found:
       raise SegjaxError(
-        f'config.init_from.reset: {pattern!r} matches no parameter; paths look like {names[0]}'
+        f'config.init_from.reset: {pattern!r} matches no parameter; paths look like {names[-1]}'
       )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from segjax import config as config_lib
-from segjax.convert import addresses
 from segjax.tables.spec import Entry, Table
 from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
@@ -176,7 +175,7 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
 def spell_weights(
   entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
 ) -> str:
-  """Describes initial weights without paths: an entry, a file with its SHA-256, or runs.
+  """Describes initial weights without paths: an entry, a file with its SHA-256, a source or runs.
 
   Args:
     entry: of the training run.
@@ -191,9 +190,8 @@ def spell_weights(
   path = trained['init_from']['path']
   if isinstance(path, Mapping):  # of a merged run
     return name or ', '.join(f'{part}: {Path(run).name}' for part, run in sorted(path.items()))
-  if path is None:  # downloaded; torchvision's names end in the beginning of the SHA-256
-    remote = addresses.find(trained['init_from']['source'])
-    return name or (remote.name if remote else trained['init_from']['source'])
+  if path is None:  # downloaded
+    return name or trained['init_from']['source']
   name = name or Path(path).name
   if source is None:
     return name

@@ -15,5 +15,5 @@ def test_missing_sources_are_one_sentence(tmp_path, capsys):
     capsys, 'data', 'prepare', 'camvid', f'--source={tmp_path}', f'--data_dir={tmp_path}'
   )
   assert str(tmp_path) in message
-  message = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
+  message = fails(capsys, 'data', 'prepare', 'nyud', f'--data_dir={tmp_path / "d"}')
   assert 'source' in message

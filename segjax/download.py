@@ -14,7 +14,6 @@ import shutil
 import stat
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 import zlib
@@ -113,7 +112,7 @@ def fetch(
         f'({remote.spell_size()}) elsewhere and put it there'
       )
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+    with lock(path):
       if not path.exists():  # or another process was first
         _download(remote, path, report)
         return path
@@ -161,13 +160,13 @@ def _size(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-  """Waits for other processes that download the same file; the system frees a dead one's lock."""
-  lock = path.with_name(f'{path.name}.lock')
-  with lock.open('a') as file:
+def lock(path: Path) -> Iterator[None]:
+  """Waits for other processes that write the same file; the system frees a dead one's lock."""
+  path = path.with_name(f'{path.name}.lock')
+  with path.open('a') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
-  lock.unlink(missing_ok=True)
+  path.unlink(missing_ok=True)
 
 
 def _difference(path: Path, remote: Remote) -> str | None:
@@ -204,9 +203,10 @@ def _transfer(remote: Remote, path: Path) -> None:
         reached = max(reached, _size(_part(path)))
         if final or failures >= _ATTEMPTS:
           reason = f'HTTP status {response.status_code}' if response is not None else _reason(e)
+          kept = ' (what was received is kept)' if reached else ''
           raise SegjaxError(
-            f'{remote.url} cannot be downloaded ({reason}): try again later (what was received is '
-            f'kept), or download it elsewhere and put it at {path}'
+            f'{remote.url} cannot be downloaded ({reason}): try again later{kept}, or download it '
+            f'elsewhere and put it at {path}'
           ) from e
         time.sleep(_WAIT * 2 ** (failures - 1))
 
@@ -292,19 +292,19 @@ def _progress_bar(remote: Remote) -> Iterator[Callable[[int, int | None], None]]
 def unpack(archive: Path, directory: Path) -> None:
   """Unpacks a zip or tar archive, of any compression, into a directory; all of it or nothing.
 
-  What a Mac adds (`__MACOSX/`, `._*`) is left out. Links may point to files of the archive.
+  What a Mac adds (`__MACOSX/`, `._*`) is left out. Links may point to files of the archive. Only
+  one process at a time may unpack an archive into a directory.
 
   Raises:
     SegjaxError: the file is not an archive or is corrupt, or one of its paths or links leaves the
       directory.
   """
-  directory.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix='.unpacking-', dir=directory) as temporary:
+  with _temporary(directory / f'.unpacking-{archive.name}') as temporary:
     try:
       if zipfile.is_zipfile(archive):
-        _unpack_zip(archive, Path(temporary))
+        _unpack_zip(archive, temporary)
       elif tarfile.is_tarfile(archive):
-        _unpack_tar(archive, Path(temporary))
+        _unpack_tar(archive, temporary)
       else:
         raise SegjaxError(f'{archive} is not a zip or tar archive: delete it and download it again')
     except tarfile.FilterError as e:
@@ -316,7 +316,18 @@ def unpack(archive: Path, directory: Path) -> None:
       raise SegjaxError(
         f'{archive} is truncated or corrupt ({e}): delete it and download it again'
       ) from e
-    _move(Path(temporary), directory)
+    _move(temporary, directory)
+
+
+@contextlib.contextmanager
+def _temporary(directory: Path) -> Iterator[Path]:
+  """An empty directory that is deleted at the end; a killed process leaves it to the next one."""
+  shutil.rmtree(directory, ignore_errors=True)
+  directory.mkdir(parents=True)
+  try:
+    yield directory
+  finally:
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _unpack_zip(archive: Path, directory: Path) -> None:

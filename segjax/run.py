@@ -440,6 +440,11 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
     path = str(addresses.get(init_from.source, report=notify))
+  if not Path(path).exists() and init_from.source and addresses.find(init_from.source):
+    raise SegjaxError(
+      f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
+      f'to download the weights of {init_from.source}'
+    )
   if not Path(path).is_dir():
     return weights_lib.read_pretrained(path, init_from.source)
   restored = restore(Workdir(path), init_from.checkpoint)

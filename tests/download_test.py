@@ -65,6 +65,7 @@ def test_a_later_call_resumes_what_an_earlier_one_received(server, tmp_path):
     SegjaxError, match=r'file\.bin cannot be downloaded \(.*\): try again'
   ) as info:
     fetch(remote(server), tmp_path)
+  assert 'what was received is kept' in str(info.value)
   assert str(tmp_path / 'file.bin') in str(info.value)
   assert not (tmp_path / 'file.bin').exists()
   assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
@@ -260,6 +261,7 @@ def test_paths_that_leave_the_directory_are_refused(tmp_path, write, name):
     unpack(archive, tmp_path / 'deep' / 'out')
   # Not even what came before it.
   assert contents(tmp_path) == {'x.archive': archive.read_bytes()}
+  assert not list((tmp_path / 'deep' / 'out').iterdir())
 
 
 @pytest.mark.parametrize(
@@ -276,6 +278,15 @@ def test_links_in_tars_that_leave_the_directory_are_refused(tmp_path, members):
   with pytest.raises(SegjaxError, match=r"x\.tar has 'a"):
     unpack(archive, tmp_path / 'out')
   assert [p.name for p in tmp_path.rglob('*') if p.name != 'out'] == ['x.tar']
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path):
+  archive = write_zip(tmp_path / 'x.zip', GOOD)
+  left = tmp_path / 'out' / '.unpacking-x.zip'
+  left.mkdir(parents=True)
+  (left / 'half.txt').write_bytes(b'')
+  unpack(archive, tmp_path / 'out')
+  assert contents(tmp_path / 'out') == GOOD and not left.exists()
 
 
 def test_links_inside_an_archive(tmp_path):

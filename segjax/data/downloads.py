@@ -252,15 +252,17 @@ def get(
   report = report or (lambda _: None)
   if not available(source, downloads):
     report(f'terms of use: {source.terms}')
-  for archive in source.archives:
-    if _mark(root, archive).exists():
-      continue
-    path = download.fetch(archive.remote, root, offline=offline, report=report)
-    report(f'unpacking {path}')
-    _unpack(path, root / archive.into, archive.inner)
-    # The mark comes last: what a killed process left is unpacked again.
-    _mark(root, archive).parent.mkdir(exist_ok=True)
-    _mark(root, archive).touch()
+  root.mkdir(parents=True, exist_ok=True)
+  with download.lock(root / 'archives'):
+    for archive in source.archives:
+      if _mark(root, archive).exists():
+        continue
+      path = download.fetch(archive.remote, root, offline=offline, report=report)
+      report(f'unpacking {path}')
+      _unpack(path, root / archive.into, archive.inner)
+      # The mark comes last: what a killed process left is unpacked again.
+      _mark(root, archive).parent.mkdir(exist_ok=True)
+      _mark(root, archive).touch()
   return _raw_files(root, source.holds)
 
 

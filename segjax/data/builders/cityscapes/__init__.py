@@ -1,1 +1,1 @@
-"""Cityscapes semantic: builder."""
+"""Cityscapes: street scenes from a car, with a class for each pixel."""

@@ -23,7 +23,7 @@ COMMANDS = {
   'table': table,
 }
 # Commands without a config to override.
-_WITHOUT_CONFIG = ('data', 'convert', 'info')
+_WITHOUT_CONFIG = ('convert', 'info')
 
 
 def make_parser() -> argparse.ArgumentParser:

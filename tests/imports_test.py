@@ -56,6 +56,8 @@ INSIDE_DATA = {
   'datasets': {'config', 'formats', 'fingerprint', 'outside'},
   'geometry': {'config', 'sample'},
   'read': {'config', 'sample', 'formats', 'images', 'datasets', 'geometry'},
+  'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},
+  'guess': set(),
   'augment': {'config', 'sample', 'geometry'},
   'order': {'config', 'sample', 'geometry'},
   'batch': {'config', 'sample', 'geometry'},

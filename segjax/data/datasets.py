@@ -8,6 +8,7 @@ the last are read from ArrayRecord files, without TensorFlow.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import io
@@ -29,6 +30,9 @@ from segjax.data import fingerprint, outside
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
+
+# What has the info and the examples of a data set.
+Builder = tfds.core.DatasetBuilder | outside.SourceBuilder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ def load(
   *,
   files: Mapping[str, Any] | None = None,
   annotations: Sequence[str] = ('label',),
-) -> tfds.core.DatasetBuilder | outside.SourceBuilder:
+) -> Builder:
   """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
   Args:
@@ -111,13 +115,14 @@ def load(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
   with _quiet_tfds():
-    builder = _make_builder(name, data_dir, source, files, annotations)
+    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+    builder = make()
     if isinstance(builder, outside.SourceBuilder):
       return builder
-    prepared = builder.data_path.exists()
-    if not prepared or _is_stale(builder, source, report):
+    if not builder.data_path.exists() or _is_stale(builder, source, report):
       report(f'preparing {name} in {builder.data_path}')
       with _set_aside(Path(builder.data_path)):
+        builder = make()  # without what it knew of prepared data
         _prepare(builder, source)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
@@ -186,7 +191,7 @@ def _make_builder(
   source: Path | None,
   files: Mapping[str, Any] | None,
   annotations: Sequence[str],
-) -> tfds.core.DatasetBuilder | outside.SourceBuilder:
+) -> Builder:
   root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if outside.is_outside(name):
     builder_class, base, config = outside.find(name), name, ''

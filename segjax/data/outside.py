@@ -80,28 +80,30 @@ class SourceBuilder:
 
   def __init__(self, name: str, files: Mapping[str, Any] | None):
     self.name, self.files = name, dict(files or {})
-    made = {split: self.open(split) for split in getattr(find(name), 'splits', _SPLITS)}
+    splits = getattr(find(name), 'splits', _SPLITS)
+    made = {split: open_source(name, split, self.files) for split in splits}
     self.data_path = Path(getattr(sys.modules[find(name).__module__], '__file__', None) or '.')
     self.info = _describe(next(iter(made.values())))
     self.info.splits = {
       split: types.SimpleNamespace(num_examples=len(source)) for split, source in made.items()
     }
 
-  def open(self, split: str) -> Any:
-    """The source of a split."""
-    cls = find(self.name)
-    for attribute in ('__len__', '__getitem__', 'class_names'):
-      if not hasattr(cls, attribute):
-        raise SegjaxError(
-          f'config.data.name={self.name} has no {attribute}: a random-access source has '
-          'class_names, __len__ and __getitem__(index) -> Sample'
-        )
-    try:
-      return cls(split=split, **self.files)
-    except TypeError as e:
+
+def open_source(name: str, split: str, files: Mapping[str, Any]) -> Any:
+  """The random-access source of a split; arguments and errors as `SourceBuilder`."""
+  cls = find(name)
+  for attribute in ('__len__', '__getitem__', 'class_names'):
+    if not hasattr(cls, attribute):
       raise SegjaxError(
-        f'config.data.name={self.name} cannot be made ({e}): it takes split and config.data.files'
-      ) from e
+        f'config.data.name={name} has no {attribute}: a random-access source has class_names, '
+        '__len__ and __getitem__(index) -> Sample'
+      )
+  try:
+    return cls(split=split, **files)
+  except TypeError as e:
+    raise SegjaxError(
+      f'config.data.name={name} cannot be made ({e}): it takes split and config.data.files'
+    ) from e
 
 
 def _describe(source: Any) -> types.SimpleNamespace:

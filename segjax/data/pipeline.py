@@ -40,8 +40,9 @@ from absl import flags
 
 from segjax.data import augment, batch, datasets, geometry, order
 from segjax.data.config import InputConfig
-from segjax.data.read import Example, Reader
+from segjax.data.read import Example
 from segjax.data.sample import Sample, Size
+from segjax.data.source_reader import open_reader
 from segjax.data.weight_map import border_weight_map
 from segjax.types import IGNORE_LABEL, SegjaxError
 
@@ -163,7 +164,7 @@ def count_labels(
     i64[C], pixels of each class; i64[C], pixels of the images in which the class occurs. Pixels of
     `IGNORE_LABEL` count in neither.
   """
-  reader = Reader(builder, config.data.train_split, config, spec)
+  reader = open_reader(builder, config.data.train_split, config, spec)
   pixels = np.zeros((2, spec.num_classes), np.int64)
   for index in range(len(reader)):
     label = reader[index].label
@@ -249,7 +250,7 @@ class _Examples:
   ):
     self.config = config
     self.spec = spec
-    self.reader = Reader(builder, split, config, spec)
+    self.reader = open_reader(builder, split, config, spec)
     self.color = batch.mean_color(config.data)
     self._weights: dict[tuple[int, Size], np.ndarray] = {}
 

@@ -52,7 +52,7 @@ class Reader:
     config: InputConfig,
     spec: datasets.DatasetSpec,
   ):
-    _check_channels(config, spec)
+    check_channels(config, spec)
     datasets.count_examples(builder, split, spec.name)
     self.config, self.spec = config, spec
     self.sources = _choose(builder, config)
@@ -358,7 +358,8 @@ def decode_objects(annotations: Sequence[Mapping[str, Any]], size: Size) -> Obje
   )
 
 
-def _check_channels(config: InputConfig, spec: datasets.DatasetSpec) -> None:
+def check_channels(config: InputConfig, spec: datasets.DatasetSpec) -> None:
+  """Raises a SegjaxError where mean or std are not those of such images."""
   for key in ('mean', 'std'):
     if len(getattr(config.data, key)) not in (1, spec.channels):
       raise SegjaxError(

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from inputs import changed, input_config
 from small_datasets import ISTHING, OBJECT_SIZES, SEGMENT_SIZES, SEGMENTS
 
-from segjax.data import datasets, geometry, pipeline
+from segjax.data import datasets, geometry, pipeline, read
 from segjax.data.batch import normalize
 from segjax.data.weight_map import border_weight_map
 from segjax.ops.masks import unpack_masks
@@ -548,9 +548,7 @@ def test_workers_change_nothing_of_objects(objects_builder):
 def test_normalizes_as_semantic_tasks_do(objects_builder):
   config = changed(OBJECTS, mean=(10, 20, 30), std=(2, 4, 8), shuffle=False)
   [(found, [name, *_])] = train(objects_builder, 1, config)
-  examples = pipeline.Reader(
-    objects_builder, 'train', config, datasets.spec(objects_builder, config)
-  )
+  examples = read.Reader(objects_builder, 'train', config, datasets.spec(objects_builder, config))
   example = examples[int(found['index'][0])]
   assert example.name == name
   height, width = example.image.shape[:2]

@@ -491,6 +491,28 @@ def _split_names(
   return wanted
 
 
+def class_index(who: str, name: str, options: Any) -> int:
+  """The index of a class, or IGNORE_LABEL of a name that is void.
+
+  Args:
+    who: has the name, for the error.
+    name: of the class.
+    options: with `classes`, and `void`, names without a class.
+
+  Raises:
+    SegjaxError: it is neither.
+  """
+  if name in options.classes:
+    return options.classes.index(name)
+  if name in options.void:
+    return IGNORE_LABEL
+  shown = ', '.join(options.classes[:_NAMED]) + (', …' if len(options.classes) > _NAMED else '')
+  raise SegjaxError(
+    f'{who} has the label {name!r}, which is not in config.data.files.classes ({shown}): add it '
+    'there, or to config.data.files.void'
+  )
+
+
 # --- files of a directory -------------------------------------------------------------------------
 
 

@@ -76,4 +76,6 @@ def crosses_itself(polygon: Polygon) -> bool:
 
 def _reaches_beyond(polygon: Polygon, size: files.Size) -> bool:
   height, width = size
-  return bool((polygon < -_TOLERANCE).any() or (polygon > np.add([width, height], _TOLERANCE)).any())
+  return bool(
+    (polygon < -_TOLERANCE).any() or (polygon > np.add([width, height], _TOLERANCE)).any()
+  )

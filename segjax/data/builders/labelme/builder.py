@@ -119,8 +119,8 @@ def find_items(source: Path, options: Options, *, semantic: bool) -> dict[str, f
   left = [path for path in every if os.path.abspath(path) not in used]
   if left and options.unpaired == 'error':
     raise SegjaxError(
-      f'{len(left)} of {len(every)} images have no JSON file below {label_root}, such as {left[0]}: '
-      "add them, or set config.data.files.unpaired to 'empty' or 'skip'"
+      f'{len(left)} of {len(every)} images have no JSON file below {label_root}, such as '
+      f"{left[0]}: add them, or set config.data.files.unpaired to 'empty' or 'skip'"
     )
   if options.unpaired == 'empty':
     items |= _empty_items(image_root, left, items)

@@ -34,7 +34,8 @@ from segjax.types import IGNORE_LABEL, SegjaxError
 WITHOUT_AREA = 'points and lines have no area and were left out'
 VOID_OBJECTS = 'objects with a label of config.data.files.void were left out'
 
-_LINES = ('point', 'points', 'line', 'linestrip')
+# Types of shapes without area.
+LINES = ('point', 'points', 'line', 'linestrip')
 # Deviation of the polygon that is a circle from it, in pixels.
 _CIRCLE_ERROR = 0.05
 
@@ -290,6 +291,8 @@ _OUTLINES: Mapping[str, tuple[tuple[int, ...] | None, Callable[[np.ndarray], np.
   'circle': ((2,), _circle),
 }
 
+KINDS = {*_OUTLINES, 'mask', *LINES}
+
 
 def read_shape(path: Path, number: int, entry: Any) -> Shape:
   """Reads an entry of `shapes`.
@@ -307,7 +310,7 @@ def read_shape(path: Path, number: int, entry: Any) -> Shape:
   if not isinstance(label, str):
     raise SegjaxError(f'{who} has no label: give it one in LabelMe')
   kind, group = entry.get('shape_type') or 'polygon', entry.get('group_id')
-  if kind in _LINES:
+  if kind in LINES:
     return Shape(label, group)
   points = _points(who, entry.get('points'))
   if kind == 'mask':

@@ -5,7 +5,7 @@ images, text files that list images, or lists of these, and are found as ultraly
 relative to its `path` or to its own directory, and where '../train/images' is not there,
 'train/images' is (Roboflow). All must be below `data.source`; a `test` without images is left out.
 Without a data.yaml (`data.files.yaml=None`), images are in `data.files.images`, and
-`data.files.classes` are the names.
+`data.files.classes`, without `background`, are the names.
 
 The text file of images/train/a.jpg is labels/train/a.txt: the last directory `images` of its path
 becomes `labels`; without such a directory it is beside the image. An image without one has no
@@ -45,7 +45,8 @@ class Options(files.Options):
   """Keys of `config.data.files`, besides those of `files.Options`.
 
   Attributes:
-    classes: the names in data.yaml, in any order, and others such as `background`.
+    classes: the names in data.yaml, in any order, and others such as `background`; without a
+      data.yaml in the order of their numbers.
     splits: None for the splits of data.yaml.
     yaml: path of data.yaml below `config.data.source`; None without one.
     images: directory of the images; only read without a data.yaml.
@@ -110,7 +111,8 @@ def find_images(source: Path, options: Options) -> tuple[tuple[str, ...], dict[s
   """
   if options.yaml is None:
     directory = files.sub_directory(source, options.images, 'images')
-    return options.classes, {'all': files.find_files(directory, files.IMAGE_SUFFIXES)}
+    names = tuple(name for name in options.classes if name != files.BACKGROUND)
+    return names, {'all': files.find_files(directory, files.IMAGE_SUFFIXES)}
   path = source / options.yaml
   content = read_yaml(path)
   names = class_names(path, content)
@@ -301,8 +303,8 @@ def _read_row(who: str, line: str, classes: int) -> Row:
     )
   if len(values) != 4 and (len(values) < 6 or len(values) % 2):
     raise SegjaxError(
-      f'{who} has {len(values)} numbers after its class, not 4 (a box) or pairs of 3 points or more '
-      '(a polygon): correct it'
+      f'{who} has {len(values)} numbers after its class, not 4 (a box) or the pairs of 3 points or '
+      'more (a polygon): correct it'
     )
   found = np.array(values)
   if not ((found >= -_TOLERANCE) & (found <= 1 + _TOLERANCE)).all():

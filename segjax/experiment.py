@@ -100,7 +100,8 @@ class Experiment:
   def input(self) -> InputConfig:
     """What the batches are."""
     annotations = task_module(self.task).ANNOTATIONS
-    return InputConfig(self.data, self.augment, self.batch, annotations)
+    masks = getattr(self.model, 'masks', True)
+    return InputConfig(self.data, self.augment, self.batch, annotations, masks)
 
   def to_dict(self) -> dict[str, Any]:
     """The complete config, which `parse` reads back."""

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,23 +178,42 @@ class FilesBuilder(raw.Builder, skip_registration=True):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, self.content)
     found = self.find(source, self.options, self.builder_config.annotations)
-    if not any(found.values()):
+    if not found:
       raise raw.missing_content(source, self.content)
     for split, items in found.items():
       _check_split(split, items)
-    return {split: self._generate_examples(items) for split, items in found.items()}
+    return {split: self._generate_examples(split, items) for split, items in found.items()}
 
-  def _generate_examples(self, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
+  def _generate_examples(
+    self, split: str, items: Sequence[Item]
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
     make = EXAMPLES[self.builder_config.annotations[-1]]
     problems: dict[str, list[str]] = collections.defaultdict(list)
+    annotated = False
     for number, item in enumerate(items, 1):
       image, what = _read_image(item)
       size = images.decode_image(image, self.options.channels, what).shape[:2]
       content = item.read(size)
       for problem in content.problems:
         problems[problem].append(item.name)
+      annotated = annotated or _is_annotated(content, self.options)
       yield item.name, make(self, item.name, number, image, size, content)
+    if not annotated:
+      raise SegjaxError(
+        f'nothing is annotated on the {len(items)} images of the split {split}, but for '
+        f'background: correct config.data.files, or choose other images for {split}'
+      )
     _warn(problems)
+
+
+def _is_annotated(content: Content, options: Any) -> bool:
+  """Whether an image has an object, or a pixel of a class other than the background."""
+  if content.objects:
+    return True
+  if content.label is None:
+    return False
+  empty = options.classes.index(BACKGROUND) if BACKGROUND in options.classes else IGNORE_LABEL
+  return bool(((content.label != empty) & (content.label != IGNORE_LABEL)).any())
 
 
 def _read_image(item: Item) -> tuple[bytes, str]:
@@ -469,7 +489,21 @@ def splits_of(
   if fractions:
     raise SegjaxError(f'{where}={splits} must be all fractions, or none')
   find = functools.partial(_split_names, names, source, listed)
-  return {split: find(split, str(value)) for split, value in splits.items()}
+  found = {split: find(split, str(value)) for split, value in splits.items()}
+  _check_disjoint(found)
+  return found
+
+
+def _check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:
+  """Raises a SegjaxError if an image is listed twice, in one split or in two."""
+  of: dict[str, str] = {}
+  for split, names in splits.items():
+    for name in names:
+      if name in of:
+        raise SegjaxError(
+          f'config.data.files.splits has {name} in {of[name]} and in {split}: list it once'
+        )
+      of[name] = split
 
 
 def _split_names(
@@ -483,12 +517,15 @@ def _split_names(
     prefix = value.strip('/') + '/'
     return [name for name in names if name.startswith(prefix)]
   path, known = source / value, set(names)
-  wanted = [str(Path(name).with_suffix('')) for name in listed(path)]
-  if missing := [name for name in wanted if name not in known]:
-    raise SegjaxError(
-      f'{path} lists {missing[0]} for {split}, of which there is no image: correct the list'
-    )
-  return wanted
+  return [_listed_name(name, known, path, split) for name in listed(path)]
+
+
+def _listed_name(listed: str, known: Collection[str], path: Path, split: str) -> str:
+  """The image of a line of a list: its name, with or without the suffix of its file."""
+  for name in (listed, os.path.splitext(listed)[0]):
+    if name in known:
+      return name
+  raise SegjaxError(f'{path} lists {listed} for {split}, of which there is no image: correct it')
 
 
 def class_index(who: str, name: str, options: Any) -> int:

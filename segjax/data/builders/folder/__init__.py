@@ -1,0 +1,1 @@
+"""Images and masks in directories of one's own."""

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic_labelme import SIZE, draw, encode, mask_shape, shape, write, write_set
 
 from segjax.data import datasets
@@ -23,7 +24,8 @@ def options(**kwargs):
 
 def read(tmp_path, *shapes, semantic=False, size=SIZE, **kwargs):
   path = write(tmp_path / 'im.json', shapes)
-  return labelme.read_content(path, size, options=options(**kwargs), semantic=semantic)
+  image = path.with_suffix('.png')
+  return labelme.read_content(path, image, size, options=options(**kwargs), semantic=semantic)
 
 
 def masks(content):
@@ -142,16 +144,26 @@ def test_wrong_shapes(tmp_path, entry, message):
   assert str(tmp_path / 'im.json') in str(error.value)
 
 
-@pytest.mark.parametrize(
-  ('size', 'message'),
-  [
-    ((40, 64), '64x48 pixels, but its image is 64x40: annotate'),
-    ((64, 48), '48x64 when it is tur'),
-  ],
-)
-def test_another_image_size(tmp_path, size, message):
-  with pytest.raises(SegjaxError, match=message):
-    read(tmp_path, size=size)
+def test_another_image_size(tmp_path):
+  (tmp_path / 'im.png').write_bytes(encode(np.zeros((40, 64), np.uint8)))
+  with pytest.raises(
+    SegjaxError, match=r'im\.png is 64x40 .* JSON file .*im\.json is 64x48: annot'
+  ):
+    read(tmp_path, size=(40, 64))
+
+
+def test_an_image_that_was_annotated_without_its_orientation(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / 'im.jpg', exif=exif)
+  path = write(tmp_path / 'im.json', [])
+  (item,) = labelme.find_items(tmp_path, options(), semantic=True).values()
+  assert item.image.name == 'im.jpg'
+  with pytest.raises(SegjaxError, match='48x64 .* orientation flag turns it .* is 64x48'):
+    item.read(SIZE[::-1])
+  path.write_text(path.read_text().replace('"imageWidth": 64', '"imageWidth": "?"'))
+  with pytest.raises(SegjaxError, match=r'im\.json has an imageHeight or imageWidth that is no'):
+    item.read(SIZE[::-1])
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -198,18 +210,17 @@ def test_prepares_each_task(tmp_path, source, by_name):
 
 def test_splits_by_directory_and_list(tmp_path, by_name):
   rng = np.random.default_rng(0)
-  for name in ('train/a', 'train/b c', 'val/a'):
+  for name in ('train/a', 'train/b', 'val/b c', 'val/d'):
     path = tmp_path / 'raw' / f'{name}.json'
     image, shapes = draw(rng)
     write(path, shapes)
     path.with_suffix('.png').write_bytes(encode(image))
-  (tmp_path / 'raw' / 'list.txt').write_text('train/b c.png\n\nval/a.png\n')
-  splits = {'train': 'train', 'val': 'val', 'both': 'list.txt'}
+  (tmp_path / 'raw' / 'list.txt').write_text('\nval/b c.png\n')
+  splits = {'train': 'train', 'val': 'list.txt'}
   builder = load(tmp_path, ('label',), images='.', labels='.', splits=splits)
   assert {split: sorted(by_name(builder, split)) for split in splits} == {
-    'train': ['train/a', 'train/b c'],
-    'val': ['val/a'],
-    'both': ['train/b c', 'val/a'],
+    'train': ['train/a', 'train/b'],
+    'val': ['val/b c'],
   }
 
 

@@ -114,7 +114,7 @@ def find_items(source: Path, options: Options, *, semantic: bool) -> dict[str, f
     image = named[0] if len(named) == 1 else _image_of(path, source, options)
     if image is not None:
       used.add(os.path.abspath(image) if isinstance(image, Path) else None)
-      read = functools.partial(read_content, path, options=options, semantic=semantic)
+      read = functools.partial(read_content, path, image, options=options, semantic=semantic)
       items[name] = files.Item(name, image, read)
   every = [path for paths in pictures.values() for path in paths]
   left = [path for path in every if os.path.abspath(path) not in used]
@@ -191,12 +191,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read_content(
-  path: Path, size: files.Size, *, options: Options, semantic: bool
+  path: Path,
+  image: Path | Callable[[], bytes],
+  size: files.Size,
+  *,
+  options: Options,
+  semantic: bool,
 ) -> files.Content:
   """The objects in a JSON file.
 
   Args:
     path: of the file.
+    image: its image, see `files.Item`.
     size: (H, W) of its image.
     options: of the format.
     semantic: whether the task is; others put the shapes of a group together, and leave void out.
@@ -206,7 +212,7 @@ def read_content(
       one.
   """
   content = load(path)
-  _check_size(path, content, size)
+  _check_size(path, content, size, image)
   groups: dict[Any, tuple[int, list[Shape]]] = {}
   problems: list[str] = []
   for number, entry in enumerate(content['shapes']):
@@ -225,14 +231,24 @@ def read_content(
   return files.Content(objects=[entry for entry in found if entry], problems=problems)
 
 
-def _check_size(path: Path, content: Mapping[str, Any], size: files.Size) -> None:
+def _check_size(
+  path: Path,
+  content: Mapping[str, Any],
+  size: files.Size,
+  image: Path | Callable[[], bytes],
+) -> None:
   listed = content.get('imageHeight'), content.get('imageWidth')
-  if None in listed or listed == size:
+  if None in listed or listed == tuple(size):
     return
-  turned = ' when it is turned as its EXIF orientation says' if listed == size[::-1] else ''
-  raise SegjaxError(
-    f'{path} is of an image of {listed[1]}x{listed[0]} pixels, but its image is '
-    f'{size[1]}x{size[0]}{turned}: annotate the image as it is'
+  if not all(type(value) is int for value in listed):
+    raise SegjaxError(f'{path} has an imageHeight or imageWidth that is no number: save it again')
+  embedded = not isinstance(image, Path)
+  raise images.size_error(
+    image() if embedded else raw.read_bytes(image),
+    f'the imageData of {path}' if embedded else str(image),
+    f'its JSON file {path}',
+    listed,
+    'annotate the image again',
   )
 
 

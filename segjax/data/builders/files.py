@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -110,17 +110,23 @@ class Content(NamedTuple):
   problems: Sequence[str] = ()
 
 
+class Readable(Protocol):
+  """A `Path`, or what is read like one: an image in another file. Errors have its `str`."""
+
+  def read_bytes(self) -> bytes: ...
+
+
 class Item(NamedTuple):
   """An image and how to read its annotations.
 
   Attributes:
     name: unique in its split: its path below the images' directory, without the suffix.
-    image: the file, its content, or a function that reads the content where that is not a file.
+    image: the file, what is read like one, or its content.
     read: from the (H, W) of the upright image to its annotations; errors name the file.
   """
 
   name: str
-  image: Path | bytes | Callable[[], bytes]
+  image: Readable | bytes
   read: Callable[[Size], Content]
 
 
@@ -218,9 +224,9 @@ def _is_annotated(content: Content, options: Any) -> bool:
 
 def _read_image(item: Item) -> tuple[bytes, str]:
   """The content of an item's image, and what errors call it."""
-  if isinstance(item.image, Path):
-    return raw.read_bytes(item.image), str(item.image)
-  return item.image if isinstance(item.image, bytes) else item.image(), item.name
+  if isinstance(item.image, bytes):
+    return item.image, item.name
+  return raw.read_bytes(item.image), str(item.image)
 
 
 def _warn(problems: Mapping[str, Sequence[str]]) -> None:

@@ -141,7 +141,7 @@ def _empty_items(
   return found
 
 
-def _image_of(path: Path, source: Path, options: Options) -> Path | Callable[[], bytes] | None:
+def _image_of(path: Path, source: Path, options: Options) -> files.Readable | None:
   """The image that a JSON file names or contains; None to leave the file out."""
   content, name = load(path), None
   if isinstance(content.get('imagePath'), str):
@@ -153,7 +153,7 @@ def _image_of(path: Path, source: Path, options: Options) -> Path | Callable[[],
     if found.is_file():
       return found
   if content.get('imageData'):
-    return functools.partial(_embedded_image, path)
+    return Embedded(path)
   if options.unpaired == 'skip':
     return None
   raise SegjaxError(
@@ -162,11 +162,20 @@ def _image_of(path: Path, source: Path, options: Options) -> Path | Callable[[],
   )
 
 
-def _embedded_image(path: Path) -> bytes:
-  try:
-    return base64.b64decode(load(path)['imageData'], validate=True)
-  except (TypeError, ValueError, binascii.Error) as e:
-    raise SegjaxError(f'{path} has corrupt imageData: annotate the image again') from e
+class Embedded(NamedTuple):
+  """The image in a JSON file (`imageData`)."""
+
+  path: Path
+
+  def __str__(self) -> str:
+    return f'the imageData of {self.path}'
+
+  def read_bytes(self) -> bytes:
+    """The image file."""
+    try:
+      return base64.b64decode(load(self.path)['imageData'], validate=True)
+    except (TypeError, ValueError, binascii.Error) as e:
+      raise SegjaxError(f'{self} is corrupt: annotate the image again') from e
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -192,7 +201,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def read_content(
   path: Path,
-  image: Path | Callable[[], bytes],
+  image: files.Readable,
   size: files.Size,
   *,
   options: Options,
@@ -235,20 +244,16 @@ def _check_size(
   path: Path,
   content: Mapping[str, Any],
   size: files.Size,
-  image: Path | Callable[[], bytes],
+  image: files.Readable,
 ) -> None:
   listed = content.get('imageHeight'), content.get('imageWidth')
   if None in listed or listed == tuple(size):
     return
   if not all(type(value) is int for value in listed):
     raise SegjaxError(f'{path} has an imageHeight or imageWidth that is no number: save it again')
-  embedded = not isinstance(image, Path)
+  remedy = 'annotate the image again'
   raise images.size_error(
-    image() if embedded else raw.read_bytes(image),
-    f'the imageData of {path}' if embedded else str(image),
-    f'its JSON file {path}',
-    listed,
-    'annotate the image again',
+    raw.read_bytes(image), str(image), f'its JSON file {path}', listed, remedy
   )
 
 

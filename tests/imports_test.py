@@ -50,7 +50,7 @@ INSIDE_DATA = {
   'images': set(),
   'weight_map': set(),
   'formats': {'images'},
-  'builders': {'formats', 'images'},
+  'builders': {'formats', 'images', 'guess'},
   'fingerprint': set(),
   'outside': {'config'},
   'datasets': {'config', 'formats', 'fingerprint', 'outside'},

@@ -18,7 +18,7 @@ import optax
 from segjax import config as config_lib
 from segjax import merge
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, pipeline
+from segjax.data import datasets, images, pipeline
 from segjax.data.config import InputConfig
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
@@ -182,9 +182,10 @@ def load_dataset(experiment: Experiment) -> Dataset:
   """The data set to train on, prepared where it was not yet, and its spec."""
   data = experiment.data
   annotations = experiment.input.annotations
-  builder = datasets.load(
-    data.name, data.dir, data.source, report=notify, files=data.files, annotations=annotations
-  )
+  with images.pixel_limit(data.max_pixels):
+    builder = datasets.load(
+      data.name, data.dir, data.source, report=notify, files=data.files, annotations=annotations
+    )
   return builder, datasets.spec(builder, experiment.input)
 
 
@@ -276,6 +277,7 @@ def make_evaluator(
 
   It compiles once for each shape of a batch.
   """
+  pipeline.check_objects(*dataset, run.experiment.input, split, notify)
   eval_step = compile.jit(step.make_eval_step(run.task))
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:

@@ -11,6 +11,8 @@ import io
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -51,6 +53,9 @@ _SUBFILE_TYPE, _NOT_A_PAGE = 254, 1 | 4
 # Modes of 16-bit gray; 'I' is one in these formats, of older versions of Pillow.
 _GRAY_16 = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 _GRAY_16_AS_I = ('PNG', 'PPM')
+
+# What Pillow's decoders raise on corrupt files.
+_CORRUPT = (OSError, SyntaxError, ValueError, struct.error)
 
 # What a file is that is not an image: position and bytes of its signature, and what to do.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -134,21 +139,23 @@ def read_size(encoded: bytes, what: str) -> Size:
     SegjaxError: the file is not an image.
   """
   with _decoding(encoded, what):
-    image = _open_header(encoded)
+    image = _open_header(io.BytesIO(encoded))
     width, height = image.size
     turned = _flag(image, encoded) in _QUARTER_TURNS and image.format != 'TIFF'
   return (width, height) if turned else (height, width)
 
 
-def find_pages(encoded: bytes, what: str) -> list[int]:
-  """The pages of a TIFF file, from 0, but for smaller copies and masks; [0] of another format.
+def find_pages(path: Path) -> list[int]:
+  """The pages of a TIFF file, from 0, but for smaller copies and masks; only headers are read.
 
-  Raises:
-    SegjaxError: the file is not an image.
+  Returns:
+    [0] of a file of another format, or of one that is not an image.
   """
-  with _decoding(encoded, what):
-    image = _open_header(encoded)
-    return _pages(image) if image.format == 'TIFF' else [0]
+  with contextlib.suppress(*_CORRUPT), open(path, 'rb') as file:
+    image = _open_header(file)
+    if image.format == 'TIFF':
+      return _pages(image)
+  return [0]
 
 
 def is_unrotated(encoded: bytes, size: Size) -> bool:
@@ -159,7 +166,7 @@ def is_unrotated(encoded: bytes, size: Size) -> bool:
   with contextlib.suppress(SegjaxError), _decoding(encoded, ''):
     height, width = read_size(encoded, '')
     return size == (width, height) != (height, width) and (
-      _flag(_open_header(encoded), encoded) in _QUARTER_TURNS
+      _flag(_open_header(io.BytesIO(encoded)), encoded) in _QUARTER_TURNS
     )
   return False
 
@@ -203,8 +210,7 @@ def pixel_limit(most: int) -> Iterator[None]:
 def _decoding(encoded: bytes, what: str) -> Iterator[None]:
   try:
     yield
-  # Pillow's decoders raise all of these on corrupt files.
-  except (OSError, SyntaxError, ValueError, struct.error) as e:
+  except _CORRUPT as e:
     reason, remedy = _explain(encoded, e)
     raise SegjaxError(f'{what} cannot be decoded{reason}: {remedy}') from e
 
@@ -230,14 +236,14 @@ def _without_pillows_limit() -> Iterator[None]:
       Image.MAX_IMAGE_PIXELS = limit
 
 
-def _open_header(encoded: bytes) -> Image.Image:
+def _open_header(file: BinaryIO) -> Image.Image:
   with _without_pillows_limit():
-    return Image.open(io.BytesIO(encoded))
+    return Image.open(file)
 
 
 def _open(encoded: bytes, what: str, page: int | None) -> Image.Image:
   """The image or a page of a file, loaded."""
-  image = _open_header(encoded)
+  image = _open_header(io.BytesIO(encoded))
   if page is not None and image.format == 'TIFF':
     try:
       image.seek(page)

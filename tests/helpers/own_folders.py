@@ -45,7 +45,7 @@ def write_images(
 ) -> list[Scene]:
   """Writes some images; `name` has {} for the number."""
   scenes = [scene(i) for i in range(start, start + count)]
-  for i, found in enumerate(scenes):
+  for i, found in enumerate(scenes, start):
     save(root / name.format(i), found.image)
   return scenes
 

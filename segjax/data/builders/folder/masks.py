@@ -17,7 +17,8 @@ from segjax.types import IGNORE_LABEL, SegjaxError
 
 Color = tuple[int, int, int]
 _WHERE = 'config.data.files'
-_LOSSY = ('.jpg', '.jpeg', '.webp')
+# Suffixes of formats that change values.
+LOSSY = ('.jpg', '.jpeg', '.webp')
 # Pillow's modes whose pixels are the values or colors of a mask as they are stored.
 _STORED = ('1', 'L', 'LA', 'P', 'PA', 'I', 'F', 'RGB', 'RGBA')
 # In a table of values: no class.
@@ -208,7 +209,7 @@ def _and_others(others: Sequence[Any]) -> str:
 
 
 def _advice(path: Path) -> str:
-  if path.suffix.lower() not in _LOSSY:
+  if path.suffix.lower() not in LOSSY:
     return ''
   return (
     ', or save masks as PNG, as JPEG and WebP change values (for two classes '

@@ -1,0 +1,498 @@
+"""Recognizes images and masks in directories, for `segjax new`."""
+
+import collections
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from segjax.data import images as images_lib
+from segjax.data.builders import files as files_lib
+from segjax.data.builders import raw
+from segjax.data.builders.files import BACKGROUND
+from segjax.data.builders.folder import builder, layout, masks, pairing, patterns
+from segjax.data.builders.folder.pairing import Pair
+from segjax.data.guess import Guess, Task
+from segjax.types import SegjaxError
+
+# Masks and images that are looked into; of more, so many that are spread over all.
+_LOOKED_AT = 2000
+_IMAGES_LOOKED_AT = 50
+# More values or colors than these are no classes.
+_MOST_CLASSES = 1000
+_MOST_COLORS = 256
+# Ids from here on are read as 1000 * class + number.
+_DIVISOR = 1000
+# Values that are void where they are the highest, and the others are indices.
+_VOID = (255, 65_535)
+# Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
+_NEAR = 32
+_LISTS = ('{}.txt', 'splits/{}.txt', 'ImageSets/Segmentation/{}.txt', 'ImageSets/{}.txt')
+_NAME_FILES = ('classes.txt', 'labels.txt', 'codes.txt', 'class_names.txt')
+_TABLES = ('class_dict.csv', 'labelmap.txt')
+
+
+class Seen(NamedTuple):
+  """What some masks hold.
+
+  Attributes:
+    colors: whether they are colors, packed, rather than values.
+    pixels: value -> number of pixels, in the order of values.
+    masks: the different values of each mask.
+    lossy: whether a format changed the values.
+    palette: u8[256, 3], the colors of a palette file, or None.
+  """
+
+  colors: bool
+  pixels: Mapping[int, int]
+  masks: Sequence[frozenset[int]]
+  lossy: bool
+  palette: np.ndarray | None
+
+  @property
+  def values(self) -> list[int]:
+    return list(self.pixels)
+
+
+class Reading(NamedTuple):
+  """How masks of classes are read.
+
+  Attributes:
+    files: keys of `config.data.files`.
+    found: a few words on it.
+    problems: as in `Guess`.
+  """
+
+  files: dict[str, Any]
+  found: str
+  problems: list[str]
+
+
+def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
+  """Images and masks in directories; None where files are others.
+
+  Raises:
+    SegjaxError: they are images and masks, but these cannot be of classes or objects.
+  """
+  if images is None or (labels is not None and not labels.is_dir()):
+    return None
+  found = layout.find(task, images, labels)
+  if found is None:
+    return None
+  pairs, problems = _pairs_of(found)
+  reading = _read(task, found, pairs)
+  places = {'images': found.images, 'labels': found.labels}
+  places |= {'instances': found.instances} if found.instances else {}
+  files = {
+    **places,
+    **reading.files,
+    'channels': _channels(pairs),
+    'splits': _splits(found.source, [pair.name for pair in pairs]),
+    'unpaired': 'skip' if problems else 'error',
+  }
+  problems += [*_wrong_sizes(pairs), *reading.problems]
+  return Guess('folder', found.source, files, [_describe(found, pairs, reading)], problems)
+
+
+def _describe(found: layout.Layout, pairs: Sequence[Pair], reading: Reading) -> str:
+  places = [place for place in (found.labels, found.instances) if place is not None]
+  return (
+    f'{len(pairs)} images in {found.source}, {found.images}, with masks in '
+    f'{" and ".join(places)}: {reading.found}'
+  )
+
+
+class _Draft(NamedTuple):
+  """The keys of `builder.Options` that say which files belong together."""
+
+  images: str
+  labels: str | None
+  instances: str | None
+  classes: tuple[str, ...]
+  unpaired: str
+
+
+def _pairs_of(found: layout.Layout) -> tuple[list[Pair], list[str]]:
+  """The images that have masks, and sentences on those that do not."""
+  draft = _Draft(found.images, found.labels, found.instances, (), 'error')
+  kinds = [kind for kind in ('labels', 'instances') if getattr(found, kind) is not None]
+  try:
+    return pairing.pair(found.source, draft, kinds), []
+  except SegjaxError as e:
+    pairs = pairing.pair(found.source, draft._replace(unpaired='skip'), kinds)
+    return pairs, [f'{str(e).partition(":")[0]}: such files are left out']
+
+
+def _sample(items: Sequence[Any], most: int) -> list[Any]:
+  """At most so many items, spread over all."""
+  return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
+def _channels(pairs: Sequence[Pair]) -> int:
+  """1 where all images are gray, else 3."""
+  for pair in _sample(pairs, _IMAGES_LOOKED_AT):
+    mode, _ = images_lib.decode_stored(raw.read_bytes(pair.image), str(pair.image))
+    if mode not in ('1', 'L', 'LA', 'I') and not mode.startswith('I;'):
+      return 3
+  return 1
+
+
+def _splits(source: Path, names: Sequence[str]) -> dict[str, Any]:
+  """By directories or lists that say so in their names, else by fractions."""
+  if by_directory := layout.splits_of(names):
+    return dict(by_directory)
+  for place in _LISTS:
+    lists = {split: place.format(split) for split in ('train', 'val', 'test')}
+    lists = {split: path for split, path in lists.items() if (source / path).is_file()}
+    if 'train' in lists and len(lists) > 1 and _lists_are_of(source, names, lists):
+      return lists
+  if len(names) < 3:
+    return {'train': 0.5, 'val': 0.5} if len(names) == 2 else {'train': 1.0}
+  return {'train': 0.8, 'val': 0.2}
+
+
+def _lists_are_of(source: Path, names: Sequence[str], lists: Mapping[str, str]) -> bool:
+  options = files_lib.Options(classes=('any',), splits=lists)
+  try:
+    files_lib.splits_of(names, options, source, builder.raw_list)
+  except SegjaxError:
+    return False
+  return True
+
+
+def _wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
+  """A sentence on masks that have another size than their image."""
+  wrong = []
+  for pair in pairs:
+    sizes = [
+      images_lib.read_size(raw.read_bytes(path), str(path))
+      for path in (pair.image, *(file.path for file in (*pair.labels, *pair.instances)))
+    ]
+    if any(size != sizes[0] for size in sizes):
+      wrong.append(pair.image)
+  if not wrong:
+    return []
+  return [f'{len(wrong)} images have masks of another size, such as {wrong[0]}']
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def _read(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+  looked_at = _sample(pairs, _LOOKED_AT)
+  if found.instances is None:
+    return _read_classes(found, looked_at)
+  if task == 'semantic' or found.labels is None:
+    return _read_objects(found, looked_at)
+  classes, objects = _read_classes(found, looked_at), _read_objects(found, looked_at)
+  stuff = _stuff(looked_at, classes.files)
+  problems = [*classes.problems, *objects.problems]
+  if len(stuff) == len(classes.files['classes']):
+    problems.append('no class has an object in its pixels')
+  ids = {key: value for key, value in objects.files.items() if key == 'void_ids'}
+  return Reading({**classes.files, **ids, 'stuff': stuff}, f'{classes.found}, and ids', problems)
+
+
+def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+  named = _files_of_classes([file for pair in pairs for file in pair.labels])
+  if named:
+    return named
+  seen = _look([pair.labels[0].path for pair in pairs])
+  names = _class_names(found.source)
+  if seen.colors:
+    return _of_colors(seen, names)
+  return _of_values(seen, names)
+
+
+def _files_of_classes(files: Sequence[patterns.File]) -> Reading | None:
+  """Where there is a file for each class: any value above 0 is of it."""
+  classes = sorted({file.label for file in files if file.label is not None}, key=pairing.natural)
+  if not classes:
+    return None
+  if BACKGROUND not in classes:
+    classes.insert(0, BACKGROUND)
+  smooth = any(_is_smooth(_look([file.path])) for file in files[:20])
+  threshold = {'threshold': 127} if smooth else {}
+  return Reading({'classes': tuple(classes), **threshold}, 'a file for each class', [])
+
+
+def _look(paths: Sequence[Path]) -> Seen:
+  """What masks hold; those of gray RGB count as values, unless others have colors."""
+  found: list[dict[int, int]] = []
+  gray: list[bool] = []
+  for path in paths:
+    pixels = masks.read_pixels(path)
+    gray.append(pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()))
+    flat = masks.pack(pixels) if pixels.ndim == 3 else pixels
+    values, counts = np.unique(flat, return_counts=True)
+    if gray[-1] and pixels.ndim == 3:
+      values = values & 255
+    found.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+  colors = not all(gray)
+  if colors:  # gray ones are colors too
+    found = [
+      {value * 0x10101 if is_gray else value: count for value, count in one.items()}
+      for one, is_gray in zip(found, gray, strict=True)
+    ]
+  total = collections.Counter()
+  for one in found:
+    total.update(one)
+  lossy = any(path.suffix.lower() in masks.LOSSY for path in paths)
+  return Seen(
+    colors, dict(sorted(total.items())), [frozenset(one) for one in found], lossy, _palette(paths)
+  )
+
+
+def _palette(paths: Sequence[Path]) -> np.ndarray | None:
+  """The palette of the first mask, unless it is gray."""
+  with Image.open(io.BytesIO(raw.read_bytes(paths[0]))) as image:
+    found = image.getpalette('RGB') if image.mode == 'P' else None
+  if found is None:
+    return None
+  colors = np.zeros((256, 3), np.uint8)
+  colors[: len(found) // 3] = np.reshape(found, (-1, 3))
+  return colors if (colors != colors[:, :1]).any() else None
+
+
+def _is_smooth(seen: Seen) -> bool:
+  """Whether a binary mask was compressed or smoothed: almost all values are close to 0 or 255."""
+  values = np.array(seen.values)
+  if seen.colors or len(values) < 3 or values[-1] > 255:
+    return False
+  counts = np.array(list(seen.pixels.values()))
+  near = (values < _NEAR) | (values > 255 - _NEAR)
+  both = len(values) > 8 or seen.lossy
+  return both and counts[near].sum() > 0.95 * counts.sum() and values[-1] > 255 - _NEAR
+
+
+def _are_numbers_of_objects(seen: Seen) -> bool:
+  """Whether each mask has the values 0 to k, with different k: those of objects, not of classes."""
+  tops = {max(one) for one in seen.masks}
+  counted = all(one | {0} == set(range(max(one) + 1)) for one in seen.masks)
+  return counted and len(tops) >= 4
+
+
+_BINARY = (BACKGROUND, 'object')
+
+
+def _of_values(seen: Seen, names: Sequence[str]) -> Reading:
+  """How masks of values are read."""
+  values = seen.values
+  two = tuple(names) if len(names) == 2 else _BINARY
+  if _is_smooth(seen):
+    return Reading(
+      {'classes': two, 'encoding': 'binary', 'threshold': 127},
+      'two classes, below and above 127',
+      ['masks have values between 0 and 255, as of a compressed or smoothed file: 128 or more is '
+       f'taken as {two[1]}'],
+    )  # fmt: skip
+  if len(values) == 2 and values[0] == 0 and values[1] != 1:
+    found = f'two classes, of the values 0 and {values[1]}'
+    return Reading({'classes': two, 'values': tuple(values)}, found, [])
+  if _are_numbers_of_objects(seen):
+    return Reading(
+      {'classes': two, 'encoding': 'binary'},
+      'two classes, 0 and more',
+      ['values look like numbers of objects rather than classes: all but 0 are taken as '
+       f'{two[1]}; for objects choose --task=instance'],
+    )  # fmt: skip
+  void = [value for value in _VOID if value == values[-1] and _are_indices(values[:-1], names)]
+  values = [value for value in values if value not in void]
+  return _of_indices(values, void, seen, names)
+
+
+def _are_indices(values: Sequence[int], names: Sequence[str]) -> bool:
+  """Whether values follow each other, but for a few that are not used."""
+  return bool(values) and values[-1] - values[0] < 2 * len(values) + len(names)
+
+
+def _of_indices(
+  values: Sequence[int], void: Sequence[int], seen: Seen, names: Sequence[str]
+) -> Reading:
+  """Masks of class indices, or of other values, one for each class."""
+  if len(values) > _MOST_CLASSES:
+    raise SegjaxError(
+      f'masks have {len(values)} different values, which cannot be classes: for numbers of objects '
+      'choose --task=instance, else save masks of class indices'
+    )
+  problems, low, high = [], values[0], values[-1]
+  files: dict[str, Any] = {}
+  if _are_indices(values, names):
+    first = 1 if low == 1 else 0 if low <= len(values) + len(names) else low
+    listed = list(range(first, max(high + 1, first + len(names))))
+    files |= {'first': first} if first else {}
+    if unused := [value for value in listed if value not in values]:
+      problems.append(f'no mask has the value {unused[0]}' + _more(unused))
+  else:
+    listed = list(values)
+    files['values'] = tuple(listed)
+  classes = _names_for(listed, names)
+  if void:
+    files['void'] = tuple(void)
+    share = seen.pixels[void[0]] / sum(seen.pixels.values())
+    problems.append(
+      f'the value {void[0]} ({share:.1%} of the pixels) is taken as void, which is ignored'
+    )
+  if seen.palette is not None and high < 256:
+    files['colors'] = tuple(tuple(seen.palette[value].tolist()) for value in listed)
+  if len(values) == 1:
+    problems.append(f'all pixels have the value {values[0]}')
+  found = f'{len(classes)} classes, of the values {listed[0]} to {listed[-1]}'
+  return Reading({'classes': classes, **files}, found, problems)
+
+
+def _more(items: Sequence[Any]) -> str:
+  return f' and {len(items) - 1} others' if len(items) > 1 else ''
+
+
+def _names_for(values: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
+  """Names of the classes: those of a file, where there are as many, or one less for 0."""
+  if len(names) == len(values):
+    return tuple(names)
+  if len(names) == len(values) - 1 and values[0] == 0 and BACKGROUND not in names:
+    return (BACKGROUND, *names)
+  if len(values) == 2 and values[0] == 0:
+    return _BINARY
+  return tuple(BACKGROUND if value == 0 else f'class_{value}' for value in values)
+
+
+def _of_colors(seen: Seen, names: Sequence[str]) -> Reading:
+  """How masks of colors are read."""
+  found = [masks.unpack(value) for value in seen.values]
+  if len(found) > _MOST_COLORS:
+    raise SegjaxError(
+      f'masks have {len(found)} different colors, which cannot be classes: save them as PNG, '
+      'without smoothing, or as class indices'
+    )
+  table = names if isinstance(names, Table) else None
+  if table is not None and set(found) <= set(table.colors):
+    files = {'classes': tuple(table), 'colors': table.colors, 'encoding': 'color'}
+    return Reading(files, f'{len(table)} colors, named in {table.path}', [])
+  # The color of most pixels is often the background, but black says so.
+  ordered = sorted(found, key=lambda color: (color != (0, 0, 0), color))
+  classes = tuple(
+    BACKGROUND if color == (0, 0, 0) else 'color_{:02x}{:02x}{:02x}'.format(*color)
+    for color in ordered
+  )
+  files = {'classes': classes, 'colors': tuple(ordered), 'encoding': 'color'}
+  return Reading(files, f'{len(classes)} colors', [])
+
+
+# --- names of classes -----------------------------------------------------------------------------
+
+
+class Table(list):
+  """Names of classes, with their colors.
+
+  Attributes:
+    colors: one for each name.
+    path: of the file that has them.
+  """
+
+  colors: tuple[tuple[int, int, int], ...]
+  path: Path
+
+
+def _class_names(source: Path) -> list[str]:
+  """The names that a file beside the data lists; none where there is no such file."""
+  for directory in (source, source.parent):
+    for name in _TABLES:
+      if (path := directory / name).is_file() and (table := _read_table(path)):
+        return table
+    for name in _NAME_FILES:
+      if (path := directory / name).is_file():
+        lines = [line.strip() for line in path.read_text(errors='replace').splitlines()]
+        if (names := [line for line in lines if line]) and len(set(names)) == len(names):
+          return names
+  return []
+
+
+def _read_table(path: Path) -> Table | None:
+  """Kaggle's class_dict.csv (name,r,g,b) or CVAT's labelmap.txt (name:r,g,b:parts:actions)."""
+  table, colors = Table(), []
+  for row in csv.reader(path.read_text(errors='replace').splitlines()):
+    match = re.fullmatch(r'\s*([^:,#]+?)\s*[:,]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\D*', ','.join(row))
+    if match and all(int(value) < 256 for value in match.groups()[1:]):
+      table.append(match[1])
+      colors.append(tuple(int(value) for value in match.groups()[1:]))
+  table.colors, table.path = tuple(colors), path
+  return table if table and len(set(colors)) == len(set(table)) == len(table) else None
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+  """How masks of objects are read."""
+  files = [file for pair in pairs for file in pair.instances]
+  keys = patterns.keys(found.instances)
+  if 'class' in keys:
+    classes = tuple(sorted({file.label for file in files}, key=pairing.natural))
+    return Reading({'classes': classes}, 'masks of objects for each class', [])
+  if 'object' in keys:
+    threshold = {'threshold': 127} if any(map(_is_smooth, _each(files[:20]))) else {}
+    return Reading({'classes': ('object',), **threshold}, 'a file for each object', [])
+  seen = _look([file.path for file in files])
+  values = [value for value in seen.values if value]
+  if not values:
+    return Reading({'classes': ('object',)}, 'no object', ['all masks are empty'])
+  names = _class_names(found.source)
+  if not seen.colors and values[0] >= _DIVISOR:
+    return _of_class_and_number(values, names)
+  files_: dict[str, Any] = {'classes': tuple(names) if len(names) == 1 else ('object',)}
+  problems = []
+  if values[-1] == 255 and len(values) > 1 and values[-2] < 200 and not seen.colors:
+    files_['void_ids'] = (255,)
+    problems.append('the value 255 is taken as void, and as no object')
+  if len(seen.pixels) > 1 and all(len(one - {0}) <= 1 for one in seen.masks) and len(values) == 1:
+    problems.append(
+      f'masks have one value ({values[0]}) besides 0, so one object each: if several objects share '
+      'it, number them, or choose --task=semantic'
+    )
+  return Reading(files_, 'a value for each object', problems)
+
+
+def _each(files: Iterable[patterns.File]) -> list[Seen]:
+  return [_look([file.path]) for file in files]
+
+
+def _of_class_and_number(values: Sequence[int], names: Sequence[str]) -> Reading:
+  """Ids of 1000 * class + number; a class without numbers is stuff."""
+  numbers = collections.defaultdict(set)
+  for value in values:
+    numbers[value // _DIVISOR].add(value % _DIVISOR)
+  listed = sorted(numbers)
+  known = names if len(names) in (len(listed), listed[-1] + 1) else ()
+  if len(known) == listed[-1] + 1 and len(known) != len(listed):
+    listed, classes = list(range(len(known))), tuple(known)
+  else:
+    classes = tuple(known) or tuple(f'class_{value}' for value in listed)
+  stuff = tuple(
+    name for value, name in zip(listed, classes, strict=True) if numbers.get(value) == {0}
+  )
+  files: dict[str, Any] = {'classes': classes, 'values': tuple(listed), 'divisor': _DIVISOR}
+  found = f'{len(classes)} classes, of the values {_DIVISOR} x class + number of the object'
+  return Reading({**files, 'stuff': stuff} if stuff else files, found, [])
+
+
+def _stuff(pairs: Sequence[Pair], files: Mapping[str, Any]) -> tuple[str, ...]:
+  """The classes that have no pixel in an object, but for the background: what is left over."""
+  options = builder.Options(**{**files, 'images': 'images', 'labels': 'masks'})
+  things = np.zeros(len(options.classes), bool)
+  for pair in pairs:
+    size = images_lib.read_size(raw.read_bytes(pair.image), str(pair.image))
+    label = masks.read_label(pair.labels, options, size)
+    inside = np.zeros(size, bool)
+    for file in pair.instances:
+      ids = masks.check_size(file.path, masks.read_ids(file.path), size)
+      inside |= ids > 0
+    counts = np.bincount(label[inside], minlength=len(things))[: len(things)]
+    every = np.bincount(label.reshape(-1), minlength=len(things))[: len(things)]
+    # Objects' borders may be a pixel off.
+    things |= counts > 0.5 * np.maximum(every, 1)
+  return tuple(name for name, thing in zip(options.classes, things, strict=True) if not thing)

@@ -1,0 +1,346 @@
+"""What `segjax new` finds out about images and masks in directories."""
+
+import numpy as np
+import pytest
+from own_folders import CLASSES, COLORS, save, scene, write_folder, write_images
+from PIL import Image
+
+from segjax.data import datasets
+from segjax.data.builders.folder import layout
+from segjax.data.builders.folder.builder import Options
+from segjax.data.builders.folder.guess import guess
+from segjax.types import SegjaxError
+
+ANNOTATIONS = {
+  'semantic': ('label',),
+  'instance': ('objects',),
+  'panoptic': ('label', 'objects', 'segments'),
+}
+THREE = ('background', 'class_1', 'class_2')
+
+
+def files_of(root, task='semantic', images='images', labels='masks'):
+  """The keys of a guess, which prepares."""
+  found = guess(task, root / images, labels and root / labels)
+  assert found.name == 'folder'
+  prepared = datasets.load(
+    'folder',
+    root.parent / 'prepared',
+    found.source,
+    files=found.files,
+    annotations=ANNOTATIONS[task],
+  )
+  assert sum(s.num_examples for s in prepared.info.splits.values()) == 6
+  return found.files, found
+
+
+def convert_two(values):
+  return lambda label: np.array(values, np.uint8)[(label > 0).astype(int)]
+
+
+@pytest.mark.parametrize(
+  ('convert', 'expected'),
+  [
+    (lambda label: label, {'classes': THREE}),
+    (lambda label: label + np.uint8(1), {'classes': ('class_1', 'class_2', 'class_3'), 'first': 1}),
+    (convert_two((0, 255)), {'classes': ('background', 'object'), 'values': (0, 255)}),
+    (convert_two((0, 1)), {'classes': ('background', 'object')}),
+    (lambda label: label * np.uint8(90), {'values': (0, 90, 180)}),
+    (lambda label: label.astype(np.uint16) * 700, {'values': (0, 700, 1400)}),
+    (lambda label: np.repeat(label[..., None], 3, -1), {'classes': THREE}),
+    (
+      lambda label: COLORS[label],
+      {
+        'classes': ('background', 'color_003cc8', 'color_c83c00'),
+        'colors': ((0, 0, 0), (0, 60, 200), (200, 60, 0)),
+        'encoding': 'color',
+      },
+    ),
+  ],
+)
+def test_masks_of_classes(tmp_path, convert, expected):
+  write_folder(tmp_path / 'source', convert=convert)
+  files, found = files_of(tmp_path / 'source')
+  assert expected.items() <= files.items()
+  assert files['splits'] == {'train': 0.8, 'val': 0.2}
+  assert found.problems == []
+  assert set(files) <= set(Options.__dataclass_fields__)
+
+
+def test_void(tmp_path):
+  source = tmp_path / 'source'
+  scenes = write_folder(source)
+  for i, one in enumerate(scenes):
+    one.label[0] = 255
+    save(source / f'masks/im{i}.png', one.label)
+  files, found = files_of(source)
+  assert (files['classes'], files['void']) == (THREE, (255,))
+  assert found.problems == ['the value 255 (3.1% of the pixels) is taken as void, which is ignored']
+
+
+def test_palette_files_have_colors(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    image = Image.fromarray(one.label)
+    image.putpalette(COLORS.tobytes())
+    (source / 'masks').mkdir(exist_ok=True)
+    image.save(source / f'masks/im{i}.png')
+  files, _ = files_of(source)
+  assert files['classes'] == THREE
+  assert files['colors'] == tuple(map(tuple, COLORS.tolist()))
+  assert 'encoding' not in files
+
+
+def test_smoothed_masks_have_a_threshold(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    save(source / f'masks/im{i}.jpg', (one.label > 0) * np.uint8(255))
+  files, found = files_of(source)
+  assert (files['encoding'], files['threshold']) == ('binary', 127)
+  assert 'compressed or smoothed' in found.problems[0]
+
+
+def test_gray_images(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_folder(source)):
+    save(source / f'images/im{i}.png', one.image[..., 0])
+  assert files_of(source)[0]['channels'] == 1
+
+
+@pytest.mark.parametrize(
+  ('file', 'text', 'classes'),
+  [
+    ('classes.txt', 'grass\ncat\ndog\n', ('grass', 'cat', 'dog')),
+    ('labels.txt', 'cat\ndog\n', ('background', 'cat', 'dog')),
+    ('labels.txt', 'one\ntwo\nthree\nfour\n', ('one', 'two', 'three', 'four')),
+  ],
+)
+def test_names_of_a_file(tmp_path, file, text, classes):
+  write_folder(tmp_path / 'source')
+  (tmp_path / 'source' / file).write_text(text)
+  files, found = files_of(tmp_path / 'source')
+  assert files['classes'] == classes
+  assert found.problems == ['no mask has the value 3'] * (len(classes) == 4)
+
+
+@pytest.mark.parametrize(
+  ('file', 'text'),
+  [
+    ('class_dict.csv', 'name,r,g,b\ngrass, 0, 0, 0\ncat,200,60,0\ndog,0,60,200\n'),
+    (
+      'labelmap.txt',
+      '# label:color_rgb:parts:actions\ngrass:0,0,0::\ncat:200,60,0::\ndog:0,60,200::',
+    ),
+  ],
+)
+def test_names_of_colors(tmp_path, file, text):
+  write_folder(tmp_path / 'source', convert=lambda label: COLORS[label])
+  (tmp_path / 'source' / file).write_text(text)
+  files, _ = files_of(tmp_path / 'source')
+  assert files['classes'] == ('grass', 'cat', 'dog')
+  assert files['colors'] == tuple(map(tuple, COLORS.tolist()))
+
+
+@pytest.mark.parametrize(
+  ('image', 'mask', 'patterns'),
+  [
+    ('images/im{}', 'masks/im{}', ('images', 'masks')),
+    ('images/im{}', 'masks/im{}_mask', ('images', 'masks/{name}_mask')),
+    ('images/im{}', 'masks/im{}_ours', ('images', 'masks/{name}_ours')),
+    ('images/im{}_img', 'masks/im{}_seg', ('images/{name}_img', 'masks/{name}_seg')),
+    ('images/im{}_0000', 'masks/im{}', ('images/{name}_0000', 'masks')),
+    ('images/image{}', 'masks/mask{}', ('images/image{name}', 'masks/mask{name}')),
+    ('images/deep/im{}', 'masks/deep/im{}', ('images', 'masks')),
+  ],
+)
+def test_names_of_masks(tmp_path, image, mask, patterns):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6, f'{image}.png')):
+    save(source / f'{mask.format(i)}.png', one.label)
+  files, _ = files_of(source)
+  assert (files['images'], files['labels']) == patterns
+
+
+@pytest.mark.parametrize(
+  ('image', 'mask', 'patterns'),
+  [
+    ('images/im{}', 'masks/im{}', ('images', 'masks')),
+    ('JPEGImages/im{}', 'SegmentationClass/im{}', ('JPEGImages', 'SegmentationClass')),
+    ('imagesTr/im{}_0000', 'labelsTr/im{}', ('imagesTr/{name}_0000', 'labelsTr')),
+    ('im{}', 'im{}_mask', ('{name}', '{name}_mask')),
+    ('im{}_img', 'im{}_masks', ('{name}_img', '{name}_masks')),
+  ],
+)
+def test_everything_in_one_directory(tmp_path, image, mask, patterns):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6, f'{image}.png')):
+    save(source / f'{mask.format(i)}.png', one.label)
+  files, _ = files_of(source, images='.', labels=None)
+  assert (files['images'], files['labels']) == patterns
+
+
+@pytest.mark.parametrize(
+  ('image', 'mask', 'patterns'),
+  [
+    ('images/{}', 'masks/{}', ('images', 'masks')),
+    ('{}/images', '{}/masks', ('{split}/images/{name}', '{split}/masks/{name}')),
+    ('{}', '{}annot', ('{split}/{name}', '{split}annot/{name}')),
+  ],
+)
+def test_splits_in_the_names_of_directories(tmp_path, image, mask, patterns):
+  source = tmp_path / 'source'
+  for start, count, split in ((0, 4, 'train'), (4, 2, 'valid')):
+    name = f'{image.format(split)}/im{{}}.png'
+    for i, one in enumerate(write_images(source, count, name, start), start):
+      save(source / mask.format(split) / f'im{i}.png', one.label)
+  files, _ = files_of(source, images='.', labels=None)
+  assert (files['images'], files['labels']) == patterns
+  assert files['splits'] == {'train': 'train', 'val': 'valid'}
+
+
+def test_splits_of_lists(tmp_path):
+  source = tmp_path / 'source'
+  write_folder(source)
+  (source / 'train.txt').write_text('\n'.join(f'im{i}' for i in range(4)))
+  (source / 'val.txt').write_text('im4.png\nim5.png')
+  assert files_of(source)[0]['splits'] == {'train': 'train.txt', 'val': 'val.txt'}
+  (source / 'val.txt').write_text('other')
+  assert files_of(source)[0]['splits'] == {'train': 0.8, 'val': 0.2}
+
+
+@pytest.mark.parametrize(
+  ('mask', 'pattern'),
+  [('masks/{c}/im{i}', 'masks/{class}/{name}'), ('masks/im{i}_{c}', 'masks/{name}_{class}')],
+)
+def test_a_file_for_each_class(tmp_path, mask, pattern):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    for index, kind in enumerate(CLASSES[1:], 1):
+      save(source / f'{mask.format(c=kind, i=i)}.png', (one.label == index) * np.uint8(255))
+  files, _ = files_of(source)
+  assert (files['labels'], files['classes']) == (pattern, CLASSES)
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def test_numbers_of_objects(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    save(source / f'masks/im{i}_mask.png', np.where(one.ids <= i % 4, one.ids, 0) + (one.ids == 1))
+  files, found = files_of(source, 'instance')
+  assert files['classes'] == ('object',)
+  assert (files['labels'], files['instances']) == (None, 'masks/{name}_mask')
+  assert found.problems == []
+
+
+def test_numbers_of_objects_are_no_classes(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    ids = np.where(one.ids <= i % 4, one.ids, 0)
+    ids[-1, : i % 4] = np.arange(i % 4) + 1
+    save(source / f'masks/im{i}.png', ids)
+  files, found = files_of(source)
+  assert files['encoding'] == 'binary'
+  assert 'look like numbers of objects' in found.problems[0]
+
+
+def test_one_value_for_all_objects_is_a_problem(tmp_path):
+  source = tmp_path / 'source'
+  write_folder(source, convert=convert_two((0, 255)))
+  _, found = files_of(source, 'instance')
+  assert 'masks have one value (255) besides 0' in found.problems[0]
+
+
+def test_class_and_number_in_a_value(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    ids = np.where(one.ids > 0, one.label.astype(np.uint16) * 1000 + one.ids, 3000)
+    save(source / f'masks/im{i}.png', ids.astype(np.uint16))
+  files, _ = files_of(source, 'panoptic')
+  assert files['classes'] == ('class_1', 'class_2', 'class_3')
+  assert (files['divisor'], files['values'], files['stuff']) == (1000, (1, 2, 3), ('class_3',))
+
+
+@pytest.mark.parametrize(
+  ('task', 'labels', 'places'),
+  [
+    ('panoptic', 'labels', ('labels', 'instances')),
+    ('panoptic', None, ('labels', 'instances')),
+    ('instance', None, ('labels', 'instances')),
+  ],
+)
+def test_classes_and_objects(tmp_path, task, labels, places):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    save(source / f'labels/im{i}.png', one.label)
+    save(source / f'instances/im{i}.png', one.ids)
+  files, found = files_of(source, task, images='images' if labels else '.', labels=labels)
+  assert (files['labels'], files['instances']) == places
+  assert (files['classes'], files['stuff']) == (THREE, ('background',))
+  assert found.problems == []
+
+
+def test_a_directory_for_each_image(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6, 'im{0}/images/im{0}.png')):
+    for id in (1, 2, 3):
+      save(source / f'im{i}/masks/{id}.png', (one.ids == id) * np.uint8(255))
+  files, _ = files_of(source, 'instance', images='.', labels=None)
+  assert files['images'] == '{name}/images/{name}'
+  assert files['instances'] == '{name}/masks/{object}'
+
+
+# --- what looks wrong -----------------------------------------------------------------------------
+
+
+def test_files_without_a_partner_are_left_out(tmp_path):
+  source = tmp_path / 'source'
+  write_folder(source, 7)
+  (source / 'masks/im3.png').unlink()
+  files, found = files_of(source)
+  assert files['unpaired'] == 'skip'
+  [problem] = found.problems
+  assert 'im3.png has no mask in' in problem and problem.endswith('such files are left out')
+
+
+def test_masks_of_another_size(tmp_path):
+  write_folder(tmp_path)
+  save(tmp_path / 'masks/im2.png', scene(2, (40, 32)).label)
+  found = guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+  assert found.problems == [
+    f'1 images have masks of another size, such as {tmp_path}/images/im2.png'
+  ]
+
+
+@pytest.mark.parametrize(
+  ('pixels', 'message'),
+  [
+    (lambda rng: rng.integers(0, 255, (32, 32, 3)).astype(np.uint8), r'\d+ different colors'),
+    (lambda rng: rng.integers(0, 9999, (64, 64)).astype(np.uint16), r'\d+ different values'),
+  ],
+)
+def test_masks_that_are_of_no_classes(tmp_path, pixels, message):
+  write_folder(tmp_path)
+  save(tmp_path / 'masks/im0.png', pixels(np.random.default_rng(0)))
+  with pytest.raises(SegjaxError, match=message):
+    guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+
+
+def test_other_files_are_of_other_formats(tmp_path):
+  write_images(tmp_path, 3)
+  (tmp_path / 'labels').mkdir()
+  (tmp_path / 'labels/im0.txt').write_text('0 .1 .1 .2 .2')
+  (tmp_path / 'all.json').write_text('{}')
+  assert guess('semantic', tmp_path / 'images', tmp_path / 'labels') is None
+  assert guess('semantic', tmp_path / 'images', tmp_path / 'all.json') is None
+  assert guess('semantic', tmp_path, None) is None
+  assert guess('semantic', None, tmp_path) is None
+  assert guess('semantic', tmp_path / 'none', None) is None
+
+
+def test_splits_that_are_not():
+  assert layout.splits_of(['train/a', 'other/b']) is None
+  assert layout.splits_of(['train/a', 'b']) is None
+  assert layout.splits_of(['train/a']) is None
+  assert layout.splits_of(['train/a', 'Test/b']) == {'train': 'train', 'test': 'Test'}

@@ -38,7 +38,7 @@ def table(count: int, seed: int = 0, *, paths: bool = True, **columns) -> pyarro
 
 def write_arrow(directory: Path, rows: pyarrow.Table, shards: int = 1) -> None:
   """Writes a directory as `Dataset.save_to_disk` does."""
-  directory.mkdir(parents=True)
+  directory.mkdir(parents=True, exist_ok=True)
   names = [f'data-{i:05}-of-{shards:05}.arrow' for i in range(shards)]
   ends = np.linspace(0, rows.num_rows, shards + 1).astype(int).tolist()
   for name, start, end in zip(names, ends, ends[1:], strict=False):

@@ -1,22 +1,25 @@
-"""What `segjax new` makes of LabelMe's, YOLO's and Cityscapes' files."""
+"""What `segjax new` makes of LabelMe's, YOLO's, Cityscapes' and Hugging Face's files."""
 
 import json
 
 import numpy as np
 import pytest
 import synthetic_cityscapes
+import synthetic_hf
 import synthetic_labelme
 import synthetic_yolo
 from synthetic_labelme import shape
 
 from segjax.data.builders.cityscapes.guess import guess as guess_cityscapes
+from segjax.data.builders.hugging_face import builder as hugging_face
+from segjax.data.builders.hugging_face.guess import guess as guess_hugging_face
 from segjax.data.builders.labelme import builder as labelme
 from segjax.data.builders.labelme.guess import guess as guess_labelme
 from segjax.data.builders.yolo import builder as yolo
 from segjax.data.builders.yolo.guess import guess as guess_yolo
 from segjax.types import SegjaxError
 
-GUESSES = guess_labelme, guess_yolo, guess_cityscapes
+GUESSES = guess_labelme, guess_yolo, guess_cityscapes, guess_hugging_face
 FRACTIONS = {'train': 0.8, 'val': 0.2}
 
 
@@ -186,3 +189,61 @@ def test_cityscapes(tmp_path, task, name):
     found = guess_cityscapes(task, images, labels)
     assert (found.name, found.source, found.files) == (name, tmp_path, {})
     assert found.found == ['Cityscapes', 'train: 2 images', 'val: 2 images']
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------
+
+
+def test_hugging_face(tmp_path):
+  synthetic_hf.write_set(tmp_path, 10)
+  found = guess_hugging_face('semantic', tmp_path, None)
+  assert (found.name, found.source, found.problems) == ('hugging_face', tmp_path, [])
+  assert found.files['classes'] == ('background', 'class_1', 'class_2')
+  assert (found.files['images'], found.files['labels']) == ('image', 'label')
+  assert 'splits' not in found.files and 'instances' not in found.files
+  assert found.found == [
+    'train: 8 rows',
+    'validation: 2 rows',
+    'columns image and label: 3 classes, of the values 0 to 2',
+  ]
+  assert sizes(hugging_face, found) == {'train': 8, 'val': 2}
+  (tmp_path / 'id2label.json').write_text('{"0": "background", "1": "square", "2": "disk"}')
+  files = guess_hugging_face('semantic', tmp_path, None).files
+  assert files['classes'] == ('background', 'square', 'disk')
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_hugging_face_with_objects(tmp_path, task):
+  synthetic_hf.write_set(tmp_path, 5)
+  found = guess_hugging_face(task, tmp_path, None)
+  assert found.files['instances'] == 'instances' and found.files['labels'] == 'label'
+  splits = hugging_face.Builder.find(
+    found.source, hugging_face.Options(**found.files), ('label', 'objects', 'segments')
+  )
+  content = splits['val'][0].read(synthetic_labelme.SIZE)
+  assert [entry.label for entry in content.objects] == [1, 2]
+  assert found.files['stuff'] == ('background',)
+
+
+@pytest.mark.parametrize(
+  ('names', 'splits'),
+  [
+    (['train'], FRACTIONS),
+    (['train', 'test'], {'train': 'train', 'val': 'test'}),
+    (['train', 'dev', 'test'], None),
+  ],
+)
+def test_splits_of_hugging_face(tmp_path, names, splits):
+  for number, name in enumerate(names):
+    rows = synthetic_hf.table(5 - number, seed=number)
+    synthetic_hf.write_parquet(tmp_path / 'data' / f'{name}-00000-of-00001.parquet', rows)
+  found = guess_hugging_face('semantic', tmp_path, tmp_path)
+  assert found.files.get('splits') == splits
+  assert {'train', 'val'} <= sizes(hugging_face, found).keys()
+
+
+def test_hugging_face_without_masks(tmp_path):
+  rows = synthetic_hf.table(2).select(['image'])
+  synthetic_hf.write_arrow(tmp_path, rows)
+  with pytest.raises(SegjaxError, match='has the columns image, none of which is of masks'):
+    guess_hugging_face('semantic', tmp_path, None)

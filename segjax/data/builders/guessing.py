@@ -10,6 +10,10 @@ from segjax.data.builders import files
 
 # Names of a split's directory.
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
+ALL_THINGS = (
+  'the files do not say which classes are stuff: all are taken as things, until '
+  'config.data.files.stuff lists the others'
+)
 FRACTIONS = {'train': 0.8, 'val': 0.2}
 
 

@@ -10,6 +10,7 @@ import synthetic_labelme
 import synthetic_yolo
 from synthetic_labelme import shape
 
+from segjax.data.builders import guessing
 from segjax.data.builders.cityscapes.guess import guess as guess_cityscapes
 from segjax.data.builders.hugging_face import builder as hugging_face
 from segjax.data.builders.hugging_face.guess import guess as guess_hugging_face
@@ -56,7 +57,6 @@ def test_labelme(tmp_path):
     'images': 'images',
     'labels': 'labels',
     'splits': FRACTIONS,
-    'void': (),
   }
   assert found.found == [
     '10 images in images/',
@@ -65,6 +65,8 @@ def test_labelme(tmp_path):
   ]
   assert sizes(labelme, found) == {'train': 8, 'val': 2}
   assert guess_labelme('instance', images, labels).files['classes'] == ('disk', 'square')
+  found = guess_labelme('panoptic', images, labels)
+  assert found.files['stuff'] == () and found.problems == [guessing.ALL_THINGS]
 
 
 def test_problems_of_labelme(tmp_path):

@@ -127,6 +127,7 @@ def test_what_has_no_area_is_counted(tmp_path):
     (shape('disk', [[1, 2, 3]]), 'points that are not pairs of numbers'),
     (shape('disk', [[1, float('nan')], [1, 2], [3, 4]]), 'points that are not pairs of numbers'),
     (shape('disk', [['a', 'b']]), 'points that are not pairs of numbers'),
+    (shape('disk', SQUARE, group_id=[1]), r'has the group_id \[1\], which is no number'),
     (shape('disk', None), 'points that are not pairs of numbers'),
     (shape('disk', [[1, 1], [1e8, 1], [1, 5]]), "a shape 'disk' has a polygon that is not pairs"),
     (shape('disk', [[1, 1], [3, 3]], 'mask'), 'a mask without the base64 of a PNG'),
@@ -281,6 +282,7 @@ def corrupt(name, content):
 
 BREAKS = {
   'not JSON': (corrupt('labels/im03.json', b'{"shapes": ['), r'im03\.json is truncated or is not'),
+  'deep': (corrupt('labels/im03.json', b'[' * 100_000), r'im03\.json is truncated or is not'),
   'not text': (corrupt('labels/im03.json', b'\xff\xfe\x00'), r'im03\.json is truncated or is not'),
   'empty': (corrupt('labels/im03.json', b''), r'im03\.json is truncated or is not'),
   'COCO': (

@@ -69,7 +69,7 @@ class Shape(NamedTuple):
   """
 
   label: str
-  group: int | None
+  group: int | str | None
   polygon: np.ndarray | None = None
   mask: tuple[tuple[int, int], np.ndarray] | None = None
 
@@ -186,7 +186,7 @@ def load(path: Path) -> dict[str, Any]:
   """
   try:
     content = json.loads(raw.read_bytes(path))
-  except ValueError as e:  # no JSON, or no UTF-8
+  except (ValueError, RecursionError) as e:  # no JSON, or no UTF-8
     raise SegjaxError(
       f'{path} is truncated or is not valid JSON ({e}): save it from LabelMe again'
     ) from e
@@ -331,6 +331,8 @@ def read_shape(path: Path, number: int, entry: Any) -> Shape:
   if not isinstance(label, str):
     raise SegjaxError(f'{who} has no label: give it one in LabelMe')
   kind, group = entry.get('shape_type') or 'polygon', entry.get('group_id')
+  if not isinstance(group, int | str | None):
+    raise SegjaxError(f'{who} has the group_id {group!r}, which is no number: correct the file')
   if kind in LINES:
     return Shape(label, group)
   points = _points(who, entry.get('points'))

@@ -29,11 +29,13 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     'images': guessing.relative(source, image_root.absolute()),
     'labels': guessing.relative(source, label_root.absolute()),
     'splits': dict(guessing.find_splits([files.name_below(label_root, path) for path in paths])),
-    'void': tuple(name for name in void if any(label == name for label, _ in entries)),
   }
+  if used := tuple(name for name in void if any(label == name for label, _ in entries)):
+    options['void'] = used
+  problems = _problems(contents, entries)
   if task == 'panoptic':
     options['stuff'] = ()
-  problems = _problems(contents, entries)
+    problems.append(guessing.ALL_THINGS)
   if odd := _unpaired(source, options):
     problems.append(odd)
     options['unpaired'] = 'skip'

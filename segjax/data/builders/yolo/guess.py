@@ -91,6 +91,7 @@ def _complete(task: types.Task, source: Path, options: dict[str, Any]) -> types.
   options['classes'] = guessing.with_background(task, options['classes'])
   if task == 'panoptic':
     options['stuff'] = ()
+    problems.append(guessing.ALL_THINGS)
   return types.Guess('yolo', source, options, found, problems)
 
 

@@ -1,0 +1,78 @@
+"""Users' own data in every format: new, train, evaluate and predict, by commands alone."""
+
+import json
+
+import numpy as np
+import pytest
+from commands import SMALL, output, read_log, run
+from own_data import COUNT, FORMATS
+from own_folders import save
+from PIL import Image
+
+# The keys of the small networks that do not depend on the data set; a size for all images.
+_DATA = ('--config.data.', '--config.batch.', '--config.train.')
+SHRUNK = {
+  task: [key for key in keys if not key.startswith(_DATA)]
+  + ['--config.optim.schedule=constant', '--config.optim.warmup_steps=0', '--config.train.steps=2']
+  for task, keys in SMALL.items()
+}
+METRICS = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_from_files_to_predictions(tmp_path, name, capsys):
+  kind = FORMATS[name]
+  root, config, workdir = tmp_path / 'data', tmp_path / 'my_config.py', tmp_path / 'run'
+  kind.write(root)
+  named = {'images': kind.images, 'labels': kind.labels}
+  places = [f'--{key}={root / place}' for key, place in named.items() if place is not None]
+  assert run('new', f'--task={kind.task}', *places, f'--output={config}') == 0
+  assert f'segjax train --config={config}' in capsys.readouterr().out
+
+  assert run('train', f'--config={config}', f'--workdir={workdir}', *SHRUNK[kind.task]) == 0
+  written = json.loads((workdir / 'config.json').read_text())
+  assert (written['task'], written['data']['name']) == (kind.task, kind.name)
+  described = json.loads((workdir / 'dataset.json').read_text())['spec']
+  assert tuple(described['class_names']) == kind.classes
+  assert sum(described['splits'].values()) == COUNT
+  assert [r['step'] for r in read_log(workdir) if r['split'] == 'train'][-1] == 2
+
+  found = output(capsys, 'evaluate', f'--workdir={workdir}')
+  assert METRICS[kind.task] in found
+
+  images, predictions = tmp_path / 'new_images', tmp_path / 'predictions'
+  for i in range(2):
+    save(images / f'{i}.png', np.full((32, 32, 3), 100 * i, np.uint8))
+  assert (
+    run('predict', f'--workdir={workdir}', f'--images={images}', f'--output={predictions}') == 0
+  )
+  assert {path.name for path in predictions.glob('*_overlay.png')} == {
+    '0_overlay.png',
+    '1_overlay.png',
+  }
+
+
+@pytest.mark.parametrize('value', [1, 255])
+def test_a_folder_of_masks_is_learned(tmp_path, value, capsys):
+  """The question asked most: images/*.jpg and masks/*.png, two classes."""
+  rng = np.random.default_rng(0)
+  for i in range(24):
+    x, y = rng.integers(2, 34, 2)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[y : y + 28, x : x + 28] = 1
+    image = np.where(mask[..., None] > 0, [220, 40, 40], [30, 30, 60])
+    image = (image + rng.integers(0, 20, (64, 64, 3))).astype(np.uint8)
+    save(tmp_path / f'images/im{i:02}.jpg', image, quality=95)
+    save(tmp_path / f'masks/im{i:02}.png', mask * np.uint8(value))
+  config, workdir = tmp_path / 'mine.py', tmp_path / 'run'
+  places = [f'--images={tmp_path}/images', f'--labels={tmp_path}/masks']
+  assert run('new', '--task=semantic', *places, f'--output={config}') == 0
+  small = ['--config.model.width=4', '--config.model.depth=2', '--config.train.steps=60']
+  assert run('train', f'--config={config}', f'--workdir={workdir}', *small) == 0
+  assert output(capsys, 'evaluate', f'--workdir={workdir}')['mean_iou'] > 0.9
+  # What the network puts out are class indices, whatever values the masks have.
+  assert (
+    run('predict', f'--workdir={workdir}', f'--images={tmp_path}/images', f'--output={tmp_path}/o')
+    == 0
+  )
+  assert set(np.unique(np.asarray(Image.open(tmp_path / 'o/im00.png')))) == {0, 1}

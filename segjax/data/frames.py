@@ -69,12 +69,15 @@ def find_source(path: Path) -> Source:
   return Source(path, 'page', tuple(pages)) if len(pages) > 1 else Source(path, 'image')
 
 
-def read_frames(source: Source, channels: int) -> Iterator[Frame]:
+def read_frames(
+  source: Source, channels: int, *, max_pixels: int = images.MAX_PIXELS
+) -> Iterator[Frame]:
   """The images of a file, one by one.
 
   Args:
     source: from `find_source`.
     channels: 1 for gray, 3 for RGB.
+    max_pixels: an image file with more is an error.
 
   Raises:
     SegjaxError: the file cannot be decoded; a video ends early, after the frames that it has.
@@ -84,12 +87,12 @@ def read_frames(source: Source, channels: int) -> Iterator[Frame]:
     yield from _read_video(source, channels)
     return
   encoded, what = source.path.read_bytes(), str(source.path)
-  if source.kind == 'image':
-    yield Frame(source, source.stem, images.decode_image(encoded, channels, what))
   digits = len(str(len(source.pages)))
-  for number, page in enumerate(source.pages, 1):
-    pixels = images.decode_image(encoded, channels, what, page=page)
-    yield Frame(source, f'{source.stem}_page{number:0{digits}}', pixels)
+  for number, page in enumerate(source.pages or (None,), 1):
+    with images.pixel_limit(max_pixels):
+      pixels = images.decode_image(encoded, channels, what, page=page)
+    name = source.stem if page is None else f'{source.stem}_page{number:0{digits}}'
+    yield Frame(source, name, pixels)
 
 
 def _read_video(source: Source, channels: int) -> Iterator[Frame]:

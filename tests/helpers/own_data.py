@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import synthetic_hf
+import synthetic_labelme
+import synthetic_yolo
 from own_folders import CLASSES, COLORS, Scene, save, write_images
 
 COUNT = 20
@@ -92,5 +95,28 @@ FORMATS = {
   ),
   'labels and instances': Format(
     'folder', 'panoptic', labels_and_instances, 'images', 'labels', PANOPTIC_CLASSES
+  ),
+  'LabelMe': Format(
+    'labelme',
+    'semantic',
+    synthetic_labelme.write_set,
+    'images',
+    'labels',
+    ('background', 'disk', 'square'),
+  ),
+  'LabelMe, objects': Format(
+    'labelme', 'instance', synthetic_labelme.write_set, 'images', 'labels', ('disk', 'square')
+  ),
+  'YOLO': Format(
+    'yolo', 'semantic', synthetic_yolo.write_set, '.', None, ('background', 'square', 'disk')
+  ),
+  'YOLO, objects': Format(
+    'yolo', 'instance', synthetic_yolo.write_set, None, 'data.yaml', ('square', 'disk')
+  ),
+  'Hugging Face': Format(
+    'hugging_face', 'semantic', synthetic_hf.write_set, '.', None, PANOPTIC_CLASSES
+  ),
+  'Hugging Face, panoptic': Format(
+    'hugging_face', 'panoptic', synthetic_hf.write_set, '.', None, PANOPTIC_CLASSES
   ),
 }

@@ -5,13 +5,15 @@ these the data set is prepared for the task that asks: label maps for semantic t
 instance tasks, segments for panoptic ones.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -26,6 +28,9 @@ Size = tuple[int, int]
 Byte = Annotated[int, Range(0, 255)]
 # The class of pixels without an annotation, where `Options.classes` lists it.
 BACKGROUND = 'background'
+IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
+# How many images a warning names.
+_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,10 +101,19 @@ class Content(NamedTuple):
   Attributes:
     label: u16[H, W], class index or IGNORE_LABEL.
     objects: in the order of the file; where they overlap, the later one is in front.
+    problems: what was left out or corrected of the annotations, a phrase for each of them; they are
+      counted and reported.
   """
 
   label: np.ndarray | None = None
   objects: Sequence[Object] | None = None
+  problems: Sequence[str] = ()
+
+
+class Readable(Protocol):
+  """A `Path`, or what is read like one: an image in another file. Errors have its `str`."""
+
+  def read_bytes(self) -> bytes: ...
 
 
 class Item(NamedTuple):
@@ -107,12 +121,12 @@ class Item(NamedTuple):
 
   Attributes:
     name: unique in its split: its path below the images' directory, without the suffix.
-    image: the file, or its content.
+    image: the file, what is read like one, or its content.
     read: from the (H, W) of the upright image to its annotations; errors name the file.
   """
 
   name: str
-  image: Path | bytes
+  image: Readable | bytes
   read: Callable[[Size], Content]
 
 
@@ -180,12 +194,14 @@ class FilesBuilder(raw.Builder, skip_registration=True):
     self, split: str, items: Sequence[Item]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     make = EXAMPLES[self.builder_config.annotations[-1]]
+    problems: dict[str, list[str]] = collections.defaultdict(list)
     annotated = False
     for number, item in enumerate(items, 1):
-      image = item.image if isinstance(item.image, bytes) else raw.read_bytes(item.image)
-      what = item.name if isinstance(item.image, bytes) else str(item.image)
+      image, what = _read_image(item)
       size = images.decode_image(image, self.options.channels, what).shape[:2]
       content = item.read(size)
+      for problem in content.problems:
+        problems[problem].append(item.name)
       annotated = annotated or _is_annotated(content, self.options)
       yield item.name, make(self, item.name, number, image, size, content)
     if not annotated:
@@ -193,6 +209,7 @@ class FilesBuilder(raw.Builder, skip_registration=True):
         f'nothing is annotated on the {len(items)} images of the split {split}, but for '
         f'background: correct config.data.files, or choose other images for {split}'
       )
+    _warn(problems)
 
 
 def _is_annotated(content: Content, options: Any) -> bool:
@@ -203,6 +220,21 @@ def _is_annotated(content: Content, options: Any) -> bool:
     return False
   empty = options.classes.index(BACKGROUND) if BACKGROUND in options.classes else IGNORE_LABEL
   return bool(((content.label != empty) & (content.label != IGNORE_LABEL)).any())
+
+
+def _read_image(item: Item) -> tuple[bytes, str]:
+  """The content of an item's image, and what errors call it."""
+  if isinstance(item.image, bytes):
+    return item.image, item.name
+  return raw.read_bytes(item.image), str(item.image)
+
+
+def _warn(problems: Mapping[str, Sequence[str]]) -> None:
+  """Warns of what was left out or corrected, with the first images of each kind."""
+  for problem, names in problems.items():
+    first = list(dict.fromkeys(names))
+    named = ', '.join(first[:_NAMED]) + (', …' if len(first) > _NAMED else '')
+    warnings.warn(f'{len(names)} {problem} (in {named})', stacklevel=2)
 
 
 def _check_split(split: str, items: Sequence[Item]) -> None:
@@ -500,3 +532,77 @@ def _listed_name(listed: str, known: Collection[str], path: Path, split: str) ->
     if name in known:
       return name
   raise SegjaxError(f'{path} lists {listed} for {split}, of which there is no image: correct it')
+
+
+def class_index(who: str, name: str, options: Any) -> int:
+  """The index of a class, or IGNORE_LABEL of a name that is void.
+
+  Args:
+    who: has the name, for the error.
+    name: of the class.
+    options: with `classes`, and `void`, names without a class.
+
+  Raises:
+    SegjaxError: it is neither.
+  """
+  if name in options.classes:
+    return options.classes.index(name)
+  if name in options.void:
+    return IGNORE_LABEL
+  shown = ', '.join(options.classes[:_NAMED]) + (', …' if len(options.classes) > _NAMED else '')
+  raise SegjaxError(
+    f'{who} has the label {name!r}, which is not in config.data.files.classes ({shown}): add it '
+    'there, or to config.data.files.void'
+  )
+
+
+# --- files of a directory -------------------------------------------------------------------------
+
+
+def find_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
+  """The files below a directory with one of these suffixes (lower case), without hidden ones.
+
+  Hidden are those whose name, or whose directory's, starts with a dot: `._im0.jpg` of a Mac.
+  """
+  return sorted(
+    path
+    for path in directory.rglob('*')
+    if path.suffix.lower() in suffixes
+    and not any(part.startswith('.') for part in path.relative_to(directory).parts)
+    and path.is_file()
+  )
+
+
+def name_below(directory: Path, path: Path) -> str:
+  """The path of a file below a directory, with slashes and without its suffix."""
+  return path.relative_to(directory).with_suffix('').as_posix()
+
+
+def sub_directory(source: Path, name: str, key: str) -> Path:
+  """The directory `name` below `source`, as the user gives it in `config.data.files`.
+
+  Raises:
+    SegjaxError: there is none; the sentence names the key.
+  """
+  directory = source / name
+  if not directory.is_dir():
+    raise SegjaxError(
+      f'config.data.files.{key}={name}: {directory} is not a directory: correct it, or '
+      'config.data.source'
+    )
+  return directory
+
+
+def read_names(path: Path) -> list[str]:
+  """The lines of a text file that are not blank: names may have spaces.
+
+  Raises:
+    SegjaxError: the file is missing, is not text, or has no such line.
+  """
+  try:
+    lines = [line.strip() for line in raw.read_bytes(path).decode('utf-8-sig').splitlines()]
+  except UnicodeDecodeError as e:
+    raise SegjaxError(f'{path} is not text: give a file with a name in each line') from e
+  if not any(lines):
+    raise SegjaxError(f'{path} names no image: add a line for each')
+  return [line for line in lines if line]

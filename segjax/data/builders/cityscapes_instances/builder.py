@@ -2,7 +2,7 @@
 
 2,975 train, 500 val and 1,525 test images of 2048 x 1024; 8 classes. Raw files, as the archives
 leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip unpack, are those of
-`segjax.data.formats.cityscapes`.
+`segjax.data.builders.cityscapes_files`.
 
 The features are those of `segjax.data.formats.coco`: `category_id` is upstream's class id, boxes
 and areas are those of the masks, the groups of a class in an image are one object with `iscrowd`,
@@ -22,15 +22,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from segjax.data.builders import cityscapes
+from segjax.data.builders import cityscapes_files
 from segjax.data.formats import coco
 
-CATEGORIES = tuple(category for category in cityscapes.CATEGORIES if category.isthing)
+CATEGORIES = tuple(category for category in cityscapes_files.CATEGORIES if category.isthing)
 
 _INDEX = {category.id: index for index, category in enumerate(CATEGORIES)}
 
 
-class Builder(cityscapes.CityscapesBuilder):
+class Builder(cityscapes_files.CityscapesBuilder):
   """Prepares the instances of Cityscapes' fine annotations."""
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -40,7 +40,7 @@ class Builder(cityscapes.CityscapesBuilder):
       categories=CATEGORIES,
     )
 
-  def describe(self, example: cityscapes.Example) -> dict[str, Any]:
+  def describe(self, example: cityscapes_files.Example) -> dict[str, Any]:
     stem, image_id, image, size, segments = example
     objects = [
       coco.mask_object(

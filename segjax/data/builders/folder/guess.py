@@ -85,17 +85,17 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
   if found is None:
     return None
   pairs, problems = _pairs_of(found)
-  reading = _read(task, found, pairs)
+  reading = read_masks(task, found, pairs)
   places = {'images': found.images, 'labels': found.labels}
   places |= {'instances': found.instances} if found.instances else {}
   files = {
     **places,
     **reading.files,
-    'channels': _channels(pairs),
+    'channels': find_channels(pairs),
     'splits': _splits(found.source, [pair.name for pair in pairs]),
     'unpaired': 'skip' if problems else 'error',
   }
-  problems += [*_wrong_sizes(pairs), *reading.problems]
+  problems += [*wrong_sizes(pairs), *reading.problems]
   return Guess('folder', found.source, files, [_describe(found, pairs, reading)], problems)
 
 
@@ -133,7 +133,7 @@ def _sample(items: Sequence[Any], most: int) -> list[Any]:
   return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
 
 
-def _channels(pairs: Sequence[Pair]) -> int:
+def find_channels(pairs: Sequence[Pair]) -> int:
   """1 where all images are gray, else 3."""
   for pair in _sample(pairs, _IMAGES_LOOKED_AT):
     mode, _ = images_lib.decode_stored(raw.read_bytes(pair.image), str(pair.image))
@@ -165,7 +165,7 @@ def _lists_are_of(source: Path, names: Sequence[str], lists: Mapping[str, str]) 
   return True
 
 
-def _wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
+def wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
   """A sentence on masks that have another size than their image."""
   wrong = []
   for pair in pairs:
@@ -183,7 +183,17 @@ def _wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
 # --- classes --------------------------------------------------------------------------------------
 
 
-def _read(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+  """How the masks of images are read, from what they hold.
+
+  Args:
+    task: of the user.
+    found: whether there are masks of classes and of objects, and where names of classes may be.
+    pairs: images with their masks.
+
+  Raises:
+    SegjaxError: the masks cannot be of classes or objects.
+  """
   looked_at = _sample(pairs, _LOOKED_AT)
   if found.instances is None:
     return _read_classes(found, looked_at)

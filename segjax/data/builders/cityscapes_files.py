@@ -3,6 +3,9 @@
 leftImg8bit/SPLIT/CITY/STEM_leftImg8bit.png
 gtFine/SPLIT/CITY/STEM_gtFine_instanceIds.png     16-bit: 1000 class + k = the k-th of a class,
                                                   class alone = stuff, or a group of things
+gtFine/SPLIT/CITY/STEM_gtFine_labelIds.png        class
+gtFine/SPLIT/CITY/STEM_gtFine_labelTrainIds.png   class index, 255 = void; made by upstream's
+                                                  scripts, not in the archive
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,8 +44,11 @@ CATEGORIES = (
 )
 CONTENT = 'leftImg8bit/ and gtFine/'
 
-_LAST_CLASS = 33
-_IMAGE, _LABEL = '_leftImg8bit.png', '_gtFine_instanceIds.png'
+LAST_CLASS = 33
+IMAGE = '_leftImg8bit.png'
+INSTANCE_IDS = '_gtFine_instanceIds.png'
+LABEL_IDS = '_gtFine_labelIds.png'
+LABEL_TRAIN_IDS = '_gtFine_labelTrainIds.png'
 
 
 class Segment(NamedTuple):
@@ -89,31 +95,43 @@ class CityscapesBuilder(raw.Builder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, CONTENT)
-    splits = ['train', 'val']
-    if (source / 'leftImg8bit' / 'test').is_dir():
-      splits.append('test')
-    names = {split: _find_images(source, split) for split in splits}
+    names = find_splits(source, INSTANCE_IDS)
     return {split: self._generate_examples(source, split, names[split]) for split in names}
 
   def _generate_examples(
     self, source: Path, split: str, names: list[str]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for image_id, name in enumerate(names, start=1):
-      path = source / 'leftImg8bit' / split / f'{name}{_IMAGE}'
-      label_path = source / 'gtFine' / split / f'{name}{_LABEL}'
+      path = source / 'leftImg8bit' / split / f'{name}{IMAGE}'
+      label_path = source / 'gtFine' / split / f'{name}{INSTANCE_IDS}'
       encoded, segments = raw.read_bytes(path), ()
       image = images.decode_image(encoded, 3, str(path))
       if split != 'test':
         label = images.decode_label(raw.read_bytes(label_path), str(label_path))
         raw.check_same_size(image, path, label, label_path)
         segments = _segments(label, label_path)
-      stem = path.name.removesuffix(_IMAGE)
+      stem = path.name.removesuffix(IMAGE)
       example = Example(stem, image_id, encoded, image.shape[:2], segments)
       yield stem, self.describe(example)
 
 
-def _find_images(source: Path, split: str) -> list[str]:
-  """The images of a split, CITY/STEM, each of which has its label, but for test."""
+def find_splits(source: Path, label: str) -> dict[str, list[str]]:
+  """The images of each split, CITY/STEM, each of which has its label, but for test.
+
+  Args:
+    source: the directory of raw files; it may lack the split test.
+    label: how the files of labels end.
+
+  Raises:
+    SegjaxError: a split has no image, or an image or a label is missing.
+  """
+  splits = ['train', 'val']
+  if (source / 'leftImg8bit' / 'test').is_dir():
+    splits.append('test')
+  return {split: _find_images(source, split, label) for split in splits}
+
+
+def _find_images(source: Path, split: str, label: str) -> list[str]:
 
   def stems(directory: Path, suffix: str) -> set[str]:
     return {
@@ -122,15 +140,15 @@ def _find_images(source: Path, split: str) -> list[str]:
     }
 
   image_directory, label_directory = source / 'leftImg8bit' / split, source / 'gtFine' / split
-  found = stems(image_directory, _IMAGE)
+  found = stems(image_directory, IMAGE)
   if not found:
     raise raw.wrong_source(f'{image_directory} has no images', CONTENT)
-  labeled = stems(label_directory, _LABEL)
+  labeled = stems(label_directory, label)
   if split != 'test' and found != labeled:
     odd = min(found ^ labeled)
-    missing = image_directory / f'{odd}{_IMAGE}'
+    missing = image_directory / f'{odd}{IMAGE}'
     if odd in found:
-      missing = label_directory / f'{odd}{_LABEL}'
+      missing = label_directory / f'{odd}{label}'
     raise SegjaxError(
       f'{len(found ^ labeled)} images of {split} lack their image or their label, such as '
       f'{missing}: unpack both archives again'
@@ -141,9 +159,9 @@ def _find_images(source: Path, split: str) -> list[str]:
 def _segments(label: np.ndarray, path: Path) -> Iterator[Segment]:
   for value in np.unique(label).tolist():
     class_id = value if value < 1000 else value // 1000
-    if class_id > _LAST_CLASS:
+    if class_id > LAST_CLASS:
       raise SegjaxError(
-        f'{path} has the value {value}, which is out of range: classes are 0 to {_LAST_CLASS}, '
+        f'{path} has the value {value}, which is out of range: classes are 0 to {LAST_CLASS}, '
         'instances 1000 times the class and more'
       )
     yield Segment(value, class_id, value < 1000, label == value)

@@ -1,0 +1,1 @@
+"""Cityscapes: street scenes from a car, with a class for each pixel."""

@@ -1,0 +1,1 @@
+"""Hugging Face datasets: data of your own, in arrow or parquet files."""

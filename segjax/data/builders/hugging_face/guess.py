@@ -1,0 +1,120 @@
+"""Whether users' files are a Hugging Face data set on disk."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segjax.data import guess as types
+from segjax.data.builders import guessing
+from segjax.data.builders.folder import guess as folder
+from segjax.data.builders.folder.layout import Layout
+from segjax.data.builders.folder.pairing import Pair
+from segjax.data.builders.folder.patterns import File
+from segjax.data.builders.hugging_face import tables
+from segjax.types import SegjaxError
+
+# Names of columns, in the order of preference.
+_IMAGES = ('image', 'images', 'img', 'picture', 'pixel_values')
+_LABELS = (
+  *('label', 'labels', 'mask', 'masks', 'annotation', 'annotations', 'segmentation'),
+  *('segmentation_mask', 'semantic', 'semantic_map', 'label_map', 'ground_truth', 'gt'),
+)
+_INSTANCES = ('instances', 'instance', 'instance_map', 'instance_mask')
+# A file that many data sets have beside them: the number of a class -> its name.
+_NAMES = 'id2label.json'
+
+
+def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
+  """See `segjax.data.guess.Guesser`: the directory of arrow or parquet files.
+
+  Raises:
+    SegjaxError: it is such a directory, and pyarrow or a column of masks is missing.
+  """
+  source = images or labels
+  if source is None or not source.is_dir() or labels not in (None, source):
+    return None
+  files = tables.find_tables(source)
+  if not files:
+    return None
+  found = {split: tables.Table(paths) for split, paths in files.items()}
+  columns = _columns(task, next(iter(found.values())))
+  pairs = [pair for split, table in found.items() for pair in _pairs(source, split, table, columns)]
+  layout = Layout(source, columns['images'], columns.get('labels'), columns.get('instances'))
+  reading = folder.read_masks(task, layout, pairs)
+  options = {
+    **columns,
+    **reading.files,
+    'channels': folder.find_channels(pairs),
+    **({} if 'labels' in columns else {'labels': None}),
+  }
+  options['classes'] = _named(source, options)
+  if splits := _splits(list(found)):
+    options['splits'] = splits
+  lines = [f'{split}: {guessing.count(len(table), "row")}' for split, table in found.items()]
+  lines.append(f'columns {" and ".join(columns.values())}: {reading.found}')
+  problems = [*folder.wrong_sizes(pairs), *reading.problems]
+  return types.Guess('hugging_face', source, options, lines, problems)
+
+
+def _columns(task: types.Task, table: tables.Table) -> dict[str, str]:
+  """The columns of images, and of the masks that a task reads."""
+  types_ = tables.arrow().types
+  structs = [field.name for field in table.schema if types_.is_struct(field.type)]
+  nested = [field.name for field in table.schema if types_.is_nested(field.type)]
+  image = _first(_IMAGES, structs) or (structs or [None])[0]
+  masks = [name for name in nested if name != image]
+  label, instances = _first(_LABELS, masks), _first(_INSTANCES, masks)
+  if image is None or not masks:
+    raise SegjaxError(
+      f'{table.path} has the columns {", ".join(table.schema.names)}, none of which is of masks: '
+      'choose a data set that has an image and a mask in each row'
+    )
+  label = label or next((name for name in masks if name != instances), None)
+  if task == 'semantic':
+    return {'images': image, 'labels': label} if label else {'images': image, 'instances': masks[0]}
+  if instances is None:
+    return {'images': image, 'instances': masks[0]}
+  found = {'images': image, 'labels': label, 'instances': instances}
+  return {key: column for key, column in found.items() if column}
+
+
+def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:
+  return next((name for name in names if name in columns), None)
+
+
+def _pairs(source: Path, split: str, table: tables.Table, columns: Mapping[str, str]) -> list[Pair]:
+  listed = tuple(columns.values())
+  cell: Callable[[int, str], Any] = lambda row, key: tables.Cell(
+    table, row, columns[key], listed, source
+  )
+  masks = lambda row, key: [File(cell(row, key), str(row))] if key in columns else []
+  return [
+    Pair(f'{split}/{row}', cell(row, 'images'), masks(row, 'labels'), masks(row, 'instances'))
+    for row in range(len(table))
+  ]
+
+
+def _splits(names: Sequence[str]) -> dict[str, Any] | None:
+  """None where the data set's own splits are train and val."""
+  known = {tables.SPLITS.get(name.lower()): name for name in names}
+  if len(names) == 1 or 'train' not in known:
+    return dict(guessing.FRACTIONS)
+  if 'val' in known:
+    return None
+  return {'train': known['train'], 'val': known['test']} if 'test' in known else None
+
+
+def _named(source: Path, options: Mapping[str, Any]) -> tuple[str, ...]:
+  """The classes, with the names in `id2label.json` where there is such a file."""
+  classes, path = options['classes'], source / _NAMES
+  if not path.is_file() or options.get('encoding', 'index') != 'index' or 'instances' in options:
+    return classes
+  try:
+    content = {int(key): str(name) for key, name in json.loads(path.read_bytes()).items()}
+  except (AttributeError, ValueError):
+    return classes
+  first = options.get('first', 0)
+  values = options.get('values') or range(first, max(first + len(classes) - 1, *content) + 1)
+  names = tuple(content[value] for value in values if value in content)
+  return names if len(set(names)) == len(values) else classes

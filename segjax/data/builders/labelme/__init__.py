@@ -1,0 +1,1 @@
+"""LabelMe: data of your own, with a JSON file for each image."""

@@ -1,0 +1,123 @@
+"""Whether users' files are YOLO's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segjax.data import guess as types
+from segjax.data.builders import files, guessing
+from segjax.data.builders.yolo import builder
+from segjax.types import SegjaxError
+
+_YAML = ('data.yaml', 'dataset.yaml', 'data.yml')
+
+
+def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
+  """See `segjax.data.guess.Guesser`: a data.yaml, a directory with one, or images and text files.
+
+  Text files without a data.yaml are of the classes in `classes.txt` beside them.
+  """
+  if found := _find_yaml(images, labels):
+    return _guess_yaml(task, found, images, labels)
+  if images is None or labels is None or not (images.is_dir() and labels.is_dir()):
+    return None
+  listed = labels / 'classes.txt'
+  if not listed.is_file():
+    listed = labels.parent / 'classes.txt'
+  if not listed.is_file() or not any(path != listed for path in labels.rglob('*.txt')):
+    return None
+  source, names = guessing.common_directory(images, labels), files.read_names(listed)
+  pictures = files.find_files(images, files.IMAGE_SUFFIXES)
+  options = {
+    'classes': tuple(names),
+    'yaml': None,
+    'images': guessing.relative(source, images.absolute()),
+    'splits': dict(guessing.find_splits(files.name_below(images, path) for path in pictures)),
+  }
+  return _complete(task, source, options)
+
+
+def _find_yaml(images: Path | None, labels: Path | None) -> Path | None:
+  if labels is not None and labels.suffix.lower() in ('.yaml', '.yml'):
+    return labels if _is_yolo(labels) else None
+  for place in (labels, images, *(p.parent for p in (labels, images) if p is not None)):
+    for name in _YAML:
+      if place is not None and (place / name).is_file() and _is_yolo(place / name):
+        return place / name
+  return None
+
+
+def _is_yolo(path: Path) -> bool:
+  try:
+    content = builder.read_yaml(path)
+  except SegjaxError:
+    return False
+  return 'names' in content and any(key in content for key in ('train', 'val', 'path'))
+
+
+def _guess_yaml(
+  task: types.Task, path: Path, images: Path | None, labels: Path | None
+) -> types.Guess:
+  source = guessing.common_directory(path, *(p for p in (images, labels) if p is not None))
+  names = builder.class_names(path, builder.read_yaml(path))
+  options = {'classes': names, 'yaml': guessing.relative(source, path.absolute())}
+  _, splits = builder.find_images(source, builder.Options(**options))
+  if not {'train', 'val'} <= splits.keys():
+    options['splits'] = dict(guessing.FRACTIONS)
+  return _complete(task, source, options)
+
+
+def _complete(task: types.Task, source: Path, options: dict[str, Any]) -> types.Guess:
+  """The guess, with what reading all text files tells."""
+  names, splits = builder.find_images(source, builder.Options(**options))
+  every = [image for images in splits.values() for image in images]
+  problems = []
+  try:
+    labels = builder.pair(source, every, builder.Options(**options))
+  except SegjaxError as e:
+    problems.append(guessing.left_out(e))
+    options['unpaired'] = 'skip'
+    labels = builder.pair(source, every, builder.Options(**options))
+  rows, empty = [], []
+  for image, path in labels.items():
+    of_image = builder.read_rows(path, len(names))[0] if path.is_file() else []
+    rows += of_image
+    empty += [] if of_image else [image]
+  problems += _problems(task, source, names, rows, empty)
+  found = [
+    f'YOLO {split}: {guessing.count(len(images), "image")}' for split, images in splits.items()
+  ]
+  found.append(f'objects: {guessing.counts(names[row.label] for row in rows)}')
+  options['classes'] = guessing.with_background(task, options['classes'])
+  if task == 'panoptic':
+    options['stuff'] = ()
+    problems.append(guessing.ALL_THINGS)
+  return types.Guess('yolo', source, options, found, problems)
+
+
+_BOXES = {
+  'semantic': 'they are filled',
+  'instance': 'for config.model.masks=False',
+  'panoptic': 'which panoptic tasks cannot use',
+}
+
+
+def _problems(
+  task: types.Task,
+  source: Path,
+  names: Sequence[str],
+  rows: Sequence[builder.Row],
+  empty: Sequence[Path],
+) -> list[str]:
+  """What looks wrong with all rows, and images without one."""
+  problems = []
+  if empty:
+    count = guessing.count(len(empty), 'image')
+    problems.append(f'{count} without an object, such as {guessing.relative(source, empty[0])}')
+  if boxes := sum(len(row.values) == 4 for row in rows):
+    count = guessing.count(len(rows), 'object')
+    problems.append(f'{boxes:,} of {count} are boxes without a mask: {_BOXES[task]}')
+  used = {row.label for row in rows}
+  if unused := [name for index, name in enumerate(names) if index not in used]:
+    problems.append(f'no object of the classes {", ".join(unused)}')
+  return problems

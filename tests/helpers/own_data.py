@@ -59,22 +59,15 @@ def labels_and_instances(root: Path) -> None:
     save(root / f'instances/im{i}.png', scene.ids)
 
 
-def directories_of_images(root: Path) -> None:
-  for i, scene in enumerate(write_images(root, COUNT, 'im{0}/images/im{0}.png')):
-    for id in (1, 2, 3):
-      save(root / f'im{i}/masks/{id}.png', (scene.ids == id) * np.uint8(255))
-
-
-_INDICES, _BINARY = masks(lambda scene: scene.label), masks(lambda s: (s.label > 0) * np.uint8(255))
-_NUMBERED = masks(lambda scene: scene.ids, 'masks/im{}_mask.png')
-_OF_CLASSES = masks(
+_INDICES = masks(lambda scene: scene.label)
+_CLASS_AND_NUMBER = masks(
   lambda scene: np.where(scene.ids, scene.label.astype(np.uint16) * 1000 + scene.ids, 0)
 )
+# Of the same number of classes in each task, so that networks have the same compiled programs.
 FORMATS = {
   'class indices': Format(
     'folder', 'semantic', _INDICES, 'images', 'masks', ('background', 'class_1', 'class_2')
   ),
-  '0 and 255': Format('folder', 'semantic', _BINARY, 'images', 'masks', ('background', 'object')),
   'colors': Format(
     'folder',
     'semantic',
@@ -86,12 +79,8 @@ FORMATS = {
   'a file for each class': Format(
     'folder', 'semantic', files_of_classes, 'images', 'masks', CLASSES
   ),
-  'numbers of objects': Format('folder', 'instance', _NUMBERED, 'images', 'masks', ('object',)),
   'class and number': Format(
-    'folder', 'instance', _OF_CLASSES, 'images', 'masks', ('class_1', 'class_2')
-  ),
-  'a file for each object': Format(
-    'folder', 'instance', directories_of_images, '.', None, ('object',)
+    'folder', 'instance', _CLASS_AND_NUMBER, 'images', 'masks', ('class_1', 'class_2')
   ),
   'labels and instances': Format(
     'folder', 'panoptic', labels_and_instances, 'images', 'labels', PANOPTIC_CLASSES

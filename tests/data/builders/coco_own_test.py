@@ -190,6 +190,19 @@ def test_semantic_and_panoptic_tasks(load, tmp_path):
   assert (one, two) == (56, 64)
 
 
+@pytest.mark.parametrize(
+  'task, key', [(('label',), 'label'), (('label', 'objects', 'segments'), 'segments')]
+)
+def test_other_tasks_need_the_classes(load, tmp_path, task, key):
+  coco_export.cvat(tmp_path / 'raw')
+  builder, config = load(task=task), input_config('coco_instances/custom', task)
+  message = (
+    rf'config\.data\.{key}_key={key}: .* has no such feature: set config\.data\.files\.classes'
+  )
+  with pytest.raises(types.SegjaxError, match=message):
+    datasets.spec(builder, config)
+
+
 # --- files as they come ---------------------------------------------------------------------------
 
 

@@ -124,6 +124,16 @@ def test_guess_of_images_and_file_apart(load, tmp_path):
   assert sizes(load(found.source, **found.files)) == {'train': 8, 'val': 2}
 
 
+def test_guess_divides_the_only_split(load, tmp_path):
+  coco_export.roboflow(tmp_path / 'raw')
+  for split in ('valid', 'test'):
+    (tmp_path / 'raw' / split / '_annotations.coco.json').unlink()
+  found = guess_instances('instance', tmp_path / 'raw', None)
+  assert found.files['annotations'] == 'train/_annotations.coco.json'
+  assert found.files['images'] == 'train'
+  assert sizes(load(found.source, **found.files)) == {'train': 11, 'val': 3}
+
+
 def test_guess_says_what_looks_wrong(tmp_path):
   def change(written):
     written['annotations'] = [a for a in written['annotations'] if a['image_id'] != 1]

@@ -322,8 +322,14 @@ def _is_stale(
   return True
 
 
+def _root(builder: tfds.core.DatasetBuilder) -> Path:
+  """The directory of prepared data sets: above NAME/CONFIG/VERSION, or NAME/VERSION."""
+  return Path(builder.data_path).parents[2 if builder.builder_config else 1]
+
+
 def _fingerprint(builder: tfds.core.DatasetBuilder, source: Path) -> str:
-  return fingerprint.fingerprint(builder.watched(source, getattr(builder, 'options', None)))
+  watched = builder.watched(source, getattr(builder, 'options', None))
+  return fingerprint.fingerprint(watched, without=_root(builder))
 
 
 @contextlib.contextmanager

@@ -221,6 +221,13 @@ def duplicates(statistics: Statistics) -> list[list[str]]:
   return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
 
 
+def spread(count: int, limit: int | None) -> Sequence[int]:
+  """The indices below `count`, or `limit` evenly spaced ones of them."""
+  if limit is None or limit >= count:
+    return range(count)
+  return [i * count // limit for i in range(limit)]
+
+
 class _Moments(NamedTuple):
   """Number of pixels, and the mean and mean square of each channel, f64[channels]."""
 
@@ -243,9 +250,7 @@ class _Counts(NamedTuple):
 
 def _map(function: Callable[[int], T], count: int, limit: int | None) -> list[T]:
   """`function` of the indices below `count`, or of `limit` evenly spaced ones, by threads."""
-  indices: Sequence[int] = range(count)
-  if limit is not None and limit < count:
-    indices = [i * count // limit for i in range(limit)]
+  indices = spread(count, limit)
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     futures = [pool.submit(function, index) for index in indices]
     try:

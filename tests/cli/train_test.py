@@ -374,7 +374,7 @@ def test_classes_that_never_occur_are_named_at_the_start(tmp_path, capsys):
   given = config.override(config.read_file(path), [(f'data.{k}', v) for k, v in keys.items()])
   assembled, builder = run_lib.assemble(Workdir(tmp_path), given)
   capsys.readouterr()
-  train_cli._notify_missing(assembled, builder)
+  train_cli._notify_missing(assembled, *[(builder, assembled.spec)] * 2)
   lines = capsys.readouterr().err.splitlines()
   assert [line.split(',')[0] for line in lines] == ['in train[:1]', 'in val[:1]']
   assert all('of 9 classes never occur (' in line for line in lines)

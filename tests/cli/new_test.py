@@ -130,6 +130,13 @@ def test_the_file_is_for_people(files, tmp_path, data_dir, monkeypatch):
   assert '  segjax train --config=cells.py --workdir=runs/cells' in lines
 
 
+def test_numbered_classes_want_names(tmp_path):
+  write_split(tmp_path, 'train', [noise(i) for i in range(3)], boxes(3), names=('class_1', 'b'))
+  assert make(tmp_path, tmp_path / 'a.py', tmp_path / 'prepared') == 0
+  comment = '# Names of the class indices, in their order. The files do not say what they are: name'
+  assert comment in (tmp_path / 'a.py').read_text()
+
+
 def test_what_looks_wrong(tmp_path, capsys):
   """Each of these is said with the names of the images."""
   black, twin = np.zeros((*SIZE, 3), np.uint8), noise(1)

@@ -20,7 +20,7 @@ from segjax import config as config_lib
 from segjax import merge
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, pipeline, source_reader, statistics
+from segjax.data import datasets, images, pipeline, source_reader, statistics
 from segjax.data.config import InputConfig
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
@@ -214,16 +214,17 @@ def load_dataset(
     download, offline: as in `datasets.load`.
   """
   data = experiment.data
-  builder = datasets.load(
-    data.name,
-    data.dir,
-    data.source,
-    report=notify,
-    files=data.files,
-    annotations=experiment.input.annotations,
-    download=download,
-    offline=offline,
-  )
+  with images.pixel_limit(data.max_pixels):
+    builder = datasets.load(
+      data.name,
+      data.dir,
+      data.source,
+      report=notify,
+      files=data.files,
+      annotations=experiment.input.annotations,
+      download=download,
+      offline=offline,
+    )
   return builder, datasets.spec(builder, experiment.input)
 
 
@@ -322,6 +323,7 @@ def make_evaluator(
 
   It compiles once for each shape of a batch.
   """
+  pipeline.check_objects(*dataset, run.experiment.input, split, notify)
   eval_step = compile.jit(step.make_eval_step(run.task))
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:

@@ -44,13 +44,15 @@ ALLOWED = {
   },
 }
 ALLOWED['run'] = set(ALLOWED)
+ALLOWED['infer'] = {'types', 'data', 'ops', 'run', 'train.compile'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'train.compile', 'train.loop'}
 # The same inside data/: from a config to batches, and separately from files to data sets.
 INSIDE_DATA = {
-  'config': set(),
+  'config': {'images'},
   'sample': set(),
   'images': set(),
+  'frames': {'images'},
   'weight_map': set(),
   'formats': {'images'},
   'builders': {'formats', 'images', 'guess'},

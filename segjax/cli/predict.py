@@ -1,87 +1,139 @@
-"""`segjax predict`: writes label maps, objects or segments of image files."""
+"""`segjax predict`: writes label maps, objects or segments of image files and videos."""
 
 import argparse
 import functools
 import glob
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
 from segjax import draw
 from segjax import run as run_lib
 from segjax.cli import options
-from segjax.data import images, pipeline
+from segjax.data import frames
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import panoptic
+from segjax.data.frames import Frame, Source
+from segjax.infer import Prediction, predict_files
 from segjax.metrics import coco
 from segjax.ops.paste_masks import paste_masks
 from segjax.report import overlays
 from segjax.run import Loaded, notify
-from segjax.train import compile
 from segjax.types import Detections, SegjaxError, Segments
 from segjax.workdir import Workdir
 
-HELP = 'run a trained network on image files'
-EXAMPLE = """example:
+HELP = 'run a trained network on image files and videos'
+EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
+  segjax predict --workdir=runs/scenes --images=clip.mp4 --output=out/
 
 Semantic tasks write NAME.png, whose pixel values are class indices, and NAME_overlay.png. For a
 SegNet with dropout, --config.eval.samples=40 adds NAME_uncertainty.png (Bayesian SegNet).
 Instance tasks write NAME.json, NAME_overlay.png, and results.json and images.json in COCO format.
 Panoptic tasks write NAME_overlay.png, and results.json, results/ and images.json in COCO panoptic
-format."""
+format.
+
+The pages of a TIFF file and the frames of a video are images of their own, numbered from 1. What is
+written for each is in NAME/, as NAME_page1… or NAME_frame000001…; the overlays of a video are
+NAME_overlay.mp4. Files that cannot be read are listed at the end; the exit status is then 2."""
 
 # One file each for all images, in instance and panoptic tasks.
 RESULTS, IMAGES = 'results.json', 'images.json'
+_OVERLAY, _VIDEO = '_overlay.png', '_overlay.mp4'
+# What a Mac leaves beside the files of other file systems, with their suffixes.
+_RESOURCE_FORK = '._'
 # Suffix after the image id in Cityscapes file names.
 _CITYSCAPES_ENDING = '_leftImg8bit'
-_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# Frames of a video between two lines of progress.
+_PROGRESS = 100
+
+# What is wrong with each file that could not be read.
+Failed = MutableMapping[Path, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   options.add_checkpoint(parser)
-  parser.add_argument('--images', required=True, help='directory, or a quoted glob pattern')
+  parser.add_argument('--images', required=True, help='file, directory, or quoted glob pattern')
   parser.add_argument('--output', required=True, help='directory to write to')
 
 
 def run(args: argparse.Namespace) -> int:
-  paths, output = find_images(args.images), Path(args.output)
+  sources = [frames.find_source(path) for path in find_images(args.images)]
+  output = Path(args.output)
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
   writers = {'label': write_labels, 'objects': write_objects, 'segments': write_segments}
   # A network predicts the last annotation that its task reads.
-  writers[loaded.run.experiment.input.annotations[-1]](loaded, paths, output)
+  write = writers[loaded.run.experiment.input.annotations[-1]]
+  failed: dict[Path, str] = {}
+  if count := write(loaded, sources, output, failed):
+    notify(f'{count} images: the predictions are in {output}')
+  _check_failed(failed, len(sources))
   return 0
 
 
+def _check_failed(failed: Failed, count: int) -> None:
+  """Lists the files that could not be read, and raises a SegjaxError if there are any."""
+  if not failed:
+    return
+  sentences = list(failed.values())
+  if count == 1:
+    raise SegjaxError(sentences[0])
+  for sentence in sentences:
+    notify(f'left out: {sentence}')
+  raise SegjaxError(f'{len(failed)} of {count} files were left out, such as {sentences[0]}')
+
+
 def find_images(pattern: str) -> list[Path]:
-  """The image files in a directory or matching a glob pattern, sorted.
+  """The image and video files in a directory or matching a glob pattern, sorted.
 
   Raises:
     SegjaxError: no images match.
   """
-  folder = Path(pattern)
-  found = folder.iterdir() if folder.is_dir() else map(Path, glob.glob(pattern, recursive=True))
-  found = sorted(path for path in found if path.suffix.lower() in _SUFFIXES)
+  path = Path(pattern)
+  if path.is_dir():
+    found = list(path.iterdir())
+  else:  # a file's name may have the characters of patterns
+    found = [path] if path.exists() else list(map(Path, glob.glob(pattern, recursive=True)))
+  found = sorted(
+    path
+    for path in found
+    if path.suffix.lower() in frames.SUFFIXES
+    and not path.name.startswith(_RESOURCE_FORK)
+    and not path.is_dir()
+  )
   if not found:
     raise SegjaxError(
-      f'--images={pattern}: no images match ({", ".join(_SUFFIXES)}): give a directory or a pattern'
+      f'--images={pattern}: no images match ({", ".join(frames.SUFFIXES)}): give a file, a '
+      'directory or a pattern'
     )
   return found
 
 
-def name_outputs(
-  paths: Sequence[Path], output: Path, endings: Sequence[str], shared: Sequence[str] = ()
-) -> dict[Path, list[Path]]:
-  """The output files of each image: its stem with each of `endings`.
+# --- where predictions are written ----------------------------------------------------------------
+
+
+def output_path(frame: Frame, output: Path, ending: str) -> Path:
+  """The file of an image with an ending such as '_overlay.png', in a directory that exists."""
+  alone = frame.source.kind == 'image'
+  path = (output if alone else output / frame.source.stem) / f'{frame.name}{ending}'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  return path
+
+
+def check_outputs(
+  sources: Sequence[Source], output: Path, endings: Sequence[str], shared: Sequence[str] = ()
+) -> None:
+  """Checks that no two predictions are written to the same file, and none over an image.
 
   Args:
-    paths: of the images.
+    sources: the files with images.
     output: directory.
     endings: such as '.png' and '_overlay.png'.
     shared: names of files that are written once for all images.
@@ -89,149 +141,186 @@ def name_outputs(
   Raises:
     SegjaxError: two outputs have the same path, or one would overwrite an image.
   """
-  targets = {p: [output / f'{p.stem}{ending}' for ending in endings] for p in paths}
-  taken: dict[Path, Path] = {p.resolve(): p for p in paths}
+  taken = {source.path.resolve(): source.path for source in sources}
   taken |= {(output / name).resolve(): output / name for name in shared}
-  for path, files in targets.items():
-    for target in files:
-      other = taken.setdefault(target.resolve(), path)
-      if other is not path or target.resolve() == path.resolve():
-        raise SegjaxError(
-          f'{target}, the output for {path}, conflicts with {other}: choose another --output '
-          'directory, or rename the images'
-        )
-  return targets
+  directories = {source.path.parent.resolve(): source.path for source in sources}
+  for source in sources:
+    for name in _outputs(source, endings):
+      target = (output / name).resolve()
+      if other := taken.get(target) or directories.get(target):
+        raise _conflict(output / name, source, other)
+      taken[target] = source.path
+  # In the files for all images, a page or a frame has its name alone.
+  for source in (source for source in sources if source.kind != 'image'):
+    name = re.compile(rf'{re.escape(source.stem)}_{source.kind}\d+')
+    for other in sources:
+      if name.fullmatch(other.stem):
+        raise _conflict(output / source.stem, source, other.path)
 
 
-class Prediction(NamedTuple):
-  """The prediction for one image.
-
-  Attributes:
-    path: of the image.
-    image: u8[H, W, C].
-    size: (height, width) of the image as the network sees it, inside its padding.
-    values: entries of `Task.predict`, without the batch axis.
-    restore: scores f[H', W', K] at the size of the network's output -> f[H, W, K].
-  """
-
-  path: Path
-  image: np.ndarray
-  size: tuple[int, int]
-  values: dict[str, Any]
-  restore: Callable[[np.ndarray], np.ndarray]
+def _outputs(source: Source, endings: Sequence[str]) -> list[str]:
+  """The names of what is written of a file, in the output directory."""
+  if source.kind == 'image':
+    return [f'{source.stem}{ending}' for ending in endings]
+  return [source.stem] + [f'{source.stem}{_VIDEO}'] * (source.kind == 'frame')
 
 
-def predict_images(
-  loaded: Loaded, paths: Iterable[Path], keys: Sequence[str]
-) -> Iterator[Prediction]:
-  """Yields the predictions of a trained run for image files.
+def _conflict(target: Path, source: Source, other: Path) -> SegjaxError:
+  return SegjaxError(
+    f'{target}, the output for {source.path}, conflicts with {other}: choose another --output '
+    'directory, or rename the images'
+  )
+
+
+class Overlays:
+  """Writes the overlay of each image, those of a video as a video; a context manager.
 
   Args:
-    loaded: the run.
-    paths: of the images.
-    keys: entries of `Task.predict` to keep, if the task has them.
-
-  Raises:
-    SegjaxError: a file cannot be decoded.
+    output: directory.
   """
-  task, spec, config = loaded.run.task, loaded.run.spec, loaded.run.experiment.input
 
-  @compile.jit
-  def apply(variables, batch):
-    outputs, _ = task.forward(variables, batch, train=False)
-    return {key: value for key, value in task.predict(outputs, batch).items() if key in keys}
+  def __init__(self, output: Path):
+    self._output = output
+    self._source: Source | None = None
+    self._video: frames.VideoWriter | None = None
+    self._count = 0
 
-  variables = jax.device_put(loaded.variables)
-  for path in paths:
-    image = images.decode_image(path.read_bytes(), spec.channels, str(path))
-    batch, restore = pipeline.prepare_image(image, config)
-    values = jax.tree.map(lambda x: np.asarray(x[0]), apply(variables, batch))
-    height, width = batch['size'][0].tolist()
-    yield Prediction(path, image, (height, width), values, restore)
+  def __enter__(self) -> 'Overlays':
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self._close()
+
+  def write(self, frame: Frame, rgb: np.ndarray, result: str) -> None:
+    """Writes u8[H, W, 3] and says so.
+
+    Args:
+      frame: the image.
+      rgb: its overlay.
+      result: what else was written or found, for the line.
+    """
+    if frame.source is not self._source:
+      self._close()
+      self._source = frame.source
+    if frame.rate is None:
+      path = output_path(frame, self._output, _OVERLAY)
+      Image.fromarray(rgb).save(path)
+      notify(f'{frame.source.path} -> {path}, {result}')
+      return
+    if self._video is None:
+      self._output.mkdir(parents=True, exist_ok=True)
+      self._video = frames.VideoWriter(self._output / f'{frame.source.stem}{_VIDEO}', frame.rate)
+    self._video.write(rgb)
+    self._count += 1
+    if self._count % _PROGRESS == 0:
+      notify(f'{frame.source.path}: {self._count} frames')
+
+  def _close(self) -> None:
+    if self._video is not None:
+      self._video.__exit__()
+      notify(f'{self._source.path} -> {self._video.path}, {self._count} frames')
+    self._video, self._count = None, 0
 
 
-def write_labels(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
-  """Writes a label map and an overlay of each image, and its uncertainty if the task samples."""
-  targets = name_outputs(paths, output, ('.png', '_overlay.png', '_uncertainty.png'))
-  output.mkdir(parents=True, exist_ok=True)
-  palette = loaded.run.spec.palette
-  for found in predict_images(loaded, paths, ('probability', 'uncertainty')):
-    label_path, overlay_path, uncertainty_path = targets[found.path]
-    label = found.restore(found.values['probability']).argmax(-1)
-    overlays.write_label_png(label_path, label, palette)
-    Image.fromarray(overlays.overlay(found.image, label, palette)).save(overlay_path)
-    note = ''
-    if 'uncertainty' in found.values:
-      uncertainty = found.restore(found.values['uncertainty'][..., None])[..., 0]
-      Image.fromarray(overlays.heat(uncertainty)).save(uncertainty_path)
-      note = f', uncertainty up to {uncertainty.max():.3g}'
-    notify(f'{found.path} -> {label_path}{note}')
-  notify(f'{len(paths)} images: label maps and overlays are in {output}')
+# --- tasks ----------------------------------------------------------------------------------------
 
 
-def write_objects(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
+def write_labels(loaded: Loaded, sources: Sequence[Source], output: Path, failed: Failed) -> int:
+  """Writes a label map and an overlay of each image, and its uncertainty if the task samples.
+
+  Returns:
+    The number of images.
+  """
+  check_outputs(sources, output, ('.png', _OVERLAY, '_uncertainty.png'))
+  palette, count = loaded.run.spec.palette, 0
+  with Overlays(output) as shown:
+    for found in predict_files(loaded, sources, ('probability', 'uncertainty'), failed):
+      label, uncertainty, count = found.label, found.uncertainty, count + 1
+      label_path = output_path(found.frame, output, '.png')
+      overlays.write_label_png(label_path, label, palette)
+      result = label_path.name
+      if uncertainty is not None:
+        path = output_path(found.frame, output, '_uncertainty.png')
+        Image.fromarray(overlays.heat(uncertainty)).save(path)
+        result += f', uncertainty up to {uncertainty.max():.3g}'
+      shown.write(found.frame, overlays.overlay(found.frame.pixels, label, palette), result)
+  return count
+
+
+def write_objects(loaded: Loaded, sources: Sequence[Source], output: Path, failed: Failed) -> int:
   """Writes `NAME.json` and `NAME_overlay.png` of each image, and all objects in COCO format.
 
   `COCO('images.json').loadRes('results.json')` of pycocotools reads the results. For the ids of the
   images see `image_numbers`.
+
+  Returns:
+    The number of images; without any, nothing is written.
   """
-  targets = name_outputs(paths, output, ('.json', '_overlay.png'), (RESULTS, IMAGES))
-  output.mkdir(parents=True, exist_ok=True)
+  check_outputs(sources, output, ('.json', _OVERLAY), (RESULTS, IMAGES))
   spec, config = loaded.run.spec, loaded.run.experiment.eval
   masks = getattr(loaded.run.model, 'masks', True)
   paste = functools.partial(paste_masks, rule=config.paste) if masks else None
-  category_ids, numbers = _category_ids(spec), image_numbers(paths)
-  results, listed = [], []
-  for found in predict_images(loaded, paths, Detections._fields):
-    json_path, overlay_path = targets[found.path]
-    result = _native_result(found, numbers[found.path], paste)
-    entries = coco.coco_results([result], category_ids)
-    results += entries
-    listed.append(_image_entry(found, numbers[found.path]))
-    objects = [
-      {'class': spec.class_names[k], **entry}
-      for k, entry in zip(result['classes'].tolist(), entries, strict=True)
-    ]
-    json_path.write_text(json.dumps({**listed[-1], 'objects': objects}, indent=1))
-    overlay = draw.draw_result(spec, config.draw_threshold, found.image, result)
-    Image.fromarray(overlay).save(overlay_path)
-    notify(f'{found.path} -> {json_path}, {len(objects)} objects')
+  category_ids, number_of = _category_ids(spec), _ids(sources, image_numbers)
+  results: list[dict[str, Any]] = []
+  listed: list[dict[str, Any]] = []
+  with Overlays(output) as shown:
+    for found in predict_files(loaded, sources, Detections._fields, failed):
+      number = number_of(found.frame)
+      result = _native_result(found, number, paste)
+      entries = coco.coco_results([result], category_ids)
+      results += entries
+      listed.append(_image_entry(found.frame, number))
+      objects = [
+        {'class': spec.class_names[k], **entry}
+        for k, entry in zip(result['classes'].tolist(), entries, strict=True)
+      ]
+      json_path = output_path(found.frame, output, '.json')
+      json_path.write_text(json.dumps({**listed[-1], 'objects': objects}, indent=1))
+      overlay = draw.draw_result(spec, config.draw_threshold, found.frame.pixels, result)
+      shown.write(found.frame, overlay, f'{json_path.name}, {len(objects)} objects')
   categories = [
     {'id': number, 'name': name}
     for number, name in zip(category_ids, spec.class_names, strict=True)
   ]
-  content = {'images': listed, 'categories': categories, 'annotations': []}
-  (output / IMAGES).write_text(json.dumps(content))
-  (output / RESULTS).write_text(json.dumps(results))
-  notify(f'{len(paths)} images: objects, overlays and {output / RESULTS} are in {output}')
+  if listed:
+    content = {'images': listed, 'categories': categories, 'annotations': []}
+    (output / IMAGES).write_text(json.dumps(content))
+    (output / RESULTS).write_text(json.dumps(results))
+  return len(listed)
 
 
-def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
+def write_segments(loaded: Loaded, sources: Sequence[Source], output: Path, failed: Failed) -> int:
   """Writes all segments in COCO panoptic format, and `NAME_overlay.png` of each image.
 
   panopticapi's evaluation reads `results.json` and the PNGs of segment ids in the directory
   `results` as predictions. `images.json` lists the images and the categories. For the ids of the
   images see `panoptic_image_ids`.
+
+  Returns:
+    The number of images; without any, nothing is written.
   """
-  targets = name_outputs(paths, output, ('_overlay.png',), (RESULTS, IMAGES))
-  output.mkdir(parents=True, exist_ok=True)
+  check_outputs(sources, output, (_OVERLAY,), (RESULTS, Path(RESULTS).stem, IMAGES))
   spec = loaded.run.spec
-  category_ids, image_ids = _category_ids(spec), panoptic_image_ids(paths)
+  category_ids, id_of = _category_ids(spec), _ids(sources, panoptic_image_ids)
   listed: list[dict[str, Any]] = []
 
   def results() -> Iterator[tuple[bytes, dict[str, Any]]]:
-    for found in predict_images(loaded, paths, ('segments',)):
-      (overlay_path,), image_id = targets[found.path], image_ids[found.path]
-      segments = _crop(found.values['segments'], found.image.shape)
-      encoded, entry = panoptic.encode_result(
-        segments, file_name=found.path.name, image_id=image_id, category_ids=category_ids
-      )
-      listed.append(_image_entry(found, image_id))
-      Image.fromarray(draw.draw_segments(spec, found.image, segments)).save(overlay_path)
-      notify(f'{found.path} -> {overlay_path}, {len(entry["segments_info"])} segments')
-      yield encoded, entry
+    with Overlays(output) as shown:
+      for found in predict_files(loaded, sources, ('segments',), failed):
+        frame, image_id = found.frame, id_of(found.frame)
+        segments = _crop(found.values['segments'], frame.pixels.shape)
+        encoded, entry = panoptic.encode_result(
+          segments, file_name=frame.file_name, image_id=image_id, category_ids=category_ids
+        )
+        listed.append(_image_entry(frame, image_id))
+        overlay = draw.draw_segments(spec, frame.pixels, segments)
+        shown.write(frame, overlay, f'{len(entry["segments_info"])} segments')
+        yield encoded, entry
 
-  panoptic.write_results(output / RESULTS, results())
+  found = results()
+  if (first := next(found, None)) is None:
+    return 0
+  panoptic.write_results(output / RESULTS, itertools.chain([first], found))
   categories = [
     {'id': int(number), 'name': name, 'isthing': int(index in spec.things), 'color': color}
     for index, (number, name, color) in enumerate(
@@ -239,12 +328,12 @@ def write_segments(loaded: Loaded, paths: Sequence[Path], output: Path) -> None:
     )
   ]
   (output / IMAGES).write_text(json.dumps({'images': listed, 'categories': categories}))
-  notify(f'{len(paths)} images: overlays and {output / RESULTS} are in {output}')
+  return len(listed)
 
 
 def _native_result(found: Prediction, number: int, paste: coco.Paste | None) -> coco.ImageResult:
   """The objects of an image in its original pixels."""
-  height, width = found.image.shape[:2]
+  height, width = found.frame.pixels.shape[:2]
   annotation = {
     'image_id': number,
     'height': height,
@@ -260,10 +349,21 @@ def _crop(segments: Segments, shape: tuple[int, ...]) -> Segments:
   return segments._replace(ids=segments.ids[: shape[0], : shape[1]])
 
 
-def _image_entry(found: Prediction, image_id: int | str) -> dict[str, Any]:
+def _image_entry(frame: Frame, image_id: int | str) -> dict[str, Any]:
   """The entry of an image in COCO format."""
-  height, width = found.image.shape[:2]
-  return {'id': image_id, 'file_name': found.path.name, 'height': height, 'width': width}
+  height, width = frame.pixels.shape[:2]
+  return {'id': image_id, 'file_name': frame.file_name, 'height': height, 'width': width}
+
+
+def _ids(
+  sources: Sequence[Source], rule: Callable[[Sequence[Path]], Mapping[Path, Any]]
+) -> Callable[[Frame], Any]:
+  """The id of each image: by `rule` from its file, or 1, 2, … where a file has several images."""
+  if all(source.kind == 'image' for source in sources):
+    known = rule([source.path for source in sources])
+    return lambda frame: known[frame.source.path]
+  counter = itertools.count(1)
+  return lambda frame: next(counter)
 
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from segjax.data import images
 from segjax.types import (
   AnyFloat,
   Fraction,
@@ -77,6 +78,8 @@ class DataConfig:
     label_key: the feature with the label map. Of a panoptic data set, which has no `label`, the
       label is the class of each pixel's segment; see `panoptic_key`.
     name_key: the text feature that names an example; None for its index.
+    max_pixels: an image with more is an error, as a damaged or hostile file of a few bytes may
+      unpack to any size; the default is Pillow's.
     label_offset: added to label values other than void; results below 0 are void too.
     num_classes: for a data set whose features do not say it.
     class_names: in place of the data set's own.
@@ -105,6 +108,7 @@ class DataConfig:
   image_key: str = 'image'
   label_key: str = 'label'
   name_key: str | None = 'file_name'
+  max_pixels: PositiveInt = images.MAX_PIXELS
   label_offset: Annotated[int, Range(-65_535, 65_535)] = 0
   num_classes: PositiveInt | None = None
   class_names: tuple[str, ...] | None = None

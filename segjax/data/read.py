@@ -171,6 +171,17 @@ def _once(method: Callable[['Example'], T]) -> T:
   return property(get, doc=method.__doc__)
 
 
+def _limited(method: Callable[['Example'], T]) -> Callable[['Example'], T]:
+  """A method that decodes, under the limit of `config.data.max_pixels`."""
+
+  @functools.wraps(method)
+  def get(example: 'Example') -> T:
+    with images.pixel_limit(example.reader.config.data.max_pixels):
+      return method(example)
+
+  return get
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
   """An example as it is stored: its index, name and features, decoded where asked for."""
@@ -181,6 +192,7 @@ class Example:
   record: Mapping[str, Any]
 
   @_once
+  @_limited
   def image(self) -> np.ndarray:
     """u8[H, W, C], at its own size."""
     encoded = self.record[self.reader.config.data.image_key]
@@ -192,11 +204,13 @@ class Example:
     return int(self.record.get('image_id', self.index))
 
   @property
+  @_limited
   def label(self) -> np.ndarray:
     """u16[H, W], class index or IGNORE_LABEL."""
     return self.reader.sources['label'].read(self)
 
   @_once
+  @_limited
   def segments(self) -> Segments:
     """Without the batch axis."""
     data, spec = self.reader.config.data, self.reader.spec
@@ -216,12 +230,14 @@ class Example:
     return segments
 
   @property
+  @_limited
   def objects(self) -> Objects:
     """The objects among the things, their masks decoded."""
     found = self.reader.sources['objects'].read(self)
     return found if isinstance(found, Objects) else decode_objects(found, self.image.shape[:2])
 
   @property
+  @_limited
   def annotations(self) -> Annotations:
     """The same as COCO's entries."""
     found = self.reader.sources['objects'].read(self)
@@ -245,11 +261,19 @@ class Example:
     own = self.image.shape[:2]
     for what, size in sizes.items():
       if size not in (None, own):
-        raise SegjaxError(
-          f'{self.name}: the image is {own[0]}x{own[1]} and its {what} {size[0]}x{size[1]} pixels '
-          '(height x width): fix the data set'
-        )
+        raise self._size_error(what, size)
     return Sample(self.image, label, objects=objects, segments=segments)
+
+  def _size_error(self, what: str, size: Size) -> SegjaxError:
+    """The error that an annotation has another size than the image."""
+    encoded = self.record.get(self.reader.config.data.image_key)
+    if isinstance(encoded, bytes) and images.is_unrotated(encoded, size):
+      return images.size_error(encoded, f'the image of {self.name}', f'its {what}', size, '')
+    height, width = self.image.shape[:2]
+    return SegjaxError(
+      f'{self.name}: the image is {height}x{width} and its {what} {size[0]}x{size[1]} pixels '
+      '(height x width): fix the data set'
+    )
 
 
 # --- sources of annotations -----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Tiled inference on images of any size."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,42 @@ def overlap_tile(
   y = y.reshape(len(rows), len(cols), b, th, tw, -1).swapaxes(0, 1)
   y = _stitch(_stitch(y, step_w, axis=3), step_h, axis=1)
   return y[:, :h, :w]
+
+
+def map_blocks(
+  function: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+  image: np.ndarray,
+  block: tuple[int, int],
+  context: int,
+) -> dict[str, np.ndarray]:
+  """Processes a large image on the host, block by block: memory is that of one block.
+
+  Blocks are of one size, with reflect padding where they reach beyond the image.
+
+  Args:
+    function: [h, w, C] -> arrays [h, w, ...] by name, h = rows of a block + 2 * context.
+    image: [H, W, C].
+    block: rows and columns of a block.
+    context: rows and columns around a block, whose results are left out.
+
+  Returns:
+    Arrays [H, W, ...] by name.
+  """
+  height, width = image.shape[:2]
+  rows, cols = (
+    _reflected_windows(size, side, context, side)
+    for size, side in zip((height, width), block, strict=True)
+  )
+  found: dict[str, np.ndarray] = {}
+  for (i, row), (j, col) in itertools.product(enumerate(rows), enumerate(cols)):
+    top, left = i * block[0], j * block[1]
+    inside = np.s_[: min(block[0], height - top), : min(block[1], width - left)]
+    for key, value in function(image[row[:, None], col]).items():
+      center = value[context : context + block[0], context : context + block[1]][inside]
+      if key not in found:
+        found[key] = np.empty((height, width, *value.shape[2:]), value.dtype)
+      found[key][top : top + center.shape[0], left : left + center.shape[1]] = center
+  return found
 
 
 def _reflected_windows(size: int, tile: int, margin: int, step: int) -> np.ndarray:

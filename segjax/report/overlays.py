@@ -21,6 +21,8 @@ ERROR_COLOR = (220, 38, 38)
 _VOID_8, _VOID_16 = 255, 65_535
 # Approximate size in pixels of visualizations with text.
 _READABLE = 512
+# Rows of an image that are blended at once.
+_STRIP = 512
 # Consecutive shades of a color: (0 for black or 255 for white, weight).
 _TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
 
@@ -62,7 +64,11 @@ def overlay(
   rgb = _rgb(image)
   colors = colorize(label, palette)
   _check_same_size(image=rgb, label=colors)
-  canvas = np.rint((1 - alpha) * rgb + alpha * colors).astype(np.uint8)
+  canvas = np.empty_like(colors)
+  # By strips, as floating point takes many times the memory of a large image.
+  for start in range(0, len(canvas), _STRIP):
+    rows = slice(start, start + _STRIP)
+    canvas[rows] = np.rint((1 - alpha) * rgb[rows] + alpha * colors[rows])
   if outline:
     border = _border(np.asarray(label))
     canvas[border] = colors[border]

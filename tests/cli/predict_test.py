@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from segjax.cli import predict
 from segjax.data.formats import coco, panoptic
+from segjax.data.frames import Frame, Source, find_source
 from segjax.types import SegjaxError
 
 CLASSES = {'ball', 'box', 'tree', 'ring', 'star'}
@@ -136,9 +137,154 @@ def test_never_overwrites_or_mixes_up(semantic_run, tmp_path, capsys):
 def test_no_images_or_one_that_cannot_be_decoded(semantic_run, tmp_path, capsys):
   args = predict_command(semantic_run, tmp_path, tmp_path / 'out')
   assert 'no images match' in fails(capsys, *args)
-  assert not (tmp_path / 'out').exists()
   (tmp_path / 'broken.png').write_bytes(b'not a png')
-  assert 'broken.png' in fails(capsys, *args)
+  sentence = fails(capsys, *args)
+  assert sentence.startswith(f'segjax: {tmp_path / "broken.png"} cannot be decoded: replace it')
+  assert not (tmp_path / 'out').exists()
+
+
+def break_some(folder):
+  """Of five photos the second is cut short, one is no file, and a Mac left its file beside one."""
+  write_images(folder, {f'p{i}.jpg': (64, 96, 3) for i in range(4)})
+  whole = (folder / 'p1.jpg').read_bytes()
+  (folder / 'p1.jpg').write_bytes(whole[: len(whole) // 2])
+  (folder / 'p4.jpg').symlink_to(folder / 'nowhere.jpg')
+  (folder / '._p0.jpg').write_bytes(b'\x00\x05\x16\x07' * 20)
+  (folder / 'directory.jpg').mkdir()
+  return folder
+
+
+@pytest.mark.parametrize('pattern', ['', '*.jpg'])
+def test_a_broken_file_does_not_end_it(semantic_run, tmp_path, capsys, pattern):
+  images, output = break_some(tmp_path / 'in'), tmp_path / 'out'
+  capsys.readouterr()
+  assert run(*predict_command(semantic_run, images / pattern, output)) == 2
+  names = {f'p{i}{end}.png' for i in (0, 2, 3) for end in ('', '_overlay')}
+  assert {p.name for p in output.iterdir()} == names
+  *_, count, first, second, last = capsys.readouterr().err.splitlines()
+  assert count.startswith('3 images: ')
+  cut = f'{images / "p1.jpg"} cannot be decoded (it is truncated): replace it or leave it out'
+  assert first == f'left out: {cut}'
+  assert second.startswith(f'left out: {images / "p4.jpg"} cannot be read (No such file')
+  assert last == f'segjax: 2 of 5 files were left out, such as {cut}'
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_results_have_the_files_that_are_not_broken(task, request, tmp_path, capsys):
+  workdir = request.getfixturevalue(f'{task}_run')
+  images, output = break_some(tmp_path / 'in'), tmp_path / 'out'
+  assert '2 of 5 files were left out' in fails(capsys, *predict_command(workdir, images, output))
+  listed = json.loads((output / 'images.json').read_text())['images']
+  assert [image['file_name'] for image in listed] == ['p0.jpg', 'p2.jpg', 'p3.jpg']
+  found = json.loads((output / 'results.json').read_text())
+  found = found if task == 'instance' else found['annotations']
+  assert {entry['image_id'] for entry in found} <= {image['id'] for image in listed}
+  assert found
+  none = predict_command(workdir, images / 'p[14].jpg', tmp_path / 'none')
+  assert '2 of 2 files were left out' in fails(capsys, *none)
+  assert not (tmp_path / 'none').exists()
+
+
+def test_a_file_whose_name_has_the_characters_of_patterns(semantic_run, tmp_path):
+  images = write_images(tmp_path / 'in', {'a[1].png': (20, 30, 3), 'a1.png': (20, 30, 3)})
+  output = tmp_path / 'out'
+  assert run(*predict_command(semantic_run, images / 'a[1].png', output)) == 0
+  assert {p.name for p in output.iterdir()} == {'a[1].png', 'a[1]_overlay.png'}
+
+
+def test_photos_are_predicted_upright(semantic_run, tmp_path):
+  """A photo that is stored on its side gives what the same photo, stored upright, gives."""
+  images, output = tmp_path / 'in', tmp_path / 'out'
+  images.mkdir()
+  upright = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(upright).save(images / 'upright.png')
+  Image.fromarray(np.rot90(upright)).save(images / 'turned.png', exif=exif)
+  assert run(*predict_command(semantic_run, images, output)) == 0
+  for end in ('', '_overlay'):
+    found = [np.asarray(Image.open(output / f'{n}{end}.png')) for n in ('upright', 'turned')]
+    np.testing.assert_array_equal(*found)
+
+
+# --- files with several images --------------------------------------------------------------------
+
+
+def write_pages(path, sizes):
+  rng = np.random.default_rng(0)
+  first, *others = [Image.fromarray(rng.integers(0, 256, (*s, 3), np.uint8)) for s in sizes]
+  first.save(path, save_all=True, append_images=others)
+
+
+def write_clip(path, count, size=(40, 60)):
+  """The same noise in each frame."""
+  code = cv2.VideoWriter.fourcc(*'MJPG')
+  writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 12.5, size[::-1])
+  frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  for _ in range(count):
+    writer.write(cv2.blur(frame, (9, 9)))
+  writer.release()
+
+
+def test_the_pages_of_a_tiff_are_images(semantic_run, tmp_path):
+  images, output, sizes = tmp_path / 'in', tmp_path / 'out', [(20, 30), (24, 16)]
+  images.mkdir()
+  write_pages(images / 'stack.tif', sizes)
+  assert run(*predict_command(semantic_run, images, output)) == 0
+  names = {f'stack_page{k}{end}.png' for k in (1, 2) for end in ('', '_overlay')}
+  assert {p.relative_to(output).as_posix() for p in output.rglob('*.png')} == {
+    f'stack/{name}' for name in names
+  }
+  for k, size in enumerate(sizes, 1):
+    assert np.asarray(Image.open(output / f'stack/stack_page{k}.png')).shape == size
+
+
+def test_a_video_is_predicted_frame_by_frame(semantic_run, tmp_path, capsys):
+  images, output = write_images(tmp_path / 'in', {'clip.png': (20, 30, 3)}), tmp_path / 'out'
+  write_clip(images / 'clip.avi', 6)
+  assert run(*predict_command(semantic_run, images, output)) == 0
+  assert f'{images / "clip.avi"} -> {output / "clip_overlay.mp4"}, 6 frames' in (
+    capsys.readouterr().err
+  )
+  assert {p.name for p in output.iterdir()} == {
+    'clip',
+    'clip.png',
+    'clip_overlay.png',
+    'clip_overlay.mp4',
+  }
+  labels = sorted((output / 'clip').iterdir())
+  assert [p.name for p in labels] == [f'clip_frame{k:06}.png' for k in range(1, 7)]
+  assert np.asarray(Image.open(labels[0])).shape == (40, 60)
+  video = cv2.VideoCapture(str(output / 'clip_overlay.mp4'))
+  assert (video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)) == (12.5, 6)
+  assert video.read()[1].shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_the_results_of_a_video_have_each_frame(task, request, tmp_path):
+  workdir, output = request.getfixturevalue(f'{task}_run'), tmp_path / 'out'
+  write_clip(tmp_path / '7.avi', 3)
+  assert run(*predict_command(workdir, tmp_path / '7.avi', output)) == 0
+  names = [f'7_frame{k:06}' for k in range(1, 4)]
+  listed = json.loads((output / 'images.json').read_text())['images']
+  assert [image['file_name'] for image in listed] == [f'{name}.avi' for name in names]
+  assert [image['id'] for image in listed] == [1, 2, 3]
+  results = json.loads((output / 'results.json').read_text())
+  if task == 'instance':
+    assert {entry['image_id'] for entry in results} == {1, 2, 3}
+    assert [p.stem for p in sorted((output / '7').iterdir())] == names
+  else:
+    assert [entry['image_id'] for entry in results['annotations']] == [1, 2, 3]
+    assert [p.stem for p in sorted((output / 'results').iterdir())] == names
+  assert (output / '7_overlay.mp4').stat().st_size > 0
+
+
+def test_an_image_over_the_limit_is_read_when_it_is_raised(semantic_run, tmp_path, capsys):
+  images = write_images(tmp_path / 'in', {'a.png': (20, 30, 3)})
+  args = predict_command(semantic_run, images, tmp_path / 'out')
+  sentence = fails(capsys, *args, '--config.data.max_pixels=599')
+  assert 'a.png is 30x20 = 600 pixels, more than config.data.max_pixels=599' in sentence
+  assert run(*args, '--config.data.max_pixels=600') == 0
 
 
 @pytest.mark.parametrize(
@@ -168,9 +314,14 @@ def test_images_of_segments_have_the_ids_of_the_public_evaluations(names, ids):
   assert list(predict.panoptic_image_ids([Path(name) for name in names]).values()) == ids
 
 
-def test_outputs_of_each_image():
-  targets = predict.name_outputs([Path('in/a.jpg')], Path('out'), ('.json', '_overlay.png'))
-  assert targets == {Path('in/a.jpg'): [Path('out/a.json'), Path('out/a_overlay.png')]}
+def test_outputs_of_each_image(tmp_path):
+  pixels = np.zeros((2, 2, 3), np.uint8)
+  alone = Frame(Source(Path('in/a.jpg'), 'image'), 'a', pixels)
+  assert predict.output_path(alone, tmp_path, '.json') == tmp_path / 'a.json'
+  frame = Frame(Source(Path('in/b.mp4'), 'frame'), 'b_frame000001', pixels, 25.0)
+  path = predict.output_path(frame, tmp_path, '.json')
+  assert path == tmp_path / 'b' / 'b_frame000001.json'
+  assert path.parent.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -179,10 +330,24 @@ def test_outputs_of_each_image():
     (['in/a.jpg', 'in/a.png'], 'conflicts with in/a.jpg'),
     (['in/a_overlay.jpg', 'in/a.jpg', 'out/a_overlay.png'], 'conflicts with'),
     (['in/results.jpg'], 'results.json'),
+    (['in/results.mp4'], 'results'),
+    (['in/a.mp4', 'in/a.avi'], 'conflicts with in/a.mp4'),
+    (['out/a/b.jpg', 'in/a.mp4'], 'conflicts with out/a/b.jpg'),
+    (['out/a_overlay.mp4', 'in/a.mp4'], 'conflicts with out/a_overlay.mp4'),
+    (['in/a_frame000001.jpg', 'in/a.mp4'], 'conflicts with in/a_frame000001.jpg'),
   ],
 )
 def test_no_file_is_written_twice(paths, message):
   with pytest.raises(SegjaxError, match=message):
-    predict.name_outputs(
-      [Path(p) for p in paths], Path('out'), ('.json', '_overlay.png'), ('results.json',)
+    predict.check_outputs(
+      [find_source(Path(p)) for p in paths],
+      Path('out'),
+      ('.json', '_overlay.png'),
+      ('results.json', 'results'),
     )
+
+
+def test_an_image_and_a_video_of_one_name_do_not_conflict():
+  """As a phone names them."""
+  sources = [find_source(Path(p)) for p in ('in/IMG_1.JPG', 'in/IMG_1.MOV')]
+  predict.check_outputs(sources, Path('out'), ('.json', '_overlay.png'))

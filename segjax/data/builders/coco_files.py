@@ -398,9 +398,9 @@ def read_image(
   """
   encoded = raw.read_bytes(path)
   height, width = images.decode_image(encoded, channels, str(path)).shape[:2]
-  if (image.height or height, image.width or width) != (height, width):
-    raise SegjaxError(
-      f'{path} is {width}x{height} pixels but image {image.id} of {listed_in} is '
-      f'{image.width}x{image.height}: download both files again'
+  listed = image.height or height, image.width or width
+  if listed != (height, width):
+    raise images.size_error(
+      encoded, str(path), f'image {image.id} of {listed_in}', listed, 'download both files again'
     )
   return encoded, (height, width)

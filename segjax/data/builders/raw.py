@@ -5,7 +5,6 @@ TensorFlow.
 """
 
 import dataclasses
-import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from segjax.data import images
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
@@ -267,7 +266,7 @@ def read_list(path: Path, content: str) -> list[str]:
 
 
 def read_image(path: Path, mode: str | tuple[str, ...], page: int = 0) -> np.ndarray:
-  """Reads an image file, strictly: a truncated file is an error.
+  """Reads an image file, strictly and upright: a truncated file is an error.
 
   Args:
     path: an image file of any format that Pillow knows.
@@ -281,21 +280,14 @@ def read_image(path: Path, mode: str | tuple[str, ...], page: int = 0) -> np.nda
   Raises:
     SegjaxError: the file or the page is missing, cannot be decoded or has another mode.
   """
-  try:
-    with Image.open(io.BytesIO(read_bytes(path))) as image:
-      image.seek(page)
-      pixels = np.array(image)
-  except EOFError as e:
-    raise SegjaxError(f'{path} has no page {page + 1}: download the file again') from e
-  except (OSError, SyntaxError, ValueError) as e:
-    raise SegjaxError(f'{path} cannot be decoded as an image: download the file again') from e
+  found, pixels = images.decode_stored(read_bytes(path), str(path), page=page)
   modes = (mode,) if isinstance(mode, str) else mode
-  if image.mode not in modes:
+  if found not in modes:
     raise SegjaxError(
-      f'{path} has pixels of mode {image.mode}, not {" or ".join(modes)}: convert it, or download '
-      'the file again'
+      f'{path} has pixels of mode {found}, not {" or ".join(modes)}: convert it, or download the '
+      'file again'
     )
-  return pixels
+  return pixels.copy()
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -340,8 +332,10 @@ def check_same_size(
 ) -> None:
   """Raises a SegjaxError that names both files if image and label differ in height or width."""
   if image.shape[:2] != label.shape[:2]:
-    (height, width), (label_height, label_width) = image.shape[:2], label.shape[:2]
-    raise SegjaxError(
-      f'{image_path} is {width}x{height} pixels but its label {label_path} is '
-      f'{label_width}x{label_height}: download both files again'
+    raise images.size_error(
+      read_bytes(image_path),
+      str(image_path),
+      f'its label {label_path}',
+      label.shape[:2],
+      'download both files again',
     )

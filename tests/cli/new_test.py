@@ -246,8 +246,11 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, args, message)
 
 def test_one_image_is_trained_and_evaluated_on(tmp_path, capsys):
   write_split(tmp_path, 'train', [noise(0)], boxes(1))
-  output = tmp_path / 'a.py'
-  assert make(tmp_path, output, tmp_path / 'prepared') == 0
+  output, prepared = tmp_path / 'a.py', tmp_path / 'prepared'
+  assert make(tmp_path, output, prepared) == 2
+  assert "with config.data.files.splits={'train': 1.0}" in capsys.readouterr().err
+  assert not output.exists()
+  assert make(tmp_path, output, prepared, "--config.data.files.splits={'train': 1.0}") == 0
   assert 'the evaluation is on the training images' in capsys.readouterr().out
   config = config_lib.read_file(output)
   assert config['data']['eval_split'] == config['data']['train_split'] == 'train'

@@ -1,4 +1,4 @@
-"""Draws the examples of reports and the overlays of `segjax predict`, for each task."""
+"""Draws the examples of reports and of data pages, and the overlays of `segjax predict`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,13 @@ from segjax.data import geometry, read
 from segjax.data.config import DataConfig
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import coco as coco_format
-from segjax.data.sample import Objects
+from segjax.data.sample import Objects, Sample
 from segjax.metrics import coco
 from segjax.report import overlays
-from segjax.types import Segments
+from segjax.types import IGNORE_LABEL, Segments
+
+# Larger images are resized to fit before annotations are drawn, so that names can still be read.
+_SHOWN = (512, 512)
 
 
 def draw_labels(
@@ -146,3 +149,105 @@ def draw_result(
     labels,
     None if masks is None else [coco_format.decode_mask(masks[i], size) for i in shown],
   )
+
+
+def draw_example(spec: DatasetSpec, example: read.Example) -> dict[str, np.ndarray]:
+  """Panels of an example as it is stored: the image alone, and with its annotation.
+
+  Returns:
+    u8[H, W, 3] by title.
+  """
+  wanted = example.reader.config.annotations
+  sample = example.sample(train='segments' not in wanted)
+  bare = sample._replace(label=None, objects=None, segments=None)
+  return {'image': draw_sample(spec, bare), 'annotation': draw_sample(spec, sample)}
+
+
+def draw_row(
+  spec: DatasetSpec, data: DataConfig, batch: Mapping[str, Any], row: int, margin: int = 0
+) -> np.ndarray:
+  """Draws an example of a training batch, as the network sees it, with its annotation.
+
+  Args:
+    spec: of the data set.
+    data: for the normalization of images.
+    batch: of `pipeline.train_batches`.
+    row: of the batch.
+    margin: pixels that images extend beyond their labels on each side.
+
+  Returns:
+    u8[H, W, 3], without the padding of images with objects.
+  """
+  image = overlays.denormalize(batch['image'][row], data.mean, data.std)
+  label = batch['label'][row].astype(np.uint16) if 'label' in batch else None
+  if 'instances' not in batch:
+    inside = np.s_[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
+    canvas = _repeat_gray(image)
+    canvas[inside] = overlays.overlay(image[inside], label, spec.palette)
+    return canvas
+  height, width = batch['size'][row]
+  boxes, classes, masks, crowd, valid = (field[row] for field in batch['instances'])
+  unpacked = np.unpackbits(masks[valid], axis=-1)[:, :height, :width]
+  return draw_sample(
+    spec,
+    Sample(
+      image[:height, :width],
+      None if label is None else label[:height, :width],
+      objects=Objects(boxes[valid], classes[valid], unpacked, crowd[valid]),
+    ),
+  )
+
+
+def draw_sample(spec: DatasetSpec, sample: Sample) -> np.ndarray:
+  """Draws what a sample has of annotations on its image: segments, else objects, else the label.
+
+  Objects with a label, as panoptic tasks are trained on, are drawn as segments.
+
+  Returns:
+    u8[H, W, 3], resized to fit into 512 x 512 if it is larger; small images with objects are
+    enlarged, see `overlays.objects`.
+  """
+  sample = _shrink(sample)
+  image, label, _, objects, segments = sample
+  if segments is None and objects is not None and label is not None:
+    segments = _as_segments(spec, label, objects)
+  if segments is not None:
+    return draw_segments(spec, image, segments)
+  if objects is not None:
+    names = [
+      f'{spec.class_names[k]} (crowd)' if crowd else spec.class_names[k]
+      for k, crowd in zip(objects.classes, objects.crowd, strict=True)
+    ]
+    colors = spec.palette[objects.classes]
+    return overlays.objects(image, objects.boxes, colors, names, objects.masks)
+  return _repeat_gray(image) if label is None else overlays.overlay(image, label, spec.palette)
+
+
+def _shrink(sample: Sample) -> Sample:
+  """The sample, its segments too, resized to fit into `_SHOWN` if it is larger."""
+  size = geometry.fit_size(sample.size, _SHOWN)
+  if size[0] >= sample.size[0]:
+    return sample
+  resized = geometry.resize(sample, size)
+  return resized.change(
+    segments=lambda segments: segments._replace(ids=geometry.resize_label(segments.ids, size))
+  )
+
+
+def _as_segments(spec: DatasetSpec, label: np.ndarray, objects: Objects) -> Segments:
+  """The segments behind a label map and the things in it, each on top of those before."""
+  ids = np.zeros(label.shape, np.int32)
+  stuff = [int(k) for k in np.unique(label) if k != IGNORE_LABEL and k not in spec.things]
+  for number, k in enumerate(stuff, 1):
+    ids[label == k] = number
+  for number, mask in enumerate(objects.masks, len(stuff) + 1):
+    ids[mask > 0] = number
+  things = [spec.things[k] for k in objects.classes]
+  crowd = np.array([False] * len(stuff) + objects.crowd.tolist(), bool)
+  classes = np.array(stuff + things, np.int32)
+  return Segments(ids, classes, crowd=crowd, valid=np.ones(len(classes), bool))
+
+
+def _repeat_gray(image: np.ndarray) -> np.ndarray:
+  """u8[H, W, C] -> u8[H, W, 3], new."""
+  return np.repeat(image, 3 // image.shape[2], axis=2)

@@ -100,7 +100,8 @@ class Experiment:
   def input(self) -> InputConfig:
     """What the batches are."""
     annotations = task_module(self.task).ANNOTATIONS
-    return InputConfig(self.data, self.augment, self.batch, annotations)
+    masks = getattr(self.model, 'masks', True)
+    return InputConfig(self.data, self.augment, self.batch, annotations, masks)
 
   def to_dict(self) -> dict[str, Any]:
     """The complete config, which `parse` reads back."""
@@ -134,7 +135,7 @@ def parse(given: Mapping[str, Any]) -> Experiment:
   task = config_lib.check_value(given['task'], str, 'config.task')
   module = task_module(task)
   groups = {key: check_group(key, given) for key in GROUPS}
-  groups['data'] = _fill_files(_fill_weight_map(groups['data']))
+  groups['data'] = fill_files(_fill_weight_map(groups['data']))
   groups['augment'] = _fill_transforms(groups['augment'])
   model_config, model = _parse_model(given['model'], 'config.model')
   losses = given.get('losses')
@@ -188,7 +189,7 @@ def _has_defaults(target: Callable[..., Any]) -> bool:
   return all(default is not inspect.Parameter.empty for default in known.values())
 
 
-def _fill_files(data: DataConfig) -> DataConfig:
+def fill_files(data: DataConfig) -> DataConfig:
   """The options of a format of users' own data, complete."""
   target = datasets.options_of(data.name)
   if target is None:

@@ -18,7 +18,7 @@ import optax
 from segjax import config as config_lib
 from segjax import merge
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, images, pipeline
+from segjax.data import datasets, images, pipeline, source_reader, statistics
 from segjax.data.config import InputConfig
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
@@ -41,6 +41,8 @@ ClassWeights = Mapping[str, Sequence[float]]
 
 # What the images of a report show, by the last of the annotations that a task reads.
 _DRAW = {'label': draw_labels, 'objects': draw_objects, 'segments': draw_panoptic}
+# Examples of a split that are read to say which classes occur, evenly spaced.
+_COUNTED = 1_000
 # What can be set of a run that is trained.
 _SET_LATER = ('data.', 'batch.', 'eval.', 'mesh.', 'train.images')
 
@@ -253,6 +255,13 @@ def eval_batches(
     process_count=jax.process_count(),
   )
   return batches, functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
+
+
+def count_classes(run: Run, dataset: Dataset, split: str) -> statistics.ClassCounts:
+  """Pixels and objects of each class of a split; of a large one, in a sample."""
+  builder, spec = dataset
+  reader = source_reader.open_reader(builder, split, run.experiment.input, spec)
+  return statistics.count_classes(reader, _COUNTED)
 
 
 def make_mesh(run: Run) -> jax.sharding.Mesh:

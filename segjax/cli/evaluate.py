@@ -16,6 +16,7 @@ from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
+from segjax.data import statistics
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
 from segjax.train import checkpoint, compile, evaluate, log, sharding, step
@@ -58,10 +59,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     return
   write_report(workdir, evaluated)
   if args.json:
-    found = {'step': evaluated.step, 'split': evaluated.split, **evaluated.metrics}
-    print(json.dumps(log.no_nan(found)))
+    facts = {'step': evaluated.step, 'split': evaluated.split, **_measured(evaluated)}
+    print(json.dumps(log.no_nan({**facts, **evaluated.metrics})))
   else:
     Console().print(console.metrics_table(evaluated.metrics))
+    if missing := _missing(evaluated):
+      print(missing)
     print(f'{evaluated.split} at step {evaluated.step}; report: {workdir.report}')
 
 
@@ -92,6 +95,7 @@ class Evaluated(NamedTuple):
     parameters: number of parameters.
     metrics: by name, as fractions; tables as nested mappings.
     examples: the first examples of the split.
+    counts: of the classes in the split; None in the course of a training, which shows them once.
   """
 
   run: Run
@@ -100,6 +104,7 @@ class Evaluated(NamedTuple):
   parameters: int
   metrics: dict[str, Any]
   examples: Sequence[Example]
+  counts: statistics.ClassCounts | None = None
 
 
 def evaluate_run(
@@ -118,7 +123,8 @@ def evaluate_run(
   evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
   metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = run_lib.size_of(loaded.variables['params'])
-  return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples)
+  counts = run_lib.count_classes(run, dataset, split)
+  return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples, counts)
 
 
 def _load(
@@ -203,6 +209,7 @@ def _summary(
   return {
     'model': f'{experiment.model_config["name"]}, {evaluated.parameters:,} parameters',
     'data set': f'{spec.name} {spec.version}, split {evaluated.split}',
+    **_not_measured(evaluated),
     'step': f'{evaluated.step} of {experiment.train.steps}',
     'best': _best(evaluated.run, records),
     'hardware': provenance.hardware(),
@@ -211,6 +218,29 @@ def _summary(
     'config digest': experiment.digest,
     'command': f'segjax evaluate --workdir={path} --split={evaluated.split}',
   }
+
+
+def _measured(evaluated: Evaluated) -> dict[str, Any]:
+  """What the metrics cannot measure: classes that never occur, and the fraction of ignored pixels.
+
+  Of a large split both are those of a sample, as `describe_missing` says.
+  """
+  counts, names = evaluated.counts, evaluated.run.spec.class_names
+  present = counts.pixels + counts.objects > 0
+  return {
+    'unseen_classes': [name for name, there in zip(names, present, strict=True) if not there],
+    'ignored_pixels': counts.ignored_fraction,
+  }
+
+
+def _missing(evaluated: Evaluated) -> str:
+  names = evaluated.run.spec.class_names
+  return statistics.describe_missing(evaluated.counts, names, evaluated.split)
+
+
+def _not_measured(evaluated: Evaluated) -> dict[str, str]:
+  missing = '' if evaluated.counts is None else _missing(evaluated)
+  return {'not measured': missing} if missing else {}
 
 
 def _best(run: Run, records: Sequence[Mapping[str, Any]]) -> str:

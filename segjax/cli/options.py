@@ -21,3 +21,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def _which(text: str) -> Which:
   return int(text) if text.isdigit() else text
+
+
+def count(text: str) -> int:
+  """The `type` of an argument that is 0 or more."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f'{text} must be 0 or more')
+  return int(text)

@@ -17,7 +17,7 @@ from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, write_report
-from segjax.data import datasets, pipeline
+from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Run, notify, notify_process, size_of
@@ -80,6 +80,8 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   current, evaluated = _restore_or_start(run, optimizer, example, checkpoints, mesh)
   start = int(current.step)
   _notify_start(run, workdir, start, size_of(current.params))
+  if start == 0:
+    _notify_missing(run, builder)
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     batches = _device_batches(run, builder, start, mesh)
@@ -156,6 +158,18 @@ def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> No
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
     f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
   )
+
+
+def _notify_missing(run: Run, builder: Any) -> None:
+  """Shows which classes never occur in the splits, and how many pixels are ignored."""
+  if jax.process_index() != 0:
+    return
+  data = run.experiment.data
+  evaluated = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
+  for split, dataset in ((data.train_split, (builder, run.spec)), (data.eval_split, evaluated)):
+    counts = run_lib.count_classes(run, dataset, split)
+    if missing := statistics.describe_missing(counts, run.spec.class_names, split):
+      notify(missing)
 
 
 def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh) -> Any:

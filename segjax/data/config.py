@@ -199,12 +199,14 @@ class InputConfig:
   Attributes:
     data, augment, batch: groups of the config.
     annotations: what the task reads: ('label',), ('objects',) or all three.
+    masks: whether objects need their masks; without, one that has none is its box.
   """
 
   data: DataConfig
   augment: Augment = Augment()
   batch: BatchConfig = BatchConfig()
   annotations: tuple[Annotation, ...] = ('label',)
+  masks: bool = True
 
   def __post_init__(self):
     if self.augment.large_scale_jitter is not None and (

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def load(
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
       here, prepared files of another format.
   """
-  report = report or (lambda text: None)
+  warnings_to, report = report, report or (lambda text: None)
   if source is not None:
     source = Path(source).expanduser()
     if not source.is_dir():
@@ -121,7 +122,7 @@ def load(
       return builder
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       report(f'preparing {name} in {builder.data_path}')
-      with _set_aside(Path(builder.data_path)):
+      with _set_aside(Path(builder.data_path)), _warnings_to(warnings_to):
         builder = make()  # without what it knew of prepared data
         _prepare(builder, source)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
@@ -204,7 +205,8 @@ def _make_builder(
     builder_class = _own_class(base)
   make = getattr(builder_class, 'own_config', lambda *_: None)
   if own := make(config, _options(builder_class, base, files), annotations):
-    own.name = _own_name(root / builder_class.name, own.name, source, files, annotations)
+    directory, told = root / builder_class.name, getattr(own, 'annotations', annotations)
+    own.name = _own_name(directory, own.name, source, files, told)
     return builder_class(data_dir=root, config=own)
   if config and config not in builder_class.builder_configs:
     known = nearest(config, builder_class.builder_configs)
@@ -245,7 +247,7 @@ def _own_name(
   if source is None:
     found = [path.name for path in directory.glob(f'{config}*') if path.is_dir()]
     return found[0] if len(found) == 1 else config
-  told = [str(source.absolute()), files, annotations[-1]]
+  told = [str(source.absolute()), files, list(annotations[-1:])]
   digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
   return f'{config}-{digest[:8]}'
 
@@ -285,6 +287,21 @@ def _is_stale(
 
 def _fingerprint(builder: tfds.core.DatasetBuilder, source: Path) -> str:
   return fingerprint.fingerprint(builder.watched(source, getattr(builder, 'options', None)))
+
+
+@contextlib.contextmanager
+def _warnings_to(report: Callable[[str], None] | None) -> Iterator[None]:
+  """Passes the builders' warnings to `report`, if there is one, without the line of code."""
+  if report is None:
+    yield
+    return
+  with warnings.catch_warnings(record=True) as caught:
+    yield
+  for warning in caught:
+    if warning.category is UserWarning:
+      report(str(warning.message))
+    else:
+      warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextlib.contextmanager

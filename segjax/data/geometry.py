@@ -145,14 +145,18 @@ class Warp(NamedTuple):
   def positions(self) -> np.ndarray:
     """f32[h + 2·margin, w + 2·margin, 2], the (x, y) of each output pixel in the input."""
     x, y = self._offsets()
+    size = y.shape[0], x.shape[1]
     if self.nodes is not None:
-      dx, dy = interpolate_nodes(self.nodes, (y.shape[0], x.shape[1]))
-      x, y = x + dx, y + dy
+      displaced = interpolate_nodes(self.nodes, size)
+      x, y = np.add(x, displaced[0], out=displaced[0]), np.add(y, displaced[1], out=displaced[1])
     x, y = x + self.shift[0], y + self.shift[1]
-    (xx, xy), (yx, yy) = self.matrix
-    out = np.empty((y.shape[0], x.shape[1], 2), np.float32)
-    np.add(xx * x + xy * y, self.center[0], out=out[..., 0])
-    np.add(yx * x + yy * y, self.center[1], out=out[..., 1])
+    out = np.empty((*size, 2), np.float32)
+    # Arrays of this size are new pages of memory each: two serve for all.
+    found, part = np.empty((2, *size), np.float32)
+    for axis, (of_x, of_y) in enumerate(self.matrix):
+      np.multiply(x, of_x, out=found)
+      found += np.multiply(y, of_y, out=part)
+      np.add(found, self.center[axis], out=out[..., axis])
     return out
 
   def ranges(self) -> tuple[range, range, bool]:
@@ -192,7 +196,11 @@ def interpolate_nodes(nodes: np.ndarray, size: Size) -> np.ndarray:
   rows, columns = (_cubic_matrix(n, grid) for n in size)
   # Plain sums: a BLAS product may differ in its last bits with the number of threads.
   across = sum(rows[:, i, None] * nodes[:, None, i] for i in range(grid))
-  return sum(across[:, :, j, None] * columns[:, j] for j in range(grid))
+  found = across[:, :, 0, None] * columns[:, 0]
+  part = np.empty_like(found)
+  for j in range(1, grid):
+    found += np.multiply(across[:, :, j, None], columns[:, j], out=part)
+  return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,8 +1,11 @@
 """Which format files of users' own are in, for `segjax new`."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from segjax.types import SegjaxError
 
 Task = Literal['semantic', 'instance', 'panoptic']
 
@@ -28,3 +31,55 @@ class Guess(NamedTuple):
 # From the task, the directory of images or of a whole export, and the directory or file of the
 # annotations; None where files are in another format.
 Guesser = Callable[[Task, Path | None, Path | None], Guess | None]
+
+# Each a package of `segjax.data.builders` with a module `guess`. The first that knows the files
+# wins: those with files of their own come before plain folders of masks.
+FORMATS = (
+  'coco_panoptic',
+  'coco_instances',
+  'yolo',
+  'labelme',
+  'hugging_face',
+  'cityscapes',
+  'folder',
+)
+
+
+def guess(
+  task: Task,
+  images: Path | None,
+  labels: Path | None,
+  guessers: Sequence[Guesser] | None = None,
+) -> Guess:
+  """The format that files are in.
+
+  Args:
+    task: to train for.
+    images: the directory of images, or of a whole export.
+    labels: the directory or the file of the annotations; None where `images` has both.
+    guessers: in place of those of `FORMATS`.
+
+  Raises:
+    SegjaxError: a path is missing or is a file where it must be a directory, or no format has such
+      files.
+  """
+  for key, path in (('--images', images), ('--labels', labels)):
+    if path is not None and not path.exists():
+      raise SegjaxError(f'{key}={path} does not exist: correct the path')
+  if images is not None and not images.is_dir():
+    raise SegjaxError(f'--images={images} is not a directory: name the one of the images')
+  if images is None and labels is None:
+    raise SegjaxError('name your files with --images=DIRECTORY and --labels=DIRECTORY_OR_FILE')
+  for known in _guessers() if guessers is None else guessers:
+    if (found := known(task, images, labels)) is not None:
+      return found
+  where = ' and '.join(str(path) for path in (images, labels) if path is not None)
+  raise SegjaxError(
+    f'{where} are in no known format: name a directory of images with --images, and with --labels '
+    "a directory of masks, a JSON file in COCO's format, LabelMe files, or YOLO's data.yaml"
+  )
+
+
+def _guessers() -> list[Guesser]:
+  modules = (f'segjax.data.builders.{name}.guess' for name in FORMATS)
+  return [importlib.import_module(module).guess for module in modules]

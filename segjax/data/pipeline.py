@@ -93,8 +93,9 @@ def train_batches(
     margin: pixels that images extend beyond their labels on each side, for networks without
       padding, which take no objects.
     process_index, process_count: which contiguous part of every batch is this host's.
-    report: called with a sentence on objects that are left out, because an image has more than
-      `config.batch.max_objects` or because no pixel of them is left.
+    report: called with a sentence on objects that are left out, because the task needs a mask that
+      they do not have, because an image has more than `config.batch.max_objects` or because no
+      pixel of them is left.
 
   Yields:
     (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], valid bool[b], all True, label
@@ -115,7 +116,13 @@ def train_batches(
   steps = grain.MapDataset.range(start_step, 2**62)
   training = _Training(examples, plan, seed, margin, rows)
   batches = _stream(steps.map(training.batch), config, config.batch.workers)
-  return _report_left_out(batches, config.batch.max_objects, report or (lambda text: None))
+  report = report or (lambda text: None)
+  if reader.maskless:
+    report(
+      f'{reader.maskless} objects of {config.data.train_split} of {spec.name} have no mask and are '
+      'left out (with config.model.masks=False they are not)'
+    )
+  return _report_left_out(batches, config.batch.max_objects, report)
 
 
 def eval_batches(

@@ -41,8 +41,8 @@ class Reader:
     spec: of the data set.
 
   Raises:
-    SegjaxError: an unknown or empty split; mean and std that are not those of such images; objects
-      without masks.
+    SegjaxError: an unknown or empty split; mean and std that are not those of such images; no
+      object has the mask that the task needs.
   """
 
   def __init__(
@@ -74,6 +74,7 @@ class Reader:
     )
     is_image = lambda key: isinstance(features[key], tfds.features.Image)
     self._encoded = {key for key in self._features if is_image(key)}
+    self.maskless = self._count_maskless(builder, split)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -108,6 +109,29 @@ class Reader:
         os.replace(temporary, path)
     return sizes
 
+  def _count_maskless(self, builder: tfds.core.DatasetBuilder, split: str) -> int:
+    """How many objects of the things have no mask, where the task needs one.
+
+    That takes a pass over the split, if the data set has any.
+
+    Raises:
+      SegjaxError: none of the objects has one.
+    """
+    metadata, key = builder.info.metadata, self.config.data.objects_key
+    there = isinstance(metadata, Mapping) and metadata.get(coco.MASKLESS)
+    if not there or not self.config.masks or self.sources.get('objects') is not _RUN_LENGTHS:
+      return 0
+    features = tfds.features.FeaturesDict({key: builder.info.features[key]})
+    found = [
+      not counts
+      for record in self._records
+      for label, counts in zip(*_columns(features, record, key), strict=True)
+      if int(label) in self.things
+    ]
+    if found and all(found):
+      raise _needs_masks(f'none of the {len(found)} objects of {split} of {self.spec.name}')
+    return sum(found)
+
   def _size(self, index: int) -> Size:
     record, name = self._parse(self._header, index)
     return images.read_size(record[self.config.data.image_key], f'the image of {name}')
@@ -117,6 +141,19 @@ class Reader:
     record = features.deserialize_example_np(self._records[index], decoders=skip)
     key = self.config.data.name_key
     return record, f'example {index}' if key is None else record[key].decode()
+
+
+def _columns(features: tfds.features.FeaturesDict, record: bytes, key: str) -> tuple[Any, Any]:
+  """The labels and the masks of the objects in a record."""
+  objects = features.deserialize_example_np(record)[key]
+  return objects['label'], objects['segmentation']
+
+
+def _needs_masks(what: str) -> SegjaxError:
+  return SegjaxError(
+    f'{what} has a mask, only boxes: set config.model.masks=False, config.losses.mask=none and '
+    "config.eval.metrics=('coco_box',), or name data with masks"
+  )
 
 
 def _once(method: Callable[['Example'], T]) -> T:
@@ -303,19 +340,51 @@ def _objects(
 
 
 def _read_run_lengths(example: Example) -> Annotations:
-  objects, things = example.record[example.reader.config.data.objects_key], example.reader.things
-  columns = zip(*objects.values(), strict=True)
-  entries = [dict(zip(objects, values, strict=True)) for values in columns]
-  return [
-    _annotation(entry, example.image.shape[:2], things[int(entry['label'])])
-    for entry in entries
-    if int(entry['label']) in things
-  ]
+  """Objects as `formats.coco` has them; one without a mask is left out where masks are needed."""
+  reader, size = example.reader, example.image.shape[:2]
+  found = []
+  for entry in _entries(example):
+    if int(entry['label']) not in reader.things:
+      continue
+    if not (counts := entry['segmentation']):
+      if reader.config.masks:
+        continue
+      counts = coco.box_counts(entry['bbox'], size)
+    category = reader.things[int(entry['label'])]
+    found.append(_annotation({**entry, 'segmentation': counts}, size, category))
+  return found
+
+
+def _read_boxes(example: Example) -> Annotations:
+  """Objects of TFDS's detection data sets: `bbox` is y0, x0, y1, x1, as fractions of the image."""
+  reader, (height, width) = example.reader, example.image.shape[:2]
+  found = []
+  for number, entry in enumerate(_entries(example), 1):
+    if int(entry['label']) not in reader.things:
+      continue
+    y0, x0, y1, x1 = entry['bbox'].astype(np.float64) * (height, width, height, width)
+    box = x0, y0, x1 - x0, y1 - y0
+    read = {
+      'id': entry.get('id', number),
+      'bbox': box,
+      'area': entry.get('area', box[2] * box[3]),
+      'iscrowd': entry.get(reader.config.data.crowd_key, entry.get('is_crowd', False)),
+      'segmentation': coco.box_counts(box, (height, width)),
+    }
+    found.append(_annotation(read, (height, width), reader.things[int(entry['label'])]))
+  return found
+
+
+def _entries(example: Example) -> list[dict[str, Any]]:
+  """The objects of an example, each a dict."""
+  objects = example.record[example.reader.config.data.objects_key]
+  return [dict(zip(objects, v, strict=True)) for v in zip(*objects.values(), strict=True)]
 
 
 _LABEL_MAP = Source(('label_key',), _read_label_map)
 _OBJECT_MAP = Source(('objects_key', 'instance'), _read_object_map)
 _RUN_LENGTHS = Source(('objects_key',), _read_run_lengths)
+_BOXES = Source(('objects_key',), _read_boxes)
 _PANOPTIC = ('panoptic_key', 'segments_key')
 _SEGMENTS = Source(_PANOPTIC, lambda example: example.segments)
 _LABEL_OF_SEGMENTS = Source(_PANOPTIC, _read_label_of_segments)
@@ -324,19 +393,24 @@ _THINGS_OF_SEGMENTS = Source(_PANOPTIC, _read_things)
 
 def _choose(builder: tfds.core.DatasetBuilder, config: InputConfig) -> dict[str, Source]:
   """Where each of `config.annotations` comes from."""
-  features, data = builder.info.features, config.data
   of_segments = datasets.label_is_of_segments(builder, config)
   found = {'label': _LABEL_OF_SEGMENTS if of_segments else _LABEL_MAP, 'segments': _SEGMENTS}
   if 'segments' in config.annotations:
     found['objects'] = _THINGS_OF_SEGMENTS
   elif 'objects' in config.annotations:
-    found['objects'] = _OBJECT_MAP if 'instance' in features else _RUN_LENGTHS
-    if 'instance' not in features and 'segmentation' not in set(features[data.objects_key].keys()):
-      raise SegjaxError(
-        f'{data.name} has boxes but no masks: name a data set whose objects have a segmentation, '
-        'such as coco_instances'
-      )
+    found['objects'] = _objects_source(builder, config)
   return {annotation: found[annotation] for annotation in config.annotations}
+
+
+def _objects_source(builder: tfds.core.DatasetBuilder, config: InputConfig) -> Source:
+  features, data = builder.info.features, config.data
+  if 'instance' in features:
+    return _OBJECT_MAP
+  if 'segmentation' in features[data.objects_key].keys():  # noqa: SIM118 -- not iterable
+    return _RUN_LENGTHS
+  if config.masks:
+    raise _needs_masks(f'no object of {data.name}')
+  return _BOXES
 
 
 # --- COCO's entries -------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ class SourceReader:
   Args, Raises: as `read.Reader`.
   """
 
+  # Objects that have no mask, see `Reader`: a `Sample` has masks.
+  maskless = 0
+
   def __init__(
     self,
     builder: outside.SourceBuilder,

@@ -9,11 +9,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
@@ -23,7 +24,7 @@ from segjax.report.values import is_percent
 SERIES_COLORS = ('#2563eb', '#ea580c', '#0d9488', '#9333ea', '#ca8a04', '#db2777')
 
 # Plotted by matplotlib, then replaced with the text color of the page around the SVG.
-_INK = '#123456'
+INK = '#123456'
 
 # Fewer points than these are marked one by one and not smoothed.
 _FEW_POINTS = 20
@@ -122,35 +123,58 @@ def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int])
   Returns:
     An `<svg>` element.
   """
+
+  def draw(axes: Axes) -> None:
+    for split, curve in curves.items():
+      noisy = split == 'train' and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
+      _draw(axes, curve, noisy, series_color(colors[split]))
+    _style(axes, np.concatenate([curve.values for curve in curves.values()]), is_percent(name))
+
+  return plot_svg(name, draw)
+
+
+def series_color(index: int) -> str:
+  """The color of a series, by its index in a plot's `colors`."""
+  return SERIES_COLORS[index % len(SERIES_COLORS)]
+
+
+def plot_svg(name: str, draw: Callable[[Axes], None]) -> str:
+  """A small plot for a page.
+
+  Args:
+    name: different for each plot of a page.
+    draw: draws on the axes, in colors of `series_color` and, for lines and text, `INK`.
+
+  Returns:
+    An `<svg>` element, see `curve_svg`.
+  """
   style = {
     'svg.fonttype': 'none',  # text stays text, in the page's font
-    'svg.hashsalt': name,  # deterministic ids, different for each curve
+    'svg.hashsalt': name,  # deterministic ids, different for each plot
     'path.simplify_threshold': 0.5,
     'font.size': 9,
-    'text.color': _INK,
-    'axes.edgecolor': _INK,
-    'xtick.color': _INK,
-    'ytick.color': _INK,
+    'text.color': INK,
+    'axes.edgecolor': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
   }
   with matplotlib.rc_context(style):
     figure = Figure(figsize=(4.4, 2.4), layout='constrained')
     axes = figure.add_subplot()
-    for split, curve in curves.items():
-      noisy = split == 'train' and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
-      _draw(axes, curve, noisy, SERIES_COLORS[colors[split] % len(SERIES_COLORS)])
-    _style(axes, np.concatenate([curve.values for curve in curves.values()]), is_percent(name))
+    draw(axes)
+    _plain(axes)
     buffer = io.StringIO()
     unknown = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(buffer, format='svg', transparent=True, metadata=unknown)
   svg = buffer.getvalue()
-  svg = svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+  svg = svg[svg.index('<svg') :].replace(INK, 'currentColor')
   svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # the same in every plot, but unique in a page
   for index, color in enumerate(SERIES_COLORS):
     svg = svg.replace(color, f'var(--series-{index}, {color})')
   return svg
 
 
-def _draw(axes, curve: Curve, noisy: bool, color: str) -> None:
+def _draw(axes: Axes, curve: Curve, noisy: bool, color: str) -> None:
   steps, values = curve
   if noisy:
     axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
@@ -159,7 +183,7 @@ def _draw(axes, curve: Curve, noisy: bool, color: str) -> None:
   axes.plot(steps, values, color=color, linewidth=1.5, marker=marker, markersize=3)
 
 
-def _style(axes, values: np.ndarray, percent: bool) -> None:
+def _style(axes: Axes, values: np.ndarray, percent: bool) -> None:
   if values.min() > 0 and values.max() > 100 * values.min():
     axes.set_yscale('log')
   else:
@@ -167,8 +191,11 @@ def _style(axes, values: np.ndarray, percent: bool) -> None:
   axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else '{x:g}')
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.xaxis.set_major_formatter(EngFormatter(sep=''))
-  axes.grid(axis='y', color=_INK, alpha=0.15, linewidth=0.6)
+  axes.set_xlim(left=0)
+
+
+def _plain(axes: Axes) -> None:
+  axes.grid(axis='y', color=INK, alpha=0.15, linewidth=0.6)
   axes.tick_params(which='both', length=0)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_alpha(0.4)
-  axes.set_xlim(left=0)

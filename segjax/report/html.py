@@ -10,17 +10,20 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
 from segjax.report.curves import SERIES_COLORS, collect_curves, curve_svg
+from segjax.report.histograms import histogram_svg
 from segjax.report.values import (
   column_names,
   format_metric,
+  format_share,
   format_value,
   is_integer,
   split_metrics,
@@ -28,6 +31,8 @@ from segjax.report.values import (
 
 # Images on the page are downscaled to at most this many pixels per side.
 MAX_SIDE = 512
+# Of JPEG files, on pages with many photographs.
+_QUALITY = 90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,20 @@ class Section:
   title: str
   body: Markup
   collapsed: bool = False
+
+
+class CountsRow(NamedTuple):
+  """A row of `counts_section`.
+
+  Attributes:
+    name: at its start.
+    cells: integers, texts, and fractions (float, shown in percent and as a bar); None for no value.
+    color: RGB from 0 to 255, shown before the name.
+  """
+
+  name: str
+  cells: Sequence[int | float | str | None]
+  color: Sequence[int] | None = None
 
 
 def metrics_section(title: str, metrics: Mapping[str, Any]) -> Section:
@@ -77,10 +96,51 @@ def curves_section(title: str, log: Sequence[Mapping[str, Any]]) -> Section:
   return Section(title, _render('curves', plots, colors))
 
 
+def histograms_section(
+  title: str, quantities: Mapping[str, Mapping[str, npt.ArrayLike]]
+) -> Section:
+  """One histogram per quantity.
+
+  Args:
+    title: the heading.
+    quantities: name -> split -> numbers, see `histograms.histogram_svg`.
+  """
+  splits = dict.fromkeys(split for values in quantities.values() for split in values)
+  colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}
+  plots = [
+    (name, list(values), Markup(histogram_svg(name, values, colors)))
+    for name, values in quantities.items()
+    if any(len(numbers) for numbers in values.values())
+  ]
+  return Section(title, _render('histograms', plots, colors))
+
+
+def counts_section(
+  title: str, columns: Sequence[str], rows: Sequence[CountsRow], *, collapsed: bool = False
+) -> Section:
+  """A table of counts and shares.
+
+  Args:
+    title: the heading.
+    columns: their names.
+    rows: as many cells each.
+    collapsed: see `Section`.
+  """
+  return Section(title, _render('counts', columns, rows), collapsed)
+
+
+def list_section(title: str, sentences: Sequence[str]) -> Section:
+  """A bullet list."""
+  return Section(title, _render('sentences', sentences))
+
+
 def images_section(
   title: str,
   images: Sequence[tuple[str, Mapping[str, np.ndarray]]],
   colors: Mapping[str, Sequence[int]] | None = None,
+  *,
+  lossy: bool = False,
+  collapsed: bool = False,
 ) -> Section:
   """Rows of images, one row per example.
 
@@ -88,8 +148,10 @@ def images_section(
     title: the heading.
     images: a caption such as the file name, and panels u8[H, W, 3] by name (`overlays.panels`).
     colors: legend, name -> RGB from 0 to 255.
+    lossy: store images that are not shown enlarged as JPEG, a third as large as PNG.
+    collapsed: see `Section`.
   """
-  return Section(title, _render('images', images, colors or {}))
+  return Section(title, _render('images', images, colors or {}, lossy), collapsed)
 
 
 def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
@@ -122,12 +184,17 @@ def _render(macro: str, *args: Any) -> Markup:
   return getattr(_ENVIRONMENT.get_template('sections.html.j2').module, macro)(*args).strip()
 
 
-def _png_uri(panel: np.ndarray) -> str:
+def _image_uri(panel: np.ndarray, lossy: bool) -> str:
   image = Image.fromarray(panel)
   image.thumbnail((MAX_SIDE, MAX_SIDE))
   buffer = io.BytesIO()
-  image.save(buffer, format='PNG', optimize=True)
-  return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')
+  # Of images that are shown enlarged, the pixels are to be seen.
+  if lossy := lossy and not _is_small(panel):
+    image.save(buffer, format='JPEG', quality=_QUALITY, subsampling=0)
+  else:
+    image.save(buffer, format='PNG', optimize=True)
+  encoded = base64.b64encode(buffer.getvalue()).decode('ascii')
+  return f'data:image/{"jpeg" if lossy else "png"};base64,{encoded}'
 
 
 def _is_small(panel: np.ndarray) -> bool:
@@ -152,7 +219,8 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters |= {
   'bar': _bar,
   'metric': lambda value, name: format_metric(name, value),
-  'png_uri': _png_uri,
+  'image_uri': _image_uri,
+  'share': format_share,
   'small': _is_small,
   'value': format_value,
 }

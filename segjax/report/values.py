@@ -65,6 +65,12 @@ def format_value(value: Any) -> str:
   return f'{number:.{decimals}f}'
 
 
+def format_share(share: float) -> str:
+  """Formats a fraction in percent, one below 0.1% with two digits: '12.3%', '0.042%'."""
+  percent = 100 * float(share)
+  return f'{percent:.2g}%' if 0 < percent < 0.1 else f'{percent:.1f}%'
+
+
 def is_integer(value: Any) -> bool:
   """Whether a Python, NumPy or JAX scalar has an integer type."""
   return isinstance(value, int) or getattr(getattr(value, 'dtype', None), 'kind', '') in ('i', 'u')

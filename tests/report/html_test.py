@@ -156,6 +156,45 @@ def test_images_are_png_in_full_and_large_ones_smaller():
   assert body.count('class="small"') == 1
 
 
+def test_lossy_images_are_jpeg_unless_they_are_shown_enlarged():
+  rng = np.random.default_rng(0)
+  small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+  large = np.repeat(np.repeat(rng.integers(0, 256, (5, 6, 3), np.uint8), 60, 0), 60, 1)
+  body = report.images_section('', [('a', {'x': small, 'y': large})], lossy=True).body
+  assert re.findall('data:image/(png|jpeg)', body) == ['png', 'jpeg']
+  code = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', body)[0]
+  shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+  assert np.abs(shown.astype(int) - large).mean() < 2
+  assert 'jpeg' not in report.images_section('', [('a', {'y': large})]).body
+
+
+def test_counts_show_fractions_in_percent_and_as_bars():
+  rows = [
+    report.CountsRow('<b>', [1234, 0.5, None], (1, 2, 3)),
+    report.CountsRow('<b>', [0, 0.0004, 'text']),
+    report.CountsRow('over', [1, 1.5, None]),
+  ]
+  section = report.counts_section('Classes', ['n', '<share>', 'x'], rows)
+  words = _Page(section.body).words
+  assert words == [
+    *('n', '<share>', 'x'),
+    *('<b>', '1,234', '50.0%', '–'),
+    *('<b>', '0', '0.04%', 'text'),
+    *('over', '1', '150.0%', '–'),
+  ]
+  assert re.findall(r'width: ([\d.]+)%', section.body) == ['50.0', '0.0', '100.0']
+  assert re.findall(r'rgb\(([\d, ]+)\)', section.body) == ['1, 2, 3']
+
+
+def test_lists_and_histograms():
+  body = report.list_section('', ['a < b', 'c']).body
+  assert _Page(body).words == ['a < b', 'c']
+  values = {'width': {'train': [1, 2], '<val>': [2]}, 'none': {'train': []}}
+  body = report.histograms_section('', values).body
+  assert body.count('<svg') == 1
+  assert '&lt;val&gt;' in body and '<val>' not in body
+
+
 def test_sections_without_content_are_left_out(tmp_path):
   path = tmp_path / 'report.html'
   empty = [
@@ -164,6 +203,9 @@ def test_sections_without_content_are_left_out(tmp_path):
     report.curves_section('Curves', []),
     report.images_section('Examples', [], COLORS),
     report.text_section('Config', ''),
+    report.counts_section('Counts', ['n'], []),
+    report.list_section('List', []),
+    report.histograms_section('Histograms', {'x': {'train': []}}),
   ]
   report.write_report(path, title='new', summary={}, sections=empty)
   page = _Page(path.read_text(encoding='utf-8'))

@@ -2,7 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.report.values import column_names, format_metric, format_value, split_metrics
+from segjax.report.values import (
+  column_names,
+  format_metric,
+  format_share,
+  format_value,
+  split_metrics,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,11 @@ def test_split_metrics_splits_scalars_and_tables():
 
 def test_column_names_are_those_of_all_rows_in_order():
   assert column_names({'a': {'y': 1, 'x': 2}, 'b': {'x': 1, 'z': 0}}) == ['y', 'x', 'z']
+
+
+@pytest.mark.parametrize(
+  ('share', 'text'),
+  [(0, '0.0%'), (1, '100.0%'), (0.12345, '12.3%'), (0.001, '0.1%'), (0.00042, '0.042%')],
+)
+def test_shares_below_a_thousandth_keep_two_digits(share, text):
+  assert format_share(share) == text

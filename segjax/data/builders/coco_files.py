@@ -4,26 +4,26 @@ import collections
 import dataclasses
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from segjax.data import images
-from segjax.data.builders import raw
+from segjax.data.builders import coco_layout, coco_looks, files, raw
 from segjax.data.formats import coco
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, nearest
 
 
 class CocoImage(NamedTuple):
-  """One entry of `images`; height and width in pixels."""
+  """One entry of `images`; height and width in pixels, None where a file of one's own has none."""
 
   id: int
   file_name: str
-  height: int
-  width: int
+  height: int | None
+  width: int | None
 
 
 class CocoFile(NamedTuple):
@@ -32,12 +32,14 @@ class CocoFile(NamedTuple):
   Attributes:
     path: the file.
     categories: by rising id.
+    supercategories: of each category, by its id.
     images: in the file's order.
     annotations: of each image by its id, in the file's order and as they are.
   """
 
   path: Path
   categories: tuple[coco.Category, ...]
+  supercategories: Mapping[int, Any]
   images: tuple[CocoImage, ...]
   annotations: Mapping[int, Sequence[Mapping[str, Any]]]
 
@@ -89,21 +91,41 @@ def one_of(values: Iterable[Any], kind: str) -> Rule:
   return f'one of its {kind}', lambda value: type(value) is int and value in known
 
 
-def read_file(path: Path) -> CocoFile:
+def optional(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+  """The same rules, of keys that may be missing."""
+
+  def relax(rule: Rule) -> Rule:
+    wanted, holds = rule
+    return wanted, lambda value: value is None or holds(value)
+
+  return {key: relax(rule) for key, rule in rules.items()}
+
+
+def read_file(path: Path, kind: str, *, own: bool = False) -> CocoFile:
   """Reads `images`, `categories` and `annotations` of a JSON file of any of COCO's kinds.
+
+  Args:
+    path: of the file.
+    kind: that it should be, 'instances' or 'panoptic', for error messages.
+    own: whether it is of a data set of one's own, in which sizes of images may be missing, and two
+      categories may have one name if only one of them is used.
 
   Raises:
     SegjaxError: the file is missing, truncated or without one of the three; an image or a category
       lacks what it must have or comes twice; an annotation is of an image that is not listed.
   """
-  tables = _read_tables(path)
+  tables = _read_tables(path, kind)
   for entry in tables['categories']:
     check(path, f'category {entry.get("id")}', entry, {'name': _LINE, 'id': INTEGER})
+  size = {'height': _SIZE, 'width': _SIZE}
+  rules = {'id': INTEGER, **(optional(size) if own else size), 'file_name': FILE_NAME}
   for entry in tables['images']:
-    rules = {'id': INTEGER, 'height': _SIZE, 'width': _SIZE, 'file_name': FILE_NAME}
+    if own and 'file_name' not in entry and FILE_NAME[1](entry.get('coco_url')):  # LVIS
+      entry['file_name'] = '/'.join(entry['coco_url'].split('/')[-2:])
     check(path, f'image {entry.get("id")}', entry, rules)
-  for key, kind in (('id', 'the category id'), ('name', 'the category name')):
-    check_unique(path, kind, [entry[key] for entry in tables['categories']])
+  check_unique(path, 'the category id', [entry['id'] for entry in tables['categories']])
+  if not own:
+    check_unique(path, 'the category name', [entry['name'] for entry in tables['categories']])
   check_unique(path, 'the image id', [entry['id'] for entry in tables['images']])
   annotations: dict[int, list[dict[str, Any]]] = {entry['id']: [] for entry in tables['images']}
   rules = {'image_id': one_of(annotations, 'images')}
@@ -115,18 +137,21 @@ def read_file(path: Path) -> CocoFile:
   return CocoFile(
     path,
     tuple(sorted(categories, key=lambda category: category.id)),
-    tuple(CocoImage(*(entry[key] for key in CocoImage._fields)) for entry in tables['images']),
+    {entry['id']: entry.get('supercategory') for entry in tables['categories']},
+    tuple(CocoImage(*map(entry.get, CocoImage._fields)) for entry in tables['images']),
     annotations,
   )
 
 
-def _read_tables(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_tables(path: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
   try:
     content = json.loads(raw.read_bytes(path))
   except ValueError as e:  # no JSON, or no UTF-8
     raise SegjaxError(
       f'{path} is truncated or is not valid JSON ({e}): download the file again'
     ) from e
+  if look := coco_looks.looks_like(content, kind):
+    raise SegjaxError(f'{path} is {look.what}, not a file of {kind} in COCO format: {look.remedy}')
   tables = {}
   for key in ('categories', 'images', 'annotations'):
     table = tables[key] = content.get(key) if isinstance(content, dict) else None
@@ -137,17 +162,88 @@ def _read_tables(path: Path) -> dict[str, list[dict[str, Any]]]:
   return tables
 
 
+# --- classes --------------------------------------------------------------------------------------
+
+# Names with which converters fill up the list of categories.
+_FILLERS = ('_background_', '__ignore__')
+
+
+def choose_categories(
+  found: Sequence[CocoFile], names: Sequence[str] | None, *, background: bool = False
+) -> tuple[coco.Category, ...]:
+  """The categories that are classes of a data set of one's own, in the order of class indices.
+
+  An unused category is none if it is a filler or, as in Roboflow's files, the others'
+  supercategory.
+
+  Args:
+    found: the annotation files, of the same categories.
+    names: of the classes; None for all categories by rising id.
+    background: whether `names` may have the background, which is no category.
+
+  Raises:
+    SegjaxError: two have one name; a name is not listed; a category is used that is not named.
+  """
+  first = found[0]
+  counts = collections.Counter(used for file in found for used in _used(file))
+  listed = [c for c in first.categories if counts[c.id] or not _is_filler(c, first)]
+  check_unique(first.path, 'the category name', [category.name for category in listed])
+  if names is None:
+    if not listed:
+      raise SegjaxError(f'{first.path} has no annotations: add some, or name another file')
+    return tuple(listed)
+  for category in listed:
+    if counts[category.id] and category.name not in names:
+      raise SegjaxError(
+        f'config.data.files.classes lacks {category.name}, of which there are '
+        f'{counts[category.id]} annotations in {first.path} and the files of other splits: add it'
+      )
+  by_name = {category.name: category for category in (*first.categories, *listed)}
+  if background:
+    by_name = {files.BACKGROUND: coco.Category(-1, files.BACKGROUND)} | by_name
+  for name in names:
+    if name not in by_name:
+      raise SegjaxError(
+        f'config.data.files.classes has {name}, which is not a category of {first.path}'
+        f'{nearest(name, by_name)}'
+      )
+  return tuple(by_name[name] for name in names)
+
+
+def _is_filler(category: coco.Category, file: CocoFile) -> bool:
+  """Whether a category that is not used is one of those that tools add to the user's own."""
+  supers = dict(file.supercategories)
+  own = supers.pop(category.id)
+  of_all = bool(supers) and set(supers.values()) == {category.name}
+  return category.name in _FILLERS or (of_all and own in (None, '', 'none'))
+
+
+def _used(file: CocoFile) -> Iterator[int]:
+  """The category of each annotation, or of each segment of a panoptic file."""
+  for entries in file.annotations.values():
+    for entry in entries:
+      for part in entry.get('segments_info', [entry]):
+        yield part['category_id']
+
+
+# --- builders -------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
   """Which splits a data set in COCO's format has.
 
   Attributes:
-    splits: split to the name that its files have upstream; None for all that there are.
+    splits: split to the name that its files have upstream; None for a data set of one's own.
     content: what the directory of raw files should hold, for messages.
+    options: of a data set of one's own.
+    annotations: that it has; () for those of the files.
   """
 
   splits: dict[str, str] | None = None
   content: str = ''
+  options: coco_layout.Options = coco_layout.Options()
+  annotations: tuple[str, ...] = ()
 
 
 def make_configs(description: str, content: str, own_content: str) -> list[CocoConfig]:
@@ -161,61 +257,114 @@ def make_configs(description: str, content: str, own_content: str) -> list[CocoC
 
 
 class CocoBuilder(raw.Builder, skip_registration=True):
-  """A data set in COCO's format, of whose splits each is a JSON file and a directory of images.
+  """A data set in COCO's format: JSON files, and directories of images.
 
   Attributes:
-    pattern: path of an annotation file below the directory of raw files, with {} for the name.
-    read_file: reads it, strictly.
-    set_categories: names the classes of an info.
+    kind: of the files, 'instances' or 'panoptic'.
   """
 
-  pattern: str
-  read_file: Callable[[Path], CocoFile]
-  set_categories: Callable[[tfds.core.DatasetInfo, Sequence[coco.Category]], None]
+  Options = coco_layout.Options
+  kind: str
+
+  def read_file(self, path: Path) -> CocoFile:
+    """A file of that kind; what is wrong is an error that names it."""
+    raise NotImplementedError
+
+  def set_categories(
+    self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
+  ) -> None:
+    """Names the classes of an info that does not know them yet."""
+    raise NotImplementedError
 
   @classmethod
   def own_config(cls, config: str, options: Any, annotations: Sequence[str]) -> CocoConfig | None:
-    del options, annotations
-    return dataclasses.replace(cls.builder_configs[config]) if config == 'custom' else None
+    if config == 'custom':
+      wanted = cls.prepared_for(options, tuple(annotations))
+      own = cls.builder_configs[config]
+      return dataclasses.replace(own, options=options, annotations=wanted)
+    if options != cls.Options():
+      raise SegjaxError(
+        f'config.data.files is for data of your own, {cls.name}/custom: leave it out, or set '
+        f'config.data.name={cls.name}/custom'
+      )
+    return None
 
-  def find_splits(self, source: Path) -> dict[str, str]:
-    """The config's splits, else those of the annotation files in `source`, by their names.
+  @classmethod
+  def prepared_for(cls, options: Any, annotations: tuple[str, ...]) -> tuple[str, ...]:
+    """The annotations of what is prepared for a task, given those that it reads."""
+    raise NotImplementedError
 
-    Raises:
-      SegjaxError: there is no such file, or the name of one cannot be that of a split.
-    """
-    if self.builder_config.splits is not None:
-      return self.builder_config.splits
-    start, end = Path(self.pattern).name.split('{}')
-    names = {}
-    for path in sorted(source.glob(self.pattern.format('*'))):
-      name = path.name.removeprefix(start).removesuffix(end)
-      if not re.fullmatch(r'\w+', name) or name == 'all':
-        raise SegjaxError(f'{path} cannot name a split: rename it, with letters and digits alone')
-      names[name] = name
-    if not names:
-      raise raw.missing_content(source, self.builder_config.content)
-    return names
+  @classmethod
+  def watched(cls, source: Path, options: Any) -> list[Path]:
+    try:
+      parts = coco_layout.find_parts(source, options, cls.kind, '')
+      return coco_layout.watched(source, parts, options, cls.kind)
+    except SegjaxError:  # which preparing says too
+      return [source]
+
+  @property
+  def options(self) -> coco_layout.Options:
+    return self.builder_config.options
+
+  @property
+  def is_own(self) -> bool:
+    """Whether it is a data set of one's own."""
+    return self.builder_config.splits is None
+
+  def find_parts(self, source: Path) -> list[coco_layout.Part]:
+    """The annotation files: those that the config names, else those in `source`."""
+    if self.is_own:
+      content = self.builder_config.content
+      return coco_layout.find_parts(source, self.options, self.kind, content)
+    return [
+      coco_layout.Part(source / 'annotations' / f'{self.kind}_{name}.json', name, split)
+      for split, name in self.builder_config.splits.items()
+    ]
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, self.builder_config.content)
-    splits = self.find_splits(source)
-    files = {s: self.read_file(source / self.pattern.format(name)) for s, name in splits.items()}
-    first, *others = files.values()
+    parts = self.find_parts(source)
+    found = [self.read_file(part.path) for part in parts]
+    first, *others = found
     for other in others:
       if other.categories != first.categories:
         raise SegjaxError(
           f'{other.path} and {first.path} have different categories: give both the same list'
         )
-    found = {}
-    for split, file in files.items():
-      name = splits[split]
-      directory = first_directory(source / name, source / 'images' / name, source / 'images')
-      listed = {directory / image.file_name: image.id for image in file.images}
-      check_exist(file.path, 'images', listed)
-      found[split] = self._generate_examples(file, directory, source, name)
-    self.set_categories(self.info, first.categories)
-    return found
+    categories = first.categories
+    if self.is_own:
+      background = 'label' in self.builder_config.annotations[-1:]
+      categories = choose_categories(found, self.options.classes, background=background)
+    self.set_categories(self.info, categories)
+    labels = {category.id: label for label, category in enumerate(categories)}
+    generators = {}
+    for part, file in zip(parts, found, strict=True):
+      listed = self._find_images(source, part, file)
+      names = [image.file_name for image, _ in listed]
+      for split, chosen in coco_layout.divide(names, part, self.options, source):
+        entries = [listed[i] for i in chosen]
+        generators[split] = self._generate_examples(file, entries, labels, source, part)
+    return generators
+
+  def _find_images(
+    self, source: Path, part: coco_layout.Part, file: CocoFile
+  ) -> list[tuple[CocoImage, Path]]:
+    """The images of an annotation file, and where they are."""
+    directories = coco_layout.image_directories(source, part, self.options)
+    names = [image.file_name for image in file.images]
+    outside = self.options.outside
+    found = coco_layout.locate(directories, names, file.path, outside=outside)
+    listed = list(zip(file.images, found.paths, strict=True))
+    there = [(image, path) for image, path in listed if path.is_file()]
+    if self.options.unpaired == 'error' or not there:
+      check_exist(file.path, 'images', {path: image.id for image, path in listed})
+    if len(there) < len(listed):
+      warnings.warn(
+        f'{file.path}: {len(listed) - len(there)} of {len(listed)} images are left out, as they '
+        'are missing (config.data.files.unpaired=skip)',
+        stacklevel=2,
+      )
+    return there
 
 
 def first_directory(*places: Path) -> Path:
@@ -239,17 +388,23 @@ def check_exist(path: Path, kind: str, listed: Mapping[Path, int]) -> None:
     )
 
 
-def read_image(directory: Path, image: CocoImage, listed_in: Path) -> bytes:
-  """The encoded image; an error if it cannot be decoded or has another size than is listed."""
-  path = directory / image.file_name
+def read_image(
+  path: Path, image: CocoImage, listed_in: Path, channels: int = 3
+) -> tuple[bytes, tuple[int, int]]:
+  """The encoded image, and its (height, width).
+
+  Raises:
+    SegjaxError: it cannot be decoded, or has another size than is listed.
+  """
   encoded = raw.read_bytes(path)
-  height, width = images.decode_image(encoded, 3, str(path)).shape[:2]
-  if (height, width) != (image.height, image.width):
+  height, width = images.decode_image(encoded, channels, str(path)).shape[:2]
+  listed = image.height or height, image.width or width
+  if listed != (height, width):
     raise images.size_error(
       encoded,
       str(path),
       f'image {image.id} of {listed_in}',
-      (image.height, image.width),
+      listed,
       'download both files again',
     )
-  return encoded
+  return encoded, (height, width)

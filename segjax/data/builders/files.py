@@ -18,7 +18,6 @@ from pycocotools import mask as mask_lib
 
 from segjax.data import images
 from segjax.data.builders import raw
-from segjax.data.builders.coco_instances.builder import segmentation_counts
 from segjax.data.formats import coco, common, panoptic
 from segjax.types import IGNORE_LABEL, NonNegativeInt, Range, SegjaxError
 
@@ -165,7 +164,7 @@ class FilesBuilder(raw.Builder, skip_registration=True):
     return self.builder_config.options
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return _INFOS[self.builder_config.annotations[-1]](self)
+    return INFOS[self.builder_config.annotations[-1]](self)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, self.content)
@@ -177,7 +176,7 @@ class FilesBuilder(raw.Builder, skip_registration=True):
     return {split: self._generate_examples(items) for split, items in found.items()}
 
   def _generate_examples(self, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
-    make = _EXAMPLES[self.builder_config.annotations[-1]]
+    make = EXAMPLES[self.builder_config.annotations[-1]]
     for number, item in enumerate(items, 1):
       image = item.image if isinstance(item.image, bytes) else raw.read_bytes(item.image)
       what = item.name if isinstance(item.image, bytes) else str(item.image)
@@ -341,6 +340,7 @@ def _instance_example(
 ) -> dict[str, Any]:
   _need_objects(name, content, masks=False)
   objects = [_describe(entry, id) for id, entry in enumerate(content.objects, 1)]
+  coco.note_objects(builder.info, objects)
   return coco.instance_example(name, number, image, size, objects)
 
 
@@ -387,8 +387,8 @@ def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 # By the last of the annotations that a task reads.
-_INFOS = {'label': _semantic_info, 'objects': _instance_info, 'segments': _panoptic_info}
-_EXAMPLES = {
+INFOS = {'label': _semantic_info, 'objects': _instance_info, 'segments': _panoptic_info}
+EXAMPLES = {
   'label': _semantic_example,
   'objects': _instance_example,
   'segments': _panoptic_example,
@@ -403,7 +403,7 @@ def polygons_object(
   Raises:
     ValueError: a polygon is not such.
   """
-  counts = segmentation_counts([list(polygon) for polygon in polygons], size)
+  counts = coco.segmentation_counts([list(polygon) for polygon in polygons], size)
   return counts_object(counts, label, size, crowd)
 
 

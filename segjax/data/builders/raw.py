@@ -5,8 +5,9 @@ TensorFlow.
 """
 
 import dataclasses
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,37 @@ def find_directory(
   raise missing_content(source, content)
 
 
+def inside(root: Path, name: str, listed_in: Path, *, outside: bool = False) -> Path:
+  """The path of a file that another file names, which must be below `root`.
+
+  Data files come from anywhere: what they name is stored in the prepared data, and may not be any
+  file of the machine. A directory that is a link is its user's doing, and may itself be `root`.
+
+  Args:
+    root: the directory that the name is relative to.
+    name: with slashes or, as tools write it on Windows, backslashes.
+    listed_in: the file that names it, for the error.
+    outside: whether it may be anywhere (`config.data.files.outside`).
+
+  Raises:
+    SegjaxError: the name is absolute, goes up with '..', or is a link to a place outside `root`.
+  """
+  path = root / name.replace('\\', '/')
+  if outside:
+    return path
+  parts = PureWindowsPath(name)
+  if parts.drive or parts.root or '..' in parts.parts:
+    problem = f'{listed_in} names {name!r}, which is not'
+  elif not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+    problem = f'{listed_in} names {name!r}, a link to a file that is not'
+  else:
+    return path
+  raise SegjaxError(
+    f'{problem} below {root}: move the file there, or set config.data.files.outside=True where '
+    'config.data.name has that key'
+  )
+
+
 def read_bytes(path: Path, content: str | None = None) -> bytes:
   """The content of a raw file.
 
@@ -216,7 +248,8 @@ def read_list(path: Path, content: str) -> list[str]:
     content: what the source should hold, for the error message.
 
   Raises:
-    SegjaxError: the file is missing, names no image, or names one twice.
+    SegjaxError: the file is missing, names no image, names one twice, or names one that is not
+      below the directory of the images.
   """
   lines = read_bytes(path, content).decode().splitlines()
   names = [line.split()[0] for line in lines if line.strip()]
@@ -225,6 +258,10 @@ def read_list(path: Path, content: str) -> list[str]:
   if len(set(names)) < len(names):
     twice = next(name for name in names if names.count(name) > 1)
     raise SegjaxError(f'{path} names {twice} twice: download the file again')
+  for name in names:
+    # Absolute names are harmless: where they are used, a directory comes before them.
+    if '..' in PureWindowsPath(name).parts:
+      raise SegjaxError(f'{path} names {name}, which leaves its directory: correct the file')
   return names
 
 

@@ -12,12 +12,13 @@ The builders of instance data sets yield the features of `instance_info`:
     bbox          f64[4], x, y, width, height in pixels, as the annotation has it
     area          f64, in pixels, as the annotation has it
     iscrowd       whether it is a crowd
-    segmentation  the mask: COCO's compressed run lengths (`counts`) over its columns
+    segmentation  the mask: COCO's compressed run lengths (`counts`) over its columns; empty for an
+                  object that has a box and no mask
 `bbox` and `area` are stored bit by bit (TFDS keeps floats in 32 bits), so that an evaluation sees
 the very numbers of the annotation file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,11 @@ from segjax.data.formats import common
 
 # TFDS keeps floats in 32 bits but for these.
 EXACT = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
+
+# The metadata that says how many objects, over all splits, have no mask; it is absent for none.
+MASKLESS = 'objects_without_mask'
+# A polygon that reaches further, in pixels, is a mistake and would take gigabytes to rasterize.
+_FARTHEST = 1e6
 
 
 class Category(NamedTuple):
@@ -81,10 +87,28 @@ def instance_info(
   return common.dataset_info(builder, description, features, metadata)
 
 
-def set_categories(info: tfds.core.DatasetInfo, categories: Sequence[Category]) -> None:
-  """Names the classes of an `instance_info` that was made before the raw files were known."""
+def set_categories(
+  info: tfds.core.DatasetInfo,
+  categories: Sequence[Category],
+  colors: Sequence[Sequence[int]] | None = None,
+) -> None:
+  """Names the classes of an `instance_info` that was made before the raw files were known.
+
+  Args:
+    info: to change.
+    categories: in the order of class indices.
+    colors: of each; None for PASCAL VOC's.
+  """
   info.features['objects']['label'].names = [category.name for category in categories]
   info.metadata['category_ids'] = [category.id for category in categories]
+  if colors is not None:
+    info.metadata['palette'] = [list(color) for color in colors]
+
+
+def note_objects(info: tfds.core.DatasetInfo, objects: Sequence[Mapping[str, Any]]) -> None:
+  """Counts in the metadata the objects without a mask, as `MASKLESS`, which a reader looks at."""
+  if count := sum(not entry['segmentation'] for entry in objects):
+    info.metadata[MASKLESS] = info.metadata.get(MASKLESS, 0) + count
 
 
 def instance_example(
@@ -117,11 +141,58 @@ def mask_object(
   }
 
 
+def box_counts(box: Sequence[float], size: tuple[int, int]) -> str:
+  """The compressed run lengths of the pixels in a box, x, y, width, height in pixels."""
+  x, y, width, height = (float(value) for value in box)
+  corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+  return segmentation_counts([corners], size)
+
+
 def decode_mask(counts: bytes | str, size: tuple[int, int]) -> np.ndarray:
   """The mask u8[H, W], 0 or 1, of compressed run lengths; `size` is (H, W)."""
   runs = run_lengths(counts)
   pixels = np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs)
   return np.ascontiguousarray(pixels.reshape(size[::-1]).T)
+
+
+def segmentation_counts(segmentation: Any, size: tuple[int, int]) -> str:
+  """The compressed run lengths of an annotation's mask, exactly as pycocotools has them.
+
+  Args:
+    segmentation: polygons, each [x, y, x, y, …] of three corners or more in pixels, whose union is
+      the mask; or {'size': [H, W], 'counts': …} with run lengths, as a list or compressed.
+    size: (H, W) of the image.
+
+  Raises:
+    ValueError: it is neither, a corner is not finite, or the run lengths do not fill the image.
+  """
+  height, width = size
+  if isinstance(segmentation, list):
+    if not all(_is_polygon(polygon) for polygon in segmentation):
+      raise ValueError('a polygon that is not pairs of finite coordinates')
+    return mask_lib.merge(mask_lib.frPyObjects(segmentation, height, width))['counts'].decode()
+  if not isinstance(segmentation, Mapping) or not {'size', 'counts'} <= segmentation.keys():
+    raise ValueError('neither polygons nor run lengths as its mask')
+  counts = segmentation['counts']
+  if segmentation['size'] != [height, width]:
+    raise ValueError(
+      f'a mask of the size {segmentation["size"]}, not {[height, width]} as its image'
+    )
+  runs = run_lengths(counts) if isinstance(counts, bytes | str) else counts
+  if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+    raise ValueError('corrupt run lengths')
+  if sum(runs) != height * width:
+    raise ValueError(f'run lengths of {sum(runs)} pixels for {height}x{width}')
+  return mask_lib.frPyObjects({'size': size, 'counts': runs}, height, width)['counts'].decode()
+
+
+def _is_polygon(polygon: Any) -> bool:
+  """Whether it is a row of x, y, x, y, … within `_FARTHEST`."""
+  try:
+    corners = np.array(polygon, np.float64)
+  except (TypeError, ValueError):
+    return False
+  return corners.ndim == 1 and len(corners) % 2 == 0 and bool((abs(corners) < _FARTHEST).all())
 
 
 def run_lengths(counts: bytes | str) -> list[int]:

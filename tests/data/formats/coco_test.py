@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 
-from segjax.data.builders.coco_instances.builder import segmentation_counts
+from segjax.data.formats.coco import segmentation_counts
 from segjax.data.formats import coco
 
 # A class of pycocotools that predates NumPy 2.

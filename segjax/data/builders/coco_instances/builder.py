@@ -5,31 +5,36 @@ and 5,000 val images, 80 classes. Raw files, as upstream's archives unpack:
   train2017/, val2017/                      the images
   annotations/instances_train2017.json      their annotations; the same for instances_val2017.json
 
-Config `coco_instances/custom` is a data set of your own; `data.source` holds
-  annotations/instances_NAME.json           the annotations of split NAME; a file for each split
-  NAME/, images/NAME/ or images/            its images: the first of these directories that there is
-All files must have the same categories. Prepared data is kept under the name of the config, so give
-each custom data set a `data.dir` of its own.
+Config `coco_instances/custom` is a data set of your own, whose files are laid out as
+`segjax.data.builders.coco_layout` says: as COCO, CVAT, Roboflow, Label Studio and labelme2coco do,
+or as the keys of `config.data.files` say (`coco_layout.Options`). Classes are the categories in the
+order of their ids, or `config.data.files.classes`; all files must have the same categories. In its
+files these may be missing: `id`, `area` and `iscrowd` of an annotation, `bbox` of one with a mask,
+and an image's size. Besides instance tasks it serves semantic ones (later annotations in front) and
+panoptic ones (`config.data.files.stuff`).
 
-Classes are the categories in the order of their ids. The features are those of
-`segjax.data.formats.coco`. Images are stored byte for byte; an image without annotations is an
-example without objects.
+The features are those of `segjax.data.formats.coco`. Images are stored byte for byte; an image
+without annotations is an example without objects. An annotation without a mask (`segmentation` is
+empty or, in `custom`, missing) is a box, for networks without a mask head.
 
 Of what can be wrong in a file, most is an error that names the file and the annotation. Only this
 is tolerated, counted, and reported in one warning a file:
   left out    a box without area; polygons none of which has three points (pycocotools, given the
-              file itself, would count the one as an object and fail at the other)
+              file itself, would count the one as an object and fail at the other); in `custom`, a
+              mask that covers no pixel of the image
   corrected   one of several polygons has fewer than three points: that polygon is left out
   kept        a mask that covers no pixel (a sliver, or all of it outside the image): COCO's own
-              evaluation counts such an object, so it stays
+              evaluation counts such an object, so it stays in `2017`; in `custom`, a polygon that
+              crosses itself, or a box that reaches more than a pixel beyond the image
 
 Cite Lin et al., "Microsoft COCO: Common objects in context", ECCV 2014. The annotations are under
 CC BY 4.0; the images are from Flickr, whose terms of use apply.
 """
 
 import collections
+import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +42,26 @@ import numpy as np
 import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
-from segjax.data.builders import coco_files
+from segjax.data.builders import coco_files, coco_layout, files
 from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
-# A polygon that reaches further, in pixels, is a mistake and would take gigabytes to rasterize.
-_FARTHEST = 1e6
+Size = tuple[int, int]
+
 # How many annotations a warning names.
 _NAMED = 5
+# Polygons of more corners are not searched for crossings, which takes the square of that.
+_MOST_CORNERS = 1000
 
 _PROBLEMS = {
   'empty box': 'left out, as their box has no area',
   'no polygon': 'left out, as they have no polygon of three points or more',
+  'outside': 'left out, as their mask or box covers no pixel of the image',
   'short polygon': 'kept without those of their polygons that have fewer than three points',
   'no pixel': 'kept although their mask covers no pixel',
+  'no mask': 'kept as boxes without a mask',
+  'beyond': 'cut at the border of the image, beyond which they reach',
+  'crossing': 'kept although a polygon of theirs crosses itself',
 }
 
 # The number of annotations with each of `_PROBLEMS`, as their ids.
@@ -63,84 +74,218 @@ class Builder(coco_files.CocoBuilder):
   BUILDER_CONFIGS = coco_files.make_configs(
     '118,287 train and 5,000 val images, 80 classes.',
     'train2017/, val2017/ and annotations/instances_{train,val}2017.json',
-    'annotations/instances_NAME.json and, for each, the images in NAME/ or images/',
+    "annotations/instances_NAME.json and, for each, the images in NAME/ or images/, Roboflow's "
+    'NAME/_annotations.coco.json, or one JSON file and images/',
   )
-  pattern = 'annotations/instances_{}.json'
-  set_categories = staticmethod(coco.set_categories)
+  kind = 'instances'
+
+  @classmethod
+  def prepared_for(
+    cls, options: coco_layout.Options, annotations: tuple[str, ...]
+  ) -> tuple[str, ...]:
+    # Labels and segments need to know the classes before the files are read.
+    return () if options.classes is None or annotations == ('objects',) else annotations
+
+  @property
+  def kept(self) -> str:
+    """What examples are annotated with: the last of the annotations of a task."""
+    return (self.builder_config.annotations or ('objects',))[-1]
 
   def _info(self) -> tfds.core.DatasetInfo:
+    if self.kept != 'objects':
+      return files.INFOS[self.kept](self)
     # Classes are known when the annotations are read; TFDS writes them next to the data.
-    return coco.instance_info(self, description='Images with a mask for each object.')
+    description = 'Images with a mask for each object.'
+    return coco.instance_info(self, description=description, channels=self.options.channels)
+
+  def set_categories(
+    self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
+  ) -> None:
+    if self.kept == 'objects':
+      coco.set_categories(info, categories, self.options.colors)
 
   def read_file(self, path: Path) -> coco_files.CocoFile:
-    """A file whose annotations are instances; what is wrong is an error that names it."""
-    content = coco_files.read_file(path)
-    categories = (category.id for category in content.categories)
-    rules = {
-      'id': coco_files.INTEGER,
-      'category_id': coco_files.one_of(categories, 'categories'),
-      **coco_files.NUMBERS,
-    }
-    entries = [entry for of_image in content.annotations.values() for entry in of_image]
-    for entry in entries:
-      coco_files.check(path, f'annotation {entry.get("id")}', entry, rules)
-    coco_files.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
-    return content
+    return read_file(path, own=self.is_own)
 
   def _generate_examples(
-    self, file: coco_files.CocoFile, directory: Path, source: Path, name: str
+    self,
+    file: coco_files.CocoFile,
+    listed: Sequence[tuple[coco_files.CocoImage, Path]],
+    labels: Mapping[int, int],
+    source: Path,
+    part: coco_layout.Part,
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    labels = {category.id: label for label, category in enumerate(file.categories)}
+    del source, part
     problems: Problems = collections.defaultdict(list)
-    for image in file.images:
-      encoded = coco_files.read_image(directory, image, file.path)
-      size = image.height, image.width
-      objects = (
-        _describe(file.path, annotation, size, labels, problems)
-        for annotation in file.annotations[image.id]
-      )
-      yield (
-        str(image.id),
-        coco.instance_example(image.file_name, image.id, encoded, size, [o for o in objects if o]),
-      )
+    for image, path in listed:
+      encoded, size = coco_files.read_image(path, image, file.path, self.options.channels)
+      reader = _Annotations(file.path, size, labels, problems, self.is_own)
+      objects = [found for a in file.annotations[image.id] if (found := reader.describe(a))]
+      yield str(image.id), self._example(image, encoded, size, objects)
     _warn(file.path, problems)
 
+  def _example(
+    self, image: coco_files.CocoImage, encoded: bytes, size: Size, objects: list[dict[str, Any]]
+  ) -> dict[str, Any]:
+    if self.kept == 'objects':
+      coco.note_objects(self.info, objects)
+      return coco.instance_example(image.file_name, image.id, encoded, size, objects)
+    content = files.Content(
+      objects=[
+        files.Object(o['label'], o['segmentation'] or None, tuple(o['bbox']), o['iscrowd'])
+        for o in objects
+      ]
+    )
+    make = files.EXAMPLES[self.kept]
+    return make(self, image.file_name, image.id, encoded, size, content)
 
-def _describe(
-  path: Path,
-  annotation: Mapping[str, Any],
-  size: tuple[int, int],
-  labels: Mapping[int, int],
-  problems: Problems,
-) -> dict[str, Any] | None:
-  """The entry of `objects` for an annotation; None, and an entry in `problems`, to leave it out."""
-  number, segmentation = annotation['id'], annotation.get('segmentation')
-  if min(annotation['bbox'][2:]) <= 0:
-    problems['empty box'].append(number)
-    return None
-  if isinstance(segmentation, list):
-    long = [part for part in segmentation if not isinstance(part, list) or len(part) >= 6]
-    if not long:
-      problems['no polygon'].append(number)
-      return None
-    if len(long) < len(segmentation):
-      problems['short polygon'].append(number)
-    segmentation = long
-  try:
-    counts = segmentation_counts(segmentation, size)
-  except ValueError as e:
-    raise SegjaxError(f'{path}: annotation {number} has {e}: correct the file') from e
-  if not mask_lib.area({'size': list(size), 'counts': counts}):
-    problems['no pixel'].append(number)
-  return {
-    'id': number,
-    'label': labels[annotation['category_id']],
-    'category_id': annotation['category_id'],
-    'bbox': np.array(annotation['bbox'], np.float64),
-    'area': float(annotation['area']),
-    'iscrowd': bool(annotation.get('iscrowd')),
-    'segmentation': counts,
+
+def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+  """A file whose annotations are instances; what is wrong is an error that names it.
+
+  Args:
+    path: of the JSON file.
+    own: whether it is of a data set of one's own.
+  """
+  content = coco_files.read_file(path, 'instances', own=own)
+  categories = (category.id for category in content.categories)
+  entries = [entry for of_image in content.annotations.values() for entry in of_image]
+  if own:
+    _add_ids(entries)
+  numbers = coco_files.NUMBERS
+  rules = {
+    'id': coco_files.INTEGER,
+    'category_id': coco_files.one_of(categories, 'categories'),
+    **(coco_files.optional(numbers) if own else numbers),
   }
+  for entry in entries:
+    coco_files.check(path, f'annotation {entry.get("id")}', entry, rules)
+  coco_files.check_unique(path, 'the annotation id', [entry['id'] for entry in entries])
+  return content
+
+
+def _add_ids(entries: Sequence[dict[str, Any]]) -> None:
+  """Numbers the annotations that have no id, after those that have one."""
+  known = [entry['id'] for entry in entries if type(entry.get('id')) is int]
+  number = max(known, default=0)
+  for entry in entries:
+    if entry.get('id') is None:
+      number += 1
+      entry['id'] = number
+
+
+@dataclasses.dataclass(frozen=True)
+class _Annotations:
+  """Reads the annotations of an image.
+
+  Attributes:
+    path: the JSON file.
+    size: (height, width) of the image.
+    labels: class index of each category id.
+    problems: gets an entry for each problem.
+    is_own: whether the file is of a data set of one's own.
+  """
+
+  path: Path
+  size: Size
+  labels: Mapping[int, int]
+  problems: Problems
+  is_own: bool
+
+  def describe(self, annotation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of `objects` of an annotation; None, and a problem, to leave it out."""
+    number, box = annotation['id'], annotation.get('bbox')
+    if box is not None and min(box[2:]) <= 0:
+      return self._leave_out('empty box', number)
+    parts, no_mask = self._parts(annotation)
+    if no_mask:
+      return self._box_object(annotation)
+    if parts == []:
+      return self._leave_out('no polygon', number)
+    try:
+      counts = coco.segmentation_counts(parts, self.size)
+    except ValueError as e:
+      raise SegjaxError(f'{self.path}: annotation {number} has {e}: correct the file') from e
+    rle = {'size': list(self.size), 'counts': counts}
+    area = float(mask_lib.area(rle))
+    if not area and self.is_own:
+      return self._leave_out('outside', number)
+    if not area:
+      self.problems['no pixel'].append(number)
+    if self.is_own:
+      self._look_at(number, parts)
+    box = mask_lib.toBbox(rle) if box is None else box
+    return self._entry(annotation, box, area, counts)
+
+  def _parts(self, annotation: Mapping[str, Any]) -> tuple[Any, bool]:
+    """The mask, without polygons that are too short; and whether there is only a box."""
+    found = annotation.get('segmentation')
+    if found is None:
+      return found, self.is_own and annotation.get('bbox') is not None
+    if not isinstance(found, list):
+      return found, False
+    if self.is_own and found and all(isinstance(x, int | float) for x in found):
+      found = [found]  # one polygon, not in a list
+    if not any(found) and annotation.get('bbox') is not None:
+      return found, True
+    long = [part for part in found if not isinstance(part, list) or len(part) >= 6]
+    if long and len(long) < len(found):
+      self.problems['short polygon'].append(annotation['id'])
+    return long, False
+
+  def _box_object(self, annotation: Mapping[str, Any]) -> dict[str, Any] | None:
+    x, y, width, height = annotation['bbox']
+    if self.is_own:
+      if x >= self.size[1] or y >= self.size[0] or x + width <= 0 or y + height <= 0:
+        return self._leave_out('outside', annotation['id'])
+      self._look_at(annotation['id'], [[x, y, x + width, y, x + width, y + height, x, y + height]])
+    self.problems['no mask'].append(annotation['id'])
+    return self._entry(annotation, annotation['bbox'], width * height, '')
+
+  def _entry(
+    self, annotation: Mapping[str, Any], box: Any, area: float, counts: str
+  ) -> dict[str, Any]:
+    given = annotation.get('area')
+    return {
+      'id': annotation['id'],
+      'label': self.labels[annotation['category_id']],
+      'category_id': annotation['category_id'],
+      'bbox': np.array(box, np.float64),
+      'area': float(area if given is None else given),
+      'iscrowd': bool(annotation.get('iscrowd')),
+      'segmentation': counts,
+    }
+
+  def _look_at(self, number: int, polygons: Any) -> None:
+    """Notes what is suspicious about polygons."""
+    if not isinstance(polygons, list):
+      return
+    corners = [np.reshape(polygon, (-1, 2)) for polygon in polygons]
+    limit = np.array(self.size[::-1]) + 1
+    if any((xy < -1).any() or (xy > limit).any() for xy in corners):
+      self.problems['beyond'].append(number)
+    if any(crosses_itself(xy) for xy in corners):
+      self.problems['crossing'].append(number)
+
+  def _leave_out(self, problem: str, number: int) -> None:
+    self.problems[problem].append(number)
+
+
+def crosses_itself(corners: np.ndarray) -> bool:
+  """Whether two edges of a closed polygon f[n, 2] cross; edges that touch do not."""
+  count = len(corners)
+  if not 3 < count <= _MOST_CORNERS:
+    return False
+  start = np.asarray(corners, np.float64)
+  end = np.roll(start, -1, axis=0)
+
+  def side(points: np.ndarray) -> np.ndarray:
+    """f[n, n]: on which side of edge i point j is."""
+    edge, to_point = end - start, points[None] - start[:, None]
+    return edge[:, None, 0] * to_point[..., 1] - edge[:, None, 1] * to_point[..., 0]
+
+  apart = side(start) * side(end) < 0  # edge j has its ends on both sides of edge i
+  return bool((apart & apart.T).any())
 
 
 def _warn(path: Path, problems: Problems) -> None:
@@ -151,43 +296,3 @@ def _warn(path: Path, problems: Problems) -> None:
       parts.append(f'{len(ids)} annotations are {text} ({named})')
   if parts:
     warnings.warn(f'{path}: {"; ".join(parts)}', stacklevel=2)
-
-
-def segmentation_counts(segmentation: Any, size: tuple[int, int]) -> str:
-  """The compressed run lengths of an annotation's mask, exactly as pycocotools has them.
-
-  Args:
-    segmentation: polygons, each [x, y, x, y, …] of three corners or more in pixels, whose union is
-      the mask; or {'size': [H, W], 'counts': …} with run lengths, as a list or compressed.
-    size: (H, W) of the image.
-
-  Raises:
-    ValueError: it is neither, a corner is not finite, or the run lengths do not fill the image.
-  """
-  height, width = size
-  if isinstance(segmentation, list):
-    if not all(_is_polygon(polygon) for polygon in segmentation):
-      raise ValueError('a polygon that is not pairs of finite coordinates')
-    return mask_lib.merge(mask_lib.frPyObjects(segmentation, height, width))['counts'].decode()
-  if not isinstance(segmentation, Mapping) or not {'size', 'counts'} <= segmentation.keys():
-    raise ValueError('neither polygons nor run lengths as its mask')
-  counts = segmentation['counts']
-  if segmentation['size'] != [height, width]:
-    raise ValueError(
-      f'a mask of the size {segmentation["size"]}, not {[height, width]} as its image'
-    )
-  runs = coco.run_lengths(counts) if isinstance(counts, bytes | str) else counts
-  if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
-    raise ValueError('corrupt run lengths')
-  if sum(runs) != height * width:
-    raise ValueError(f'run lengths of {sum(runs)} pixels for {height}x{width}')
-  return mask_lib.frPyObjects({'size': size, 'counts': runs}, height, width)['counts'].decode()
-
-
-def _is_polygon(polygon: Any) -> bool:
-  """Whether it is a row of x, y, x, y, … within `_FARTHEST`."""
-  try:
-    corners = np.array(polygon, np.float64)
-  except (TypeError, ValueError):
-    return False
-  return corners.ndim == 1 and len(corners) % 2 == 0 and bool((abs(corners) < _FARTHEST).all())

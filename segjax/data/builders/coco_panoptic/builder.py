@@ -8,12 +8,13 @@ those inside panoptic_annotations_trainval2017.zip too:
   annotations/panoptic_train2017/           their PNGs of segment ids, or in panoptic_train2017/
 A split is there if its JSON file is.
 
-Config `coco_panoptic/custom` is a data set of your own; `data.source` holds
+Config `coco_panoptic/custom` is a data set of your own, whose files are laid out as
+`segjax.data.builders.coco_layout` says, such as
   annotations/panoptic_NAME.json            the annotations of split NAME; a file for each split
   annotations/panoptic_NAME/, panoptic_NAME/   its PNGs: the first of these that there is
-  NAME/, images/NAME/ or images/            its images, as above
-All files must have the same categories. Prepared data is kept under the name of the config, so give
-each custom data set a `data.dir` of its own.
+  NAME/, images/NAME/ or images/            its images
+or as the keys of `config.data.files` say (`coco_layout.Options`). All files must have the same
+categories. In its files `area`, `bbox` and `iscrowd` of a segment may be missing.
 
 Classes are the categories in the order of their ids; their colors are those of the file, or PASCAL
 VOC's where it has none (COCO's has none). The features are those of `segjax.data.formats.panoptic`.
@@ -25,16 +26,17 @@ objects in context", ECCV 2014. The annotations are under CC BY 4.0; the images 
 whose terms of use apply.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data import images
-from segjax.data.builders import coco_files, raw
-from segjax.data.formats import panoptic
+from segjax.data.builders import coco_files, coco_layout, raw
+from segjax.data.formats import coco, panoptic
 from segjax.types import SegjaxError
 
 
@@ -58,11 +60,11 @@ _ANNOTATION: dict[str, coco_files.Rule] = {
   'file_name': coco_files.FILE_NAME,
   'segments_info': ("a list of segments as in COCO's panoptic format", _is_list_of_dicts),
 }
-_SEGMENT: dict[str, coco_files.Rule] = {
-  'id': (
-    f'an integer from 1 to {panoptic.END - 1}',
-    lambda value: type(value) is int and 0 < value < panoptic.END,
-  ),
+_ID: coco_files.Rule = (
+  f'an integer from 1 to {panoptic.END - 1}',
+  lambda value: type(value) is int and 0 < value < panoptic.END,
+)
+_NUMBERS: dict[str, coco_files.Rule] = {
   **coco_files.NUMBERS,
   'area': ('a positive number', lambda value: coco_files.NUMBERS['area'][1](value) and value > 0),
 }
@@ -78,75 +80,120 @@ class Builder(coco_files.CocoBuilder):
     'annotations/panoptic_NAME.json and, for each, PNGs in annotations/panoptic_NAME/ and images '
     'in NAME/ or images/',
   )
-  pattern = 'annotations/panoptic_{}.json'
-  set_categories = staticmethod(panoptic.set_categories)
+  kind = 'panoptic'
+
+  @classmethod
+  def own_config(
+    cls, config: str, options: Any, annotations: Sequence[str]
+  ) -> coco_files.CocoConfig | None:
+    if options.stuff:
+      raise SegjaxError(
+        'config.data.files.stuff: panoptic files say themselves which categories are things '
+        '(isthing): leave it out'
+      )
+    return super().own_config(config, options, annotations)
+
+  @classmethod
+  def prepared_for(
+    cls, options: coco_layout.Options, annotations: tuple[str, ...]
+  ) -> tuple[str, ...]:
+    del options, annotations
+    return ()
 
   def _info(self) -> tfds.core.DatasetInfo:
     # Classes are known when the annotations are read; TFDS writes them next to the data.
     return panoptic.panoptic_info(
       self,
       description='Images with a segment of a thing or of stuff for each pixel.',
+      channels=self.options.channels,
       optional_splits={
-        split: f'put {self.pattern.format(name)}, its PNGs and its images into config.data.source'
+        split: f'put annotations/panoptic_{name}.json, its PNGs and its images into '
+        'config.data.source'
         for split, name in (self.builder_config.splits or {}).items()
       },
     )
 
-  def read_file(self, path: Path) -> coco_files.CocoFile:
-    """A file with one annotation for each image; what is wrong is an error that names it."""
-    content = coco_files.read_file(path)
-    for category in content.categories:
-      coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
-    categories = coco_files.one_of((category.id for category in content.categories), 'categories')
-    for image in content.images:
-      found = content.annotations[image.id]
-      if len(found) != 1:
-        raise SegjaxError(
-          f'{path}: image {image.id} ({image.file_name}) has {len(found)} annotations, not one: '
-          'correct the file'
-        )
-      coco_files.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
-      segments = found[0]['segments_info']
-      for segment in segments:
-        who = f'segment {segment.get("id")} of image {image.id}'
-        coco_files.check(path, who, segment, {**_SEGMENT, 'category_id': categories})
-      ids = [segment['id'] for segment in segments]
-      coco_files.check_unique(path, f'in image {image.id} the segment', ids)
-    return content
+  def set_categories(
+    self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]
+  ) -> None:
+    if colors := self.options.colors:
+      categories = [c._replace(color=color) for c, color in zip(categories, colors, strict=True)]
+    panoptic.set_categories(info, categories)
 
-  def find_splits(self, source: Path) -> dict[str, str]:
-    splits = super().find_splits(source).items()
-    found = {s: name for s, name in splits if (source / self.pattern.format(name)).is_file()}
+  def read_file(self, path: Path) -> coco_files.CocoFile:
+    return read_file(path, own=self.is_own)
+
+  def find_parts(self, source: Path) -> list[coco_layout.Part]:
+    found = [part for part in super().find_parts(source) if self.is_own or part.path.is_file()]
     if not found:
       raise raw.missing_content(source, self.builder_config.content)
     return found
 
   def _generate_examples(
-    self, file: coco_files.CocoFile, directory: Path, source: Path, name: str
+    self,
+    file: coco_files.CocoFile,
+    listed: Sequence[tuple[coco_files.CocoImage, Path]],
+    labels: Mapping[int, int],
+    source: Path,
+    part: coco_layout.Part,
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    png_directory = coco_files.first_directory(
-      source / 'annotations' / f'panoptic_{name}', source / f'panoptic_{name}'
-    )
-    pngs = {png_directory / a['file_name']: i for i, (a,) in file.annotations.items()}
-    coco_files.check_exist(file.path, 'PNGs', pngs)
-    return _generate_examples(file, directory, png_directory)
+    directory = coco_files.first_directory(*coco_layout.png_directories(source, part))
+    names = {image.id: file.annotations[image.id][0]['file_name'] for image, _ in listed}
+    outside = self.options.outside
+    pngs = {i: raw.inside(directory, n, file.path, outside=outside) for i, n in names.items()}
+    coco_files.check_exist(file.path, 'PNGs', {path: i for i, path in pngs.items()})
+    return _generate_examples(file, listed, labels, pngs, self.options.channels)
+
+
+def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+  """A file with one annotation for each image; what is wrong is an error that names it.
+
+  Args:
+    path: of the JSON file.
+    own: whether it is of a data set of one's own.
+  """
+  content = coco_files.read_file(path, 'panoptic', own=own)
+  for category in content.categories:
+    coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
+  categories = coco_files.one_of((category.id for category in content.categories), 'categories')
+  numbers = coco_files.optional(_NUMBERS) if own else _NUMBERS
+  rules = {'id': _ID, **numbers, 'category_id': categories}
+  for image in content.images:
+    found = content.annotations[image.id]
+    if len(found) != 1:
+      raise SegjaxError(
+        f'{path}: image {image.id} ({image.file_name}) has {len(found)} annotations, not one: '
+        'correct the file'
+      )
+    coco_files.check(path, f'the annotation of image {image.id}', found[0], _ANNOTATION)
+    segments = found[0]['segments_info']
+    for segment in segments:
+      who = f'segment {segment.get("id")} of image {image.id}'
+      coco_files.check(path, who, segment, rules)
+    ids = [segment['id'] for segment in segments]
+    coco_files.check_unique(path, f'in image {image.id} the segment', ids)
+  return content
 
 
 def _generate_examples(
-  content: coco_files.CocoFile, image_directory: Path, png_directory: Path
+  file: coco_files.CocoFile,
+  listed: Sequence[tuple[coco_files.CocoImage, Path]],
+  labels: Mapping[int, int],
+  pngs: Mapping[int, Path],
+  channels: int,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  labels = {category.id: label for label, category in enumerate(content.categories)}
-  for image in content.images:
-    encoded = coco_files.read_image(image_directory, image, content.path)
-    annotation = content.annotations[image.id][0]
-    path = png_directory / annotation['file_name']
+  for image, image_path in listed:
+    encoded, size = coco_files.read_image(image_path, image, file.path, channels)
+    annotation, path = file.annotations[image.id][0], pngs[image.id]
     png = raw.read_bytes(path)
     ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
-    listed = [entry['id'] for entry in annotation['segments_info']]
-    _, areas = panoptic.segment_map(ids, listed, str(path), (image.height, image.width))
+    numbers = [entry['id'] for entry in annotation['segments_info']]
+    numbered, areas = panoptic.segment_map(ids, numbers, str(path), size)
     segments = [
-      _describe(path, content.path, entry, pixels, labels)
-      for entry, pixels in zip(annotation['segments_info'], areas.tolist(), strict=True)
+      _describe(path, file.path, entry, numbered == place, pixels, labels)
+      for place, (entry, pixels) in enumerate(
+        zip(annotation['segments_info'], areas.tolist(), strict=True), 1
+      )
     ]
     yield (
       str(image.id),
@@ -155,19 +202,25 @@ def _generate_examples(
 
 
 def _describe(
-  png: Path, listed_in: Path, entry: Mapping[str, Any], pixels: int, labels: Mapping[int, int]
+  png: Path,
+  listed_in: Path,
+  entry: Mapping[str, Any],
+  mask: np.ndarray,
+  pixels: int,
+  labels: Mapping[int, int],
 ) -> dict[str, Any]:
   """The entry of `segments`; an error if its area is not the number of its pixels."""
-  if entry['area'] != pixels:
+  if entry.get('area') not in (None, pixels):
     raise SegjaxError(
       f'{png} has {pixels} pixels of segment {entry["id"]} but {listed_in} says {entry["area"]}: '
       'segments may not overlap, and both must belong together'
     )
+  box = entry.get('bbox')
   return {
     'id': entry['id'],
     'label': labels[entry['category_id']],
     'category_id': entry['category_id'],
     'iscrowd': bool(entry.get('iscrowd')),
     'area': pixels,
-    'bbox': np.array(entry['bbox'], np.float64),
+    'bbox': np.array(cv2.boundingRect(mask.view(np.uint8)) if box is None else box, np.float64),
   }

@@ -1,0 +1,149 @@
+"""Whether users' files are in COCO format, and what `config.data` says of them."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segjax.data import guess
+from segjax.data.builders import coco_files, coco_layout, files
+
+_SPLITS = {'train': 0.8, 'val': 0.2}
+_IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+class _File(NamedTuple):
+  """An annotation file, and where its images are."""
+
+  part: coco_layout.Part
+  content: coco_files.CocoFile
+  images: coco_layout.Located
+
+
+def make_guess(
+  kind: str,
+  read_file: Callable[[Path], coco_files.CocoFile],
+  task: guess.Task,
+  images: Path | None,
+  labels: Path | None,
+) -> guess.Guess | None:
+  """See `segjax.data.guess.Guesser`.
+
+  Args:
+    kind: 'instances' or 'panoptic'.
+    read_file: reads a file of that kind, strictly.
+    task, images, labels: of the user.
+
+  Raises:
+    SegjaxError: the files are in this format, and something is wrong with them.
+  """
+  parts = _find(kind, images, labels)
+  if not parts:
+    return None
+  source = _common([path for path in (images, labels) if path is not None])
+  found = [_locate(source, images, part, read_file(part.path)) for part in parts]
+  contents = [file.content for file in found]
+  names = [c.name for c in coco_files.choose_categories(contents, None)]
+  if task == 'semantic' and kind == 'instances' and files.BACKGROUND not in names:
+    names = [files.BACKGROUND, *names]
+  relative = lambda path: os.path.relpath(path, source).replace(os.sep, '/')
+  annotations = {file.part.split: relative(file.part.path) for file in found}
+  directories = {file.part.split: relative(file.images.directory) for file in found}
+  options: dict[str, Any] = {'classes': tuple(names), 'annotations': annotations}
+  options['images'] = directories
+  if None in annotations:
+    options |= {'annotations': annotations[None], 'images': directories[None], 'splits': _SPLITS}
+  return guess.Guess(
+    f'coco_{kind}/custom',
+    source,
+    options,
+    [_describe(file, relative) for file in found],
+    [problem for file in found for problem in _problems(file, relative)],
+  )
+
+
+def _find(kind: str, images: Path | None, labels: Path | None) -> list[coco_layout.Part]:
+  """The annotation files, none if they are not of that kind."""
+  if labels is not None and labels.is_file():
+    part = coco_layout.named_part(labels.parent, None, labels.name)
+    return [part] if _is_kind(labels, kind) else []
+  source = images if labels is None else labels
+  paths = coco_layout.find_files(source, kind) if source is not None and source.is_dir() else []
+  if not paths or not _is_kind(paths[0], kind):
+    return []
+  return coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
+
+
+def _is_kind(path: Path, kind: str) -> bool:
+  if path.suffix.lower() != '.json':
+    return False
+  try:
+    content = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return False
+  keys = 'categories', 'images', 'annotations'
+  if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+    return False
+  entries = [entry for entry in content['annotations'][:1] if isinstance(entry, dict)]
+  panoptic = any('segments_info' in entry for entry in entries)
+  return panoptic == (kind == 'panoptic')
+
+
+def _common(paths: Sequence[Path]) -> Path:
+  """The directory that has all of the paths."""
+  directories = [os.path.abspath(path.parent if path.is_file() else path) for path in paths]
+  return Path(os.path.commonpath(directories))
+
+
+def _locate(
+  source: Path, images: Path | None, part: coco_layout.Part, content: coco_files.CocoFile
+) -> _File:
+  """Where the images of an annotation file are: below `images` or, as names say, beside it."""
+  places = coco_layout.image_directories(source, part, coco_layout.Options())
+  if images is not None:
+    root = Path(os.path.abspath(images))
+    own = coco_layout.image_directories(root, part, coco_layout.Options())
+    # A name may start with the directory of images itself.
+    above = [root.parent] if root != source else []
+    places = list(dict.fromkeys([root, *own, *above, *places]))
+  names = [image.file_name for image in content.images]
+  return _File(part, content, coco_layout.locate(places, names, part.path, outside=False))
+
+
+def _describe(file: _File, relative: Callable[[Path], str]) -> str:
+  entries = [e for of_image in file.content.annotations.values() for e in of_image]
+  count = sum(len(entry.get('segments_info', (entry,))) for entry in entries)
+  what = 'segments' if any('segments_info' in entry for entry in entries) else 'objects'
+  split = f'split {file.part.split}: ' if file.part.split else ''
+  return (
+    f'{split}{len(file.content.images)} images in {relative(file.images.directory)}/ with {count} '
+    f'{what} in {relative(file.part.path)} (COCO format)'
+  )
+
+
+def _problems(file: _File, relative: Callable[[Path], str]) -> list[str]:
+  """What looks wrong, without decoding an image."""
+  where, content = relative(file.part.path), file.content
+  listed = set(file.images.paths)
+  missing = [path for path in file.images.paths if not path.is_file()]
+  there = (p for p in file.images.directory.rglob('*') if p.suffix.lower() in _IMAGES)
+  unlisted = [path for path in there if path not in listed and not path.name.startswith('.')]
+  empty = [image for image in content.images if not content.annotations[image.id]]
+  entries = [e for of_image in content.annotations.values() for e in of_image]
+  maskless = [
+    entry for entry in entries if 'segments_info' not in entry and not entry.get('segmentation')
+  ]
+  found = [
+    (missing, f'{len(missing)} of {len(listed)} images of {where} are missing, such as'),
+    (unlisted, f'{len(unlisted)} images are not in {where} and are not used, such as'),
+  ]
+  sentences = [f'{text} {relative(paths[0])}' for paths, text in found if paths]
+  if empty:
+    sentences.append(f'{len(empty)} images of {where} have no annotation, such as {empty[0][1]}')
+  if maskless:
+    sentences.append(
+      f'{len(maskless)} of {len(entries)} objects of {where} are boxes without a mask: for '
+      'config.model.masks=False'
+    )
+  return sentences

@@ -91,6 +91,10 @@ def _start(given: Mapping[str, Any], paths: Mapping[str, str]) -> Config:
       'config.init_from.path: a merged network starts from its parts: leave it out (a row of a '
       'table: its init_from)'
     )
+  if init_from.get('reset'):
+    raise SegjaxError(
+      'config.init_from.reset: a merged network takes over all of its parts: leave it out'
+    )
   return {'checkpoint': 'best', **init_from, 'path': dict(paths)}
 
 

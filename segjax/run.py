@@ -6,6 +6,7 @@ command starts from a trained run by `load_run`. Training and evaluation share `
 
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import optax
 
 from segjax import config as config_lib
 from segjax import merge
+from segjax.convert import addresses
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline, source_reader, statistics
 from segjax.data.config import InputConfig
@@ -158,18 +160,40 @@ def find_class_weights(
 
 def parameter_count(experiment: Experiment, channels: int) -> int:
   """The number of parameters of the network, built as shapes for images of so many channels."""
-  size, model = experiment.data.size, experiment.model
+  return size_of(_variables(experiment, experiment.model, channels)['params'])
+
+
+def class_specific(experiment: Experiment, channels: int) -> tuple[str, ...]:
+  """Patterns of the parameters whose shapes depend on the number of classes: those of the heads.
+
+  Args:
+    experiment: of a network with `classes`, and in panoptic tasks `stuff`.
+    channels: of the images.
+  """
+  model = experiment.model
+  numbers = {key: getattr(model, key) for key in ('classes', 'stuff') if hasattr(model, key)}
+  more = model.clone(**{key: number + 1 for key, number in numbers.items()})
+  ours, theirs = (
+    weights_lib.flat_paths(_variables(experiment, network, channels)) for network in (model, more)
+  )
+  found = (path for path, leaf in ours.items() if leaf.shape != theirs[path].shape)
+  return tuple(f'^{re.escape(path.partition("/")[2])}$' for path in found)
+
+
+def _variables(experiment: Experiment, model: Any, channels: int) -> Any:
+  size = experiment.data.size
   height, width = size.crop_size or size.image_size or (256, 256)
   margin = 2 * getattr(model, 'margin', 0)
   sized = 'objects' in experiment.input.annotations
-  return _parameter_count(model, (1, height + margin, width + margin, channels), sized)
+  return _shapes(model, (1, height + margin, width + margin, channels), sized)
 
 
 @functools.cache
-def _parameter_count(model: Any, shape: tuple[int, ...], sized: bool) -> int:
+def _shapes(model: Any, shape: tuple[int, ...], sized: bool) -> Any:
+  """The variables of a network as shapes."""
   inputs = [jax.ShapeDtypeStruct(shape, np.float32)]
   inputs += [jax.ShapeDtypeStruct((shape[0], 2), np.int32)] * sized
-  return size_of(jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'])
+  return jax.eval_shape(model.init, jax.random.key(0), *inputs)
 
 
 def size_of(params: Any) -> int:
@@ -180,13 +204,26 @@ def size_of(params: Any) -> int:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def load_dataset(experiment: Experiment) -> Dataset:
-  """The data set to train on, prepared where it was not yet, and its spec."""
+def load_dataset(
+  experiment: Experiment, *, download: bool = False, offline: bool = False
+) -> Dataset:
+  """The data set to train on, prepared where it was not yet, and its spec.
+
+  Args:
+    experiment: names it.
+    download, offline: as in `datasets.load`.
+  """
   data = experiment.data
-  annotations = experiment.input.annotations
   with images.pixel_limit(data.max_pixels):
     builder = datasets.load(
-      data.name, data.dir, data.source, report=notify, files=data.files, annotations=annotations
+      data.name,
+      data.dir,
+      data.source,
+      report=notify,
+      files=data.files,
+      annotations=experiment.input.annotations,
+      download=download,
+      offline=offline,
     )
   return builder, datasets.spec(builder, experiment.input)
 
@@ -390,23 +427,34 @@ def init_state(
   return functools.partial(state.init_state, run.task, optimizer, batch=batch, ema=ema)
 
 
-def start_from(current: state.TrainState, init_from: weights_lib.InitFrom) -> state.TrainState:
-  """A new state with the weights of `init_from` in place of its own."""
+def start_from(current: state.TrainState, run: Run) -> state.TrainState:
+  """A new state with the weights of the run's `init_from` in place of its own."""
+  init_from = run.experiment.init_from
   if isinstance(init_from.path, Mapping):
     parts = {part: _read_start(path, init_from) for part, path in init_from.path.items()}
     pretrained = weights_lib.as_parts(parts)
   else:
     pretrained = _read_start(init_from.path, init_from)
+  reset = init_from.reset
+  if reset == 'heads':
+    reset = class_specific(run.experiment, run.spec.channels)
   params, model_state, report = weights_lib.load_into(
-    current.params, current.model_state, pretrained
+    current.params, current.model_state, pretrained, reset
   )
   notify(str(report))
   ema = None if current.ema is None else params
   return dataclasses.replace(current, params=params, model_state=model_state, ema=ema)
 
 
-def _read_start(path: str, init_from: weights_lib.InitFrom) -> weights_lib.Pretrained:
-  """The arrays of a workdir or a file to start from."""
+def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_lib.Pretrained:
+  """The arrays of a workdir or a file to start from, downloaded without a `path`."""
+  if path is None:
+    path = str(addresses.get(init_from.source, report=notify))
+  if not Path(path).exists() and init_from.source and addresses.find(init_from.source):
+    raise SegjaxError(
+      f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
+      f'to download the weights of {init_from.source}'
+    )
   if not Path(path).is_dir():
     return weights_lib.read_pretrained(path, init_from.source)
   restored = restore(Workdir(path), init_from.checkpoint)

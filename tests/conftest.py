@@ -45,3 +45,17 @@ def pytest_unconfigure() -> None:
 def root() -> pathlib.Path:
   """The checkout."""
   return ROOT
+
+
+@pytest.fixture
+def server(monkeypatch):
+  """A local HTTP server of files; downloads do not wait between attempts or use a proxy."""
+  import http_server
+
+  from segjax import download
+
+  monkeypatch.setattr(download, '_WAIT', 0.0)
+  monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+  monkeypatch.delenv(download.OFFLINE, raising=False)
+  with http_server.serve() as running:
+    yield running

@@ -160,6 +160,11 @@ def test_named_runs():
       'runs/a was trained on images at their own size and that of runs/b on images resized in',
     ),
     (
+      {**GIVEN, 'init_from': {'reset': 'heads'}},
+      RUNS,
+      'config.init_from.reset: a merged network takes over all of its parts',
+    ),
+    (
       {**GIVEN, 'init_from': {'path': 'runs/c'}},
       RUNS,
       'config.init_from.path: a merged network starts from its parts',

@@ -28,6 +28,9 @@ PANOPTIC = {
   'task': 'panoptic',
   'model': {'name': 'panoptic_fpn.PanopticFPN', 'classes': 2, 'stuff': 1},
 }
+# Fewer channels than by default, for speed.
+NARROW = {'backbone': {'width': 4}, 'neck': {'features': 8}, 'box_head': {'hidden': 16}}
+HEADS = {'box/score', 'box/deltas', 'mask/score'}
 MERGED = {
   'task': 'panoptic',
   'model': {'name': 'merged.Merged', 'semantic': 'runs/a', 'instance': 'runs/b'},
@@ -95,6 +98,28 @@ def test_parameters_are_counted_without_an_image():
   one = parse(SEMANTIC)
   assert run_lib.parameter_count(one, 3) == expected
   assert run_lib.parameter_count(one, 1) == expected - 9 * 2 * 2
+
+
+@pytest.mark.parametrize(
+  ('given', 'layers'),
+  [
+    (SEMANTIC, {'head'}),
+    (
+      {**SEMANTIC, 'model': {'name': 'fcn.FCN', 'classes': 3, 'variant': '16s'}},
+      {'score_fr', 'score_pool4', 'upscore2'},
+    ),
+    ({**INSTANCE, 'model': {**INSTANCE['model'], **NARROW}}, HEADS),
+    ({**PANOPTIC, 'model': {**PANOPTIC['model'], **NARROW}}, {*HEADS, 'semantic/score'}),
+    # One mask for all classes does not depend on them.
+    (
+      {**INSTANCE, 'model': {**INSTANCE['model'], **NARROW, 'mask_head': {'class_agnostic': True}}},
+      HEADS - {'mask/score'},
+    ),
+  ],
+)
+def test_class_specific_layers(given, layers):
+  found = run_lib.class_specific(parse(given), 3)
+  assert {pattern[1:-1].rpartition('/')[0] for pattern in found} == layers
 
 
 def test_the_mesh_splits_an_image_where_the_task_does():

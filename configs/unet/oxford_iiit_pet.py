@@ -1,13 +1,12 @@
 r"""U-Net (arXiv 1505.04597), same-padded, on the trimaps of Oxford-IIIT Pet.
 
-An example of a TFDS data set with masks, `oxford_iiit_pet`, used by config alone. Preparing it
-needs TensorFlow (`pip install tensorflow-cpu`, then `tfds build oxford_iiit_pet
---file_format=array_record`); reading the prepared files does not.
+An example of a TFDS data set with masks, used by config alone: segjax prepares the same features as
+TFDS, without TensorFlow.
 
 Cost: needs a GPU; not run yet. The paper has no result for it.
 
-  segjax train --config=configs/unet/oxford_iiit_pet.py --workdir=runs/pet \
-    --config.data.dir=tensorflow_datasets/
+  segjax data prepare oxford_iiit_pet
+  segjax train --config=configs/unet/oxford_iiit_pet.py --workdir=runs/pet
 """
 
 import ml_collections

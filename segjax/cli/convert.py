@@ -3,10 +3,12 @@
 import argparse
 
 from segjax.convert import load
+from segjax.run import notify
 
 HELP = 'convert pretrained weights of another framework'
-EXAMPLE = f"""example:
+EXAMPLE = f"""examples:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
+  segjax convert --source=torchvision/resnet50 --output=resnet50.safetensors
 
 Sources: {', '.join(load.SOURCES)}.
 Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code in them is executed."""
@@ -14,12 +16,12 @@ Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code in them 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--source', required=True, help='for example torchvision/vgg16')
-  parser.add_argument('--weights', required=True, help='file to read')
+  parser.add_argument('--weights', help='file to read; default: download')
   parser.add_argument('--output', required=True, help='.safetensors file to write')
 
 
 def run(args: argparse.Namespace) -> int:
-  count = load.convert_file(args.source, args.weights, args.output)
+  count = load.convert_file(args.source, args.weights, args.output, notify)
   print(f'{args.output}: {count} arrays; start from it with --config.init_from.path={args.output}')
   print(f'its network takes images as {load.SOURCES[args.source].input}')
   return 0

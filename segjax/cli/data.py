@@ -12,6 +12,7 @@ from segjax.types import SegjaxError
 
 HELP = 'prepare a data set, or write a page that shows it'
 EXAMPLE = """examples:
+  segjax data prepare penn_fudan
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/
   segjax data prepare --config=my_config.py
   segjax data show scenes
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('name', nargs='?', help='for example scenes, camvid, isbi2012/fold1')
   parser.add_argument('--config', help='config file whose data set it is')
   parser.add_argument('--data_dir', help='directory to write prepared data sets to')
-  parser.add_argument('--source', help='directory to read the raw files from')
+  parser.add_argument('--source', help='directory of the raw files; prepare downloads by default')
+  parser.add_argument('--offline', action='store_true', help='do not download raw files')
   page = parser.add_argument_group('of show')
   page.add_argument('--output', help='HTML file to write; default: the name of the data set')
   page.add_argument(
@@ -72,11 +74,12 @@ def _prepare(args: argparse.Namespace, experiment: Experiment | None) -> None:
   for key in ('output', 'task', 'split'):
     if getattr(args, key) is not None:
       raise SegjaxError(f'--{key} is for segjax data show: leave it out')
+  raw_files = {'download': True, 'offline': args.offline}
   if experiment is None:
     name = args.name
-    builder = datasets.load(name, args.data_dir, args.source, report=notify)
+    builder = datasets.load(name, args.data_dir, args.source, notify, **raw_files)
   else:
-    name, builder = experiment.data.name, run_lib.load_dataset(experiment)[0]
+    name, builder = experiment.data.name, run_lib.load_dataset(experiment, **raw_files)[0]
   splits = ', '.join(f'{n} {s.num_examples}' for n, s in builder.info.splits.items())
   print(f'{name} {builder.version}: {splits} in {builder.data_path}')
 

@@ -148,7 +148,7 @@ def _restore_or_start(
     return sharding.put_replicated(restored.state, mesh), restored.metrics is not None
   current = compile.jit(init, once=True, out_shardings=sharding.replicated(mesh))(key)
   if run.experiment.init_from is not None:
-    started = run_lib.start_from(current, run.experiment.init_from)
+    started = run_lib.start_from(current, run)
     current = sharding.put_replicated(started, mesh)
   return current, True
 

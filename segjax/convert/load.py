@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from segjax.convert import caffe, detectron2, torchvision, torchvision_detection
+from segjax.convert import addresses, caffe, detectron2, torchvision, torchvision_detection
 from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import NonNegativeInt, SegjaxError, nearest
@@ -31,14 +31,25 @@ class InitFrom:
 
   Attributes:
     path: a file written by `segjax convert`, a weights file of `source`, or the workdir of another
-      run; for a merged network, a mapping from part to path.
+      run; for a merged network, a mapping from part to path. None downloads the file of `source`,
+      see `segjax.convert.addresses`.
     source: the network of another framework that the file is of, a name in `SOURCES`.
     checkpoint: of a workdir: 'latest', 'best', or a step.
+    reset: what keeps its initialization: 'heads' for the class-specific head layers, to fine-tune
+      to other classes, or regular expressions that are searched in the paths of parameters.
   """
 
-  path: str | Mapping[str, str]
+  path: str | Mapping[str, str] | None = None
   source: str | None = None
   checkpoint: Literal['latest', 'best'] | NonNegativeInt = 'best'
+  reset: Literal['heads'] | tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.path is None and self.source is None:
+      raise SegjaxError(
+        'config.init_from.path is missing: set it to a weights file or a workdir, or set '
+        'config.init_from.source to download its weights'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +71,21 @@ class Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """The paths that `load_into` loaded, did not find, and did not use."""
+  """The paths that `load_into` loaded, re-initialized, did not find, and did not use."""
 
   where: str
   loaded: tuple[str, ...]
   new: tuple[str, ...]
   unused: tuple[str, ...]
+  reset: tuple[str, ...] = ()
 
   def __str__(self) -> str:
     parts = [f'{len(self.loaded)} arrays from {self.where}']
-    for verb, paths in (('keep their initialization', self.new), ('are not used', self.unused)):
+    for verb, paths in (
+      ('are re-initialized', self.reset),
+      ('keep their initialization', self.new),
+      ('are not used', self.unused),
+    ):
       layers = sorted({path.split('/', 1)[-1].rpartition('/')[0] for path in paths})
       parts += [f'{", ".join(layers)} {verb}'] * bool(layers)
     return '; '.join(parts)
@@ -113,13 +129,19 @@ def _check_source(name: str) -> None:
     raise SegjaxError(f'unknown source {name}{nearest(name, SOURCES)}')
 
 
-def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
+def convert_file(
+  source: str,
+  weights: str | Path | None,
+  output: str | Path,
+  report: Callable[[str], None] | None = None,
+) -> int:
   """Converts a weights file of another framework to our names and layout.
 
   Args:
     source: a name in `SOURCES`.
-    weights: the file to read, see `read_weights`.
+    weights: the file to read, see `read_weights`; None downloads that of `source`.
     output: the `.safetensors` file to write (atomically).
+    report: called with a line before a download.
 
   Returns:
     The number of arrays.
@@ -131,6 +153,8 @@ def convert_file(source: str, weights: str | Path, output: str | Path) -> int:
   output = Path(output)
   if output.suffix != '.safetensors':
     raise SegjaxError(f'--output={output} must end in .safetensors')
+  if weights is None:
+    weights = addresses.get(source, report)
   arrays = convert(read_weights(weights), SOURCES, source, str(weights))
   output.parent.mkdir(parents=True, exist_ok=True)
   temporary = output.with_name(output.name + '.tmp')
@@ -146,7 +170,9 @@ def flat_paths(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
-def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[Any, Any, Report]:
+def load_into(
+  params: Any, model_state: Any, pretrained: Pretrained, reset: Sequence[str] = ()
+) -> tuple[Any, Any, Report]:
   """Loads the arrays of `pretrained` into `params` and `model_state` by path.
 
   Unmatched parameters keep their initialization.
@@ -155,16 +181,21 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
     params: parameters of the network.
     model_state: other collections, such as `{'batch_stats': …}`.
     pretrained: from `read_pretrained`, or of another run: `Pretrained(workdir, flat_paths(…))`.
+    reset: patterns of paths, without their collection, that keep their initialization whatever
+      `pretrained` has.
 
   Returns:
     params, model_state, and a report.
 
   Raises:
-    SegjaxError: nothing matches; a shape differs; or there are missing or unexpected paths that
-      `pretrained` does not allow.
+    SegjaxError: nothing matches; a shape differs; there are missing or unexpected paths that
+      `pretrained` does not allow; or a pattern of `reset` matches nothing.
   """
   variables = {'params': params, **model_state}
-  target, arrays, where = flat_paths(variables), pretrained.arrays, pretrained.where
+  where = pretrained.where
+  _check_reset(reset, flat_paths(variables))
+  target, kept = _split(flat_paths(variables), reset)
+  arrays, _ = _split(pretrained.arrays, reset)
   loaded = sorted(target.keys() & arrays.keys())
   if not loaded:
     raise SegjaxError(
@@ -176,7 +207,7 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
     if theirs != ours:
       raise SegjaxError(
         f'{where} has {path} of shape {theirs} where this network has {ours}: change config.model '
-        'or config.init_from'
+        'or config.init_from, or for other classes set config.init_from.reset=heads'
       )
   new, unused = sorted(target.keys() - arrays.keys()), sorted(arrays.keys() - target.keys())
   missing = [path for path in new if not matches(path, pretrained.new)]
@@ -196,5 +227,28 @@ def load_into(params: Any, model_state: Any, pretrained: Pretrained) -> tuple[An
     return np.asarray(arrays[name], leaf.dtype) if name in arrays else leaf
 
   filled = jax.tree_util.tree_map_with_path(replace, variables)
-  report = Report(where, tuple(loaded), tuple(new), tuple(unused))
+  report = Report(where, tuple(loaded), tuple(new), tuple(unused), tuple(sorted(kept)))
   return filled.pop('params'), filled, report
+
+
+def _split(
+  arrays: Mapping[str, Any], reset: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(the other arrays, those that a pattern of `reset` is found in), by path."""
+  kept = {path for path in arrays if matches(path.partition('/')[2], reset)}
+  return {p: a for p, a in arrays.items() if p not in kept}, {p: arrays[p] for p in kept}
+
+
+def _check_reset(reset: Sequence[str], paths: Iterable[str]) -> None:
+  names = [path.partition('/')[2] for path in paths]
+  for pattern in reset:
+    try:
+      found = any(re.search(pattern, name) for name in names)
+    except re.error as e:
+      raise SegjaxError(
+        f'config.init_from.reset: {pattern!r} is not a regular expression: {e}'
+      ) from e
+    if not found:
+      raise SegjaxError(
+        f'config.init_from.reset: {pattern!r} matches no parameter; paths look like {names[-1]}'
+      )

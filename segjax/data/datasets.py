@@ -27,7 +27,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
-from segjax.data import fingerprint, outside
+from segjax import download as download_lib
+from segjax.data import downloads, fingerprint, outside
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -81,7 +82,7 @@ def default_data_dir() -> Path:
   """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
     return Path(named)
-  return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'segjax' / 'data'
+  return download_lib.cache_dir() / 'data'
 
 
 def load(
@@ -92,17 +93,21 @@ def load(
   *,
   files: Mapping[str, Any] | None = None,
   annotations: Sequence[str] = ('label',),
+  download: bool = False,
+  offline: bool = False,
 ) -> Builder:
   """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
   Args:
     name: the data set, see the module.
     data_dir: directory of prepared data sets; None for `default_data_dir()`.
-    source: directory of the raw files, for a data set that is not downloaded; None takes what is
-      prepared as it is.
+    source: directory of the raw files; None takes what is prepared as it is, else what was
+      downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
     files: keyword arguments of the format's options, see `options_of`.
     annotations: of the task; a format of users' own data is prepared for each task.
+    download: whether raw files with a public address are downloaded where `source` is None.
+    offline: whether downloading is an error that names the addresses.
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
@@ -121,6 +126,8 @@ def load(
     if isinstance(builder, outside.SourceBuilder):
       return builder
     if not builder.data_path.exists() or _is_stale(builder, source, report):
+      if source is None:
+        source = _downloaded(builder, name, download=download, offline=offline, report=report)
       report(f'preparing {name} in {builder.data_path}')
       with _set_aside(Path(builder.data_path)), _warnings_to(warnings_to):
         builder = make()  # without what it knew of prepared data
@@ -131,6 +138,36 @@ def load(
       "file_format='array_record', or name another directory as config.data.dir"
     )
   return builder
+
+
+def _downloaded(
+  builder: tfds.core.DatasetBuilder,
+  name: str,
+  *,
+  download: bool,
+  offline: bool,
+  report: Callable[[str], None],
+) -> Path | None:
+  """The downloaded raw files of a builder of ours; None if it has no public address.
+
+  Raises:
+    SegjaxError: they are not there and may not or cannot be downloaded.
+  """
+  if not type(builder).__module__.startswith('segjax.'):
+    return None
+  source = downloads.find(builder.name, builder.builder_config and builder.builder_config.name)
+  if source is None:
+    return None
+  if isinstance(source, downloads.Manual):
+    raise SegjaxError(f'{name} cannot be downloaded ({source.terms}): {source.steps}')
+  directory = Path(builder.data_dir_root) / 'downloads'
+  if not download and not downloads.available(source, directory):
+    raise SegjaxError(
+      f'{name} is not in {directory.parent}: run `segjax data prepare {name}`, which downloads it '
+      f'({downloads.spell_size(source)}), or set config.data.source to the directory of its raw '
+      'files'
+    )
+  return downloads.get(source, directory, offline=offline, report=report)
 
 
 def describe(config: InputConfig) -> DatasetSpec:

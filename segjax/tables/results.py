@@ -175,7 +175,7 @@ def training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float
 def spell_weights(
   entry: Entry, trained: Mapping[str, Any], source: Path | None, name: str | None = None
 ) -> str:
-  """Describes initial weights without paths: an entry, a file with its SHA-256, or runs.
+  """Describes initial weights without paths: an entry, a file with its SHA-256, a source or runs.
 
   Args:
     entry: of the training run.
@@ -190,6 +190,8 @@ def spell_weights(
   path = trained['init_from']['path']
   if isinstance(path, Mapping):  # of a merged run
     return name or ', '.join(f'{part}: {Path(run).name}' for part, run in sorted(path.items()))
+  if path is None:  # downloaded
+    return name or trained['init_from']['source']
   name = name or Path(path).name
   if source is None:
     return name

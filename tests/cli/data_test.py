@@ -15,5 +15,11 @@ def test_missing_sources_are_one_sentence(tmp_path, capsys):
     capsys, 'data', 'prepare', 'camvid', f'--source={tmp_path}', f'--data_dir={tmp_path}'
   )
   assert str(tmp_path) in message
-  message = fails(capsys, 'data', 'prepare', 'isbi2012', f'--data_dir={tmp_path / "d"}')
+  message = fails(capsys, 'data', 'prepare', 'nyud', f'--data_dir={tmp_path / "d"}')
   assert 'source' in message
+
+
+def test_what_is_missing_is_named_offline(tmp_path, capsys):
+  message = fails(capsys, 'data', 'prepare', 'penn_fudan', '--offline', f'--data_dir={tmp_path}')
+  assert 'https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip' in message
+  assert str(tmp_path / 'downloads' / 'penn_fudan' / 'PennFudanPed.zip') in message

@@ -342,11 +342,22 @@ def test_init_from_another_run(semantic_run, tmp_path, capsys):
   start = f'--config.init_from.path={semantic_run}'
   message = fails(capsys, *train_args(tmp_path / 'a', '--config.model.width=3', start))
   assert 'where this network has' in message
+  missing = (
+    '--config.init_from.path=resnet50.pth',
+    '--config.init_from.source=torchvision/resnet50',
+  )
+  message = fails(capsys, *train_args(tmp_path / 'a', *missing))
+  assert 'resnet50.pth does not exist: correct it, or set config.init_from.path=none' in message
   frozen = ['--config.optim.learning_rate=0', '--config.init_from.checkpoint=latest']
   assert train(tmp_path / 'b', start, *frozen, steps=1) == 0
   assert 'arrays from' in capsys.readouterr().err
   finals = [info(w, capsys)['parameters_sha256'] for w in (semantic_run, tmp_path / 'b')]
   assert finals[0] == finals[1]
+
+  reset = '--config.init_from.reset=heads'
+  assert train(tmp_path / 'c', start, *frozen, reset, steps=1) == 0
+  assert 'head are re-initialized' in capsys.readouterr().err
+  assert info(tmp_path / 'c', capsys)['parameters_sha256'] != finals[0]
 
 
 def test_the_small_networks_are_the_shipped_configs():

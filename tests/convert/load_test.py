@@ -60,11 +60,40 @@ def test_a_finer_network_starts_from_a_coarser_one():
   assert str(report) == f'1 arrays from runs/32s; {unmatched}'
 
 
+def test_a_reset_layer_keeps_its_initialization_whatever_the_file_has():
+  """As in fine-tuning to other classes: neither its shape nor its absence in the file matters."""
+  for shape in ((2, 3), (2, 9), None):
+    arrays = {'batch_stats/a_bn/mean': np.arange(2)}
+    if shape:
+      arrays['params/a/kernel'] = np.ones(shape)
+    strict = Pretrained('FILE', arrays, new=('^params/b/',), spare=())
+    params, state, report = load_into(*network(), strict, ['^a/kernel$'])
+    assert not params['a']['kernel'].any()
+    assert state['batch_stats']['a_bn']['mean'].tolist() == [0, 1]
+    assert (report.reset, report.unused) == (('params/a/kernel',), ())
+    assert str(report) == '1 arrays from FILE; a are re-initialized; b keep their initialization'
+  # What only the file has of the reset layers is no surplus, as another network's head.
+  more = Pretrained('FILE', {**arrays, 'params/a/extra': np.ones(1)}, spare=())
+  assert load_into(*network(), more, ['^a/'])[2].unused == ()
+
+
+def test_patterns_of_reset_match_something():
+  with pytest.raises(SegjaxError, match=r"init_from\.reset: 'c/' matches no .* like b/bias"):
+    load_into(*network(), pretrained(), ['^a/', 'c/'])
+  with pytest.raises(SegjaxError, match=r"init_from\.reset: '\(' is not a regular expression"):
+    load_into(*network(), pretrained(), ['('])
+  # The collection is not part of a path.
+  with pytest.raises(SegjaxError, match='matches no parameter'):
+    load_into(*network(), pretrained(), ['params'])
+
+
 def test_errors_name_the_file_and_the_array():
   params, state = network()
   with pytest.raises(SegjaxError, match=r'FILE has no array .*\(it has x/y; .*config.init_from'):
     load_into(params, state, Pretrained('FILE', {'x/y': np.zeros(2)}))
   with pytest.raises(SegjaxError, match=r'FILE has params/a/kernel of shape \(3, 2\) .*\(2, 3\)'):
+    load_into(params, state, Pretrained('FILE', {'params/a/kernel': np.zeros((3, 2))}))
+  with pytest.raises(SegjaxError, match='for other classes set config.init_from.reset=heads'):
     load_into(params, state, Pretrained('FILE', {'params/a/kernel': np.zeros((3, 2))}))
   with pytest.raises(SegjaxError, match='FILE does not have params/b/bias'):
     load_into(params, state, pretrained(new=('^params/c',)))

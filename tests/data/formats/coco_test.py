@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 
-from segjax.data.formats.coco import segmentation_counts
 from segjax.data.formats import coco
+from segjax.data.formats.coco import segmentation_counts
 
 # A class of pycocotools that predates NumPy 2.
 OLD_ARRAY = 'ignore:__array__ implementation:DeprecationWarning'

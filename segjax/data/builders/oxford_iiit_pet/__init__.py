@@ -1,0 +1,1 @@
+"""Oxford-IIIT Pet: cats and dogs, a trimap each."""

@@ -323,6 +323,7 @@ def make_evaluator(
 
   It compiles once for each shape of a batch.
   """
+  pipeline.check_objects(*dataset, run.experiment.input, split, notify)
   eval_step = compile.jit(step.make_eval_step(run.task))
 
   def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:

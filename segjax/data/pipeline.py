@@ -117,11 +117,7 @@ def train_batches(
   training = _Training(examples, plan, seed, margin, rows)
   batches = _stream(steps.map(training.batch), config, config.batch.workers)
   report = report or (lambda text: None)
-  if reader.maskless:
-    report(
-      f'{reader.maskless} objects of {config.data.train_split} of {spec.name} have no mask and are '
-      'left out (with config.model.masks=False they are not)'
-    )
+  _report_maskless(reader, config.data.train_split, report)
   return _report_left_out(batches, config.batch.max_objects, report)
 
 
@@ -160,6 +156,21 @@ def eval_batches(
   batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
   make = functools.partial(_eval_batch, examples, rows)
   return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+
+
+def check_objects(
+  builder: tfds.core.DatasetBuilder,
+  spec: datasets.DatasetSpec,
+  config: InputConfig,
+  split: str,
+  report: Callable[[str], None],
+) -> None:
+  """Reports how many objects of a split an evaluation leaves out, as they have no mask.
+
+  Raises:
+    SegjaxError: none has the mask that the task needs.
+  """
+  _report_maskless(open_reader(builder, split, config, spec), split, report)
 
 
 def count_labels(
@@ -347,6 +358,14 @@ class _Training:
     )
     sample = sample._replace(objects=objects)
     return geometry.warp(sample, move, config.augment.interpolation, color if clip else None)
+
+
+def _report_maskless(reader: Any, split: str, report: Callable[[str], None]) -> None:
+  if reader.maskless:
+    report(
+      f'{reader.maskless} objects of {split} of {reader.spec.name} have no mask and are left out '
+      '(with config.model.masks=False they are not)'
+    )
 
 
 def _report_left_out(

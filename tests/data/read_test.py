@@ -1,5 +1,7 @@
 """What is read from the features of a data set, of each kind."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -168,10 +170,24 @@ def test_boxes_without_masks(write_dataset, png, tmp_path):
       {'bbox': tfds.features.BBoxFeature(), 'label': tfds.features.ClassLabel(num_classes=2)}
     ),
   }
-  example = {'image': png(np.zeros((4, 4, 3), np.uint8)), 'objects': []}
+  box = tfds.features.BBox(ymin=0.25, xmin=0.1, ymax=0.75, xmax=0.4)
+  example = {
+    'image': png(np.zeros((8, 20, 3), np.uint8)),
+    'objects': [{'bbox': box, 'label': 1}],
+  }
   builder = write_dataset(tmp_path, features, {'train': [example]})
-  with pytest.raises(SegjaxError, match='tiny has boxes but no masks'):
-    reader(builder, changed(OBJECTS, name_key=None))
+  config = changed(OBJECTS, name_key=None)
+  with pytest.raises(
+    SegjaxError, match=r'no object of tiny has a mask.*config\.model\.masks=False'
+  ):
+    reader(builder, config)
+  found = reader(builder, dataclasses.replace(config, masks=False))[0]
+  np.testing.assert_allclose(found.objects.boxes, [[2, 2, 8, 6]], rtol=1e-6)
+  assert found.objects.masks.sum() == found.objects.masks[0, 2:6, 2:8].sum() == 24
+  [entry] = found.annotations
+  assert entry['area'] == pytest.approx(24)
+  assert not entry['iscrowd']
+  assert entry['category'] == 1
 
 
 # --- segments -------------------------------------------------------------------------------------

@@ -401,10 +401,6 @@ def read_image(
   listed = image.height or height, image.width or width
   if listed != (height, width):
     raise images.size_error(
-      encoded,
-      str(path),
-      f'image {image.id} of {listed_in}',
-      listed,
-      'download both files again',
+      encoded, str(path), f'image {image.id} of {listed_in}', listed, 'download both files again'
     )
   return encoded, (height, width)

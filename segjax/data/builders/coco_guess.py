@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ from segjax.data import guess
 from segjax.data.builders import coco_files, coco_layout, files
 
 _SPLITS = {'train': 0.8, 'val': 0.2}
+# In which splits are listed.
+_ORDER = ('train', 'val', 'test')
 _IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -38,6 +40,7 @@ def make_guess(
   Raises:
     SegjaxError: the files are in this format, and something is wrong with them.
   """
+  images, labels = (path and Path(os.path.abspath(path)) for path in (images, labels))
   parts = _find(kind, images, labels)
   if not parts:
     return None
@@ -54,12 +57,13 @@ def make_guess(
   options['images'] = directories
   if None in annotations:
     options |= {'annotations': annotations[None], 'images': directories[None], 'splits': _SPLITS}
+  listed = {path for file in found for path in file.images.paths}
   return guess.Guess(
     f'coco_{kind}/custom',
     source,
     options,
     [_describe(file, relative) for file in found],
-    [problem for file in found for problem in _problems(file, relative)],
+    [problem for file in found for problem in _problems(file, listed, relative)],
   )
 
 
@@ -72,7 +76,11 @@ def _find(kind: str, images: Path | None, labels: Path | None) -> list[coco_layo
   paths = coco_layout.find_files(source, kind) if source is not None and source.is_dir() else []
   if not paths or not _is_kind(paths[0], kind):
     return []
-  return coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
+  parts = coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
+  if len(parts) == 1:  # whatever split it is called, there is no other to evaluate on
+    return [parts[0]._replace(split=None)]
+  order = {split: place for place, split in enumerate(_ORDER)}
+  return sorted(parts, key=lambda part: order.get(part.split, len(order)))
 
 
 def _is_kind(path: Path, kind: str) -> bool:
@@ -92,8 +100,7 @@ def _is_kind(path: Path, kind: str) -> bool:
 
 def _common(paths: Sequence[Path]) -> Path:
   """The directory that has all of the paths."""
-  directories = [os.path.abspath(path.parent if path.is_file() else path) for path in paths]
-  return Path(os.path.commonpath(directories))
+  return Path(os.path.commonpath([path.parent if path.is_file() else path for path in paths]))
 
 
 def _locate(
@@ -102,11 +109,10 @@ def _locate(
   """Where the images of an annotation file are: below `images` or, as names say, beside it."""
   places = coco_layout.image_directories(source, part, coco_layout.Options())
   if images is not None:
-    root = Path(os.path.abspath(images))
-    own = coco_layout.image_directories(root, part, coco_layout.Options())
+    own = coco_layout.image_directories(images, part, coco_layout.Options())
     # A name may start with the directory of images itself.
-    above = [root.parent] if root != source else []
-    places = list(dict.fromkeys([root, *own, *above, *places]))
+    above = [images.parent] if images != source else []
+    places = list(dict.fromkeys([images, *own, *above, *places]))
   names = [image.file_name for image in content.images]
   return _File(part, content, coco_layout.locate(places, names, part.path, outside=False))
 
@@ -122,10 +128,9 @@ def _describe(file: _File, relative: Callable[[Path], str]) -> str:
   )
 
 
-def _problems(file: _File, relative: Callable[[Path], str]) -> list[str]:
-  """What looks wrong, without decoding an image."""
+def _problems(file: _File, listed: Collection[Path], relative: Callable[[Path], str]) -> list[str]:
+  """What looks wrong, without decoding an image; `listed` is in one of the annotation files."""
   where, content = relative(file.part.path), file.content
-  listed = set(file.images.paths)
   missing = [path for path in file.images.paths if not path.is_file()]
   there = (p for p in file.images.directory.rglob('*') if p.suffix.lower() in _IMAGES)
   unlisted = [path for path in there if path not in listed and not path.name.startswith('.')]
@@ -135,7 +140,7 @@ def _problems(file: _File, relative: Callable[[Path], str]) -> list[str]:
     entry for entry in entries if 'segments_info' not in entry and not entry.get('segmentation')
   ]
   found = [
-    (missing, f'{len(missing)} of {len(listed)} images of {where} are missing, such as'),
+    (missing, f'{len(missing)} of {len(content.images)} images of {where} are missing, such as'),
     (unlisted, f'{len(unlisted)} images are not in {where} and are not used, such as'),
   ]
   sentences = [f'{text} {relative(paths[0])}' for paths, text in found if paths]

@@ -186,6 +186,12 @@ BREAKS = {
     truncate('annotations/instances_val2017.json', 100),
     rf'{JSON} is truncated or is not valid JSON \(.*line 1 column',
   ),
+  'results': (
+    lambda source: (source / 'annotations' / 'instances_val2017.json').write_text(
+      '[{"image_id": 1, "score": 0.5}]'
+    ),
+    rf"{JSON} is a detector's results in COCO format, not a file of instances in COCO format: name",
+  ),
   'json list': (
     lambda source: (source / 'annotations' / 'instances_val2017.json').write_text('[]'),
     rf'{JSON} has no list categories',
@@ -277,7 +283,8 @@ def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
     template = entries['annotations'][0]
     entries['annotations'] += [
       *({**template, 'id': id, 'bbox': [1, 2, id % 2, -3.0]} for id in range(200, 207)),
-      {**template, 'id': 210, 'segmentation': []},
+      {**template, 'id': 209, 'segmentation': []},
+      {**template, 'id': 210, 'segmentation': [short, short]},
       {**template, 'id': 211, 'segmentation': [short]},
       {**template, 'id': 220, 'segmentation': [short, square(2, 3, 4)]},
       {**template, 'id': 230, 'segmentation': [square(40, 3, 4)]},
@@ -288,14 +295,17 @@ def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
     rf'{JSON}: 7 annotations are left out, as their box has no area '
     r'\(200, 201, 202, 203, 204, …\); 2 annotations are left out, as they have no polygon of three '
     r'points or more \(210, 211\); 1 annotations are kept without .* fewer than three points '
-    r'\(220\); 1 annotations are kept although their mask covers no pixel \(230\)$'
+    r'\(220\); 1 annotations are kept although their mask covers no pixel \(230\); '
+    r'1 annotations are kept as boxes without a mask \(209\)$'
   )
   with pytest.warns(UserWarning, match=message) as caught:
     builder = prepare(coco_instances.Builder, source)
   assert len(caught) == 1
   objects = by_name(builder, 'val', decoders=SKIP)['000000000105.jpg']['objects']
-  assert [int(id) for id in objects['id']] == [11, 12, 220, 230]
-  masks = [coco.decode_mask(counts, (HEIGHT, WIDTH)) for counts in objects['segmentation']]
+  assert [int(id) for id in objects['id']] == [11, 12, 209, 220, 230]
+  assert builder.info.metadata['objects_without_mask'] == 1
+  found = [counts for counts in objects['segmentation'] if counts]
+  masks = [coco.decode_mask(counts, (HEIGHT, WIDTH)) for counts in found]
   np.testing.assert_array_equal(masks[2], masks[0])
   assert masks[3].sum() == 0
 
@@ -304,7 +314,7 @@ def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
 def test_custom_names_of_splits(prepare, tmp_path, name):
   write_source(tmp_path / 'raw', [name or 'val'])
   if not name:
-    (tmp_path / 'raw' / 'annotations' / 'instances_val.json').rename(tmp_path / 'raw' / 'val.json')
+    (tmp_path / 'raw' / 'annotations' / 'instances_val.json').unlink()
   message = 'cannot name a split' if name else r'raw does not hold annotations/instances_NAME\.json'
   with pytest.raises(SegjaxError, match=message):
     prepare(coco_instances.Builder, tmp_path / 'raw', config='custom')

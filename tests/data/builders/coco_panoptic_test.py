@@ -10,7 +10,9 @@ from raw_files import remove, rgb, truncate, write
 from real_data import real_data
 
 from segjax.data import datasets, pipeline
+from segjax.data.builders.coco_instances.guess import guess as guess_instances
 from segjax.data.builders.coco_panoptic import builder as coco_panoptic
+from segjax.data.builders.coco_panoptic.guess import guess
 from segjax.data.config import BatchConfig, DataConfig, InputConfig
 from segjax.data.formats import panoptic
 from segjax.types import IGNORE_LABEL, SegjaxError
@@ -235,6 +237,10 @@ BREAKS = {
     put_annotation(file_name=None),
     rf'{JSON}: the annotation of image 105 has file_name None, which is not a file name',
   ),
+  'file name goes up': (
+    put_annotation(file_name='../secret.png'),
+    rf"{JSON} names '\.\./secret\.png', which is not below .*annotations/panoptic_val2017: move",
+  ),
   'no list': (
     put_annotation(segments_info=None),
     rf'{JSON}: the annotation of image 105 has segments_info None, which is not a list of segments',
@@ -294,6 +300,48 @@ def test_bad_raw_files(refuses, source, case):
   break_it, message = BREAKS[case]
   break_it(source)
   refuses(coco_panoptic.Builder, source, message)
+
+
+def test_custom_files_may_lack_numbers(prepare, by_name, tmp_path):
+  write_source(tmp_path / 'raw', ['val2017'])
+
+  def change(entries):
+    for annotation in entries['annotations']:
+      for segment in annotation['segments_info']:
+        del segment['area'], segment['bbox'], segment['iscrowd']
+    for image in entries['images']:
+      del image['height'], image['width']
+
+  edit(tmp_path / 'raw', change)
+  builder = prepare(coco_panoptic.Builder, tmp_path / 'raw', config='custom')
+  segments = by_name(builder, 'val2017', decoders=SKIP)['000000000005.jpg']['segments']
+  assert segments['area'] == [12, 42, 16]
+  assert [box.tolist() for box in segments['bbox']] == [entry['bbox'] for entry in SEGMENTS]
+  assert segments['iscrowd'] == [False] * 3
+
+
+def test_guess(tmp_path):
+  write_source(tmp_path, ['train', 'val'], 'images/{}')
+  assert guess_instances('panoptic', tmp_path, None) is None
+  assert guess('instance', tmp_path, None) is None
+  found = guess('panoptic', tmp_path, None)
+  assert found.name == 'coco_panoptic/custom'
+  assert found.source == tmp_path
+  assert found.files == {
+    'classes': ('person', 'dog', 'tree'),
+    'annotations': {f: f'annotations/panoptic_{f}.json' for f in ('train', 'val')},
+    'images': {f: f'images/{f}' for f in ('train', 'val')},
+  }
+  assert found.problems == []
+  assert found.found[0] == (
+    'split train: 2 images in images/train/ with 4 segments in annotations/panoptic_train.json '
+    '(COCO format)'
+  )
+  builder = datasets.load(found.name, tmp_path / 'prepared', found.source, files=found.files)
+  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+    'train': 2,
+    'val': 2,
+  }
 
 
 @pytest.mark.parametrize('config', ['2017', 'custom'])

@@ -31,6 +31,7 @@ def test_list_is_read_word_by_line(tmp_path):
     (None, r'train\.txt is missing: set config\.data\.source to the directory that holds lists'),
     ('\n \n', r'train\.txt names no image'),
     ('a\nb\na\n', r'train\.txt names a twice'),
+    ('a\nb/../../c\n', r'train\.txt names b/\.\./\.\./c, which leaves its directory: correct'),
   ],
 )
 def test_bad_list(tmp_path, text, message):
@@ -114,3 +115,36 @@ def test_pages_are_read_by_their_number(tmp_path):
   assert raw.read_image(tmp_path / 'a.tif', 'L', page=2)[0, 0] == 2
   with pytest.raises(types.SegjaxError, match=r'a\.tif has no page 4'):
     raw.read_image(tmp_path / 'a.tif', 'L', page=3)
+
+
+@pytest.mark.parametrize('name', ['a.png', 'b/a.png', 'b\\a.png', 'b/./a.png'])
+def test_paths_inside(tmp_path, name):
+  (tmp_path / 'root').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'root')
+  for root in (tmp_path / 'root', tmp_path / 'link'):  # a directory may be a link
+    assert raw.inside(root, name, 'list.json') == root / name.replace('\\', '/')
+
+
+@pytest.mark.parametrize(
+  'name', ['../a.png', 'b/../../a.png', 'b\\..\\..\\a', '/a.png', 'C:a', 'C:\\a', '\\\\host\\a\\b']
+)
+def test_paths_outside(tmp_path, name):
+  with pytest.raises(
+    types.SegjaxError, match=r'list\.json names .*, which is not below .*root: mo'
+  ):
+    raw.inside(tmp_path / 'root', name, 'list.json')
+  assert raw.inside(tmp_path / 'root', name, 'list.json', outside=True)
+
+
+@pytest.mark.parametrize('target', ['file', 'directory'])
+def test_links_that_lead_outside(tmp_path, target):
+  (tmp_path / 'root').mkdir()
+  (tmp_path / 'secret').mkdir()
+  (tmp_path / 'secret' / 'a.png').write_bytes(b'')
+  to = {'file': tmp_path / 'secret' / 'a.png', 'directory': tmp_path / 'secret'}[target]
+  name = {'file': 'b.png', 'directory': 'b/a.png'}[target]
+  (tmp_path / 'root' / name.split('/')[0]).symlink_to(to)
+  with pytest.raises(types.SegjaxError, match=r'names .*, a link to a file that is not below'):
+    raw.inside(tmp_path / 'root', name, 'list.json')
+  (tmp_path / 'root' / 'c.png').symlink_to(tmp_path / 'root' / 'd.png')
+  assert raw.inside(tmp_path / 'root', 'c.png', 'list.json') == tmp_path / 'root' / 'c.png'

@@ -5,7 +5,6 @@ import pytest
 from pycocotools import mask as mask_lib
 
 from segjax.data.formats import coco
-from segjax.data.formats.coco import segmentation_counts
 
 # A class of pycocotools that predates NumPy 2.
 OLD_ARRAY = 'ignore:__array__ implementation:DeprecationWarning'
@@ -66,14 +65,14 @@ def test_segmentation_of_run_lengths(kind):
   counts = encode(mask)
   given = {'list': column_runs(mask), 'str': counts.decode(), 'bytes': counts}[kind]
   segmentation = {'size': list(mask.shape), 'counts': given}
-  assert segmentation_counts(segmentation, mask.shape) == counts.decode()
+  assert coco.segmentation_counts(segmentation, mask.shape) == counts.decode()
 
 
 def test_segmentation_of_polygons_is_their_union():
   whole = [[2, 1, 8, 1, 8, 6, 2, 6], [6, 4, 10, 4, 10, 8, 6, 8]]
   mask = np.zeros((9, 12), np.uint8)
   mask[1:6, 2:8] = mask[4:8, 6:10] = 1
-  assert segmentation_counts(whole, (9, 12)) == encode(mask).decode()
+  assert coco.segmentation_counts(whole, (9, 12)) == encode(mask).decode()
 
 
 BAD = {
@@ -96,7 +95,7 @@ BAD = {
 def test_bad_segmentation(case):
   segmentation, message = BAD[case]
   with pytest.raises(ValueError, match=message):
-    segmentation_counts(segmentation, (9, 12))
+    coco.segmentation_counts(segmentation, (9, 12))
 
 
 @pytest.mark.parametrize('shape', [(5, 9), (1, 1)])

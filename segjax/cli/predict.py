@@ -212,7 +212,7 @@ class Overlays:
 
   def _close(self) -> None:
     if self._video is not None:
-      self._video.__exit__()
+      self._video.close()
       notify(f'{self._source.path} -> {self._video.path}, {self._count} frames')
     self._video, self._count = None, 0
 

@@ -85,6 +85,8 @@ def _check_failed(failed: Failed, count: int) -> None:
   sentences = list(failed.values())
   if count == 1:
     raise SegjaxError(sentences[0])
+  if len(failed) == 1:
+    raise SegjaxError(f'1 of {count} files was left out: {sentences[0]}')
   for sentence in sentences:
     notify(f'left out: {sentence}')
   raise SegjaxError(f'{len(failed)} of {count} files were left out, such as {sentences[0]}')
@@ -191,21 +193,14 @@ class Overlays:
   def __exit__(self, *error: Any) -> None:
     self._close()
 
-  def write(self, frame: Frame, rgb: np.ndarray, result: str) -> None:
-    """Writes u8[H, W, 3] and says so.
-
-    Args:
-      frame: the image.
-      rgb: its overlay.
-      result: what else was written or found, for the line.
-    """
+  def write(self, frame: Frame, rgb: np.ndarray, line: str) -> None:
+    """Writes u8[H, W, 3], and shows a line on the image, unless it is a frame of a video."""
     if frame.source is not self._source:
       self._close()
       self._source = frame.source
     if frame.rate is None:
-      path = output_path(frame, self._output, _OVERLAY)
-      Image.fromarray(rgb).save(path)
-      notify(f'{frame.source.path} -> {path}, {result}')
+      Image.fromarray(rgb).save(output_path(frame, self._output, _OVERLAY))
+      notify(f'{frame.source.path} -> {line}')
       return
     if self._video is None:
       self._output.mkdir(parents=True, exist_ok=True)
@@ -217,7 +212,7 @@ class Overlays:
 
   def _close(self) -> None:
     if self._video is not None:
-      self._video.__exit__()
+      self._video.close()
       notify(f'{self._source.path} -> {self._video.path}, {self._count} frames')
     self._video, self._count = None, 0
 
@@ -238,12 +233,12 @@ def write_labels(loaded: Loaded, sources: Sequence[Source], output: Path, failed
       label, uncertainty, count = found.label, found.uncertainty, count + 1
       label_path = output_path(found.frame, output, '.png')
       overlays.write_label_png(label_path, label, palette)
-      result = label_path.name
+      line = str(label_path)
       if uncertainty is not None:
         path = output_path(found.frame, output, '_uncertainty.png')
         Image.fromarray(overlays.heat(uncertainty)).save(path)
-        result += f', uncertainty up to {uncertainty.max():.3g}'
-      shown.write(found.frame, overlays.overlay(found.frame.pixels, label, palette), result)
+        line += f', uncertainty up to {uncertainty.max():.3g}'
+      shown.write(found.frame, overlays.overlay(found.frame.pixels, label, palette), line)
   return count
 
 
@@ -277,7 +272,7 @@ def write_objects(loaded: Loaded, sources: Sequence[Source], output: Path, faile
       json_path = output_path(found.frame, output, '.json')
       json_path.write_text(json.dumps({**listed[-1], 'objects': objects}, indent=1))
       overlay = draw.draw_result(spec, config.draw_threshold, found.frame.pixels, result)
-      shown.write(found.frame, overlay, f'{json_path.name}, {len(objects)} objects')
+      shown.write(found.frame, overlay, f'{json_path}, {len(objects)} objects')
   categories = [
     {'id': number, 'name': name}
     for number, name in zip(category_ids, spec.class_names, strict=True)
@@ -314,7 +309,8 @@ def write_segments(loaded: Loaded, sources: Sequence[Source], output: Path, fail
         )
         listed.append(_image_entry(frame, image_id))
         overlay = draw.draw_segments(spec, frame.pixels, segments)
-        shown.write(frame, overlay, f'{len(entry["segments_info"])} segments')
+        path, count = output_path(frame, output, _OVERLAY), len(entry['segments_info'])
+        shown.write(frame, overlay, f'{path}, {count} segments')
         yield encoded, entry
 
   found = results()

@@ -147,6 +147,10 @@ class VideoWriter:
     return self
 
   def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Completes the file."""
     if self._writer is not None:
       self._writer.release()
 

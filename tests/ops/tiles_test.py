@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 from segjax.ops.pooling import max_pool_2x2
-from segjax.ops.tiles import overlap_tile
+from segjax.ops.tiles import map_blocks, overlap_tile
 from segjax.ops.upsample import conv_transpose
 from segjax.types import SegjaxError
 
@@ -137,3 +137,29 @@ def test_gradient_reaches_every_pixel_once():
 def test_a_tile_that_does_not_fit_the_model():
   with pytest.raises(SegjaxError, match='4x4 with a margin of 2x2 has an output of 7x7'):
     overlap_tile(lambda t: t[:, :7, :7], jnp.zeros((1, 8, 8, 1)), 4, 2)
+
+
+@pytest.mark.parametrize(
+  ('size', 'block', 'context'),
+  [
+    ((8, 12), (4, 4), 2),
+    ((11, 7), (4, 3), 2),
+    ((3, 2), (8, 8), 2),  # an image smaller than a block
+    ((9, 9), (4, 4), 0),
+    ((10, 6), (2, 3), 5),  # a context larger than a block
+  ],
+)
+def test_blocks_see_their_surroundings(size, block, context):
+  image = np.random.default_rng(0).integers(0, 256, (*size, 2), np.uint8)
+
+  def function(window):
+    assert window.shape == (block[0] + 2 * context, block[1] + 2 * context, 2)
+    # Of the window's rows, which are those of the image: the value `context` rows above.
+    above = np.roll(window[..., 0], context, axis=0)
+    return {'same': window, 'above': above.astype(np.int32)}
+
+  found = map_blocks(function, image, block, context)
+  np.testing.assert_array_equal(found['same'], image)
+  assert (found['same'].dtype, found['above'].dtype) == (np.uint8, np.int32)
+  expected = mirrored(image[None], context)[0, : size[0], context : context + size[1], 0]
+  np.testing.assert_array_equal(found['above'], expected)

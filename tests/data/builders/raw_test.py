@@ -79,6 +79,44 @@ def test_label_is_gray_or_palette_indices(tmp_path):
     raw.read_label(tmp_path / 'rgb.png')
 
 
+def save(path, pixels, flag=1):
+  exif = Image.Exif()
+  exif[0x0112] = flag
+  Image.fromarray(pixels).save(path, exif=exif)
+  return path
+
+
+def test_images_and_labels_are_read_upright(tmp_path):
+  gray = np.arange(6, dtype=np.uint8).reshape(2, 3)
+  path = save(tmp_path / 'a.png', gray, flag=6)
+  np.testing.assert_array_equal(raw.read_image(path, 'L'), np.rot90(gray, -1))
+  np.testing.assert_array_equal(raw.read_label(path), np.rot90(gray, -1))
+  rgb = np.stack([gray] * 3, -1)
+  path = save(tmp_path / 'b.png', rgb, flag=3)
+  np.testing.assert_array_equal(raw.read_image(path, 'RGB'), rgb[::-1, ::-1])
+
+
+def test_label_of_the_unrotated_image_is_told(tmp_path):
+  gray = np.zeros((2, 3), np.uint8)
+  image_path, label_path = save(tmp_path / 'a.png', gray, flag=6), save(tmp_path / 'm.png', gray)
+  image, label = raw.read_image(image_path, 'L'), raw.read_label(label_path)
+  message = r'a\.png is 2x3 pixels as its EXIF orientation flag turns it but its label .*m\.png'
+  with pytest.raises(types.SegjaxError, match=rf'{message} is 3x2, as without the flag: turn'):
+    raw.check_same_size(image, image_path, label, label_path)
+  raw.check_same_size(image, image_path, label.T, label_path)
+  message = r'a\.png is 2x3 pixels but its label .*m\.png is 2x2: '
+  with pytest.raises(types.SegjaxError, match=message):
+    raw.check_same_size(image, image_path, label[:2, :2], label_path)
+
+
+def test_pages_are_read_by_their_number(tmp_path):
+  pages = [Image.fromarray(np.full((2, 3), k, np.uint8)) for k in range(3)]
+  pages[0].save(tmp_path / 'a.tif', save_all=True, append_images=pages[1:])
+  assert raw.read_image(tmp_path / 'a.tif', 'L', page=2)[0, 0] == 2
+  with pytest.raises(types.SegjaxError, match=r'a\.tif has no page 4'):
+    raw.read_image(tmp_path / 'a.tif', 'L', page=3)
+
+
 @pytest.mark.parametrize('name', ['a.png', 'b/a.png', 'b\\a.png', 'b/./a.png'])
 def test_paths_inside(tmp_path, name):
   (tmp_path / 'root').mkdir()

@@ -81,7 +81,8 @@ class Builder(raw.Builder):
 
 def _image_paths(directory: Path) -> list[Path]:
   """The images in the order of their stems."""
-  paths = sorted(path for path in directory.glob('*') if path.suffix.lower() in _SUFFIXES)
+  # Not '.*': a Mac leaves a file ._STEM.png beside each.
+  paths = sorted(path for path in directory.glob('[!.]*') if path.suffix.lower() in _SUFFIXES)
   if len(paths) != IMAGES:
     problem = f'{directory} holds {len(paths)} images, not {IMAGES}'
     raise raw.wrong_source(problem, f'{_CONTENT}, or download the archive again')

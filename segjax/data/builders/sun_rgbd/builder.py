@@ -81,7 +81,7 @@ def _match(source: Path, layout: _Layout, split: str) -> list[raw.Files]:
 
 def _numbered(directory: Path, suffix: str, ahead: int) -> dict[int, Path]:
   """The files of a directory by the number in their name, less `ahead`."""
-  paths = sorted(directory.glob(f'*{suffix}'))
+  paths = sorted(directory.glob(f'[!.]*{suffix}'))
   if not paths:
     raise raw.wrong_source(f'{directory} contains no {suffix} file', _CONTENT)
   numbered = {}

@@ -322,8 +322,14 @@ def _is_stale(
   return True
 
 
+def _root(builder: tfds.core.DatasetBuilder) -> Path:
+  """The directory of prepared data sets: above NAME/CONFIG/VERSION, or NAME/VERSION."""
+  return Path(builder.data_path).parents[2 if builder.builder_config else 1]
+
+
 def _fingerprint(builder: tfds.core.DatasetBuilder, source: Path) -> str:
-  return fingerprint.fingerprint(builder.watched(source, getattr(builder, 'options', None)))
+  watched = builder.watched(source, getattr(builder, 'options', None))
+  return fingerprint.fingerprint(watched, without=_root(builder))
 
 
 @contextlib.contextmanager
@@ -403,6 +409,7 @@ def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
       task with unknown things, or a config with not one category for each class.
   """
   data, info = config.data, builder.info
+  metadata = info.metadata if isinstance(info.metadata, Mapping) else {}
   panoptic = label_is_of_segments(builder, config)
   if panoptic and data.segments_key is not None:
     listed = 'segments_key'
@@ -411,15 +418,14 @@ def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
   for key in ('image_key', listed, *['panoptic_key'] * panoptic, 'name_key'):
     value = getattr(data, key)
     if value is not None and value not in info.features:
-      raise SegjaxError(
-        f'config.data.{key}={value}: {data.name} has no such feature{nearest(value, info.features)}'
-      )
+      optional = metadata.get('optional_features', {})
+      hint = f': {optional[value]}' if value in optional else nearest(value, info.features)
+      raise SegjaxError(f'config.data.{key}={value}: {data.name} has no such feature{hint}')
   channels = info.features[data.image_key].shape[-1]
   if channels not in (1, 3):
     raise SegjaxError(f'{data.name} has images of {channels} channels: segjax reads 1 or 3')
   feature = info.features[getattr(data, listed)]
   class_names = _class_names(feature if listed == 'label_key' else feature['label'], data)
-  metadata = info.metadata if isinstance(info.metadata, Mapping) else {}
   palette = _palette(metadata, len(class_names), with_background=listed == 'label_key')
   things = category_ids = None
   if 'objects' in config.annotations:

@@ -13,21 +13,24 @@ FILE = 'source.json'
 MOST_FILES = 300_000
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
+def fingerprint(paths: Iterable[Path], without: Path | None = None) -> str:
   """A digest of the paths, sizes and modification times of files.
 
   Args:
     paths: files, and directories whose files count. A hidden file does not.
+    without: a directory whose files do not count, such as that of prepared data.
   """
-  sha = hashlib.sha256()
+  sha, skipped = hashlib.sha256(), without and without.resolve()
   for root in paths:
-    for path, status in itertools.islice(_walk(root, ''), MOST_FILES):
+    for path, status in itertools.islice(_walk(root.resolve(), '', skipped), MOST_FILES):
       sha.update(f'{path}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode())
   return sha.hexdigest()[:16]
 
 
-def _walk(path: Path, name: str) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(path: Path, name: str, skipped: Path | None) -> Iterator[tuple[str, os.stat_result]]:
   """The files at or below a path, in an order that depends on their names alone."""
+  if path == skipped:
+    return
   if not path.is_dir():
     if path.exists():
       yield name, path.stat()
@@ -37,7 +40,7 @@ def _walk(path: Path, name: str) -> Iterator[tuple[str, os.stat_result]]:
   for entry in entries:
     inner = f'{name}/{entry.name}'
     if entry.is_dir():
-      yield from _walk(Path(entry.path), inner)
+      yield from _walk(Path(entry.path), inner, skipped)
     elif entry.is_file():
       yield inner, entry.stat()
 

@@ -3,7 +3,10 @@
 import json
 import os
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from segjax.data import datasets, fingerprint
 from segjax.types import SegjaxError
@@ -33,11 +36,19 @@ def test_fingerprint_sees_names_sizes_and_times_and_nothing_else(tmp_path):
   assert fingerprint.fingerprint([root / 'none']) == fingerprint.fingerprint([])
 
 
+def test_prepared_data_among_the_raw_files_does_not_count(tmp_path):
+  for root in (tmp_path / 'image', tmp_path / 'label'):
+    root.mkdir()
+    for i in range(30):
+      cv2.imwrite(str(root / f'{i}.png'), np.zeros((8, 8), np.uint8))
+  reports = []
+  for _ in range(2):
+    datasets.load('isbi2012', tmp_path / 'prepared', tmp_path, reports.append)
+  assert len(reports) == 1
+
+
 def coco(root, images):
   """A directory in COCO's format of so many images with an object each."""
-  import numpy as np
-  from PIL import Image
-
   (root / 'train').mkdir(parents=True, exist_ok=True)
   (root / 'annotations').mkdir(exist_ok=True)
   for i in range(1, images + 1):
@@ -85,9 +96,6 @@ def test_a_failed_second_preparation_leaves_the_first(tmp_path):
 
 
 def test_published_data_of_another_source_is_prepared_again(tmp_path):
-  import numpy as np
-  from PIL import Image
-
   for source, value in (('a', 0), ('b', 255)):
     for directory in ('image', 'label'):
       (tmp_path / source / directory).mkdir(parents=True)

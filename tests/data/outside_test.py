@@ -11,7 +11,6 @@ from segjax.data.config import BatchConfig, DataConfig, InputConfig
 from segjax.data.source_reader import open_reader
 from segjax.types import SegjaxError
 
-# As in docs/data.md.
 SOURCE = """
 import numpy as np
 from segjax.data.sample import Objects, Sample
@@ -172,3 +171,14 @@ def test_missing_classes_are_one_sentence(tmp_path):
     datasets.load('nowhere.Data')
   with pytest.raises(SegjaxError, match='has no class Data'):
     datasets.load('segjax.types.Data')
+
+
+def test_the_example_of_the_docs_runs(root, tmp_path):
+  page = (root / 'docs/own_data.md').read_text()
+  path = tmp_path / f'{tmp_path.name}.py'
+  path.write_text(page.split('```python')[1].split('```')[0])
+  batches, _, spec, _ = batches_of(f'{path}:Squares', ('label',))
+  batch, _ = next(batches)
+  batches.close()
+  assert spec.class_names == ('background', 'square')
+  assert (batch['label'] == 1).sum((1, 2)).tolist() == [400, 400]

@@ -10,6 +10,8 @@ from segjax.data import guess
 from segjax.data.builders import coco_files, coco_layout, files
 
 _SPLITS = {'train': 0.8, 'val': 0.2}
+# In which splits are listed.
+_ORDER = ('train', 'val', 'test')
 _IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -74,7 +76,11 @@ def _find(kind: str, images: Path | None, labels: Path | None) -> list[coco_layo
   paths = coco_layout.find_files(source, kind) if source is not None and source.is_dir() else []
   if not paths or not _is_kind(paths[0], kind):
     return []
-  return coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
+  parts = coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
+  if len(parts) == 1:  # whatever split it is called, there is no other to evaluate on
+    return [parts[0]._replace(split=None)]
+  order = {split: place for place, split in enumerate(_ORDER)}
+  return sorted(parts, key=lambda part: order.get(part.split, len(order)))
 
 
 def _is_kind(path: Path, kind: str) -> bool:

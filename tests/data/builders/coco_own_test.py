@@ -124,6 +124,16 @@ def test_guess_of_images_and_file_apart(load, tmp_path):
   assert sizes(load(found.source, **found.files)) == {'train': 8, 'val': 2}
 
 
+def test_guess_divides_the_only_split(load, tmp_path):
+  coco_export.roboflow(tmp_path / 'raw')
+  for split in ('valid', 'test'):
+    (tmp_path / 'raw' / split / '_annotations.coco.json').unlink()
+  found = guess_instances('instance', tmp_path / 'raw', None)
+  assert found.files['annotations'] == 'train/_annotations.coco.json'
+  assert found.files['images'] == 'train'
+  assert sizes(load(found.source, **found.files)) == {'train': 11, 'val': 3}
+
+
 def test_guess_says_what_looks_wrong(tmp_path):
   def change(written):
     written['annotations'] = [a for a in written['annotations'] if a['image_id'] != 1]
@@ -188,6 +198,19 @@ def test_semantic_and_panoptic_tasks(load, tmp_path):
   assert panoptic.info.metadata['isthing'] == [True, False]
   [one, two] = sorted(panoptic.as_data_source('val')[0]['segments']['area'])
   assert (one, two) == (56, 64)
+
+
+@pytest.mark.parametrize(
+  'task, key', [(('label',), 'label'), (('label', 'objects', 'segments'), 'segments')]
+)
+def test_other_tasks_need_the_classes(load, tmp_path, task, key):
+  coco_export.cvat(tmp_path / 'raw')
+  builder, config = load(task=task), input_config('coco_instances/custom', task)
+  message = (
+    rf'config\.data\.{key}_key={key}: .* has no such feature: set config\.data\.files\.classes'
+  )
+  with pytest.raises(types.SegjaxError, match=message):
+    datasets.spec(builder, config)
 
 
 # --- files as they come ---------------------------------------------------------------------------

@@ -96,7 +96,11 @@ class Builder(coco_files.CocoBuilder):
       return files.INFOS[self.kept](self)
     # Classes are known when the annotations are read; TFDS writes them next to the data.
     description = 'Images with a mask for each object.'
-    return coco.instance_info(self, description=description, channels=self.options.channels)
+    info = coco.instance_info(self, description=description, channels=self.options.channels)
+    if self.is_own:
+      classes = 'set config.data.files.classes to the names of the classes'
+      info.metadata['optional_features'] = {'label': classes, 'segments': classes}
+    return info
 
   def set_categories(
     self, info: tfds.core.DatasetInfo, categories: Sequence[coco.Category]

@@ -116,7 +116,7 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
   """A copy of `config` with each `('optim.learning_rate', '0.01')` put in place.
 
   Keys that the file leaves out may be set too: `complete` knows whether they exist. 'none' takes a
-  whole group away.
+  whole group away, and a dict such as "{'train': 1.0}" takes its place.
   """
   config = _copy(config)
   for path, text in overrides:
@@ -129,9 +129,10 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
       if not isinstance(node, dict):
         where = '.'.join(parents[: i + 1])
         raise SegjaxError(f'config.{where} is a value, not a group: config.{path} cannot be set')
-    if isinstance(node.get(last), dict) and text.lower() != 'none':
+    value = parse_value(text)
+    if isinstance(node.get(last), dict) and text.lower() != 'none' and not isinstance(value, dict):
       raise SegjaxError(f'config.{path} is a group of keys: set one of {", ".join(node[last])}')
-    node[last] = parse_value(text)
+    node[last] = value
   return config
 
 

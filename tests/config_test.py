@@ -171,6 +171,13 @@ def test_override_none_takes_a_group_away():
     config.override(given, [('init_from', 'weights.pth')])
 
 
+def test_override_with_a_dict_replaces_a_group():
+  given = {'data': {'splits': {'train': 0.8, 'val': 0.2}, 'name': 'a'}}
+  new = config.override(given, [('data.splits', "{'train': 1.0}")])
+  assert new == {'data': {'splits': {'train': 1.0}, 'name': 'a'}}
+  assert given['data']['splits'] == {'train': 0.8, 'val': 0.2}
+
+
 def test_override_keeps_groups_and_values_apart():
   with pytest.raises(SegjaxError, match='config.optim is a group'):
     config.override({'optim': {'ema': 1}}, [('optim', '3')])

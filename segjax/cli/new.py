@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ _SHOWN = 5
 _LISTED = 20
 # How the names of splits begin, in the order of preference: train, train2017, training.
 _TRAIN, _EVAL = ('train',), ('val', 'test')
+# Names of classes that files have by number alone.
+_NUMBERED = re.compile(r'class[ _]?\d+')
 _NETWORKS = {
   'unet.UNet': 'U-Net',
   'mask_rcnn.MaskRCNN': 'Mask R-CNN',
@@ -402,6 +405,9 @@ def _constants(look: Look) -> tuple[dict[str, Any], dict[str, Code]]:
   files = look.data.get('files') or {}
   used = {key: known[key] for key in known if files.get(key)}
   constants = {name: Note(_plain(files[key]), why) for key, (name, why) in used.items()}
+  if 'CLASSES' in constants and any(map(_NUMBERED.fullmatch, files['classes'])):
+    more = ' The files do not say what they are: name them.'
+    constants['CLASSES'] = constants['CLASSES']._replace(why=known['classes'][1] + more)
   return constants, {key: Code(name) for key, (name, _) in used.items()}
 
 
@@ -425,7 +431,12 @@ def _class_counts(look: Look, names: Mapping[str, Code]) -> dict[str, Any]:
 def _data(look: Look, size: dict[str, Any], names: Mapping[str, Code]) -> dict[str, Any]:
   data, seen = dict(look.data), look.seen[look.train]
   if data.get('files'):
-    data['files'] = {key: names.get(key, _plain(value)) for key, value in data['files'].items()}
+    defaults = config_lib.arguments(datasets.options_of(data['name']))
+    data['files'] = {
+      key: names.get(key, _plain(value))
+      for key, value in data['files'].items()
+      if value is not None or defaults.get(key) is not None
+    }
   mean = tuple(round(float(value), 2) for value in seen.mean)
   # Images of one color have no deviation to divide by.
   std = tuple(round(float(value), 2) or 1.0 for value in seen.std)

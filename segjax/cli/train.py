@@ -20,7 +20,7 @@ from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
-from segjax.run import Run, notify, notify_process, size_of
+from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
 from segjax.train.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
@@ -73,7 +73,9 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
   # Config errors surface here, before anything is compiled.
-  evaluator, refresh = _make_evaluator(run, mesh), _make_refresh(run, builder, mesh)
+  eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
+  evaluator = _make_evaluator(run, eval_dataset, mesh)
+  refresh = _make_refresh(run, builder, mesh)
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
   checkpoints = _open_checkpoints(run, workdir)
@@ -82,7 +84,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   _notify_start(run, workdir, start, size_of(current.params))
   if start == 0:
     _notify_large_batch(run, builder)
-    _notify_missing(run, builder)
+    _notify_missing(run, (builder, run.spec), eval_dataset)
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     batches = _device_batches(run, builder, start, mesh)
@@ -172,15 +174,14 @@ def _notify_large_batch(run: Run, builder: Any) -> None:
     )
 
 
-def _notify_missing(run: Run, builder: Any) -> None:
+def _notify_missing(run: Run, train_dataset: Dataset, eval_dataset: Dataset) -> None:
   """Shows which classes never occur in the splits, and how many pixels are ignored."""
   if jax.process_index() != 0:
     return
-  data = run.experiment.data
-  evaluated = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
-  for split, dataset in ((data.train_split, (builder, run.spec)), (data.eval_split, evaluated)):
+  data, names = run.experiment.data, run.spec.class_names
+  for split, dataset in ((data.train_split, train_dataset), (data.eval_split, eval_dataset)):
     counts = run_lib.count_classes(run, dataset, split)
-    if missing := statistics.describe_missing(counts, run.spec.class_names, split):
+    if missing := statistics.describe_missing(counts, names, split):
       notify(missing)
 
 
@@ -206,9 +207,8 @@ def _make_train_step(
   return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
-def _make_evaluator(run: Run, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
   """`variables -> (metrics, examples)` on the evaluation split."""
-  dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   split = run.experiment.data.eval_split
   datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
   return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)

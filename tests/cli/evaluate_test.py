@@ -38,6 +38,20 @@ def test_for_people_metrics_are_in_percent(semantic_run, capsys):
   assert f'train at step 2; report: {semantic_run / "report.html"}' in out
 
 
+@pytest.mark.parametrize('split', ['val', 'val[:1]'])
+def test_what_the_score_does_not_measure(semantic_run, capsys, split):
+  """Classes without a true pixel, which the averages leave out, are named beside the score."""
+  args = [f'--workdir={semantic_run}', f'--split={split}']
+  found = output(capsys, 'evaluate', *args)
+  unseen = [name for name, row in found['per_class'].items() if row['accuracy'] is None]
+  assert found['unseen_classes'] == unseen and found['ignored_pixels'] == 0
+  assert bool(unseen) == (split == 'val[:1]')
+  assert run('evaluate', *args) == 0
+  sentence = f'in {split}, {len(unseen)} of 9 classes never occur'
+  assert (sentence in capsys.readouterr().out) == bool(unseen)
+  assert (sentence in (semantic_run / 'report.html').read_text()) == bool(unseen)
+
+
 def test_objects_by_class(instance_run, capsys):
   metrics = evaluate(instance_run, capsys)
   assert 0 <= metrics['mask_ap'] <= 1

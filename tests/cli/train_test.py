@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from commands import CONFIGS, SMALL, arrays, fails, info, read_log, run, train, train_args
 
+from segjax import config
+from segjax import run as run_lib
+from segjax.cli import train as train_cli
 from segjax.data import datasets
 from segjax.workdir import Workdir
 
@@ -362,3 +365,16 @@ def test_init_from_another_run(semantic_run, tmp_path, capsys):
 
 def test_the_small_networks_are_the_shipped_configs():
   assert all(keys for keys in SMALL.values()) and set(SMALL) <= set(CONFIGS)
+
+
+def test_classes_that_never_occur_are_named_at_the_start(tmp_path, capsys):
+  """Of the split to train on and of the one to evaluate on."""
+  path = CONFIGS['semantic'].removeprefix('--config=')
+  keys = {'name': 'scenes/tiny', 'train_split': 'train[:1]', 'eval_split': 'val[:1]'}
+  given = config.override(config.read_file(path), [(f'data.{k}', v) for k, v in keys.items()])
+  assembled, builder = run_lib.assemble(Workdir(tmp_path), given)
+  capsys.readouterr()
+  train_cli._notify_missing(assembled, *[(builder, assembled.spec)] * 2)
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.split(',')[0] for line in lines] == ['in train[:1]', 'in val[:1]']
+  assert all('of 9 classes never occur (' in line for line in lines)

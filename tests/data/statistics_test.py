@@ -206,3 +206,38 @@ def test_an_error_names_the_example(tmp_path, write_dataset, png):
   for count in (statistics.collect, statistics.count_classes):
     with pytest.raises(SegjaxError, match='the label of e0 has the value 7'):
       count(reader(builder, LABELS))
+
+
+@pytest.mark.parametrize(
+  ('pixels', 'ignored', 'objects', 'examples', 'sentence'),
+  [
+    ([5, 5, 5], 0, [0, 0, 0], 9, ''),
+    ([5, 0, 5], 0, [0, 0, 0], 9, 'in val, 1 of 3 classes never occur (b)'),
+    ([5, 4, 6], 5, [0, 0, 0], 9, 'in val, 25.0% of the pixels are ignored'),
+    (
+      [0, 4, 0],
+      4,
+      [1, 0, 0],
+      9,
+      'in val, 1 of 3 classes never occur (c) and 50.0% of the pixels are ignored',
+    ),
+    (
+      [0, 0, 0],
+      7,
+      [0, 0, 0],
+      9,
+      'in val, 3 of 3 classes never occur (a, b, c) and 100.0% of the pixels are ignored',
+    ),
+    ([0, 0, 1], 0, [0, 0, 1], 8, 'in 8 of the 9 images of val, 2 of 3 classes never occur (a, b)'),
+  ],
+)
+def test_what_a_metric_cannot_measure(pixels, ignored, objects, examples, sentence):
+  counts = statistics.ClassCounts(np.array(pixels), ignored, np.array(objects), examples, 9)
+  assert statistics.describe_missing(counts, ('a', 'b', 'c'), 'val') == sentence
+
+
+def test_of_many_classes_a_few_are_named():
+  counts = statistics.ClassCounts(np.zeros(30, int), 0, np.zeros(30, int), 1, 1)
+  names = tuple(map(str, range(30)))
+  sentence = statistics.describe_missing(counts, names, 'val')
+  assert sentence == 'in val, 30 of 30 classes never occur (0, 1, 2, 3, 4, …)'

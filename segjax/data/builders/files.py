@@ -282,7 +282,7 @@ def fraction_splits(
     if not chosen:
       raise SegjaxError(
         f'{where}={dict(fractions)} leaves no image of {len(names)} for {split}: add images, or '
-        "use one split for both, with config.data.eval_split='train'"
+        f"use one split for both, with {where}={{'train': 1.0}} and config.data.eval_split='train'"
       )
     found[split] = [name for name in names if name in chosen]
     done = end

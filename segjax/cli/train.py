@@ -83,6 +83,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   start = int(current.step)
   _notify_start(run, workdir, start, size_of(current.params))
   if start == 0:
+    _notify_large_batch(run, builder)
     _notify_missing(run, (builder, run.spec), eval_dataset)
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
@@ -160,6 +161,17 @@ def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> No
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
     f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
   )
+
+
+def _notify_large_batch(run: Run, builder: Any) -> None:
+  """Says so where a step sees an example more than once."""
+  batch, split = run.experiment.batch.size, run.experiment.data.train_split
+  examples = datasets.count_examples(builder, split, run.spec.name)
+  if batch > examples:
+    notify(
+      f'config.batch.size={batch} is larger than the split {split} (examples: {examples}): a step '
+      'sees examples more than once; add images, or make it smaller'
+    )
 
 
 def _notify_missing(run: Run, train_dataset: Dataset, eval_dataset: Dataset) -> None:

@@ -1,13 +1,15 @@
 """Users' own data in every format: new, train, evaluate and predict, by commands alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from commands import SMALL, output, read_log, run
 from own_data import COUNT, FORMATS
-from own_folders import save
+from own_folders import save, write_folder
 from PIL import Image
+from raw_files import gray, rename, truncate, write
 
 # The keys of the small networks that do not name a data set, and what depends on the data: with the
 # same for all formats, those of a task run the same compiled programs.
@@ -34,7 +36,14 @@ def shrink(task: str) -> list[str]:
 METRICS = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
 
 
-@pytest.mark.parametrize('name', FORMATS)
+# Networks with objects take longer to compile than the rest of the test takes.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (kind.task != 'semantic'))
+    for name, kind in FORMATS.items()
+  ],
+)
 def test_from_files_to_predictions(tmp_path, name, capsys):
   kind = FORMATS[name]
   root, config, workdir = tmp_path / 'data', tmp_path / 'my_config.py', tmp_path / 'run'
@@ -67,7 +76,7 @@ def test_from_files_to_predictions(tmp_path, name, capsys):
   }
 
 
-@pytest.mark.parametrize('value', [1, 255])
+@pytest.mark.parametrize('value', [pytest.param(1, marks=pytest.mark.slow), 255])
 def test_a_folder_of_masks_is_learned(tmp_path, value, capsys):
   """The question asked most: images/*.jpg and masks/*.png, two classes."""
   rng = np.random.default_rng(0)
@@ -91,3 +100,43 @@ def test_a_folder_of_masks_is_learned(tmp_path, value, capsys):
     == 0
   )
   assert set(np.unique(np.asarray(Image.open(tmp_path / 'o/im00.png')))) == {0, 1}
+
+
+def test_one_image_is_trained_on(tmp_path, capsys):
+  config, workdir = tmp_path / 'mine.py', tmp_path / 'run'
+  write_folder(tmp_path, 1)
+  places = [f'--images={tmp_path}/images', f'--labels={tmp_path}/masks']
+  assert run('new', '--task=semantic', *places, f'--output={config}') == 0
+  assert 'there is one split' in capsys.readouterr().out
+  args = ['train', f'--config={config}', f'--workdir={workdir}', *shrink('semantic')]
+  assert run(*args, '--config.batch.size=4') == 0
+  assert 'config.batch.size=4 is larger than the split train (examples: 1)' in (
+    capsys.readouterr().err
+  )
+
+
+@pytest.mark.parametrize(
+  ('break_it', 'message'),
+  [
+    (write('masks/im1.png', gray(30, 32)), 'masks/im1.png is 32x30 pixels but its image'),
+    (truncate('images/im2.png', 900), 'images/im2.png cannot be decoded'),
+    (truncate('masks/im2.png', 40), 'masks/im2.png cannot be decoded'),
+    (lambda root: (root / 'images/im0.png').write_bytes(b''), 'images/im0.png cannot be decoded'),
+    (rename('masks/im0.png', 'masks/other.png'), None),
+    (lambda root: [save(p, gray(32, 32)) for p in (root / 'masks').iterdir()], 'nothing is'),
+    (lambda root: shutil.copy(root / 'images/im0.png', root / 'images/im0.bmp'), 'the same name'),
+  ],
+)
+def test_bad_files_end_new_with_one_sentence(tmp_path, capsys, break_it, message):
+  root, config = tmp_path / 'data', tmp_path / 'mine.py'
+  write_folder(root, 6)
+  break_it(root)
+  places = [f'--images={root}/images', f'--labels={root}/masks', f'--data_dir={tmp_path}/prepared']
+  code = run('new', '--task=semantic', *places, f'--output={config}')
+  captured = capsys.readouterr()
+  if message is None:
+    assert code == 0 and 'such files are left out' in captured.out
+  else:
+    assert code == 2 and message in captured.err.splitlines()[-1]
+    assert not config.exists()
+    assert not list((tmp_path / 'prepared').rglob('*.array_record*'))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import coco_export
 import numpy as np
 import synthetic_hf
 import synthetic_labelme
@@ -108,4 +109,10 @@ FORMATS = {
   'Hugging Face, panoptic': Format(
     'hugging_face', 'panoptic', synthetic_hf.write_set, '.', None, PANOPTIC_CLASSES
   ),
+  **{
+    f'COCO of {tool}': Format(
+      'coco_instances/custom', 'instance', coco_export.LAYOUTS[tool], '.', None, coco_export.CLASSES
+    )
+    for tool in ('Roboflow', 'CVAT')
+  },
 }

@@ -100,9 +100,9 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
 
 
 def _describe(found: layout.Layout, pairs: Sequence[Pair], reading: Reading) -> str:
-  places = [place for place in (found.labels, found.instances) if place is not None]
+  places = [str(found.source / p) for p in (found.labels, found.instances) if p is not None]
   return (
-    f'{len(pairs)} images in {found.source}, {found.images}, with masks in '
+    f'{len(pairs)} images in {found.source / found.images}, with masks in '
     f'{" and ".join(places)}: {reading.found}'
   )
 
@@ -125,7 +125,7 @@ def _pairs_of(found: layout.Layout) -> tuple[list[Pair], list[str]]:
     return pairing.pair(found.source, draft, kinds), []
   except SegjaxError as e:
     pairs = pairing.pair(found.source, draft._replace(unpaired='skip'), kinds)
-    return pairs, [f'{str(e).partition(":")[0]}: such files are left out']
+    return pairs, [f'{str(e).partition(": add")[0]}: such files are left out']
 
 
 def _sample(items: Sequence[Any], most: int) -> list[Any]:
@@ -276,8 +276,9 @@ def _is_smooth(seen: Seen) -> bool:
     return False
   counts = np.array(list(seen.pixels.values()))
   near = (values < _NEAR) | (values > 255 - _NEAR)
-  both = len(values) > 8 or seen.lossy
-  return both and counts[near].sum() > 0.95 * counts.sum() and values[-1] > 255 - _NEAR
+  if not seen.lossy and len(values) <= 8:
+    return False
+  return values[-1] > 255 - _NEAR and counts[near].sum() > 0.95 * counts.sum()
 
 
 def _are_numbers_of_objects(seen: Seen) -> bool:
@@ -493,16 +494,16 @@ def _of_class_and_number(values: Sequence[int], names: Sequence[str]) -> Reading
 def _stuff(pairs: Sequence[Pair], files: Mapping[str, Any]) -> tuple[str, ...]:
   """The classes that have no pixel in an object, but for the background: what is left over."""
   options = builder.Options(**{**files, 'images': 'images', 'labels': 'masks'})
-  things = np.zeros(len(options.classes), bool)
+  count = len(options.classes)
+  inside, every = np.zeros(count, np.int64), np.zeros(count, np.int64)
   for pair in pairs:
     size = images_lib.read_size(raw.read_bytes(pair.image), str(pair.image))
     label = masks.read_label(pair.labels, options, size)
-    inside = np.zeros(size, bool)
+    marked = np.zeros(size, bool)
     for file in pair.instances:
-      ids = masks.check_size(file.path, masks.read_ids(file.path), size)
-      inside |= ids > 0
-    counts = np.bincount(label[inside], minlength=len(things))[: len(things)]
-    every = np.bincount(label.reshape(-1), minlength=len(things))[: len(things)]
-    # Objects' borders may be a pixel off.
-    things |= counts > 0.5 * np.maximum(every, 1)
+      marked |= masks.check_size(file.path, masks.read_ids(file.path), size) > 0
+    inside += np.bincount(label[marked], minlength=count)[:count]
+    every += np.bincount(label.reshape(-1), minlength=count)[:count]
+  # Objects' borders may be a pixel off.
+  things = inside > 0.5 * every
   return tuple(name for name, thing in zip(options.classes, things, strict=True) if not thing)

@@ -238,7 +238,9 @@ def browse(profile, page, *args):
   """Runs the browser on a page; its output."""
   root = ['--no-sandbox'] if os.geteuid() == 0 else []
   command = [BROWSER, '--headless=new', '--disable-gpu', '--disable-dev-shm-usage', *root]
-  command += [f'--user-data-dir={profile}', '--hide-scrollbars', *args, page.as_uri()]
+  # A busy machine decodes images late: the page is drawn when all of it is there.
+  whole = ['--virtual-time-budget=10000', '--run-all-compositor-stages-before-draw']
+  command += [f'--user-data-dir={profile}', '--hide-scrollbars', *whole, *args, page.as_uri()]
   done = subprocess.run(command, capture_output=True, text=True, timeout=120)
   assert done.returncode == 0, done.stderr
   return done.stdout

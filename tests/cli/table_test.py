@@ -64,6 +64,7 @@ def test_run_trains_a_row_after_the_one_it_starts_from(filled):
     'path': str(workdirs / 'first.small.seed0'),
     'source': None,
     'checkpoint': 'best',
+    'reset': [],
   }
 
 

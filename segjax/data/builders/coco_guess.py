@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from segjax.data import guess
 from segjax.data.builders import coco_files, coco_layout, files
 
-_SPLITS = {'train': 0.8, 'val': 0.2}
 # In which splits are listed.
 _ORDER = ('train', 'val', 'test')
 _IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -56,7 +55,8 @@ def make_guess(
   options: dict[str, Any] = {'classes': tuple(names), 'annotations': annotations}
   options['images'] = directories
   if None in annotations:
-    options |= {'annotations': annotations[None], 'images': directories[None], 'splits': _SPLITS}
+    options |= {'annotations': annotations[None], 'images': directories[None]}
+    options['splits'] = files.FRACTIONS
   listed = {path for file in found for path in file.images.paths}
   return guess.Guess(
     f'coco_{kind}/custom',

@@ -20,16 +20,6 @@ from typing import Any, NamedTuple
 from segjax.data.builders import files, raw
 from segjax.types import SegjaxError
 
-# How tools call a split -> how it is called here.
-_ALIASES = {
-  'train': 'train',
-  'training': 'train',
-  'val': 'val',
-  'valid': 'val',
-  'validation': 'val',
-  'test': 'test',
-  'testing': 'test',
-}
 # Places of annotation files, in the order of preference, with {} for 'instances' or 'panoptic'.
 _PLACES = (
   'annotations/{}_*.json',
@@ -151,9 +141,10 @@ def _split_of(path: Path, kind: str) -> tuple[str, str | None]:
   elif stem.startswith(f'{kind}_'):
     name = stem.removeprefix(f'{kind}_')
   else:
-    known = {_ALIASES[w] for w in re.split(r'[\W_]+', stem.lower()) if w in _ALIASES}
+    words = re.split(r'[\W_]+', stem.lower())
+    known = {files.SPLIT_NAMES.get(word) for word in words} - {None}
     return stem, known.pop() if len(known) == 1 else None
-  split = _ALIASES.get(name.lower(), name)
+  split = files.SPLIT_NAMES.get(name.lower(), name)
   if not re.fullmatch(r'\w+', split) or split == 'all':
     raise SegjaxError(f'{path} cannot name a split: rename it, with letters and digits alone')
   return name, split
@@ -281,8 +272,7 @@ def divide(
   if len(set(stems)) < len(stems):  # the suffixes tell them apart
     stems = list(names)
   index = {stem: i for i, stem in enumerate(stems)}
-  listed = lambda path: raw.read_list(path, 'the list files of config.data.files.splits')
-  for split, chosen in files.splits_of(stems, options, source, listed).items():
+  for split, chosen in files.splits_of(stems, options, source).items():
     if not chosen:
       raise SegjaxError(
         f'{_WHERE}.splits has no image of {part.path} for {split}: correct it, or add images'

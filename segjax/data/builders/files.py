@@ -28,6 +28,14 @@ Size = tuple[int, int]
 Byte = Annotated[int, Range(0, 255)]
 # The class of pixels without an annotation, where `Options.classes` lists it.
 BACKGROUND = 'background'
+# What a directory or a file of a split is called, in lower case -> the split.
+SPLIT_NAMES = {
+  **dict.fromkeys(('train', 'training', 'train_set', 'tr'), 'train'),
+  **dict.fromkeys(('val', 'valid', 'validation', 'val_set', 'dev', 'eval'), 'val'),
+  **dict.fromkeys(('test', 'testing', 'test_set', 'ts'), 'test'),
+}
+# The splits of data that has none.
+FRACTIONS = {'train': 0.8, 'val': 0.2}
 IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
 # How many images a warning names.
 _NAMED = 5
@@ -472,29 +480,26 @@ def counts_object(counts: str, label: int, size: Size, crowd: bool = False) -> O
   return Object(label, counts, tuple(box), crowd)
 
 
-def splits_of(
-  names: Sequence[str], options: Options, source: Path, listed: Callable[[Path], Sequence[str]]
-) -> dict[str, list[str]]:
+def splits_of(names: Sequence[str], options: Options, source: Path) -> dict[str, list[str]]:
   """The names of each split, see `Options.splits`.
 
   Args:
     names: of all images: paths below the images' directory, without suffixes.
     options: of the format.
     source: that list files are relative to.
-    listed: reads a list file.
 
   Raises:
     SegjaxError: a directory has no image, a list names one that is missing or that another split
       has, fractions are mixed with others.
   """
   where = 'config.data.files.splits'
-  splits = dict(options.splits or {'train': 0.8, 'val': 0.2})
+  splits = dict(options.splits or FRACTIONS)
   fractions = {k: float(v) for k, v in splits.items() if isinstance(v, int | float)}
   if len(fractions) == len(splits):
     return fraction_splits(names, fractions, options.split_seed)
   if fractions:
     raise SegjaxError(f'{where}={splits} must be all fractions, or none')
-  find = functools.partial(_split_names, names, source, listed)
+  find = functools.partial(_split_names, names, source)
   found = {split: find(split, str(value)) for split, value in splits.items()}
   _check_disjoint(found)
   return found
@@ -512,18 +517,12 @@ def _check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:
       of[name] = split
 
 
-def _split_names(
-  names: Sequence[str],
-  source: Path,
-  listed: Callable[[Path], Sequence[str]],
-  split: str,
-  value: str,
-) -> list[str]:
+def _split_names(names: Sequence[str], source: Path, split: str, value: str) -> list[str]:
   if not value.endswith('.txt'):
     prefix = value.strip('/') + '/'
     return [name for name in names if name.startswith(prefix)]
   path, known = source / value, set(names)
-  return [_listed_name(name, known, path, split) for name in listed(path)]
+  return [_listed_name(name, known, path, split) for name in read_names(path)]
 
 
 def _listed_name(listed: str, known: Collection[str], path: Path, split: str) -> str:

@@ -2,19 +2,16 @@
 
 import collections
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segjax.data import guess
 from segjax.data.builders import files
 
-# Names of a split's directory.
-SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 ALL_THINGS = (
   'the files do not say which classes are stuff: all are taken as things, until '
   'config.data.files.stuff lists the others'
 )
-FRACTIONS = {'train': 0.8, 'val': 0.2}
 
 
 def common_directory(*places: Path | None) -> Path:
@@ -28,23 +25,21 @@ def relative(source: Path, place: Path) -> str:
   return Path(os.path.relpath(place, source)).as_posix()
 
 
-def find_splits(names: Iterable[str]) -> Mapping[str, str | float]:
-  """Splits by the first directories of images, if these are named so; else by fractions.
+def directory_splits(names: Iterable[str]) -> dict[str, str] | None:
+  """Split -> its directory, where the first directories of all images are called like splits.
 
   Args:
     names: paths below the directory of images.
   """
-  tops = {name.partition('/')[0] for name in names if '/' in name}
-  alone = any('/' not in name for name in names)
-  found = {
-    split: top
-    for split, tops_of_split in SPLITS.items()
-    for top in sorted(tops)
-    if top.lower() in tops_of_split
-  }
-  if alone or set(found.values()) != tops or not {'train', 'val'} <= found.keys():
-    return FRACTIONS
-  return found
+  first = {name.split('/')[0] if '/' in name else '' for name in names}
+  of = {files.SPLIT_NAMES.get(name.lower()): name for name in sorted(first)}
+  found = {split: of[split] for split in ('train', 'val', 'test') if split in of}
+  return found if 'train' in found and len(found) == len(first) > 1 else None
+
+
+def find_splits(names: Iterable[str]) -> dict[str, str] | dict[str, float]:
+  """Splits by directory, else by fractions."""
+  return directory_splits(names) or dict(files.FRACTIONS)
 
 
 def with_background(task: guess.Task, names: Sequence[str]) -> tuple[str, ...]:

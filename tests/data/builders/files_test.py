@@ -97,8 +97,7 @@ def test_fractions_do_not_depend_on_the_order_and_are_disjoint():
 
 def test_splits_by_directory_and_by_list(tmp_path):
   names = ['train/a', 'train/b', 'val/c']
-  read = lambda path: path.read_text().split()
-  find = lambda **splits: files.splits_of(names, options('a', splits=splits), tmp_path, read)
+  find = lambda **splits: files.splits_of(names, options('a', splits=splits), tmp_path)
   assert find(train='train', val='val/') == {'train': ['train/a', 'train/b'], 'val': ['val/c']}
   (tmp_path / 'list.txt').write_text('val/c.png\ntrain/a\n')
   assert find(test='list.txt') == {'test': ['val/c', 'train/a']}

@@ -6,7 +6,7 @@ from own_folders import CLASSES, COLORS, save, scene, write_folder, write_images
 from PIL import Image
 
 from segjax.data import datasets
-from segjax.data.builders.folder import layout
+from segjax.data.builders import guessing
 from segjax.data.builders.folder.builder import Options
 from segjax.data.builders.folder.guess import guess
 from segjax.types import SegjaxError
@@ -340,7 +340,7 @@ def test_other_files_are_of_other_formats(tmp_path):
 
 
 def test_splits_that_are_not():
-  assert layout.splits_of(['train/a', 'other/b']) is None
-  assert layout.splits_of(['train/a', 'b']) is None
-  assert layout.splits_of(['train/a']) is None
-  assert layout.splits_of(['train/a', 'Test/b']) == {'train': 'train', 'test': 'Test'}
+  assert guessing.directory_splits(['train/a', 'other/b']) is None
+  assert guessing.directory_splits(['train/a', 'b']) is None
+  assert guessing.directory_splits(['train/a']) is None
+  assert guessing.directory_splits(['train/a', 'Test/b']) == {'train': 'train', 'test': 'Test'}

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from segjax.data.builders import files, raw
+from segjax.data.builders import files
 from segjax.data.builders.files import BACKGROUND, Byte
 from segjax.data.builders.folder import masks, pairing, patterns
 from segjax.types import NonNegativeInt, PositiveInt, SegjaxError
@@ -141,7 +141,7 @@ class Builder(files.FilesBuilder):
   ) -> dict[str, list[files.Item]]:
     kinds, objects = kinds_read(options, annotations), 'objects' in annotations
     pairs = {pair.name: pair for pair in pairing.pair(source, options, kinds)}
-    splits = files.splits_of(list(pairs), options, source, raw_list)
+    splits = files.splits_of(list(pairs), options, source)
     return {
       split: [
         files.Item(
@@ -188,12 +188,3 @@ def kinds_read(options: Options, annotations: Sequence[str]) -> list[str]:
   if options.labels is not None and ('segments' in annotations or not told):
     return ['labels', 'instances']
   return ['instances']
-
-
-def raw_list(path: Path) -> list[str]:
-  """The images that a text file lists, one a line."""
-  lines = raw.read_bytes(path).decode(errors='replace').splitlines()
-  names = [line.strip() for line in lines if line.strip()]
-  if not names:
-    raise SegjaxError(f'{path} names no image: add some, or correct {_WHERE}.splits')
-  return names

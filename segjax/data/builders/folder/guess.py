@@ -13,7 +13,7 @@ from PIL import Image
 
 from segjax.data import images as images_lib
 from segjax.data.builders import files as files_lib
-from segjax.data.builders import raw
+from segjax.data.builders import guessing, raw
 from segjax.data.builders.files import BACKGROUND
 from segjax.data.builders.folder import builder, layout, masks, pairing, patterns
 from segjax.data.builders.folder.pairing import Pair
@@ -144,7 +144,7 @@ def find_channels(pairs: Sequence[Pair]) -> int:
 
 def _splits(source: Path, names: Sequence[str]) -> dict[str, Any]:
   """By directories or lists that say so in their names, else by fractions."""
-  if by_directory := layout.splits_of(names):
+  if by_directory := guessing.directory_splits(names):
     return dict(by_directory)
   for place in _LISTS:
     lists = {split: place.format(split) for split in ('train', 'val', 'test')}
@@ -153,13 +153,13 @@ def _splits(source: Path, names: Sequence[str]) -> dict[str, Any]:
       return lists
   if len(names) < 3:
     return {'train': 0.5, 'val': 0.5} if len(names) == 2 else {'train': 1.0}
-  return {'train': 0.8, 'val': 0.2}
+  return dict(files_lib.FRACTIONS)
 
 
 def _lists_are_of(source: Path, names: Sequence[str], lists: Mapping[str, str]) -> bool:
   options = files_lib.Options(classes=('any',), splits=lists)
   try:
-    files_lib.splits_of(names, options, source, builder.raw_list)
+    files_lib.splits_of(names, options, source)
   except SegjaxError:
     return False
   return True

@@ -3,10 +3,11 @@
 import collections
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segjax.data.builders import files
 from segjax.data.builders.folder import pairing, patterns
 
 # Names of directories, in lower case, without digits, `_` and `-`, in the order of preference.
@@ -17,12 +18,6 @@ CLASSES = (
   *('targets', 'target', 'annot', 'pedmasks'),
 )
 OBJECTS = ('instances', 'instance', 'segmentationobject', 'instancemasks', 'objects', 'ids')
-# Directory of a split -> split.
-SPLITS = {
-  **dict.fromkeys(('train', 'training', 'train_set', 'tr'), 'train'),
-  **dict.fromkeys(('val', 'valid', 'validation', 'val_set', 'dev', 'eval'), 'val'),
-  **dict.fromkeys(('test', 'testing', 'test_set', 'ts'), 'test'),
-}
 # What the names of images may end in, or begin with, where their masks do not.
 _IMAGE_ENDS = (
   '',
@@ -245,7 +240,8 @@ def _by_directories(task: str, root: Path) -> Layout | None:
 
 
 def _splits_in(root: Path) -> list[Path]:
-  return [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in SPLITS]
+  named = (path for path in sorted(root.iterdir()) if path.name.lower() in files.SPLIT_NAMES)
+  return [path for path in named if path.is_dir()]
 
 
 def _by_split(task: str, root: Path) -> Layout | None:
@@ -308,13 +304,3 @@ def _suffixes(stems: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _mask_endings(stem: str) -> list[str]:
   return [stem[len(stem) - len(s) :] for s in _KNOWN if stem.lower().endswith(s)]
-
-
-def splits_of(names: Sequence[str]) -> Mapping[str, str] | None:
-  """Split -> its directory, where the names of images begin with those of splits."""
-  first = sorted({name.partition('/')[0] for name in names if '/' in name})
-  if not first or not all('/' in name and name.split('/')[0].lower() in SPLITS for name in names):
-    return None
-  of = {SPLITS[name.lower()]: name for name in first}
-  found = {split: of[split] for split in ('train', 'val', 'test') if split in of}
-  return found if 'train' in found and len(found) == len(first) > 1 else None

@@ -112,11 +112,11 @@ def _splits(
 ) -> dict[str, list[str]]:
   """The examples of each split."""
   if options.splits is not None or len(found) == 1:
-    return files.splits_of(names, options, source, files.read_names)
+    return files.splits_of(names, options, source)
   splits: dict[str, list[str]] = {}
   for name in names:
     top = name.partition('/')[0]
-    splits.setdefault(tables.SPLITS.get(top.lower(), top), []).append(name)
+    splits.setdefault(files.SPLIT_NAMES.get(top.lower(), top), []).append(name)
   return splits
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data import guess as types
-from segjax.data.builders import guessing
+from segjax.data.builders import files, guessing
 from segjax.data.builders.folder import guess as folder
 from segjax.data.builders.folder.layout import Layout
 from segjax.data.builders.folder.pairing import Pair
@@ -97,9 +97,9 @@ def _pairs(source: Path, split: str, table: tables.Table, columns: Mapping[str, 
 
 def _splits(names: Sequence[str]) -> dict[str, Any] | None:
   """None where the data set's own splits are train and val."""
-  known = {tables.SPLITS.get(name.lower()): name for name in names}
+  known = {files.SPLIT_NAMES.get(name.lower()): name for name in names}
   if len(names) == 1 or 'train' not in known:
-    return dict(guessing.FRACTIONS)
+    return dict(files.FRACTIONS)
   if 'val' in known:
     return None
   return {'train': known['train'], 'val': known['test']} if 'test' in known else None

@@ -19,17 +19,6 @@ from segjax.data.builders import files, raw
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
-# The words in the names of files and directories that tell a split, and the split's name here.
-SPLITS = {
-  'train': 'train',
-  'training': 'train',
-  'validation': 'val',
-  'valid': 'val',
-  'val': 'val',
-  'dev': 'val',
-  'test': 'test',
-  'testing': 'test',
-}
 # All rows, where nothing tells a split.
 ALL = 'all'
 
@@ -223,7 +212,7 @@ def _split_of(path: Path) -> str:
   """The split of a file: a word of its name, else of its directories, the lowest one first."""
   for part in (path.stem, *reversed(path.parts[:-1])):
     for word in re.split(r'[^a-z]+', part.lower()):
-      if word in SPLITS:
+      if word in files.SPLIT_NAMES:
         return word
   return ALL
 

@@ -87,7 +87,7 @@ class Builder(files.FilesBuilder):
     items = find_items(source, options, semantic=annotations[-1] == 'label')
     if not items:
       raise raw.missing_content(source, cls.content)
-    splits = files.splits_of(list(items), options, source, files.read_names)
+    splits = files.splits_of(list(items), options, source)
     return {split: [items[name] for name in names] for split, names in splits.items()}
 
 

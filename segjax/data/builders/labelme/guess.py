@@ -28,7 +28,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     'classes': guessing.with_background(task, names),
     'images': guessing.relative(source, image_root.absolute()),
     'labels': guessing.relative(source, label_root.absolute()),
-    'splits': dict(guessing.find_splits([files.name_below(label_root, path) for path in paths])),
+    'splits': guessing.find_splits(files.name_below(label_root, path) for path in paths),
   }
   if used := tuple(name for name in void if any(label == name for label, _ in entries)):
     options['void'] = used

@@ -95,7 +95,7 @@ class Builder(files.FilesBuilder):
     }
     found = {s: [_name(source, p) for p in paths if p in labels] for s, paths in splits.items()}
     if options.yaml is None or options.splits is not None:
-      found = files.splits_of(sorted(items), options, source, files.read_names)
+      found = files.splits_of(sorted(items), options, source)
     return {split: [items[name] for name in listed] for split, listed in found.items()}
 
 

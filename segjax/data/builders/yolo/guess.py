@@ -32,7 +32,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     'classes': tuple(names),
     'yaml': None,
     'images': guessing.relative(source, images.absolute()),
-    'splits': dict(guessing.find_splits(files.name_below(images, path) for path in pictures)),
+    'splits': guessing.find_splits(files.name_below(images, path) for path in pictures),
   }
   return _complete(task, source, options)
 
@@ -63,7 +63,7 @@ def _guess_yaml(
   options = {'classes': names, 'yaml': guessing.relative(source, path.absolute())}
   _, splits = builder.find_images(source, builder.Options(**options))
   if not {'train', 'val'} <= splits.keys():
-    options['splits'] = dict(guessing.FRACTIONS)
+    options['splits'] = dict(files.FRACTIONS)
   return _complete(task, source, options)
 
 

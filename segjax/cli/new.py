@@ -343,7 +343,8 @@ def write_config(
   recipe['model'] = model._replace(value={**model.value, **_class_counts(look, names)})
   recipe['data'] = _data(look, recipe['data']['size'], names)
   for key, text in overrides:
-    _set(recipe, key, config_lib.parse_value(text))
+    if not key.startswith('data.files.'):  # those are what was looked at
+      _set(recipe, key, config_lib.parse_value(text))
   name, run_name = (shlex.quote(text) for text in (str(output), f'runs/{output.stem}'))
   network = _NETWORKS[recipe['model'].value['name']]
   count = look.spec.num_classes

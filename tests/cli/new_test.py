@@ -183,6 +183,7 @@ def test_keys_are_set(files, tmp_path, data_dir):
   assert (config['batch']['size'], config['train']['steps'], config['model']['width']) == (2, 7, 4)
   assert config['data']['files']['classes'] == ('background', 'dot', 'cell')
   assert config['data']['eval_split'] == 'train'
+  assert output.read_text().count("'dot'") == 1  # a constant, and no second list
   assert 'There are no more' not in output.read_text()  # the reason of another batch size
 
 

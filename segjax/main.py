@@ -46,6 +46,12 @@ COMMANDS = {
   'table': Command(
     'segjax.cli.table', "print a paper's table next to our results, or train the missing rows"
   ),
+  'list': Command(
+    'segjax.cli.list',
+    'list configs, models, data sets, pretrained weights, losses, metrics or tables',
+    overrides=False,
+    computes=False,
+  ),
 }
 
 
@@ -63,6 +69,11 @@ def make_parser(loaded: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--version', action='version', version=segjax.__version__)
+  parser.add_argument(
+    '--print-completion',
+    choices=('bash', 'zsh', 'tcsh'),
+    help='print the completion of a shell: eval "$(segjax --print-completion bash)"',
+  )
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')
   for name, command in COMMANDS.items():
     sub = commands.add_parser(
@@ -92,6 +103,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     overrides.append((key, value if equals else next(rest, '')))
   parser = make_parser([word for word in plain if not word.startswith('-')][:1])
   args = parser.parse_args(plain)
+  if args.print_completion:
+    completion = importlib.import_module('segjax.cli.completion')
+    print(completion.script(make_parser(), args.print_completion))
+    parser.exit()
   if args.command is None:  # `segjax` alone
     parser.print_help()
     parser.exit()

@@ -64,14 +64,15 @@ def make_parser(loaded: Container[str] = COMMANDS) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='segjax',
     description='Train and evaluate image segmentation networks in JAX.',
-    epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
+    epilog='example:\n  segjax train --config=unet/scenes --workdir=runs/scenes\n'
     '  segjax evaluate --workdir=runs/scenes',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--version', action='version', version=segjax.__version__)
   parser.add_argument(
     '--print-completion',
-    choices=('bash', 'zsh', 'tcsh'),
+    choices=('bash', 'zsh'),
+    metavar='SHELL',
     help='print the completion of a shell: eval "$(segjax --print-completion bash)"',
   )
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')

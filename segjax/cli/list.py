@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,13 +39,16 @@ METRICS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('kind', choices=KINDS, help='what to list')
+  parser.add_argument('kind', choices=tuple(KINDS), help='what to list')
   parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
 
 
 def run(args: argparse.Namespace) -> int:
   lines = KINDS[args.kind]()
-  print(json.dumps(lines, ensure_ascii=False) if args.json else render(lines))
+  try:
+    print(json.dumps(lines, ensure_ascii=False) if args.json else render(lines), flush=True)
+  except BrokenPipeError:  # `segjax list data | head`: flushing once more at exit would fail, too
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0
 
 

@@ -27,15 +27,17 @@ from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
 EXAMPLE = """example:
-  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
+  segjax train --config=unet/scenes --workdir=runs/scenes --config.train.steps=100
 
---config.KEY=VALUE overrides any key of the config. Run the same command again to resume from the
-last checkpoint. Without --config, the config in the workdir is used."""
+--config is the path of a file, or a name that `segjax list configs` prints; NAME:ARGUMENT passes an
+argument to its get_config(). --config.KEY=VALUE overrides any key of the config. Run the same
+command again to resume from the last checkpoint. Without --config, the config in the workdir is
+used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
-  parser.add_argument('--config', help='config file, or FILE:ARGUMENT to pass an argument')
+  parser.add_argument('--config', help='path or name of a config, such as unet/scenes')
   parser.add_argument(
     '--distributed',
     nargs='?',

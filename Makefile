@@ -39,6 +39,7 @@ mutate: $(READY)  ## mutation testing; takes about half an hour
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -8,7 +8,8 @@ import pytest
 # Part -> the parts of segjax that it may import; `run` and `cli` see all of them.
 ALLOWED = {
   'types': set(),
-  'config': {'types'},
+  'resources': {'types'},
+  'config': {'types', 'resources'},
   'upgrade': {'types'},
   'workdir': {'config', 'types', 'upgrade'},
   'merge': {'types'},
@@ -25,7 +26,7 @@ ALLOWED = {
   'data': {'types', 'download'},
   'report': {'types', 'data.statistics'},
   'draw': {'types', 'data', 'metrics', 'report'},
-  'tables': {'types', 'config', 'workdir'},
+  'tables': {'types', 'config', 'resources', 'workdir'},
   'recipes': {'types'},
   'config_file': {'recipes'},
   'experiment': {

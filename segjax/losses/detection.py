@@ -28,7 +28,7 @@ Outputs = Mapping[str, Any]
 
 
 def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
-  """L_cls of the RPN: `objectness_loss` of `outputs['rpn']`."""
+  """L_cls of the RPN: cross-entropy of object or background, see `objectness_loss`."""
   rpn = outputs['rpn']
   return objectness_loss(rpn.logits, rpn.positive, rpn.valid, divide_by=divide_by)
 
@@ -36,19 +36,19 @@ def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
 def rpn_box(
   outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9, divide_by: DivideBy = 'valid'
 ) -> SumCount:
-  """L_box of the RPN: `box_loss` of `outputs['rpn']`."""
+  """L_box of the RPN: smooth L1 of the box deltas of positive anchors, see `box_loss`."""
   rpn = outputs['rpn']
   return box_loss(rpn.deltas, rpn.target, rpn.positive, rpn.valid, beta=beta, divide_by=divide_by)
 
 
 def box_class(outputs: Outputs) -> SumCount:
-  """L_cls: `class_loss` of `outputs['box']`."""
+  """L_cls: cross-entropy of the classes of the sampled RoIs, see `class_loss`."""
   logits, _, regions = outputs['box']
   return class_loss(logits, regions.classes, regions.positive, regions.valid)
 
 
 def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCount:
-  """L_box: `box_loss` of `outputs['box']`, for the class of the object."""
+  """L_box: smooth L1 of the box deltas of positive RoIs for their class, see `box_loss`."""
   _, deltas, regions = outputs['box']
   return box_loss(
     deltas, regions.target, regions.positive, regions.valid, regions.classes, beta=beta
@@ -56,7 +56,9 @@ def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCo
 
 
 def mask(outputs: Outputs, *, activation: Activation = 'sigmoid') -> SumCount:
-  """L_mask: `mask_loss` of `outputs['mask']`; a single mask channel is class-agnostic.
+  """L_mask: cross-entropy of the masks of positive RoIs for their class, see `mask_loss`.
+
+  A single mask channel is class-agnostic.
 
   Raises:
     SegjaxError: the network has no mask head.

@@ -88,11 +88,15 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
   Raises:
     SegjaxError: any error that the user can fix, such as a workdir created with a different config.
   """
-  given = run_lib.read_given(workdir, config_file, overrides)
+  train_given(workdir, run_lib.read_given(workdir, config_file, overrides))
+
+
+def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
+  """`train` of a config that is read; returns the last state."""
   first = jax.process_index() == 0
   with workdir.lock() if first else contextlib.nullcontext():
     run, builder = run_lib.assemble(workdir, given, write=first)
-    fit(run, builder, workdir)
+    return fit(run, builder, workdir)
 
 
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -67,7 +68,9 @@ class _StopSignal:
   def __enter__(self) -> '_StopSignal':
     self.received: int | None = None
     # With several processes, JAX's preemption notifier handles SIGTERM.
-    signals = () if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+    # JAX watches over several processes; Python takes handlers in its main thread only.
+    ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGINT) if ours else ()
     self._old = {s: signal.signal(s, self._handle) for s in signals}
     return self
 

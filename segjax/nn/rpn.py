@@ -123,7 +123,7 @@ class RPNHead(nn.Module):
     deltas = layer(4 * self.anchors, (1, 1), name='deltas')
     hidden = lambda x: functools.reduce(lambda y, conv: nn.relu(conv(y)), convs, x)
     features = [hidden(level) for level in levels]
-    batch = len(levels[0])
+    batch = levels[0].shape[0]
     return (
       [logits(x).reshape(batch, -1).astype(jnp.float32) for x in features],
       [deltas(x).reshape(batch, -1, 4).astype(jnp.float32) for x in features],

@@ -34,6 +34,9 @@ COMMANDS = {
   'train': Command('segjax.cli.train', 'train a network from a config, or resume a run'),
   'evaluate': Command('segjax.cli.evaluate', 'compute the metrics of a trained network'),
   'predict': Command('segjax.cli.predict', 'run a trained network on image files and videos'),
+  'export': Command(
+    'segjax.cli.export', 'write a trained network as StableHLO, ONNX or a SavedModel'
+  ),
   'data': Command('segjax.cli.data', 'prepare a data set, or write a page that shows it'),
   'convert': Command(
     'segjax.cli.convert', 'convert pretrained weights of another framework', overrides=False

@@ -46,6 +46,7 @@ ALLOWED = {
 }
 ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'ops', 'run', 'train.compile'}
+ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'train.compile', 'train.loop'}
 # The same inside data/: from a config to batches, and separately from files to data sets.

@@ -1,0 +1,72 @@
+"""`segjax export`: writes a trained network as programs that need no segjax."""
+
+import argparse
+import re
+from pathlib import Path
+
+from segjax import export
+from segjax import run as run_lib
+from segjax.cli import options
+from segjax.run import notify
+from segjax.workdir import Workdir
+
+EXAMPLE = """examples:
+  segjax export --workdir=runs/scenes --format=stablehlo --output=exported/
+  segjax export --workdir=runs/scenes --format=onnx --size=480x640 --batch=1 --output=exported/
+
+A program takes images u8[batch, height, width, channels] of their own size and gives the same as
+segjax predict: it resizes, pads and normalizes, and maps the result back. manifest.json describes
+its inputs and outputs, and has the SHA-256 of each file. segjax.load('exported/') runs it.
+
+Without --size and --batch it takes any number of images of any size, where the network allows it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  options.add_workdir(parser)
+  options.add_checkpoint(parser)
+  parser.add_argument(
+    '--format', required=True, metavar='{stablehlo,onnx,savedmodel}', help='of the programs'
+  )
+  parser.add_argument('--output', required=True, help='directory to write, which must not exist')
+  parser.add_argument(
+    '--size',
+    type=_size,
+    action='append',
+    default=[],
+    metavar='HEIGHTxWIDTH',
+    help='of the images, once for each size; default: any',
+  )
+  parser.add_argument('--batch', type=_batch, help='number of images; default: any')
+  parser.add_argument(
+    '--probability', action='store_true', help='output the probability of each class, too'
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  run_lib.start_process()
+  loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
+  output = Path(args.output)
+  plans = export.export_run(
+    loaded,
+    output,
+    args.format,
+    sizes=args.size,
+    batch=args.batch,
+    probability=args.probability,
+  )
+  for plan in plans:
+    notify(f'a program for {plan}')
+  notify(f'the export is in {output}')
+  return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+  if not (match := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)):
+    raise argparse.ArgumentTypeError(f'{text} must be HEIGHTxWIDTH in pixels, such as 480x640')
+  return int(match[1]), int(match[2])
+
+
+def _batch(text: str) -> int:
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f'{text} must be 1 or more')
+  return int(text)

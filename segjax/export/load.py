@@ -1,0 +1,219 @@
+"""Runs what `segjax export` wrote, as `segjax.load` runs a workdir."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from segjax import infer
+from segjax.data import unusual
+from segjax.data.config import SizeConfig
+from segjax.data.datasets import DatasetSpec
+from segjax.data.frames import Frame, Source
+from segjax.export import manifest, program
+from segjax.export.write import require
+from segjax.ops.paste_masks import paste_mask
+from segjax.predictor import Predictor
+from segjax.result import Result, encode_masks
+from segjax.types import SegjaxError
+
+# u8[B, H, W, C] -> outputs by name, see `segjax.export.program.OUTPUTS`.
+Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+def load_exported(path: str | Path) -> 'Exported':
+  """The network in a directory that `segjax export` wrote.
+
+  Raises:
+    SegjaxError: the directory is no export, was written by a newer version or is corrupt, or the
+      library that runs its format is not installed.
+  """
+  return Exported(Path(path))
+
+
+class Exported(Predictor):
+  """An exported network; call it with images, as `segjax.predictor.Predictor`.
+
+  Images pass the programs one at a time; a program for a fixed batch is filled up with copies.
+
+  Attributes:
+    manifest: the content of `manifest.json`.
+    task, class_names, palette, spec, step: as of a `Predictor`.
+  """
+
+  def __init__(self, path: Path):
+    self.path = path
+    self.manifest = manifest.read(path)
+    self.spec = DatasetSpec.from_json(self.manifest['spec'])
+    self.task = self.manifest['task']
+    self.step = self.manifest['step']
+    self._max_pixels = self.manifest['max_pixels']
+    self._size = _size_config(self.manifest)
+    self._images = unusual.ImageRanges.from_json(self.manifest['images'])
+    self._plans = manifest.plans(self.manifest)
+    kind = self.manifest['format']
+    if kind not in _OPEN:
+      raise SegjaxError(f'{path / manifest.NAME}: unknown format {kind}: export the run again')
+    self._open = _OPEN[kind]()
+    self._programs: dict[int, Run] = {}
+    self._lock = threading.Lock()
+
+  def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a program, as they are.
+
+    Args:
+      images: u8[B, H, W, C].
+
+    Raises:
+      SegjaxError: no program takes images of this size.
+    """
+    native = images.shape[1:3]
+    index = program.choose_plan(self._plans, native, self._size)
+    if index is None:
+      known = ', '.join(sorted({str(plan) for plan in self._plans}))
+      raise SegjaxError(
+        f'{self.path} has no program for images of {native[0]}x{native[1]} pixels (height x width; '
+        f'it has {known}): export the run again with --size={native[0]}x{native[1]}'
+      )
+    with self._lock:
+      if index not in self._programs:
+        self._programs[index] = self._open(self.path / self.manifest['programs'][index]['file'])
+    batch, count = self._plans[index].batch, len(images)
+    if batch is not None:
+      if count > batch:
+        raise SegjaxError(f'{self.path} takes {batch} images at a time, not {count}: give fewer')
+      images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
+    return {key: np.asarray(value)[:count] for key, value in self._programs[index](images).items()}
+
+  def predict_files(
+    self, sources: Iterable[Source], *, failed: infer.Failed, **options: Any
+  ) -> Iterator[tuple[Frame, Result]]:
+    """Yields each image in files with its result, see `Predictor.predict_files`."""
+    jobs = infer.file_jobs(sources, self.spec.channels, self._max_pixels)
+    self._check_probability(options.get('probability', False))
+    for job in jobs:
+      try:
+        frame = job.read()
+        yield frame, self._predict(frame, options.get('probability', False))
+      except (SegjaxError, OSError) as e:
+        failed[job.source.path] = str(e)
+
+  def _stream(
+    self, jobs: Iterable[infer.Job], batch_size: int | None, probability: bool
+  ) -> Iterator[Result]:
+    del batch_size
+    self._check_probability(probability)
+    return (self._predict(job.read(), probability) for job in jobs)
+
+  def _check_probability(self, wanted: bool) -> None:
+    if wanted and 'probability' not in self.manifest['outputs']:
+      raise SegjaxError(
+        f'{self.path} has no probabilities: export the run again with --probability'
+      )
+
+  def _predict(self, frame: Frame, probability: bool) -> Result:
+    found = {key: value[0] for key, value in self.run(frame.pixels[None]).items()}
+    if not probability:
+      found.pop('probability', None)
+    if 'boxes' in found:
+      found = _objects(found, frame.pixels.shape[:2], self.manifest['paste'])
+    elif 'segments' in found:
+      found = _segments(found, self.spec)
+    return Result(
+      image=frame.pixels,
+      class_names=self.spec.class_names,
+      palette=self.spec.palette,
+      name=frame.name,
+      category_ids=self.spec.category_ids,
+      draw_threshold=self.manifest['draw_threshold'],
+      unlike_training=unusual.describe(frame.pixels, self._images),
+      **found,
+    )
+
+
+def _objects(found: Mapping[str, np.ndarray], size: tuple[int, int], rule: str) -> dict[str, Any]:
+  valid = found['valid']
+  boxes, masks = found['boxes'][valid], None
+  if 'masks' in found:
+    masks = []
+    for mask, box in zip(found['masks'][valid], boxes, strict=True):
+      pasted = np.zeros((1, *size), bool)
+      region, values = paste_mask(mask, box, size, rule=rule)
+      pasted[0][region] = values
+      masks += encode_masks(pasted)
+  return {
+    'boxes': boxes,
+    'classes': found['classes'][valid],
+    'scores': found['scores'][valid],
+    'encoded_masks': masks,
+  }
+
+
+def _segments(found: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, Any]:
+  ids, classes, scores = (found[f'segment{key}'] for key in ('s', '_classes', '_scores'))
+  areas = np.bincount(ids.ravel())
+  areas[0] = 0
+  info = []
+  for number in np.flatnonzero(areas).tolist():
+    category = int(classes[number - 1])
+    isthing = category in spec.things
+    entry = {
+      'id': number,
+      'category': category,
+      'name': spec.class_names[category],
+      'isthing': isthing,
+      'area': int(areas[number]),
+    }
+    info.append(entry | ({'score': float(scores[number - 1])} if isthing else {}))
+  return {'segments': ids, 'segments_info': info}
+
+
+def _size_config(content: Mapping[str, Any]) -> SizeConfig:
+  def tuples(value: Any) -> Any:
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+  return SizeConfig(**{key: tuples(value) for key, value in content['inside']['size'].items()})
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def _open_stablehlo() -> Callable[[Path], Run]:
+  require('flatbuffers', 'a StableHLO export')
+  return lambda path: jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+
+
+def _open_onnx() -> Callable[[Path], Run]:
+  runtime = require('onnxruntime', 'an ONNX export')
+
+  def run(session: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {'image': images}), strict=True))
+
+  def open_one(path: Path) -> Run:
+    providers = runtime.get_available_providers()
+    return functools.partial(run, runtime.InferenceSession(str(path), providers=providers))
+
+  return open_one
+
+
+def _open_savedmodel() -> Callable[[Path], Run]:
+  tf = require('tensorflow', 'a SavedModel')
+
+  def open_one(path: Path) -> Run:
+    module = tf.saved_model.load(str(path))
+    return lambda images: {key: value.numpy() for key, value in module.f(images).items()}
+
+  return open_one
+
+
+_OPEN: dict[str, Callable[[], Callable[[Path], Run]]] = {
+  'onnx': _open_onnx,
+  'savedmodel': _open_savedmodel,
+  'stablehlo': _open_stablehlo,
+}

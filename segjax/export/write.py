@@ -1,0 +1,166 @@
+"""Writes a trained run as programs that need no segjax: see `segjax export`."""
+
+import functools
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.export
+
+import segjax
+from segjax.export import manifest, program
+from segjax.export.program import Plan, Size
+from segjax.ops import paste_masks
+from segjax.run import Loaded
+from segjax.types import SegjaxError, nearest
+
+# The devices for which a StableHLO program is lowered.
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export_run(
+  loaded: Loaded,
+  output: Path,
+  kind: str,
+  *,
+  sizes: Sequence[Size] = (),
+  batch: int | None = None,
+  probability: bool = False,
+) -> list[Plan]:
+  """Writes a directory with the programs of a run and their manifest.
+
+  Args:
+    loaded: the run.
+    output: directory, which must not exist.
+    kind: a name in `FORMATS`.
+    sizes: (height, width) of the images; empty for any size.
+    batch: number of images; None for any.
+    probability: whether the probabilities of all classes are an output, in semantic tasks.
+
+  Returns:
+    The programs.
+
+  Raises:
+    SegjaxError: an unknown format, a library is not installed, `output` exists, or the network has
+      an operation that the format lacks, or needs fixed sizes.
+  """
+  if kind not in FORMATS:
+    raise SegjaxError(f'--format={kind} is unknown{nearest(kind, FORMATS)}')
+  if output.exists():
+    raise SegjaxError(f'--output={output} exists: choose another directory, or remove it')
+  if probability and loaded.run.experiment.input.annotations[-1] != 'label':
+    raise SegjaxError(
+      f'--probability: a network of the task {loaded.run.experiment.task} has none for each pixel: '
+      'leave it out'
+    )
+  write = FORMATS[kind]()
+  plans = program.make_plans(loaded, sizes, batch)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  # In the same file system, so that the directory appears complete or not at all.
+  with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as temporary:
+    directory = Path(temporary) / 'export'
+    directory.mkdir()
+    names = [f'program{index}' for index in range(len(plans))]
+    for name, plan in zip(names, plans, strict=True):
+      function = program.make_function(loaded, plan, probability=probability)
+      spec = program.input_spec(loaded, plan)
+      outputs = _outputs(function, spec, plan)
+      files = _lower(functools.partial(write, function, spec, directory, name), plan)
+    content = manifest.describe(loaded, plans, outputs)
+    for entry, name in zip(content['programs'], names, strict=True):
+      entry['file'] = f'{name}{files}'
+    if 'masks' in outputs:
+      shutil.copyfile(paste_masks.__file__, directory / manifest.PASTE)
+    versions = {'segjax': segjax.__version__, 'jax': jax.__version__}
+    manifest.write(directory, {'format': kind, **versions, **content})
+    directory.rename(output)
+  return plans
+
+
+def _outputs(function: Callable[..., Any], spec: Any, plan: Plan) -> list[str]:
+  return sorted(_lower(lambda: jax.eval_shape(function, spec), plan))
+
+
+def _lower(action: Callable[[], Any], plan: Plan) -> Any:
+  """What `action` returns; where it fails for sizes that are not fixed, a SegjaxError says so."""
+  try:
+    return action()
+  except (TypeError, ValueError, NotImplementedError) as e:
+    if plan.native is not None and plan.batch is not None:
+      raise
+    wanted = ['--size=HEIGHTxWIDTH'] * (plan.native is None) + ['--batch=N'] * (plan.batch is None)
+    reason = str(e).strip().splitlines()[0].rstrip('.')
+    raise SegjaxError(
+      f'the network cannot be exported for {plan} ({reason}): give {" and ".join(wanted)}'
+    ) from e
+
+
+def require(module: str, purpose: str) -> ModuleType:
+  """A module of the extra `export`, or of TensorFlow.
+
+  Raises:
+    SegjaxError: it is not installed.
+  """
+  try:
+    return importlib.import_module(module)
+  except ImportError as e:
+    package = {'onnx': 'segjax[export]', 'flatbuffers': 'segjax[export]'}.get(module, module)
+    raise SegjaxError(
+      f"{purpose} needs {module}, which is not installed: run pip install '{package}'"
+    ) from e
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def _stablehlo() -> Callable[..., str]:
+  require('flatbuffers', '--format=stablehlo')
+
+  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
+    (directory / f'{name}.stablehlo').write_bytes(exported.serialize())
+    return '.stablehlo'
+
+  return write
+
+
+def _onnx() -> Callable[..., str]:
+  require('onnx', '--format=onnx')
+  from segjax.export import onnx_graph
+
+  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
+    onnx_graph.save(onnx_graph.convert(function, spec), directory / f'{name}.onnx')
+    return '.onnx'
+
+  return write
+
+
+def _savedmodel() -> Callable[..., str]:
+  tf = require('tensorflow', '--format=savedmodel')
+  jax2tf = require('jax.experimental.jax2tf', '--format=savedmodel')
+
+  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
+    shape = [side if isinstance(side, int) else None for side in spec.shape]
+    text = '({})'.format(', '.join(map(str, spec.shape)))
+    converted = jax2tf.convert(function, polymorphic_shapes=[text], with_gradient=False)
+    signature = tf.TensorSpec(shape, tf.uint8, name='image')
+    module = tf.Module()
+    module.f = tf.function(converted, autograph=False, input_signature=[signature])
+    tf.saved_model.save(module, str(directory / name), signatures={'serving_default': module.f})
+    return ''
+
+  return write
+
+
+# Name -> what checks for the libraries, and returns `write(function, spec, directory, name)`, which
+# returns the suffix of the file.
+FORMATS: dict[str, Callable[[], Callable[..., str]]] = {
+  'onnx': _onnx,
+  'savedmodel': _savedmodel,
+  'stablehlo': _stablehlo,
+}

@@ -131,10 +131,10 @@ def _stablehlo() -> Callable[..., str]:
 
 def _onnx() -> Callable[..., str]:
   require('onnx', '--format=onnx')
-  from segjax.export import onnx_graph
+  from segjax.export import onnx_model
 
   def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
-    onnx_graph.save(onnx_graph.convert(function, spec), directory / f'{name}.onnx')
+    onnx_model.save(onnx_model.convert(function, spec), directory / f'{name}.onnx')
     return '.onnx'
 
   return write

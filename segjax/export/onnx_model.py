@@ -1,0 +1,64 @@
+"""From a JAX function to an ONNX model: its jaxpr, operation by operation.
+
+The public converters do not cover what is exported here (docs/export.md), and a network that is
+traced for inference has few operations: `segjax.export.onnx_rules` has one short rule for each.
+Sizes may be symbolic. bfloat16 becomes float32, as ONNX's runtimes have few operations for it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import onnx
+from onnx import helper
+
+from segjax.export import onnx_rules
+from segjax.export.onnx_builder import Builder, type_of
+
+# Of the operations; the first with axes as inputs of all reductions. Read by onnxruntime >= 1.14.
+OPSET = 18
+IR_VERSION = 8
+# Bytes; above it, protocol buffers cannot hold the parameters.
+_LARGE = 2**31 - 2**20
+
+
+def convert(function: Callable[..., Mapping[str, Any]], spec: jax.ShapeDtypeStruct) -> Any:
+  """The ONNX model of `image -> outputs by name`.
+
+  Args:
+    function: of one array.
+    spec: of the array; dimensions may be symbolic, see `jax.export.symbolic_shape`.
+
+  Returns:
+    An `onnx.ModelProto` with the input `image`.
+
+  Raises:
+    SegjaxError: there is no rule for one of the operations.
+  """
+  closed, outputs = jax.make_jaxpr(function, return_shape=True)(spec)
+  names, specs = zip(*sorted(outputs.items()), strict=True)
+  builder = Builder(onnx_rules.RULES)
+  builder.add_sizes('image', spec.shape)
+  found = builder.inline(closed, ['image'])
+  for value, name in zip(found, names, strict=True):
+    builder.node('Identity', [value], name)
+  sides = lambda shape: [side if isinstance(side, int) else str(side) for side in shape]
+  info = lambda name, x: helper.make_tensor_value_info(name, type_of(x.dtype), sides(x.shape))
+  graph = helper.make_graph(
+    builder.nodes,
+    'segjax',
+    [info('image', spec)],
+    list(map(info, names, specs)),
+    list(builder.constants.values()),
+  )
+  model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)])
+  model.ir_version = IR_VERSION
+  return model
+
+
+def save(model: Any, path: Path) -> None:
+  """Writes a model; parameters that do not fit into one file are in a second one, PATH.data."""
+  size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+  external = {'save_as_external_data': True, 'location': f'{path.name}.data'}
+  onnx.save(model, str(path), **(external if size > _LARGE else {}))

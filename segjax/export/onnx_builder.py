@@ -50,6 +50,12 @@ def type_of(dtype: Any) -> int:
   )
 
 
+def declare(name: str, x: Any) -> Any:
+  """An input or output of a graph, of the type and shape of `x`."""
+  shape = [side if isinstance(side, int) else str(side) for side in x.shape]
+  return helper.make_tensor_value_info(name, type_of(x.dtype), shape)
+
+
 class Builder:
   """The nodes of a graph, or of the body of a loop, which sees the names around it.
 
@@ -187,10 +193,8 @@ class Builder:
     names = [inner.name() for _ in inputs]
     # Outputs must be made inside.
     outputs = [inner.node('Identity', [value]) for value in make(inner, names)]
-    # Without shapes, so that what is inside need not be declared twice.
-    info = lambda name, x: helper.make_tensor_value_info(name, type_of(x.dtype), None)
-    blank = [helper.make_empty_tensor_value_info(output) for output in outputs]
-    return helper.make_graph(inner.nodes, name, list(map(info, names, inputs)), blank)
+    blank = [helper.make_empty_tensor_value_info(output) for output in outputs]  # inferred
+    return helper.make_graph(inner.nodes, name, list(map(declare, names, inputs)), blank)
 
 
 def _needed(jaxpr: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from segjax.export import onnx_rules
-from segjax.export.onnx_builder import Builder, type_of
+from segjax.export.onnx_builder import Builder, declare
 
 # Of the operations; the first with axes as inputs of all reductions. Read by onnxruntime >= 1.14.
 OPSET = 18
@@ -43,13 +43,11 @@ def convert(function: Callable[..., Mapping[str, Any]], spec: jax.ShapeDtypeStru
   found = builder.inline(closed, ['image'])
   for value, name in zip(found, names, strict=True):
     builder.node('Identity', [value], name)
-  sides = lambda shape: [side if isinstance(side, int) else str(side) for side in shape]
-  info = lambda name, x: helper.make_tensor_value_info(name, type_of(x.dtype), sides(x.shape))
   graph = helper.make_graph(
     builder.nodes,
     'segjax',
-    [info('image', spec)],
-    list(map(info, names, specs)),
+    [declare('image', spec)],
+    list(map(declare, names, specs)),
     list(builder.constants.values()),
   )
   model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)])

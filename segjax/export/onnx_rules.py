@@ -668,15 +668,9 @@ def _branch(g: Builder, eqn: Any, index: str, *inputs: str) -> list[str]:
   return choose(g, 0)
 
 
-class _Type:
-  """A type as `Builder.body` reads it."""
-
-  def __init__(self, dtype: Any):
-    self.dtype = np.dtype(dtype)
-
-
 def _types(variables: Sequence[Any]) -> list[Any]:
-  return [_Type(np.int64), _Type(bool), *(v.aval for v in variables)]
+  """The inputs of a loop's body: its step, whether it goes on, and its state."""
+  return [np.zeros((), np.int64), np.zeros((), bool), *(v.aval for v in variables)]
 
 
 @rule('while')
@@ -684,15 +678,33 @@ def _while(g: Builder, eqn: Any, *inputs: str) -> list[str]:
   params = eqn.params
   a, b = params['cond_nconsts'], params['body_nconsts']
   around, inside, state = inputs[:a], inputs[a : a + b], inputs[a + b :]
-  test = lambda g, state: g.inline(params['cond_jaxpr'], [*around, *state])[0]
+  avals = [v.aval for v in eqn.outvars]
+  # A loop that is mapped over a batch goes on while one of its rows does; the others keep theirs.
+  batched = len(params['cond_jaxpr'].out_avals[0].shape)
+
+  def test(g: Builder, state: Sequence[str]) -> tuple[str, str]:
+    [rows] = g.inline(params['cond_jaxpr'], [*around, *state])
+    if not batched:
+      return rows, rows
+    found = g.node('ReduceMax', [_cast(g, rows, np.int32)], keepdims=0)
+    return rows, _cast(g, found, bool)
 
   def make(g: Builder, names: list[str]) -> list[str]:
-    new = g.inline(params['body_jaxpr'], [*inside, *names[2:]])
-    return [test(g, new), *new]
+    old = names[2:]
+    new = g.inline(params['body_jaxpr'], [*inside, *old])
+    if batched:
+      rows, _ = test(g, old)
+      new = [keep(g, rows, *pair) for pair in zip(new, old, avals, strict=True)]
+    return [test(g, new)[1], *new]
+
+  def keep(g: Builder, rows: str, new: str, old: str, aval: Any) -> str:
+    axes = range(batched, len(aval.shape))
+    rows = g.node('Unsqueeze', [rows, g.ints(axes)]) if axes else rows
+    return _where(g, rows, new, old, aval.dtype)
 
   body = g.body(_types(eqn.outvars), make, 'body')
   names = [g.name() for _ in eqn.outvars]
-  return g.node_with('Loop', ['', test(g, state), *state], names, body=body)
+  return g.node_with('Loop', ['', test(g, state)[1], *state], names, body=body)
 
 
 @rule('scan')

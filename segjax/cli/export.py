@@ -18,7 +18,8 @@ A program takes images u8[batch, height, width, channels] of their own size and 
 segjax predict: it resizes, pads and normalizes, and maps the result back. manifest.json describes
 its inputs and outputs, and has the SHA-256 of each file. segjax.load('exported/') runs it.
 
-Without --size and --batch it takes any number of images of any size, where the network allows it."""
+Without --size and --batch it takes any number of images of any size, where the network
+allows it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

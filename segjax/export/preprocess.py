@@ -1,9 +1,9 @@
 """How an exported program sees an image: resizing, padding and normalization of uint8 pixels.
 
-The same as `segjax.data.pipeline.prepare_image`, which calls OpenCV, as operations that XLA and ONNX
-have. Images are of one size, which may be symbolic. Positions are exact fractions of integers, and
-bilinear weights have OpenCV's 11 bits, so that results equal OpenCV's up to a few pixels that differ
-by 1.
+The same as `segjax.data.pipeline.prepare_image`, which calls OpenCV, as operations that XLA and
+ONNX have. Images are of one size, which may be symbolic. Positions are exact fractions of
+integers and bilinear weights have OpenCV's 11 bits, so that results equal OpenCV's up to a few
+pixels that differ by 1.
 """
 
 from typing import Any
@@ -43,6 +43,12 @@ def seen_size(native: Pair, size: SizeConfig) -> Pair:
   if size.resize == 'stretch':
     return size.image_size
   return (geometry.fit_size if known else _fit_size)(native, size.image_size)
+
+
+def same(a: Pair, b: Pair) -> bool:
+  """Whether two sizes are known to be equal before the program runs."""
+  traced = any(isinstance(side, Array) for side in (*a, *b))
+  return not traced and all(x == y for x, y in zip(a, b, strict=True))
 
 
 def _short_side_size(height: Array, width: Array, short: int, longest: int) -> tuple[Array, Array]:
@@ -85,7 +91,7 @@ def prepare(
     f32[B, *canvas, C].
   """
   x = _resize(image.astype(jnp.int32), seen, canvas, interpolation)
-  if not all(a is b or a == b for a, b in zip(seen, canvas, strict=True)):
+  if not same(seen, canvas):
     inside = [jnp.arange(length) < _scalar(side) for length, side in zip(canvas, seen, strict=True)]
     x = jnp.where(
       (inside[0][:, None] & inside[1])[..., None], x, jnp.asarray(color).astype(jnp.int32)
@@ -97,7 +103,7 @@ def prepare(
 def _resize(x: Array, seen: Pair, canvas: Pair, interpolation: str) -> Array:
   """i32[B, H, W, C] -> i32[B, *canvas, C]; what is beyond `seen` is arbitrary."""
   native = x.shape[1:3]
-  if seen == native:
+  if same(seen, native):
     widths = [(0, 0), *((0, c - n) for c, n in zip(canvas, native, strict=True)), (0, 0)]
     return jnp.pad(x, widths)
   if interpolation == 'bicubic':

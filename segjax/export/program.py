@@ -1,4 +1,4 @@
-"""The function that is exported: a trained run with its pre- and postprocessing, for uint8 images."""
+"""The function that is exported: a trained run with pre- and postprocessing, for uint8 images."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -149,10 +149,11 @@ def make_function(
 def _labels(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -> dict[str, Array]:
   del inputs
   restore = lambda x: x[:, : native[0], : native[1]]
-  if seen != native:
+  if not preprocess.same(seen, native):
     restore = lambda x: preprocess.resize_scores(x, seen, native)
   probability = restore(found['probability'])
-  label = restore(found['label']) if seen == native else jnp.argmax(probability, -1)
+  own_size = preprocess.same(seen, native)
+  label = restore(found['label']) if own_size else jnp.argmax(probability, -1)
   outputs = {'label': label, 'probability': probability}
   if 'uncertainty' in found:
     outputs['uncertainty'] = restore(found['uncertainty'][..., None])[..., 0]

@@ -21,6 +21,8 @@ from segjax.types import SegjaxError, nearest
 
 # The devices for which a StableHLO program is lowered.
 PLATFORMS = ('cpu', 'cuda', 'tpu')
+# What operations raise for sizes that are no numbers, besides the errors of Python.
+_NOT_SYMBOLIC = (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError)
 
 
 def export_run(
@@ -90,13 +92,13 @@ def _lower(action: Callable[[], Any], plan: Plan) -> Any:
   """What `action` returns; where it fails for sizes that are not fixed, a SegjaxError says so."""
   try:
     return action()
-  except (TypeError, ValueError, NotImplementedError) as e:
+  except (*_NOT_SYMBOLIC, TypeError, ValueError, NotImplementedError) as e:
     if plan.native is not None and plan.batch is not None:
       raise
     wanted = ['--size=HEIGHTxWIDTH'] * (plan.native is None) + ['--batch=N'] * (plan.batch is None)
-    reason = str(e).strip().splitlines()[0].rstrip('.')
     raise SegjaxError(
-      f'the network cannot be exported for {plan} ({reason}): give {" and ".join(wanted)}'
+      f'the network cannot be exported for {plan}, as one of its operations needs sizes that are '
+      f'numbers: give {" and ".join(wanted)}'
     ) from e
 
 
@@ -131,10 +133,10 @@ def _stablehlo() -> Callable[..., str]:
 
 def _onnx() -> Callable[..., str]:
   require('onnx', '--format=onnx')
-  from segjax.export import onnx_model
+  from segjax.export.onnx import model
 
   def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
-    onnx_model.save(onnx_model.convert(function, spec), directory / f'{name}.onnx')
+    model.save(model.convert(function, spec), directory / f'{name}.onnx')
     return '.onnx'
 
   return write

@@ -306,10 +306,11 @@ def bilinear_upsample(x: Array, stride: int, kernel_size: int | None = None) -> 
   return jnp.einsum('vw,buwc->buvc', columns, jnp.einsum('uh,bhwc->buwc', rows, x))
 
 
-def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray:
+def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray | Array:
   """Interpolation matrix [s(n-1)+k, n]: a triangle filter of k pixels per input."""
-  outputs, inputs = np.ogrid[: stride * (size - 1) + kernel_size, :size]
-  return np.maximum(0, 1 - np.abs(outputs - stride * inputs - (kernel_size - 1) / 2) / stride)
+  xp = np if isinstance(size, int) else jnp  # a size that `jax.export` calls by a name
+  outputs, inputs = xp.arange(stride * (size - 1) + kernel_size)[:, None], xp.arange(size)
+  return xp.maximum(0, 1 - xp.abs(outputs - stride * inputs - (kernel_size - 1) / 2) / stride)
 
 
 def max_pool_ceil(x: Array) -> Array:

@@ -2,9 +2,10 @@
 
 import ast
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.extend import core
 from onnx import TensorProto, helper, numpy_helper
@@ -21,6 +22,7 @@ TYPES = {
   'float32': TensorProto.FLOAT,
   'bfloat16': TensorProto.FLOAT,
 }
+
 
 class Rule(NamedTuple):
   """How a primitive becomes nodes.
@@ -45,15 +47,30 @@ def type_of(dtype: Any) -> int:
   name = np.dtype(dtype).name if isinstance(dtype, type | str) else dtype.name
   if name in TYPES:
     return TYPES[name]
-  raise SegjaxError(
-    f'--format=onnx: arrays of {name} are not supported: use --format=stablehlo'
-  )
+  raise SegjaxError(f'--format=onnx: arrays of {name} are not supported: use --format=stablehlo')
 
 
 def declare(name: str, x: Any) -> Any:
   """An input or output of a graph, of the type and shape of `x`."""
   shape = [side if isinstance(side, int) else str(side) for side in x.shape]
   return helper.make_tensor_value_info(name, type_of(x.dtype), shape)
+
+
+RULES: dict[str, Rule] = {}
+# What ONNX or its runtimes often lack is computed as int32.
+NARROW_TYPES = ('bool', 'uint8', 'uint16')
+
+
+def rule(
+  *primitives: str, broadcasts: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Registers a function as the rule of some primitives."""
+
+  def register(make: Callable[..., Any]) -> Callable[..., Any]:
+    RULES.update(dict.fromkeys(primitives, Rule(make, broadcasts)))
+    return make
+
+  return register
 
 
 class Builder:
@@ -64,9 +81,8 @@ class Builder:
     constants: name -> tensor; of the outermost graph, and visible in all others.
   """
 
-  def __init__(self, rules: Mapping[str, Rule], outer: 'Builder | None' = None):
+  def __init__(self, outer: 'Builder | None' = None):
     self.nodes: list[Any] = []
-    self._rules = rules
     self.constants: dict[str, Any] = outer.constants if outer else {}
     self._sizes: dict[str, str] = outer._sizes if outer else {}
     self._counter = outer._counter if outer else itertools.count()
@@ -78,7 +94,9 @@ class Builder:
     """A new name."""
     return f'v{next(self._counter)}'
 
-  def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+  def node(
+    self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any
+  ) -> str:
     """Adds a node with one output; its name."""
     return self.node_with(op, inputs, [output or self.name()], **attributes)[0]
 
@@ -110,7 +128,9 @@ class Builder:
     if all(isinstance(value, int | np.integer) for value in values):
       return self.constant(np.array(values, np.int64).reshape(len(values)))
     zero = self.constant(np.zeros(1, np.int64))
-    return self.node('Concat', [self.node('Unsqueeze', [self.size(v), zero]) for v in values], axis=0)
+    return self.node(
+      'Concat', [self.node('Unsqueeze', [self.size(v), zero]) for v in values], axis=0
+    )
 
   # --- sizes ---
 
@@ -157,9 +177,7 @@ class Builder:
     def read(atom: Any, full: bool = True) -> str:
       if isinstance(atom, core.Literal):
         return self.constant(np.asarray(atom.val, atom.aval.dtype))
-      if full and atom in narrow:
-        return self.node('Expand', [names[atom], self.ints(atom.aval.shape)])
-      return names[atom]
+      return self._expand(names[atom], atom.aval.shape) if full and atom in narrow else names[atom]
 
     for eqn in _needed(jaxpr):
       rule = self._rule(eqn.primitive.name)
@@ -171,13 +189,22 @@ class Builder:
         narrow.add(eqn.outvars[0])
     return [read(atom) for atom in jaxpr.outvars]
 
+  def _expand(self, x: str, shape: Sequence[Any]) -> str:
+    found = self.node('Expand', [x, self.ints(shape)])
+    # onnxruntime's Expand leaves a side of 1 where it should be 0.
+    empty = [axis for axis, side in enumerate(shape) if not _positive(side)]
+    if not empty:
+      return found
+    ends = self.ints(shape[axis] for axis in empty)
+    return self.node('Slice', [found, self.ints([0] * len(empty)), ends, self.ints(empty)])
+
   def _rule(self, primitive: str) -> Rule:
-    if primitive not in self._rules:
+    if primitive not in RULES:
       raise SegjaxError(
         f'--format=onnx: the operation {primitive} of the network has no counterpart in ONNX: use '
         '--format=stablehlo'
       )
-    return self._rules[primitive]
+    return RULES[primitive]
 
   def body(
     self, inputs: Sequence[Any], make: Callable[['Builder', list[str]], list[str]], name: str
@@ -189,12 +216,20 @@ class Builder:
       make: `(builder, names of the inputs) -> names of the outputs`.
       name: of the graph.
     """
-    inner = Builder(self._rules, self)
+    inner = Builder(self)
     names = [inner.name() for _ in inputs]
     # Outputs must be made inside.
     outputs = [inner.node('Identity', [value]) for value in make(inner, names)]
     blank = [helper.make_empty_tensor_value_info(output) for output in outputs]  # inferred
     return helper.make_graph(inner.nodes, name, list(map(declare, names, inputs)), blank)
+
+
+def _positive(side: Any) -> bool:
+  """Whether a size is known to be at least 1."""
+  try:
+    return bool(side >= 1)
+  except jax.errors.InconclusiveDimensionOperation:
+    return False
 
 
 def _needed(jaxpr: Any) -> list[Any]:
@@ -207,3 +242,41 @@ def _needed(jaxpr: Any) -> list[Any]:
       found.append(eqn)
   return found[::-1]
 
+
+# --- what several rules need ----------------------------------------------------------------------
+
+
+def cast(g: Builder, x: str, dtype: Any) -> str:
+  return g.node('Cast', [x], to=type_of(dtype))
+
+
+def shape_of(eqn: Any, index: int = 0) -> tuple[Any, ...]:
+  return eqn.invars[index].aval.shape
+
+
+def unsupported(eqn: Any, what: str) -> SegjaxError:
+  return SegjaxError(
+    f'--format=onnx: the operation {eqn.primitive.name} with {what} has no counterpart in ONNX: '
+    'use --format=stablehlo'
+  )
+
+
+def slice_of(g: Builder, x: str, starts: Any, ends: Any, axes: Any, steps: Any = None) -> str:
+  """Of sequences, or of names of i64[axes]."""
+  steps = [1] * len(axes) if steps is None else steps
+  parts = [p if isinstance(p, str) else g.ints(p) for p in (starts, ends, axes, steps)]
+  return g.node('Slice', [x, *parts])
+
+
+def where(g: Builder, condition: str, true: str, false: str, dtype: Any) -> str:
+  if np.dtype(dtype).name != 'bool':
+    return g.node('Where', [condition, true, false])
+  numbers = [cast(g, value, np.uint8) for value in (true, false)]
+  return cast(g, g.node('Where', [condition, *numbers]), bool)
+
+
+def range_of(g: Builder, length: Any) -> str:
+  """i64[length]: 0, 1, …."""
+  if isinstance(length, int | np.integer):
+    return g.constant(np.arange(length))
+  return g.node('Range', [g.constant(np.int64(0)), g.size(length), g.constant(np.int64(1))])

@@ -1,7 +1,7 @@
 """From a JAX function to an ONNX model: its jaxpr, operation by operation.
 
 The public converters do not cover what is exported here (docs/export.md), and a network that is
-traced for inference has few operations: `segjax.export.onnx_rules` has one short rule for each.
+traced for inference has few operations: the modules beside this one have a short rule for each.
 Sizes may be symbolic. bfloat16 becomes float32, as ONNX's runtimes have few operations for it.
 """
 
@@ -13,9 +13,11 @@ import jax
 import onnx
 from onnx import helper
 
-from segjax.export import onnx_rules
-from segjax.export.onnx_builder import Builder, declare
+from segjax.export.onnx import control, elements, indices, reductions, shapes
+from segjax.export.onnx.builder import Builder, declare
 
+# Imported for the rules that they register.
+_RULES = (control, elements, indices, reductions, shapes)
 # Of the operations; the first with axes as inputs of all reductions. Read by onnxruntime >= 1.14.
 OPSET = 18
 IR_VERSION = 8
@@ -38,7 +40,7 @@ def convert(function: Callable[..., Mapping[str, Any]], spec: jax.ShapeDtypeStru
   """
   closed, outputs = jax.make_jaxpr(function, return_shape=True)(spec)
   names, specs = zip(*sorted(outputs.items()), strict=True)
-  builder = Builder(onnx_rules.RULES)
+  builder = Builder()
   builder.add_sizes('image', spec.shape)
   found = builder.inline(closed, ['image'])
   for value, name in zip(found, names, strict=True):

@@ -104,10 +104,10 @@ def _filled(g: Builder, eqn: Any, found: str, fits: Sequence[str], whole: int) -
 
 _SCATTERS = {
   'scatter': 'none',
-  'scatter_add': 'add',
   'scatter-add': 'add',
-  'scatter_max': 'max',
-  'scatter_min': 'min',
+  'scatter-max': 'max',
+  'scatter-min': 'min',
+  'scatter-mul': 'mul',
 }
 
 

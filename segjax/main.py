@@ -9,7 +9,7 @@ from absl import flags, logging
 
 import segjax
 from segjax.cli import convert, data, evaluate, info, new, predict, table, train
-from segjax.train import compile, loop
+from segjax.training import compile, loop
 from segjax.types import SegjaxError
 
 # Each module has HELP, EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`.

@@ -35,7 +35,7 @@ from segjax.experiment import (
   task_module,
 )
 from segjax.tasks.base import Task
-from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
+from segjax.training import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
 from segjax.workdir import Workdir

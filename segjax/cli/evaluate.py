@@ -19,7 +19,7 @@ from segjax.cli import options
 from segjax.data import statistics
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
-from segjax.train import checkpoint, compile, evaluate, log, sharding, step
+from segjax.training import checkpoint, compile, evaluate, log, sharding, step
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 

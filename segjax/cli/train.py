@@ -21,8 +21,8 @@ from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
-from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
-from segjax.train.state import TrainState, eval_variables
+from segjax.training import checkpoint, compile, evaluate, log, loop, optim, sharding, step
+from segjax.training.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 

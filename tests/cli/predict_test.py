@@ -14,7 +14,7 @@ from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segjax.cli import predict
+from segjax.cli import predict, predict_files
 from segjax.data.formats import coco, panoptic
 from segjax.data.frames import Frame, Source, find_source
 from segjax.types import SegjaxError
@@ -45,10 +45,12 @@ def test_label_maps_of_any_size_and_format(semantic_run, tmp_path):
   label = np.asarray(Image.open(output / 'a.png'))
   assert label.shape == (40, 70)
   assert label.dtype == np.uint8 and label.max() < 9
-  assert np.asarray(Image.open(output / 'a_overlay.png')).shape == (40, 70, 3)
+  overlay = np.asarray(Image.open(output / 'a_overlay.png'))
+  assert len(overlay) == 7 * 40, 'enlarged, so that the legend can be read'
+  assert overlay.shape[1] > 7 * 70
 
 
-def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
+def test_uncertainty_of_a_network_that_samples(tmp_path, root):
   """Bayesian SegNet: the shipped config, shrunk."""
   keys = {
     'model.width': 2,
@@ -66,9 +68,7 @@ def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
   assert run('train', f'--config={path}', f'--workdir={workdir}', *args) == 0
   assert 'uncertainty' in (workdir / 'report.html').read_text()
   images = write_images(tmp_path / 'images', {'a.png': (20, 30, 3)})
-  capsys.readouterr()
   assert run(*predict_command(workdir, images, tmp_path / 'out')) == 0
-  assert 'uncertainty up to 0.' in capsys.readouterr().err
   assert cv2.imread(str(tmp_path / 'out/a_uncertainty.png')).shape == (20, 30, 3)
 
 
@@ -79,11 +79,12 @@ def test_objects_in_the_format_of_coco(instance_run, tmp_path):
   assert run(*predict_command(instance_run, images, output)) == 0
   with contextlib.redirect_stdout(io.StringIO()):
     truth = COCO(str(output / 'images.json'))
-    found = truth.loadRes(str(output / 'results.json'))
+    boxes = truth.loadRes(str(output / 'results_bbox.json'))
+    found = truth.loadRes(str(output / 'results_segm.json'))
     evaluation = COCOeval(truth, found, 'segm')
     evaluation.evaluate()
   assert sorted(truth.imgs) == [7, 30]
-  assert len(found.anns) > 0
+  assert len(found.anns) == len(boxes.anns) > 0
   for annotation in found.anns.values():
     image = truth.imgs[annotation['image_id']]
     mask = coco.decode_mask(annotation['segmentation']['counts'], (image['height'], image['width']))
@@ -94,6 +95,7 @@ def test_objects_in_the_format_of_coco(instance_run, tmp_path):
     ours = [a for a in found.anns.values() if a['image_id'] == entry['id']]
     assert len(entry['objects']) == len(ours)
     assert {o['class'] for o in entry['objects']} <= CLASSES
+    assert {'bbox', 'segmentation', 'score'} <= entry['objects'][0].keys()
     check_overlay(output / f'{name}_overlay.png', size)
 
 
@@ -127,11 +129,11 @@ def test_never_overwrites_or_mixes_up(semantic_run, tmp_path, capsys):
   write_images(tmp_path, {'a.png': (8, 8, 3), 'a.jpg': (8, 8, 3)})
   sub = write_images(tmp_path / 'sub', {'a.png': (8, 8, 3)})
   before = (sub / 'a.png').read_bytes()
-  assert 'conflicts with' in fails(capsys, *predict_command(semantic_run, sub, sub))
+  over = predict_command(semantic_run, sub, sub, '--overwrite')
+  assert 'conflicts with' in fails(capsys, *over)
   assert (sub / 'a.png').read_bytes() == before
-  for pattern in ('a.*', '**/a.png'):
-    args = predict_command(semantic_run, tmp_path / pattern, tmp_path / 'out')
-    assert 'conflicts with' in fails(capsys, *args)
+  args = predict_command(semantic_run, tmp_path / 'a.*', tmp_path / 'out')
+  assert 'conflicts with' in fails(capsys, *args)
 
 
 def test_no_images_or_one_that_cannot_be_decoded(semantic_run, tmp_path, capsys):
@@ -162,11 +164,17 @@ def test_a_broken_file_does_not_end_it(semantic_run, tmp_path, capsys, pattern):
   names = {f'p{i}{end}.png' for i in (0, 2, 3) for end in ('', '_overlay')}
   assert {p.name for p in output.iterdir()} == names
   *_, count, first, second, last = capsys.readouterr().err.splitlines()
-  assert count.startswith('3 images: ')
+  assert count.startswith('3 images, ')
   cut = f'{images / "p1.jpg"} cannot be decoded (it is truncated): replace it or leave it out'
   assert first == f'left out: {cut}'
   assert second.startswith(f'left out: {images / "p4.jpg"} cannot be read (No such file')
   assert last == f'segjax: 2 of 5 files were left out, such as {cut}'
+
+
+def read_results(output, task):
+  if task == 'instance':
+    return json.loads((output / 'results_segm.json').read_text())
+  return json.loads((output / 'results.json').read_text())['annotations']
 
 
 @pytest.mark.parametrize('task', ['instance', 'panoptic'])
@@ -176,8 +184,7 @@ def test_results_have_the_files_that_are_not_broken(task, request, tmp_path, cap
   assert '2 of 5 files were left out' in fails(capsys, *predict_command(workdir, images, output))
   listed = json.loads((output / 'images.json').read_text())['images']
   assert [image['file_name'] for image in listed] == ['p0.jpg', 'p2.jpg', 'p3.jpg']
-  found = json.loads((output / 'results.json').read_text())
-  found = found if task == 'instance' else found['annotations']
+  found = read_results(output, task)
   assert {entry['image_id'] for entry in found} <= {image['id'] for image in listed}
   assert found
   none = predict_command(workdir, images / 'p[14].jpg', tmp_path / 'none')
@@ -257,7 +264,8 @@ def test_a_video_is_predicted_frame_by_frame(semantic_run, tmp_path, capsys):
   assert np.asarray(Image.open(labels[0])).shape == (40, 60)
   video = cv2.VideoCapture(str(output / 'clip_overlay.mp4'))
   assert (video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)) == (12.5, 6)
-  assert video.read()[1].shape == (40, 60, 3)
+  height, width, _ = video.read()[1].shape
+  assert (height, width > 9 * 60) == (9 * 40, True), 'enlarged, with a legend'
 
 
 @pytest.mark.parametrize('task', ['instance', 'panoptic'])
@@ -269,12 +277,9 @@ def test_the_results_of_a_video_have_each_frame(task, request, tmp_path):
   listed = json.loads((output / 'images.json').read_text())['images']
   assert [image['file_name'] for image in listed] == [f'{name}.avi' for name in names]
   assert [image['id'] for image in listed] == [1, 2, 3]
-  results = json.loads((output / 'results.json').read_text())
-  if task == 'instance':
-    assert {entry['image_id'] for entry in results} == {1, 2, 3}
-    assert [p.stem for p in sorted((output / '7').iterdir())] == names
-  else:
-    assert [entry['image_id'] for entry in results['annotations']] == [1, 2, 3]
+  assert {entry['image_id'] for entry in read_results(output, task)} == {1, 2, 3}
+  assert [p.stem for p in sorted((output / '7').iterdir())] == names
+  if task == 'panoptic':
     assert [p.stem for p in sorted((output / 'results').iterdir())] == names
   assert (output / '7_overlay.mp4').stat().st_size > 0
 
@@ -298,7 +303,7 @@ def test_an_image_over_the_limit_is_read_when_it_is_raised(semantic_run, tmp_pat
 )
 def test_images_are_numbered_as_coco_does(names, numbers):
   paths = [Path(name) for name in names]
-  assert list(predict.image_numbers(paths).values()) == numbers
+  assert list(predict_files.image_numbers(paths).values()) == numbers
 
 
 @pytest.mark.parametrize(
@@ -311,17 +316,24 @@ def test_images_are_numbered_as_coco_does(names, numbers):
   ],
 )
 def test_images_of_segments_have_the_ids_of_the_public_evaluations(names, ids):
-  assert list(predict.panoptic_image_ids([Path(name) for name in names]).values()) == ids
+  assert list(predict_files.panoptic_image_ids([Path(name) for name in names]).values()) == ids
 
 
 def test_outputs_of_each_image(tmp_path):
   pixels = np.zeros((2, 2, 3), np.uint8)
-  alone = Frame(Source(Path('in/a.jpg'), 'image'), 'a', pixels)
-  assert predict.output_path(alone, tmp_path, '.json') == tmp_path / 'a.json'
-  frame = Frame(Source(Path('in/b.mp4'), 'frame'), 'b_frame000001', pixels, 25.0)
-  path = predict.output_path(frame, tmp_path, '.json')
-  assert path == tmp_path / 'b' / 'b_frame000001.json'
-  assert path.parent.is_dir()
+  paths = [Path('in/a.jpg'), Path('in/sub/b.mp4')]
+  place = predict_files.Place(tmp_path, {paths[0]: Path(), paths[1]: Path('sub')})
+  alone = Frame(Source(paths[0], 'image'), 'a', pixels)
+  assert place.relative(alone, '.json') == Path('a.json')
+  frame = Frame(Source(paths[1], 'frame'), 'b_frame000001', pixels, 25.0)
+  assert place.relative(frame, '.json') == Path('sub/b/b_frame000001.json')
+  assert place.shared_name(frame, '.png') == 'sub/b_frame000001.png'
+
+
+def check_outputs(paths, *args):
+  sources = [find_source(Path(p)) for p in paths]
+  place = predict_files.Place(Path('out'), {source.path: Path() for source in sources})
+  predict_files.check_outputs(place, sources, *args)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +351,8 @@ def test_outputs_of_each_image(tmp_path):
 )
 def test_no_file_is_written_twice(paths, message):
   with pytest.raises(SegjaxError, match=message):
-    predict.check_outputs(
-      [find_source(Path(p)) for p in paths],
-      Path('out'),
+    check_outputs(
+      paths,
       ('.json', '_overlay.png'),
       ('results.json', 'results'),
     )
@@ -349,5 +360,4 @@ def test_no_file_is_written_twice(paths, message):
 
 def test_an_image_and_a_video_of_one_name_do_not_conflict():
   """As a phone names them."""
-  sources = [find_source(Path(p)) for p in ('in/IMG_1.JPG', 'in/IMG_1.MOV')]
-  predict.check_outputs(sources, Path('out'), ('.json', '_overlay.png'))
+  check_outputs(('in/IMG_1.JPG', 'in/IMG_1.MOV'), ('.json', '_overlay.png'))

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from segjax.train import sharding
-from segjax.train.checkpoint import Checkpoints
-from segjax.train.log import RunLog
-from segjax.train.state import TrainState
+from segjax.training import sharding
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.log import RunLog
+from segjax.training.state import TrainState
 from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
 
 
@@ -202,7 +202,7 @@ def run(
 
   Args:
     state: on the mesh; its buffers are donated.
-    train_step: compiled, from `segjax.train.step.make_train_step`.
+    train_step: compiled, from `segjax.training.step.make_train_step`.
     batches: `(batch on the mesh, names of its examples)` from step `state.step` on.
     config: see `TrainConfig`.
     batch_size: examples per step, over all processes.

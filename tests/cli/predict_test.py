@@ -14,7 +14,7 @@ from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segjax.cli import predict, predict_files
+from segjax.cli import predict_files
 from segjax.data.formats import coco, panoptic
 from segjax.data.frames import Frame, Source, find_source
 from segjax.types import SegjaxError

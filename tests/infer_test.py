@@ -1,44 +1,21 @@
 """A trained run on images: in batches, and large ones by blocks as the image as a whole."""
 
 import threading
-import types
 from pathlib import Path
 
 import jax
-import networks
 import numpy as np
 import pytest
 from PIL import Image
+from random_run import CLASSES, load
 
 from segjax import infer
-from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
+from segjax.data.config import SizeConfig
 from segjax.data.frames import Frame, Source, find_source
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
 from segjax.tasks import semantic
 from segjax.types import SegjaxError
-
-CLASSES = 3
-
-
-def load(model, size=None, **config):
-  """A run of a semantic network with random variables."""
-  config = semantic.EvalConfig(**config)
-  data = DataConfig(name='x', size=size or SizeConfig(), mean=(120.0,), std=(60.0,))
-  task = semantic.make_task(model, config, class_names=['a'] * CLASSES, losses={})
-  side = 64 + 2 * getattr(model, 'margin', 0)
-  shapes, _ = networks.abstract(model, (1, side, side, 3))
-  batch = BatchConfig(size=4)
-  experiment = types.SimpleNamespace(data=data, eval=config, input=InputConfig(data), batch=batch)
-  spec = types.SimpleNamespace(
-    channels=3,
-    num_classes=CLASSES,
-    class_names=('a',) * CLASSES,
-    palette=np.zeros((CLASSES, 3), np.uint8),
-    category_ids=None,
-  )
-  run = types.SimpleNamespace(experiment=experiment, task=task, spec=spec, model=model)
-  return types.SimpleNamespace(run=run, variables=networks.filled(shapes), images=None)
 
 
 def image(height, width, seed=0):

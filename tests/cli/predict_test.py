@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segjax.cli import predict_files
+from segjax.cli import predict, predict_files
 from segjax.data.formats import coco, panoptic
 from segjax.data.frames import Frame, Source, find_source
 from segjax.types import SegjaxError
@@ -212,6 +213,164 @@ def test_photos_are_predicted_upright(semantic_run, tmp_path):
   for end in ('', '_overlay'):
     found = [np.asarray(Image.open(output / f'{n}{end}.png')) for n in ('upright', 'turned')]
     np.testing.assert_array_equal(*found)
+
+
+# --- what is saved --------------------------------------------------------------------------------
+
+
+def test_all_that_a_label_map_can_be_saved_as(semantic_run, tmp_path):
+  images, output = write_images(tmp_path / 'in', {'a.png': (20, 30, 3)}), tmp_path / 'out'
+  save = '--save=label,overlay,json,npz,prob'
+  assert run(*predict_command(semantic_run, images, output, save)) == 0
+  names = {'a.png', 'a_overlay.png', 'a.json', 'a.npz', 'a_prob.npz'}
+  assert {p.name for p in output.iterdir()} == names
+  label = np.asarray(Image.open(output / 'a.png'))
+  arrays = np.load(output / 'a.npz')
+  np.testing.assert_array_equal(arrays['label'], label)
+  found = json.loads((output / 'a.json').read_text())
+  assert (found['file_name'], found['height'], found['width']) == ('a.png', 20, 30)
+  names = arrays['class_names'].tolist()
+  assert {names.index(entry['class']): entry['pixels'] for entry in found['classes']} == {
+    int(k): int((label == k).sum()) for k in np.unique(label)
+  }
+  probability = np.load(output / 'a_prob.npz')['probability']
+  assert (probability.shape, probability.dtype) == ((20, 30, 9), np.float16)
+  np.testing.assert_allclose(probability.astype(float).sum(-1), 1, atol=0.01)
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_arrays_and_a_description_of_each_image(task, request, tmp_path):
+  workdir, output = request.getfixturevalue(f'{task}_run'), tmp_path / 'out'
+  images = write_images(tmp_path / 'in', {'a.png': (64, 64, 3)})
+  assert run(*predict_command(workdir, images, output, '--save=json,npz')) == 0
+  arrays, found = np.load(output / 'a.npz'), json.loads((output / 'a.json').read_text())
+  if task == 'instance':
+    assert arrays['masks'].shape == (len(found['objects']), 64, 64)
+    assert [o['score'] for o in found['objects']] == pytest.approx(arrays['scores'])
+    width = arrays['boxes'][:, 2] - arrays['boxes'][:, 0]
+    assert [o['bbox'][2] for o in found['objects']] == pytest.approx(width)
+  else:
+    assert {s['id']: s['area'] for s in found['segments']} == {
+      int(k): int((arrays['segments'] == k).sum()) for k in arrays['segment_ids']
+    }
+    assert [s['category'] for s in found['segments']] == arrays['segment_classes'].tolist()
+  assert not list(output.glob('*overlay*'))
+
+
+@pytest.mark.parametrize(
+  ('word', 'message'),
+  [
+    ('overlays', '--save=overlays is unknown: did you mean overlay?'),
+    ('label', 'a network of the task instance does not predict it: choose from overlay, json, npz'),
+  ],
+)
+def test_what_cannot_be_saved(word, message, instance_run, tmp_path, capsys):
+  images = write_images(tmp_path / 'in', {'a.png': (64, 64, 3)})
+  args = predict_command(instance_run, images, tmp_path / 'out', f'--save={word}')
+  assert message in fails(capsys, *args)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_directory_with_files_is_asked_for(semantic_run, tmp_path, capsys):
+  images, output = write_images(tmp_path / 'in', {'a.png': (20, 30, 3)}), tmp_path / 'out'
+  output.mkdir()
+  args = predict_command(semantic_run, images, output, '--save=label')
+  assert run(*args) == 0, 'an empty one needs no asking'
+  (output / 'a.png').write_bytes(b'old')
+  assert f'--output={output} is not empty: choose another' in fails(capsys, *args)
+  assert (output / 'a.png').read_bytes() == b'old'
+  assert run(*args, '--overwrite') == 0
+  assert np.asarray(Image.open(output / 'a.png')).shape == (20, 30)
+  assert 'is a file' in fails(capsys, *predict_command(semantic_run, images, output / 'a.png'))
+
+
+def test_nothing_is_half_written(tmp_path, monkeypatch):
+  path = tmp_path / 'sub/a.json'
+  predict_files.write_bytes(path, b'old')
+  monkeypatch.setattr(Path, 'replace', lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    predict_files.write_bytes(path, b'new')
+  assert path.read_bytes() == b'old'
+  assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_pace_is_shown_without_what_compiles(semantic_run, tmp_path, capsys):
+  sizes = {f'{k}.png': (64, 64, 3) for k in range(5)}
+  images, output = write_images(tmp_path / 'in', sizes), tmp_path / 'out'
+  capsys.readouterr()
+  assert run(*predict_command(semantic_run, images, output, '--batch_size=2')) == 0
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert re.fullmatch(rf'5 images, [\d.e+]+ images/s: the predictions are in {output}', last)
+
+
+# --- which images ---------------------------------------------------------------------------------
+
+
+def test_folders_in_folders_are_kept(semantic_run, tmp_path):
+  for folder in ('in', 'in/x', 'in/x/y'):
+    write_images(tmp_path / folder, {'a.png': (20, 30, 3)})
+  for pattern, output in (('in', 'in/out'), ('in/**/*.png', 'out')):
+    args = predict_command(semantic_run, tmp_path / pattern, tmp_path / output, '--save=label')
+    assert run(*args) == 0
+    found = {p.relative_to(tmp_path / output).as_posix() for p in (tmp_path / output).rglob('*.*')}
+    assert found == {'a.png', 'x/a.png', 'x/y/a.png'}
+  # What was written inside the directory is not read again.
+  again = predict_command(semantic_run, tmp_path / 'in', tmp_path / 'in/out', '--overwrite')
+  assert run(*again) == 0
+  assert not list((tmp_path / 'in/out').rglob('out'))
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_images_of_one_name_are_told_apart_by_their_folders(task, request, tmp_path):
+  workdir, output = request.getfixturevalue(f'{task}_run'), tmp_path / 'out'
+  for folder in ('in', 'in/x'):
+    write_images(tmp_path / folder, {'7.png': (64, 64, 3)})
+  assert run(*predict_command(workdir, tmp_path / 'in', output, '--save=json')) == 0
+  listed = json.loads((output / 'images.json').read_text())['images']
+  assert [image['file_name'] for image in listed] == ['7.png', 'x/7.png']
+  assert len({image['id'] for image in listed}) == 2
+  if task == 'panoptic':
+    assert [entry['file_name'] for entry in read_results(output, task)] == ['7.png', 'x/7.png']
+    assert (output / 'results/x/7.png').is_file()
+
+
+def find(*patterns, output='out'):
+  return predict.find_images([str(p) for p in patterns], Path(output))
+
+
+def test_files_directories_patterns_and_lists(tmp_path):
+  for folder in ('a', 'a/b', 'c'):
+    write_images(tmp_path / folder, {'1.png': (4, 4, 3), '2.JPG': (4, 4, 3)})
+  (tmp_path / 'list.txt').write_text(f'{tmp_path}/c/1.png\n\n{tmp_path}/a/1.png\n')
+  found = find(tmp_path / 'a', tmp_path / 'c/*.JPG', tmp_path / 'list.txt')
+  names = {path.relative_to(tmp_path).as_posix(): str(folder) for path, folder in found.items()}
+  assert names == {
+    'a/1.png': '.',
+    'a/2.JPG': '.',
+    'a/b/1.png': 'b',
+    'a/b/2.JPG': 'b',
+    'c/2.JPG': '.',
+    'c/1.png': '.',
+  }
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'message'),
+  [
+    ('https://a.org/b.jpg', 'https://a.org/b.jpg is a URL: download the file'),
+    ('{tmp}/*.png', 'no images match'),
+    ('{tmp}/urls.txt', 's3://x/y.png is a URL'),
+    ('{tmp}/notes.txt', 'lists hello, which is no image by its suffix: remove the line'),
+    ('{tmp}/binary.txt', 'binary.txt is not a text file with a path on each line'),
+    ('{tmp}/empty.txt', 'no images match'),
+  ],
+)
+def test_what_names_no_images(pattern, message, tmp_path):
+  for name, content in {'urls': b's3://x/y.png', 'notes': b'hello', 'empty': b'\n'}.items():
+    (tmp_path / f'{name}.txt').write_bytes(content)
+  (tmp_path / 'binary.txt').write_bytes(b'\xff\xfe\x00')
+  with pytest.raises(SegjaxError, match=message):
+    find(pattern.format(tmp=tmp_path))
 
 
 # --- files with several images --------------------------------------------------------------------

@@ -67,7 +67,7 @@ def public_stats(truth, results, kind):
 def moved(result, image_id, rng):
   """Some of the objects of a result, a little elsewhere, as the objects that are there."""
   for k in np.flatnonzero(rng.random(len(result.scores)) < 0.8):
-    mask = np.roll(result.mask(k), rng.integers(-3, 4, 2), (0, 1))
+    mask = np.roll(result.mask(k), rng.integers(-2, 3, 2) * len(result.image) // 64, (0, 1))
     if mask.any():
       thing = coco.mask_object(
         mask, id=1, label=int(result.classes[k]), category_id=result.category_id(result.classes[k])
@@ -94,18 +94,20 @@ def test_boxes_and_masks_give_ap_and_ar_by_size(instance_run, tmp_path):
   """Of images with objects of all sizes: small, medium and large."""
   rng, images = np.random.default_rng(0), tmp_path / 'in'
   images.mkdir()
-  for number, side in enumerate((64, 64, 160, 160, 400, 400), 1):
+  for number, side in enumerate((64, 64, 200, 200, 640, 640), 1):
     Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(images / f'{number}.png')
-  predict(instance_run, images, tmp_path / 'out')
+  # Seen at one size, so that a network of small objects finds large ones.
+  predict(instance_run, images, tmp_path / 'out', '--config.data.size.image_size=(64,64)')
   listed = json.loads((tmp_path / 'out/images.json').read_text())
-  predictor = segjax.load(instance_run)
+  resized = [('data.size.image_size', '(64,64)')]
+  predictor = segjax.load(instance_run, overrides=resized)
   results = predictor.stream(images / entry['file_name'] for entry in listed['images'])
   things = {
     entry['id']: list(moved(result, entry['id'], rng))
     for entry, result in zip(listed['images'], results, strict=True)
   }
 
-  loaded = load_run(Workdir(instance_run))
+  loaded = load_run(Workdir(instance_run), 'latest', resized)
   forward = compile.jit(
     lambda variables, batch: loaded.run.task.predict(
       loaded.run.task.forward(variables, batch, train=False)[0], batch

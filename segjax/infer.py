@@ -1,138 +1,424 @@
-"""A trained run, applied to images of any size and number, of which some may be broken."""
+"""A trained run, applied to images of any size and number, of which some may be broken.
 
+Images are read and prepared in threads, pass the network in batches of one shape, and become
+`Result` objects in threads again, in the order in which they came.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from segjax.data import frames, order, pipeline
+from segjax.data import frames, order, pipeline, unusual
 from segjax.data.batch import mean_color
 from segjax.data.frames import Frame, Source
+from segjax.metrics import coco
 from segjax.ops import tiles
+from segjax.ops.paste_masks import paste_masks
+from segjax.result import Result, label_type
 from segjax.run import Loaded, notify
-from segjax.train import compile
-from segjax.types import SegjaxError
+from segjax.training import compile
+from segjax.types import Detections, SegjaxError, Segments
 
 # A semantic network sees larger images, at their own size, by blocks of about this many pixels a
 # side. Without `config.eval.tile` the blocks are the tiles, and this much of their surroundings
 # is seen with them.
 _WHOLE_PIXELS, _BLOCK, _CONTEXT = 2**24, 1024, 128
+# On an accelerator: pixels of the images of a batch, unless its size is given.
+_BATCH_PIXELS = 2**22
+_THREADS = min(8, (os.cpu_count() or 1) + 1)
 
-# Scores of a batch of one image -> predictions without the batch axis, see `Task.predict`.
-Apply = Callable[[dict[str, Any]], dict[str, Any]]
+Size = tuple[int, int]
+T = TypeVar('T')
+U = TypeVar('U')
+# What is wrong with each file that could not be read.
+Failed = MutableMapping[Path, str]
 
 
-class Prediction(NamedTuple):
-  """The prediction for one image.
+class Job(NamedTuple):
+  """An image to predict, and what reads it."""
+
+  source: Source
+  read: Callable[[], Frame]
+
+
+class Network:
+  """A trained run as a function of batches. Any thread may call it; each shape compiles once.
+
+  Attributes:
+    loaded: the run.
+  """
+
+  def __init__(self, loaded: Loaded):
+    self.loaded = loaded
+    self._variables = jax.device_put(loaded.variables)
+    self._programs: dict[tuple[str, ...], Callable[..., Any]] = {}
+    self._compiled: set[Any] = set()
+    self._lock = threading.Lock()
+
+  def __call__(self, batch: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The entries `keys` of `Task.predict` that the task has, as NumPy arrays."""
+    keys = tuple(keys)
+    shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+    with self._lock:
+      if keys not in self._programs:
+        self._programs[keys] = self._make(keys)
+    program = self._programs[keys]
+    if (keys, shapes) in self._compiled:
+      return self._run(program, batch)
+    with self._lock:  # other threads wait, so that none compiles the same
+      found = self._run(program, batch)
+      self._compiled.add((keys, shapes))
+    return found
+
+  @property
+  def programs(self) -> int:
+    """How many programs were compiled: one for each shape of a batch, and what is asked of it."""
+    return len(self._compiled)
+
+  def _run(self, program: Callable[..., Any], batch: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(np.asarray, program(self._variables, batch))
+
+  def _make(self, keys: tuple[str, ...]) -> Callable[..., Any]:
+    task = self.loaded.run.task
+
+    @compile.jit
+    def predict(variables, batch):
+      outputs, _ = task.forward(variables, batch, train=False)
+      return {key: value for key, value in task.predict(outputs, batch).items() if key in keys}
+
+    return predict
+
+
+class _Prepared(NamedTuple):
+  """An image as the network sees it.
 
   Attributes:
     frame: the image, and where it comes from.
-    size: (height, width) of the image as the network sees it, inside its padding.
-    values: entries of `Task.predict`, without the batch axis.
+    batch: of this image alone; None for a large image, which passes the network by blocks.
+    size: of the image as the network sees it, inside its padding.
     restore: scores f[H', W', K] at the size of the network's output -> f[H, W, K].
+    keys: entries of `Task.predict` to keep.
   """
 
   frame: Frame
-  size: tuple[int, int]
-  values: dict[str, Any]
+  batch: dict[str, Any] | None
+  size: Size
   restore: Callable[[np.ndarray], np.ndarray]
+  keys: tuple[str, ...]
 
   @property
-  def label(self) -> np.ndarray:
-    """i[H, W], the most probable class of each pixel, in semantic tasks."""
-    if 'label' in self.values:
-      return self.values['label']
-    return self.restore(self.values['probability']).argmax(-1)
-
-  @property
-  def uncertainty(self) -> np.ndarray | None:
-    """f32[H, W], in semantic tasks that sample."""
-    found = self.values.get('uncertainty')
-    return None if found is None else self.restore(found[..., None])[..., 0]
+  def program(self) -> Any:
+    """Equal for images that can share a batch."""
+    return self.batch and (self.keys, tuple(x.shape for x in jax.tree.leaves(self.batch)))
 
 
-def predict_files(
-  loaded: Loaded, sources: Sequence[Source], keys: Sequence[str], failed: MutableMapping[Path, str]
-) -> Iterator[Prediction]:
-  """Yields the predictions of a trained run for the images in files.
+class _Failure(NamedTuple):
+  source: Source
+  error: SegjaxError
+
+
+def stream(
+  network: Network,
+  jobs: Iterable[Job],
+  *,
+  batch_size: int | None = None,
+  probability: bool = False,
+  failed: Failed | None = None,
+) -> Generator[tuple[Frame, Result], None, None]:
+  """Yields the predictions for images, in their order.
 
   Args:
-    loaded: the run.
-    sources: the files.
-    keys: entries of `Task.predict` to keep, if the task has them.
-    failed: to which what is wrong with a file is added, and the next one is read.
+    network: the trained run.
+    jobs: what reads each image, in a thread.
+    batch_size: images of one shape that follow each other pass the network together, at most so
+      many; None chooses by the device and the size of the images.
+    probability: whether results have the probabilities of all classes.
+    failed: to which what is wrong with a file is added, and the next one is read; None raises it.
+
+  Raises:
+    SegjaxError: an image cannot be read or does not fit into memory, where `failed` is None.
   """
-  apply = _make_apply(loaded, keys)
+  prepare = functools.partial(_prepare, network.loaded, probability)
+  finish = functools.partial(_finish, network.loaded, probability)
+  run = functools.partial(_run_batch, network, batch_size)
+  ahead = (batch_size or _default_batch(network.loaded, 1)) + _THREADS
+  check = functools.partial(_check, failed)
+  with _threads(_THREADS) as pool, _threads(1) as device:
+    ready = check(ordered(pool, prepare, jobs, ahead))
+    batches = _batches(ready, functools.partial(_batch_limit, network.loaded, batch_size))
+    done = check(found for rows in ordered(device, run, batches, 1) for found in rows)
+    yield from ordered(pool, lambda pair: (pair[0].frame, finish(*pair)), done, ahead)
+
+
+def file_jobs(sources: Iterable[Source], channels: int, max_pixels: int) -> Iterator[Job]:
+  """What reads the images in files; the frames of a video and pages of a TIFF one after another."""
   for source in sources:
-    predictions = _predict_file(loaded, source, apply)
-    # Not around the loop's body: what goes wrong there is not the file's fault.
+    found = frames.read_frames(source, channels, max_pixels=max_pixels)
+    if source.kind == 'image':
+      yield Job(source, functools.partial(next, found))
+      continue
     while True:
       try:
-        found = next(predictions)
+        frame = next(found)
       except StopIteration:
         break
-      except SegjaxError as e:
-        failed[source.path] = str(e)
+      except (SegjaxError, OSError) as e:
+        yield Job(source, functools.partial(_raise, e))
         break
-      except OSError as e:
-        failed[source.path] = f'{source.path} cannot be read ({e.strerror or e}): check the file'
-        break
-      yield found
+      yield Job(source, functools.partial(_return, frame))
 
 
-def _make_apply(loaded: Loaded, keys: Sequence[str]) -> Apply:
-  task, variables = loaded.run.task, jax.device_put(loaded.variables)
-
-  @compile.jit
-  def predict(variables, batch):
-    outputs, _ = task.forward(variables, batch, train=False)
-    return {key: value for key, value in task.predict(outputs, batch).items() if key in keys}
-
-  return lambda batch: jax.tree.map(lambda x: np.asarray(x[0]), predict(variables, batch))
+def _raise(error: Exception) -> Frame:
+  raise error
 
 
-def _predict_file(loaded: Loaded, source: Source, apply: Apply) -> Iterator[Prediction]:
-  channels, most = loaded.run.spec.channels, loaded.run.experiment.data.max_pixels
-  for frame in frames.read_frames(source, channels, max_pixels=most):
-    try:
-      yield _predict(loaded, frame, apply)
-    except jax.errors.JaxRuntimeError as e:
-      if 'RESOURCE_EXHAUSTED' not in str(e):
-        raise
-      height, width = frame.pixels.shape[:2]
-      raise SegjaxError(
-        f'{source.path} of {width}x{height} pixels does not fit into memory: divide it into tiles, '
-        'or lower config.eval.tile or config.data.size, whichever the run has'
-      ) from e
+def _return(frame: Frame) -> Frame:
+  return frame
 
 
-def _predict(loaded: Loaded, frame: Frame, apply: Apply) -> Prediction:
-  config, pixels = loaded.run.experiment.input, frame.pixels
-  native = pixels.shape[:2]
+# --- stages ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[concurrent.futures.Executor]:
+  executor = concurrent.futures.ThreadPoolExecutor(count, 'segjax_infer')
+  try:
+    yield executor
+  finally:
+    executor.shutdown(cancel_futures=True)
+
+
+def ordered(
+  executor: concurrent.futures.Executor,
+  function: Callable[[T], U],
+  items: Iterable[T],
+  ahead: int,
+) -> Iterator[U]:
+  """`map` in threads, at most `ahead` items before the one that is asked for."""
+  pending: collections.deque[concurrent.futures.Future[U]] = collections.deque()
+  for item in items:
+    pending.append(executor.submit(function, item))
+    if len(pending) > ahead:
+      yield pending.popleft().result()
+  while pending:
+    yield pending.popleft().result()
+
+
+def _check(failed: Failed | None, items: Iterable[Any]) -> Iterator[Any]:
+  """The items that are no failures; of these, notes what is wrong or raises it."""
+  for item in items:
+    if not isinstance(item, _Failure):
+      yield item
+    elif failed is None:
+      raise item.error
+    else:
+      failed[item.source.path] = str(item.error)
+
+
+def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failure:
+  try:
+    frame = job.read()
+  except SegjaxError as e:
+    return _Failure(job.source, e)
+  except OSError as e:
+    path = job.source.path
+    return _Failure(
+      job.source, SegjaxError(f'{path} cannot be read ({e.strerror or e}): check the file')
+    )
+  config, native = loaded.run.experiment.input, frame.pixels.shape[:2]
   # Resized images are as small as the config says.
   own_size = config.data.size.image_size is None and config.data.size.short_side is None
   tiled = hasattr(loaded.run.experiment.eval, 'tile') and own_size
+  keys = _keys(config.annotations[-1], own_size, probability)
   if tiled and native[0] * native[1] > _WHOLE_PIXELS:
-    values = _predict_blocks(loaded, frame, apply)
-    return Prediction(frame, native, values, lambda scores: scores)
-  batch, restore = pipeline.prepare_image(pixels, config)
+    return _Prepared(frame, None, native, lambda scores: scores, keys)
+  batch, restore = pipeline.prepare_image(frame.pixels, config)
   height, width = batch['size'][0].tolist()
-  return Prediction(frame, (height, width), apply(batch), restore)
+  return _Prepared(frame, batch, (height, width), restore, keys)
+
+
+def _keys(annotation: str, own_size: bool, probability: bool) -> tuple[str, ...]:
+  """What to keep of `Task.predict`, which is large."""
+  if annotation == 'objects':
+    return Detections._fields
+  if annotation == 'segments':
+    return ('segments', 'scores')
+  # A label map cannot be resized without the probabilities.
+  label = ('label', 'uncertainty') if own_size else ('probability', 'uncertainty')
+  return (*label, 'probability') if own_size and probability else label
+
+
+def _batches(prepared: Iterable[_Prepared], limit: Callable[[int], int]) -> Iterator[list]:
+  """Images that follow each other and share a program, as many as `limit` has for their pixels."""
+  group: list[_Prepared] = []
+  for image in prepared:
+    if group and (image.batch is None or group[0].program != image.program):
+      yield group
+      group = []
+    group.append(image)
+    if len(group) >= _limit_of(image, limit):
+      yield group
+      group = []
+  if group:
+    yield group
+
+
+def _limit_of(image: _Prepared, limit: Callable[[int], int]) -> int:
+  return 1 if image.batch is None else limit(int(np.prod(image.batch['image'].shape[1:3])))
+
+
+def _batch_limit(loaded: Loaded, batch_size: int | None, pixels: int) -> int:
+  return batch_size or _default_batch(loaded, pixels)
+
+
+def _default_batch(loaded: Loaded, pixels: int) -> int:
+  """Images in a batch: one on a CPU, which a batch does not make faster."""
+  if jax.default_backend() == 'cpu':
+    return 1
+  config = loaded.run.experiment.batch
+  return max(1, min(config.eval_size or config.size, _BATCH_PIXELS // pixels))
+
+
+def _run_batch(
+  network: Network, batch_size: int | None, group: list[_Prepared]
+) -> list[tuple[_Prepared, dict[str, Any]] | _Failure]:
+  """Each image with the entries of `Task.predict` for it, without the batch axis."""
+  first = group[0]
+  try:
+    if first.batch is None:
+      return [(first, _predict_blocks(network, first))]
+    limit = functools.partial(_batch_limit, network.loaded, batch_size)
+    found = network(_stack(group, _limit_of(first, limit)), first.keys)
+  except jax.errors.JaxRuntimeError as e:
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    if len(group) > 1:
+      return [found for image in group for found in _run_batch(network, batch_size, [image])]
+    return [_Failure(first.frame.source, _memory_error(first.frame))]
+  return [
+    (image, jax.tree.map(lambda x, row=row: x[row], found)) for row, image in enumerate(group)
+  ]
+
+
+def _stack(group: Sequence[_Prepared], count: int) -> dict[str, Any]:
+  """The batch of several images; the last one repeats up to `count`, to compile one program."""
+  if len(group) == 1:
+    return group[0].batch
+  rows = [image.batch for image in group]
+  rows += rows[-1:] * (count - len(rows))
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+
+def _memory_error(frame: Frame) -> SegjaxError:
+  height, width = frame.pixels.shape[:2]
+  return SegjaxError(
+    f'{frame.source.path} of {width}x{height} pixels does not fit into memory: divide it into '
+    'tiles, or lower config.eval.tile or config.data.size, whichever the run has'
+  )
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _finish(loaded: Loaded, probability: bool, image: _Prepared, values: dict[str, Any]) -> Result:
+  run, frame = loaded.run, image.frame
+  make = {'label': _dense, 'objects': _objects, 'segments': _segments}
+  fields = make[run.experiment.input.annotations[-1]](loaded, image, values)
+  if not probability:
+    fields.pop('probability', None)
+  return Result(
+    image=frame.pixels,
+    class_names=run.spec.class_names,
+    palette=run.spec.palette,
+    name=frame.name,
+    category_ids=run.spec.category_ids,
+    draw_threshold=getattr(run.experiment.eval, 'draw_threshold', 0.0),
+    unlike_training=unusual.describe(frame.pixels, loaded.images),
+    **fields,
+  )
+
+
+def _dense(loaded: Loaded, image: _Prepared, values: dict[str, Any]) -> dict[str, Any]:
+  height, width = image.frame.pixels.shape[:2]
+  fields: dict[str, Any] = {}
+  if 'probability' in values:
+    fields['probability'] = image.restore(values['probability'])
+  label = values['label'] if 'label' in values else fields['probability'].argmax(-1)
+  fields['label'] = label[:height, :width].astype(label_type(loaded.run.spec.num_classes))
+  if 'uncertainty' in values:
+    fields['uncertainty'] = image.restore(values['uncertainty'][..., None])[..., 0]
+  return fields
+
+
+def _objects(loaded: Loaded, image: _Prepared, values: dict[str, Any]) -> dict[str, Any]:
+  height, width = image.frame.pixels.shape[:2]
+  annotation = {
+    'height': height,
+    'width': width,
+    'scale': (image.size[0] / height, image.size[1] / width),
+  }
+  masks = getattr(loaded.run.model, 'masks', True)
+  rule = loaded.run.experiment.eval.paste
+  paste = functools.partial(paste_masks, rule=rule) if masks else None
+  found = coco.image_result(values, annotation, paste)
+  corner, size = found['boxes'][:, :2], found['boxes'][:, 2:]
+  return {
+    'boxes': np.concatenate([corner, corner + size], axis=1).astype(np.float32),
+    'classes': found['classes'].astype(np.int32),
+    'scores': found['scores'].astype(np.float32),
+    'encoded_masks': found['masks'],
+  }
+
+
+def _segments(loaded: Loaded, image: _Prepared, values: dict[str, Any]) -> dict[str, Any]:
+  height, width = image.frame.pixels.shape[:2]
+  spec, found, scores = loaded.run.spec, values['segments'], values['scores']
+  ids = found.ids[:height, :width]
+  ids, areas = kept_segments(ids, found)
+  info = []
+  for number in np.flatnonzero(areas).tolist():
+    category = int(found.classes[number - 1])
+    entry = {
+      'id': number,
+      'category': category,
+      'name': spec.class_names[category],
+      'isthing': category in spec.things,
+      'area': int(areas[number]),
+    }
+    if number <= len(scores):  # segment k + 1 is detection k
+      entry['score'] = float(scores[number - 1])
+    info.append(entry)
+  return {'segments': ids, 'segments_info': info}
+
+
+def kept_segments(ids: np.ndarray, found: Segments) -> tuple[np.ndarray, np.ndarray]:
+  """i32[H, W] without segments that are not valid, and the pixels of each id, none of id 0."""
+  ids = np.where(np.concatenate([[False], found.valid])[ids], ids, 0).astype(np.int32)
+  areas = np.bincount(ids.ravel(), minlength=len(found.valid) + 1)
+  areas[0] = 0
+  return ids, areas
 
 
 # --- large images ---------------------------------------------------------------------------------
 
 
-def _predict_blocks(loaded: Loaded, frame: Frame, apply: Apply) -> dict[str, np.ndarray]:
-  """`label` u16[H, W] and, if the task samples, `uncertainty` f32[H, W] of a large image.
+def _predict_blocks(network: Network, image: _Prepared) -> dict[str, np.ndarray]:
+  """`label` of a large image and, if asked for, `probability` and `uncertainty`.
 
   With a tile and without overlap, or with a margin, they are those of the image as a whole. With
   overlap, tiles are at other places, and differ as much as the overlap lets tiles differ.
   """
-  config, pixels = loaded.run.experiment.input, frame.pixels
+  loaded, pixels = network.loaded, image.frame.pixels
+  config = loaded.run.experiment.input
   height, width, channels = pixels.shape
   shape = order.multiple_shape((height, width))
   if shape != (height, width):  # padded as the whole image would be
@@ -141,22 +427,30 @@ def _predict_blocks(loaded: Loaded, frame: Frame, apply: Apply) -> dict[str, np.
     padded[:height, :width] = pixels
     pixels = padded
   block, context = _block_size(loaded.run.model, loaded.run.experiment.eval, shape)
-  if frame.rate is None:
-    notify(f'{frame.source.path}: {width}x{height} pixels, by blocks of {block[1]}x{block[0]}')
-  found = tiles.map_blocks(functools.partial(_predict_block, config, apply), pixels, block, context)
+  if image.frame.rate is None:
+    path = image.frame.source.path
+    notify(f'{path}: {width}x{height} pixels, by blocks of {block[1]}x{block[0]}')
+  run = functools.partial(_predict_block, network, image.keys)
+  found = tiles.map_blocks(run, pixels, block, context)
   return {key: value[:height, :width] for key, value in found.items()}
 
 
-def _predict_block(config: Any, apply: Apply, pixels: np.ndarray) -> dict[str, np.ndarray]:
-  batch, restore = pipeline.prepare_image(pixels, config)
-  values = apply(batch)
-  found = {'label': restore(values['probability']).argmax(-1).astype(np.uint16)}
-  if 'uncertainty' in values:
-    found['uncertainty'] = restore(values['uncertainty'][..., None])[..., 0]
-  return found
+def _predict_block(
+  network: Network, keys: Sequence[str], pixels: np.ndarray
+) -> dict[str, np.ndarray]:
+  batch, restore = pipeline.prepare_image(pixels, network.loaded.run.experiment.input)
+  found = {key: value[0] for key, value in network(batch, keys).items()}
+  height, width = pixels.shape[:2]
+  classes = network.loaded.run.spec.num_classes
+  values = {'label': found['label'][:height, :width].astype(label_type(classes))}
+  if 'probability' in found:
+    values['probability'] = restore(found['probability'])
+  if 'uncertainty' in found:
+    values['uncertainty'] = restore(found['uncertainty'][..., None])[..., 0]
+  return values
 
 
-def _block_size(model: Any, config: Any, size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+def _block_size(model: Any, config: Any, size: Size) -> tuple[Size, int]:
   """Rows and columns of a block, whole tiles that start where pooling does, and its context."""
   stride = getattr(model, 'stride', 1)
   fit = getattr(model, 'output_size', lambda side: side)

@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from absl import flags, logging
 
+import segjax
 from segjax import config as config_lib
 from segjax import merge
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, images, pipeline, source_reader, statistics
+from segjax.data import datasets, images, pipeline, source_reader, statistics, unusual
 from segjax.data.config import InputConfig
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
@@ -33,7 +35,7 @@ from segjax.experiment import (
   task_module,
 )
 from segjax.tasks.base import Task
-from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
+from segjax.training import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
 from segjax.workdir import Workdir
@@ -59,6 +61,14 @@ def notify_process(text: str) -> None:
   """Shows what each process knows of its own part of the batches."""
   process = f'process {jax.process_index()}: ' if jax.process_count() > 1 else ''
   print(process + text, file=sys.stderr, flush=True)
+
+
+def start_process() -> None:
+  """What a process that trains or predicts needs: quiet libraries, and the compilation cache."""
+  logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
+  compile.enable_cache()
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -408,8 +418,18 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   run = build(experiment, spec, class_weights)
   if write:
     workdir.write_config(experiment.to_dict())
-    workdir.write_dataset({'spec': spec.to_json(), 'class_weights': class_weights})
+    ranges = known['images'] if known and 'images' in known else _image_ranges(run, builder)
+    facts = {'spec': spec.to_json(), 'class_weights': class_weights, 'images': ranges}
+    workdir.write_dataset(facts)
   return run, builder
+
+
+def _image_ranges(run: Run, builder: Any) -> dict[str, Any] | None:
+  """What training images are like, for `dataset.json`."""
+  data = run.experiment.data
+  reader = source_reader.open_reader(builder, data.train_split, run.experiment.input, run.spec)
+  ranges = unusual.measure(reader, data.size)
+  return ranges and ranges.to_json()
 
 
 def make_optimizer(run: Run, batch: Batch) -> optax.GradientTransformation:
@@ -467,8 +487,24 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
 
 
 def read_experiment(workdir: Workdir, overrides: Sequence[tuple[str, str]] = ()) -> Experiment:
-  """The experiment of a workdir, with overrides put in place."""
+  """The experiment of a workdir, with overrides put in place.
+
+  Raises:
+    SegjaxError: no such workdir, a corrupt one or one of a newer version; an unknown key.
+  """
+  _check_version(workdir)
   return parse(config_lib.override(_read_config(workdir), overrides))
+
+
+def _check_version(workdir: Workdir) -> None:
+  """Raises a SegjaxError for a run that a newer version trained: the same keys may mean others."""
+  found = [re.search(r'segjax (\d+)\.(\d+)', s.get('versions', '')) for s in workdir.read_starts()]
+  newest = max((tuple(map(int, match.groups())) for match in found if match), default=(0, 0))
+  if newest > tuple(map(int, segjax.__version__.split('.')[:2])):
+    raise SegjaxError(
+      f'{workdir.path} was trained by segjax {newest[0]}.{newest[1]}, newer than this '
+      f'{segjax.__version__}: upgrade segjax'
+    )
 
 
 def _read_config(workdir: Workdir) -> dict[str, Any]:
@@ -485,11 +521,19 @@ def _tell_upgrade(path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """A trained run, and the variables of one of its checkpoints."""
+  """A trained run, and the variables of one of its checkpoints.
+
+  Attributes:
+    run: the run.
+    restored: the checkpoint.
+    variables: for `Task.forward`.
+    images: what its training images were like; None for runs of earlier versions.
+  """
 
   run: Run
   restored: checkpoint.Restored
   variables: Mapping[str, Any]
+  images: unusual.ImageRanges | None = None
 
 
 def load_run(
@@ -511,7 +555,8 @@ def load_run(
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(experiment, spec, dataset['class_weights'])
   restored = restore(workdir, which)
-  return Loaded(run, restored, state.variables_from_arrays(restored.state))
+  variables = state.variables_from_arrays(restored.state)
+  return Loaded(run, restored, variables, unusual.ImageRanges.from_json(dataset.get('images')))
 
 
 def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:

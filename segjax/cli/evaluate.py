@@ -19,11 +19,10 @@ from segjax.cli import options
 from segjax.data import statistics
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
-from segjax.train import checkpoint, compile, evaluate, log, sharding, step
+from segjax.training import checkpoint, compile, evaluate, log, sharding, step
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = 'compute the metrics of a trained network'
 EXAMPLE = """examples:
   segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune

@@ -6,11 +6,10 @@ from typing import Any
 
 from segjax import run as run_lib
 from segjax.cli import options
-from segjax.train import checkpoint
+from segjax.training import checkpoint
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = 'show the step, the parameter count and the digests of a run'
 EXAMPLE = """example:
   segjax info --workdir=runs/scenes --json"""
 

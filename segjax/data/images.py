@@ -91,10 +91,19 @@ def decode_image(
   """
   with _decoding(encoded, what):
     image = _open(encoded, what, page)
-    shown = _as_shown(image, what)
-    mode = {1: 'L', 3: 'RGB'}[channels]
-    pixels = np.asarray(shown if shown.mode == mode else shown.convert(mode))
-  return _turn(pixels.reshape(*pixels.shape[:2], channels), image, encoded)
+    pixels = _pixels(image, channels, what)
+  return _turn(pixels, image, encoded)
+
+
+def read_pillow(image: Image.Image, channels: int, what: str) -> np.ndarray:
+  """The pixels of an image that Pillow has opened, as `decode_image` reads them from its file.
+
+  Raises:
+    SegjaxError: it cannot be decoded, or has 32 bits a pixel.
+  """
+  with _decoding(b'?', what):
+    pixels = _pixels(image, channels, what)
+  return _turn(pixels, image, b'')
 
 
 def decode_label(encoded: bytes, what: str, *, page: int | None = None) -> np.ndarray:
@@ -281,6 +290,14 @@ def _pages(image: Image.Image) -> list[int]:
 
 
 # --- pixels ---------------------------------------------------------------------------------------
+
+
+def _pixels(image: Image.Image, channels: int, what: str) -> np.ndarray:
+  """u8[H, W, channels], as stored: not turned by the orientation flag."""
+  shown = _as_shown(image, what)
+  mode = {1: 'L', 3: 'RGB'}[channels]
+  pixels = np.asarray(shown if shown.mode == mode else shown.convert(mode))
+  return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _as_shown(image: Image.Image, what: str) -> Image.Image:

@@ -7,7 +7,13 @@ from typing import Any, Self, TextIO
 
 from rich import box
 from rich.console import Console, Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -122,6 +128,37 @@ class TrainProgress:
     if step == first_step:
       return None
     return (self._total - step) * (now - first_time) / (step - first_step)
+
+
+class ImageProgress:
+  """How many images are done, as a context manager: a bar on a terminal, nothing elsewhere.
+
+  Args:
+    total: number of images; None where it is unknown.
+    stream: where to write.
+  """
+
+  def __init__(self, total: int | None, stream: TextIO):
+    console = Console(file=stream)
+    self._bar: Progress | None = None
+    if stream.isatty() and not console.is_dumb_terminal:
+      columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+      self._bar = Progress(*columns, console=console, transient=True)
+      self._task = self._bar.add_task('', total=total)
+
+  def __enter__(self) -> Self:
+    if self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._bar:
+      self._bar.stop()
+
+  def advance(self) -> None:
+    """Counts one image more."""
+    if self._bar:
+      self._bar.advance(self._task)
 
 
 def _short(name: str) -> str:

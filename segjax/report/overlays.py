@@ -21,6 +21,9 @@ ERROR_COLOR = (220, 38, 38)
 _VOID_8, _VOID_16 = 255, 65_535
 # Approximate size in pixels of visualizations with text.
 _READABLE = 512
+_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+# Height of a line of a legend, in pixels.
+_LINE = 18
 # Rows of an image that are blended at once.
 _STRIP = 512
 # Consecutive shades of a color: (0 for black or 255 for white, weight).
@@ -73,6 +76,47 @@ def overlay(
     border = _border(np.asarray(label))
     canvas[border] = colors[border]
   return canvas
+
+
+def with_legend(
+  drawn: np.ndarray,
+  label: npt.ArrayLike,
+  palette: npt.ArrayLike,
+  class_names: Sequence[str],
+) -> np.ndarray:
+  """Names the classes of an overlay to its right, the largest first.
+
+  The width depends on the size of the image and on all names, so that the frames of a video keep
+  one size. A small image is enlarged by an integer factor, so that the legend can be read.
+
+  Args:
+    drawn: u8[H, W, 3], see `overlay`.
+    label: i[H, W].
+    palette: u8[C, 3].
+    class_names: C names.
+
+  Returns:
+    u8[sH, sW + legend, 3], s >= 1.
+  """
+  factor = max(1, round(_READABLE / max(drawn.shape[:2])))
+  drawn = cv2.resize(drawn, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+  # Characters that OpenCV's font lacks become question marks, one for each.
+  names = [name.encode('ascii', 'replace').decode() for name in class_names]
+  widest = max((_text_size(name)[0] for name in names), default=0)
+  legend = np.full((len(drawn), widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
+  counts = np.bincount(np.ravel(label), minlength=len(names))[: len(names)]
+  present = [k for k in np.argsort(-counts, kind='stable') if counts[k]]
+  lines = max(1, len(legend) // _LINE)
+  if len(present) > lines:  # the last line says how many are left out
+    present = present[: lines - 1]
+  for row, k in enumerate(present):
+    top = row * _LINE + 3
+    color = np.asarray(palette)[k].tolist()
+    cv2.rectangle(legend, (4, top), (4 + _LINE - 6, top + _LINE - 6), color, -1)
+    _put(legend, names[k], (_LINE + 4, top + _LINE - 7), 0)
+  if left := int(np.count_nonzero(counts)) - len(present):
+    _put(legend, f'+ {left}', (_LINE + 4, len(present) * _LINE + _LINE - 4), 0)
+  return np.concatenate([drawn, legend], axis=1)
 
 
 def panels(
@@ -211,8 +255,7 @@ def _write(
   canvas: np.ndarray, text: str, corner: np.ndarray, color: np.ndarray, *, centered: bool = False
 ) -> None:
   """Draws text with its lower left corner, or its center, at `corner`, moved inside the image."""
-  font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.4
-  (width, height), below = cv2.getTextSize(text, font, scale, 1)
+  width, height, below = _text_size(text)
   if centered:
     corner = corner + (-width // 2, (height + below) // 2)
   x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - width - 2)))
@@ -220,7 +263,18 @@ def _write(
   cv2.rectangle(canvas, (x, y - height - below), (x + width + 1, y), color.tolist(), -1)
   # Black or white, whichever contrasts more.
   ink = 0 if color @ (0.299, 0.587, 0.114) > 128 else 255
-  cv2.putText(canvas, text, (x + 1, y - below // 2 - 1), font, scale, (ink,) * 3, 1, cv2.LINE_AA)
+  _put(canvas, text, (x + 1, y - below // 2 - 1), ink)
+
+
+def _text_size(text: str) -> tuple[int, int, int]:
+  """Width, height, and what is below the baseline, in pixels."""
+  (width, height), below = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
+  return width, height, below
+
+
+def _put(canvas: np.ndarray, text: str, corner: tuple[int, int], ink: int) -> None:
+  """Writes gray text with its lower left corner at `corner`."""
+  cv2.putText(canvas, text, corner, _FONT, _FONT_SCALE, (ink,) * 3, 1, cv2.LINE_AA)
 
 
 def heat(values: npt.ArrayLike) -> np.ndarray:

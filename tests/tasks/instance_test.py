@@ -17,8 +17,8 @@ from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks
 from segjax.tasks import detection as shared
 from segjax.tasks import instance
-from segjax.train import compile, evaluate, sharding, step
-from segjax.train.state import init_state
+from segjax.training import compile, evaluate, sharding, step
+from segjax.training.state import init_state
 from segjax.types import Detections, Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')

@@ -11,7 +11,7 @@ import pytest
 
 from segjax.losses import panoptic as losses
 from segjax.tasks import panoptic
-from segjax.train import compile, evaluate, sharding, step
+from segjax.training import compile, evaluate, sharding, step
 from segjax.types import IGNORE_LABEL, Detections, SegjaxError, Segments
 
 NAMES, THINGS = ('sky', 'cat', 'sea', 'dog'), (1, 3)

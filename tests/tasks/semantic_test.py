@@ -14,7 +14,7 @@ from segjax.models.fcn import FCN
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
 from segjax.tasks import semantic
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 LOSSES = {'softmax_cross_entropy': dense.softmax_cross_entropy}

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -12,11 +13,11 @@ from typing import Annotated, Any, Literal, Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from segjax.train import sharding
-from segjax.train.checkpoint import Checkpoints
-from segjax.train.log import RunLog
-from segjax.train.state import TrainState
-from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
+from segjax.training import sharding
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.log import RunLog
+from segjax.training.state import TrainState
+from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError, StoppedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +62,15 @@ class Progress(Protocol):
   def message(self, text: str) -> None: ...
 
 
-class StoppedError(Exception):
-  """The run was stopped by a signal, after saving its state.
-
-  Attributes:
-    step: the last step.
-    signum: the signal.
-  """
-
-  def __init__(self, step: int, signum: int):
-    super().__init__(f'{signal.Signals(signum).name} after step {step}')
-    self.step, self.signum = step, signum
-
-
 class _StopSignal:
   """Records SIGTERM and SIGINT inside a `with` block; a second signal has its usual effect."""
 
   def __enter__(self) -> '_StopSignal':
     self.received: int | None = None
     # With several processes, JAX's preemption notifier handles SIGTERM.
-    signals = () if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+    # JAX watches over several processes; Python takes handlers in its main thread only.
+    ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGINT) if ours else ()
     self._old = {s: signal.signal(s, self._handle) for s in signals}
     return self
 
@@ -199,7 +189,7 @@ def run(
 
   Args:
     state: on the mesh; its buffers are donated.
-    train_step: compiled, from `segjax.train.step.make_train_step`.
+    train_step: compiled, from `segjax.training.step.make_train_step`.
     batches: `(batch on the mesh, names of its examples)` from step `state.step` on.
     config: see `TrainConfig`.
     batch_size: examples per step, over all processes.

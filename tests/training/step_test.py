@@ -12,9 +12,9 @@ import optax
 import pytest
 from tiny_task import make_batch, make_task
 
-from segjax.train import sharding
-from segjax.train.state import TrainState, eval_variables, init_state
-from segjax.train.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
+from segjax.training import sharding
+from segjax.training.state import TrainState, eval_variables, init_state
+from segjax.training.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
 SGD = optax.sgd(0.1, 0.9)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from segjax.tasks.base import Task
-from segjax.train import optim
-from segjax.train.state import TrainState
+from segjax.training import optim
+from segjax.training.state import TrainState
 from segjax.types import Array, Batch, SumCount
 
 T = TypeVar('T')

@@ -9,8 +9,8 @@ import pytest
 from tiny_task import make_batch, make_task
 
 from segjax.metrics.base import Metric
-from segjax.train import evaluate
-from segjax.train.state import eval_variables, init_state
+from segjax.training import evaluate
+from segjax.training.state import eval_variables, init_state
 
 
 def test_recomputed_statistics_are_the_mean_over_batches():

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.tasks.base import Task
-from segjax.train import sharding
-from segjax.train.state import TrainState, eval_variables
-from segjax.train.step import name_parts
+from segjax.training import sharding
+from segjax.training.state import TrainState, eval_variables
+from segjax.training.step import name_parts
 
 Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
 
@@ -57,7 +57,7 @@ def evaluate(
   """Evaluates `variables` on a split.
 
   Args:
-    eval_step: from `segjax.train.step.make_eval_step`, compiled.
+    eval_step: from `segjax.training.step.make_eval_step`, compiled.
     variables: parameters and model state on the mesh.
     batches: this process's part of the split, `(batch, names)`, the last batch padded.
     task: that defines the metrics.
@@ -110,7 +110,7 @@ def tune(
   """Evaluates each of `task.tuning.settings` in one pass over a split.
 
   Args:
-    tune_step: from `segjax.train.step.make_tune_step`, compiled.
+    tune_step: from `segjax.training.step.make_tune_step`, compiled.
     variables, batches, task, put: as for `evaluate`.
 
   Returns:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from segjax.train.log import RunLog
+from segjax.training.log import RunLog
 
 
 def lines(path):

@@ -339,6 +339,7 @@ def _warnings_to(report: Callable[[str], None] | None) -> Iterator[None]:
     yield
     return
   with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always', UserWarning)
     yield
   for warning in caught:
     if warning.category is UserWarning:

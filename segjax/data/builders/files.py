@@ -213,11 +213,16 @@ class FilesBuilder(raw.Builder, skip_registration=True):
       annotated = annotated or _is_annotated(content, self.options)
       yield item.name, make(self, item.name, number, image, size, content)
     if not annotated:
-      raise SegjaxError(
-        f'nothing is annotated on the {len(items)} images of the split {split}, but for '
-        f'background: correct config.data.files, or choose other images for {split}'
-      )
+      _report_empty(split, len(items))
     _warn(problems)
+
+
+def _report_empty(split: str, count: int) -> None:
+  """A split without annotations is an error, but for test, whose labels are often kept back."""
+  problem = f'nothing is annotated on the {count} images of the split {split}, but for background'
+  if split != 'test':
+    raise SegjaxError(f'{problem}: correct config.data.files, or choose other images for {split}')
+  warnings.warn(problem, stacklevel=2)
 
 
 def _is_annotated(content: Content, options: Any) -> bool:

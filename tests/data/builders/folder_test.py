@@ -361,11 +361,12 @@ def test_what_tasks_of_objects_need(tmp_path, kwargs, message):
 # --- prepared data --------------------------------------------------------------------------------
 
 
-def load(source, annotations=SEMANTIC, **kwargs):
+def load(source, annotations=SEMANTIC, report=None, **kwargs):
   return datasets.load(
     'folder',
     source.parent / 'prepared',
     source,
+    report,
     files={'classes': CLASSES, **kwargs},
     annotations=annotations,
   )
@@ -480,6 +481,19 @@ def test_masks_without_anything_but_background(tmp_path, annotations, kwargs):
   with pytest.raises(SegjaxError, match='nothing is annotated on the 5 images of the split train'):
     load(source, annotations, **kwargs)
   assert not list((tmp_path / 'prepared').rglob('*.array_record*'))
+
+
+def test_labels_of_a_test_split_may_be_kept_back(tmp_path):
+  source, reports = tmp_path / 'source', []
+  write_folder(source)
+  names = sorted(path.stem for path in (source / 'images').iterdir())
+  for name in names[:2]:
+    path = next((source / 'masks').glob(f'{name}.*'))
+    save(path, scene(0).label * np.uint8(0))
+  for split, chosen in (('test', names[:2]), ('train', names[2:])):
+    (source / f'{split}.txt').write_text('\n'.join(chosen))
+  load(source, splits={'train': 'train.txt', 'test': 'test.txt'}, report=reports.append)
+  assert any('nothing is annotated on the 2 images of the split test' in r for r in reports)
 
 
 def test_a_changed_folder_is_prepared_again(tmp_path):

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,9 +28,6 @@ EXAMPLE = """examples:
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune
 
 --config.KEY=VALUE can override config.data, config.batch, config.eval and config.mesh."""
-
-# The name of an example, and its panels by name, u8[H, W, 3].
-Example = tuple[str, Mapping[str, np.ndarray]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +89,7 @@ class Evaluated(NamedTuple):
     split: that was evaluated.
     step: of the checkpoint.
     parameters: number of parameters.
-    metrics: by name, as fractions; tables as nested mappings.
-    examples: the first examples of the split.
+    measured: the metrics and the images to show.
     counts: of the classes in the split; None in the course of a training, which shows them once.
   """
 
@@ -102,9 +97,13 @@ class Evaluated(NamedTuple):
   split: str
   step: int
   parameters: int
-  metrics: dict[str, Any]
-  examples: Sequence[Example]
+  measured: evaluate.Evaluation
   counts: statistics.ClassCounts | None = None
+
+  @property
+  def metrics(self) -> dict[str, Any]:
+    """By name, as fractions; tables as nested mappings."""
+    return self.measured.metrics
 
 
 def evaluate_run(
@@ -120,11 +119,11 @@ def evaluate_run(
   """
   loaded, run, dataset, mesh = _load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
-  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
-  metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  evaluator = run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
+  measured = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = run_lib.size_of(loaded.variables['params'])
   counts = run_lib.count_classes(run, dataset, split)
-  return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples, counts)
+  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts)
 
 
 def _load(
@@ -188,8 +187,9 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
       html.table_section(name.replace('_', ' ').capitalize(), table, colors)
       for name, table in tables.items()
     ),
+    *_confusion(evaluated),
     html.curves_section('Curves', records),
-    html.images_section('Examples', evaluated.examples, colors),
+    *_images(evaluated.measured, colors),
     html.text_section('Config', config_lib.to_json(evaluated.run.experiment.to_dict())),
   ]
   html.write_report(
@@ -197,7 +197,35 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
     title=workdir.path.name,
     summary=_summary(workdir, evaluated, records),
     sections=sections,
+    command=[
+      *('segjax', 'evaluate', f'--workdir={workdir.path}', f'--split={evaluated.split}'),
+    ],
   )
+
+
+def _confusion(evaluated: Evaluated) -> list[html.Section]:
+  confusion, spec = evaluated.measured.confusion, evaluated.run.spec
+  if confusion is None:
+    return []
+  return [html.confusion_section('Confusion matrix', confusion, spec.class_names, spec.palette)]
+
+
+def _images(
+  measured: evaluate.Evaluation, colors: Mapping[str, Sequence[int]]
+) -> list[html.Section]:
+  """The worst images, each with its score, and the first ones; a small split only once."""
+  scores = dict(measured.scores)
+  caption = lambda name: (
+    f'{name}: {measured.measure} {values.format_metric(measured.measure, scores[name])}'
+    if name in scores
+    else name
+  )
+  captioned = lambda images: [(caption(name), panels) for name, panels in images]
+  worst = html.images_section('Worst images', captioned(measured.worst), colors)
+  shown = {name for name, _ in measured.worst}
+  if shown >= {name for name, _ in measured.examples}:
+    return [worst]
+  return [worst, html.images_section('Examples', captioned(measured.examples), colors)]
 
 
 def _summary(
@@ -205,7 +233,6 @@ def _summary(
 ) -> dict[str, str]:
   """The summary at the top of a report."""
   experiment, spec = evaluated.run.experiment, evaluated.run.spec
-  path = shlex.quote(str(workdir.path))
   return {
     'model': f'{experiment.model_config["name"]}, {evaluated.parameters:,} parameters',
     'data set': f'{spec.name} {spec.version}, split {evaluated.split}',
@@ -216,7 +243,6 @@ def _summary(
     'written': datetime.datetime.now().isoformat(' ', 'minutes'),
     'versions': provenance.versions(),
     'config digest': experiment.digest,
-    'command': f'segjax evaluate --workdir={path} --split={evaluated.split}',
   }
 
 

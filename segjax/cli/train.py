@@ -207,11 +207,11 @@ def _make_train_step(
   return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
-def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-  """`variables -> (metrics, examples)` on the evaluation split."""
+def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> run_lib.Evaluator:
+  """The evaluator of the evaluation split, which exists."""
   split = run.experiment.data.eval_split
   datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
-  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
+  return run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
@@ -223,19 +223,20 @@ def _progress(total: int, start: int) -> console.TrainProgress:
 def _evaluate(
   run: Run,
   workdir: Workdir,
-  evaluator: Callable[..., Any],
+  evaluator: run_lib.Evaluator,
   run_log: log.RunLog | None,
   progress: console.TrainProgress,
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
   """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
-  metrics, examples = evaluator(eval_variables(current))
+  measured = evaluator(eval_variables(current))
+  metrics = measured.metrics
   split = run.experiment.data.eval_split
   if run_log:
     run_log.scalars(now, split, metrics)
-    run_log.images(now, split, examples)
-    write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
+    run_log.images(now, split, measured.examples)
+    write_report(workdir, Evaluated(run, split, now, size_of(current.params), measured))
   metric = run.experiment.train.best_metric
   value = _check_best_metric(metric, metrics)
   loss = f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else ''

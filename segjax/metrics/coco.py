@@ -154,7 +154,9 @@ def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
     2 TP / (2 TP + FP + FN), or NaN if that is 0 / 0.
   """
   truth = _truth(result, kind)
-  chosen = [k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score]
+  chosen = [
+    k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score
+  ]
   crowd = np.array([thing['iscrowd'] for thing in truth], bool)
   free, hits, wrong = ~crowd, 0, 0
   ious = _ious(result, chosen, truth, kind)

@@ -35,8 +35,8 @@ INK = '#123456'
 # Fewer points than these are marked one by one and not smoothed.
 _FEW_POINTS = 20
 
-# Set, not measured: there is no noise to smooth away, and a warm-up or a decay is seen as it is only
-# on a linear axis.
+# Set, not measured: there is no noise to smooth away, and only a linear axis shows the shape of a
+# schedule.
 _EXACT = ('learning_rate',)
 
 
@@ -119,13 +119,16 @@ def curve_svg(
   curves: Mapping[str, Curve],
   colors: Mapping[str, int],
   noisy: Collection[str] = (TRAIN,),
+  *,
+  key: str | None = None,
 ) -> str:
   """Plots one metric over the steps, one line per split, without a title or legend.
 
   Training values are faint, with their running mean over a tenth of the run on top; evaluation
   values are plotted as they are. The background is transparent, and text and axes take
   `currentColor`, so the SVG suits any page. Positive values that span more than two decades get a
-  logarithmic axis, except the learning rate; metrics in percent (`values.is_percent`) get an axis in percent.
+  logarithmic axis, except the learning rate; metrics in percent (`values.is_percent`) get an axis
+  in percent.
 
   Args:
     name: of the metric.
@@ -133,6 +136,7 @@ def curve_svg(
     colors: split -> index of its color, SERIES_COLORS or the CSS variable `--series-<number>`;
       where the colors repeat, the line is dashed.
     noisy: the splits whose values are those of training.
+    key: different for each plot of a page; by default `name`.
 
   Returns:
     An `<svg>` element.
@@ -144,7 +148,7 @@ def curve_svg(
       _draw(axes, curve, smoothed, colors[split])
     _style(axes, name, np.concatenate([curve.values for curve in curves.values()]))
 
-  return plot_svg(name, draw)
+  return plot_svg(key or name, draw)
 
 
 def series_color(index: int) -> str:

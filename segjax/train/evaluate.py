@@ -127,9 +127,7 @@ def evaluate(
     if metric.confusion:
       confusion = metric.confusion(state)
   measure = task.ranking.image_measure if task.ranking else ''
-  return Evaluation(
-    metrics, gallery.examples, gallery.worst, measure, gallery.scores, confusion
-  )
+  return Evaluation(metrics, gallery.examples, gallery.worst, measure, gallery.scores, confusion)
 
 
 def draw(

@@ -158,10 +158,11 @@ def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
     k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score
   ]
   crowd = np.array([thing['iscrowd'] for thing in truth], bool)
+  classes = np.array([thing['category_id'] for thing in truth], int)
   free, hits, wrong = ~crowd, 0, 0
   ious = _ious(result, chosen, truth, kind)
   for row, k in enumerate(chosen):
-    near = (ious[row] >= 0.5) & [t['category_id'] == result['classes'][k] for t in truth]
+    near = (ious[row] >= 0.5) & (classes == result['classes'][k])
     if (near & free).any():
       free[np.argmax(np.where(near & free, ious[row], -1))] = False
       hits += 1

@@ -129,7 +129,7 @@ def test_table_without_colors_has_no_swatches():
 
 def test_curves_keep_one_color_a_split():
   body = report.curves_section('Curves', LOG).body
-  assert re.findall(r'background: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
+  assert re.findall(r'color: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
     ('0', 'train'),
     ('1', 'val'),
     ('1', 'val'),

@@ -21,7 +21,6 @@ from segjax.data.statistics import Statistics
 from segjax.recipes import Facts, Machine, Note, make_recipe
 from segjax.types import SegjaxError
 
-HELP = 'write a config for images of your own'
 EXAMPLE = """examples:
   segjax new --task=semantic --images=my/images --labels=my/masks --output=my_config.py
   segjax new --task=instance --images=export/ --output=cells.py --config.data.files.split_seed=1

@@ -28,7 +28,6 @@ from segjax.run import Loaded, notify
 from segjax.types import Detections, SegjaxError, Segments
 from segjax.workdir import Workdir
 
-HELP = 'run a trained network on image files and videos'
 EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
   segjax predict --workdir=runs/scenes --images=clip.mp4 --output=out/

@@ -28,7 +28,6 @@ from segjax.tables.spec import Entry, Table
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = "print a paper's table next to our results, or train the missing rows"
 EXAMPLE = """examples:
   segjax table segnet_table1
   segjax table segnet_table1 --html

@@ -26,7 +26,6 @@ from segjax.train.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
-HELP = 'train a network from a config, or resume a run'
 EXAMPLE = """example:
   segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
 
@@ -47,8 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.distributed:
+    start_distributed(args.distributed)
   train(Workdir(args.workdir), args.config, args.overrides)
   return 0
+
+
+def start_distributed(how: str) -> None:
+  """Initializes multi-process JAX.
+
+  Args:
+    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
+      the index of this one.
+
+  Raises:
+    SegjaxError: `how` has another form.
+  """
+  if how == 'auto':
+    jax.distributed.initialize()
+    return
+  try:
+    address, count, index = how.split(',')
+    count, index = int(count), int(index)
+  except ValueError:
+    raise SegjaxError(
+      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
+    ) from None
+  jax.distributed.initialize(address, count, index)
 
 
 def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ from segjax.train import sharding
 from segjax.train.checkpoint import Checkpoints
 from segjax.train.log import RunLog
 from segjax.train.state import TrainState
-from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
+from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError, StoppedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +59,6 @@ class Progress(Protocol):
   def update(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
 
   def message(self, text: str) -> None: ...
-
-
-class StoppedError(Exception):
-  """The run was stopped by a signal, after saving its state.
-
-  Attributes:
-    step: the last step.
-    signum: the signal.
-  """
-
-  def __init__(self, step: int, signum: int):
-    super().__init__(f'{signal.Signals(signum).name} after step {step}')
-    self.step, self.signum = step, signum
 
 
 class _StopSignal:

@@ -36,7 +36,7 @@ def test_every_command_is_listed_with_its_line(name, capsys):
   with pytest.raises(SystemExit):
     run('--help')
   out = ' '.join(capsys.readouterr().out.split())
-  assert f'{name} {program.COMMANDS[name].HELP}' in out
+  assert f'{name} {program.COMMANDS[name].help}' in out
 
 
 def test_overrides_are_for_commands_with_a_config(capsys):

@@ -16,6 +16,7 @@ from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.data import statistics
+from segjax.experiment import Experiment
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
 from segjax.train import checkpoint, compile, evaluate, log, sharding, step
@@ -116,7 +117,7 @@ def evaluate_run(
   Raises:
     SegjaxError: see `run.load_run`; unknown split; the data set has different classes.
   """
-  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  loaded, run, dataset, mesh = load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
   evaluator = run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
   measured = evaluator(sharding.put_replicated(loaded.variables, mesh))
@@ -125,7 +126,7 @@ def evaluate_run(
   return Evaluated(run, split, loaded.restored.step, parameters, measured, counts)
 
 
-def _load(
+def load(
   workdir: Workdir, which: checkpoint.Which, overrides: Sequence[tuple[str, str]]
 ) -> tuple[Loaded, Run, Dataset, jax.sharding.Mesh]:
   """The trained run, the same run on the evaluation data set, that data set, and the mesh."""
@@ -150,7 +151,7 @@ def tune_run(
   Raises:
     SegjaxError: see `evaluate_run`; the task has no thresholds.
   """
-  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  loaded, run, dataset, mesh = load(workdir, which, overrides)
   tuning, split = run.task.tuning, split or run.experiment.data.eval_split
   if tuning is None:
     raise SegjaxError(
@@ -237,7 +238,7 @@ def _summary(
     'data set': f'{spec.name} {spec.version}, split {evaluated.split}',
     **_not_measured(evaluated),
     'step': f'{evaluated.step} of {experiment.train.steps}',
-    'best': _best(evaluated.run, records),
+    'best': describe_best(experiment, records),
     'hardware': provenance.hardware(),
     'written': datetime.datetime.now().isoformat(' ', 'minutes'),
     'versions': provenance.versions(),
@@ -268,9 +269,9 @@ def _not_measured(evaluated: Evaluated) -> dict[str, str]:
   return {'not measured': missing} if missing else {}
 
 
-def _best(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+def describe_best(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
   """The best evaluation so far, such as 'mean_iou 61.7% at step 400'; empty before the first."""
-  config, split = run.experiment.train, run.experiment.data.eval_split
+  config, split = experiment.train, experiment.data.eval_split
   metric = config.best_metric
   scored = [
     (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None

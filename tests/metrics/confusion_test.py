@@ -138,9 +138,7 @@ def test_the_score_of_an_image_is_its_own_mean_iou():
   batch = {'label': label, 'valid': np.array([True, True, True, False])}
   metric = confusion.confusion_metrics(NAMES)
   scored = jax.jit(lambda p, b: metric.image_scores(p, b, None))({'label': prediction}, batch)
-  own = [
-    metric.compute(state(prediction[i : i + 1], label[i : i + 1]))['mean_iou'] for i in (0, 1)
-  ]
+  own = [metric.compute(state(prediction[i : i + 1], label[i : i + 1]))['mean_iou'] for i in (0, 1)]
   np.testing.assert_allclose(scored, [*own, np.nan, np.nan], rtol=1e-6)
   assert metric.image_measure == 'mean_iou'
 

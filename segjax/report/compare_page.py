@@ -130,14 +130,14 @@ def _class_sections(
 
 
 def _cells(metric: str, values: Sequence[float | None], *, bars: bool = False) -> list[html.Cell]:
-  known = [value for value in values if _is_number(value)]
+  texts = [format_metric(metric, value) for value in values]
+  known = {value: text for value, text in zip(values, texts, strict=True) if _is_number(value)}
   choose = better(metric)
-  # Where all runs are equal, none is the best.
-  best = choose(known) if choose and len(set(known)) > 1 else None
+  # Where all runs look equal, none is the best.
+  best = known[choose(known)] if choose and len(set(known.values())) > 1 else None
   share = lambda value: float(value) if bars and _is_number(value) and 0 <= value <= 1 else None
   return [
-    html.Cell(format_metric(metric, value), share(value), best is not None and value == best)
-    for value in values
+    html.Cell(text, share(value), text == best) for value, text in zip(values, texts, strict=True)
   ]
 
 

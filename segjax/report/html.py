@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import io
 import os
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from segjax.report.curves import SERIES_COLORS, TRAIN, Curve, collect_curves, curve_svg
@@ -332,6 +333,8 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
   'bar': _bar,
+  # A line may break after an underscore or a dot, such as those of `mean_class_accuracy`.
+  'breakable': lambda name: Markup(re.sub(r'([._])', r'\1<wbr>', escape(name))),
   'hue': lambda index: index % len(SERIES_COLORS),
   'metric': lambda value, name: format_metric(name, value),
   'image_uri': _image_uri,

@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -177,7 +176,7 @@ def _compared(
   trained: _Trained | None,
   split: str | None,
 ) -> compare_page.ComparedRun:
-  config = config_lib.flatten(json.loads(config_lib.to_json(experiment.to_dict())))
+  config = config_lib.dotted(experiment.to_dict())
   if trained is not None:
     step, split, metrics = trained.loaded.restored.step, trained.split, trained.measured.metrics
     parameters = f'{size_of(trained.loaded.variables["params"]):,}'

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
@@ -21,7 +22,7 @@ from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
-from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
+from segjax.train import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
 from segjax.train.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
@@ -97,6 +98,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
   # Config errors surface here, before anything is compiled.
+  loggers.check(run.experiment.train.loggers)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   evaluator = _make_evaluator(run, eval_dataset, mesh)
   refresh = _make_refresh(run, builder, mesh)
@@ -116,8 +118,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run_log = None
     if jax.process_index() == 0:
       workdir.note_start({'step': start, **provenance.provenance()})
-      run_log = log.RunLog(workdir.path, start_step=start)
-      stack.callback(run_log.close)
+      run_log = stack.enter_context(_open_log(run, workdir, start))
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
     current = loop.run(
       current,
@@ -134,6 +135,15 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
+
+
+def _open_log(run: Run, workdir: Workdir, start: int) -> log.RunLog:
+  config, train_config = config_lib.dotted(run.experiment.to_dict()), run.experiment.train
+  opened = loggers.open_loggers(train_config.loggers, workdir.path, config, notify)
+  run_log = log.RunLog(workdir.path, start_step=start, loggers=opened)
+  split = run.experiment.data.eval_split
+  run_log.config(config, ['train/loss', f'{split}/{train_config.best_metric}'])
+  return run_log
 
 
 def _first_batch(run: Run, builder: Any) -> Batch:

@@ -334,7 +334,7 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters |= {
   'bar': _bar,
   # A line may break after an underscore or a dot, such as those of `mean_class_accuracy`.
-  'breakable': lambda name: Markup(re.sub(r'([._])', r'\1<wbr>', escape(name))),
+  'breakable': lambda name: Markup(re.sub(r'([._])', r'\1<wbr>', str(escape(name)))),
   'hue': lambda index: index % len(SERIES_COLORS),
   'metric': lambda value, name: format_metric(name, value),
   'image_uri': _image_uri,

@@ -103,7 +103,8 @@ def evaluate(
     if reads:
       host_predictions = sharding.to_host(_read(predictions, reads))
       host_batch = _whole_batch(local, _read(batch, reads), task.host_keys)
-    device_states = iter(sharding.to_host(device_states))
+    device_states, scores = sharding.to_host((device_states, scores))
+    device_states = iter(device_states)
     for i, metric in enumerate(task.metrics):
       new = (
         next(device_states) if metric.device else metric.from_batch(host_predictions, host_batch)
@@ -111,7 +112,6 @@ def evaluate(
       states[i] = new if states[i] is None else metric.merge(states[i], new)
       if metric is task.ranking and not metric.device:
         scores = metric.image_scores(host_predictions, host_batch, new)
-    scores = None if scores is None else sharding.to_host(scores)
     rows = gallery.choose(sharding.to_host(batch['valid']), scores)
     if rows or scores is not None:
       names = sharding.gather_lists({'names': list(local_names)})['names']

@@ -33,6 +33,7 @@ COMMANDS = {
   'new': Command('segjax.cli.new', 'write a config for images of your own'),
   'train': Command('segjax.cli.train', 'train a network from a config, or resume a run'),
   'evaluate': Command('segjax.cli.evaluate', 'compute the metrics of a trained network'),
+  'compare': Command('segjax.cli.compare', 'compare runs on one HTML page'),
   'predict': Command('segjax.cli.predict', 'run a trained network on image files and videos'),
   'data': Command('segjax.cli.data', 'prepare a data set, or write a page that shows it'),
   'convert': Command(

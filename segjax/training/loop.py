@@ -38,6 +38,7 @@ class TrainConfig:
     images: number of examples drawn in each evaluation.
     recompute_batch_norm: whether to recompute the batch-norm statistics over the training split,
       without augmentation, before each evaluation; the model needs `bn_momentum`.
+    loggers: also log to Weights & Biases ('wandb') or 'mlflow', see `segjax.training.loggers`.
   """
 
   steps: NonNegativeInt = 1000
@@ -52,6 +53,7 @@ class TrainConfig:
   max_skipped: NonNegativeInt = 10
   images: NonNegativeInt = 6
   recompute_batch_norm: bool = False
+  loggers: tuple[Literal['wandb', 'mlflow'], ...] = ()
 
 
 class Progress(Protocol):

@@ -399,3 +399,21 @@ def test_a_batch_has_few_enough_segments():
   )
   with pytest.raises(ValueError, match='65536 true segments in a batch, more than the 65535'):
     jax.eval_shape(lambda x: panoptic.panoptic_counts(x, x, 2), many)
+
+
+def test_the_score_of_an_image_is_its_own_pq():
+  rng = np.random.default_rng(3)
+  truths = [random_image(rng) for _ in range(4)]
+  pairs = [(truth, distorted(truth, k, rng)) for k, truth in enumerate(truths)]
+  truth, prediction = stack(pairs, (20, 26), (40, 40))
+  metric = panoptic.panoptic_metrics(NAMES, ISTHING)
+  batch = {'segments': truth, 'valid': np.array([True, True, True, False])}
+  score = lambda p, b: metric.image_scores({'segments': p}, b, None)
+  scored = jax.jit(score)(prediction, batch)
+  own = []
+  for row in range(3):
+    part = lambda segments, row=row: Segments(*(x[row : row + 1] for x in segments))
+    counts = panoptic.panoptic_counts(part(prediction), part(truth), len(NAMES))
+    own.append(metric.compute(counts)['pq'])
+  np.testing.assert_allclose(scored, [*own, np.nan], rtol=1e-6)
+  assert len(set(own)) == 3

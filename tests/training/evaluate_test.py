@@ -33,6 +33,18 @@ def test_recomputed_statistics_are_the_mean_over_batches():
   )
 
 
+def host_metric(name, reads, seen, **keys):
+  """A host metric that notes the names of what it gets."""
+
+  def from_batch(predictions, batch):
+    seen.append((set(predictions), set(batch)))
+    return np.zeros(())
+
+  return Metric(
+    name=name, from_batch=from_batch, compute=lambda s: {}, device=False, reads=reads, **keys
+  )
+
+
 @pytest.mark.parametrize(
   ('reads', 'predicted', 'kept'),
   [
@@ -45,33 +57,97 @@ def test_recomputed_statistics_are_the_mean_over_batches():
     ((None,), {'boxes', 'segments'}, {'valid', 'segments', 'annotations'}),
   ],
 )
-def test_only_pictures_fetch_more_than_what_metrics_read(reads, predicted, kept):
-  """Images and maps of segments are large."""
-  seen = []
+def test_only_what_is_read_is_fetched(reads, predicted, kept):
+  """Images and maps of segments are large: metrics get what they read, panels what they show."""
+  seen, drawn = [], []
 
-  def from_batch(predictions, batch):
-    seen.append((set(predictions), set(batch)))
-    return np.zeros(())
+  def visualize(batch, predictions, rows):
+    drawn.append((set(predictions), set(batch), list(rows)))
+    return [{} for _ in rows]
 
-  metrics = [
-    Metric(
-      name=str(names), from_batch=from_batch, compute=lambda state: {}, device=False, reads=names
-    )
-    for names in reads
-  ]
   task = types.SimpleNamespace(
-    metrics=metrics, host_keys=('annotations',), visualize=lambda batch, predictions, count: [{}]
+    metrics=[host_metric(str(names), names, seen) for names in reads],
+    host_keys=('annotations',),
+    visualize=visualize,
+    drawn=('segments',),
+    ranking=None,
   )
-  arrays = {key: np.zeros(1) for key in ('image', 'segments', 'valid')}
+  arrays = {key: np.ones(1) for key in ('image', 'segments', 'valid')}
   predictions = {key: np.zeros(1) for key in ('boxes', 'segments')}
-  evaluate.evaluate(
-    lambda variables, batch: ({}, (), predictions),
+  found = evaluate.evaluate(
+    lambda variables, batch: ({}, (), predictions, None),
     {},
     [({**arrays, 'annotations': [{}]}, ['a'])] * 2,
     task,
     lambda local: {key: local[key] for key in arrays},
     num_images=1,
   )
-  n = len(metrics)
-  assert seen[:n] == [({'boxes', 'segments'}, {*arrays, 'annotations'})] * n, 'batches to draw'
-  assert seen[n:] == [(predicted, kept)] * n
+  assert seen == [(predicted, kept)] * len(reads) * 2
+  assert drawn == [({'segments'}, {*arrays, 'annotations'}, [0])], 'the first image only'
+  assert (found.examples, found.worst, found.measure) == ([('a', {})], [], '')
+
+
+def ranked_task(drawn):
+  """A task whose image has its own pixel as its score; notes the scores that are drawn."""
+
+  def visualize(batch, predictions, rows):
+    drawn.extend(batch['image'][row] for row in rows)
+    return [{'image': batch['image'][row]} for row in rows]
+
+  ranking = host_metric(
+    'own',
+    ('score',),
+    [],
+    image_scores=lambda predictions, batch, state: predictions['score'],
+    image_measure='own',
+  )
+  return types.SimpleNamespace(
+    metrics=[ranking], host_keys=(), visualize=visualize, drawn=None, ranking=ranking
+  )
+
+
+def ranked_batches(scores, size):
+  for start in range(0, len(scores), size):
+    part = np.array(scores[start : start + size])
+    names = [f'i{start + row}' for row in range(len(part))]
+    yield {'image': part, 'valid': np.ones(len(part), bool)}, names
+
+
+def eval_step(variables, batch):
+  return {}, (), {'score': batch['image']}, None
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 8])
+def test_the_worst_images_are_found_in_one_pass(size):
+  scores, drawn = [0.5, 0.9, np.nan, 0.1, 0.5, 0.1, 0.7, 0.05], []
+  batches = ranked_batches(scores, size)
+  put = lambda local: local
+  found = evaluate.evaluate(eval_step, {}, batches, ranked_task(drawn), put, num_images=3)
+  # Equal ones in the order of the split; what cannot be measured is not the worst.
+  assert [name for name, _ in found.worst] == ['i7', 'i3', 'i5']
+  assert [panels['image'] for _, panels in found.worst] == [0.05, 0.1, 0.1]
+  assert [name for name, _ in found.examples] == ['i0', 'i1', 'i2']
+  assert found.scores == [(f'i{i}', s) for i, s in enumerate(scores) if s == s]
+  assert found.measure == 'own'
+  assert 0.7 not in drawn, 'an image that is neither among the first nor among the worst'
+
+
+def test_no_images_no_drawing():
+  drawn = []
+  batches = ranked_batches([0.5, 0.1], 2)
+  found = evaluate.evaluate(eval_step, {}, batches, ranked_task(drawn), lambda local: local)
+  assert (drawn, found.examples, found.worst) == ([], [], [])
+  assert found.scores == [('i0', 0.5), ('i1', 0.1)]
+
+
+def test_draw_runs_the_network_only_where_an_image_is_wanted():
+  drawn, ran = [], []
+
+  def noted(variables, batch):
+    ran.append(batch['image'].tolist())
+    return eval_step(variables, batch)
+
+  batches = ranked_batches([0.1, 0.2, 0.3, 0.4, 0.5], 2)
+  found = evaluate.draw(noted, {}, batches, ranked_task(drawn), lambda b: b, {'i3', 'i4', 'x'})
+  assert [name for name, _ in found] == ['i3', 'i4']
+  assert ran == [[0.3, 0.4], [0.5]] and drawn == [0.4, 0.5]

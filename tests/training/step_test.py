@@ -187,7 +187,9 @@ def test_eval_step_counts_valid_examples_only():
   fill = lambda part: {k: np.concatenate([v, v[part]]) for k, v in batch.items()}
   padded, other = fill(slice(0, 2)), fill(slice(2, 4))
   padded['valid'][4:] = other['valid'][4:] = False
-  losses, states, _ = step(variables, padded)
+  losses, states, _, scores = step(variables, padded)
   assert_same((losses, states), step(variables, other)[:2], rtol=1e-6)
+  # Of each image its own, whatever else is in the batch; none of padding.
+  assert np.isfinite(scores[:4]).all() and np.isnan(scores[4:]).all()
   labeled = (batch['label'] != IGNORE_LABEL).sum()
   assert states[0].sum() == losses['softmax_cross_entropy'].count == labeled

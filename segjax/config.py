@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from segjax import resources
 from segjax.types import Range, SegjaxError, nearest
 
 _WORDS = {'true': True, 'false': False}
@@ -29,20 +30,25 @@ def read_file(path: str | Path) -> dict[str, Any]:
   """Runs a config file and returns what its `get_config()` returns, as plain dicts.
 
   Args:
-    path: of the file; `configs/segnet/camvid.py:small` calls `get_config('small')`.
+    path: of the file, or a name that `segjax.resources.config_path` knows, such as 'unet/scenes'.
+      `segnet/camvid.py:small` and `segnet/camvid:small` call `get_config('small')`.
 
   Raises:
     SegjaxError: the file is missing, fails to run, has no `get_config()`, or that takes no argument
       or needs one.
   """
   name, argument = split_argument(str(path))
-  return _run_file(Path(name), argument).to_dict()
+  return _run_file(resources.config_path(name), argument).to_dict()
 
 
 def split_argument(path: str) -> tuple[str, str | None]:
-  """The path of a config file and the argument after its colon, None without one."""
+  """The path or name of a config and the argument after its colon, None without one."""
   name, colon, argument = path.rpartition('.py:')
-  return (f'{name}.py', argument) if colon else (path, None)
+  if colon:
+    return f'{name}.py', argument
+  name, colon, argument = path.partition(':')
+  is_file = path.endswith('.py') or Path(path).is_file()
+  return (name, argument) if colon and not is_file else (path, None)
 
 
 def base_config(file: str, path: str, argument: str | None = None) -> ml_collections.ConfigDict:
@@ -64,10 +70,8 @@ _running: list[Path] = []
 
 
 def _run_file(path: Path, argument: str | None) -> ml_collections.ConfigDict:
-  if not path.is_file():
-    raise SegjaxError(
-      f'no config file {path}: set --config to a path such as configs/unet/scenes.py'
-    )
+  if not path.is_file():  # of `base_config`
+    raise SegjaxError(f'no config file {path}: fix the path in the config that starts from it')
   if path.resolve() in _running:
     files = ' from '.join(map(str, [*_running[_running.index(path.resolve()) :], path]))
     raise SegjaxError(f'configs start from each other, {files}: let one of them stand alone')

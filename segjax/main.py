@@ -1,61 +1,100 @@
-"""The command line interface: dispatches commands and maps errors to exit codes."""
+"""The command line interface: dispatches commands and maps errors to exit codes.
+
+Nothing is imported here but the standard library: `segjax --help` and a mistyped command answer at
+once, and a command imports its own module when it is chosen.
+"""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
-
-import jax
-from absl import flags, logging
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import segjax
-from segjax.cli import convert, data, evaluate, info, new, predict, table, train
-from segjax.training import compile, loop
-from segjax.types import SegjaxError
 
-# Each module has HELP, EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`.
+
+class Command(NamedTuple):
+  """A command of `segjax`.
+
+  Attributes:
+    module: has EXAMPLE, `add_arguments(parser)` and `run(args) -> exit code`.
+    help: one line for `segjax --help`.
+    overrides: whether it has a config, and takes `--config.KEY=VALUE`.
+    computes: whether it uses JAX or a data set.
+  """
+
+  module: str
+  help: str
+  overrides: bool = True
+  computes: bool = True
+
+
 COMMANDS = {
-  'new': new,
-  'train': train,
-  'evaluate': evaluate,
-  'predict': predict,
-  'data': data,
-  'convert': convert,
-  'info': info,
-  'table': table,
+  'new': Command('segjax.cli.new', 'write a config for images of your own'),
+  'train': Command('segjax.cli.train', 'train a network from a config, or resume a run'),
+  'evaluate': Command('segjax.cli.evaluate', 'compute the metrics of a trained network'),
+  'predict': Command('segjax.cli.predict', 'run a trained network on image files and videos'),
+  'data': Command('segjax.cli.data', 'prepare a data set, or write a page that shows it'),
+  'convert': Command(
+    'segjax.cli.convert', 'convert pretrained weights of another framework', overrides=False
+  ),
+  'info': Command(
+    'segjax.cli.info',
+    'show the step, the parameter count and the digests of a run',
+    overrides=False,
+  ),
+  'table': Command(
+    'segjax.cli.table', "print a paper's table next to our results, or train the missing rows"
+  ),
+  'list': Command(
+    'segjax.cli.list',
+    'list configs, models, data sets, pretrained weights, losses, metrics or tables',
+    overrides=False,
+    computes=False,
+  ),
 }
-# Commands without a config to override.
-_WITHOUT_CONFIG = ('convert', 'info')
 
 
-def make_parser() -> argparse.ArgumentParser:
-  """The parser of `segjax`."""
+def make_parser(loaded: Container[str] = COMMANDS) -> argparse.ArgumentParser:
+  """The parser of `segjax`.
+
+  Args:
+    loaded: the commands whose modules are imported, so that the parser knows their arguments.
+  """
   parser = argparse.ArgumentParser(
     prog='segjax',
     description='Train and evaluate image segmentation networks in JAX.',
-    epilog='example:\n  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes\n'
+    epilog='example:\n  segjax train --config=unet/scenes --workdir=runs/scenes\n'
     '  segjax evaluate --workdir=runs/scenes',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--version', action='version', version=segjax.__version__)
-  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+  parser.add_argument(
+    '--print-completion',
+    choices=('bash', 'zsh'),
+    metavar='SHELL',
+    help='print the completion of a shell: eval "$(segjax --print-completion bash)"',
+  )
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND')
   for name, command in COMMANDS.items():
     sub = commands.add_parser(
       name,
-      help=command.HELP,
-      description=command.HELP[0].upper() + command.HELP[1:] + '.',
-      epilog=command.EXAMPLE,
+      help=command.help,
+      description=command.help[0].upper() + command.help[1:] + '.',
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
-    sub.set_defaults(run=command.run)
-    sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    command.add_arguments(sub)
+    if name in loaded:
+      module = importlib.import_module(command.module)
+      sub.epilog = module.EXAMPLE
+      sub.set_defaults(run=module.run)
+      sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
+      module.add_arguments(sub)
   return parser
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
   """The parsed command line; `overrides` holds each `--config.KEY=VALUE` as `(KEY, VALUE)`."""
-  parser = make_parser()
   plain, overrides, rest = [], [], iter(argv)
   for word in rest:
     if not word.startswith('--config.'):
@@ -63,8 +102,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
       continue
     key, equals, value = word.removeprefix('--config.').partition('=')
     overrides.append((key, value if equals else next(rest, '')))
+  parser = make_parser([word for word in plain if not word.startswith('-')][:1])
   args = parser.parse_args(plain)
-  if overrides and args.command in _WITHOUT_CONFIG:
+  if args.print_completion:
+    completion = importlib.import_module('segjax.cli.completion')
+    print(completion.script(make_parser(), args.print_completion))
+    parser.exit()
+  if args.command is None:  # `segjax` alone
+    parser.print_help()
+    parser.exit()
+  if overrides and not COMMANDS[args.command].overrides:
     parser.error(f'segjax {args.command} does not accept --config.{overrides[0][0]}')
   args.overrides = overrides
   return args
@@ -79,23 +126,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     its state was saved.
   """
   args = parse_arguments(sys.argv[1:] if argv is None else argv)
-  logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
+  from segjax.types import SegjaxError, StoppedError
+
   try:
-    compile.enable_cache()
-    if getattr(args, 'distributed', None):
-      start_distributed(args.distributed)
+    if COMMANDS[args.command].computes:
+      _prepare()
     return args.run(args)
   except (SegjaxError, OSError) as e:
     if args.debug:
       raise
-    print(f'segjax: {_sentence(e)}', file=sys.stderr)
+    sentence = str(e) if isinstance(e, SegjaxError) else _sentence(e)
+    print(f'segjax: {sentence}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print('segjax: interrupted', file=sys.stderr)
     return 130
-  except loop.StoppedError as e:
+  except StoppedError as e:
     print(
       f'segjax: stopped by {e}; the state is saved: run the same command again to resume',
       file=sys.stderr,
@@ -103,34 +149,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 128 + e.signum
 
 
-def _sentence(error: SegjaxError | OSError) -> str:
-  if isinstance(error, SegjaxError):
-    return str(error)
+def _prepare() -> None:
+  """Sets up the libraries of a command that computes."""
+  from absl import flags, logging
+
+  from segjax.training import compile
+
+  logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
+  compile.enable_cache()
+
+
+def _sentence(error: OSError) -> str:
   reason = f'{error.filename or "a file"}: {error.strerror or error}'
   return f'{reason}: check the path, its permissions and the disk'
-
-
-def start_distributed(how: str) -> None:
-  """Initializes multi-process JAX.
-
-  Args:
-    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
-      the index of this one.
-
-  Raises:
-    SegjaxError: `how` has another form.
-  """
-  if how == 'auto':
-    jax.distributed.initialize()
-    return
-  try:
-    address, count, index = how.split(',')
-    count, index = int(count), int(index)
-  except ValueError:
-    raise SegjaxError(
-      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
-    ) from None
-  jax.distributed.initialize(address, count, index)
 
 
 if __name__ == '__main__':

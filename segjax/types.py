@@ -6,16 +6,16 @@ instances, R RoIs, K detections. Images are NHWC, RGB, float32, normalized. Boxe
 """
 
 import difflib
+import signal
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
-import jax
+if TYPE_CHECKING:
+  from jax import Array as Array
 
 # The label value that losses and metrics ignore, above every class of a 16-bit label map. Prepared
 # files store void as the highest value of their bit depth, see `data.read`.
 IGNORE_LABEL = 65_535
-
-Array: TypeAlias = jax.Array
 
 
 class Range(NamedTuple):
@@ -149,9 +149,31 @@ class SegjaxError(Exception):
   """
 
 
+class StoppedError(Exception):
+  """The run was stopped by a signal, after saving its state.
+
+  Attributes:
+    step: the last step.
+    signum: the signal.
+  """
+
+  def __init__(self, step: int, signum: int):
+    super().__init__(f'{signal.Signals(signum).name} after step {step}')
+    self.step, self.signum = step, signum
+
+
 def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
   """`': did you mean X?'` with the closest of `names`, else `': choose from …'` with `shown`."""
   names = list(names)
   if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
     return f': did you mean {close[0]}?'
   return f': choose from {", ".join(sorted(names if shown is None else shown)) or "none"}'
+
+
+def __getattr__(name: str) -> Any:
+  """`Array`, imported when it is asked for, so that errors and tables do not need JAX."""
+  if name == 'Array':
+    from jax import Array
+
+    return Array
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

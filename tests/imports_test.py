@@ -8,7 +8,8 @@ import pytest
 # Part -> the parts of segjax that it may import; `run`, `cli` and `api` see all of them.
 ALLOWED = {
   'types': set(),
-  'config': {'types'},
+  'resources': {'types'},
+  'config': {'types', 'resources'},
   'upgrade': {'types'},
   'workdir': {'config', 'types', 'upgrade'},
   'merge': {'types'},
@@ -26,7 +27,7 @@ ALLOWED = {
   'report': {'types', 'data.statistics'},
   'result': {'types', 'data', 'report'},
   'draw': {'types', 'data', 'metrics', 'report'},
-  'tables': {'types', 'config', 'workdir'},
+  'tables': {'types', 'config', 'resources', 'workdir'},
   'recipes': {'types'},
   'config_file': {'recipes'},
   'experiment': {

@@ -5,7 +5,6 @@ import argparse
 from segjax.convert import load
 from segjax.run import notify
 
-HELP = 'convert pretrained weights of another framework'
 EXAMPLE = f"""examples:
   segjax convert --source=torchvision/vgg16 --weights=vgg16.pth --output=vgg16.safetensors
   segjax convert --source=torchvision/resnet50 --output=resnet50.safetensors

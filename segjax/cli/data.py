@@ -10,7 +10,6 @@ from segjax.experiment import Experiment
 from segjax.run import notify
 from segjax.types import SegjaxError
 
-HELP = 'prepare a data set, or write a page that shows it'
 EXAMPLE = """examples:
   segjax data prepare penn_fudan
   segjax data prepare camvid --source=downloads/CamVid --data_dir=data/

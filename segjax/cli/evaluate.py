@@ -23,7 +23,6 @@ from segjax.training import checkpoint, compile, evaluate, log, sharding, step
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = 'compute the metrics of a trained network'
 EXAMPLE = """examples:
   segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune

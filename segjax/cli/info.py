@@ -10,7 +10,6 @@ from segjax.training import checkpoint
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = 'show the step, the parameter count and the digests of a run'
 EXAMPLE = """example:
   segjax info --workdir=runs/scenes --json"""
 

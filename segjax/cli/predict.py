@@ -20,7 +20,6 @@ from segjax.run import notify
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = 'run a trained network on image files and videos'
 EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
   segjax predict --workdir=runs/scenes --images photos/ more/a.jpg list.txt --output=out/

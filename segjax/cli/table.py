@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from segjax import config as config_lib
-from segjax import merge
+from segjax import merge, resources
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, evaluate_run
@@ -28,16 +28,15 @@ from segjax.tables.spec import Entry, Table
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
-HELP = "print a paper's table next to our results, or train the missing rows"
 EXAMPLE = """examples:
   segjax table segnet_table1
   segjax table segnet_table1 --html
   segjax table segnet_table1 --run '*.cpu' --seeds=0,1,2 --config.data.source=CamVid/
   segjax table segnet_table1 --record segnet_basic_mfb.cpu=runs/basic --fact commit=1e077fc
 
-A table is a directory with a table.toml, or its name under ./experiments. --config.KEY=VALUE
-applies to every row. It may only set paths and execution options, such as data.source, data.dir,
-init_from.path and mesh."""
+A table is a directory with a table.toml, or its name under ./experiments, or one that `segjax list
+tables` prints. --config.KEY=VALUE applies to every row. It may only set paths and execution
+options, such as data.source, data.dir, init_from.path and mesh."""
 
 Overrides = Sequence[tuple[str, str]]
 
@@ -85,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   table = spec_lib.read_table(spec_lib.find_table(args.name))
+  if args.record or args.wanted is not None:
+    _check_writable(table)
   runs.check_overrides(args.overrides)
   facts = results.parse_facts(args.fact)
   workdirs = Path(args.workdirs or Path('runs', table.name))
@@ -99,6 +100,14 @@ def run(args: argparse.Namespace) -> int:
       run_chains(table, chains, workdirs, args.overrides, facts)
   _show(table, workdirs, args)
   return 0
+
+
+def _check_writable(table: Table) -> None:
+  if resources.is_installed(table.folder):
+    raise SegjaxError(
+      f'{table.folder} is part of the installed package, and results are written there: record '
+      'results in a checkout of segjax, after pip install -e'
+    )
 
 
 def _parse_record(table: Table, text: str) -> tuple[Entry, str]:

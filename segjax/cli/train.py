@@ -26,17 +26,18 @@ from segjax.training.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
-HELP = 'train a network from a config, or resume a run'
 EXAMPLE = """example:
-  segjax train --config=configs/unet/scenes.py --workdir=runs/scenes --config.train.steps=100
+  segjax train --config=unet/scenes --workdir=runs/scenes --config.train.steps=100
 
---config.KEY=VALUE overrides any key of the config. Run the same command again to resume from the
-last checkpoint. Without --config, the config in the workdir is used."""
+--config is the path of a file, or a name that `segjax list configs` prints; NAME:ARGUMENT passes an
+argument to its get_config(). --config.KEY=VALUE overrides any key of the config. Run the same
+command again to resume from the last checkpoint. Without --config, the config in the workdir is
+used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
-  parser.add_argument('--config', help='config file, or FILE:ARGUMENT to pass an argument')
+  parser.add_argument('--config', help='path or name of a config, such as unet/scenes')
   parser.add_argument(
     '--distributed',
     nargs='?',
@@ -47,8 +48,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.distributed:
+    start_distributed(args.distributed)
   train(Workdir(args.workdir), args.config, args.overrides)
   return 0
+
+
+def start_distributed(how: str) -> None:
+  """Initializes multi-process JAX.
+
+  Args:
+    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
+      the index of this one.
+
+  Raises:
+    SegjaxError: `how` has another form.
+  """
+  if how == 'auto':
+    jax.distributed.initialize()
+    return
+  try:
+    address, count, index = how.split(',')
+    count, index = int(count), int(index)
+  except ValueError:
+    raise SegjaxError(
+      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
+    ) from None
+  jax.distributed.initialize(address, count, index)
 
 
 def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:

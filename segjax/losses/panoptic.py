@@ -15,10 +15,10 @@ __all__ = ['box_class', 'box_regression', 'mask', 'rpn_box', 'rpn_class', 'seman
 
 
 def semantic(outputs: Mapping[str, Any], *, divide_by: DivideBy = 'count') -> SumCount:
-  """L_sem: cross-entropy of `outputs['semantic']`, logits f[B, H, W, C] and label i32[B, H, W].
+  """L_sem: cross-entropy of the semantic branch over things and stuff.
 
   Args:
-    outputs: of the network in training.
+    outputs: of the network in training; 'semantic' is logits f[B, H, W, C] and label i32[B, H, W].
     divide_by: as in `segjax.losses.dense.softmax_cross_entropy`.
   """
   logits, label = outputs['semantic']

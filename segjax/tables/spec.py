@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
+from segjax import resources
 from segjax.types import NonNegativeInt, PositiveFloat, SegjaxError, nearest
 
 CHECKPOINTS = ('best', 'latest')
@@ -174,16 +175,23 @@ class Table:
 
 
 def find_table(name: str) -> Path:
-  """The directory of a table, given as a path or a name under ./experiments.
+  """The directory of a table, given as a path or a name.
+
+  A name is looked up under ./experiments first, then among the tables that come with segjax.
 
   Raises:
     SegjaxError: no such table.
   """
-  folders = (Path(name), Path('experiments', name))
+  folders = (
+    Path(name),
+    Path('experiments', name),
+    *(folder for folder in resources.table_dirs() if folder.name == name),
+  )
   for folder in folders:
     if (folder / 'table.toml').is_file():
       return folder
-  known = [p.parent.name for p in Path('experiments').glob('*/table.toml')]
+  known = {p.parent.name for p in Path('experiments').glob('*/table.toml')}
+  known |= {folder.name for folder in resources.table_dirs()}
   raise SegjaxError(f'unknown table {name}: no {folders[1]}/table.toml{nearest(name, known)}')
 
 

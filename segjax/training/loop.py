@@ -17,7 +17,7 @@ from segjax.training import sharding
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.log import RunLog
 from segjax.training.state import TrainState
-from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
+from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError, StoppedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +60,6 @@ class Progress(Protocol):
   def update(self, step: int, values: Mapping[str, float] | None = None) -> None: ...
 
   def message(self, text: str) -> None: ...
-
-
-class StoppedError(Exception):
-  """The run was stopped by a signal, after saving its state.
-
-  Attributes:
-    step: the last step.
-    signum: the signal.
-  """
-
-  def __init__(self, step: int, signum: int):
-    super().__init__(f'{signal.Signals(signum).name} after step {step}')
-    self.step, self.signum = step, signum
 
 
 class _StopSignal:

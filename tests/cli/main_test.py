@@ -20,6 +20,7 @@ from segjax.types import SegjaxError
     ('predict', 'segjax predict'),
     ('data', 'segjax data prepare'),
     ('info', 'segjax info'),
+    ('list', 'segjax list configs'),
     ('table', 'segjax table segnet_table1'),
     ('convert', 'segjax convert --source=torchvision/vgg16'),
   ],
@@ -31,12 +32,35 @@ def test_help_has_examples(capsys, command, wanted):
   assert wanted in capsys.readouterr().out
 
 
+def test_alone_it_prints_the_commands(capsys):
+  with pytest.raises(SystemExit) as e:
+    run()
+  assert e.value.code == 0
+  out = capsys.readouterr().out
+  assert all(f'\n    {name} ' in out for name in program.COMMANDS)
+
+
+@pytest.mark.parametrize('arguments', [[], ['--help'], ['--version'], ['tarin']])
+def test_without_a_command_only_the_standard_library_is_imported(arguments):
+  """So that it answers at once: JAX alone takes a second."""
+  code = (
+    'import sys\nbefore = set(sys.modules)\nfrom segjax import main\n'
+    f'try:\n  main.main({arguments})\n'
+    'finally:\n  print("\\n", *sorted(set(sys.modules) - before))'
+  )
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  imported = result.stdout.splitlines()[-1].split()
+  assert [name for name in imported if name.startswith('segjax')] == ['segjax', 'segjax.main']
+  assert {name.partition('.')[0] for name in imported} <= {'segjax', *sys.stdlib_module_names}
+  assert len(imported) < 60
+
+
 @pytest.mark.parametrize('name', program.COMMANDS)
 def test_every_command_is_listed_with_its_line(name, capsys):
   with pytest.raises(SystemExit):
     run('--help')
   out = ' '.join(capsys.readouterr().out.split())
-  assert f'{name} {program.COMMANDS[name].HELP}' in out
+  assert f'{name} {program.COMMANDS[name].help}' in out
 
 
 def test_overrides_are_for_commands_with_a_config(capsys):

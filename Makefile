@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all mutate lint format clean
+.PHONY: setup demo test test-slow test-all mutate lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -44,6 +44,19 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages of the site and what they are built from; a broken link or reference is an error.
+docs: $(VENV)/.docs  ## the site, in build/site
+	$(BIN)/python docs/tools/config_keys.py > docs/config_keys.md
+	$(BIN)/mkdocs build --quiet
+	@echo 'build/site/index.html'
+
+docs-serve: $(VENV)/.docs  ## the site on http://127.0.0.1:8000, rebuilt while you write
+	$(BIN)/mkdocs serve
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info

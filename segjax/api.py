@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from segjax.cli import train as train_lib
 from segjax.predictor import Predictor
 from segjax.report import curves
 from segjax.result import Result
-from segjax.train.checkpoint import Which
+from segjax.training.checkpoint import Which
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
@@ -47,9 +48,8 @@ def load(
   if (path / 'manifest.json').is_file():
     if overrides:
       raise SegjaxError(f'{path} is an export, whose config is fixed: remove overrides')
-    from segjax import export  # heavy, and not needed for a run
-
-    return export.load_exported(path)
+    # Heavy, and not needed for a run.
+    return importlib.import_module('segjax.export').load_exported(path)
   if not (path / 'config.json').is_file():
     raise SegjaxError(
       f'{path} is neither the workdir of a run (no config.json) nor an export (no manifest.json): '

@@ -399,11 +399,16 @@ def digest(config: Mapping[str, Any]) -> str:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
   """`{dotted key: (value in a, value in b)}` where two configs differ; lists equal tuples."""
-  flat_a, flat_b = (flatten(json.loads(to_json(c))) for c in (a, b))
+  flat_a, flat_b = dotted(a), dotted(b)
   keys = sorted({**flat_a, **flat_b})
   missing = '(not set)'
   pairs = {k: (flat_a.get(k, missing), flat_b.get(k, missing)) for k in keys}
   return {k: (x, y) for k, (x, y) in pairs.items() if x != y}
+
+
+def dotted(config: Mapping[str, Any]) -> dict[str, Any]:
+  """`{dotted key: value}`, with the values that the config's JSON has: lists, not tuples."""
+  return flatten(json.loads(to_json(config)))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -19,9 +19,9 @@ from segjax.data.augment import find_transform
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
 from segjax.losses import dense
-from segjax.train.loop import TrainConfig
-from segjax.train.optim import OptimConfig
-from segjax.train.sharding import MeshConfig
+from segjax.training.loop import TrainConfig
+from segjax.training.optim import OptimConfig
+from segjax.training.sharding import MeshConfig
 from segjax.types import NonNegativeFloat, SegjaxError, SumCount, nearest
 from segjax.upgrade import check_moved
 

@@ -25,7 +25,7 @@ from segjax.ops import tiles
 from segjax.ops.paste_masks import paste_masks
 from segjax.result import Result, label_type
 from segjax.run import Loaded, notify
-from segjax.train import compile
+from segjax.training import compile
 from segjax.types import Detections, SegjaxError, Segments
 
 # A semantic network sees larger images, at their own size, by blocks of about this many pixels a

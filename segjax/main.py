@@ -33,6 +33,7 @@ COMMANDS = {
   'new': Command('segjax.cli.new', 'write a config for images of your own'),
   'train': Command('segjax.cli.train', 'train a network from a config, or resume a run'),
   'evaluate': Command('segjax.cli.evaluate', 'compute the metrics of a trained network'),
+  'compare': Command('segjax.cli.compare', 'compare runs on one HTML page'),
   'predict': Command('segjax.cli.predict', 'run a trained network on image files and videos'),
   'export': Command(
     'segjax.cli.export', 'write a trained network as StableHLO, ONNX or a SavedModel'
@@ -156,7 +157,7 @@ def _prepare() -> None:
   """Sets up the libraries of a command that computes."""
   from absl import flags, logging
 
-  from segjax.train import compile
+  from segjax.training import compile
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
   if not flags.FLAGS.is_parsed():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_lib
 
+from segjax.data.formats import coco
 from segjax.report import overlays
 from segjax.types import SegjaxError
 
@@ -85,7 +86,7 @@ class Result:
 
   def mask(self, k: int) -> np.ndarray:
     """bool[H, W], the mask of object `k`."""
-    return mask_lib.decode(self._run_lengths(k)).astype(bool)
+    return coco.decode_mask(self.encoded_masks[k], self.size).astype(bool)
 
   def draw(self, *, legend: bool = True) -> np.ndarray:
     """Draws the prediction on the image.
@@ -168,9 +169,6 @@ class Result:
   def category_id(self, index: int) -> int:
     """The id of a class in files of COCO's format."""
     return int(index) + 1 if self.category_ids is None else int(self.category_ids[index])
-
-  def _run_lengths(self, k: int) -> dict[str, Any]:
-    return {'size': list(self.size), 'counts': self.encoded_masks[k].encode()}
 
   def _draw_objects(self) -> np.ndarray:
     shown = np.flatnonzero(self.scores >= self.draw_threshold)

@@ -1,14 +1,14 @@
 """From an experiment, a data set and a workdir to what runs: the one place that puts them together.
 
 `segjax train` calls `assemble`, then `make_optimizer`, `init_state` and `start_from`; every other
-command starts from a trained run by `load_run`. Training and evaluation share `make_evaluator`.
+command starts from a trained run by `load_run`. Training and evaluation share `Evaluator`.
 """
 
 import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from segjax.experiment import (
   task_module,
 )
 from segjax.tasks.base import Task
-from segjax.train import checkpoint, compile, evaluate, optim, sharding, state, step
+from segjax.training import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
 from segjax.workdir import Workdir
@@ -326,21 +326,27 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   return mesh
 
 
-def make_evaluator(
-  run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int
-) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], list]]:
-  """`variables -> (metrics, panels of the first images by name)` on a split.
+class Evaluator:
+  """Evaluates variables of a run on a split; compiles once for each shape of a batch."""
 
-  It compiles once for each shape of a batch.
-  """
-  pipeline.check_objects(*dataset, run.experiment.input, split, notify)
-  eval_step = compile.jit(step.make_eval_step(run.task))
+  def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
+    pipeline.check_objects(*dataset, run.experiment.input, split, notify)
+    self._eval_step = compile.jit(step.make_eval_step(run.task))
+    self._batches = functools.partial(eval_batches, run, dataset, split, mesh)
+    self._task, self._images = run.task, images
 
-  def evaluator(variables: Mapping[str, Any]) -> tuple[dict[str, Any], list]:
-    batches, put = eval_batches(run, dataset, split, mesh)
-    return evaluate.evaluate(eval_step, variables, batches, run.task, put, num_images=images)
+  def __call__(self, variables: Mapping[str, Any]) -> evaluate.Evaluation:
+    """The metrics of the split, and the first and the worst images."""
+    batches, put = self._batches()
+    images = self._images
+    return evaluate.evaluate(
+      self._eval_step, variables, batches, self._task, put, num_images=images
+    )
 
-  return evaluator
+  def draw(self, variables: Mapping[str, Any], names: Collection[str]) -> list[evaluate.Example]:
+    """The panels of the images with these names."""
+    batches, put = self._batches()
+    return evaluate.draw(self._eval_step, variables, batches, self._task, put, names)
 
 
 # --- before training ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ FREE_KEYS = (
   'train.checkpoint_every',
   'train.keep',
   'train.images',
+  'train.loggers',
   'train.nonfinite',
   'train.max_skipped',
 )

@@ -13,7 +13,7 @@ from segjax import merge
 from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, parse
 from segjax.run import build
-from segjax.train import optim
+from segjax.training import optim
 from segjax.types import Instances, Segments
 
 ROOT = pathlib.Path(__file__).parent.parent

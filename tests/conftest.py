@@ -18,7 +18,7 @@ if not os.environ.get('SEGJAX_TEST_OPTIMIZED'):
   _FLAGS.append('--xla_backend_optimization_level=0')
   # Later versions do not have the older emitters, and an unknown flag ends the process.
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
-    # But for programs that split the image height: see `tests/train/step_test.py`.
+    # But for programs that split the image height: see `tests/training/step_test.py`.
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 # Before anything imports JAX; an own XLA_FLAGS comes last, where it wins.
 os.environ['XLA_FLAGS'] = ' '.join([*_FLAGS, os.environ.get('XLA_FLAGS', '')]).strip()

@@ -1,50 +1,45 @@
-"""A trained run on images: large ones by blocks, as the image as a whole; files that fail."""
+"""A trained run on images: in batches, and large ones by blocks as the image as a whole."""
 
-import types
+import threading
+from pathlib import Path
 
 import jax
-import networks
 import numpy as np
 import pytest
 from PIL import Image
+from random_run import CLASSES, load
 
 from segjax import infer
-from segjax.data.config import DataConfig, InputConfig, SizeConfig
+from segjax.data.config import SizeConfig
 from segjax.data.frames import Frame, Source, find_source
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
 from segjax.tasks import semantic
-
-CLASSES = 3
-
-
-def load(model, size=None, **config):
-  """A run of a semantic network with random variables."""
-  config = semantic.EvalConfig(**config)
-  data = DataConfig(name='x', size=size or SizeConfig(), mean=(120.0,), std=(60.0,))
-  task = semantic.make_task(model, config, class_names=['a'] * CLASSES, losses={})
-  side = 64 + 2 * getattr(model, 'margin', 0)
-  shapes, _ = networks.abstract(model, (1, side, side, 3))
-  experiment = types.SimpleNamespace(data=data, eval=config, input=InputConfig(data))
-  spec = types.SimpleNamespace(channels=3)
-  run = types.SimpleNamespace(experiment=experiment, task=task, spec=spec, model=model)
-  return types.SimpleNamespace(run=run, variables=networks.filled(shapes))
+from segjax.types import SegjaxError
 
 
-def image(height, width):
-  return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+def image(height, width, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def predict(loaded, pixels, rate=None):
-  apply = infer._make_apply(loaded, ('probability', 'uncertainty'))
-  return infer._predict(loaded, Frame(Source('a.png', 'image'), 'a', pixels, rate), apply)
+def job(name, pixels, rate=None):
+  source = Source(Path(f'{name}.png'), 'image')
+  return infer.Job(source, lambda: Frame(source, name, pixels, rate))
+
+
+def predict(loaded, *images, network=None, **options):
+  """The result of each image."""
+  jobs = [job(f'a{n}', pixels) for n, pixels in enumerate(images)]
+  found = list(infer.stream(network or infer.Network(loaded), jobs, **options))
+  assert [frame.name for frame, _ in found] == [f'a{n}' for n in range(len(images))]
+  return [result for _, result in found]
 
 
 def balance(loaded, pixels):
   """Shifts the classes' scores so that each is the highest somewhere."""
-  scores = np.log(predict(loaded, pixels).values['probability'])
+  (found,) = predict(loaded, pixels, probability=True)
   head = loaded.variables['params']['head']
-  head['bias'] = head['bias'] - scores.mean((0, 1))
+  head['bias'] = head['bias'] - np.log(found.probability).mean((0, 1))
 
 
 @pytest.fixture
@@ -55,6 +50,99 @@ def small_blocks(monkeypatch):
 
 UNPADDED = UNet(classes=CLASSES, width=2, depth=2)
 PADDED = UNet(classes=CLASSES, width=2, depth=2, padding='same')
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [None, SizeConfig(image_size=(32, 48))])
+def test_a_batch_gives_what_each_image_gives_alone(size):
+  loaded = load(PADDED, size)
+  images = [image(40, 56, seed) for seed in range(5)] + [image(64, 32), image(40, 56, 9)]
+  balance(loaded, images[0])
+  alone = predict(loaded, *images, batch_size=1, probability=True)
+  network = infer.Network(loaded)
+  together = predict(loaded, *images, network=network, batch_size=3, probability=True)
+  for one, other, pixels in zip(alone, together, images, strict=True):
+    assert one.label.shape == other.label.shape == pixels.shape[:2]
+    assert other.probability.shape == (*pixels.shape[:2], CLASSES)
+    np.testing.assert_allclose(one.probability, other.probability, atol=1e-5)
+    np.testing.assert_array_equal(other.probability.argmax(-1), other.label)
+    np.testing.assert_array_equal(other.image, pixels)
+  assert len({result.label.tobytes() for result in together}) == len(images)
+
+
+def test_a_shape_compiles_once_alone_and_once_in_batches():
+  loaded = load(PADDED)
+  network = infer.Network(loaded)
+  images = [image(32, 32, seed) for seed in range(6)]  # 4, and 2 that are padded to 4
+  predict(loaded, *images, network=network, batch_size=4)
+  assert network.programs == 1
+  predict(loaded, *images, image(32, 64), network=network, batch_size=4)
+  assert network.programs == 2
+  predict(loaded, images[0], network=network, batch_size=4)
+  assert network.programs == 3
+
+
+def test_the_default_batch_of_an_accelerator_is_the_evaluations_and_smaller_for_large_images():
+  loaded = load(PADDED)
+  assert infer._default_batch(loaded, 64) == 1  # a CPU
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'default_backend', lambda: 'gpu')
+    sizes = [infer._default_batch(loaded, 2**bits) for bits in (10, 21, 22, 24)]
+  assert sizes == [4, 2, 1, 1]
+
+
+def test_threads_get_the_results_of_their_own_images():
+  loaded = load(PADDED)
+  network, images = infer.Network(loaded), [image(32, 48, seed) for seed in range(8)]
+  expected = [predict(loaded, pixels, probability=True)[0].probability for pixels in images]
+  found = [None] * len(images)
+
+  def work(n):
+    found[n] = predict(loaded, images[n], network=network, probability=True)[0].probability
+
+  threads = [threading.Thread(target=work, args=(n,)) for n in range(len(images))]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  np.testing.assert_array_equal(found, expected)
+  assert network.programs == 1
+
+
+def test_images_are_read_only_a_little_ahead():
+  loaded, read = load(PADDED), []
+
+  def jobs():
+    for n in range(100):
+      read.append(n)
+      yield job(f'a{n}', image(32, 32))
+
+  stream = infer.stream(infer.Network(loaded), jobs(), batch_size=1)
+  next(stream)
+  assert len(read) < 60
+  stream.close()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_divided(monkeypatch):
+  loaded = load(PADDED)
+  network, calls = infer.Network(loaded), []
+  run = network._run
+
+  def fail(program, batch):
+    calls.append(len(batch['image']))
+    if calls[-1] > 1:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes')
+    return run(program, batch)
+
+  monkeypatch.setattr(network, '_run', fail)
+  found = predict(loaded, image(32, 32), image(32, 32, 1), network=network, batch_size=2)
+  assert calls == [2, 1, 1]
+  assert [result.label.shape for result in found] == [(32, 32)] * 2
+
+
+# --- large images ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -70,21 +158,22 @@ PADDED = UNet(classes=CLASSES, width=2, depth=2, padding='same')
 def test_blocks_give_the_label_of_the_whole_image(model, config, size, monkeypatch, capsys):
   loaded, pixels = load(model, **config), image(*size)
   balance(loaded, pixels)
-  whole = predict(loaded, pixels).label
-  assert np.bincount(whole.ravel()).min() > 0.05 * whole.size
+  (whole,) = predict(loaded, pixels, probability=True)
+  assert np.bincount(whole.label.ravel()).min() > 0.05 * whole.label.size
   monkeypatch.setattr(infer, '_WHOLE_PIXELS', 0)
   monkeypatch.setattr(infer, '_BLOCK', 48)
-  found = predict(loaded, pixels)
-  assert 'a.png: ' in capsys.readouterr().err
-  assert (found.label.shape, found.label.dtype) == (size, np.uint16)
+  (found,) = predict(loaded, pixels, probability=True)
+  assert 'a0.png: ' in capsys.readouterr().err
+  assert (found.label.shape, found.label.dtype) == (size, np.uint8)
   # A tie aside, which rounding may decide otherwise in a program of another shape.
-  assert np.mean(found.label != whole) < 1e-3
+  assert np.mean(found.label != whole.label) < 1e-3
+  np.testing.assert_allclose(found.probability, whole.probability, atol=1e-4)
   assert found.uncertainty is None
 
 
 def test_blocks_of_a_network_that_samples(small_blocks):
   model = SegNetBasic(classes=CLASSES, width=2, dropout=0.5)
-  found = predict(load(model, samples=2, tile=(32, 32)), image(64, 96))
+  (found,) = predict(load(model, samples=2, tile=(32, 32)), image(64, 96))
   assert (found.uncertainty.shape, found.uncertainty.dtype) == ((64, 96), np.float32)
   assert found.uncertainty.max() > 0
 
@@ -93,10 +182,10 @@ def test_blocks_of_a_network_that_samples(small_blocks):
   'size',
   [SizeConfig(image_size=(64, 64)), SizeConfig(short_side=(64,), longest_side=200)],
 )
-def test_an_image_that_is_resized_needs_no_blocks(size, small_blocks):
-  found = predict(load(PADDED, size), image(64, 64))
-  assert 'probability' in found.values
+def test_an_image_that_is_resized_needs_no_blocks(size, small_blocks, capsys):
+  (found,) = predict(load(PADDED, size), image(64, 64))
   assert found.label.shape == (64, 64)
+  assert 'by blocks' not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,9 +212,17 @@ def test_a_narrow_image_has_narrow_blocks():
   assert infer._block_size(PADDED, config, (100, 9000)) == ((128, 1024), 0)
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+
 def write(path, pixels):
   Image.fromarray(pixels).save(path)
   return find_source(path)
+
+
+def predict_files(loaded, sources, **options):
+  jobs = infer.file_jobs(sources, 3, 10**6)
+  return list(infer.stream(infer.Network(loaded), jobs, **options))
 
 
 def test_files_that_fail_are_told_and_the_others_done(tmp_path):
@@ -137,24 +234,26 @@ def test_files_that_fail_are_told_and_the_others_done(tmp_path):
     write(tmp_path / 'c.png', image(16, 32)),
   ]
   failed = {}
-  found = list(infer.predict_files(load(PADDED), sources, ('probability',), failed))
-  assert [f.frame.name for f in found] == ['a', 'c']
-  assert [f.label.shape for f in found] == [(16, 24), (16, 32)]
+  found = predict_files(load(PADDED), sources, failed=failed)
+  assert [frame.name for frame, _ in found] == ['a', 'c']
+  assert [result.label.shape for _, result in found] == [(16, 24), (16, 32)]
   assert {path.name: text.split(str(path))[1][:17] for path, text in failed.items()} == {
     'b.png': ' cannot be decode',
     'missing.png': ' cannot be read (',
   }
+  with pytest.raises(SegjaxError, match=r'b\.png cannot be decoded'):
+    predict_files(load(PADDED), sources)
 
 
 def test_an_image_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
-  def fail(loaded, frame, apply):
+  def fail(network, program, batch):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes')
 
-  monkeypatch.setattr(infer, '_predict', fail)
+  monkeypatch.setattr(infer.Network, '_run', fail)
   failed = {}
   sources = [write(tmp_path / 'a.png', image(16, 24))]
-  assert not list(infer.predict_files(load(PADDED), sources, ('probability',), failed))
+  assert not predict_files(load(PADDED), sources, failed=failed)
   assert 'a.png of 24x16 pixels does not fit into memory: ' in failed[tmp_path / 'a.png']
-  fail.__code__ = (lambda loaded, frame, apply: 1 / 0).__code__
+  fail.__code__ = (lambda network, program, batch: 1 / 0).__code__
   with pytest.raises(ZeroDivisionError):
-    list(infer.predict_files(load(PADDED), sources, ('probability',), failed))
+    predict_files(load(PADDED), sources, failed=failed)

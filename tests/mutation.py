@@ -43,8 +43,8 @@ SOURCES = (
   'segjax/ops/*.py',
   'segjax/losses/*.py',
   'segjax/metrics/*.py',
-  'segjax/train/optim.py',
-  'segjax/train/step.py',
+  'segjax/training/optim.py',
+  'segjax/training/step.py',
   'segjax/data/geometry.py',
   'segjax/data/augment.py',
 )

@@ -30,7 +30,7 @@ from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
 from segjax.nn.rpn import RPNHead, anchors_per_location, make_anchors, propose
 from segjax.ops.paste_masks import paste_masks
-from segjax.train import compile as compile_lib
+from segjax.training import compile as compile_lib
 
 SOURCE = 'torchvision/maskrcnn_resnet50_fpn'
 

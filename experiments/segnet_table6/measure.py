@@ -31,9 +31,9 @@ from segjax.models import fcn, segnet, unet
 from segjax.provenance import provenance
 from segjax.tables import results, spec
 from segjax.tasks import semantic
-from segjax.train import compile as compile_lib
-from segjax.train.state import init_state
-from segjax.train.step import make_train_step
+from segjax.training import compile as compile_lib
+from segjax.training.state import init_state
+from segjax.training.step import make_train_step
 
 SIZE = (360, 480)
 CLASSES = 11

@@ -19,9 +19,9 @@ from segjax.losses import dense
 from segjax.models import unet
 from segjax.ops import upsample
 from segjax.tasks import semantic
-from segjax.train import compile as compile_lib
-from segjax.train.state import init_state
-from segjax.train.step import make_train_step
+from segjax.training import compile as compile_lib
+from segjax.training.state import init_state
+from segjax.training.step import make_train_step
 
 
 def plain_conv_transpose(x, kernel, stride, padding=0):

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +16,10 @@ from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.data import statistics
+from segjax.experiment import Experiment
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
-from segjax.train import checkpoint, compile, evaluate, log, sharding, step
+from segjax.training import checkpoint, compile, evaluate, log, sharding, step
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
@@ -28,9 +28,6 @@ EXAMPLE = """examples:
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune
 
 --config.KEY=VALUE can override config.data, config.batch, config.eval and config.mesh."""
-
-# The name of an example, and its panels by name, u8[H, W, 3].
-Example = tuple[str, Mapping[str, np.ndarray]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +89,7 @@ class Evaluated(NamedTuple):
     split: that was evaluated.
     step: of the checkpoint.
     parameters: number of parameters.
-    metrics: by name, as fractions; tables as nested mappings.
-    examples: the first examples of the split.
+    measured: the metrics and the images to show.
     counts: of the classes in the split; None in the course of a training, which shows them once.
   """
 
@@ -101,9 +97,13 @@ class Evaluated(NamedTuple):
   split: str
   step: int
   parameters: int
-  metrics: dict[str, Any]
-  examples: Sequence[Example]
+  measured: evaluate.Evaluation
   counts: statistics.ClassCounts | None = None
+
+  @property
+  def metrics(self) -> dict[str, Any]:
+    """By name, as fractions; tables as nested mappings."""
+    return self.measured.metrics
 
 
 def evaluate_run(
@@ -117,16 +117,16 @@ def evaluate_run(
   Raises:
     SegjaxError: see `run.load_run`; unknown split; the data set has different classes.
   """
-  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  loaded, run, dataset, mesh = load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
-  evaluator = run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
-  metrics, examples = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  evaluator = run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
+  measured = evaluator(sharding.put_replicated(loaded.variables, mesh))
   parameters = run_lib.size_of(loaded.variables['params'])
   counts = run_lib.count_classes(run, dataset, split)
-  return Evaluated(run, split, loaded.restored.step, parameters, metrics, examples, counts)
+  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts)
 
 
-def _load(
+def load(
   workdir: Workdir, which: checkpoint.Which, overrides: Sequence[tuple[str, str]]
 ) -> tuple[Loaded, Run, Dataset, jax.sharding.Mesh]:
   """The trained run, the same run on the evaluation data set, that data set, and the mesh."""
@@ -151,7 +151,7 @@ def tune_run(
   Raises:
     SegjaxError: see `evaluate_run`; the task has no thresholds.
   """
-  loaded, run, dataset, mesh = _load(workdir, which, overrides)
+  loaded, run, dataset, mesh = load(workdir, which, overrides)
   tuning, split = run.task.tuning, split or run.experiment.data.eval_split
   if tuning is None:
     raise SegjaxError(
@@ -187,8 +187,9 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
       html.table_section(name.replace('_', ' ').capitalize(), table, colors)
       for name, table in tables.items()
     ),
+    *_confusion(evaluated),
     html.curves_section('Curves', records),
-    html.images_section('Examples', evaluated.examples, colors),
+    *_images(evaluated.measured, colors),
     html.text_section('Config', config_lib.to_json(evaluated.run.experiment.to_dict())),
   ]
   html.write_report(
@@ -196,7 +197,35 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
     title=workdir.path.name,
     summary=_summary(workdir, evaluated, records),
     sections=sections,
+    command=[
+      *('segjax', 'evaluate', f'--workdir={workdir.path}', f'--split={evaluated.split}'),
+    ],
   )
+
+
+def _confusion(evaluated: Evaluated) -> list[html.Section]:
+  confusion, spec = evaluated.measured.confusion, evaluated.run.spec
+  if confusion is None:
+    return []
+  return [html.confusion_section('Confusion matrix', confusion, spec.class_names, spec.palette)]
+
+
+def _images(
+  measured: evaluate.Evaluation, colors: Mapping[str, Sequence[int]]
+) -> list[html.Section]:
+  """The worst images, each with its score, and the first ones; a small split only once."""
+  scores = dict(measured.scores)
+  caption = lambda name: (
+    f'{name}: {measured.measure} {values.format_metric(measured.measure, scores[name])}'
+    if name in scores
+    else name
+  )
+  captioned = lambda images: [(caption(name), panels) for name, panels in images]
+  worst = html.images_section('Worst images', captioned(measured.worst), colors)
+  shown = {name for name, _ in measured.worst}
+  if shown >= {name for name, _ in measured.examples}:
+    return [worst]
+  return [worst, html.images_section('Examples', captioned(measured.examples), colors)]
 
 
 def _summary(
@@ -204,18 +233,16 @@ def _summary(
 ) -> dict[str, str]:
   """The summary at the top of a report."""
   experiment, spec = evaluated.run.experiment, evaluated.run.spec
-  path = shlex.quote(str(workdir.path))
   return {
     'model': f'{experiment.model_config["name"]}, {evaluated.parameters:,} parameters',
     'data set': f'{spec.name} {spec.version}, split {evaluated.split}',
     **_not_measured(evaluated),
     'step': f'{evaluated.step} of {experiment.train.steps}',
-    'best': _best(evaluated.run, records),
+    'best': describe_best(experiment, records),
     'hardware': provenance.hardware(),
     'written': datetime.datetime.now().isoformat(' ', 'minutes'),
     'versions': provenance.versions(),
     'config digest': experiment.digest,
-    'command': f'segjax evaluate --workdir={path} --split={evaluated.split}',
   }
 
 
@@ -242,9 +269,9 @@ def _not_measured(evaluated: Evaluated) -> dict[str, str]:
   return {'not measured': missing} if missing else {}
 
 
-def _best(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+def describe_best(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
   """The best evaluation so far, such as 'mean_iou 61.7% at step 400'; empty before the first."""
-  config, split = run.experiment.train, run.experiment.data.eval_split
+  config, split = experiment.train, experiment.data.eval_split
   metric = config.best_metric
   scored = [
     (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None

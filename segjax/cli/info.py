@@ -6,7 +6,7 @@ from typing import Any
 
 from segjax import run as run_lib
 from segjax.cli import options
-from segjax.train import checkpoint
+from segjax.training import checkpoint
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 

@@ -138,7 +138,8 @@ def look_at(
   Raises:
     SegjaxError: what is wrong with the files, or nothing is annotated in them.
   """
-  data: dict[str, Any] = {'name': found.name, 'source': str(found.source)}
+  # Absolute, so that the config works from any directory.
+  data: dict[str, Any] = {'name': found.name, 'source': os.path.abspath(found.source)}
   data |= {'dir': data_dir} if data_dir else {}
   data |= {'files': found.files} if found.files else {}
   named = [pair for pair in overrides if pair[0].startswith('data.')]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from segjax.train.checkpoint import Which
+from segjax.training.checkpoint import Which
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:

@@ -190,12 +190,12 @@ def _read_list(path: Path) -> dict[Path, PurePath]:
     lines = path.read_text(encoding='utf-8').splitlines()
   except UnicodeDecodeError:
     raise SegjaxError(f'{path} is not a text file with a path on each line: correct it') from None
-  found = [Path(line.strip()) for line in lines if line.strip()]
+  found = [line.strip() for line in lines if line.strip()]
   for image in found:
-    check_no_url(str(image))
-    if image.suffix.lower() not in frames.SUFFIXES:
+    check_no_url(image)
+    if Path(image).suffix.lower() not in frames.SUFFIXES:
       raise SegjaxError(f'{path} lists {image}, which is no image by its suffix: remove the line')
-  return dict.fromkeys(found, PurePath())
+  return dict.fromkeys(map(Path, found), PurePath())
 
 
 def _only_images(paths: Iterable[Path], root: Path) -> dict[Path, PurePath]:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
 from segjax.cli import options
@@ -21,8 +22,8 @@ from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
-from segjax.train import checkpoint, compile, evaluate, log, loop, optim, sharding, step
-from segjax.train.state import TrainState, eval_variables
+from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
+from segjax.training.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
@@ -103,6 +104,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
   # Config errors surface here, before anything is compiled.
+  loggers.check(run.experiment.train.loggers)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   evaluator = _make_evaluator(run, eval_dataset, mesh)
   refresh = _make_refresh(run, builder, mesh)
@@ -122,8 +124,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run_log = None
     if jax.process_index() == 0:
       workdir.note_start({'step': start, **provenance.provenance()})
-      run_log = log.RunLog(workdir.path, start_step=start)
-      stack.callback(run_log.close)
+      run_log = stack.enter_context(_open_log(run, workdir, start))
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
     current = loop.run(
       current,
@@ -140,6 +141,15 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
+
+
+def _open_log(run: Run, workdir: Workdir, start: int) -> log.RunLog:
+  config, train_config = config_lib.dotted(run.experiment.to_dict()), run.experiment.train
+  opened = loggers.open_loggers(train_config.loggers, workdir.path, config, notify)
+  run_log = log.RunLog(workdir.path, start_step=start, loggers=opened)
+  split = run.experiment.data.eval_split
+  run_log.config(config, ['train/loss', f'{split}/{train_config.best_metric}'])
+  return run_log
 
 
 def _first_batch(run: Run, builder: Any) -> Batch:
@@ -237,11 +247,11 @@ def _make_train_step(
   return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
-def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-  """`variables -> (metrics, examples)` on the evaluation split."""
+def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> run_lib.Evaluator:
+  """The evaluator of the evaluation split, which exists."""
   split = run.experiment.data.eval_split
   datasets.count_examples(dataset[0], split, dataset[1].name)  # checks that the split exists
-  return run_lib.make_evaluator(run, dataset, split, mesh, run.experiment.train.images)
+  return run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
 
 
 def _progress(total: int, start: int) -> console.TrainProgress:
@@ -253,19 +263,20 @@ def _progress(total: int, start: int) -> console.TrainProgress:
 def _evaluate(
   run: Run,
   workdir: Workdir,
-  evaluator: Callable[..., Any],
+  evaluator: run_lib.Evaluator,
   run_log: log.RunLog | None,
   progress: console.TrainProgress,
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
   """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
-  metrics, examples = evaluator(eval_variables(current))
+  measured = evaluator(eval_variables(current))
+  metrics = measured.metrics
   split = run.experiment.data.eval_split
   if run_log:
     run_log.scalars(now, split, metrics)
-    run_log.images(now, split, examples)
-    write_report(workdir, Evaluated(run, split, now, size_of(current.params), metrics, examples))
+    run_log.images(now, split, measured.examples)
+    write_report(workdir, Evaluated(run, split, now, size_of(current.params), measured))
   metric = run.experiment.train.best_metric
   value = _check_best_metric(metric, metrics)
   loss = f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else ''

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,10 @@ SUFFIXES = images.SUFFIXES + VIDEO_SUFFIXES
 
 # Codecs for videos that are written, the best first: browsers play VP9; every OpenCV has MPEG-4.
 _CODECS = ('vp09', 'mp4v')
+# What is wrong with a video is an error here: FFmpeg and OpenCV have no lines of their own.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
 # Frames a second of a video that does not say it.
 _RATE = 25.0
 

@@ -73,10 +73,12 @@ def guess(
   for known in _guessers() if guessers is None else guessers:
     if (found := known(task, images, labels)) is not None:
       return found
-  where = ' and '.join(str(path) for path in (images, labels) if path is not None)
+  importlib.import_module('segjax.data.builders.coco_guess').check_looks(images, labels)
+  named = [str(path) for path in dict.fromkeys((images, labels)) if path is not None]
   raise SegjaxError(
-    f'{where} are in no known format: name a directory of images with --images, and with --labels '
-    "a directory of masks, a JSON file in COCO's format, LabelMe files, or YOLO's data.yaml"
+    f'{" and ".join(named)} {"are" if len(named) > 1 else "is"} in no known format: name a '
+    'directory of images with --images, and with --labels a directory of masks, a JSON file in '
+    "COCO's format, LabelMe files, or YOLO's data.yaml"
   )
 
 

@@ -28,7 +28,13 @@ Outputs = Mapping[str, Any]
 
 
 def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
-  """L_cls of the RPN: cross-entropy of object or background, see `objectness_loss`."""
+  """L_cls of the RPN: cross-entropy of object or background, see `objectness_loss`.
+
+  Args:
+    outputs: of the model in training.
+    divide_by: 'valid', the number of sampled anchors, as in torchvision; or 'slots', the number per
+      image even if fewer were sampled, as in Detectron2.
+  """
   rpn = outputs['rpn']
   return objectness_loss(rpn.logits, rpn.positive, rpn.valid, divide_by=divide_by)
 
@@ -36,7 +42,14 @@ def rpn_class(outputs: Outputs, *, divide_by: DivideBy = 'valid') -> SumCount:
 def rpn_box(
   outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9, divide_by: DivideBy = 'valid'
 ) -> SumCount:
-  """L_box of the RPN: smooth L1 of the box deltas of positive anchors, see `box_loss`."""
+  """L_box of the RPN: smooth L1 of the box deltas of positive anchors, see `box_loss`.
+
+  Args:
+    outputs: of the model in training.
+    beta: at least 0, where the smooth L1 loss turns from quadratic to linear; 0 is the L1 loss.
+    divide_by: 'valid', the number of sampled anchors, as in torchvision; or 'slots', the number per
+      image even if fewer were sampled, as in Detectron2.
+  """
   rpn = outputs['rpn']
   return box_loss(rpn.deltas, rpn.target, rpn.positive, rpn.valid, beta=beta, divide_by=divide_by)
 
@@ -48,7 +61,12 @@ def box_class(outputs: Outputs) -> SumCount:
 
 
 def box_regression(outputs: Outputs, *, beta: NonNegativeFloat = 1 / 9) -> SumCount:
-  """L_box: smooth L1 of the box deltas of positive RoIs for their class, see `box_loss`."""
+  """L_box: smooth L1 of the box deltas of positive RoIs for their class, see `box_loss`.
+
+  Args:
+    outputs: of the model in training.
+    beta: at least 0, where the smooth L1 loss turns from quadratic to linear; 0 is the L1 loss.
+  """
   _, deltas, regions = outputs['box']
   return box_loss(
     deltas, regions.target, regions.positive, regions.valid, regions.classes, beta=beta
@@ -59,6 +77,11 @@ def mask(outputs: Outputs, *, activation: Activation = 'sigmoid') -> SumCount:
   """L_mask: cross-entropy of the masks of positive RoIs for their class, see `mask_loss`.
 
   A single mask channel is class-agnostic.
+
+  Args:
+    outputs: of the model in training.
+    activation: 'sigmoid', independent per class, or 'softmax' over the classes (Table 2b); as that
+      of the mask head.
 
   Raises:
     SegjaxError: the network has no mask head.

@@ -37,6 +37,12 @@ class Metric:
     merge: `(state, state) -> state` on the host, associative.
     reads: names of the predictions and batch entries that a host metric needs, to avoid copying
       others; None for all but the images.
+    image_scores: `(predictions, batch, state of the batch) -> f[B]`, a score of each image, the
+      higher the better, to find the worst images; NaN in padding and where an image has nothing to
+      measure. Traceable by `jit` if `device`. None if there is none.
+    image_measure: the name of that score.
+    confusion: `state -> i[C, C]`, pixels by true class (rows) and predicted class (columns); None
+      if the metric does not count them.
   """
 
   name: str
@@ -45,3 +51,6 @@ class Metric:
   device: bool
   merge: Callable[[State, State], State] = add
   reads: tuple[str, ...] | None = None
+  image_scores: Callable[[Mapping[str, Any], Batch, State], Any] | None = None
+  image_measure: str = ''
+  confusion: Callable[[State], np.ndarray] | None = None

@@ -54,6 +54,8 @@ def coco_metrics(
   class_names: Sequence[str],
   kinds: Sequence[str] = ('box', 'mask'),
   paste: Paste = paste_masks,
+  *,
+  min_score: float = 0.5,
 ) -> Metric:
   """COCO AP and AR on the host, see `scores`; its state is a list of `image_result`.
 
@@ -65,7 +67,17 @@ def coco_metrics(
     class_names: one per class index.
     kinds: 'box', 'mask' or both.
     paste: see `image_result`.
+    min_score: detections with a lower score do not count in the F1 of an image, see `image_f1`.
   """
+  kind = 'mask' if 'mask' in kinds else 'box'
+
+  def image_scores(
+    predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any], results: list[ImageResult]
+  ) -> np.ndarray:
+    del predictions
+    f1 = np.full(len(batch['valid']), np.nan)
+    f1[np.flatnonzero(batch['valid'])] = [image_f1(r, kind, min_score) for r in results]
+    return f1
 
   def from_batch(
     predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any]
@@ -86,6 +98,8 @@ def coco_metrics(
     device=False,
     merge=lambda a, b: a + b,
     reads=(*Detections._fields, 'annotations'),
+    image_scores=image_scores,
+    image_measure='f1',
   )
 
 
@@ -122,6 +136,54 @@ def image_result(
     'scores': np.array(detections['scores'][valid]),
     'masks': masks,
   }
+
+
+def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
+  """The F1 of an image's detections, to rank images: AP is defined for a split only.
+
+  A detection with a score of at least `min_score` matches the object of its class with the highest
+  IoU among those that no better detection matched, if that is at least 0.5. One that matches a
+  crowd does not count.
+
+  Args:
+    result: see `image_result`.
+    kind: 'box' or 'mask', what the IoU is of.
+    min_score: from 0 to 1.
+
+  Returns:
+    2 TP / (2 TP + FP + FN), or NaN if that is 0 / 0.
+  """
+  truth = _truth(result, kind)
+  chosen = [
+    k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score
+  ]
+  crowd = np.array([thing['iscrowd'] for thing in truth], bool)
+  classes = np.array([thing['category_id'] for thing in truth], int)
+  free, hits, wrong = ~crowd, 0, 0
+  ious = _ious(result, chosen, truth, kind)
+  for row, k in enumerate(chosen):
+    near = (ious[row] >= 0.5) & (classes == result['classes'][k])
+    if (near & free).any():
+      free[np.argmax(np.where(near & free, ious[row], -1))] = False
+      hits += 1
+    elif not (near & crowd).any():
+      wrong += 1
+  divisor = 2 * hits + wrong + free.sum()
+  return float(2 * hits / divisor) if divisor else float('nan')
+
+
+def _ious(
+  result: ImageResult, chosen: Sequence[int], truth: Sequence[Mapping[str, Any]], kind: str
+) -> np.ndarray:
+  """f64[K, N], the IoU of the chosen detections with the objects; of a crowd, as COCO has it."""
+  if not len(chosen) or not truth:
+    return np.zeros((len(chosen), len(truth)))
+  crowd = [thing['iscrowd'] for thing in truth]
+  if kind == 'mask':
+    found = [_rle(result, k) for k in chosen]
+    return mask_lib.iou(found, [thing['segmentation'] for thing in truth], crowd)
+  boxes = np.array([thing['bbox'] for thing in truth], np.float64)
+  return mask_lib.iou(np.asarray(result['boxes'], np.float64)[chosen], boxes, crowd)
 
 
 def scores(

@@ -16,15 +16,26 @@ def confusion_metrics(class_names: Sequence[str]) -> Metric:
 
   Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
   """
+  num_classes = len(class_names)
 
   def from_batch(predictions: Mapping[str, Array], batch: Batch) -> Array:
-    return confusion_matrix(predictions['label'], batch['label'], len(class_names), batch['valid'])
+    return image_matrices(predictions['label'], batch['label'], num_classes, batch['valid']).sum(0)
+
+  def image_scores(predictions: Mapping[str, Array], batch: Batch, state: Array) -> Array:
+    del state
+    # The same matrices as in `from_batch`: compiled into one program, they are computed once.
+    return image_mean_iou(
+      image_matrices(predictions['label'], batch['label'], num_classes, batch['valid'])
+    )
 
   return Metric(
     name='confusion',
     from_batch=from_batch,
     compute=lambda matrix: scores(matrix, class_names),
     device=True,
+    image_scores=image_scores,
+    image_measure='mean_iou',
+    confusion=widen,
   )
 
 
@@ -42,6 +53,13 @@ def confusion_matrix(
   Returns:
     i32[C, C], rows are true and columns predicted classes; exact below 2^31 pixels per batch.
   """
+  return image_matrices(prediction, label, num_classes, valid).sum(0)
+
+
+def image_matrices(
+  prediction: Array, label: Array, num_classes: int, valid: Array | None = None
+) -> Array:
+  """The confusion matrix of each image, i32[B, C, C]; see `confusion_matrix`."""
   counted = label != IGNORE_LABEL
   if valid is not None:
     counted &= valid[:, None, None]
@@ -49,7 +67,22 @@ def confusion_matrix(
   pair = jnp.where(counted, label.astype(jnp.int32) * num_classes + prediction, bins)
   # Per image, so that a sharded batch is counted without communication.
   counts = jax.vmap(lambda p: jnp.bincount(p.ravel(), length=bins + 1))(pair)
-  return counts.sum(0)[:bins].reshape(num_classes, num_classes)
+  return counts[:, :bins].reshape(-1, num_classes, num_classes)
+
+
+def image_mean_iou(matrices: Array) -> Array:
+  """The mean IoU of each image over the classes in its truth or prediction.
+
+  Args:
+    matrices: i[B, C, C], see `image_matrices`.
+
+  Returns:
+    f32[B]; NaN without a labeled pixel.
+  """
+  hit = jnp.diagonal(matrices, axis1=1, axis2=2)
+  union = matrices.sum(2) + matrices.sum(1) - hit
+  iou = jnp.where(union > 0, hit / jnp.maximum(union, 1), 0.0)
+  return iou.sum(1) / (union > 0).sum(1)
 
 
 def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

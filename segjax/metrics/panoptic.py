@@ -70,8 +70,8 @@ def panoptic_metrics(
     crowds, forgiven, unmatched_sq: see the module docstring.
   """
 
-  def from_batch(predictions: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
-    return panoptic_counts(
+  def count(predictions: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
+    return image_counts(
       predictions['segments'],
       batch['segments'],
       len(class_names),
@@ -80,11 +80,21 @@ def panoptic_metrics(
       forgiven=forgiven,
     )
 
+  def from_batch(predictions: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
+    return _sum_images(count(predictions, batch))
+
+  def image_scores(predictions: Mapping[str, Any], batch: Batch, state: Any) -> Array:
+    del state
+    # The same counts as in `from_batch`: compiled into one program, they are computed once.
+    return image_pq(count(predictions, batch))
+
   return Metric(
     name='panoptic',
     from_batch=from_batch,
     compute=lambda state: scores(state, class_names, isthing, unmatched_sq=unmatched_sq),
     device=True,
+    image_scores=image_scores,
+    image_measure='pq',
   )
 
 
@@ -115,6 +125,20 @@ def panoptic_counts(
     SegjaxError: prediction and truth have different sizes.
     ValueError: a batch has 2^16 or more true segments.
   """
+  counts = image_counts(prediction, truth, num_classes, valid, crowds=crowds, forgiven=forgiven)
+  return _sum_images(counts)
+
+
+def image_counts(
+  prediction: Segments,
+  truth: Segments,
+  num_classes: int,
+  valid: Array | None = None,
+  *,
+  crowds: Crowds = 'last',
+  forgiven: Forgiven = 'sum',
+) -> dict[str, Array]:
+  """The counts of each image, with a leading axis of size B; see `panoptic_counts`."""
   if prediction.ids.shape != truth.ids.shape:
     raise SegjaxError(
       f'the prediction has the shape {tuple(prediction.ids.shape)} and the truth '
@@ -133,7 +157,26 @@ def panoptic_counts(
   counts = jax.vmap(count)(Segments(*prediction), Segments(*truth))
   if valid is not None:
     counts = jax.tree.map(lambda x: x * jnp.expand_dims(valid, range(1, x.ndim)), counts)
+  return counts
+
+
+def _sum_images(counts: Mapping[str, Array]) -> dict[str, Array]:
   return jax.tree.map(lambda x: x.sum(0), counts)
+
+
+def image_pq(counts: Mapping[str, Array]) -> Array:
+  """The PQ of each image over the classes in its truth or prediction, to rank images.
+
+  Args:
+    counts: from `image_counts`.
+
+  Returns:
+    f32[B]; NaN without a segment to measure.
+  """
+  iou = counts['iou'] @ (2.0 ** (-BITS * jnp.arange(1, DIGITS + 1, dtype=jnp.float32)))
+  weight = counts['tp'] + (counts['fp'] + counts['fn']) / 2
+  quality = jnp.where(weight > 0, iou / jnp.where(weight > 0, weight, 1), 0.0)
+  return quality.sum(1) / (weight > 0).sum(1)
 
 
 def count_pairs(truth: Array, prediction: Array, num_truth: int, num_prediction: int) -> Array:

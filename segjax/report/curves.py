@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -23,13 +23,20 @@ from segjax.report.values import is_percent
 # Light-mode colors; a page sets --series-0, --series-1, ... to replace them.
 SERIES_COLORS = ('#2563eb', '#ea580c', '#0d9488', '#9333ea', '#ca8a04', '#db2777')
 
+# Of the lines of the first six series, of the next six, ….
+_DASHES = ('-', '--', ':')
+
+# The split whose values are those of the batches of training, and so noisy.
+TRAIN = 'train'
+
 # Plotted by matplotlib, then replaced with the text color of the page around the SVG.
 INK = '#123456'
 
 # Fewer points than these are marked one by one and not smoothed.
 _FEW_POINTS = 20
 
-# Set, not measured: there is no noise to smooth away.
+# Set, not measured: there is no noise to smooth away, and only a linear axis shows the shape of a
+# schedule.
 _EXACT = ('learning_rate',)
 
 
@@ -107,18 +114,29 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   return (total / count)[start : start + len(values)]
 
 
-def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int]) -> str:
+def curve_svg(
+  name: str,
+  curves: Mapping[str, Curve],
+  colors: Mapping[str, int],
+  noisy: Collection[str] = (TRAIN,),
+  *,
+  key: str | None = None,
+) -> str:
   """Plots one metric over the steps, one line per split, without a title or legend.
 
   Training values are faint, with their running mean over a tenth of the run on top; evaluation
   values are plotted as they are. The background is transparent, and text and axes take
   `currentColor`, so the SVG suits any page. Positive values that span more than two decades get a
-  logarithmic axis; metrics in percent (`values.is_percent`) get an axis in percent.
+  logarithmic axis, except the learning rate; metrics in percent (`values.is_percent`) get an axis
+  in percent.
 
   Args:
     name: of the metric.
     curves: by split.
-    colors: split -> index of its color, SERIES_COLORS or the CSS variable `--series-<number>`.
+    colors: split -> index of its color, SERIES_COLORS or the CSS variable `--series-<number>`;
+      where the colors repeat, the line is dashed.
+    noisy: the splits whose values are those of training.
+    key: different for each plot of a page; by default `name`.
 
   Returns:
     An `<svg>` element.
@@ -126,11 +144,11 @@ def curve_svg(name: str, curves: Mapping[str, Curve], colors: Mapping[str, int])
 
   def draw(axes: Axes) -> None:
     for split, curve in curves.items():
-      noisy = split == 'train' and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
-      _draw(axes, curve, noisy, series_color(colors[split]))
-    _style(axes, np.concatenate([curve.values for curve in curves.values()]), is_percent(name))
+      smoothed = split in noisy and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
+      _draw(axes, curve, smoothed, colors[split])
+    _style(axes, name, np.concatenate([curve.values for curve in curves.values()]))
 
-  return plot_svg(name, draw)
+  return plot_svg(key or name, draw)
 
 
 def series_color(index: int) -> str:
@@ -174,21 +192,22 @@ def plot_svg(name: str, draw: Callable[[Axes], None]) -> str:
   return svg
 
 
-def _draw(axes: Axes, curve: Curve, noisy: bool, color: str) -> None:
-  steps, values = curve
-  if noisy:
+def _draw(axes: Axes, curve: Curve, smoothed: bool, index: int) -> None:
+  (steps, values), color = curve, series_color(index)
+  if smoothed:
     axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
     values = smooth(values, len(values) // 20 * 2 + 1)
   marker = 'o' if len(values) < _FEW_POINTS else None
-  axes.plot(steps, values, color=color, linewidth=1.5, marker=marker, markersize=3)
+  dashes = _DASHES[index // len(SERIES_COLORS) % len(_DASHES)]
+  axes.plot(steps, values, dashes, color=color, linewidth=1.5, marker=marker, markersize=3)
 
 
-def _style(axes: Axes, values: np.ndarray, percent: bool) -> None:
-  if values.min() > 0 and values.max() > 100 * values.min():
+def _style(axes: Axes, name: str, values: np.ndarray) -> None:
+  if name not in _EXACT and values.min() > 0 and values.max() > 100 * values.min():
     axes.set_yscale('log')
   else:
     axes.yaxis.set_major_locator(MaxNLocator(5))
-  axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else '{x:g}')
+  axes.yaxis.set_major_formatter(PercentFormatter(1) if is_percent(name) else '{x:g}')
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.xaxis.set_major_formatter(EngFormatter(sep=''))
   axes.set_xlim(left=0)

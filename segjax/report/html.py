@@ -8,17 +8,19 @@ import base64
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
-from segjax.report.curves import SERIES_COLORS, collect_curves, curve_svg
+from segjax.report.curves import SERIES_COLORS, TRAIN, Curve, collect_curves, curve_svg
 from segjax.report.histograms import histogram_svg
 from segjax.report.values import (
   column_names,
@@ -31,6 +33,8 @@ from segjax.report.values import (
 
 # Images on the page are downscaled to at most this many pixels per side.
 MAX_SIDE = 512
+# Rows and columns of a confusion matrix on a page; of more classes, the most confused are shown.
+_MATRIX = 24
 # Of JPEG files, on pages with many photographs.
 _QUALITY = 90
 
@@ -64,6 +68,50 @@ class CountsRow(NamedTuple):
   color: Sequence[int] | None = None
 
 
+class Cell(NamedTuple):
+  """A value of one run, in `comparison_section`.
+
+  Attributes:
+    text: as shown.
+    share: length of its bar from 0 to 1; None for no bar.
+    best: whether it is the best of its row.
+  """
+
+  text: str
+  share: float | None = None
+  best: bool = False
+
+
+class Comparison(NamedTuple):
+  """A row of `comparison_section`.
+
+  Attributes:
+    name: at its start.
+    cells: one per run.
+    color: RGB from 0 to 255, shown before the name.
+  """
+
+  name: str
+  cells: Sequence[Cell]
+  color: Sequence[int] | None = None
+
+
+class Plot(NamedTuple):
+  """A plot of `plots_section`.
+
+  Attributes:
+    title: different for each plot of a page.
+    metric: the name of what is plotted.
+    curves: by series, such as the split or the run.
+    noisy: see `curves.curve_svg`.
+  """
+
+  title: str
+  metric: str
+  curves: Mapping[str, Curve]
+  noisy: Collection[str] = (TRAIN,)
+
+
 def metrics_section(title: str, metrics: Mapping[str, Any]) -> Section:
   """The scalars of a metrics mapping; see `table_section` for its tables."""
   scalars, _ = split_metrics(metrics)
@@ -89,11 +137,24 @@ def curves_section(title: str, log: Sequence[Mapping[str, Any]]) -> Section:
   """One plot per scalar of the metrics log (`curves.read_log`)."""
   metrics = collect_curves(log)
   splits = dict.fromkeys(split for curves in metrics.values() for split in curves)
-  colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}
-  plots = [
-    (name, curves, Markup(curve_svg(name, curves, colors))) for name, curves in metrics.items()
-  ]
-  return Section(title, _render('curves', plots, colors))
+  return plots_section(title, [Plot(name, name, c) for name, c in metrics.items()], list(splits))
+
+
+def plots_section(title: str, plots: Sequence[Plot], series: Sequence[str]) -> Section:
+  """Plots of several series, each of which has the same color in all plots.
+
+  Args:
+    title: the heading.
+    plots: in order.
+    series: the names of all series, in the order of their colors.
+  """
+  colors = {name: index for index, name in enumerate(series)}
+  drawn = [(plot, Markup(_plot_svg(plot, colors))) for plot in plots]
+  return Section(title, _render('curves', drawn, colors))
+
+
+def _plot_svg(plot: Plot, colors: Mapping[str, int]) -> str:
+  return curve_svg(plot.metric, plot.curves, colors, plot.noisy, key=plot.title)
 
 
 def histograms_section(
@@ -106,7 +167,7 @@ def histograms_section(
     quantities: name -> split -> numbers, see `histograms.histogram_svg`.
   """
   splits = dict.fromkeys(split for values in quantities.values() for split in values)
-  colors = {split: index % len(SERIES_COLORS) for index, split in enumerate(splits)}
+  colors = {split: index for index, split in enumerate(splits)}
   plots = [
     (name, list(values), Markup(histogram_svg(name, values, colors)))
     for name, values in quantities.items()
@@ -127,6 +188,51 @@ def counts_section(
     collapsed: see `Section`.
   """
   return Section(title, _render('counts', columns, rows), collapsed)
+
+
+def comparison_section(
+  title: str,
+  runs: Sequence[str],
+  rows: Sequence[Comparison],
+  *,
+  text: bool = False,
+  collapsed: bool = False,
+) -> Section:
+  """A table with a column per run, each in the color of its curves (`plots_section`).
+
+  Args:
+    title: the heading.
+    runs: their names.
+    rows: with as many cells each.
+    text: whether the cells are text, such as the values of a config.
+    collapsed: see `Section`.
+  """
+  return Section(title, _render('comparison', runs, rows, text), collapsed)
+
+
+def confusion_section(
+  title: str, confusion: np.ndarray, class_names: Sequence[str], colors: npt.ArrayLike
+) -> Section:
+  """A confusion matrix, each row in percent of the pixels of its true class.
+
+  Of more than 24 classes, those with the most wrong pixels are shown.
+
+  Args:
+    title: the heading.
+    confusion: i[C, C], pixels by true class (rows) and predicted class.
+    class_names: C names.
+    colors: u8[C, 3].
+  """
+  confusion, colors = np.asarray(confusion), np.asarray(colors)
+  wrong = confusion.sum(0) + confusion.sum(1) - 2 * np.diagonal(confusion)
+  shown = np.sort(np.argsort(-wrong, kind='stable')[:_MATRIX])
+  share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+  names = [class_names[i] for i in shown]
+  left_out = len(class_names) - len(shown)
+  cells = [[(share[i, j], int(confusion[i, j])) for j in shown] for i in shown]
+  if not confusion.sum():
+    return Section(title, Markup())
+  return Section(title, _render('confusion', names, colors[shown].tolist(), cells, left_out))
 
 
 def list_section(title: str, sentences: Sequence[str]) -> Section:
@@ -160,7 +266,12 @@ def text_section(title: str, text: str, *, collapsed: bool = True) -> Section:
 
 
 def write_report(
-  path: str | os.PathLike, *, title: str, summary: Mapping[str, Any], sections: Sequence[Section]
+  path: str | os.PathLike,
+  *,
+  title: str,
+  summary: Mapping[str, Any],
+  sections: Sequence[Section],
+  command: Sequence[str] = (),
 ) -> None:
   """Writes the page atomically.
 
@@ -169,9 +280,13 @@ def write_report(
     title: of the run, such as the name of its config.
     summary: facts by name, such as the model, the data set and the best metric.
     sections: in order.
+    command: the words of the command that writes the page; a line breaks between them only.
   """
   page = _ENVIRONMENT.get_template('report.html.j2').render(
-    title=title, summary=summary, sections=[section for section in sections if section.body]
+    title=title,
+    summary=summary,
+    sections=[section for section in sections if section.body],
+    command=[shlex.quote(word) for word in command],
   )
   path = Path(path)
   partial = path.with_name(path.name + '.partial')
@@ -218,6 +333,9 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
   'bar': _bar,
+  # A line may break after an underscore or a dot, such as those of `mean_class_accuracy`.
+  'breakable': lambda name: Markup(re.sub(r'([._])', r'\1<wbr>', str(escape(name)))),
+  'hue': lambda index: index % len(SERIES_COLORS),
   'metric': lambda value, name: format_metric(name, value),
   'image_uri': _image_uri,
   'share': format_share,

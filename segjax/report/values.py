@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MISSING = '–'
@@ -10,6 +10,10 @@ MISSING = '–'
 # IoU, COCO's AP and AR, and PQ with its factors SQ and RQ, which papers report in percent:
 # `mean_iou`, `mask_ap50`, `box_ar_small`, `pq_things`.
 _PERCENT = re.compile(r'(.*_)?(iou|a[pr]\d*|pq|sq|rq)(_.*)?')
+
+# Metrics that are better the higher, besides those in percent, and the lower.
+_HIGHER = re.compile(r'(.*_)?(accuracy|dice|f1)(_.*)?')
+_LOWER = re.compile(r'(.*_)?(loss|error)(_.*)?')
 
 
 def split_metrics(
@@ -43,6 +47,13 @@ def format_metric(name: str, value: Any) -> str:
   if not is_percent(name) or value is None or isinstance(value, str) or not math.isfinite(value):
     return format_value(value)
   return f'{100 * float(value):.1f}%'
+
+
+def better(name: str) -> Callable[..., Any] | None:
+  """`max` or `min`, what the best value of a metric is; None if that is not known."""
+  if _HIGHER.fullmatch(name) or is_percent(name):
+    return max
+  return min if _LOWER.fullmatch(name) else None
 
 
 def format_value(value: Any) -> str:

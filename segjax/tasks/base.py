@@ -48,8 +48,9 @@ class Task:
       be empty outside training.
     predict: `(outputs, batch) -> predictions`, a dict of arrays.
     metrics: computed over a complete split, see `segjax.metrics.base.Metric`.
-    visualize: `(batch, predictions, count) -> [{title: u8[H, W, 3]}, …]`, on the host: panels
-      of the first `count` valid examples.
+    visualize: `(batch, predictions, rows) -> [{title: u8[H, W, 3]}, …]`, on the host: panels of the
+      examples in these rows of the batch.
+    drawn: names of the predictions that `visualize` reads, to avoid copying others; None for all.
     host_keys: keys of the batch that stay on the host, lists with a JSON value per example, for
       host metrics and panels.
     tuning: what `segjax evaluate --tune` searches; None if there are no thresholds.
@@ -63,8 +64,14 @@ class Task:
   predict: Callable[[Any, Batch], dict[str, Array]]
   metrics: tuple[Metric, ...]
   visualize: Callable[..., list[dict[str, np.ndarray]]]
+  drawn: tuple[str, ...] | None = None
   host_keys: tuple[str, ...] = ()
   tuning: Tuning | None = None
+
+  @property
+  def ranking(self) -> Metric | None:
+    """The first metric that scores each image, which selects the worst ones."""
+    return next((metric for metric in self.metrics if metric.image_scores), None)
 
 
 def check_metrics(names: Collection[str], known: Collection[str]) -> None:

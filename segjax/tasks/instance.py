@@ -85,7 +85,7 @@ def make_task(
     batch_statistics=None,
     losses=functools.partial(detection.compute_losses, losses),
     predict=_predict,
-    metrics=tuple(_metric(name, class_names, paste, model) for name in config.metrics),
+    metrics=tuple(_metric(name, class_names, paste, model, threshold) for name in config.metrics),
     visualize=functools.partial(_visualize, draw, paste=paste, threshold=threshold),
   )
 
@@ -99,7 +99,7 @@ def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, np.ndarray],
-  count: int,
+  rows: Sequence[int],
   **options: Any,
 ) -> list[dict[str, np.ndarray]]:
   return [
@@ -110,14 +110,16 @@ def _visualize(
       {key: value[i] for key, value in predictions.items()},
       **options,
     )
-    for i in np.flatnonzero(batch['valid'])[:count]
+    for i in rows
   ]
 
 
-def _metric(name: str, class_names: Sequence[str], paste: coco.Paste, model: Any) -> Metric:
+def _metric(
+  name: str, class_names: Sequence[str], paste: coco.Paste, model: Any, min_score: float
+) -> Metric:
   kinds = METRICS[name]
   if 'mask' in kinds and not getattr(model, 'masks', True):
     raise SegjaxError(
       f'config.eval.metrics: {name} needs masks and this network has no mask head: use coco_box'
     )
-  return coco.coco_metrics(class_names, kinds, paste)
+  return coco.coco_metrics(class_names, kinds, paste, min_score=min_score)

@@ -123,6 +123,7 @@ def make_task(
     predict=functools.partial(_predict, merge, own),
     metrics=tuple(metrics[name] for name in config.metrics),
     visualize=functools.partial(_visualize, draw),
+    drawn=('segments',),
     tuning=Tuning(
       names=_TUNED,
       settings=_grid(own),
@@ -200,7 +201,7 @@ def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, Any],
   predictions: Mapping[str, Any],
-  count: int,
+  rows: Sequence[int],
 ) -> list[dict[str, np.ndarray]]:
   return [
     draw(
@@ -209,7 +210,7 @@ def _visualize(
       tuple(batch['native'][i].tolist()),
       *(Segments(*(f[i] for f in s)) for s in (batch['segments'], predictions['segments'])),
     )
-    for i in np.flatnonzero(batch['valid'])[:count]
+    for i in rows
   ]
 
 

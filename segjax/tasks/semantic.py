@@ -114,6 +114,7 @@ def make_task(
     predict=_predict,
     metrics=tuple(METRICS[name](class_names) for name in config.metrics),
     visualize=functools.partial(_visualize, draw),
+    drawn=('label', 'uncertainty'),
   )
 
 
@@ -177,12 +178,12 @@ def _visualize(
   draw: Callable[..., dict[str, np.ndarray]],
   batch: Mapping[str, np.ndarray],
   predictions: Mapping[str, np.ndarray],
-  count: int,
+  rows: Sequence[int],
 ) -> list[dict[str, np.ndarray]]:
   uncertainty = predictions.get('uncertainty', [None] * len(batch['valid']))
   return [
     draw(batch['image'][i], batch['label'][i], predictions['label'][i], uncertainty[i])
-    for i in np.flatnonzero(batch['valid'])[:count]
+    for i in rows
   ]
 
 

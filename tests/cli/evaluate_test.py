@@ -1,5 +1,7 @@
 """`segjax evaluate`: metrics, threshold tuning, and overrides for trained networks."""
 
+import re
+
 import pytest
 from commands import fails, output, read_log, run
 
@@ -102,3 +104,17 @@ def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
 )
 def test_mistakes_are_one_sentence(semantic_run, capsys, args, message):
   assert message in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)
+
+
+def test_the_report_has_the_worst_images_and_the_confusion_matrix(semantic_run, capsys):
+  args = ['--config.train.images=3']
+  evaluate(semantic_run, capsys, *args)
+  source = (semantic_run / 'report.html').read_text()
+  assert source.index('Confusion matrix') < source.index('Worst images') < source.index('Examples')
+  worst = source[source.index('Worst images') : source.index('Examples')]
+  scores = [float(s) for s in re.findall(r': mean_iou ([\d.]+)%</figcaption>', worst)]
+  assert len(scores) == 3 and scores == sorted(scores)
+  # Of a split of so few images, the examples would be the same.
+  evaluate(semantic_run, capsys, '--split=val[:2]', *args)
+  source = (semantic_run / 'report.html').read_text()
+  assert 'Worst images' in source and 'Examples' not in source

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from pycocotools import mask as mask_lib
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segjax.cli import predict
+from segjax.cli import predict, predict_files
 from segjax.data.formats import coco, panoptic
 from segjax.data.frames import Frame, Source, find_source
 from segjax.types import SegjaxError
@@ -45,10 +46,12 @@ def test_label_maps_of_any_size_and_format(semantic_run, tmp_path):
   label = np.asarray(Image.open(output / 'a.png'))
   assert label.shape == (40, 70)
   assert label.dtype == np.uint8 and label.max() < 9
-  assert np.asarray(Image.open(output / 'a_overlay.png')).shape == (40, 70, 3)
+  overlay = np.asarray(Image.open(output / 'a_overlay.png'))
+  assert len(overlay) == 7 * 40, 'enlarged, so that the legend can be read'
+  assert overlay.shape[1] > 7 * 70
 
 
-def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
+def test_uncertainty_of_a_network_that_samples(tmp_path, root):
   """Bayesian SegNet: the shipped config, shrunk."""
   keys = {
     'model.width': 2,
@@ -66,9 +69,7 @@ def test_uncertainty_of_a_network_that_samples(tmp_path, root, capsys):
   assert run('train', f'--config={path}', f'--workdir={workdir}', *args) == 0
   assert 'uncertainty' in (workdir / 'report.html').read_text()
   images = write_images(tmp_path / 'images', {'a.png': (20, 30, 3)})
-  capsys.readouterr()
   assert run(*predict_command(workdir, images, tmp_path / 'out')) == 0
-  assert 'uncertainty up to 0.' in capsys.readouterr().err
   assert cv2.imread(str(tmp_path / 'out/a_uncertainty.png')).shape == (20, 30, 3)
 
 
@@ -79,11 +80,12 @@ def test_objects_in_the_format_of_coco(instance_run, tmp_path):
   assert run(*predict_command(instance_run, images, output)) == 0
   with contextlib.redirect_stdout(io.StringIO()):
     truth = COCO(str(output / 'images.json'))
-    found = truth.loadRes(str(output / 'results.json'))
+    boxes = truth.loadRes(str(output / 'results_bbox.json'))
+    found = truth.loadRes(str(output / 'results_segm.json'))
     evaluation = COCOeval(truth, found, 'segm')
     evaluation.evaluate()
   assert sorted(truth.imgs) == [7, 30]
-  assert len(found.anns) > 0
+  assert len(found.anns) == len(boxes.anns) > 0
   for annotation in found.anns.values():
     image = truth.imgs[annotation['image_id']]
     mask = coco.decode_mask(annotation['segmentation']['counts'], (image['height'], image['width']))
@@ -94,6 +96,7 @@ def test_objects_in_the_format_of_coco(instance_run, tmp_path):
     ours = [a for a in found.anns.values() if a['image_id'] == entry['id']]
     assert len(entry['objects']) == len(ours)
     assert {o['class'] for o in entry['objects']} <= CLASSES
+    assert {'bbox', 'segmentation', 'score'} <= entry['objects'][0].keys()
     check_overlay(output / f'{name}_overlay.png', size)
 
 
@@ -127,11 +130,11 @@ def test_never_overwrites_or_mixes_up(semantic_run, tmp_path, capsys):
   write_images(tmp_path, {'a.png': (8, 8, 3), 'a.jpg': (8, 8, 3)})
   sub = write_images(tmp_path / 'sub', {'a.png': (8, 8, 3)})
   before = (sub / 'a.png').read_bytes()
-  assert 'conflicts with' in fails(capsys, *predict_command(semantic_run, sub, sub))
+  over = predict_command(semantic_run, sub, sub, '--overwrite')
+  assert 'conflicts with' in fails(capsys, *over)
   assert (sub / 'a.png').read_bytes() == before
-  for pattern in ('a.*', '**/a.png'):
-    args = predict_command(semantic_run, tmp_path / pattern, tmp_path / 'out')
-    assert 'conflicts with' in fails(capsys, *args)
+  args = predict_command(semantic_run, tmp_path / 'a.*', tmp_path / 'out')
+  assert 'conflicts with' in fails(capsys, *args)
 
 
 def test_no_images_or_one_that_cannot_be_decoded(semantic_run, tmp_path, capsys):
@@ -162,11 +165,17 @@ def test_a_broken_file_does_not_end_it(semantic_run, tmp_path, capsys, pattern):
   names = {f'p{i}{end}.png' for i in (0, 2, 3) for end in ('', '_overlay')}
   assert {p.name for p in output.iterdir()} == names
   *_, count, first, second, last = capsys.readouterr().err.splitlines()
-  assert count.startswith('3 images: ')
+  assert count.startswith('3 images, ')
   cut = f'{images / "p1.jpg"} cannot be decoded (it is truncated): replace it or leave it out'
   assert first == f'left out: {cut}'
   assert second.startswith(f'left out: {images / "p4.jpg"} cannot be read (No such file')
   assert last == f'segjax: 2 of 5 files were left out, such as {cut}'
+
+
+def read_results(output, task):
+  if task == 'instance':
+    return json.loads((output / 'results_segm.json').read_text())
+  return json.loads((output / 'results.json').read_text())['annotations']
 
 
 @pytest.mark.parametrize('task', ['instance', 'panoptic'])
@@ -176,8 +185,7 @@ def test_results_have_the_files_that_are_not_broken(task, request, tmp_path, cap
   assert '2 of 5 files were left out' in fails(capsys, *predict_command(workdir, images, output))
   listed = json.loads((output / 'images.json').read_text())['images']
   assert [image['file_name'] for image in listed] == ['p0.jpg', 'p2.jpg', 'p3.jpg']
-  found = json.loads((output / 'results.json').read_text())
-  found = found if task == 'instance' else found['annotations']
+  found = read_results(output, task)
   assert {entry['image_id'] for entry in found} <= {image['id'] for image in listed}
   assert found
   none = predict_command(workdir, images / 'p[14].jpg', tmp_path / 'none')
@@ -205,6 +213,164 @@ def test_photos_are_predicted_upright(semantic_run, tmp_path):
   for end in ('', '_overlay'):
     found = [np.asarray(Image.open(output / f'{n}{end}.png')) for n in ('upright', 'turned')]
     np.testing.assert_array_equal(*found)
+
+
+# --- what is saved --------------------------------------------------------------------------------
+
+
+def test_all_that_a_label_map_can_be_saved_as(semantic_run, tmp_path):
+  images, output = write_images(tmp_path / 'in', {'a.png': (20, 30, 3)}), tmp_path / 'out'
+  save = '--save=label,overlay,json,npz,prob'
+  assert run(*predict_command(semantic_run, images, output, save)) == 0
+  names = {'a.png', 'a_overlay.png', 'a.json', 'a.npz', 'a_prob.npz'}
+  assert {p.name for p in output.iterdir()} == names
+  label = np.asarray(Image.open(output / 'a.png'))
+  arrays = np.load(output / 'a.npz')
+  np.testing.assert_array_equal(arrays['label'], label)
+  found = json.loads((output / 'a.json').read_text())
+  assert (found['file_name'], found['height'], found['width']) == ('a.png', 20, 30)
+  names = arrays['class_names'].tolist()
+  assert {names.index(entry['class']): entry['pixels'] for entry in found['classes']} == {
+    int(k): int((label == k).sum()) for k in np.unique(label)
+  }
+  probability = np.load(output / 'a_prob.npz')['probability']
+  assert (probability.shape, probability.dtype) == ((20, 30, 9), np.float16)
+  np.testing.assert_allclose(probability.astype(float).sum(-1), 1, atol=0.01)
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_arrays_and_a_description_of_each_image(task, request, tmp_path):
+  workdir, output = request.getfixturevalue(f'{task}_run'), tmp_path / 'out'
+  images = write_images(tmp_path / 'in', {'a.png': (64, 64, 3)})
+  assert run(*predict_command(workdir, images, output, '--save=json,npz')) == 0
+  arrays, found = np.load(output / 'a.npz'), json.loads((output / 'a.json').read_text())
+  if task == 'instance':
+    assert arrays['masks'].shape == (len(found['objects']), 64, 64)
+    assert [o['score'] for o in found['objects']] == pytest.approx(arrays['scores'])
+    width = arrays['boxes'][:, 2] - arrays['boxes'][:, 0]
+    assert [o['bbox'][2] for o in found['objects']] == pytest.approx(width)
+  else:
+    assert {s['id']: s['area'] for s in found['segments']} == {
+      int(k): int((arrays['segments'] == k).sum()) for k in arrays['segment_ids']
+    }
+    assert [s['category'] for s in found['segments']] == arrays['segment_classes'].tolist()
+  assert not list(output.glob('*overlay*'))
+
+
+@pytest.mark.parametrize(
+  ('word', 'message'),
+  [
+    ('overlays', '--save=overlays is unknown: did you mean overlay?'),
+    ('label', 'a network of the task instance does not predict it: choose from overlay, json, npz'),
+  ],
+)
+def test_what_cannot_be_saved(word, message, instance_run, tmp_path, capsys):
+  images = write_images(tmp_path / 'in', {'a.png': (64, 64, 3)})
+  args = predict_command(instance_run, images, tmp_path / 'out', f'--save={word}')
+  assert message in fails(capsys, *args)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_directory_with_files_is_asked_for(semantic_run, tmp_path, capsys):
+  images, output = write_images(tmp_path / 'in', {'a.png': (20, 30, 3)}), tmp_path / 'out'
+  output.mkdir()
+  args = predict_command(semantic_run, images, output, '--save=label')
+  assert run(*args) == 0, 'an empty one needs no asking'
+  (output / 'a.png').write_bytes(b'old')
+  assert f'--output={output} is not empty: choose another' in fails(capsys, *args)
+  assert (output / 'a.png').read_bytes() == b'old'
+  assert run(*args, '--overwrite') == 0
+  assert np.asarray(Image.open(output / 'a.png')).shape == (20, 30)
+  assert 'is a file' in fails(capsys, *predict_command(semantic_run, images, output / 'a.png'))
+
+
+def test_nothing_is_half_written(tmp_path, monkeypatch):
+  path = tmp_path / 'sub/a.json'
+  predict_files.write_bytes(path, b'old')
+  monkeypatch.setattr(Path, 'replace', lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    predict_files.write_bytes(path, b'new')
+  assert path.read_bytes() == b'old'
+  assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_pace_is_shown_without_what_compiles(semantic_run, tmp_path, capsys):
+  sizes = {f'{k}.png': (64, 64, 3) for k in range(5)}
+  images, output = write_images(tmp_path / 'in', sizes), tmp_path / 'out'
+  capsys.readouterr()
+  assert run(*predict_command(semantic_run, images, output, '--batch_size=2')) == 0
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert re.fullmatch(rf'5 images, [\d.e+]+ images/s: the predictions are in {output}', last)
+
+
+# --- which images ---------------------------------------------------------------------------------
+
+
+def test_folders_in_folders_are_kept(semantic_run, tmp_path):
+  for folder in ('in', 'in/x', 'in/x/y'):
+    write_images(tmp_path / folder, {'a.png': (20, 30, 3)})
+  for pattern, output in (('in/**/*.png', 'out'), ('in', 'in/out')):
+    args = predict_command(semantic_run, tmp_path / pattern, tmp_path / output, '--save=label')
+    assert run(*args) == 0
+    found = {p.relative_to(tmp_path / output).as_posix() for p in (tmp_path / output).rglob('*.*')}
+    assert found == {'a.png', 'x/a.png', 'x/y/a.png'}
+  # What was written inside the directory is not read again.
+  again = predict_command(semantic_run, tmp_path / 'in', tmp_path / 'in/out', '--overwrite')
+  assert run(*again) == 0
+  assert not list((tmp_path / 'in/out').rglob('out'))
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic'])
+def test_images_of_one_name_are_told_apart_by_their_folders(task, request, tmp_path):
+  workdir, output = request.getfixturevalue(f'{task}_run'), tmp_path / 'out'
+  for folder in ('in', 'in/x'):
+    write_images(tmp_path / folder, {'7.png': (64, 64, 3)})
+  assert run(*predict_command(workdir, tmp_path / 'in', output, '--save=json')) == 0
+  listed = json.loads((output / 'images.json').read_text())['images']
+  assert [image['file_name'] for image in listed] == ['7.png', 'x/7.png']
+  assert len({image['id'] for image in listed}) == 2
+  if task == 'panoptic':
+    assert [entry['file_name'] for entry in read_results(output, task)] == ['7.png', 'x/7.png']
+    assert (output / 'results/x/7.png').is_file()
+
+
+def find(*patterns, output='out'):
+  return predict.find_images([str(p) for p in patterns], Path(output))
+
+
+def test_files_directories_patterns_and_lists(tmp_path):
+  for folder in ('a', 'a/b', 'c'):
+    write_images(tmp_path / folder, {'1.png': (4, 4, 3), '2.JPG': (4, 4, 3)})
+  (tmp_path / 'list.txt').write_text(f'{tmp_path}/c/1.png\n\n{tmp_path}/a/1.png\n')
+  found = find(tmp_path / 'a', tmp_path / 'c/*.JPG', tmp_path / 'list.txt')
+  names = {path.relative_to(tmp_path).as_posix(): str(folder) for path, folder in found.items()}
+  assert names == {
+    'a/1.png': '.',
+    'a/2.JPG': '.',
+    'a/b/1.png': 'b',
+    'a/b/2.JPG': 'b',
+    'c/2.JPG': '.',
+    'c/1.png': '.',
+  }
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'message'),
+  [
+    ('https://a.org/b.jpg', 'https://a.org/b.jpg is a URL: download the file'),
+    ('{tmp}/*.png', 'no images match'),
+    ('{tmp}/urls.txt', 's3://x/y.png is a URL'),
+    ('{tmp}/notes.txt', 'lists hello, which is no image by its suffix: remove the line'),
+    ('{tmp}/binary.txt', 'binary.txt is not a text file with a path on each line'),
+    ('{tmp}/empty.txt', 'no images match'),
+  ],
+)
+def test_what_names_no_images(pattern, message, tmp_path):
+  for name, content in {'urls': b's3://x/y.png', 'notes': b'hello', 'empty': b'\n'}.items():
+    (tmp_path / f'{name}.txt').write_bytes(content)
+  (tmp_path / 'binary.txt').write_bytes(b'\xff\xfe\x00')
+  with pytest.raises(SegjaxError, match=message):
+    find(pattern.format(tmp=tmp_path))
 
 
 # --- files with several images --------------------------------------------------------------------
@@ -257,7 +423,8 @@ def test_a_video_is_predicted_frame_by_frame(semantic_run, tmp_path, capsys):
   assert np.asarray(Image.open(labels[0])).shape == (40, 60)
   video = cv2.VideoCapture(str(output / 'clip_overlay.mp4'))
   assert (video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)) == (12.5, 6)
-  assert video.read()[1].shape == (40, 60, 3)
+  height, width, _ = video.read()[1].shape
+  assert (height, width > 9 * 60) == (9 * 40, True), 'enlarged, with a legend'
 
 
 @pytest.mark.parametrize('task', ['instance', 'panoptic'])
@@ -269,12 +436,9 @@ def test_the_results_of_a_video_have_each_frame(task, request, tmp_path):
   listed = json.loads((output / 'images.json').read_text())['images']
   assert [image['file_name'] for image in listed] == [f'{name}.avi' for name in names]
   assert [image['id'] for image in listed] == [1, 2, 3]
-  results = json.loads((output / 'results.json').read_text())
-  if task == 'instance':
-    assert {entry['image_id'] for entry in results} == {1, 2, 3}
-    assert [p.stem for p in sorted((output / '7').iterdir())] == names
-  else:
-    assert [entry['image_id'] for entry in results['annotations']] == [1, 2, 3]
+  assert {entry['image_id'] for entry in read_results(output, task)} == {1, 2, 3}
+  assert [p.stem for p in sorted((output / '7').iterdir())] == names
+  if task == 'panoptic':
     assert [p.stem for p in sorted((output / 'results').iterdir())] == names
   assert (output / '7_overlay.mp4').stat().st_size > 0
 
@@ -298,7 +462,7 @@ def test_an_image_over_the_limit_is_read_when_it_is_raised(semantic_run, tmp_pat
 )
 def test_images_are_numbered_as_coco_does(names, numbers):
   paths = [Path(name) for name in names]
-  assert list(predict.image_numbers(paths).values()) == numbers
+  assert list(predict_files.image_numbers(paths).values()) == numbers
 
 
 @pytest.mark.parametrize(
@@ -311,17 +475,24 @@ def test_images_are_numbered_as_coco_does(names, numbers):
   ],
 )
 def test_images_of_segments_have_the_ids_of_the_public_evaluations(names, ids):
-  assert list(predict.panoptic_image_ids([Path(name) for name in names]).values()) == ids
+  assert list(predict_files.panoptic_image_ids([Path(name) for name in names]).values()) == ids
 
 
 def test_outputs_of_each_image(tmp_path):
   pixels = np.zeros((2, 2, 3), np.uint8)
-  alone = Frame(Source(Path('in/a.jpg'), 'image'), 'a', pixels)
-  assert predict.output_path(alone, tmp_path, '.json') == tmp_path / 'a.json'
-  frame = Frame(Source(Path('in/b.mp4'), 'frame'), 'b_frame000001', pixels, 25.0)
-  path = predict.output_path(frame, tmp_path, '.json')
-  assert path == tmp_path / 'b' / 'b_frame000001.json'
-  assert path.parent.is_dir()
+  paths = [Path('in/a.jpg'), Path('in/sub/b.mp4')]
+  place = predict_files.Place(tmp_path, {paths[0]: Path(), paths[1]: Path('sub')})
+  alone = Frame(Source(paths[0], 'image'), 'a', pixels)
+  assert place.relative(alone, '.json') == Path('a.json')
+  frame = Frame(Source(paths[1], 'frame'), 'b_frame000001', pixels, 25.0)
+  assert place.relative(frame, '.json') == Path('sub/b/b_frame000001.json')
+  assert place.shared_name(frame, '.png') == 'sub/b_frame000001.png'
+
+
+def check_outputs(paths, *args):
+  sources = [find_source(Path(p)) for p in paths]
+  place = predict_files.Place(Path('out'), {source.path: Path() for source in sources})
+  predict_files.check_outputs(place, sources, *args)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +510,8 @@ def test_outputs_of_each_image(tmp_path):
 )
 def test_no_file_is_written_twice(paths, message):
   with pytest.raises(SegjaxError, match=message):
-    predict.check_outputs(
-      [find_source(Path(p)) for p in paths],
-      Path('out'),
+    check_outputs(
+      paths,
       ('.json', '_overlay.png'),
       ('results.json', 'results'),
     )
@@ -349,5 +519,4 @@ def test_no_file_is_written_twice(paths, message):
 
 def test_an_image_and_a_video_of_one_name_do_not_conflict():
   """As a phone names them."""
-  sources = [find_source(Path(p)) for p in ('in/IMG_1.JPG', 'in/IMG_1.MOV')]
-  predict.check_outputs(sources, Path('out'), ('.json', '_overlay.png'))
+  check_outputs(('in/IMG_1.JPG', 'in/IMG_1.MOV'), ('.json', '_overlay.png'))

@@ -28,7 +28,7 @@ from segjax.convert.table import convert
 from segjax.convert.weights import read_metadata
 from segjax.nn.box_head import BoxHead, BoxHeadConfig
 from segjax.nn.resnet import ResNet
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 FEATURES, HIDDEN, CLASSES = 4, 6, 3

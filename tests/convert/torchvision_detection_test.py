@@ -26,7 +26,7 @@ from segjax.losses import detection as losses
 from segjax.nn.rpn import propose
 from segjax.ops.masks import pack_masks
 from segjax.ops.paste_masks import paste_masks
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import Instances, SegjaxError
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'detection.npz'

@@ -22,7 +22,7 @@ from segjax.convert.load import (
 from segjax.convert.table import convert, leftovers, matches
 from segjax.models.fcn import FCNResNet
 from segjax.nn.resnet import VARIANTS, ResNet
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'resnet.npz'

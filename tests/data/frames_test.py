@@ -80,7 +80,7 @@ def test_a_file_that_is_no_video(tmp_path, content, capfd):
   path.write_bytes(content)
   with pytest.raises(SegjaxError, match=r'clip\.mp4 cannot be decoded as a video: replace it'):
     read(path)
-  capfd.readouterr()  # OpenCV's own lines
+  assert capfd.readouterr() == ('', '')  # no lines of OpenCV or FFmpeg
 
 
 def test_a_missing_video(tmp_path):
@@ -97,7 +97,7 @@ def test_a_video_that_ends_early_has_its_frames(tmp_path, capfd):
     for frame in frames.read_frames(frames.find_source(path), 3):
       found.append(frame.name)
   assert 5 < len(found) < 60
-  capfd.readouterr()
+  assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('size', [(48, 64), (41, 63)])

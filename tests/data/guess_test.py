@@ -28,8 +28,17 @@ def test_masks_in_a_folder_come_last():
 
 
 def test_no_format(tmp_path):
-  with pytest.raises(SegjaxError, match=f'^{tmp_path} are in no known format: name .* COCO'):
+  with pytest.raises(SegjaxError, match=f'^{tmp_path} is in no known format: name .* COCO'):
     guess.guess('semantic', tmp_path, None, [lambda *args: None])
+
+
+def test_json_that_is_not_coco(tmp_path):
+  (tmp_path / 'annotations').mkdir()
+  file = tmp_path / 'annotations' / 'instances_default.json'
+  file.write_text('{"type": "FeatureCollection", "features": []}')
+  for images, labels in ((tmp_path, None), (tmp_path, file), (None, file)):
+    with pytest.raises(SegjaxError, match=f'^{file} is GeoJSON, not a file of instances in COCO'):
+      guess.guess('instance', images, labels, [lambda *args: None])
 
 
 def test_paths_that_cannot_be(tmp_path):

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 
 def abstract(model, *shapes, **kwargs):

@@ -450,3 +450,38 @@ def test_results_can_be_read_by_pycocotools(tmp_path):
   assert mask_lib.toBbox(read.annToRLE(first)).tolist() == [10, 10, 30, 30]
   boxes = coco.coco_metrics(NAMES, ('box',), paste).from_batch(*batch_of(*images))
   assert 'segmentation' not in coco.coco_results(boxes, category_ids)[0]
+
+
+CAT = (10, 10, 30, 30)
+CASES = {
+  'found': ([(0, CAT)], [(0, 0.9, CAT)], 1.0),
+  'another class': ([(0, CAT)], [(1, 0.9, CAT)], 0.0),
+  'too far away': ([(0, CAT)], [(0, 0.9, (20, 10, 40, 30))], 0.0),
+  'an IoU of one half': ([(0, CAT)], [(0, 0.9, (10, 10, 30, 20))], 1.0),
+  'a low score': ([(0, CAT)], [(0, 0.4, CAT)], 0.0),
+  'found twice': ([(0, CAT)], [(0, 0.9, CAT), (0, 0.8, CAT)], 2 / 3),
+  'one of two': ([(0, CAT), (0, (60, 60, 90, 90))], [(0, 0.9, CAT)], 2 / 3),
+  'a crowd': ([(0, CAT, True)], [(0, 0.9, (12, 12, 18, 18))], np.nan),
+  'an object in a crowd': (
+    [(0, CAT), (0, (0, 0, 60, 60), True)],
+    [(0, 0.9, CAT), (0, 0.8, (40, 40, 50, 50))],
+    1.0,
+  ),
+  'nothing': ([], [], np.nan),
+  'nothing there': ([], [(0, 0.9, CAT)], 0.0),
+  'nothing found': ([(0, CAT)], [], 0.0),
+}
+
+
+@pytest.mark.filterwarnings(OLD_ARRAY)
+@pytest.mark.parametrize('kinds', [('box', 'mask'), ('box',)])
+def test_the_score_of_an_image_is_its_f1(kinds):
+  """By hand, and one image of a batch does not depend on the others."""
+  images = [(annotated(i, objects), found) for i, (objects, found, _) in enumerate(CASES.values())]
+  predictions, batch = batch_of(*images)
+  batch['valid'][1] = False
+  metric = coco.coco_metrics(NAMES, kinds, paste)
+  state = metric.from_batch(predictions, batch)
+  expected = [f1 for _, _, f1 in CASES.values()]
+  expected[1] = np.nan
+  np.testing.assert_allclose(metric.image_scores(predictions, batch, state), expected)

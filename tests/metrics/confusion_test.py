@@ -130,3 +130,22 @@ def test_merging_batches_equals_one_batch():
   metric = confusion.confusion_metrics(NAMES)
   merged = metric.merge(state(prediction[:2], label[:2]), state(prediction[2:], label[2:]))
   np.testing.assert_array_equal(merged, state(prediction, label))
+
+
+def test_the_score_of_an_image_is_its_own_mean_iou():
+  prediction, label = example(images=4)
+  label[2] = IGNORE_LABEL
+  batch = {'label': label, 'valid': np.array([True, True, True, False])}
+  metric = confusion.confusion_metrics(NAMES)
+  scored = jax.jit(lambda p, b: metric.image_scores(p, b, None))({'label': prediction}, batch)
+  own = [metric.compute(state(prediction[i : i + 1], label[i : i + 1]))['mean_iou'] for i in (0, 1)]
+  np.testing.assert_allclose(scored, [*own, np.nan, np.nan], rtol=1e-6)
+  assert metric.image_measure == 'mean_iou'
+
+
+def test_the_confusion_matrix_is_that_of_the_state():
+  prediction, label = example()
+  known = label != IGNORE_LABEL
+  expected = sklearn_metrics.confusion_matrix(label[known], prediction[known], labels=range(3))
+  found = confusion.confusion_metrics(NAMES).confusion(state(prediction, label))
+  np.testing.assert_array_equal(found, expected)

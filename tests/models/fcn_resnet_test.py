@@ -11,7 +11,7 @@ from networks import abstract, apply, count, filled
 from segjax.convert.load import flat_paths
 from segjax.models.fcn import FCNResNet
 from segjax.nn.resnet import VARIANTS, Variant
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 SIZE = (2, 37, 45, 3)
 

@@ -22,8 +22,8 @@ from segjax.models.fcn import (
 from segjax.nn.vgg import VGG16, conv_layers
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, view
-from segjax.train import optim
-from segjax.train.compile import jit
+from segjax.training import optim
+from segjax.training.compile import jit
 
 WIDTH = 180  # of images of one row
 IMAGE = np.random.default_rng(0).normal(size=(1, 6, 20, 3)).astype('f4')

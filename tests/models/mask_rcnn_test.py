@@ -11,7 +11,7 @@ from networks import abstract, count, filled
 
 from segjax.models.mask_rcnn import MaskRCNN
 from segjax.nn.resnet import VARIANTS
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 # Few anchors, so that all of them are sampled and no loss depends on the key.
 MODEL = make_model(

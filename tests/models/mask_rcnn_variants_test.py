@@ -13,8 +13,8 @@ from segjax.convert.torchvision_detection import V2
 from segjax.losses import detection
 from segjax.models import mask_rcnn
 from segjax.nn.resnet import VARIANTS, ResNet, Variant
-from segjax.train.compile import jit
-from segjax.train.optim import parameter_paths
+from segjax.training.compile import jit
+from segjax.training.optim import parameter_paths
 from segjax.types import SegjaxError
 
 CLASSES = TINY['classes']

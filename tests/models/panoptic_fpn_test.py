@@ -11,7 +11,7 @@ from networks import abstract, count, filled
 from segjax.losses import panoptic as losses
 from segjax.models.panoptic_fpn import PanopticFPN, SemanticBranch, SemanticBranchConfig
 from segjax.nn.resnet import VARIANTS
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 FIELDS = {**TINY, 'backbone.norm': 'group', 'rpn.anchor_sizes': (8, 16, 32, 64, 128)}

@@ -13,7 +13,7 @@ from segjax.models import segnet
 from segjax.models.segnet import VARIANTS, SegNet, SegNetBasic
 from segjax.nn.vgg import conv_layers
 from segjax.ops.normalize import local_response_norm
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 # Table 1: millions of parameters, with 11 classes.

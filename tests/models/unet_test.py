@@ -7,7 +7,7 @@ import pytest
 from networks import abstract, apply, count, filled
 
 from segjax.models.unet import UNet, center_crop, pad_to_multiple
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 

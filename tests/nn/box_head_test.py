@@ -9,7 +9,7 @@ from networks import abstract, apply, filled
 
 from segjax.nn.box_head import BoxHead, BoxHeadConfig, Res5BoxHead, detect, sample_rois
 from segjax.nn.rpn import Proposals
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import Instances, SegjaxError
 
 SIZE = np.int32([[64, 64]])

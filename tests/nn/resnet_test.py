@@ -15,7 +15,7 @@ from networks import apply, count, filled
 from segjax.nn import resnet
 from segjax.nn.resnet import VARIANTS, FrozenBatchNorm, ResNet, Variant, max_pool_3x3, stage_blocks
 from segjax.ops.windows import Window, view
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 # Parameter counts in torchvision's documentation, with the classifier for 1000 classes.
 PARAMETERS = {

@@ -9,7 +9,7 @@ from segjax.nn.box_head import BoxHead, BoxHeadConfig
 from segjax.nn.mask_head import MaskHead
 from segjax.nn.roi import RoIConfig, extract
 from segjax.ops.roi_align import multilevel_roi_align, roi_pool, roi_warp
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 RNG = np.random.default_rng(0)
 LEVELS = [RNG.normal(size=(1, n, n, 3)).astype(np.float32) for n in (8, 4)]

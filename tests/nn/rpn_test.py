@@ -9,7 +9,7 @@ from networks import apply, filled
 
 from segjax.nn import rpn
 from segjax.nn.rpn import RPNConfig, RPNHead, make_anchors, propose, sample_anchors
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import Instances, SegjaxError
 
 # Two levels with one anchor per location.

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from segjax.ops.conv import full_window_conv, grouped_conv, kernel_gradient, spread_gradient
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 

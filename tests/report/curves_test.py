@@ -106,3 +106,19 @@ def test_drawing_leaves_matplotlib_as_it_was():
   before = dict(matplotlib.rcParams)
   _drawn()
   assert dict(matplotlib.rcParams) == before
+
+
+def test_a_learning_rate_has_a_linear_axis():
+  """On a logarithmic one, a decay to zero is a cliff."""
+  values = np.linspace(1e-4, 1, 100)
+  assert '>0.001</text>' in _drawn('grad_norm', values=values)
+  svg = _drawn('learning_rate', values=values)
+  assert '>0.001</text>' not in svg and '>0.25</text>' in svg
+
+
+def test_a_seventh_series_has_the_color_of_the_first_and_is_dashed():
+  line = Curve(np.arange(30), np.linspace(2, 1, 30))
+  first = curves.curve_svg('x', {'a': line}, {'a': 0})
+  seventh = curves.curve_svg('x', {'a': line}, {'a': 6})
+  assert 'var(--series-0' in seventh and 'var(--series-1' not in seventh
+  assert 'stroke-dasharray' in seventh and 'stroke-dasharray' not in first

@@ -26,7 +26,7 @@ LOG = [
   {'step': 20, 'split': 'train', 'time': 'x', 'loss': 1.0, 'learning_rate': 0.1},
   {'step': 20, 'split': 'val', 'time': 'x', 'loss': 1.5, 'mean_iou': 0.6172},
 ]
-VOID = {'meta', 'img', 'br'}
+VOID = {'meta', 'img', 'br', 'wbr'}
 
 
 class _Page(html.parser.HTMLParser):
@@ -129,7 +129,7 @@ def test_table_without_colors_has_no_swatches():
 
 def test_curves_keep_one_color_a_split():
   body = report.curves_section('Curves', LOG).body
-  assert re.findall(r'background: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
+  assert re.findall(r'color: var\(--series-(\d)\)"></i>\s+(\w+)', body) == [
     ('0', 'train'),
     ('1', 'val'),
     ('1', 'val'),
@@ -237,3 +237,57 @@ def test_a_file_name_that_is_not_unicode_can_be_a_caption(tmp_path):
   images = report.images_section('', [(os.fsdecode(b'\xff.png'), {})])
   report.write_report(path, title='', summary={}, sections=[images])
   assert '?.png' in path.read_text(encoding='utf-8')
+
+
+def test_a_command_breaks_between_its_words_only(tmp_path):
+  path, command = tmp_path / 'report.html', ['segjax', 'evaluate', '--workdir=my <runs>/a']
+  report.write_report(path, title='', summary={'a': 'b'}, sections=[], command=command)
+  source = path.read_text(encoding='utf-8')
+  page = _Page(source)
+  assert [word for word in page.words if word in ('segjax', 'evaluate')] == command[:2]
+  assert "'--workdir=my <runs>/a'" in page.words, 'quoted for a shell, escaped for HTML'
+  assert source.count('</span> ') == 3, 'a copy of the text has spaces'
+  assert re.search(r'\.command span \{ display: inline-block;', source)
+
+
+def test_comparison_marks_the_best_and_colors_runs_as_in_curves():
+  cells = [report.Cell('50.0%', 0.5), report.Cell('75.0%', 0.75, best=True)]
+  rows = [report.Comparison('<b>mean_iou', cells, (1, 2, 3))]
+  section = report.comparison_section('', ['a', 'b'], rows)
+  assert _Page(section.body).words == ['a', 'b', '<b>mean_', 'iou', '50.0%', '75.0%']
+  assert re.findall(r'class="best">([^<]+)', section.body) == ['75.0%']
+  bars = re.findall(r'width: ([\d.]+)%;\s+background: var\(--series-(\d)\)', section.body)
+  assert bars == [('50.0', '0'), ('75.0', '1')]
+
+
+def _confusion(section):
+  """The cells of a confusion matrix by row, and their classes."""
+  rows = re.findall(r'<tr>(.*?)</tr>', section.body, re.DOTALL)[1:]
+  cell = r'<td(?:[^>]*class="(\w+)"[^>]*)?>([^<]*)</td>'
+  return [re.findall(cell, row) for row in rows]
+
+
+def test_confusion_is_in_percent_of_the_true_class():
+  confusion = np.array([[3, 1, 0], [0, 0, 0], [999, 0, 1]])
+  section = report.confusion_section('', confusion, ['a', '<b>', 'c'], np.eye(3, dtype=np.uint8))
+  assert _confusion(section) == [
+    [('hit', '75'), ('miss', '25'), ('', '')],
+    [('', '')] * 3,
+    [('miss', '100'), ('', ''), ('hit', '0')],
+  ]
+  assert 'title="a, predicted &lt;b&gt;: 25.0%, 1 pixels"' in section.body
+
+
+def test_of_many_classes_the_most_confused_are_shown():
+  count = 40
+  confusion = np.diag(np.full(count, 100))
+  confusion[30, 31] = confusion[2, 30] = 5
+  names = [f'c{i}' for i in range(count)]
+  section = report.confusion_section('', confusion, names, np.zeros((count, 3), np.uint8))
+  assert len(_confusion(section)) == 24
+  assert {'c2', 'c30', 'c31'} <= set(_Page(section.body).words)
+  assert '16 classes with fewer wrong pixels are left out' in ' '.join(_Page(section.body).words)
+
+
+def test_nothing_counted_is_no_confusion_matrix():
+  assert not report.confusion_section('', np.zeros((2, 2), int), ['a', 'b'], np.eye(2, 3)).body

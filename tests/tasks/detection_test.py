@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segjax.tasks import detection
-from segjax.train.compile import jit
+from segjax.training.compile import jit
 from segjax.types import Detections
 
 

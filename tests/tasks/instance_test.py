@@ -17,8 +17,8 @@ from segjax.nn.resnet import VARIANTS
 from segjax.ops.masks import pack_masks
 from segjax.tasks import detection as shared
 from segjax.tasks import instance
-from segjax.train import compile, evaluate, sharding, step
-from segjax.train.state import init_state
+from segjax.training import compile, evaluate, sharding, step
+from segjax.training.state import init_state
 from segjax.types import Detections, Instances, SegjaxError
 
 NAMES = ('a', 'b', 'c')
@@ -237,16 +237,17 @@ def test_a_network_that_finds_everything_has_an_average_precision_of_1():
   local['annotations'] = make_annotations(batch)
   local['valid'] = np.array([True, True, True, False])
   local['annotations'][3] = None
-  metrics, _ = evaluate.evaluate(
+  found = evaluate.evaluate(
     step.make_eval_step(task),
     {},
     [(local, ['', '', '', ''])],
     task,
     lambda b: {k: v for k, v in b.items() if k in task.batch_spec},
   )
-  assert metrics['box_ap'] == pytest.approx(1)
-  assert metrics['mask_ap50'] == pytest.approx(1)
-  assert 'loss' not in metrics
+  assert found.metrics['box_ap'] == pytest.approx(1)
+  assert found.metrics['mask_ap50'] == pytest.approx(1)
+  assert 'loss' not in found.metrics
+  assert (found.measure, [score for _, score in found.scores]) == ('f1', [1.0, 1.0])
 
 
 def test_pictures_get_what_was_found_and_what_is_there():
@@ -260,7 +261,7 @@ def test_pictures_get_what_was_found_and_what_is_there():
   task = make_task(draw=draw, draw_threshold=0.3)
   batch['valid'][0] = False
   batch['annotations'] = make_annotations(batch)
-  images = task.visualize(batch, {'classes': np.arange(8).reshape(4, 2)}, 2)
+  images = task.visualize(batch, {'classes': np.arange(8).reshape(4, 2)}, [1, 2])
   assert len(images) == len(seen) == 2
   assert seen[0][:3] == ((SIZE, SIZE, 3), (50, 60), batch['annotations'][1])
   np.testing.assert_array_equal(seen[0][3], [2, 3])

@@ -11,7 +11,7 @@ import pytest
 
 from segjax.losses import panoptic as losses
 from segjax.tasks import panoptic
-from segjax.train import compile, evaluate, sharding, step
+from segjax.training import compile, evaluate, sharding, step
 from segjax.types import IGNORE_LABEL, Detections, SegjaxError, Segments
 
 NAMES, THINGS = ('sky', 'cat', 'sea', 'dog'), (1, 3)
@@ -171,8 +171,8 @@ def test_tuning_measures_each_setting_as_evaluation_does():
   assert by_score[0.4] == by_score[0.3] > by_score[0.5]
   chosen = tuning.settings[measured.index(max(measured, key=lambda m: m[tuning.measure]))]
   task = make_task(**dict(zip(tuning.names, chosen, strict=True)))
-  evaluated, _ = evaluate.evaluate(jit(step.make_eval_step(task)), VARIABLES, batches, task, put)
-  assert evaluated['pq'] == max(m['pq'] for m in measured)
+  evaluated = evaluate.evaluate(jit(step.make_eval_step(task)), VARIABLES, batches, task, put)
+  assert evaluated.metrics['pq'] == max(m['pq'] for m in measured)
 
 
 @pytest.mark.parametrize(
@@ -216,14 +216,14 @@ def test_coco_reads_what_was_found_before_the_merging():
   assert 'per_class' not in values
 
 
-def test_pictures_are_drawn_of_valid_examples():
+def test_pictures_are_drawn_of_the_chosen_examples():
   batch = make_batch()
   task = make_task(draw=lambda *args: args)
   predictions = found(task, batch)
-  [(image, size, native, true, predicted)] = task.visualize(batch, predictions, 3)
+  [(image, size, native, true, predicted)] = task.visualize(batch, predictions, [0])
   assert image.shape == (8, 8, 3) and size == (8, 6) and native == (16, 12)
   assert true.ids.shape == predicted.ids.shape == (16, 16)
-  assert task.visualize({**batch, 'valid': np.zeros(1, bool)}, predictions, 3) == []
+  assert task.visualize(batch, predictions, []) == []
 
 
 def test_wrong_arguments():

@@ -126,7 +126,8 @@ def read_file(path: Path, kind: str, *, own: bool = False) -> CocoFile:
   check_unique(path, 'the category id', [entry['id'] for entry in tables['categories']])
   if not own:
     check_unique(path, 'the category name', [entry['name'] for entry in tables['categories']])
-  check_unique(path, 'the image id', [entry['id'] for entry in tables['images']])
+  for key in ('id', 'file_name'):
+    check_unique(path, f'the image {key}', [entry[key] for entry in tables['images']])
   annotations: dict[int, list[dict[str, Any]]] = {entry['id']: [] for entry in tables['images']}
   rules = {'image_id': one_of(annotations, 'images')}
   for entry in tables['annotations']:
@@ -357,7 +358,9 @@ class CocoBuilder(raw.Builder, skip_registration=True):
     listed = list(zip(file.images, found.paths, strict=True))
     there = [(image, path) for image, path in listed if path.is_file()]
     if self.options.unpaired == 'error' or not there:
-      check_exist(file.path, 'images', {path: image.id for image, path in listed})
+      remedy = "config.data.source, or set config.data.files.unpaired='skip'"
+      remedy = remedy if self.is_own and there else 'config.data.source'
+      check_exist(file.path, 'images', {path: image.id for image, path in listed}, remedy)
     if len(there) < len(listed):
       warnings.warn(
         f'{file.path}: {len(listed) - len(there)} of {len(listed)} images are left out, as they '
@@ -372,19 +375,22 @@ def first_directory(*places: Path) -> Path:
   return next((place for place in places if place.is_dir()), places[0])
 
 
-def check_exist(path: Path, kind: str, listed: Mapping[Path, int]) -> None:
+def check_exist(
+  path: Path, kind: str, listed: Mapping[Path, int], remedy: str = 'config.data.source'
+) -> None:
   """Raises a SegjaxError that says how many of the files that `path` lists are missing, and one.
 
   Args:
     path: the JSON file.
     kind: of the files, in the plural.
     listed: each file, and the id of its image.
+    remedy: what to correct, if the files are not missing.
   """
   missing = [file for file in listed if not file.is_file()]
   if missing:
     raise SegjaxError(
       f'{len(missing)} of {len(listed)} {kind} of {path} are missing, such as {missing[0]} (image '
-      f'{listed[missing[0]]}): add them, or correct config.data.source'
+      f'{listed[missing[0]]}): add them, or correct {remedy}'
     )
 
 

@@ -11,6 +11,8 @@ from segjax.data.builders import coco_files, coco_layout, files
 
 # In which splits are listed.
 _ORDER = ('train', 'val', 'test')
+# Files that are in COCO format, by their names.
+_NAMED_PLACES = ('annotations/instances_*.json', '*/_annotations.coco*.json')
 _IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -81,6 +83,19 @@ def _find(kind: str, images: Path | None, labels: Path | None) -> list[coco_layo
     return [parts[0]._replace(split=None)]
   order = {split: place for place, split in enumerate(_ORDER)}
   return sorted(parts, key=lambda part: order.get(part.split, len(order)))
+
+
+def check_looks(images: Path | None, labels: Path | None) -> None:
+  """Looks at a JSON file that the user named, or that is called as one in COCO format.
+
+  Raises:
+    SegjaxError: it is another one; the sentence says what it looks like.
+  """
+  path = labels
+  if images is not None and labels is None:
+    path = next((p for place in _NAMED_PLACES for p in sorted(images.glob(place))), None)
+  if path is not None and path.suffix.lower() == '.json':
+    coco_files.read_file(path, 'instances', own=True)
 
 
 def _is_kind(path: Path, kind: str) -> bool:

@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from segjax.data.builders import files, raw
@@ -222,6 +222,9 @@ def locate(
   none has any, the names' own directories are of another machine: each is then the one file of that
   name, at any depth.
 
+  An absolute name is mostly of another machine too: it is replaced by its last part, if that is
+  enough to find the file.
+
   Args:
     directories: one or more.
     names: of the files.
@@ -231,6 +234,22 @@ def locate(
   Raises:
     SegjaxError: a name leaves the directory, see `raw.inside`.
   """
+  short = names if outside else [_without_root(name) for name in names]
+  if short != names and len(set(short)) == len(set(names)):
+    found = _locate(directories, short, listed_in, outside=False)
+    if all(path.is_file() for path in found.paths):
+      return found
+  return _locate(directories, names, listed_in, outside=outside)
+
+
+def _without_root(name: str) -> str:
+  path = PureWindowsPath(name)  # which knows the separators of all machines
+  return path.name if path.anchor else name
+
+
+def _locate(
+  directories: Sequence[Path], names: Sequence[str], listed_in: Path, *, outside: bool
+) -> Located:
   best, fewest = Located(directories[0], []), len(names) + 1
   for directory in directories:
     paths = [raw.inside(directory, name, listed_in, outside=outside) for name in names]

@@ -148,11 +148,27 @@ def test_problems_of_yolo(tmp_path):
   assert sum(sizes(yolo, found, 'instance').values()) == 7
 
 
+def test_yolo_with_a_yaml_of_another_name(tmp_path):
+  synthetic_yolo.write_set(tmp_path, 10)
+  (tmp_path / 'data.yaml').rename(tmp_path / 'squares-seg.yml')
+  (tmp_path / 'other.yaml').write_text('lr: 0.1\n')
+  assert guess_yolo('instance', tmp_path, None).files['yaml'] == 'squares-seg.yml'
+
+
+def test_yolo_without_a_yaml_in_directories_of_splits(tmp_path):
+  synthetic_yolo.write_images(tmp_path, ['images/train', 'images/val'], 4, np.random.default_rng(0))
+  (tmp_path / 'classes.txt').write_text('square\ndisk\n')
+  found = guess_yolo('instance', tmp_path, None)
+  assert found.files['splits'] == {'train': 'images/train', 'val': 'images/val'}
+  assert sizes(yolo, found, 'instance') == {'train': 4, 'val': 4}
+
+
 def test_yolo_without_a_yaml(tmp_path):
   synthetic_yolo.write_images(tmp_path, ['images'], 5, np.random.default_rng(0))
   images, labels = tmp_path / 'images', tmp_path / 'labels'
   assert guess_yolo('instance', images, labels) is None
   (tmp_path / 'classes.txt').write_text('square\ndisk\n')
+  assert guess_yolo('instance', tmp_path, None) == guess_yolo('instance', images, labels)
   found = guess_yolo('semantic', images, labels)
   assert found.files == {
     'classes': ('background', 'square', 'disk'),
@@ -223,8 +239,10 @@ def test_hugging_face_with_objects(tmp_path, task):
     found.source, hugging_face.Options(**found.files), ('label', 'objects', 'segments')
   )
   content = splits['val'][0].read(synthetic_labelme.SIZE)
-  assert [entry.label for entry in content.objects] == [1, 2]
-  assert found.files['stuff'] == ('background',)
+  names = [found.files['classes'][entry.label] for entry in content.objects]
+  assert names == ['class_1', 'class_2']
+  # The background is no class of objects.
+  assert found.files.get('stuff', ()) == ('background',) * (task == 'panoptic')
 
 
 @pytest.mark.parametrize(

@@ -419,7 +419,13 @@ BREAKS = {
   'image is missing': (
     lambda root: (root / 'images' / '001.png').unlink(),
     {},
-    rf'1 of 20 images of .*{FILE} are missing, such as .*001\.png \(image 1\): add them',
+    rf'1 of 20 images of .*{FILE} are missing, such as .*001\.png \(image 1\): add them, or '
+    r"correct config\.data\.source, or set config\.data\.files\.unpaired='skip'",
+  ),
+  'image is listed twice': (
+    put('images', 0, file_name='002.png'),
+    {},
+    rf'{FILE} has the image file_name 002\.png twice: correct the file',
   ),
   'image is empty': (
     lambda root: (root / 'images' / '001.png').write_bytes(b''),
@@ -513,6 +519,19 @@ def test_files_that_name_no_split(refuses, tmp_path):
   for name in ('a', 'b'):
     coco_export.write(tmp_path / 'raw' / f'{name}.json', coco_export.content(coco_export.names(2)))
   refuses(r'2 annotation files, such as .*a\.json, do not say which split they are: set config')
+
+
+@pytest.mark.parametrize('root', ['/data/upload/3/', 'C:\\photos\\', '{images}/'])
+def test_absolute_names_are_found_by_their_last_part(load, tmp_path, root):
+  def change(written):
+    for image in written['images']:
+      image['file_name'] = root.format(images=tmp_path / 'raw' / 'images') + image['file_name']
+
+  coco_export.cvat(tmp_path / 'raw')
+  edit(tmp_path / 'raw', change)
+  found = guess_instances('instance', tmp_path / 'raw', None)
+  assert found.files['images'] == 'images'
+  assert len(read(load(splits={'train': 1.0}))) == 20
 
 
 def test_outside_may_be_allowed(load, tmp_path):

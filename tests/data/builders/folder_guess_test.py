@@ -166,6 +166,7 @@ def test_names_of_masks(tmp_path, image, mask, patterns):
   [
     ('images/im{}', 'masks/im{}', ('images', 'masks')),
     ('JPEGImages/im{}', 'SegmentationClass/im{}', ('JPEGImages', 'SegmentationClass')),
+    ('img_dir/im{}', 'ann_dir/im{}', ('img_dir', 'ann_dir')),
     ('imagesTr/im{}_0000', 'labelsTr/im{}', ('imagesTr/{name}_0000', 'labelsTr')),
     ('im{}', 'im{}_mask', ('{name}', '{name}_mask')),
     ('im{}_img', 'im{}_masks', ('{name}_img', '{name}_masks')),
@@ -177,6 +178,14 @@ def test_everything_in_one_directory(tmp_path, image, mask, patterns):
     save(source / f'{mask.format(i)}.png', one.label)
   files, _ = files_of(source, images='.', labels=None)
   assert (files['images'], files['labels']) == patterns
+
+
+def test_photos_and_masks_of_one_name_in_one_directory(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6, 'im{}.JPG')):
+    save(source / f'im{i}.png', one.label)
+  files, _ = files_of(source, images='.', labels=None)
+  assert (files['images'], files['labels']) == ('{name}.JPG', '{name}.png')
 
 
 @pytest.mark.parametrize(
@@ -277,8 +286,21 @@ def test_classes_and_objects(tmp_path, task, labels, places):
     save(source / f'instances/im{i}.png', one.ids)
   files, found = files_of(source, task, images='images' if labels else '.', labels=labels)
   assert (files['labels'], files['instances']) == places
-  assert (files['classes'], files['stuff']) == (THREE, ('background',))
   assert found.problems == []
+  if task == 'panoptic':
+    assert (files['classes'], files['stuff']) == (THREE, ('background',))
+  else:  # the background is no class of objects
+    assert (files['classes'], files['values'], files['void']) == (THREE[1:], (1, 2), (0,))
+
+
+def test_colors_of_classes_and_objects(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    save(source / f'labels/im{i}.png', COLORS[one.label])
+    save(source / f'instances/im{i}.png', one.ids)
+  files, _ = files_of(source, 'instance', images='.', labels=None)
+  assert files['classes'] == ('color_003cc8', 'color_c83c00')
+  assert (files['colors'], files['void']) == (((0, 60, 200), (200, 60, 0)), ((0, 0, 0),))
 
 
 def test_a_directory_for_each_image(tmp_path):
@@ -292,6 +314,35 @@ def test_a_directory_for_each_image(tmp_path):
 
 
 # --- what looks wrong -----------------------------------------------------------------------------
+
+
+def test_images_of_12_bits_are_almost_black(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_folder(source)):
+    save(source / f'images/im{i}.png', one.image[..., 0].astype(np.uint16) * 16)
+  _, found = files_of(source)
+  assert 'have 16 bits and no value above' in found.problems[0]
+
+
+def test_names_that_do_not_match(tmp_path):
+  write_images(tmp_path, 6)
+  for i in range(6):
+    save(tmp_path / f'masks/x{i * 7}y.png', np.zeros((32, 32), np.uint8))
+  with pytest.raises(SegjaxError, match=r'such as im0\.png, have no .* where x0y\.png is: '):
+    guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+
+
+def test_no_images(tmp_path):
+  with pytest.raises(SegjaxError, match=r'has no images \(\.bmp, .*: correct --images'):
+    guess('semantic', tmp_path, None)
+
+
+def test_one_file_for_each_class_is_one_object(tmp_path):
+  for i, one in enumerate(write_images(tmp_path, 6)):
+    for name, value in (('cat', 1), ('dog', 2)):
+      save(tmp_path / f'masks/{name}/im{i}.png', (one.label == value) * np.uint8(255))
+  [problem] = guess('instance', tmp_path / 'images', tmp_path / 'masks').problems
+  assert problem.startswith('masks have one value besides 0, so one object of each class')
 
 
 def test_files_without_a_partner_are_left_out(tmp_path):

@@ -30,6 +30,8 @@ _MOST_COLORS = 256
 _DIVISOR = 1000
 # Values that are void where they are the highest, and the others are indices.
 _VOID = (255, 65_535)
+# Images of 16 bits with lower values alone keep fewer than 6 bits of them.
+_NARROW = 2**14
 # Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
 _NEAR = 32
 _LISTS = ('{}.txt', 'splits/{}.txt', 'ImageSets/Segmentation/{}.txt', 'ImageSets/{}.txt')
@@ -83,6 +85,8 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
     return None
   found = layout.find(task, images, labels)
   if found is None:
+    if images.is_dir():
+      _check_files(images, labels)
     return None
   pairs, problems = _pairs_of(found)
   reading = read_masks(task, found, pairs)
@@ -95,14 +99,27 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
     'splits': _splits(found.source, [pair.name for pair in pairs]),
     'unpaired': 'skip' if problems else 'error',
   }
-  problems += [*wrong_sizes(pairs), *reading.problems]
+  problems += [*wrong_sizes(pairs), *narrow(pairs), *reading.problems]
   return Guess('folder', found.source, files, [_describe(found, pairs, reading)], problems)
+
+
+def _check_files(images: Path, labels: Path | None) -> None:
+  """Raises a SegjaxError if directories have no images, or no mask is named as an image."""
+  first = lambda directory: next((path for path, _ in patterns.walk(directory)), None)
+  if (image := first(images)) is None:
+    suffixes = ', '.join(patterns.SUFFIXES)
+    raise SegjaxError(f'{images} has no images ({suffixes}): correct --images, or add them')
+  if labels is not None and (mask := first(labels)) and not images.samefile(labels):
+    raise SegjaxError(
+      f'most images in {images}, such as {image.name}, have no mask of their name in {labels}, '
+      f'where {mask.name} is: rename the masks as their images, or as NAME_mask'
+    )
 
 
 def _describe(found: layout.Layout, pairs: Sequence[Pair], reading: Reading) -> str:
   places = [str(found.source / p) for p in (found.labels, found.instances) if p is not None]
   return (
-    f'{len(pairs)} images in {found.source / found.images}, with masks in '
+    f'{guessing.count(len(pairs), "image")} in {found.source / found.images}, with masks in '
     f'{" and ".join(places)}: {reading.found}'
   )
 
@@ -180,6 +197,22 @@ def wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
   return [f'{len(wrong)} images have masks of another size, such as {wrong[0]}']
 
 
+def narrow(pairs: Sequence[Pair]) -> list[str]:
+  """A sentence on images of 16 bits whose values, as of a camera of 12 bits, use few of them."""
+  highest = 0
+  for pair in _sample(pairs, _IMAGES_LOOKED_AT):
+    mode, pixels = images_lib.decode_stored(raw.read_bytes(pair.image), str(pair.image))
+    if not mode.startswith('I;16'):
+      return []
+    highest = max(highest, int(pixels.max()))
+  if not pairs or highest >= _NARROW:
+    return []
+  return [
+    f'images have 16 bits and no value above {highest}, and are read as their upper 8 bits, which '
+    'are almost black: multiply their values, so that they reach 65,535'
+  ]
+
+
 # --- classes --------------------------------------------------------------------------------------
 
 
@@ -205,7 +238,30 @@ def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Readi
   if len(stuff) == len(classes.files['classes']):
     problems.append('no class has an object in its pixels')
   ids = {key: value for key, value in objects.files.items() if key == 'void_ids'}
-  return Reading({**classes.files, **ids, 'stuff': stuff}, f'{classes.found}, and ids', problems)
+  of_classes = {**classes.files, 'stuff': stuff}
+  if task == 'instance':
+    of_classes = _things_alone(classes.files, stuff)
+  return Reading({**of_classes, **ids}, f'{classes.found}, and ids', problems)
+
+
+def _things_alone(files: Mapping[str, Any], stuff: Sequence[str]) -> dict[str, Any]:
+  """The keys of masks of classes with the classes of objects alone: the others are void."""
+  options = builder.Options(**{**files, 'images': 'images', 'labels': 'masks'})
+  things = [i for i, name in enumerate(options.classes) if name not in stuff]
+  if not things or not stuff or options.encoding == 'binary':
+    return {**files, 'stuff': tuple(stuff)}
+  pick = lambda values: tuple(values[i] for i in things)
+  rest = lambda values: tuple(value for i, value in enumerate(values) if i not in things)
+  of_classes = {key: value for key, value in files.items() if key != 'first'}
+  of_classes['classes'] = pick(options.classes)
+  if options.colors is not None:
+    of_classes['colors'] = pick(options.colors)
+  values = options.class_values
+  if options.encoding == 'color':
+    values = options.colors
+  else:
+    of_classes['values'] = pick(values)
+  return {**of_classes, 'void': (*options.void, *rest(values))}
 
 
 def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
@@ -215,8 +271,8 @@ def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   seen = _look([pair.labels[0].path for pair in pairs])
   names = _class_names(found.source)
   if seen.colors:
-    return _of_colors(seen, names)
-  return _of_values(seen, names)
+    return _of_colors(seen, names, found.source / found.labels)
+  return _of_values(seen, names, found.source / found.labels)
 
 
 def _files_of_classes(files: Sequence[patterns.File]) -> Reading | None:
@@ -291,8 +347,8 @@ def _are_numbers_of_objects(seen: Seen) -> bool:
 _BINARY = (BACKGROUND, 'object')
 
 
-def _of_values(seen: Seen, names: Sequence[str]) -> Reading:
-  """How masks of values are read."""
+def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
+  """How masks of values are read, which are in `where`."""
   values = seen.values
   two = tuple(names) if len(names) == 2 else _BINARY
   if _is_smooth(seen):
@@ -314,6 +370,11 @@ def _of_values(seen: Seen, names: Sequence[str]) -> Reading:
     )  # fmt: skip
   void = [value for value in _VOID if value == values[-1] and _are_indices(values[:-1], names)]
   values = [value for value in values if value not in void]
+  if len(values) > _MOST_CLASSES:
+    raise SegjaxError(
+      f'masks in {where} have {len(values)} different values, which cannot be classes: for numbers '
+      'of objects choose --task=instance, else save masks of class indices'
+    )
   return _of_indices(values, void, seen, names)
 
 
@@ -326,11 +387,6 @@ def _of_indices(
   values: Sequence[int], void: Sequence[int], seen: Seen, names: Sequence[str]
 ) -> Reading:
   """Masks of class indices, or of other values, one for each class."""
-  if len(values) > _MOST_CLASSES:
-    raise SegjaxError(
-      f'masks have {len(values)} different values, which cannot be classes: for numbers of objects '
-      'choose --task=instance, else save masks of class indices'
-    )
   problems, low, high = [], values[0], values[-1]
   files: dict[str, Any] = {}
   if _are_indices(values, names):
@@ -353,7 +409,8 @@ def _of_indices(
     files['colors'] = tuple(tuple(seen.palette[value].tolist()) for value in listed)
   if len(values) == 1:
     problems.append(f'all pixels have the value {values[0]}')
-  found = f'{len(classes)} classes, of the values {listed[0]} to {listed[-1]}'
+  number = f'{len(classes)} class{"es" * (len(classes) > 1)}'
+  found = f'{number}, of the values {listed[0]} to {listed[-1]}'
   return Reading({'classes': classes, **files}, found, problems)
 
 
@@ -372,13 +429,13 @@ def _names_for(values: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
   return tuple(BACKGROUND if value == 0 else f'class_{value}' for value in values)
 
 
-def _of_colors(seen: Seen, names: Sequence[str]) -> Reading:
-  """How masks of colors are read."""
+def _of_colors(seen: Seen, names: Sequence[str], where: Path) -> Reading:
+  """How masks of colors are read, which are in `where`."""
   found = [masks.unpack(value) for value in seen.values]
   if len(found) > _MOST_COLORS:
     raise SegjaxError(
-      f'masks have {len(found)} different colors, which cannot be classes: save them as PNG, '
-      'without smoothing, or as class indices'
+      f'masks in {where} have {len(found)} different colors, which cannot be classes: save them as '
+      'PNG, without smoothing, or as class indices'
     )
   table = names if isinstance(names, Table) else None
   if table is not None and set(found) <= set(table.colors):
@@ -444,7 +501,12 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   keys = patterns.keys(found.instances)
   if 'class' in keys:
     classes = tuple(sorted({file.label for file in files}, key=pairing.natural))
-    return Reading({'classes': classes}, 'masks of objects for each class', [])
+    one = all(len(seen.values) < 3 for seen in _each(files[:20]))
+    problem = (
+      'masks have one value besides 0, so one object of each class: if several objects share it, '
+      'number them, or choose --task=semantic'
+    )
+    return Reading({'classes': classes}, 'masks of objects for each class', [problem] * one)
   if 'object' in keys:
     threshold = {'threshold': 127} if any(map(_is_smooth, _each(files[:20]))) else {}
     return Reading({'classes': ('object',), **threshold}, 'a file for each object', [])

@@ -11,11 +11,14 @@ from segjax.data.builders import files
 from segjax.data.builders.folder import pairing, patterns
 
 # Names of directories, in lower case, without digits, `_` and `-`, in the order of preference.
-IMAGES = ('images', 'image', 'imgs', 'img', 'jpegimages', 'pngimages', 'imagestr', 'photos', 'raw')
+IMAGES = (
+  *('images', 'image', 'imgs', 'img', 'imgdir', 'jpegimages', 'pngimages', 'imagestr', 'photos'),
+  'raw',
+)
 CLASSES = (
   *('masks', 'mask', 'labels', 'label', 'segmentationclass', 'annotations', 'annotation', 'gt'),
   *('groundtruth', 'segmentations', 'segmentation', 'semantic', 'semseg', 'classes', 'labelstr'),
-  *('targets', 'target', 'annot', 'pedmasks'),
+  *('targets', 'target', 'annot', 'anndir', 'pedmasks'),
 )
 OBJECTS = ('instances', 'instance', 'segmentationobject', 'instancemasks', 'objects', 'ids')
 # What the names of images may end in, or begin with, where their masks do not.
@@ -219,7 +222,7 @@ def _of_root(task: str, root: Path) -> Layout | None:
   """The layout of a directory that has images and masks, by the names of its directories."""
   if not root.is_dir():
     return None
-  for candidate in (_by_directories, _by_split, _by_split_name, _by_image, _in_one):
+  for candidate in (_by_directories, _by_split, _by_split_name, _by_image, _in_one, _by_suffix):
     if layout := candidate(task, root):
       return layout
   return None
@@ -289,6 +292,26 @@ def _in_one(task: str, root: Path) -> Layout | None:
   kind = 'labels' if task == 'semantic' else 'instances'
   enough = 2 * count >= _ENOUGH * len(stems)
   return Layout(root, f'{{name}}{image}', **{kind: f'{{name}}{mask}'}) if enough else None
+
+
+def _by_suffix(task: str, root: Path) -> Layout | None:
+  """`NAME.jpg` and `NAME.png` in one directory: a photo and its mask."""
+  suffixes = collections.defaultdict(set)
+  for _, relative in patterns.walk(root):
+    stem, suffix = os.path.splitext(relative)
+    suffixes[stem].add(suffix)
+  found = set(map(frozenset, suffixes.values()))
+  if len(found) != 1 or len(pair := sorted(found.pop(), key=_is_mask_format)) != 2:
+    return None
+  image, mask = pair
+  if _is_mask_format(image) or not _is_mask_format(mask):
+    return None
+  kind = 'labels' if task == 'semantic' else 'instances'
+  return Layout(root, f'{{name}}{image}', **{kind: f'{{name}}{mask}'})
+
+
+def _is_mask_format(suffix: str) -> bool:
+  return suffix.lower() not in ('.jpg', '.jpeg', '.webp')
 
 
 def _suffixes(stems: Iterable[str]) -> Iterator[tuple[str, str]]:

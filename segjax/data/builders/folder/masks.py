@@ -226,14 +226,11 @@ def check_size(path: Path, pixels: np.ndarray, size: Size) -> np.ndarray:
   height, width = found = pixels.shape[:2]
   if found == tuple(size):
     return pixels
-  turned = (
-    ' (that of the image before the rotation that its EXIF data asks for)'
-    if found == tuple(size[::-1])
-    else ''
-  )
+  remedy = "make a mask of the image's size"
+  if found == tuple(size[::-1]):
+    remedy = 'rotate the mask, or remove the orientation flag from the EXIF data of the image'
   raise SegjaxError(
-    f'{path} is {width}x{height} pixels{turned} but its image is {size[1]}x{size[0]}: make a mask '
-    "of the image's size"
+    f'{path} is {width}x{height} pixels but its image is {size[1]}x{size[0]}: {remedy}'
   )
 
 

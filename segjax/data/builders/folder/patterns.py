@@ -131,7 +131,8 @@ def _regex(pattern: str, classes: tuple[str, ...]) -> re.Pattern[str]:
     seen.add(key)
     end = match.end()
   last = pattern[end:]
-  return re.compile(text + re.escape(last) + ('' if last.endswith(SUFFIXES) else r'\.[^./]+'))
+  suffix = '' if last.lower().endswith(SUFFIXES) else r'\.[^./]+'
+  return re.compile(text + re.escape(last) + suffix)
 
 
 def _file(path: Path, match: re.Match[str]) -> File:

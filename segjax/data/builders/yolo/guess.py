@@ -19,6 +19,8 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   """
   if found := _find_yaml(images, labels):
     return _guess_yaml(task, found, images, labels)
+  if images is not None and labels is None:
+    images, labels = images / 'images', images / 'labels'
   if images is None or labels is None or not (images.is_dir() and labels.is_dir()):
     return None
   listed = labels / 'classes.txt'
@@ -28,22 +30,26 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     return None
   source, names = guessing.common_directory(images, labels), files.read_names(listed)
   pictures = files.find_files(images, files.IMAGE_SUFFIXES)
-  options = {
-    'classes': tuple(names),
-    'yaml': None,
-    'images': guessing.relative(source, images.absolute()),
-    'splits': guessing.find_splits(files.name_below(images, path) for path in pictures),
-  }
+  splits = guessing.find_splits(files.name_below(images, path) for path in pictures)
+  place = guessing.relative(source, images.absolute())
+  # Names are below the source, and begin with the directory of the images.
+  splits = {s: part if isinstance(part, float) else f'{place}/{part}' for s, part in splits.items()}
+  options = {'classes': tuple(names), 'yaml': None, 'images': place, 'splits': splits}
   return _complete(task, source, options)
 
 
 def _find_yaml(images: Path | None, labels: Path | None) -> Path | None:
   if labels is not None and labels.suffix.lower() in ('.yaml', '.yml'):
     return labels if _is_yolo(labels) else None
-  for place in (labels, images, *(p.parent for p in (labels, images) if p is not None)):
+  places = [place for place in (labels, images) if place is not None]
+  for place in (*places, *(place.parent for place in places)):
     for name in _YAML:
-      if place is not None and (place / name).is_file() and _is_yolo(place / name):
+      if (place / name).is_file() and _is_yolo(place / name):
         return place / name
+  for place in places:  # of another name, such as coco8-seg.yaml
+    found = [path for name in ('*.yaml', '*.yml') for path in place.glob(name) if _is_yolo(path)]
+    if len(found) == 1:
+      return found[0]
   return None
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from segjax.tasks.base import Task
-from segjax.train import optim
-from segjax.train.state import TrainState
+from segjax.training import optim
+from segjax.training.state import TrainState
 from segjax.types import Array, Batch, SumCount
 
 T = TypeVar('T')
@@ -109,17 +109,25 @@ def sum_losses(
 
 def make_eval_step(
   task: Task,
-) -> Callable[[Mapping[str, Any], Batch], tuple[dict[str, SumCount], tuple, dict[str, Array]]]:
-  """`(variables, batch) -> (losses, states of the device metrics, predictions)`.
+) -> Callable[..., tuple[dict[str, SumCount], tuple, dict[str, Array], Array | None]]:
+  """`(variables, batch) -> (losses, states of the device metrics, predictions, image scores)`.
 
+  The scores f[B] are those of `task.ranking`, or None if it is not a device metric.
   Predictions stay on the device until they are drawn or a host metric reads them.
   """
+
+  ranking = task.ranking
 
   def eval_step(variables: Mapping[str, Any], batch: Batch):
     outputs, _ = task.forward(variables, batch, train=False)
     predictions = task.predict(outputs, batch)
-    states = tuple(m.from_batch(predictions, batch) for m in task.metrics if m.device)
-    return task.losses(outputs, batch), states, predictions
+    metrics = [metric for metric in task.metrics if metric.device]
+    states = tuple(metric.from_batch(predictions, batch) for metric in metrics)
+    scores = None
+    if ranking in metrics:
+      state = states[metrics.index(ranking)]
+      scores = ranking.image_scores(predictions, batch, state)
+    return task.losses(outputs, batch), states, predictions, scores
 
   return eval_step
 

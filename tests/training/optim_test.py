@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from segjax.train.optim import OptimConfig, make_optimizer, make_schedule, update_ema
+from segjax.training.optim import OptimConfig, make_optimizer, make_schedule, update_ema
 from segjax.types import SegjaxError
 
 PARAMS = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.train import compile as compile_lib
+from segjax.training import compile as compile_lib
 
 
 @pytest.fixture(autouse=True)

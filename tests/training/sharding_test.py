@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from segjax.train import sharding
-from segjax.train.sharding import MeshConfig, make_mesh, put_batch, put_replicated, to_host
+from segjax.training import sharding
+from segjax.training.sharding import MeshConfig, make_mesh, put_batch, put_replicated, to_host
 from segjax.types import SegjaxError
 
 

@@ -11,11 +11,11 @@ import optax
 import pytest
 from tiny_task import make_batch, make_task
 
-from segjax.train import loop, sharding
-from segjax.train.checkpoint import Checkpoints
-from segjax.train.log import RunLog
-from segjax.train.state import init_state
-from segjax.train.step import make_train_step
+from segjax.training import loop, sharding
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.log import RunLog
+from segjax.training.state import init_state
+from segjax.training.step import make_train_step
 from segjax.types import SegjaxError
 
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, Protocol
 import jax
 from jax.experimental import multihost_utils
 
-from segjax.train import sharding
-from segjax.train.checkpoint import Checkpoints
-from segjax.train.log import RunLog
-from segjax.train.state import TrainState
+from segjax.training import sharding
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.log import RunLog
+from segjax.training.state import TrainState
 from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError, StoppedError
 
 
@@ -38,6 +38,7 @@ class TrainConfig:
     images: number of examples drawn in each evaluation.
     recompute_batch_norm: whether to recompute the batch-norm statistics over the training split,
       without augmentation, before each evaluation; the model needs `bn_momentum`.
+    loggers: also log to Weights & Biases ('wandb') or 'mlflow', see `segjax.training.loggers`.
   """
 
   steps: NonNegativeInt = 1000
@@ -52,6 +53,7 @@ class TrainConfig:
   max_skipped: NonNegativeInt = 10
   images: NonNegativeInt = 6
   recompute_batch_norm: bool = False
+  loggers: tuple[Literal['wandb', 'mlflow'], ...] = ()
 
 
 class Progress(Protocol):
@@ -189,7 +191,7 @@ def run(
 
   Args:
     state: on the mesh; its buffers are donated.
-    train_step: compiled, from `segjax.train.step.make_train_step`.
+    train_step: compiled, from `segjax.training.step.make_train_step`.
     batches: `(batch on the mesh, names of its examples)` from step `state.step` on.
     config: see `TrainConfig`.
     batch_size: examples per step, over all processes.

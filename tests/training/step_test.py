@@ -12,9 +12,9 @@ import optax
 import pytest
 from tiny_task import make_batch, make_task
 
-from segjax.train import sharding
-from segjax.train.state import TrainState, eval_variables, init_state
-from segjax.train.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
+from segjax.training import sharding
+from segjax.training.state import TrainState, eval_variables, init_state
+from segjax.training.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
 from segjax.types import IGNORE_LABEL, SumCount
 
 SGD = optax.sgd(0.1, 0.9)
@@ -187,7 +187,9 @@ def test_eval_step_counts_valid_examples_only():
   fill = lambda part: {k: np.concatenate([v, v[part]]) for k, v in batch.items()}
   padded, other = fill(slice(0, 2)), fill(slice(2, 4))
   padded['valid'][4:] = other['valid'][4:] = False
-  losses, states, _ = step(variables, padded)
+  losses, states, _, scores = step(variables, padded)
   assert_same((losses, states), step(variables, other)[:2], rtol=1e-6)
+  # Of each image its own, whatever else is in the batch; none of padding.
+  assert np.isfinite(scores[:4]).all() and np.isnan(scores[4:]).all()
   labeled = (batch['label'] != IGNORE_LABEL).sum()
   assert states[0].sum() == losses['softmax_cross_entropy'].count == labeled

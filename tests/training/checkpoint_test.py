@@ -9,8 +9,8 @@ import optax
 import pytest
 from tiny_task import make_batch, make_task
 
-from segjax.train.checkpoint import Checkpoints
-from segjax.train.state import eval_variables, init_state, variables_from_arrays
+from segjax.training.checkpoint import Checkpoints
+from segjax.training.state import eval_variables, init_state, variables_from_arrays
 from segjax.types import SegjaxError
 
 

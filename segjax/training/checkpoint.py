@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from segjax.train import sharding
-from segjax.train.state import TrainState, array_digests, combined_digest, flat_arrays
+from segjax.training import sharding
+from segjax.training.state import TrainState, array_digests, combined_digest, flat_arrays
 from segjax.types import SegjaxError
 
 Which = Literal['latest', 'best'] | int

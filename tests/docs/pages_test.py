@@ -1,0 +1,61 @@
+"""The code on the pages: configs are valid, Python is Python, commands and names exist."""
+
+import ast
+import re
+import shutil
+
+import pytest
+
+import segjax
+from segjax import main as program
+from segjax.config import read_file
+from segjax.experiment import parse
+
+
+@pytest.fixture(scope='module')
+def pages(root):
+  paths = [*sorted((root / 'docs').glob('*.md')), root / 'README.md']
+  return {path.name: path.read_text() for path in paths}
+
+
+def blocks(text, language):
+  return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+
+
+def test_python_is_python(pages):
+  found = [block for text in pages.values() for block in blocks(text, 'python')]
+  assert len(found) >= 5
+  for block in found:
+    ast.parse(block)
+
+
+def test_the_config_to_fine_tune_is_valid(pages, root, tmp_path):
+  (block,) = (b for b in blocks(pages['fine_tune.md'], 'python') if 'fine_tune.py' in b)
+  (tmp_path / 'fine_tune.py').write_text(block)
+  shutil.copy(root / 'configs/mask_rcnn/scenes_tiny.py', tmp_path / 'my_config.py')
+  own, tuned = (parse(read_file(tmp_path / name)) for name in ('my_config.py', 'fine_tune.py'))
+  assert tuned.model.classes == own.model.classes
+  assert tuned.model.backbone.name == 'resnet50' and tuned.init_from.reset == 'heads'
+
+
+def test_commands_exist(pages):
+  commands = {
+    f'{name}: {command}'
+    for name, text in pages.items()
+    for block in blocks(text, '')
+    for command in re.findall(r'^(?:srun \S+ )*segjax (\w+)', block, re.MULTILINE)
+    if command not in program.COMMANDS
+  }
+  assert not commands
+
+
+def test_names_of_the_package_exist(pages):
+  names = {n for text in pages.values() for n in re.findall(r'\bsegjax\.(\w+)\(', text)}
+  assert {'load', 'train', 'evaluate'} <= names
+  assert not [name for name in names if not hasattr(segjax, name)]
+
+
+def test_configs_named_without_their_path_exist(pages, root):
+  named = {n for text in pages.values() for n in re.findall(r'--config=(\w+/\w+)(?![\w/.])', text)}
+  assert named
+  assert not [name for name in named if not (root / f'configs/{name}.py').is_file()]

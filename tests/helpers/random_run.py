@@ -1,0 +1,38 @@
+"""A run of a semantic network with random variables, without a workdir."""
+
+import types
+
+import networks
+import numpy as np
+
+from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
+from segjax.tasks import semantic
+
+CLASSES = 3
+
+
+def load(model, size=None, **config):
+  """A run of a semantic network with random variables."""
+  config = semantic.EvalConfig(**config)
+  data = DataConfig(name='x', size=size or SizeConfig(), mean=(120.0,), std=(60.0,))
+  task = semantic.make_task(model, config, class_names=['a'] * CLASSES, losses={})
+  side = 64 + 2 * getattr(model, 'margin', 0)
+  shapes, _ = networks.abstract(model, (1, side, side, 3))
+  batch = BatchConfig(size=4)
+  experiment = types.SimpleNamespace(
+    task='semantic', data=data, eval=config, input=InputConfig(data), batch=batch
+  )
+  spec = types.SimpleNamespace(
+    channels=3,
+    num_classes=CLASSES,
+    class_names=('a',) * CLASSES,
+    palette=np.zeros((CLASSES, 3), np.uint8),
+    category_ids=None,
+  )
+  run = types.SimpleNamespace(experiment=experiment, task=task, spec=spec, model=model)
+  return types.SimpleNamespace(
+    run=run,
+    variables=networks.filled(shapes),
+    restored=types.SimpleNamespace(step=7),
+    images=None,
+  )

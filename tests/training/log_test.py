@@ -1,0 +1,113 @@
+"""The machine-readable record of a run."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+from segjax.training.log import RunLog
+
+
+def lines(path):
+  return [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_one_object_a_line_and_events(tmp_path):
+  log = RunLog(tmp_path)
+  log.scalars(5, 'train', {'loss': 0.5})
+  log.scalars(5, 'val', {'mean_iou': float('nan'), 'per_class': {'a': {'iou': 0.25}}})
+  log.images(5, 'val', [('x', {'image': np.zeros((2, 3, 3), np.uint8)})])
+  log.close()
+  first, second = lines(tmp_path)
+  assert (first['step'], first['split'], first['loss']) == (5, 'train', 0.5)
+  assert second['mean_iou'] is None, 'JSON has no NaN'
+  assert second['per_class'] == {'a': {'iou': 0.25}}
+  assert list((tmp_path / 'tensorboard').glob('events*'))
+
+
+def test_resuming_drops_what_the_new_steps_write_again(tmp_path):
+  log = RunLog(tmp_path)
+  for step in (10, 20, 30):
+    log.scalars(step, 'train', {'loss': step})
+  log.close()
+  with (tmp_path / 'metrics.jsonl').open('a') as f:
+    f.write('{"step": 4')  # killed while writing
+  log = RunLog(tmp_path, start_step=20)
+  log.scalars(30, 'train', {'loss': 31})
+  log.close()
+  assert [(r['step'], r['loss']) for r in lines(tmp_path)] == [(10, 10), (20, 20), (30, 31)]
+
+
+def events(path):
+  """The events of TensorBoard's files, by their own framing: length, CRC, data, CRC."""
+  for file in sorted((path / 'tensorboard').glob('events*')):
+    data = file.read_bytes()
+    while data:
+      (length,) = struct.unpack('<Q', data[:8])
+      yield event_pb2.Event.FromString(data[12 : 12 + length])
+      data = data[16 + length :]
+
+
+CONFIG = {
+  'optim.learning_rate': 0.1,
+  'model.name': 'unet.UNet',
+  'model.dropout': None,
+  'data.mean': [1.0, 2.0],
+  'mesh.on': True,
+}
+
+
+def test_tensorboard_has_the_config_as_text_and_as_hyperparameters(tmp_path):
+  with RunLog(tmp_path) as log:
+    log.config(CONFIG, ['val/mean_iou'])
+  values = {v.tag: v for event in events(tmp_path) for v in event.summary.value}
+  text = values['config/text_summary'].tensor.string_val[0].decode()
+  assert text.splitlines() == [
+    '    data.mean: [1.0, 2.0]',
+    '    mesh.on: true',
+    '    model.dropout: null',
+    '    model.name: "unet.UNet"',
+    '    optim.learning_rate: 0.1',
+  ]
+  content = lambda tag: HParamsPluginData.FromString(values[tag].metadata.plugin_data.content)
+  experiment = content('_hparams_/experiment').experiment
+  assert [info.name.tag for info in experiment.metric_infos] == ['val/mean_iou']
+  given = content('_hparams_/session_start_info').session_start_info.hparams
+  found = {key: getattr(value, value.WhichOneof('kind')) for key, value in given.items()}
+  assert found == {
+    'optim.learning_rate': 0.1,
+    'model.name': 'unet.UNet',
+    'data.mean': '[1.0, 2.0]',
+    'mesh.on': True,
+  }
+
+
+class Noted:
+  """A logger that keeps what it gets."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __getattr__(self, method):
+    return lambda *args: self.calls.append((method, *args))
+
+
+def test_loggers_get_finite_scalars_images_and_the_end(tmp_path):
+  noted, panel = Noted(), np.zeros((2, 3, 3), np.uint8)
+  with RunLog(tmp_path, loggers=[noted]) as log:
+    log.scalars(5, 'val', {'iou': 0.5, 'loss': float('nan'), 'per_class': {'a': {'iou': 0.25}}})
+    log.images(5, 'val', [('x', {'image': panel, 'truth': panel})])
+  scalars, (method, step, name, image), end = noted.calls
+  assert scalars == ('scalars', 5, {'val/iou': 0.5})
+  assert (method, step, name, image.shape) == ('image', 5, 'val/x', (2, 6, 3))
+  assert end == ('close', True)
+
+
+def test_loggers_are_told_that_a_run_was_stopped(tmp_path):
+  noted = Noted()
+  with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, loggers=[noted]):
+    raise KeyboardInterrupt
+  assert noted.calls == [('close', False)]

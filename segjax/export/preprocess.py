@@ -179,6 +179,9 @@ def _weights(old: Int, new: Int, length: Int) -> tuple[Array, Array, Array, Arra
   """The pixels before and after each new one, and their weights, i32[length] in `_ONE` parts."""
   before, fraction = _position(old, new, length)
   last = _scalar(old) - 1
+  # OpenCV's fraction has the rounding error of the position.
+  whole = before.astype(jnp.float32)
+  fraction = (whole + fraction) - whole
   fraction = jnp.where((before < 0) | (before >= last), 0.0, fraction)
   before = jnp.clip(before, 0, last)
   to_parts = lambda weight: jnp.round(weight * _ONE).astype(jnp.int32)

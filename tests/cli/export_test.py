@@ -57,8 +57,18 @@ def exported(tmp_path_factory, semantic_run, instance_run, panoptic_run):
 
 
 @pytest.mark.filterwarnings('ignore:.*unlike the training images')
-@pytest.mark.parametrize('kind', ['stablehlo', 'onnx'])
-@pytest.mark.parametrize('task', ['semantic', 'instance', 'panoptic'])
+@pytest.mark.parametrize(
+  ('task', 'kind'),
+  [
+    ('semantic', 'stablehlo'),
+    ('semantic', 'onnx'),
+    ('instance', 'onnx'),
+    ('panoptic', 'onnx'),
+    # XLA compiles them again for each size.
+    pytest.param('instance', 'stablehlo', marks=pytest.mark.slow),
+    pytest.param('panoptic', 'stablehlo', marks=pytest.mark.slow),
+  ],
+)
 def test_an_export_predicts_as_the_run(exported, task, kind):
   workdir, directory = exported(task, kind)
   predictor, other = segjax.load(workdir), segjax.load(directory)

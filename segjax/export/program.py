@@ -180,14 +180,19 @@ def _segments(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -
   }
 
 
+def size_limits(loaded: Loaded, plan: Plan) -> list[str]:
+  """What is known of `h` and `w`, as `jax.export` writes it."""
+  own_size = preprocess.seen_size((1, 1), loaded.run.experiment.data.size) == (1, 1)
+  if plan.native is not None or plan.canvas is None or not own_size:
+    return []
+  # Only padded.
+  return [f'{name} <= {side}' for name, side in zip('hw', plan.canvas, strict=True)]
+
+
 def input_spec(loaded: Loaded, plan: Plan) -> jax.ShapeDtypeStruct:
   """The type of a program's input, with `b`, `h` and `w` for what is any number."""
   height, width = plan.native or ('h', 'w')
   batch = 'b' if plan.batch is None else plan.batch
-  limits = []
-  own_size = preprocess.seen_size((1, 1), loaded.run.experiment.data.size) == (1, 1)
-  if plan.native is None and plan.canvas is not None and own_size:  # only padded
-    limits = [f'{name} <= {side}' for name, side in zip('hw', plan.canvas, strict=True)]
   text = f'{batch}, {height}, {width}, {loaded.run.spec.channels}'
-  shape = jax.export.symbolic_shape(text, constraints=limits)
+  shape = jax.export.symbolic_shape(text, constraints=size_limits(loaded, plan))
   return jax.ShapeDtypeStruct(shape, np.uint8)

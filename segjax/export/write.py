@@ -72,7 +72,8 @@ def export_run(
       function = program.make_function(loaded, plan, probability=probability)
       spec = program.input_spec(loaded, plan)
       outputs = _outputs(function, spec, plan)
-      files = _lower(functools.partial(write, function, spec, directory, name), plan)
+      limits = program.size_limits(loaded, plan)
+      files = _lower(functools.partial(write, function, spec, directory / name, limits), plan)
     content = manifest.describe(loaded, plans, outputs)
     for entry, name in zip(content['programs'], names, strict=True):
       entry['file'] = f'{name}{files}'
@@ -123,9 +124,9 @@ def require(module: str, purpose: str) -> ModuleType:
 def _stablehlo() -> Callable[..., str]:
   require('flatbuffers', '--format=stablehlo')
 
-  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
+  def write(function: Any, spec: jax.ShapeDtypeStruct, path: Path, limits: list[str]) -> str:
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
-    (directory / f'{name}.stablehlo').write_bytes(exported.serialize())
+    path.with_suffix('.stablehlo').write_bytes(exported.serialize())
     return '.stablehlo'
 
   return write
@@ -135,8 +136,8 @@ def _onnx() -> Callable[..., str]:
   require('onnx', '--format=onnx')
   from segjax.export.onnx import model
 
-  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
-    model.save(model.convert(function, spec), directory / f'{name}.onnx')
+  def write(function: Any, spec: jax.ShapeDtypeStruct, path: Path, limits: list[str]) -> str:
+    model.save(model.convert(function, spec), path.with_suffix('.onnx'))
     return '.onnx'
 
   return write
@@ -146,21 +147,41 @@ def _savedmodel() -> Callable[..., str]:
   tf = require('tensorflow', '--format=savedmodel')
   jax2tf = require('jax.experimental.jax2tf', '--format=savedmodel')
 
-  def write(function: Any, spec: jax.ShapeDtypeStruct, directory: Path, name: str) -> str:
+  def write(function: Any, spec: jax.ShapeDtypeStruct, path: Path, limits: list[str]) -> str:
+    converted = jax2tf.convert(
+      function,
+      polymorphic_shapes=['({})'.format(', '.join(map(str, spec.shape)))],
+      polymorphic_constraints=limits,
+      with_gradient=False,
+    )
     shape = [side if isinstance(side, int) else None for side in spec.shape]
-    text = '({})'.format(', '.join(map(str, spec.shape)))
-    converted = jax2tf.convert(function, polymorphic_shapes=[text], with_gradient=False)
     signature = tf.TensorSpec(shape, tf.uint8, name='image')
     module = tf.Module()
     module.f = tf.function(converted, autograph=False, input_signature=[signature])
-    tf.saved_model.save(module, str(directory / name), signatures={'serving_default': module.f})
+    tf.saved_model.save(module, str(path), signatures={'serving_default': module.f})
+    _try_savedmodel(tf, path, [batch or 1 for batch in shape[:1]] + [n or 32 for n in shape[1:]])
     return ''
 
   return write
 
 
-# Name -> what checks for the libraries, and returns `write(function, spec, directory, name)`, which
-# returns the suffix of the file.
+def _try_savedmodel(tf: Any, path: Path, shape: Sequence[int]) -> None:
+  """Runs a SavedModel once: TensorFlow may be older than the operations that JAX writes.
+
+  Raises:
+    SegjaxError: it does not run.
+  """
+  try:
+    tf.saved_model.load(str(path)).f(tf.zeros(shape, tf.uint8))
+  except tf.errors.OpError as e:
+    raise SegjaxError(
+      f'--format=savedmodel: TensorFlow {tf.__version__} cannot run operations that JAX '
+      f'{jax.__version__} writes for this network: use --format=onnx or stablehlo'
+    ) from e
+
+
+# Name -> what checks for the libraries, and returns `write(function, spec, path, limits)`, which
+# adds a suffix to the path and returns it.
 FORMATS: dict[str, Callable[[], Callable[..., str]]] = {
   'onnx': _onnx,
   'savedmodel': _savedmodel,

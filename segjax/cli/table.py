@@ -237,7 +237,7 @@ def record(
   for which in entry.checkpoints:
     evaluated = evaluate_run(workdir, which, table.file.split, evaluation)
     if which == entry.checkpoints[0]:
-      results.write_examples(workdirs, entry.name, evaluated.examples)
+      results.write_examples(workdirs, entry.name, evaluated.measured.examples)
     records.append(_make_record(table, entry, workdir, which, trained, evaluated, known))
   results.write_records(table, records)
   update_readme(table)

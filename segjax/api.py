@@ -23,13 +23,13 @@ from segjax.workdir import Workdir
 
 __all__ = ['Predictor', 'Result', 'Training', 'evaluate', 'load', 'train']
 
-Path_ = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 # A config key -> its value, flat ('data.size.image_size') or nested; or the pairs of a command.
 Overrides = Mapping[str, Any] | Sequence[tuple[str, str]]
 
 
 def load(
-  path: Path_, *, checkpoint: Which = 'latest', overrides: Overrides | None = None
+  path: StrPath, *, checkpoint: Which = 'latest', overrides: Overrides | None = None
 ) -> Predictor:
   """The trained network of a run, or one that `segjax export` wrote.
 
@@ -79,7 +79,9 @@ class Training:
     return load(self.workdir, checkpoint=checkpoint)
 
 
-def train(config: Path_ | Mapping[str, Any] | None, workdir: Path_, **overrides: Any) -> Training:
+def train(
+  config: StrPath | Mapping[str, Any] | None, workdir: StrPath, **overrides: Any
+) -> Training:
   """Trains a network, or resumes the run in `workdir` from its last checkpoint.
 
   Args:
@@ -105,7 +107,7 @@ def train(config: Path_ | Mapping[str, Any] | None, workdir: Path_, **overrides:
 
 
 def evaluate(
-  workdir: Path_, split: str | None = None, *, checkpoint: Which = 'latest', **overrides: Any
+  workdir: StrPath, split: str | None = None, *, checkpoint: Which = 'latest', **overrides: Any
 ) -> dict[str, Any]:
   """The metrics of a trained network on a split.
 

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   try:
     if COMMANDS[args.command].computes:
-      _prepare()
+      importlib.import_module('segjax.run').start_process()
     return args.run(args)
   except (SegjaxError, OSError) as e:
     if args.debug:
@@ -151,18 +151,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 128 + e.signum
-
-
-def _prepare() -> None:
-  """Sets up the libraries of a command that computes."""
-  from absl import flags, logging
-
-  from segjax.training import compile
-
-  logging.set_verbosity(logging.ERROR)  # Orbax warns about intended usage
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['segjax'])  # Grain's worker processes read absl's flags
-  compile.enable_cache()
 
 
 def _sentence(error: OSError) -> str:

@@ -1,6 +1,5 @@
 """A trained network as a Python function of images: arrays, Pillow images and files."""
 
-import functools
 import itertools
 import os
 import re
@@ -154,7 +153,7 @@ class Predictor:
     source = Source(Path(f'image {number}'), 'image')
     pixels = as_pixels(image, self.spec.channels, str(source.path))
     frame = Frame(source, str(number), pixels)
-    return infer.Job(source, functools.partial(_identity, frame))
+    return infer.Job(source, lambda: frame)
 
   def _warn(self, unlike: Sequence[Result], count: int) -> None:
     if unlike:
@@ -246,7 +245,3 @@ def _find_file(path: str | os.PathLike[str]) -> Source:
       f'{path} is not an image file by its suffix: give one of {", ".join(frames.SUFFIXES)}'
     )
   return frames.find_source(path)
-
-
-def _identity(frame: Frame) -> Frame:
-  return frame

@@ -51,7 +51,7 @@ ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
 ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['api'] = set(ALLOWED)
-ALLOWED['main'] = {'types', 'cli', 'training.compile', 'training.loop'}
+ALLOWED['main'] = {'types', 'cli', 'run'}
 # The same inside data/: from a config to batches, and separately from files to data sets.
 INSIDE_DATA = {
   'config': {'images'},

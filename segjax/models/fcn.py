@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.nn import alexnet, googlenet, resnet
-from segjax.nn.conv import Dropout, he_normal
+from segjax.nn.conv import Conv, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
-from segjax.ops.conv import full_window_conv
 from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, view
@@ -236,7 +235,7 @@ def conv_relu(
   **kwargs: Any,
 ) -> Array:
   """A convolution `name` with bias, and a ReLU; `kwargs` are passed to `nn.Conv`."""
-  x = nn.Conv(
+  x = Conv(
     features,
     (kernel_size, kernel_size),
     padding=padding,
@@ -252,10 +251,8 @@ def fc_layers(
   x: Array, kernel_size: int, features: int, *, rate: float, train: bool, dtype: Any
 ) -> Array:
   """fc6 (of `kernel_size`) and fc7 as convolutions (§3.1), each followed by dropout."""
-  # `full_window_conv` assumes the strides, padding and layout that `nn.Conv` passes.
-  convolve = lambda x, kernel, *_, **__: full_window_conv(x, kernel)
   for name, size in (('fc6', kernel_size), ('fc7', 1)):
-    x = conv_relu(x, features, size, 0, dtype=dtype, name=name, conv_general_dilated=convolve)
+    x = conv_relu(x, features, size, 0, dtype=dtype, name=name)
     x = nn.Dropout(rate, deterministic=not train)(x)
   return x
 
@@ -263,7 +260,7 @@ def fc_layers(
 def score(x: Array, classes: int, *, dtype: Any, name: str = 'score_fr') -> Array:
   """Scores f32[B, h, w, classes] by a 1x1 convolution, initialized to zero (§4.3)."""
   zeros = nn.initializers.zeros
-  layer = nn.Conv(classes, (1, 1), kernel_init=zeros, dtype=dtype, name=name)
+  layer = Conv(classes, (1, 1), kernel_init=zeros, dtype=dtype, name=name)
   return layer(x).astype(jnp.float32)
 
 

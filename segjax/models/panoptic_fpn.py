@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.mask_rcnn import MaskRCNN
-from segjax.nn.conv import he_normal
+from segjax.nn.conv import Conv, he_normal
 from segjax.ops.resize import enlarge
 from segjax.types import Array, Detections, Instances, NonNegativeInt, PositiveInt, SegjaxError
 
@@ -119,12 +119,12 @@ class SemanticBranch(nn.Module):
       total += x
     # Small, so that all classes are about equally likely at initialization.
     normal = nn.initializers.normal(0.01)
-    score = nn.Conv(self.classes, (1, 1), kernel_init=normal, dtype=self.dtype, name='score')
+    score = Conv(self.classes, (1, 1), kernel_init=normal, dtype=self.dtype, name='score')
     return score(total).astype(jnp.float32)
 
   def _conv(self, x: Array, name: str) -> Array:
     features, groups = self.config.features, self.config.groups
-    conv = nn.Conv(
+    conv = Conv(
       features, (3, 3), use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=name
     )
     norm = nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=f'{name}_norm')

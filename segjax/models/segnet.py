@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import ConvTranspose, Dropout, he_normal
+from segjax.nn.conv import Conv, ConvTranspose, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
 from segjax.ops.normalize import local_contrast_norm, local_response_norm
 from segjax.ops.pooling import argmax_pool_2x2, unpool_2x2
@@ -234,7 +234,7 @@ def conv(
   x: Array, features: int, kernel_size: int, *, dtype: Any, name: str, groups: int = 1
 ) -> Array:
   """A same-padded convolution with bias and He initialization."""
-  return nn.Conv(
+  return Conv(
     features,
     (kernel_size, kernel_size),
     feature_group_count=groups,

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import ConvTranspose, Dropout, Norm, he_normal, make_norm
+from segjax.nn.conv import Conv, ConvTranspose, Dropout, Norm, he_normal, make_norm
 from segjax.ops.pooling import max_pool_2x2
 from segjax.types import Fraction, PositiveInt, Range, SegjaxError
 
@@ -29,7 +29,7 @@ class DoubleConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for i in (1, 2):
-      x = nn.Conv(
+      x = Conv(
         self.features,
         (3, 3),
         padding=self.padding.upper(),
@@ -130,7 +130,7 @@ class UNet(nn.Module):
       skip = center_crop(skips[level], *x.shape[1:3])
       x = jnp.concatenate([skip, x], axis=-1)
       x = DoubleConv(features, **block, name=f'up{level}')(x, train=train)
-    x = nn.Conv(self.classes, (1, 1), kernel_init=he_normal, dtype=self.dtype, name='head')(x)
+    x = Conv(self.classes, (1, 1), kernel_init=he_normal, dtype=self.dtype, name='head')(x)
     return x[:, :height, :width].astype(jnp.float32)
 
   def _check(self, height: int, width: int) -> None:

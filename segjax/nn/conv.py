@@ -1,5 +1,6 @@
 """Convolution, transposed convolution and normalization layers."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -7,8 +8,10 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from segjax.ops import upsample
+from segjax.ops.conv import conv
 from segjax.types import NonNegativeInt, PositiveInt, Range
 
 Norm = Literal['none', 'batch', 'group']
@@ -51,6 +54,19 @@ def make_norm(
     return nn.GroupNorm(num_groups=groups, epsilon=epsilon, dtype=dtype, name=name)(x)
 
   return group_norm
+
+
+def linen_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
+  """Adapts `conv` to the call in `nn.Conv`; other arguments have their defaults."""
+  if isinstance(padding, str):
+    reach = [d * (k - 1) + 1 for d, k in zip(rhs_dilation, kernel.shape[:2], strict=True)]
+    padding = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
+  pairs = tuple((int(before), int(after)) for before, after in padding)
+  return conv(x, kernel, tuple(strides), pairs, tuple(rhs_dilation))
+
+
+# Linen's convolution, with the gradients of `segjax.ops.conv`.
+Conv = functools.partial(nn.Conv, conv_general_dilated=linen_conv)
 
 
 class ConvTranspose(nn.Module):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import Norm, make_norm
+from segjax.nn.conv import Conv, Norm, make_norm
 from segjax.types import Fraction, NonNegativeInt, PositiveInt
 
 # As in torchvision and Detectron2: U(-a, a) with a = sqrt(3 / N) and fan-in N.
@@ -56,7 +56,7 @@ class FPN(nn.Module):
     """f[B, h, w, C] per level, sizes halved and rounded up -> f[B, h, w, features] per level."""
 
     def conv(x: jax.Array, kernel_size: int, name: str) -> jax.Array:
-      x = nn.Conv(
+      x = Conv(
         self.features,
         (kernel_size, kernel_size),
         padding=kernel_size // 2,

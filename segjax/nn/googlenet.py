@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.nn.conv import he_normal, scaled
+from segjax.nn.conv import Conv, he_normal, scaled
 from segjax.ops.normalize import local_response_norm
 from segjax.ops.pooling import caffe_max_pool
 from segjax.ops.windows import Window
@@ -164,7 +164,7 @@ def conv_relu(
 ) -> jax.Array:
   """A convolution `name` with bias or batch normalization `name`_bn, and a ReLU."""
   kernel, stride, padding = window
-  x = nn.Conv(
+  x = Conv(
     scaled(channels, width),
     (kernel, kernel),
     strides=stride,

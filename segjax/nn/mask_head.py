@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.nn.box_head import SampledRoIs
-from segjax.nn.conv import ConvTranspose, Norm, he_normal
+from segjax.nn.conv import Conv, ConvTranspose, Norm, he_normal
 from segjax.nn.roi import conv_layers, per_roi
 from segjax.types import Array, Detections, NonNegativeInt, PositiveInt
 
@@ -78,7 +78,7 @@ class MaskHead(nn.Module):
     x = conv_layers(x.astype(self.dtype), count=self.convs, features=self.features, **options)
     x = nn.relu(ConvTranspose(self.features, 2, 2, dtype=self.dtype, name='upconv')(x))
     init = nn.initializers.normal(0.001)
-    score = nn.Conv(self.channels, (1, 1), kernel_init=init, dtype=self.dtype, name='score')
+    score = Conv(self.channels, (1, 1), kernel_init=init, dtype=self.dtype, name='score')
     return score(x).astype(jnp.float32)
 
 

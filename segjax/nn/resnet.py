@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.nn.conv import Conv as ConvLayer
 from segjax.nn.conv import make_norm
-from segjax.ops.conv import grouped_conv
 from segjax.ops.pooling import caffe_max_pool
 from segjax.ops.windows import Window
 from segjax.types import Fraction, NonNegativeFloat, PositiveInt, Range
@@ -260,7 +260,7 @@ def conv_norm(
   epsilon: float = 1e-5,
 ) -> jax.Array:
   """A convolution named `name` and its norm, named `name`_norm."""
-  x = nn.Conv(
+  x = ConvLayer(
     conv.features,
     (conv.kernel, conv.kernel),
     strides=conv.stride,
@@ -269,7 +269,6 @@ def conv_norm(
     feature_group_count=conv.groups,
     use_bias=False,
     kernel_init=he_normal_fan_out,
-    conv_general_dilated=None if conv.groups == 1 else _grouped_conv,
     dtype=dtype,
     name=name,
   )(x)
@@ -278,11 +277,6 @@ def conv_norm(
     return FrozenBatchNorm(dtype, epsilon, name=name)(x)
   options = {'momentum': momentum, 'epsilon': epsilon, 'dtype': dtype}
   return make_norm(norm, train=train, name=name, **options)(x)
-
-
-def _grouped_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
-  """Adapts `grouped_conv` to the call in `nn.Conv`; other arguments have their defaults."""
-  return grouped_conv(x, kernel, strides, tuple(padding), rhs_dilation)
 
 
 class FrozenBatchNorm(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.nn.conv import Norm, he_normal, make_norm
+from segjax.nn.conv import Conv, Norm, he_normal, make_norm
 from segjax.ops.roi_align import Mode, multilevel_roi_align, roi_pool, roi_warp
 from segjax.types import Array, NonNegativeInt, PositiveInt
 
@@ -92,7 +92,7 @@ def conv_layers(
   train = valid is not None
   mask = (valid | ~valid.any()).reshape(-1, 1, 1, 1) if train else None
   for name in (f'conv{i}' for i in range(1, count + 1)):
-    layer = nn.Conv(
+    layer = Conv(
       features,
       (3, 3),
       use_bias=norm == 'none',

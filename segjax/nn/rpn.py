@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segjax.nn.conv import Conv
 from segjax.ops import anchors as anchor_ops
 from segjax.ops import boxes as box_ops
 from segjax.ops.matching import match
@@ -116,7 +117,7 @@ class RPNHead(nn.Module):
   def __call__(self, levels: Sequence[Array]) -> tuple[list[Array], list[Array]]:
     """f[B, h, w, C] per level -> logits f32[B, h·w·A] and deltas f32[B, h·w·A, 4] per level."""
     normal = nn.initializers.normal(0.01)
-    layer = functools.partial(nn.Conv, kernel_init=normal, dtype=self.dtype)
+    layer = functools.partial(Conv, kernel_init=normal, dtype=self.dtype)
     channels = levels[0].shape[-1]
     convs = [layer(channels, (3, 3), name=f'conv{i}') for i in range(1, self.convs + 1)]
     logits = layer(self.anchors, (1, 1), name='objectness')

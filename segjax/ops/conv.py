@@ -1,6 +1,13 @@
-"""Convolutions with gradients that are fast on CPUs."""
+"""Convolution with gradients that are fast on CPUs.
+
+XLA computes both gradients of a convolution as convolutions. On a CPU its gradient with respect to
+the kernel transposes the image and the gradient into shapes that its convolution reads slowly,
+above all for small batches, and its gradient with respect to the image transposes the kernel. The
+forms here are products and convolutions that need less of that; `experiments/speed` measures them.
+"""
 
 import functools
+import math
 from typing import TypeAlias
 
 import jax
@@ -10,21 +17,29 @@ from jax import lax
 from segjax.types import Array
 
 Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = tuple[Pair, Pair]
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+# Up to this many output pixels a batch, the image's gradient is one product: what its sum costs is
+# less than the transposed kernel.
+_FEW_PIXELS = 512
+# Floats of the image that a step of a loop over rows reads: with the gradient they fit in a cache.
+_CHUNK = 160_000
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def grouped_conv(
+def conv(
   x: Array,
   kernel: Array,
   strides: Pair = (1, 1),
-  padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
+  padding: Padding = ((0, 0), (0, 0)),
   dilation: Pair = (1, 1),
 ) -> Array:
-  """Grouped convolution with G = C // Cin groups.
+  """Convolution, with G = C // Cin groups.
 
-  Equal to `lax.conv_general_dilated`. On CPUs the kernel gradient is computed by one matrix product
-  per group and kernel element, with 32 groups tens of times faster than XLA's. Supports reverse
-  mode only.
+  Equal to `lax.conv_general_dilated`, but for the rounding of its gradients on a CPU. Supports
+  reverse mode only.
 
   Args:
     x: f[B, H, W, C].
@@ -46,7 +61,7 @@ def _convolve(x, kernel, strides, padding, dilation):
     strides,
     padding,
     rhs_dilation=dilation,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    dimension_numbers=_LAYOUT,
     feature_group_count=x.shape[-1] // kernel.shape[2],
   )
 
@@ -58,35 +73,118 @@ def _forward(x, kernel, strides, padding, dilation):
 def _backward(strides, padding, dilation, residuals, g):
   x, kernel = residuals
   window = (strides, padding, dilation)
-  [dx] = jax.vjp(lambda x: _convolve(x, kernel, *window), x)[1](g)
+  image = image_gradient_form(kernel.shape, g.shape, x.shape, *window)
+  weights = kernel_gradient_form(kernel.shape, g.shape, x.shape, *window)
+  dx = lax.platform_dependent(
+    g,
+    kernel,
+    cpu=lambda g, kernel: image(g, kernel, x.shape, *window),
+    default=lambda g, kernel: xla_image_gradient(g, kernel, x.shape, *window),
+  )
   dkernel = lax.platform_dependent(
     x,
     g,
-    cpu=lambda x, g: kernel_gradient(x, g, kernel.shape, *window),
-    default=lambda x, g: jax.vjp(lambda k: _convolve(x, k, *window), kernel)[1](g)[0],
+    cpu=lambda x, g: weights(x, g, kernel.shape, *window),
+    default=lambda x, g: xla_kernel_gradient(x, g, kernel.shape, *window),
   )
   return dx, dkernel
 
 
-grouped_conv.defvjp(_forward, _backward)
+conv.defvjp(_forward, _backward)
 
 
-def kernel_gradient(
-  x: Array,
-  g: Array,
-  shape: tuple[int, int, int, int],
-  strides: Pair,
-  padding: tuple[Pair, Pair],
-  dilation: Pair,
+def image_gradient_form(kernel, g, x, strides, padding, dilation):
+  """The form of the gradient with respect to x for a CPU, by the shapes of the three arrays."""
+  if kernel[2] != x[-1]:
+    return xla_image_gradient
+  if _pointwise(kernel, padding):
+    return pointwise_image_gradient
+  if strides == (1, 1) and math.prod(g[:3]) <= _FEW_PIXELS:
+    return spread_image_gradient
+  return xla_image_gradient
+
+
+def kernel_gradient_form(kernel, g, x, strides, padding, dilation):
+  """The form of the gradient with respect to the kernel for a CPU, by the shapes."""
+  if kernel[2] != x[-1] or _pointwise(kernel, padding):
+    return tap_kernel_gradient
+  # The loops below read a part of the image at a time: devices that share it would gather it first.
+  if jax.device_count() > 1:
+    return xla_kernel_gradient
+  batch, height, width = g[:3]
+  if strides != (1, 1) or dilation != (1, 1):
+    return chunked_kernel_gradient
+  # XLA's form gains with the batch, which is the innermost axis of what it reads.
+  small = height * width < (256 if batch == 1 else 2048)
+  if batch > 2 or small or kernel[2] < 8:
+    return xla_kernel_gradient
+  return row_kernel_gradient
+
+
+def _pointwise(kernel, padding):
+  return kernel[:2] == (1, 1) and padding == ((0, 0), (0, 0))
+
+
+def xla_image_gradient(
+  g: Array, kernel: Array, shape: tuple[int, ...], strides: Pair, padding: Padding, dilation: Pair
 ) -> Array:
-  """The gradient of `grouped_conv` with respect to a kernel of `shape`.
+  """The gradient of `conv` with respect to x of `shape`, as XLA computes it.
 
-  Kernel element (i, j) multiplies the pixel at offset `dilation · (i, j)` of each window; its
-  gradient is the sum over all windows of the products of these pixels with g.
+  Args:
+    g: f[B, H', W', Cout], the gradient of the output.
+    kernel: f[kh, kw, Cin, Cout].
+  """
+  convolve = lambda x: _convolve(x, kernel, strides, padding, dilation)
+  return jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
+
+
+def pointwise_image_gradient(g, kernel, shape, strides, padding, dilation):
+  """`xla_image_gradient` of a 1x1 kernel without padding and groups: one product."""
+  del padding, dilation
+  dx = jnp.einsum('bhwo,io->bhwi', g, kernel[0, 0])
+  # The input pixels between and behind the strides have no gradient.
+  gaps = [
+    (0, size - stride * (count - 1) - 1, stride - 1)
+    for size, stride, count in zip(shape[1:3], strides, g.shape[1:3], strict=True)
+  ]
+  return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
+
+
+def spread_image_gradient(g, kernel, shape, strides, padding, dilation):
+  """`xla_image_gradient` at stride 1 without groups: one product and kh · kw shifted additions."""
+  del strides
+  kh, kw, cin, _ = kernel.shape
+  height, width = g.shape[1:3]
+  accumulator = jnp.promote_types(g.dtype, jnp.float32)
+  spread = jnp.einsum('bhwo,ijco->ijbhwc', g, kernel, preferred_element_type=accumulator)
+  (top, bottom), (left, right) = padding
+  size = (shape[1] + top + bottom, shape[2] + left + right)
+  dx = jnp.zeros((len(g), *size, cin), accumulator)
+  for i in range(kh):
+    for j in range(kw):
+      row, col = i * dilation[0], j * dilation[1]
+      dx = dx.at[:, row : row + height, col : col + width].add(spread[i, j])
+  return dx[:, top : top + shape[1], left : left + shape[2]].astype(g.dtype)
+
+
+def xla_kernel_gradient(
+  x: Array, g: Array, shape: tuple[int, ...], strides: Pair, padding: Padding, dilation: Pair
+) -> Array:
+  """The gradient of `conv` with respect to a kernel of `shape`, as XLA computes it.
 
   Args:
     x: f[B, H, W, C], the input.
     g: f[B, H', W', Cout], the gradient of the output.
+  """
+  convolve = lambda kernel: _convolve(x, kernel, strides, padding, dilation)
+  return jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, x.dtype))(g)[0]
+
+
+def tap_kernel_gradient(x, g, shape, strides, padding, dilation):
+  """`xla_kernel_gradient` as one product per group and kernel element.
+
+  Kernel element (i, j) multiplies the pixel at offset `dilation · (i, j)` of each window; its
+  gradient is the sum over all windows of the products of these pixels with g.
   """
   kh, kw, cin, cout = shape
   groups = x.shape[-1] // cin
@@ -100,60 +198,69 @@ def kernel_gradient(
     top, left = i * dilation[0], j * dilation[1]
     seen = x[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
     seen = seen.reshape(*g.shape[:4], cin)
-    return jnp.einsum('bhwgi,bhwgo->igo', seen, g, preferred_element_type=accumulator)
+    # The product with fewer rows than columns is the faster one.
+    if cin <= cout // groups:
+      return jnp.einsum('bhwgi,bhwgo->igo', seen, g, preferred_element_type=accumulator)
+    product = jnp.einsum('bhwgo,bhwgi->goi', g, seen, preferred_element_type=accumulator)
+    return product.transpose(2, 0, 1)
 
   elements = [element(i, j) for i in range(kh) for j in range(kw)]
   return jnp.stack(elements).reshape(shape).astype(x.dtype)
 
 
-@jax.custom_vjp
-def full_window_conv(x: Array, kernel: Array) -> Array:
-  """Unpadded convolution of stride 1 with a kernel about as large as its input, such as FCN's fc6.
+def chunked_kernel_gradient(x, g, shape, strides, padding, dilation):
+  """`tap_kernel_gradient` without groups, of a few rows of one image at a time."""
+  window = (strides, ((0, 0), (0, 0)), dilation)
+  whole = jnp.promote_types(x.dtype, jnp.float32)
+  part = lambda x, g: tap_kernel_gradient(x, g, shape, *window).astype(whole)
+  return _sum_over_rows(part, x, g, shape, strides, padding, dilation).astype(x.dtype)
 
-  Equal to `lax.conv_general_dilated`. On CPUs the gradient with respect to x is one matrix product
-  and kh · kw shifted additions, tens of times faster than XLA's convolution. Supports reverse mode
-  only.
 
-  Args:
-    x: f[B, H, W, Cin].
-    kernel: f[kh, kw, Cin, Cout], of x's dtype.
+def row_kernel_gradient(x, g, shape, strides, padding, dilation):
+  """`xla_kernel_gradient` at stride 1 without groups, by convolutions over rows alone.
 
-  Returns:
-    f[B, H - kh + 1, W - kw + 1, Cout].
+  The contraction over columns is that over the channels of a convolution along the rows, which
+  reads x transposed to [Cin, rows, columns]. Its output channels are the Cout channels of g at each
+  of the kw offsets. A few rows of one image are taken at a time, so that the transposed parts stay
+  in a cache.
   """
-  return _convolve(x, kernel, (1, 1), ((0, 0), (0, 0)), (1, 1))
+  kh, kw, cin, cout = shape
+  whole = jnp.promote_types(x.dtype, jnp.float32)
+
+  def part(x: Array, g: Array) -> Array:
+    image = x[0].transpose(2, 0, 1)[:, :, None]  # [Cin, rows + kh - 1, 1, columns + kw - 1]
+    offsets = [jnp.pad(g[0], [(0, 0), (j, kw - 1 - j), (0, 0)]) for j in range(kw)]
+    offsets = jnp.concatenate(offsets, axis=-1)[:, None]  # [rows, 1, columns + kw - 1, kw · Cout]
+    return lax.conv_general_dilated(
+      image, offsets, (1, 1), 'VALID', dimension_numbers=_LAYOUT, preferred_element_type=whole
+    )
+
+  total = _sum_over_rows(part, x, g, shape, strides, padding, dilation)
+  total = total.reshape(cin, kh, kw, cout).transpose(1, 2, 0, 3)
+  return total.astype(x.dtype)
 
 
-def _full_window_backward(residuals, g):
-  x, kernel = residuals
-  convolve = full_window_conv.fun
-  dx = lax.platform_dependent(
-    g,
-    kernel,
-    cpu=lambda g, kernel: spread_gradient(g, kernel, x.shape[1:3]),
-    default=lambda g, kernel: jax.vjp(lambda x: convolve(x, kernel), x)[1](g)[0],
-  )
-  [dkernel] = jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](g)
-  return dx, dkernel
+def _sum_over_rows(part, x, g, shape, strides, padding, dilation):
+  """The sum of part(f[1, rows of x, W, C], f[1, rows, W', Cout]) over all images and their rows."""
+  batch, height, width, cout = g.shape
+  stride, reach = strides[0], dilation[0] * (shape[0] - 1) + 1
+  rows = max(1, min(height, _CHUNK // (width * max(strides[1] * x.shape[-1], cout))))
+  rows = max(rows, min(height, 4))
+  chunks = -(-height // rows)
+  # Rows of zeros at the bottom of g, so that all parts are equal, and what they see of x.
+  extra = chunks * rows - height
+  end = max(0, stride * (chunks * rows - 1) + reach - x.shape[1] - sum(padding[0]))
+  x = jnp.pad(x, [(0, 0), (padding[0][0], padding[0][1] + end), padding[1], (0, 0)])
+  g = jnp.pad(g, [(0, 0), (0, extra), (0, 0), (0, 0)])
+  seen = stride * (rows - 1) + reach
 
+  def add(step: Array, total: Array) -> Array:
+    image, chunk = step // chunks, step % chunks
+    start = (image, chunk * rows * stride, 0, 0)
+    x_part = lax.dynamic_slice(x, start, (1, seen, *x.shape[2:]))
+    g_part = lax.dynamic_slice(g, (image, chunk * rows, 0, 0), (1, rows, width, cout))
+    return total + part(x_part, g_part)
 
-full_window_conv.defvjp(
-  lambda x, kernel: (full_window_conv.fun(x, kernel), (x, kernel)), _full_window_backward
-)
-
-
-def spread_gradient(g: Array, kernel: Array, size: Pair) -> Array:
-  """The gradient of `full_window_conv` with respect to x of height and width `size`.
-
-  Args:
-    g: f[B, H', W', Cout], the gradient of the output.
-    kernel: f[kh, kw, Cin, Cout].
-  """
-  kh, kw, cin, _ = kernel.shape
-  height, width = g.shape[1:3]
-  spread = jnp.einsum('bhwo,ijco->ijbhwc', g, kernel, preferred_element_type=jnp.float32)
-  dx = jnp.zeros((len(g), *size, cin), jnp.float32)
-  for i in range(kh):
-    for j in range(kw):
-      dx = dx.at[:, i : i + height, j : j + width].add(spread[i, j])
-  return dx.astype(g.dtype)
+  parts = [(a, (1, n, *a.shape[2:])) for a, n in ((x, seen), (g, rows))]
+  total = jax.eval_shape(part, *(jax.ShapeDtypeStruct(size, a.dtype) for a, size in parts))
+  return lax.fori_loop(0, batch * chunks, add, jnp.zeros(total.shape, total.dtype))

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -62,11 +63,13 @@ def caffe_max_pool(x: Array, window: Window) -> Array:
   return x
 
 
+@jax.custom_vjp
 def argmax_pool_2x2(x: Array) -> tuple[Array, Array]:
   """2x2 max pooling of stride 2 with the indices of the maxima (SegNet, section 3).
 
   An odd last row or column forms partial windows, 1x2, 2x1 or 1x1, as in Caffe. For ties, the first
-  maximum in row-major order is chosen, as in PyTorch, and receives the gradient.
+  maximum in row-major order is chosen, as in PyTorch, and receives the gradient: the gradient is
+  `unpool_2x2` with the indices. Supports reverse mode only.
 
   Args:
     x: [B, H, W, C].
@@ -76,22 +79,43 @@ def argmax_pool_2x2(x: Array) -> tuple[Array, Array]:
     indices: u8 of the same shape, `2 * row + column` of the maximum within its window.
   """
   # A repeated last row or column only ties with the original, so it is never chosen.
-  x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode='edge')
-  values = x[:, 0::2, 0::2]
+  values, *others = _positions(x, mode='edge')
   indices = jnp.zeros(values.shape, jnp.uint8)
-  for position in (1, 2, 3):
-    candidate = x[:, position // 2 :: 2, position % 2 :: 2]
+  for position, candidate in enumerate(others, 1):
     greater = candidate > values
     values = jnp.where(greater, candidate, values)
     indices = jnp.where(greater, jnp.uint8(position), indices)
   return values, indices
 
 
+def _positions(x: Array, mode: str) -> list[Array]:
+  """The four pixels of each 2x2 window, [B, ceil(H / 2), ceil(W / 2), C] each, in row-major order.
+
+  An odd last row or column is padded.
+  """
+  x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)], mode=mode)
+  return [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+
+
+def _argmax_pool_forward(x):
+  values, indices = argmax_pool_2x2(x)
+  return (values, indices), (indices, x.shape[1:3])
+
+
+def _argmax_pool_backward(residuals, g):
+  indices, size = residuals
+  return (unpool_2x2(g[0], indices, size),)
+
+
+argmax_pool_2x2.defvjp(_argmax_pool_forward, _argmax_pool_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def unpool_2x2(x: Array, indices: Array, size: tuple[int, int]) -> Array:
   """Places each value at the index of its window, and zeros elsewhere (SegNet, section 3).
 
-  A comparison on two extra axes instead of a scatter: about three times faster on a CPU, in the
-  forward and backward pass.
+  A comparison on two extra axes instead of a scatter: about three times faster on a CPU. The
+  gradient reads at the indices. Supports reverse mode only.
 
   Args:
     x: [B, h, w, C].
@@ -112,3 +136,17 @@ def unpool_2x2(x: Array, indices: Array, size: tuple[int, int]) -> Array:
   chosen = indices[:, :, None, :, None] == position
   y = jnp.where(chosen, x[:, :, None, :, None], jnp.zeros((), x.dtype))
   return y.reshape(b, 2 * h, 2 * w, c)[:, :height, :width]
+
+
+def _unpool_backward(size, indices, g):
+  del size
+  first, *others = _positions(g, mode='constant')
+  gradient = first
+  for position, candidate in enumerate(others, 1):
+    gradient = jnp.where(indices == position, candidate, gradient)
+  return gradient, None
+
+
+unpool_2x2.defvjp(
+  lambda x, indices, size: (unpool_2x2(x, indices, size), indices), _unpool_backward
+)

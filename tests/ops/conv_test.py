@@ -5,128 +5,168 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.test_util import check_grads
 
-from segjax.ops.conv import full_window_conv, grouped_conv, kernel_gradient, spread_gradient
+from segjax.ops import conv as conv_lib
+from segjax.ops.conv import conv
 from segjax.training.compile import jit
 
-LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-
-# Groups, kernel, strides, padding, dilation; the last has rows and columns that no window sees.
-CASES = [
-  (1, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
-  (4, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
-  (2, (3, 2), (1, 2), ((2, 0), (0, 1)), (2, 3)),
-  (8, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),
-  (4, (2, 2), (3, 4), ((0, 0), (0, 0)), (1, 1)),
+ONE, NONE = (1, 1), ((0, 0), (0, 0))
+SAME = ((1, 1), (1, 1))
+# Name: x's shape, kernel, groups, strides, padding, dilation.
+CASES = {
+  'dense': ((2, 7, 9, 16), (3, 3), 1, ONE, SAME, ONE),
+  'strided': ((2, 7, 9, 16), (3, 3), 1, (2, 2), SAME, ONE),
+  'dilated': ((1, 12, 9, 16), (3, 3), 1, ONE, ((2, 2), (2, 2)), (2, 2)),
+  'few pixels, a large kernel': ((2, 7, 9, 16), (7, 8), 1, ONE, NONE, ONE),
+  'few pixels, uneven padding': ((2, 7, 9, 16), (3, 2), 1, ONE, ((2, 0), (0, 1)), (2, 3)),
+  'pointwise': ((2, 7, 9, 16), (1, 1), 1, ONE, NONE, ONE),
+  'pointwise, strided': ((2, 7, 9, 16), (1, 1), 1, (2, 3), NONE, ONE),
+  'rows': ((1, 40, 33, 16), (3, 3), 1, ONE, SAME, ONE),
+  'rows, uneven': ((2, 61, 40, 8), (4, 3), 1, ONE, ((2, 1), (0, 0)), ONE),
+  'one image, a strided stem': ((1, 64, 48, 3), (7, 7), 1, (2, 2), ((3, 3), (3, 3)), ONE),
+  'groups': ((2, 7, 9, 16), (3, 3), 4, (2, 2), SAME, ONE),
+  'groups, uneven': ((2, 7, 9, 16), (3, 2), 2, (1, 2), ((2, 0), (0, 1)), (2, 3)),
+  'groups, pointwise': ((2, 7, 9, 16), (1, 1), 8, ONE, NONE, ONE),
+  'rows and columns that no window sees': ((2, 7, 9, 16), (2, 2), 4, (3, 4), NONE, ONE),
+}
+IMAGE_FORMS = [
+  conv_lib.xla_image_gradient,
+  conv_lib.pointwise_image_gradient,
+  conv_lib.spread_image_gradient,
+]
+KERNEL_FORMS = [
+  conv_lib.xla_kernel_gradient,
+  conv_lib.tap_kernel_gradient,
+  conv_lib.chunked_kernel_gradient,
+  conv_lib.row_kernel_gradient,
 ]
 
 
-def block_diagonal(x, kernel, strides, padding, dilation):
-  """The same as a convolution without groups, whose kernel is zero between groups."""
-  kh, kw, cin, cout = kernel.shape
-  groups = x.shape[-1] // cin
-  parts = kernel.reshape(kh, kw, cin, groups, cout // groups)
-  whole = jnp.einsum('kligo,gh->klhigo', parts, jnp.eye(groups, dtype=kernel.dtype))
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """Tests have four devices, and some forms are for one."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+
+
+def plain(x, kernel, strides=ONE, padding=NONE, dilation=ONE):
   return lax.conv_general_dilated(
     x,
-    whole.reshape(kh, kw, groups * cin, cout),
+    kernel,
     strides,
     padding,
     rhs_dilation=dilation,
-    dimension_numbers=LAYOUT,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
   )
 
 
-def operands(groups, kernel_size, dtype=np.float32):
+def arrays(name, cout=24):
+  """x, a kernel, and the other arguments of `conv`."""
+  shape, size, groups, *window = CASES[name]
   rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, 7, 9, 16)).astype(dtype)
-  return x, rng.normal(size=(*kernel_size, 16 // groups, 24)).astype(dtype)
+  x = rng.normal(size=shape).astype('f4')
+  return x, rng.normal(size=(*size, shape[-1] // groups, cout)).astype('f4'), window
 
 
-def test_the_gradient_is_defined_on_every_platform():
-  groups, kernel_size, *window = CASES[1]
-  loss = lambda x, kernel: grouped_conv(x, kernel, *window).sum()
-  program = jax.jit(jax.grad(loss, argnums=1))
-  exported = jax.export.export(program, platforms=('cpu', 'cuda', 'tpu'))(
-    *operands(groups, kernel_size)
-  )
-  assert exported.platforms == ('cpu', 'cuda', 'tpu')
+def gradient_of(x, kernel, window):
+  shape = jax.eval_shape(lambda x, kernel: plain(x, kernel, *window), x, kernel).shape
+  return np.random.default_rng(1).normal(size=shape).astype('f4')
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_equals_a_block_diagonal_kernel_forwards_and_backwards(case):
-  groups, kernel_size, *window = case
-  x, kernel = operands(groups, kernel_size)
-  shape = jax.eval_shape(lambda x, kernel: grouped_conv(x, kernel, *window), x, kernel).shape
-  g = np.random.default_rng(1).normal(size=shape).astype('f4')
+@pytest.mark.parametrize('name', CASES)
+def test_equals_xla_forwards_and_backwards(name):
+  x, kernel, window = arrays(name)
 
-  def both(function):
+  def both(function, x, kernel, g):
     y, pullback = jax.vjp(lambda x, kernel: function(x, kernel, *window), x, kernel)
-    return y, *pullback(jnp.asarray(g))
+    return y, *pullback(g)
 
-  ours, theirs = jit(lambda: (both(grouped_conv), both(block_diagonal)), once=True)()
+  g = gradient_of(x, kernel, window)
+  run = lambda *a: (both(conv, *a), both(plain, *a))
+  ours, theirs = jit(run, once=True)(x, kernel, g)
   for a, b in zip(ours, theirs, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
     assert a.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_kernel_gradient_is_xla_s(case):
-  """The form for CPUs, which `grouped_conv` takes here, and the one for all other devices."""
-  groups, kernel_size, *window = case
-  x, kernel = operands(groups, kernel_size)
-  strides, padding, dilation = window
+def test_the_cases_take_every_form():
+  """So that the test above compares all of them."""
+  images, kernels = set(), set()
+  for name in CASES:
+    x, kernel, window = arrays(name)
+    shapes = kernel.shape, gradient_of(x, kernel, window).shape, x.shape
+    images.add(conv_lib.image_gradient_form(*shapes, *window))
+    kernels.add(conv_lib.kernel_gradient_form(*shapes, *window))
+  assert images == set(IMAGE_FORMS)
+  assert kernels == set(KERNEL_FORMS)
 
-  def plain(kernel):
-    return lax.conv_general_dilated(
-      x,
-      kernel,
-      strides,
-      padding,
-      rhs_dilation=dilation,
-      dimension_numbers=LAYOUT,
-      feature_group_count=groups,
-    )
 
-  @functools.partial(jit, once=True)
-  def both():
-    y, pullback = jax.vjp(plain, kernel)
-    return kernel_gradient(x, y, kernel.shape, *window), pullback(y)[0]
+@pytest.mark.parametrize('form', [conv_lib.row_kernel_gradient, conv_lib.chunked_kernel_gradient])
+@pytest.mark.parametrize('size', [(1, 1), (5, 3), (9, 2), (13, 40)])
+def test_rows_that_do_not_divide_the_height(form, size, monkeypatch):
+  """Parts of four rows, of one to thirteen."""
+  monkeypatch.setattr(conv_lib, '_CHUNK', 1)
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(3, 3, 3, 5))
+  window = (ONE, SAME, ONE)
+  y, pullback = jax.vjp(lambda kernel: plain(x, kernel, *window), kernel)
+  ours = jit(lambda x, g: form(x, g, kernel.shape, *window), once=True)(x, y)
+  np.testing.assert_allclose(ours, pullback(y)[0], rtol=1e-4, atol=1e-3)
 
-  np.testing.assert_allclose(*both(), rtol=1e-4, atol=1e-3)
+
+def test_several_devices_have_no_loop_over_images(monkeypatch):
+  x, kernel, window = arrays('rows')
+  shapes = kernel.shape, gradient_of(x, kernel, window).shape, x.shape
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  assert conv_lib.kernel_gradient_form(*shapes, *window) is conv_lib.xla_kernel_gradient
+
+
+def test_the_gradient_is_defined_on_every_platform():
+  x, kernel, window = arrays('groups')
+  loss = lambda x, kernel: conv(x, kernel, *window).sum()
+  program = jax.jit(jax.grad(loss, argnums=(0, 1)))
+  exported = jax.export.export(program, platforms=('cpu', 'cuda', 'tpu'))(x, kernel)
+  assert exported.platforms == ('cpu', 'cuda', 'tpu')
+
+
+@pytest.mark.parametrize('name', ['rows', 'strided', 'few pixels, a large kernel', 'pointwise'])
+def test_numerical_gradient_to_second_order(name):
+  shape, size, _, *window = CASES[name]
+  rng = np.random.default_rng(0)
+  shape = (1, shape[1] // 2, shape[2] // 2, 8) if name == 'rows' else (1, *shape[1:3], 2)
+  x = rng.normal(size=shape).astype('f4')
+  kernel = rng.normal(size=(*size, shape[-1], 2)).astype('f4')
+  function = jax.jit(lambda x, kernel: conv(x, kernel, *window).mean((1, 2)))
+  check_grads(function, (x, kernel), 2, ['rev'], atol=2e-2, rtol=2e-2)
+
+
+def test_under_vmap():
+  x, kernel, window = arrays('rows')
+  loss = lambda x, kernel: (conv(x, kernel, *window) ** 2).mean()
+  gradient = jax.grad(loss, (0, 1))
+  both = jit(jax.vmap(gradient), once=True)(np.stack([x, 2 * x]), np.stack([kernel, -kernel]))
+  for i, arguments in enumerate([(x, kernel), (2 * x, -kernel)]):
+    for a, b in zip(both, gradient(*arguments), strict=True):
+      np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4)
 
 
 def test_one_group_leaves_the_others_alone():
-  x, kernel = operands(4, (3, 3))
+  x, kernel, _ = arrays('groups')
   changed = x.copy()
   changed[..., 4:8] += 1
-  a, b = (grouped_conv(v, kernel) for v in (x, changed))
+  a, b = (conv(v, kernel) for v in (x, changed))
   moved = np.abs(a - b).max((0, 1, 2)) > 0
   assert np.flatnonzero(moved).tolist() == list(range(6, 12))
 
 
-def test_keeps_bfloat16():
-  x, kernel = operands(4, (3, 3))
-  gradient = jax.grad(lambda kernel, x: grouped_conv(x, kernel).astype(jnp.float32).sum())
-  coarse = jit(gradient, once=True)(*(jnp.asarray(a, jnp.bfloat16) for a in (kernel, x)))
-  assert coarse.dtype == jnp.bfloat16
-  exact = jit(gradient, once=True)(kernel, x)
-  np.testing.assert_allclose(np.asarray(coarse, np.float32), exact, rtol=0.02, atol=0.5)
-
-
-@pytest.mark.parametrize('kernel_size', [(3, 5), (7, 9), (1, 1)])
-def test_full_window_equals_the_convolution_forwards_and_backwards(kernel_size):
-  x, kernel = operands(1, kernel_size)
-  plain = lambda x, kernel: lax.conv_general_dilated(
-    x, kernel, (1, 1), 'VALID', dimension_numbers=LAYOUT
-  )
-  expected, pullback = jax.vjp(plain, x, kernel)
-  result, own_pullback = jax.vjp(full_window_conv, x, kernel)
-  np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
-  g = jnp.asarray(np.random.default_rng(1).normal(size=result.shape), jnp.float32)
-  for a, b in zip(own_pullback(g), pullback(g), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-  # Also where this is not a CPU, which is the only one to use it.
-  np.testing.assert_allclose(
-    spread_gradient(g, kernel, x.shape[1:3]), pullback(g)[0], rtol=1e-4, atol=1e-4
-  )
+@pytest.mark.parametrize('name', ['groups', 'rows', 'pointwise', 'few pixels, a large kernel'])
+def test_keeps_bfloat16(name):
+  x, kernel, window = arrays(name)
+  loss = lambda x, kernel: conv(x, kernel, *window).astype(jnp.float32).sum()
+  gradient = functools.partial(jit, once=True)(jax.grad(loss, (0, 1)))
+  coarse = gradient(*(jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)))
+  for a, b in zip(coarse, gradient(x, kernel), strict=True):
+    assert a.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(a, np.float32) - b)
+    assert error.max() < 0.02 * np.abs(b).max()

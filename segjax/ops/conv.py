@@ -141,7 +141,8 @@ def xla_image_gradient(
 def pointwise_image_gradient(g, kernel, shape, strides, padding, dilation):
   """`xla_image_gradient` of a 1x1 kernel without padding and groups: one product."""
   del padding, dilation
-  dx = jnp.einsum('bhwo,io->bhwi', g, kernel[0, 0])
+  dx = _pixels(g) @ kernel[0, 0].T
+  dx = dx.reshape(*g.shape[:3], -1)
   # The input pixels between and behind the strides have no gradient.
   gaps = [
     (0, size - stride * (count - 1) - 1, stride - 1)
@@ -156,15 +157,29 @@ def spread_image_gradient(g, kernel, shape, strides, padding, dilation):
   kh, kw, cin, _ = kernel.shape
   height, width = g.shape[1:3]
   accumulator = jnp.promote_types(g.dtype, jnp.float32)
-  spread = jnp.einsum('bhwo,ijco->ijbhwc', g, kernel, preferred_element_type=accumulator)
+  # [B·H'·W', Cout] times [kh·kw·Cin, Cout]
+  spread = lax.dot_general(
+    _pixels(g),
+    kernel.reshape(kh * kw * cin, -1),
+    (((1,), (1,)), ((), ())),
+    preferred_element_type=accumulator,
+  ).reshape(*g.shape[:3], kh, kw, cin)
   (top, bottom), (left, right) = padding
   size = (shape[1] + top + bottom, shape[2] + left + right)
   dx = jnp.zeros((len(g), *size, cin), accumulator)
   for i in range(kh):
     for j in range(kw):
       row, col = i * dilation[0], j * dilation[1]
-      dx = dx.at[:, row : row + height, col : col + width].add(spread[i, j])
+      dx = dx.at[:, row : row + height, col : col + width].add(spread[:, :, :, i, j])
   return dx[:, top : top + shape[1], left : left + shape[2]].astype(g.dtype)
+
+
+def _pixels(x: Array) -> Array:
+  """f[B, H, W, C] -> f[B · H · W, C].
+
+  A product of arrays of more axes is the same, but XLA transposes them on a CPU before it.
+  """
+  return x.reshape(-1, x.shape[-1])
 
 
 def xla_kernel_gradient(
@@ -189,20 +204,17 @@ def tap_kernel_gradient(x, g, shape, strides, padding, dilation):
   kh, kw, cin, cout = shape
   groups = x.shape[-1] // cin
   x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-  g = g.reshape(*g.shape[:3], groups, cout // groups)
   accumulator = jnp.promote_types(x.dtype, jnp.float32)
   # Distance from the first pixel of the first window to that of the last one, plus 1.
   spans = [s * (n - 1) + 1 for s, n in zip(strides, g.shape[1:3], strict=True)]
+  g = _pixels(g) if groups == 1 else _pixels(g).reshape(-1, groups, cout // groups)
+  equation = 'ni,no->io' if groups == 1 else 'ngi,ngo->igo'
 
   def element(i: int, j: int) -> Array:
     top, left = i * dilation[0], j * dilation[1]
     seen = x[:, top : top + spans[0] : strides[0], left : left + spans[1] : strides[1]]
-    seen = seen.reshape(*g.shape[:4], cin)
-    # The product with fewer rows than columns is the faster one.
-    if cin <= cout // groups:
-      return jnp.einsum('bhwgi,bhwgo->igo', seen, g, preferred_element_type=accumulator)
-    product = jnp.einsum('bhwgo,bhwgi->goi', g, seen, preferred_element_type=accumulator)
-    return product.transpose(2, 0, 1)
+    seen = seen.reshape(*g.shape[:-1], cin)
+    return jnp.einsum(equation, seen, g, preferred_element_type=accumulator)
 
   elements = [element(i, j) for i in range(kh) for j in range(kw)]
   return jnp.stack(elements).reshape(shape).astype(x.dtype)

@@ -116,7 +116,9 @@ def kernel_gradient_form(kernel, g, x, strides, padding, dilation):
     return chunked_kernel_gradient
   # XLA's form gains with the batch, which is the innermost axis of what it reads.
   small = height * width < (256 if batch == 1 else 2048)
-  if batch > 2 or small or kernel[2] < 8:
+  if batch > 3:
+    return batch_kernel_gradient
+  if small or batch > 2 or kernel[2] < 8:
     return xla_kernel_gradient
   return row_kernel_gradient
 
@@ -250,6 +252,34 @@ def row_kernel_gradient(x, g, shape, strides, padding, dilation):
   total = _sum_over_rows(part, x, g, shape, strides, padding, dilation)
   total = total.reshape(cin, kh, kw, cout).transpose(1, 2, 0, 3)
   return total.astype(x.dtype)
+
+
+def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
+  """`xla_kernel_gradient` at stride 1 without groups, of parts of the batch.
+
+  Each part is the convolution of x as [Cin, H, W, B] by g as [H', W', B, Cout]. In a loop these
+  transposes are not fused with what made x and g, which would compute it in the slow order of the
+  transpose.
+  """
+  del strides, dilation
+  count = next(n for n in range(max(2, -(-len(x) // 32)), len(x) + 1) if len(x) % n == 0)
+  size = len(x) // count
+  whole = jnp.promote_types(x.dtype, jnp.float32)
+
+  def add(i: Array, total: Array) -> Array:
+    image, gradient = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, g))
+    return total + lax.conv_general_dilated(
+      image.transpose(3, 1, 2, 0),
+      gradient.transpose(1, 2, 0, 3),
+      (1, 1),
+      padding,
+      dimension_numbers=_LAYOUT,
+      preferred_element_type=whole,
+    )
+
+  kh, kw, cin, cout = shape
+  total = lax.fori_loop(0, count, add, jnp.zeros((cin, kh, kw, cout), whole))
+  return total.transpose(1, 2, 0, 3).astype(x.dtype)
 
 
 def _sum_over_rows(part, x, g, shape, strides, padding, dilation):

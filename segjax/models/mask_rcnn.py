@@ -31,7 +31,14 @@ from segjax.nn.box_head import (
   sample_rois,
 )
 from segjax.nn.fpn import FPN, FPNConfig
-from segjax.nn.mask_head import MaskHead, MaskHeadConfig, MaskMLP, MaskSamples, with_masks
+from segjax.nn.mask_head import (
+  MaskHead,
+  MaskHeadConfig,
+  MaskMLP,
+  MaskSamples,
+  first_positives,
+  with_masks,
+)
 from segjax.nn.resnet import ResNet, ResNetConfig, frozen_parameters
 from segjax.nn.roi import RoIConfig, extract, per_roi
 from segjax.nn.rpn import (
@@ -213,12 +220,16 @@ class MaskRCNN(nn.Module):
       'box': BoxSamples(*box_head(features, rois.valid), rois),
     }
     if self.masks:
-      first = lambda x: x[:, : self.box_head.max_positives]
-      positives = jax.tree.map(first, rois)
-      shared = mask_features is box_features
-      features = first(features) if shared else mask_features(positives.boxes)
-      target = self._mask_targets(positives, instances, image.shape[2], size)
-      outputs['mask'] = MaskSamples(mask_head(features, positives.positive), target, positives)
+      shared = features if mask_features is box_features else None
+
+      def samples(head: nn.Module, rois: SampledRoIs) -> MaskSamples:
+        count = rois.boxes.shape[1]
+        found = mask_features(rois.boxes) if shared is None else shared[:, :count]
+        target = self._mask_targets(rois, instances, image.shape[2], size)
+        return MaskSamples(head(found, rois.positive), target, rois)
+
+      positives = jax.tree.map(lambda x: x[:, : self.box_head.max_positives], rois)
+      outputs['mask'] = first_positives(samples, mask_head, positives)
     return outputs
 
   def _extractors(

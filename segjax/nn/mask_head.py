@@ -1,9 +1,11 @@
 """The mask head: predicts a mask for each RoI (Mask R-CNN, §3, Mask Representation)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax.nn.box_head import SampledRoIs
@@ -80,6 +82,46 @@ class MaskHead(nn.Module):
     init = nn.initializers.normal(0.001)
     score = Conv(self.channels, (1, 1), kernel_init=init, dtype=self.dtype, name='score')
     return score(x).astype(jnp.float32)
+
+
+REMAT=__import__('os').environ.get('REMAT','1')=='1'
+# The slots of the masks are computed for a part of them that has all positives: 1 / 4, 1 / 2 or all.
+_PARTS = (4, 2, 1)
+# With fewer slots the conditional costs more than it saves.
+_LEAST_SLOTS = 64
+
+
+def first_positives(
+  samples: Callable[[nn.Module, SampledRoIs], MaskSamples], head: nn.Module, rois: SampledRoIs
+) -> MaskSamples:
+  """`samples(head, rois)` without most of the work for slots that have no positive RoI.
+
+  In training most of the R' slots can be empty: few proposals overlap an object at first, and an
+  image has few objects. The first R' / 4 or R' / 2 slots are computed if they have all positives of
+  the batch; the others are then zeros, to which the loss gives no weight.
+
+  Args:
+    samples: of rois with any number of slots.
+    head: the mask head.
+    rois: the first R' sampled RoIs, positives first.
+  """
+  slots = rois.positive.shape[1]
+  if slots < _LEAST_SLOTS or head.is_initializing():
+    return samples(head, rois)
+  counts = [slots // part for part in _PARTS]
+
+  def branch(count: int) -> Callable[[nn.Module, SampledRoIs], tuple[Array, Array]]:
+    def run(head: nn.Module, rois: SampledRoIs) -> tuple[Array, Array]:
+      found = samples(head, jax.tree.map(lambda x: x[:, :count], rois))
+      rest = lambda x: jnp.pad(x, [(0, 0), (0, slots - count), *[(0, 0)] * (x.ndim - 2)])
+      return rest(found.logits), rest(found.target)
+
+    return nn.remat(run) if REMAT else run
+
+  needed = rois.positive.sum(1).max()
+  index = jnp.searchsorted(jnp.array(counts), needed)
+  logits, target = nn.switch(index, [branch(count) for count in counts], head, rois)
+  return MaskSamples(logits, target, rois)
 
 
 class MaskMLP(nn.Module):

@@ -84,8 +84,8 @@ class MaskHead(nn.Module):
     return score(x).astype(jnp.float32)
 
 
-REMAT=__import__('os').environ.get('REMAT','1')=='1'
-# The slots of the masks are computed for a part of them that has all positives: 1 / 4, 1 / 2 or all.
+REMAT = __import__('os').environ.get('REMAT', '1') == '1'
+# A quarter, half or all of the slots of masks are computed, whatever has all positives.
 _PARTS = (4, 2, 1)
 # With fewer slots the conditional costs more than it saves.
 _LEAST_SLOTS = 64
@@ -116,7 +116,9 @@ def first_positives(
       rest = lambda x: jnp.pad(x, [(0, 0), (0, slots - count), *[(0, 0)] * (x.ndim - 2)])
       return rest(found.logits), rest(found.target)
 
-    return nn.remat(run) if REMAT else run
+    # What the branches keep for the backward pass is kept for all of them: the smaller ones compute
+    # it again.
+    return nn.remat(run) if count < slots else run
 
   needed = rois.positive.sum(1).max()
   index = jnp.searchsorted(jnp.array(counts), needed)

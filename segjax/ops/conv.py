@@ -95,12 +95,13 @@ conv.defvjp(_forward, _backward)
 
 def image_gradient_form(kernel, g, x, strides, padding, dilation):
   """The form of the gradient with respect to x for a CPU, by the shapes of the three arrays."""
-  if kernel[2] != x[-1]:
-    return xla_image_gradient
-  if _pointwise(kernel, padding):
-    return pointwise_image_gradient
-  if strides == (1, 1) and math.prod(g[:3]) <= _FEW_PIXELS:
-    return spread_image_gradient
+  if kernel[2] == x[-1]:
+    if _pointwise(kernel, padding):
+      return pointwise_image_gradient
+    if strides == (1, 1) and math.prod(g[:3]) <= _FEW_PIXELS:
+      return spread_image_gradient
+    if jax.device_count() == 1:
+      return flipped_image_gradient
   return xla_image_gradient
 
 
@@ -108,18 +109,16 @@ def kernel_gradient_form(kernel, g, x, strides, padding, dilation):
   """The form of the gradient with respect to the kernel for a CPU, by the shapes."""
   if kernel[2] != x[-1] or _pointwise(kernel, padding):
     return tap_kernel_gradient
-  # The loops below read a part of the image at a time: devices that share it would gather it first.
+  # The loops below read a part of the images at a time: devices that share them would gather them.
   if jax.device_count() > 1:
     return xla_kernel_gradient
   batch, height, width = g[:3]
   if strides != (1, 1) or dilation != (1, 1):
     return chunked_kernel_gradient
-  # XLA's form gains with the batch, which is the innermost axis of what it reads.
+  # The batch is the innermost axis of what the form by batch reads, so that it gains with it.
   small = height * width < (256 if batch == 1 else 2048)
-  if batch > 3:
+  if batch > 2 or small or kernel[2] < 8:
     return batch_kernel_gradient
-  if small or batch > 2 or kernel[2] < 8:
-    return xla_kernel_gradient
   return row_kernel_gradient
 
 
@@ -138,6 +137,28 @@ def xla_image_gradient(
   """
   convolve = lambda x: _convolve(x, kernel, strides, padding, dilation)
   return jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
+
+
+def flipped_image_gradient(g, kernel, shape, strides, padding, dilation):
+  """`xla_image_gradient` without groups, by a convolution with the flipped, transposed kernel.
+
+  XLA's is the same, but without its fast convolution on a CPU inside loops and conditionals.
+  """
+  pads = []
+  for axis in (0, 1):
+    reach = dilation[axis] * (kernel.shape[axis] - 1)
+    before = reach - padding[axis][0]
+    spread = strides[axis] * (g.shape[1 + axis] - 1) + 1
+    pads.append((before, shape[1 + axis] + reach - before - spread))
+  return lax.conv_general_dilated(
+    g,
+    kernel[::-1, ::-1].transpose(0, 1, 3, 2),
+    (1, 1),
+    pads,
+    lhs_dilation=strides,
+    rhs_dilation=dilation,
+    dimension_numbers=_LAYOUT,
+  )
 
 
 def pointwise_image_gradient(g, kernel, shape, strides, padding, dilation):
@@ -255,20 +276,22 @@ def row_kernel_gradient(x, g, shape, strides, padding, dilation):
 
 
 def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
-  """`xla_kernel_gradient` at stride 1 without groups, of parts of the batch.
+  """`xla_kernel_gradient` at stride 1 without groups, of up to 32 images at a time.
 
-  Each part is the convolution of x as [Cin, H, W, B] by g as [H', W', B, Cout]. In a loop these
-  transposes are not fused with what made x and g, which would compute it in the slow order of the
-  transpose.
+  Each part is the convolution of x as [Cin, H, W, B] by g as [H', W', B, Cout], as in XLA's form,
+  which has no fast convolution on a CPU inside loops and conditionals. In a loop the transposes are
+  not fused with what made x and g, which would compute that in the slow order of the transpose.
   """
   del strides, dilation
-  count = next(n for n in range(max(2, -(-len(x) // 32)), len(x) + 1) if len(x) % n == 0)
+  kh, kw, cin, cout = shape
+  least = 1 if len(x) < 4 else max(2, -(-len(x) // 32))
+  count = next(n for n in range(least, len(x) + 1) if len(x) % n == 0)
   size = len(x) // count
   whole = jnp.promote_types(x.dtype, jnp.float32)
 
-  def add(i: Array, total: Array) -> Array:
+  def part(i: int | Array) -> Array:
     image, gradient = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, g))
-    return total + lax.conv_general_dilated(
+    return lax.conv_general_dilated(
       image.transpose(3, 1, 2, 0),
       gradient.transpose(1, 2, 0, 3),
       (1, 1),
@@ -277,8 +300,11 @@ def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
       preferred_element_type=whole,
     )
 
-  kh, kw, cin, cout = shape
-  total = lax.fori_loop(0, count, add, jnp.zeros((cin, kh, kw, cout), whole))
+  if count == 1:
+    total = part(0)
+  else:
+    add = lambda i, total: total + part(i)
+    total = lax.fori_loop(0, count, add, jnp.zeros((cin, kh, kw, cout), whole))
   return total.transpose(1, 2, 0, 3).astype(x.dtype)
 
 

@@ -25,6 +25,7 @@ CASES = {
   'rows': ((1, 40, 33, 16), (3, 3), 1, ONE, SAME, ONE),
   'rows, uneven': ((2, 61, 40, 8), (4, 3), 1, ONE, ((2, 1), (0, 0)), ONE),
   'one image, a strided stem': ((1, 64, 48, 3), (7, 7), 1, (2, 2), ((3, 3), (3, 3)), ONE),
+  'a batch in parts': ((6, 15, 12, 4), (3, 2), 1, ONE, ((1, 1), (0, 2)), ONE),
   'groups': ((2, 7, 9, 16), (3, 3), 4, (2, 2), SAME, ONE),
   'groups, uneven': ((2, 7, 9, 16), (3, 2), 2, (1, 2), ((2, 0), (0, 1)), (2, 3)),
   'groups, pointwise': ((2, 7, 9, 16), (1, 1), 8, ONE, NONE, ONE),
@@ -34,12 +35,13 @@ IMAGE_FORMS = [
   conv_lib.xla_image_gradient,
   conv_lib.pointwise_image_gradient,
   conv_lib.spread_image_gradient,
+  conv_lib.flipped_image_gradient,
 ]
 KERNEL_FORMS = [
-  conv_lib.xla_kernel_gradient,
   conv_lib.tap_kernel_gradient,
   conv_lib.chunked_kernel_gradient,
   conv_lib.row_kernel_gradient,
+  conv_lib.batch_kernel_gradient,
 ]
 
 
@@ -120,6 +122,7 @@ def test_several_devices_have_no_loop_over_images(monkeypatch):
   shapes = kernel.shape, gradient_of(x, kernel, window).shape, x.shape
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
   assert conv_lib.kernel_gradient_form(*shapes, *window) is conv_lib.xla_kernel_gradient
+  assert conv_lib.image_gradient_form(*shapes, *window) is conv_lib.xla_image_gradient
 
 
 def test_the_gradient_is_defined_on_every_platform():

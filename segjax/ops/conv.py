@@ -26,6 +26,8 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 _FEW_PIXELS = 512
 # Floats of the image that a step of a loop over rows reads: with the gradient they fit in a cache.
 _CHUNK = 160_000
+# Elements of a kernel: 3x3 of 1024 channels have 9 million, FCN's fc6 100 million.
+_LARGE_KERNEL = 10_000_000
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -117,7 +119,9 @@ def kernel_gradient_form(kernel, g, x, strides, padding, dilation):
     return chunked_kernel_gradient
   # The batch is the innermost axis of what the form by batch reads, so that it gains with it.
   small = height * width < (256 if batch == 1 else 2048)
-  if batch > 2 or small or kernel[2] < 8:
+  # Each step of the form by rows adds to the whole gradient.
+  large = math.prod(kernel) > _LARGE_KERNEL
+  if batch > 2 or small or large or kernel[2] < 8:
     return batch_kernel_gradient
   return row_kernel_gradient
 
@@ -287,6 +291,7 @@ def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
   least = 1 if len(x) < 4 else max(2, -(-len(x) // 32))
   count = next(n for n in range(least, len(x) + 1) if len(x) % n == 0)
   size = len(x) // count
+  x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
   whole = jnp.promote_types(x.dtype, jnp.float32)
 
   def part(i: int | Array) -> Array:
@@ -295,7 +300,7 @@ def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
       image.transpose(3, 1, 2, 0),
       gradient.transpose(1, 2, 0, 3),
       (1, 1),
-      padding,
+      'VALID',
       dimension_numbers=_LAYOUT,
       preferred_element_type=whole,
     )

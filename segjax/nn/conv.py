@@ -56,7 +56,7 @@ def make_norm(
   return group_norm
 
 
-def linen_conv(x, kernel, strides, padding, *, rhs_dilation, **_):
+def linen_conv(x, kernel, strides, padding, *, rhs_dilation=(1, 1), **_):
   """Adapts `conv` to the call in `nn.Conv`; other arguments have their defaults."""
   if isinstance(padding, str):
     reach = [d * (k - 1) + 1 for d, k in zip(rhs_dilation, kernel.shape[:2], strict=True)]

@@ -84,7 +84,6 @@ class MaskHead(nn.Module):
     return score(x).astype(jnp.float32)
 
 
-REMAT = __import__('os').environ.get('REMAT', '1') == '1'
 # A quarter, half or all of the slots of masks are computed, whatever has all positives.
 _PARTS = (4, 2, 1)
 # With fewer slots the conditional costs more than it saves.

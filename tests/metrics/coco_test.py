@@ -28,11 +28,13 @@ def rectangle(box, size=SIZE):
   return inside.astype(np.uint8)
 
 
-def paste(masks, boxes, size):
-  """Fills boxes: what a network's masks of all ones mean."""
-  assert masks.shape[0] == boxes.shape[0]
-  assert masks.shape[1:] == (2, 2)
-  return np.array([rectangle(box, size) for box in boxes]).reshape(-1, *size).astype(bool)
+WHOLE = (slice(None), slice(None))
+
+
+def paste(mask, box, size):
+  """Fills the box: what a network's mask of all ones means."""
+  assert mask.shape == (2, 2)
+  return WHOLE, rectangle(box, size).astype(bool)
 
 
 def encode(mask):
@@ -245,6 +247,9 @@ def test_nothing_is_printed(capsys):
 # pycocotools, used directly.
 
 
+IOU_TYPES = {'box': 'bbox', 'mask': 'segm'}
+
+
 def quietly(function, *args):
   with contextlib.redirect_stdout(io.StringIO()):
     return function(*args)
@@ -254,7 +259,7 @@ def evaluate_directly(truth, results, kind):
   """pycocotools' twelve numbers and {category id: AP}, as its own demonstration gets them."""
 
   def run():
-    evaluation = COCOeval(truth, truth.loadRes(results), coco.KINDS[kind])
+    evaluation = COCOeval(truth, truth.loadRes(results), IOU_TYPES[kind])
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -358,9 +363,9 @@ def check_against_pycocotools(truth, seed, batch_size=16):
   names = [truth.cats[id]['name'] for id in sorted(truth.cats)]
   table = []
 
-  def look_up(masks, boxes, size):
-    del boxes, size
-    return np.array([table[int(mask[0, 0])] for mask in masks])
+  def look_up(mask, box, size):
+    del box, size
+    return WHOLE, table[int(mask[0, 0])].astype(bool)
 
   m = coco.coco_metrics(names, paste=look_up)
   state = []

@@ -14,7 +14,7 @@ Annotations are on the host, in `batch['annotations']`, one dict per image:
                   original pixels, 'area', 'iscrowd', 'rle': {'size': [H, W], 'counts'}}
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from pycocotools import mask as mask_lib
 from segjax.metrics import average_precision
 from segjax.metrics.average_precision import Curves, Objects
 from segjax.metrics.base import Metric
-from segjax.ops.paste_masks import paste_mask
+from segjax.ops.paste_masks import paste_regions
 from segjax.ops.run_lengths import Region, encode_region
 from segjax.types import Detections, SegjaxError
 
@@ -47,17 +47,17 @@ STATS = (
 
 # The detections and the annotations of one image, see `image_result`.
 ImageResult = Mapping[str, Any]
-Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], tuple[Region, np.ndarray]]
+Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[tuple[Region, np.ndarray]]]
 # Boxes f64[n, 4], x, y, width, height; or masks as pycocotools has them.
 _Shapes: TypeAlias = np.ndarray | list[Mapping[str, Any]]
-# How many masks are decoded at a time, each to some hundreds of run lengths.
-_PART = 1000
+# pycocotools' `area` takes at most 255 masks.
+_PART = 255
 
 
 def coco_metrics(
   class_names: Sequence[str],
   kinds: Sequence[str] = ('box', 'mask'),
-  paste: Paste = paste_mask,
+  paste: Paste = paste_regions,
   *,
   min_score: float = 0.5,
 ) -> Metric:
@@ -116,8 +116,8 @@ def image_result(
     detections: boxes f32[K, 4] in input pixels, classes i32[K], scores f32[K], valid bool[K] and,
       with `paste`, masks f32[K, M, M].
     annotation: an entry of `batch['annotations']`.
-    paste: `(mask f32[M, M], box f32[4], (height, width)) -> region, bool[rows, columns]`, as
-      `segjax.ops.paste_masks.paste_mask`; None for boxes only.
+    paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> K pairs of a region and
+      bool[rows, columns]`, as `segjax.ops.paste_masks.paste_regions`; None for boxes only.
 
   Returns:
     `annotation`; `boxes` f64[K', 4], x, y, width, height; `classes`; `scores`; and `masks`, COCO's
@@ -130,8 +130,8 @@ def image_result(
   boxes = np.clip(boxes, 0, (size[1], size[0]) * 2)
   masks = None
   if paste is not None:
-    pairs = zip(detections['masks'][valid], boxes.astype(np.float32), strict=True)
-    masks = [encode_region(*paste(mask, box, size), size) for mask, box in pairs]
+    pasted = paste(detections['masks'][valid], boxes.astype(np.float32), size)
+    masks = [encode_region(region, values, size) for region, values in pasted]
   return {
     'annotation': annotation,
     'boxes': np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),

@@ -3,7 +3,7 @@
 import numpy as np
 from pycocotools import mask as mask_lib
 
-Region = tuple[slice, slice]
+from segjax.ops.paste_masks import Region
 
 
 def encode_region(region: Region, values: np.ndarray, size: tuple[int, int]) -> str:
@@ -12,7 +12,7 @@ def encode_region(region: Region, values: np.ndarray, size: tuple[int, int]) -> 
   Equal to pycocotools' `encode` of the complete mask, in time proportional to the region.
 
   Args:
-    region: (rows, columns) of the image, see `segjax.ops.paste_masks.paste_mask`.
+    region: (rows, columns) of the image, see `segjax.ops.paste_masks.paste_regions`.
     values: bool[rows, columns].
     size: (H, W) of the image.
 
@@ -33,5 +33,6 @@ def region_runs(region: Region, values: np.ndarray, size: tuple[int, int]) -> np
   pixels[1:-1].reshape(across, period)[:, :extent] = values.T
   column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), max(period, 1))
   changes = ((columns.start or 0) + column) * height + (rows.start or 0) + row
-  runs = np.diff(changes, prepend=0, append=height * width)
+  ends = np.concatenate([[0], changes, [height * width]])
+  runs = ends[1:] - ends[:-1]
   return runs[:-1] if runs[-1] == 0 and len(runs) > 1 else runs

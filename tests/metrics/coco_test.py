@@ -31,10 +31,10 @@ def rectangle(box, size=SIZE):
 WHOLE = (slice(None), slice(None))
 
 
-def paste(mask, box, size):
-  """Fills the box: what a network's mask of all ones means."""
-  assert mask.shape == (2, 2)
-  return WHOLE, rectangle(box, size).astype(bool)
+def paste(masks, boxes, size):
+  """Fills boxes: what a network's masks of all ones mean."""
+  assert masks.shape == (len(boxes), 2, 2)
+  return [(WHOLE, rectangle(box, size).astype(bool)) for box in boxes]
 
 
 def encode(mask):
@@ -363,9 +363,9 @@ def check_against_pycocotools(truth, seed, batch_size=16):
   names = [truth.cats[id]['name'] for id in sorted(truth.cats)]
   table = []
 
-  def look_up(mask, box, size):
-    del box, size
-    return WHOLE, table[int(mask[0, 0])].astype(bool)
+  def look_up(masks, boxes, size):
+    del boxes, size
+    return [(WHOLE, table[int(number)].astype(bool)) for number in masks.ravel()]
 
   m = coco.coco_metrics(names, paste=look_up)
   state = []

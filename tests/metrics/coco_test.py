@@ -428,6 +428,12 @@ def test_equals_pycocotools_on_real_data():
   assert 0.05 < result['box_ap'] < 0.95
 
 
+def test_more_masks_than_pycocotools_measures_at_a_time():
+  objects, found = [(0, SMALL), (0, MEDIUM)], [(0, 0.9, SMALL), (0, 0.8, MEDIUM)]
+  result = evaluate(*((annotated(i, objects), found) for i in range(150)))
+  assert result['mask_ap_small'] == result['mask_ap_medium'] == pytest.approx(1)
+
+
 def test_results_can_be_read_by_pycocotools(tmp_path):
   images = [
     (annotated(3, [(0, SMALL), (2, MEDIUM)]), FOUND),

@@ -22,7 +22,7 @@ from segjax.data.batch import mean_color
 from segjax.data.frames import Frame, Source
 from segjax.metrics import coco
 from segjax.ops import tiles
-from segjax.ops.paste_masks import paste_masks
+from segjax.ops.paste_masks import paste_regions
 from segjax.result import Result, label_type
 from segjax.run import Loaded, notify
 from segjax.training import compile
@@ -368,7 +368,7 @@ def _objects(loaded: Loaded, image: _Prepared, values: dict[str, Any]) -> dict[s
   }
   masks = getattr(loaded.run.model, 'masks', True)
   rule = loaded.run.experiment.eval.paste
-  paste = functools.partial(paste_masks, rule=rule) if masks else None
+  paste = functools.partial(paste_regions, rule=rule) if masks else None
   found = coco.image_result(values, annotation, paste)
   corner, size = found['boxes'][:, :2], found['boxes'][:, 2:]
   return {

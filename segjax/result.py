@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_lib
 
 from segjax.data.formats import coco
 from segjax.report import overlays
@@ -31,8 +30,8 @@ class Result:
     boxes: f32[n, 4], x0, y0, x1, y1 in pixels, in instance tasks; best first, as the next three.
     classes: i32[n], class index of each object.
     scores: f32[n], probability of each object.
-    encoded_masks: n masks as COCO's compressed run lengths, see `encode_masks`; None without a
-      mask head. `masks` are the same as an array.
+    encoded_masks: n masks as COCO's compressed run lengths (`counts`); None without a mask
+      head. `masks` are the same as an array.
     segments: i32[H, W], the id of the segment of each pixel, 0 for none, in panoptic tasks.
     segments_info: one mapping for each segment with pixels: `id`, `category` (class index), `name`
       of the class, `isthing`, `area` in pixels, and the `score` of a thing where it is known.
@@ -188,13 +187,6 @@ class Result:
       classes[info['id'] - 1] = info['category']
       names[info['id'] - 1] = self.class_names[info['category']]
     return overlays.segments(self.image, self.segments, self.palette[classes], names)
-
-
-def encode_masks(masks: np.ndarray) -> tuple[str, ...]:
-  """bool[n, H, W] as COCO's compressed run lengths, for `Result.encoded_masks`."""
-  return tuple(
-    mask_lib.encode(np.asfortranarray(mask, np.uint8))['counts'].decode() for mask in masks
-  )
 
 
 def label_type(classes: int) -> type[np.unsignedinteger]:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_lib
 
 from segjax.report import overlays
-from segjax.result import Result, encode_masks, label_type
+from segjax.result import Result, label_type
 from segjax.types import SegjaxError
 
 NAMES = ('sky', 'tree', 'a cat')
@@ -23,6 +24,10 @@ def masks():
   return found
 
 
+def encode(mask):
+  return mask_lib.encode(np.asfortranarray(mask, np.uint8))['counts'].decode()
+
+
 def objects(**fields):
   return Result(
     image(),
@@ -31,7 +36,7 @@ def objects(**fields):
       'boxes': np.array([[10, 5, 30, 20], [50, 30, 60, 40.5]], np.float32),
       'classes': np.array([2, 1], np.int32),
       'scores': np.array([0.9, 0.25], np.float32),
-      'encoded_masks': encode_masks(masks()),
+      'encoded_masks': tuple(encode(mask) for mask in masks()),
       **fields,
     },
   )

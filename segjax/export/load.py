@@ -17,9 +17,10 @@ from segjax.data.datasets import DatasetSpec
 from segjax.data.frames import Frame, Source
 from segjax.export import manifest, program
 from segjax.export.write import require
-from segjax.ops.paste_masks import paste_mask
+from segjax.ops.paste_masks import paste_regions
+from segjax.ops.run_lengths import encode_region
 from segjax.predictor import Predictor
-from segjax.result import Result, encode_masks
+from segjax.result import Result
 from segjax.types import SegjaxError
 
 # u8[B, H, W, C] -> outputs by name, see `segjax.export.program.OUTPUTS`.
@@ -140,12 +141,8 @@ def _objects(found: Mapping[str, np.ndarray], size: tuple[int, int], rule: str) 
   valid = found['valid']
   boxes, masks = found['boxes'][valid], None
   if 'masks' in found:
-    masks = []
-    for mask, box in zip(found['masks'][valid], boxes, strict=True):
-      pasted = np.zeros((1, *size), bool)
-      region, values = paste_mask(mask, box, size, rule=rule)
-      pasted[0][region] = values
-      masks += encode_masks(pasted)
+    pasted = paste_regions(found['masks'][valid], boxes, size, rule=rule)
+    masks = [encode_region(region, values, size) for region, values in pasted]
   return {
     'boxes': boxes,
     'classes': found['classes'][valid],

@@ -14,14 +14,17 @@ SegNet's released script differs: it matches the contour pixels one to one (as t
 which is stricter, and it counts predictions on ignored pixels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from segjax.metrics.base import Metric
 from segjax.types import IGNORE_LABEL
+
+# Types of sets of classes, and the number of classes in a set of the largest.
+_SETS, _CLASSES = (np.uint8, np.uint16, np.uint32, np.uint64), 64
 
 
 def boundary_metrics(
@@ -96,38 +99,72 @@ def boundary_f1(
     of_truth, of_prediction: bool[C], whether the class has a contour.
   """
   # The squared tolerance in pixels; the factor compensates rounding of, say, 0.0075 · 2000 = 15.
-  reach = tolerance**2 * np.square(label.shape).sum() * (1 + 1e-9)
-  labeled = label != IGNORE_LABEL
-  f1 = np.zeros(num_classes)
-  has_contour = np.zeros((2, num_classes), bool)
-  for k in range(num_classes):
-    truth, predicted = contour(labeled & (label == k)), contour(labeled & (prediction == k))
-    has_contour[:, k] = truth.any(), predicted.any()
-    if has_contour[:, k].all():
-      precision = (squared_distance(truth)[predicted] <= reach).mean()
-      recall = (squared_distance(predicted)[truth] <= reach).mean()
-      f1[k] = _divide(2 * precision * recall, precision + recall, nothing=0.0)
+  reach = int(tolerance**2 * np.square(label.shape).sum() * (1 + 1e-9))
+  # Pixels of no class are of the class C.
+  truth = np.where(label < num_classes, label, num_classes)
+  known = (label != IGNORE_LABEL) & (prediction < num_classes)
+  maps = (truth, np.where(known, prediction, num_classes))
+  places = [np.flatnonzero(contour(classes) & (classes < num_classes)) for classes in maps]
+  on_contour = [classes.ravel()[place] for classes, place in zip(maps, places, strict=True)]
+  total = np.stack([np.bincount(classes, minlength=num_classes) for classes in on_contour])
+  has_contour = total > 0
+  hits = np.zeros_like(total)
+  both = np.flatnonzero(has_contour.all(0))
+  for start in range(0, len(both), _CLASSES):
+    bits = _class_bits(both[start : start + _CLASSES], num_classes)
+    for side, other in ((0, 1), (1, 0)):
+      contours = np.zeros(label.shape, bits.dtype)
+      contours.ravel()[places[other]] = bits[on_contour[other]]
+      near = spread(contours, reach).ravel()[places[side]] & bits[on_contour[side]]
+      hits[side] += np.bincount(on_contour[side][near > 0], minlength=num_classes)
+  recall, precision = _divide(hits, total, nothing=0.0)
+  f1 = _divide(2 * precision * recall, precision + recall, nothing=0.0)
   return f1, *has_contour
 
 
-def contour(mask: np.ndarray) -> np.ndarray:
-  """The pixels of a mask bool[H, W] that have a 4-neighbor outside of it."""
-  edge = np.zeros_like(mask)
-  across, along = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+def contour(classes: np.ndarray) -> np.ndarray:
+  """The pixels bool[H, W] of a map [H, W] that have a 4-neighbor of another class."""
+  edge = np.zeros(classes.shape, bool)
+  across, along = classes[1:] != classes[:-1], classes[:, 1:] != classes[:, :-1]
   edge[1:] |= across
   edge[:-1] |= across
   edge[:, 1:] |= along
   edge[:, :-1] |= along
-  return edge & mask
+  return edge
 
 
-def squared_distance(mask: np.ndarray) -> np.ndarray:
-  """i64[H, W]: the exact squared Euclidean distance to the nearest pixel of bool[H, W]."""
-  distance = cv2.distanceTransform(
-    (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-  ).astype(np.float64)
-  # Rounding the square corrects the error of OpenCV's float32 root.
-  return np.rint(distance**2).astype(np.int64)
+def spread(bits: np.ndarray, reach: int) -> np.ndarray:
+  """Joins the bits of all pixels within a distance.
+
+  All classes spread together, in time proportional to the distance, where a distance transform
+  would be needed for each class.
+
+  Args:
+    bits: u[H, W], a set of classes for each pixel.
+    reach: the square of the distance in pixels.
+
+  Returns:
+    u[H, W]: the union of the sets of the pixels whose squared distance is at most `reach`.
+  """
+  height, width = bits.shape
+  result, row, half = np.zeros_like(bits), bits.copy(), 0
+  # Rows of the disk from the farthest, which is the shortest, to the one in the middle.
+  for step in range(min(math.isqrt(reach), height - 1), -1, -1):
+    while half < min(math.isqrt(reach - step**2), width - 1):
+      half += 1
+      row[:, half:] |= bits[:, :-half]
+      row[:, :-half] |= bits[:, half:]
+    result[step:] |= row[: height - step]
+    result[: height - step] |= row[step:]
+  return result
+
+
+def _class_bits(classes: np.ndarray, num_classes: int) -> np.ndarray:
+  """u[C + 1]: a bit for each of up to 64 classes, 0 for others."""
+  dtype = next(t for t in _SETS if len(classes) <= 8 * np.dtype(t).itemsize)
+  bits = np.zeros(num_classes + 1, dtype)
+  bits[classes] = np.left_shift(dtype(1), np.arange(len(classes), dtype=dtype))
+  return bits
 
 
 def _divide(a: Any, b: Any, nothing: float = np.nan) -> np.ndarray:

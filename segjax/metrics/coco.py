@@ -1,9 +1,10 @@
 """COCO's average precision and recall of boxes and masks, as pycocotools computes them.
 
 Detections are mapped to the original image: boxes are divided by the scale and clipped, masks are
-pasted at the original size. The official evaluation code then computes AP and AR: IoU 0.50 …
-0.95, 101 recall points, at most 100 detections per class and image, size ranges by annotated area
-(32² and 96² pixels), crowds ignored.
+pasted at the original size. AP and AR follow the official evaluation code: IoU 0.50 … 0.95, 101
+recall points, at most 100 detections per class and image, size ranges by annotated area (32² and
+96² pixels), crowds ignored. pycocotools computes the IoUs, `segjax.metrics.average_precision`
+matches and averages, and the tests compare every number with those of pycocotools alone.
 
 Annotations are on the host, in `batch['annotations']`, one dict per image:
   image_id        a number, unique in the split
@@ -13,23 +14,22 @@ Annotations are on the host, in `batch['annotations']`, one dict per image:
                   original pixels, 'area', 'iscrowd', 'rle': {'size': [H, W], 'counts'}}
 """
 
-import contextlib
-import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from pycocotools import mask as mask_lib
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from segjax.metrics import average_precision
+from segjax.metrics.average_precision import Curves, Objects
 from segjax.metrics.base import Metric
-from segjax.ops.paste_masks import paste_masks
+from segjax.ops.paste_masks import paste_regions
+from segjax.ops.run_lengths import Region, encode_region
 from segjax.types import Detections, SegjaxError
 
-# Kinds of evaluation, and their `iouType` in pycocotools.
-KINDS = {'box': 'bbox', 'mask': 'segm'}
-# The twelve values of `COCOeval.stats`, in order.
+# Kinds of evaluation: by boxes or by masks.
+KINDS = ('box', 'mask')
+# The twelve values of pycocotools' `COCOeval.stats`, in order.
 STATS = (
   'ap',
   'ap50',
@@ -47,13 +47,17 @@ STATS = (
 
 # The detections and the annotations of one image, see `image_result`.
 ImageResult = Mapping[str, Any]
-Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
+Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[tuple[Region, np.ndarray]]]
+# Boxes f64[n, 4], x, y, width, height; or masks as pycocotools has them.
+_Shapes: TypeAlias = np.ndarray | list[Mapping[str, Any]]
+# pycocotools' `area` takes at most 255 masks.
+_PART = 255
 
 
 def coco_metrics(
   class_names: Sequence[str],
   kinds: Sequence[str] = ('box', 'mask'),
-  paste: Paste = paste_masks,
+  paste: Paste = paste_regions,
   *,
   min_score: float = 0.5,
 ) -> Metric:
@@ -112,8 +116,8 @@ def image_result(
     detections: boxes f32[K, 4] in input pixels, classes i32[K], scores f32[K], valid bool[K] and,
       with `paste`, masks f32[K, M, M].
     annotation: an entry of `batch['annotations']`.
-    paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> bool[K, height, width]`, as
-      `segjax.ops.paste_masks.paste_masks`; None for boxes only.
+    paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> K pairs of a region and
+      bool[rows, columns]`, as `segjax.ops.paste_masks.paste_regions`; None for boxes only.
 
   Returns:
     `annotation`; `boxes` f64[K', 4], x, y, width, height; `classes`; `scores`; and `masks`, COCO's
@@ -126,9 +130,8 @@ def image_result(
   boxes = np.clip(boxes, 0, (size[1], size[0]) * 2)
   masks = None
   if paste is not None:
-    # One at a time: all masks of a large image would take hundreds of megabytes.
-    pairs = zip(detections['masks'][valid], boxes.astype(np.float32), strict=True)
-    masks = [_encode(paste(mask[None], box[None], size)[0]) for mask, box in pairs]
+    pasted = paste(detections['masks'][valid], boxes.astype(np.float32), size)
+    masks = [encode_region(region, values, size) for region, values in pasted]
   return {
     'annotation': annotation,
     'boxes': np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
@@ -153,14 +156,14 @@ def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
   Returns:
     2 TP / (2 TP + FP + FN), or NaN if that is 0 / 0.
   """
-  truth = _truth(result, kind)
   chosen = [
     k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score
   ]
-  crowd = np.array([thing['iscrowd'] for thing in truth], bool)
-  classes = np.array([thing['category_id'] for thing in truth], int)
+  things = result['annotation']['objects']
+  crowd = np.array([thing['iscrowd'] for thing in things], bool)
+  classes = np.array([thing['category'] for thing in things], int)
   free, hits, wrong = ~crowd, 0, 0
-  ious = _ious(result, chosen, truth, kind)
+  ious = _ious(_found([result], chosen, kind), _true(things, kind), crowd)
   for row, k in enumerate(chosen):
     near = (ious[row] >= 0.5) & (classes == result['classes'][k])
     if (near & free).any():
@@ -170,20 +173,6 @@ def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
       wrong += 1
   divisor = 2 * hits + wrong + free.sum()
   return float(2 * hits / divisor) if divisor else float('nan')
-
-
-def _ious(
-  result: ImageResult, chosen: Sequence[int], truth: Sequence[Mapping[str, Any]], kind: str
-) -> np.ndarray:
-  """f64[K, N], the IoU of the chosen detections with the objects; of a crowd, as COCO has it."""
-  if not len(chosen) or not truth:
-    return np.zeros((len(chosen), len(truth)))
-  crowd = [thing['iscrowd'] for thing in truth]
-  if kind == 'mask':
-    found = [_rle(result, k) for k in chosen]
-    return mask_lib.iou(found, [thing['segmentation'] for thing in truth], crowd)
-  boxes = np.array([thing['bbox'] for thing in truth], np.float64)
-  return mask_lib.iou(np.asarray(result['boxes'], np.float64)[chosen], boxes, crowd)
 
 
 def scores(
@@ -204,16 +193,16 @@ def scores(
   Raises:
     SegjaxError: two images have the same id.
   """
-  evaluated = {kind: _evaluate(results, class_names, kind) for kind in kinds}
+  curves = _curves(results, kinds, len(class_names))
   summary = {
-    f'{kind}_{name}': _known(value)
-    for kind, evaluation in evaluated.items()
-    for name, value in zip(STATS, evaluation.stats, strict=True)
+    f'{kind}_{name}': value
+    for kind in kinds
+    for name, value in zip(STATS, _stats(curves[kind]), strict=True)
   }
   return {
     **summary,
     'per_class': {
-      name: {f'{kind}_ap': _class_ap(evaluated[kind], k) for kind in kinds}
+      name: {f'{kind}_ap': _mean(curves[kind].precision[:, :, k, 0]) for kind in kinds}
       for k, name in enumerate(class_names)
     },
   }
@@ -246,78 +235,103 @@ def coco_results(
   ]
 
 
-def _evaluate(results: Sequence[ImageResult], class_names: Sequence[str], kind: str) -> COCOeval:
-  images = [
-    {'id': int(a['image_id']), 'height': a['height'], 'width': a['width']}
-    for a in (result['annotation'] for result in results)
-  ]
-  if len({image['id'] for image in images}) < len(images):
+def _curves(
+  results: Sequence[ImageResult], kinds: Sequence[str], num_classes: int
+) -> dict[str, Curves]:
+  ids = [int(result['annotation']['image_id']) for result in results]
+  if len(set(ids)) < len(ids):
     raise SegjaxError(
       'two images of the split have the same image_id: make them unique in the data set'
     )
-  truth = [entry for result in results for entry in _truth(result, kind)]
-  found = coco_results(results, range(len(class_names)))
-  for entry in found:
-    entry |= {'area': _area(entry, kind), 'iscrowd': 0}
-  with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-    truth, found = (_index(images, class_names, entries) for entries in (truth, found))
-    evaluation = COCOeval(truth, found, KINDS[kind])
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-  return evaluation
+  # As in pycocotools, the id of the image ranks detections of equal score.
+  results = [results[i] for i in np.argsort(ids)]
+  order, detections = average_precision.order_detections(
+    np.repeat(np.arange(len(results)), [len(result['scores']) for result in results]),
+    _concatenate([result['classes'] for result in results], np.int64),
+    _concatenate([result['scores'] for result in results], np.float64),
+  )
+  things, objects = _objects(results)
+  groups = average_precision.common_groups(detections, objects)
+  curves = {}
+  for kind in kinds:
+    found, true = _found(results, order, kind), _true(things, kind)
+    ious = [_ious(found[rows], true[columns], objects.crowd[columns]) for rows, columns in groups]
+    pairs = average_precision.near_pairs(groups, ious)
+    curves[kind] = average_precision.curves(
+      detections, _areas(found, kind), objects, pairs, num_classes
+    )
+  return curves
 
 
-def _truth(result: ImageResult, kind: str) -> list[dict[str, Any]]:
-  """The objects of an image in the format of pycocotools."""
+def _objects(results: Sequence[ImageResult]) -> tuple[list[Mapping[str, Any]], Objects]:
+  """The objects of all images by class and image: as annotated, and as arrays."""
+  numbered = [(i, x) for i, result in enumerate(results) for x in result['annotation']['objects']]
+  numbered.sort(key=lambda pair: (pair[1]['category'], pair[0]))
+  things = [thing for _, thing in numbered]
+  return things, Objects(
+    images=np.array([i for i, _ in numbered], np.int64),
+    classes=np.array([thing['category'] for thing in things], np.int64),
+    areas=np.array([thing['area'] for thing in things], np.float64),
+    crowd=np.array([thing['iscrowd'] for thing in things], bool),
+  )
+
+
+def _found(results: Sequence[ImageResult], order: Sequence[int], kind: str) -> _Shapes:
+  """The boxes or masks of the detections at `order`, which counts over all images."""
+  if kind == 'box':
+    return _concatenate([result['boxes'] for result in results], np.float64, (4,))[order]
+  places = [(result, k) for result in results for k in range(len(result['scores']))]
+  return [_rle(*places[i]) for i in order]
+
+
+def _true(things: Sequence[Mapping[str, Any]], kind: str) -> _Shapes:
+  if kind == 'box':
+    return np.array([thing['bbox'] for thing in things], np.float64).reshape(-1, 4)
+  return [thing['rle'] for thing in things]
+
+
+def _areas(shapes: _Shapes, kind: str) -> np.ndarray:
+  """f64[n], in pixels."""
+  if kind == 'box':
+    return shapes[:, 2] * shapes[:, 3]
+  parts = [mask_lib.area(shapes[i : i + _PART]) for i in range(0, len(shapes), _PART)]
+  return _concatenate(parts, np.float64)
+
+
+def _ious(found: _Shapes, true: _Shapes, crowd: np.ndarray) -> np.ndarray:
+  """f64[K, N], the IoU of detections with objects; of a crowd, as COCO has it."""
+  if not len(found) or not len(true):
+    return np.zeros((len(found), len(true)))
+  return mask_lib.iou(found, true, crowd)
+
+
+def _stats(curves: Curves) -> list[float]:
+  """The values of `STATS`."""
+  precision, recall = curves
+  half, three_quarters = (average_precision.THRESHOLDS.tolist().index(t) for t in (0.5, 0.75))
   return [
-    {
-      'image_id': int(result['annotation']['image_id']),
-      'category_id': int(thing['category']),
-      'bbox': [float(value) for value in thing['bbox']],
-      'area': float(thing['area']),
-      'iscrowd': int(thing['iscrowd']),
-      **({'segmentation': thing['rle']} if kind == 'mask' else {}),
-    }
-    for thing in result['annotation']['objects']
+    _mean(precision[..., 0]),
+    _mean(precision[half, ..., 0]),
+    _mean(precision[three_quarters, ..., 0]),
+    *(_mean(precision[..., size]) for size in (1, 2, 3)),
+    *(_mean(recall[..., 0, most]) for most in (0, 1, 2)),
+    *(_mean(recall[..., size, -1]) for size in (1, 2, 3)),
   ]
 
 
-def _area(entry: Mapping[str, Any], kind: str) -> float:
-  """The area of the box or the mask, depending on the kind."""
-  if kind == 'mask':
-    return float(mask_lib.area(entry['segmentation']))
-  return entry['bbox'][2] * entry['bbox'][3]
+def _mean(values: np.ndarray) -> float:
+  """The mean of what is not -1; NaN if all are."""
+  values = values[values > -1]
+  return float(values.mean()) if values.size else float('nan')
 
 
-def _index(
-  images: list[dict[str, Any]], class_names: Sequence[str], entries: list[dict[str, Any]]
-) -> COCO:
-  api = COCO()
-  api.dataset = {
-    'images': images,
-    'categories': [{'id': k, 'name': name} for k, name in enumerate(class_names)],
-    # From 1: pycocotools never matches an object with id 0.
-    'annotations': [{'id': number, **entry} for number, entry in enumerate(entries, start=1)],
-  }
-  api.createIndex()
-  return api
-
-
-def _class_ap(evaluation: COCOeval, k: int) -> float:
-  precision = evaluation.eval['precision'][:, :, k, 0, -1]  # all sizes, 100 detections
-  return _known(precision[precision > -1].mean()) if (precision > -1).any() else float('nan')
-
-
-def _known(value: float) -> float:
-  """`value`, or NaN for -1, which pycocotools returns if there is nothing to measure."""
-  return float(value) if value > -1 else float('nan')
+def _concatenate(
+  parts: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...] = ()
+) -> np.ndarray:
+  """The concatenation of any number of arrays [n, *shape], also of none."""
+  return np.concatenate([np.zeros((0, *shape), dtype), *parts]).astype(dtype)
 
 
 def _rle(result: ImageResult, k: int) -> dict[str, Any]:
   annotation = result['annotation']
   return {'size': [annotation['height'], annotation['width']], 'counts': result['masks'][k]}
-
-
-def _encode(mask: np.ndarray) -> str:
-  return mask_lib.encode(np.asfortranarray(mask, np.uint8))['counts'].decode()

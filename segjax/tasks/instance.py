@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import coco
 from segjax.metrics.base import Metric
-from segjax.ops.paste_masks import Rule, paste_masks
+from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.tasks import detection
 from segjax.tasks.base import Task, check_metrics
 from segjax.types import Array, Batch, Fraction, PositiveFloat, SegjaxError, SumCount
@@ -67,14 +67,14 @@ def make_task(
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
       sum of their means.
     draw: `(image f32[H, W, C], size (h, w), annotation, detections, *, paste, threshold) ->
-      {title: u8[H, W, 3]}`; `paste` is `paste_masks` with the rule `config.paste`.
+      {title: u8[H, W, 3]}`; `paste` is `paste_regions` with the rule `config.paste`.
     things: not used; all classes are things.
 
   Raises:
     SegjaxError: a metric needs masks, and the model has no mask head.
   """
   del things
-  paste = functools.partial(paste_masks, rule=config.paste)
+  paste = functools.partial(paste_regions, rule=config.paste)
   views = detection.make_views(config.scales, config.test_time_augmentation)
   threshold = config.draw_threshold
   return Task(

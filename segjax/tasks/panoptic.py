@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from segjax.metrics import coco, panoptic
 from segjax.metrics.base import Metric
 from segjax.ops.panoptic import merge_segments
-from segjax.ops.paste_masks import Rule, paste_masks
+from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.ops.resize import resize_inside
 from segjax.tasks import detection
 from segjax.tasks.base import Task, Tuning, Variables, check_metrics
@@ -149,7 +149,7 @@ def _metrics(
 ) -> dict[str, Metric]:
   isthing = [i in things for i in range(len(class_names))]
   rules = {key: getattr(config, key) for key in ('crowds', 'forgiven', 'unmatched_sq')}
-  paste = functools.partial(paste_masks, rule=config.paste)
+  paste = functools.partial(paste_regions, rule=config.paste)
   return {
     'pq': panoptic.panoptic_metrics(class_names, isthing, **rules),
     'coco': _coco([class_names[i] for i in things], paste),

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from segjax.metrics import boundary
-from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, squared_distance
+from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, spread
 from segjax.tasks.semantic import METRICS
 from segjax.types import IGNORE_LABEL
 
@@ -116,19 +116,21 @@ def test_a_distance_of_exactly_the_tolerance_matches():
 def test_contour_hand_computed():
   mask = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
   # The image border and diagonal neighbors do not form contours.
-  assert (
-    contour(mask).tolist()
-    == np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], bool).tolist()
-  )
+  assert (contour(mask) & mask).tolist() == np.array(
+    [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]], bool
+  ).tolist()
   assert not contour(np.ones((3, 3), bool)).any()
 
 
-def test_squared_distance_is_exact():
+@pytest.mark.parametrize('reach', [0, 1, 2, 20, 25, 90_000])
+def test_spread_reaches_exactly_the_distance(reach):
+  """Of two classes in one set, against an exact distance transform of each."""
   rng = np.random.default_rng(0)
-  mask = rng.random((300, 400)) < 1e-4
-  mask[0, 0] = True
-  expected = ndimage.distance_transform_edt(~mask) ** 2
-  np.testing.assert_array_equal(squared_distance(mask), np.rint(expected))
+  masks = rng.random((2, 30, 40)) < 0.01
+  result = spread((masks[0] + 2 * masks[1]).astype(np.uint8), reach)
+  for k, mask in enumerate(masks):
+    squared = np.rint(ndimage.distance_transform_edt(~mask) ** 2)
+    np.testing.assert_array_equal(result >> k & 1, squared <= reach)
 
 
 def test_a_perfect_prediction_is_1_and_what_is_predicted_on_ignored_pixels_does_not_matter():

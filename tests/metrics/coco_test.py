@@ -28,11 +28,13 @@ def rectangle(box, size=SIZE):
   return inside.astype(np.uint8)
 
 
+WHOLE = (slice(None), slice(None))
+
+
 def paste(masks, boxes, size):
   """Fills boxes: what a network's masks of all ones mean."""
-  assert masks.shape[0] == boxes.shape[0]
-  assert masks.shape[1:] == (2, 2)
-  return np.array([rectangle(box, size) for box in boxes]).reshape(-1, *size).astype(bool)
+  assert masks.shape == (len(boxes), 2, 2)
+  return [(WHOLE, rectangle(box, size).astype(bool)) for box in boxes]
 
 
 def encode(mask):
@@ -245,6 +247,9 @@ def test_nothing_is_printed(capsys):
 # pycocotools, used directly.
 
 
+IOU_TYPES = {'box': 'bbox', 'mask': 'segm'}
+
+
 def quietly(function, *args):
   with contextlib.redirect_stdout(io.StringIO()):
     return function(*args)
@@ -254,7 +259,7 @@ def evaluate_directly(truth, results, kind):
   """pycocotools' twelve numbers and {category id: AP}, as its own demonstration gets them."""
 
   def run():
-    evaluation = COCOeval(truth, truth.loadRes(results), coco.KINDS[kind])
+    evaluation = COCOeval(truth, truth.loadRes(results), IOU_TYPES[kind])
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -360,7 +365,7 @@ def check_against_pycocotools(truth, seed, batch_size=16):
 
   def look_up(masks, boxes, size):
     del boxes, size
-    return np.array([table[int(mask[0, 0])] for mask in masks])
+    return [(WHOLE, table[int(number)].astype(bool)) for number in masks.ravel()]
 
   m = coco.coco_metrics(names, paste=look_up)
   state = []
@@ -421,6 +426,12 @@ def test_equals_pycocotools_on_real_data():
   result = check_against_pycocotools(truth, 0)
   assert 0.05 < result['mask_ap'] < 0.95
   assert 0.05 < result['box_ap'] < 0.95
+
+
+def test_more_masks_than_pycocotools_measures_at_a_time():
+  objects, found = [(0, SMALL), (0, MEDIUM)], [(0, 0.9, SMALL), (0, 0.8, MEDIUM)]
+  result = evaluate(*((annotated(i, objects), found) for i in range(150)))
+  assert result['mask_ap_small'] == result['mask_ap_medium'] == pytest.approx(1)
 
 
 def test_results_can_be_read_by_pycocotools(tmp_path):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from segjax.ops.paste_masks import paste_mask, paste_masks
+from segjax.ops.paste_masks import paste_masks, paste_regions
 
 NAN, INF = math.nan, math.inf
 
@@ -153,8 +153,8 @@ def test_the_region_is_all_that_is_set(rule, monkeypatch):
   whole = paste_masks(masks, boxes, (40, 50), rule=rule)
   # Row by row it is the same.
   monkeypatch.setattr('segjax.ops.paste_masks._BLOCK', 1)
-  for mask, box, expected in zip(masks, boxes, whole, strict=True):
-    (rows, cols), values = paste_mask(mask, box, (40, 50), rule=rule)
+  regions = paste_regions(masks, boxes, (40, 50), rule=rule)
+  for ((rows, cols), values), box, expected in zip(regions, boxes, whole, strict=True):
     assert rows.stop - rows.start <= np.ceil((box[3] - box[1]) * 16 / 14) + 2
     assert cols.stop - cols.start <= np.ceil((box[2] - box[0]) * 16 / 14) + 2
     image = np.zeros((40, 50), bool)

@@ -1,4 +1,8 @@
-"""Compiler options change the speed, not the result."""
+"""Compiler options change the speed, not the result; what is compiled is counted."""
+
+import functools
+import gc
+import os
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +55,82 @@ def test_cache_is_the_users_unless_named(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == '/elsewhere'
   finally:
     jax.config.update('jax_compilation_cache_dir', old)
+
+
+def test_the_collector_is_off_while_a_function_is_traced():
+  seen = []
+
+  def double(x, factor):
+    seen.append(gc.isenabled())
+    return factor * x
+
+  doubled = compile_lib.jit(functools.partial(double, factor=2))
+  assert doubled(3) == 6
+  assert seen == [False] and gc.isenabled()
+  assert 'jit_double' in doubled.lower(3).as_text(), 'a program has the name of its function'
+
+
+def test_the_collector_is_on_again_after_an_error():
+  @compile_lib.jit
+  def fail(x):
+    raise ValueError(x)
+
+  with pytest.raises(ValueError):
+    fail(1)
+  assert gc.isenabled()
+
+
+def test_what_was_off_stays_off():
+  gc.disable()
+  try:
+    assert compile_lib.jit(lambda x: x + 1)(1) == 2
+    assert not gc.isenabled()
+  finally:
+    gc.enable()
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+  """Programs are stored in an empty directory."""
+  from jax.experimental.compilation_cache import compilation_cache
+
+  old = jax.config.jax_compilation_cache_dir
+  compilation_cache.reset_cache()
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  yield tmp_path
+  compilation_cache.reset_cache()
+  jax.config.update('jax_compilation_cache_dir', old)
+
+
+def test_compilations_and_programs_read_are_counted_and_announced(stored):
+  x, lines = np.float32(1), []
+
+  def announced():
+    return compile_lib.announced(compile_lib.jit(lambda x: x * 3), 'the step', lines.append)
+
+  compile_lib.compiler_options()
+  start = compile_lib.compilations()
+  first, second = announced(), announced()
+  assert first(x) == first(x) == 3
+  assert compile_lib.compilations() == (start.programs + 1, start.cached)
+  assert second(x) == second(x) == 3
+  assert compile_lib.compilations() == (start.programs + 2, start.cached + 1)
+  assert [line.rpartition(' in ')[0] for line in lines] == [
+    'the step: compiled',
+    'the step: read from the cache',
+  ]
+  assert float(lines[0].rpartition(' in ')[2].removesuffix(' s')) >= 0
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path):
+  for age, name in enumerate(('new', 'middle', 'old')):
+    path = tmp_path / f'jit_{name}-cache'
+    path.write_bytes(bytes(10))
+    os.utime(path, (1000 - age, 500))
+  (tmp_path / 'of-another-program').write_bytes(bytes(100))
+  compile_lib.prune(tmp_path, 30)
+  assert len(list(tmp_path.iterdir())) == 4
+  compile_lib.prune(tmp_path, 15)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'jit_new-cache', 'of-another-program'}
+  compile_lib.prune(tmp_path / 'missing', 0)

@@ -43,18 +43,24 @@ def test_no_options_but_on_a_cpu(monkeypatch):
   assert compile_lib.compiler_options() == {}
 
 
-def test_cache_is_the_users_unless_named(monkeypatch, tmp_path):
-  old = jax.config.jax_compilation_cache_dir
-  try:
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    jax.config.update('jax_compilation_cache_dir', None)
-    compile_lib.enable_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'segjax' / 'jax')
-    jax.config.update('jax_compilation_cache_dir', '/elsewhere')
-    compile_lib.enable_cache()
-    assert jax.config.jax_compilation_cache_dir == '/elsewhere'
-  finally:
-    jax.config.update('jax_compilation_cache_dir', old)
+@pytest.fixture
+def config():
+  """What a test sets of JAX's config is reset."""
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  old = {name: getattr(jax.config, name) for name in names}
+  yield
+  for name, value in old.items():
+    jax.config.update(name, value)
+
+
+def test_cache_is_the_users_unless_named(config, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  jax.config.update('jax_compilation_cache_dir', None)
+  compile_lib.enable_cache()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'segjax' / 'jax')
+  jax.config.update('jax_compilation_cache_dir', '/elsewhere')
+  compile_lib.enable_cache()
+  assert jax.config.jax_compilation_cache_dir == '/elsewhere'
 
 
 def test_the_collector_is_off_while_a_function_is_traced():
@@ -90,16 +96,14 @@ def test_what_was_off_stays_off():
 
 
 @pytest.fixture
-def stored(monkeypatch, tmp_path):
+def stored(config, tmp_path):
   """Programs are stored in an empty directory."""
   from jax.experimental.compilation_cache import compilation_cache
 
-  old = jax.config.jax_compilation_cache_dir
   compilation_cache.reset_cache()
   jax.config.update('jax_compilation_cache_dir', str(tmp_path))
-  yield tmp_path
+  yield
   compilation_cache.reset_cache()
-  jax.config.update('jax_compilation_cache_dir', old)
 
 
 def test_compilations_and_programs_read_are_counted_and_announced(stored):
@@ -108,12 +112,12 @@ def test_compilations_and_programs_read_are_counted_and_announced(stored):
   def announced():
     return compile_lib.announced(compile_lib.jit(lambda x: x * 3), 'the step', lines.append)
 
-  compile_lib.compiler_options()
+  compile_lib.compiler_options(once=False)  # compiles to try them
   start = compile_lib.compilations()
   first, second = announced(), announced()
-  assert first(x) == first(x) == 3
+  assert float(first(x)) == float(first(x)) == 3
   assert compile_lib.compilations() == (start.programs + 1, start.cached)
-  assert second(x) == second(x) == 3
+  assert float(second(x)) == float(second(x)) == 3
   assert compile_lib.compilations() == (start.programs + 2, start.cached + 1)
   assert [line.rpartition(' in ')[0] for line in lines] == [
     'the step: compiled',

@@ -5,9 +5,11 @@ once, and a command imports its own module when it is chosen.
 """
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Container, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import segjax
@@ -59,6 +61,15 @@ COMMANDS = {
 }
 
 
+def _import(module: str) -> ModuleType:
+  """Imports a module; what imports allocate stays, so that collecting garbage is in vain."""
+  gc.disable()
+  try:
+    return importlib.import_module(module)
+  finally:
+    gc.enable()
+
+
 def make_parser(loaded: Container[str] = COMMANDS) -> argparse.ArgumentParser:
   """The parser of `segjax`.
 
@@ -89,7 +100,7 @@ def make_parser(loaded: Container[str] = COMMANDS) -> argparse.ArgumentParser:
       allow_abbrev=False,
     )
     if name in loaded:
-      module = importlib.import_module(command.module)
+      module = _import(command.module)
       sub.epilog = module.EXAMPLE
       sub.set_defaults(run=module.run)
       sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
@@ -134,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   try:
     if COMMANDS[args.command].computes:
-      importlib.import_module('segjax.run').start_process()
+      _import('segjax.run').start_process()
     return args.run(args)
   except (SegjaxError, OSError) as e:
     if args.debug:

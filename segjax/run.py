@@ -115,6 +115,8 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     draw=draw,
     things=spec.things,
   )
+  # Traced once, for the shapes that the optimizer needs and for the state.
+  task = dataclasses.replace(task, init=jax.jit(compile.traced_fast(task.init)))
   return Run(experiment, task, spec)
 
 
@@ -331,7 +333,8 @@ class Evaluator:
 
   def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
     pipeline.check_objects(*dataset, run.experiment.input, split, notify)
-    self._eval_step = compile.jit(step.make_eval_step(run.task))
+    eval_step = compile.jit(step.make_eval_step(run.task))
+    self._eval_step = compile.announced(eval_step, 'evaluation step', notify)
     self._batches = functools.partial(eval_batches, run, dataset, split, mesh)
     self._task, self._images = run.task, images
 

@@ -1,14 +1,15 @@
 """`segjax train`: starts or resumes a training run."""
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import io
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
@@ -26,6 +27,8 @@ from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, o
 from segjax.training.state import TrainState, eval_variables
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
+
+T = TypeVar('T')
 
 EXAMPLE = """example:
   segjax train --config=unet/scenes --workdir=runs/scenes --config.train.steps=100
@@ -108,19 +111,18 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   evaluator = _make_evaluator(run, eval_dataset, mesh)
   refresh = _make_refresh(run, builder, mesh)
-  example = _first_batch(run, builder)
-  optimizer = run_lib.make_optimizer(run, example)
-  checkpoints = _open_checkpoints(run, workdir)
-  current, evaluated = _restore_or_start(run, optimizer, example, checkpoints, mesh)
-  start = int(current.step)
-  _notify_start(run, workdir, start, size_of(current.params))
-  if start == 0:
-    _notify_large_batch(run, builder)
-    _notify_missing(run, (builder, run.spec), eval_dataset)
   with contextlib.ExitStack() as stack:
+    checkpoints = _open_checkpoints(run, workdir)
     stack.callback(checkpoints.close)
-    batches = _device_batches(run, builder, start, mesh)
-    stack.callback(batches.close)
+    prepared = _prepare(run, builder, checkpoints, mesh, stack)
+    current = prepared.state
+    start, batches = int(current.step), prepared.batches
+    _notify_start(run, workdir, start, size_of(current.params))
+    if start == 0:
+      _notify_large_batch(run, builder)
+      notify_missing = functools.partial(_notify_missing, run, (builder, run.spec), eval_dataset)
+      batches = _beside(batches, prepared.threads, notify_missing)
+    train_step = prepared.compile()
     run_log = None
     if jax.process_index() == 0:
       workdir.note_start({'step': start, **provenance.provenance()})
@@ -128,7 +130,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
     current = loop.run(
       current,
-      _make_train_step(run, optimizer, mesh),
+      compile.announced(train_step, 'train step for another shape', progress.message),
       batches,
       run.experiment.train,
       batch_size=run.experiment.batch.size,
@@ -136,11 +138,92 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       log=run_log,
       progress=progress,
       evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress),
-      evaluated=evaluated,
+      evaluated=prepared.evaluated,
       refresh=refresh,
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
+
+
+class _Prepared(NamedTuple):
+  """What a run needs for its first step.
+
+  Attributes:
+    state: to train from, on the mesh.
+    evaluated: whether it has been evaluated, if that was due.
+    batches: on the mesh, and the names of their examples.
+    compile: compiles the train step, and returns it.
+    threads: that run until the end of the training.
+  """
+
+  state: TrainState
+  evaluated: bool
+  batches: Iterator[tuple[Any, Sequence[str]]]
+  compile: Callable[[], Callable[..., Any]]
+  threads: concurrent.futures.Executor
+
+
+def _prepare(
+  run: Run,
+  builder: Any,
+  checkpoints: checkpoint.Checkpoints,
+  mesh: jax.sharding.Mesh,
+  stack: contextlib.ExitStack,
+) -> _Prepared:
+  """Traces the train step; meanwhile threads compile the first state and read the first batch."""
+  example = _first_batch(run, builder)
+  optimizer = run_lib.make_optimizer(run, example)
+  init = compile.jit(
+    run_lib.init_state(run, optimizer, example),
+    once=True,
+    out_shardings=sharding.replicated(mesh),
+  )
+  key = jax.random.key(run.experiment.train.seed)
+  shapes = jax.eval_shape(init, key)
+  restored = checkpoints.restore('latest', shapes)
+
+  batches = _device_batches(run, builder, restored.step if restored else 0, mesh)
+  stack.callback(batches.close)
+  threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2, 'segjax_train'))
+  first_batch = threads.submit(next, batches)
+  if restored:
+    state = threads.submit(sharding.put_replicated, restored.state, mesh)
+  else:
+    state = threads.submit(init, key)
+  train_step = _make_train_step(run, optimizer, mesh)
+  lowered = train_step.lower(shapes, sharding.put_batch(example, mesh, run.task.batch_spec))
+  current = state.result()
+  if not restored and run.experiment.init_from is not None:
+    current = sharding.put_replicated(run_lib.start_from(current, run), mesh)
+
+  def compile_step() -> Callable[..., Any]:
+    compile.announced(lowered.compile, 'train step', notify)()
+    return train_step  # which finds what was compiled for these shapes
+
+  return _Prepared(
+    state=current,
+    evaluated=restored is None or restored.metrics is not None,
+    batches=_started(first_batch, batches),
+    compile=compile_step,
+    threads=threads,
+  )
+
+
+def _started(first: concurrent.futures.Future[T], rest: Iterator[T]) -> Iterator[T]:
+  yield first.result()
+  yield from rest
+
+
+def _beside(
+  batches: Iterator[T], threads: concurrent.futures.Executor, function: Callable[[], Any]
+) -> Iterator[T]:
+  """The batches; from the second one on, `function` runs in a thread, and its error is raised."""
+  yield next(batches)
+  done = threads.submit(function)
+  for batch in batches:
+    if done.done():
+      done.result()
+    yield batch
 
 
 def _open_log(run: Run, workdir: Workdir, start: int) -> log.RunLog:
@@ -174,26 +257,6 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     best_mode=config.best_mode,
     warn=notify,
   )
-
-
-def _restore_or_start(
-  run: Run,
-  optimizer: optax.GradientTransformation,
-  example: Batch,
-  checkpoints: checkpoint.Checkpoints,
-  mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, bool]:
-  """The state to train from, on the mesh, and whether it has been evaluated, if that was due."""
-  init = run_lib.init_state(run, optimizer, example)
-  key = jax.random.key(run.experiment.train.seed)
-  restored = checkpoints.restore('latest', jax.eval_shape(init, key))
-  if restored is not None:
-    return sharding.put_replicated(restored.state, mesh), restored.metrics is not None
-  current = compile.jit(init, once=True, out_shardings=sharding.replicated(mesh))(key)
-  if run.experiment.init_from is not None:
-    started = run_lib.start_from(current, run)
-    current = sharding.put_replicated(started, mesh)
-  return current, True
 
 
 def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:

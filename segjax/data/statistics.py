@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 from pycocotools import mask as mask_lib
-from scipy import ndimage
 
 from segjax.data.read import Annotations, Example, Reader
 from segjax.data.sample import Size
@@ -294,6 +293,8 @@ def _count(example: Example) -> _Counts:
 
 
 def _count_segments(example: Example) -> _Counts:
+  from scipy import ndimage  # takes a tenth of a second, which only such data needs
+
   ids, labels, _, _ = example.segments
   classes, things = example.reader.spec.num_classes, set(example.reader.spec.things)
   ignored, *areas = np.bincount(ids.ravel(), minlength=len(labels) + 1).tolist()

@@ -10,15 +10,15 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from segjax.report.values import is_percent
+
+# Matplotlib is imported by what plots: a run starts sooner without it.
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 # Light-mode colors; a page sets --series-0, --series-1, ... to replace them.
 SERIES_COLORS = ('#2563eb', '#ea580c', '#0d9488', '#9333ea', '#ca8a04', '#db2777')
@@ -142,7 +142,7 @@ def curve_svg(
     An `<svg>` element.
   """
 
-  def draw(axes: Axes) -> None:
+  def draw(axes: 'Axes') -> None:
     for split, curve in curves.items():
       smoothed = split in noisy and name not in _EXACT and len(curve.steps) >= _FEW_POINTS
       _draw(axes, curve, smoothed, colors[split])
@@ -156,7 +156,7 @@ def series_color(index: int) -> str:
   return SERIES_COLORS[index % len(SERIES_COLORS)]
 
 
-def plot_svg(name: str, draw: Callable[[Axes], None]) -> str:
+def plot_svg(name: str, draw: Callable[['Axes'], None]) -> str:
   """A small plot for a page.
 
   Args:
@@ -166,6 +166,9 @@ def plot_svg(name: str, draw: Callable[[Axes], None]) -> str:
   Returns:
     An `<svg>` element, see `curve_svg`.
   """
+  import matplotlib
+  from matplotlib.figure import Figure
+
   style = {
     'svg.fonttype': 'none',  # text stays text, in the page's font
     'svg.hashsalt': name,  # deterministic ids, different for each plot
@@ -192,7 +195,7 @@ def plot_svg(name: str, draw: Callable[[Axes], None]) -> str:
   return svg
 
 
-def _draw(axes: Axes, curve: Curve, smoothed: bool, index: int) -> None:
+def _draw(axes: 'Axes', curve: Curve, smoothed: bool, index: int) -> None:
   (steps, values), color = curve, series_color(index)
   if smoothed:
     axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
@@ -202,7 +205,9 @@ def _draw(axes: Axes, curve: Curve, smoothed: bool, index: int) -> None:
   axes.plot(steps, values, dashes, color=color, linewidth=1.5, marker=marker, markersize=3)
 
 
-def _style(axes: Axes, name: str, values: np.ndarray) -> None:
+def _style(axes: 'Axes', name: str, values: np.ndarray) -> None:
+  from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
   if name not in _EXACT and values.min() > 0 and values.max() > 100 * values.min():
     axes.set_yscale('log')
   else:
@@ -213,7 +218,7 @@ def _style(axes: Axes, name: str, values: np.ndarray) -> None:
   axes.set_xlim(left=0)
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: 'Axes') -> None:
   axes.grid(axis='y', color=INK, alpha=0.15, linewidth=0.6)
   axes.tick_params(which='both', length=0)
   axes.spines[['top', 'right', 'left']].set_visible(False)

@@ -1,13 +1,15 @@
 """Histograms of what was measured on the examples of a data set, one small SVG each."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from segjax.report.curves import plot_svg, series_color
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
 
 _BINS = 24
 _FEW_BINS = 7
@@ -27,10 +29,12 @@ def histogram_svg(name: str, values: Mapping[str, npt.ArrayLike], colors: Mappin
   Returns:
     An `<svg>` element, see `curves.plot_svg`.
   """
+  from matplotlib.ticker import MaxNLocator, PercentFormatter
+
   series = {split: np.asarray(v) for split, v in values.items() if len(v)}
   edges, logarithmic = bin_edges(np.concatenate(list(series.values())))
 
-  def draw(axes: Axes) -> None:
+  def draw(axes: 'Axes') -> None:
     axes.hist(
       list(series.values()),
       edges,

@@ -1,15 +1,15 @@
 """The log of a run: `metrics.jsonl`, TensorBoard events, and the loggers of its config."""
 
 import datetime
+import importlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
 
 from segjax.training.loggers import Logger, finite
 
@@ -31,7 +31,9 @@ class RunLog:
     self._path = workdir / 'metrics.jsonl'
     self._keep_until(start_step)
     self._file = self._path.open('a', encoding='utf-8')
-    self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start_step + 1)
+    self._tensorboard = _import_tensorboard()
+    directory = str(workdir / 'tensorboard')
+    self._events = self._tensorboard.SummaryWriter(directory, purge_step=start_step + 1)
 
   def _keep_until(self, step: int) -> None:
     if not self._path.exists():
@@ -57,7 +59,8 @@ class RunLog:
     lines = (f'    {key}: {json.dumps(value)}\n' for key, value in sorted(config.items()))
     self._events.add_text('config', ''.join(lines))  # indented: a block of code in Markdown
     values = {key: _hyperparameter(value) for key, value in config.items() if value is not None}
-    for summary in hparams(values, dict.fromkeys(measures))[:2]:  # without the end of the session
+    summaries = self._tensorboard.summary.hparams(values, dict.fromkeys(measures))
+    for summary in summaries[:2]:  # without the end of the session
       self._events.file_writer.add_summary(summary)
     self._events.flush()
 
@@ -96,6 +99,18 @@ class RunLog:
     self._events.close()
     for logger in self._loggers:
       logger.close(completed)
+
+
+def _import_tensorboard() -> Any:
+  """tensorboardX without PyTorch, which it imports for a type annotation, in several seconds."""
+  hide = 'torch' not in sys.modules
+  if hide:
+    sys.modules['torch'] = None  # its import raises an ImportError
+  try:
+    return importlib.import_module('tensorboardX')
+  finally:
+    if hide:
+      del sys.modules['torch']
 
 
 def _hyperparameter(value: Any) -> bool | float | str:

@@ -3,6 +3,9 @@
 import commands
 import pytest
 
+from segjax.training import compile
+from segjax.training.log import RunLog
+
 # Fixtures that train: tests that use the same one run on the same pytest-xdist worker.
 TRAINED = ('panoptic_run', 'instance_run', 'semantic_run', 'filled')
 
@@ -27,10 +30,29 @@ def cache(tmp_path_factory):
     yield path
 
 
+# Workdir -> (step, split, programs compiled until then) of each entry of its log.
+COMPILED = {}
+
+
 def trained(tmp_path_factory, task, *args, **kwargs):
   workdir = tmp_path_factory.mktemp('runs') / task
-  assert commands.train(workdir, *args, task=task, **kwargs) == 0
+  entries = COMPILED[workdir] = []
+  scalars = RunLog.scalars
+
+  def counted(self, step, split, values):
+    scalars(self, step, split, values)
+    entries.append((step, split, compile.compilations().programs))
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(RunLog, 'scalars', counted)
+    assert commands.train(workdir, *args, task=task, **kwargs) == 0
   return workdir
+
+
+@pytest.fixture
+def compiled():
+  """`compiled(workdir)`: what `COMPILED` has of the run of a fixture."""
+  return COMPILED.__getitem__
 
 
 @pytest.fixture(scope='session')

@@ -55,6 +55,17 @@ def test_without_a_command_only_the_standard_library_is_imported(arguments):
   assert len(imported) < 60
 
 
+def test_a_training_starts_without_what_only_reports_and_other_frameworks_need():
+  code = (
+    'import gc, sys\nfrom segjax import main\nmain.make_parser(["train"])\n'
+    'assert gc.isenabled()\nprint(*sys.modules)'
+  )
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  imported = {name.partition('.')[0] for name in result.stdout.split()}
+  assert {'jax', 'grain'} <= imported
+  assert not imported & {'matplotlib', 'scipy', 'tensorboardX', 'tensorflow', 'torch'}
+
+
 @pytest.mark.parametrize('name', program.COMMANDS)
 def test_every_command_is_listed_with_its_line(name, capsys):
   with pytest.raises(SystemExit):

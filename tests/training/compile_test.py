@@ -1,4 +1,8 @@
-"""Compiler options change the speed, not the result."""
+"""Compiler options change the speed, not the result; what is compiled is counted."""
+
+import functools
+import gc
+import os
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +43,98 @@ def test_no_options_but_on_a_cpu(monkeypatch):
   assert compile_lib.compiler_options() == {}
 
 
-def test_cache_is_the_users_unless_named(monkeypatch, tmp_path):
-  old = jax.config.jax_compilation_cache_dir
+@pytest.fixture
+def config():
+  """What a test sets of JAX's config is reset."""
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  old = {name: getattr(jax.config, name) for name in names}
+  yield
+  for name, value in old.items():
+    jax.config.update(name, value)
+
+
+def test_cache_is_the_users_unless_named(config, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  jax.config.update('jax_compilation_cache_dir', None)
+  compile_lib.enable_cache()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'segjax' / 'jax')
+  jax.config.update('jax_compilation_cache_dir', '/elsewhere')
+  compile_lib.enable_cache()
+  assert jax.config.jax_compilation_cache_dir == '/elsewhere'
+
+
+def test_the_collector_is_off_while_a_function_is_traced():
+  seen = []
+
+  def double(x, factor):
+    seen.append(gc.isenabled())
+    return factor * x
+
+  doubled = compile_lib.jit(functools.partial(double, factor=2))
+  assert doubled(3) == 6
+  assert seen == [False] and gc.isenabled()
+  assert 'jit_double' in doubled.lower(3).as_text(), 'a program has the name of its function'
+
+
+def test_the_collector_is_on_again_after_an_error():
+  @compile_lib.jit
+  def fail(x):
+    raise ValueError(x)
+
+  with pytest.raises(ValueError):
+    fail(1)
+  assert gc.isenabled()
+
+
+def test_what_was_off_stays_off():
+  gc.disable()
   try:
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    jax.config.update('jax_compilation_cache_dir', None)
-    compile_lib.enable_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'segjax' / 'jax')
-    jax.config.update('jax_compilation_cache_dir', '/elsewhere')
-    compile_lib.enable_cache()
-    assert jax.config.jax_compilation_cache_dir == '/elsewhere'
+    assert compile_lib.jit(lambda x: x + 1)(1) == 2
+    assert not gc.isenabled()
   finally:
-    jax.config.update('jax_compilation_cache_dir', old)
+    gc.enable()
+
+
+@pytest.fixture
+def stored(config, tmp_path):
+  """Programs are stored in an empty directory."""
+  from jax.experimental.compilation_cache import compilation_cache
+
+  compilation_cache.reset_cache()
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  yield
+  compilation_cache.reset_cache()
+
+
+def test_compilations_and_programs_read_are_counted_and_announced(stored):
+  x, lines = np.float32(1), []
+
+  def announced():
+    return compile_lib.announced(compile_lib.jit(lambda x: x * 3), 'the step', lines.append)
+
+  compile_lib.compiler_options(once=False)  # compiles to try them
+  start = compile_lib.compilations()
+  first, second = announced(), announced()
+  assert float(first(x)) == float(first(x)) == 3
+  assert compile_lib.compilations() == (start.programs + 1, start.cached)
+  assert float(second(x)) == float(second(x)) == 3
+  assert compile_lib.compilations() == (start.programs + 2, start.cached + 1)
+  assert [line.rpartition(' in ')[0] for line in lines] == [
+    'the step: compiled',
+    'the step: read from the cache',
+  ]
+  assert float(lines[0].rpartition(' in ')[2].removesuffix(' s')) >= 0
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path):
+  for age, name in enumerate(('new', 'middle', 'old')):
+    path = tmp_path / f'jit_{name}-cache'
+    path.write_bytes(bytes(10))
+    os.utime(path, (1000 - age, 500))
+  (tmp_path / 'of-another-program').write_bytes(bytes(100))
+  compile_lib.prune(tmp_path, 30)
+  assert len(list(tmp_path.iterdir())) == 4
+  compile_lib.prune(tmp_path, 15)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'jit_new-cache', 'of-another-program'}
+  compile_lib.prune(tmp_path / 'missing', 0)

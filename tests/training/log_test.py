@@ -1,7 +1,10 @@
 """The machine-readable record of a run."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +114,19 @@ def test_loggers_are_told_that_a_run_was_stopped(tmp_path):
   with pytest.raises(KeyboardInterrupt), RunLog(tmp_path, loggers=[noted]):
     raise KeyboardInterrupt
   assert noted.calls == [('close', False)]
+
+
+def test_tensorboard_does_not_import_torch(tmp_path):
+  (tmp_path / 'torch.py').write_text('raise AssertionError("imported")')
+  code = (
+    'import pathlib, sys\nfrom segjax.training.log import RunLog\n'
+    f'log = RunLog(pathlib.Path({str(tmp_path)!r}))\n'
+    'log.scalars(1, "train", {"loss": 0.5})\nlog.close()\nprint("torch" in sys.modules)'
+  )
+  path = os.pathsep.join([str(tmp_path), *sys.path])
+  env = {**os.environ, 'PYTHONPATH': path}
+  result = subprocess.run(
+    [sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == 'False'
+  assert list((tmp_path / 'tensorboard').glob('events*'))

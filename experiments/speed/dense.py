@@ -7,13 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from speed import harness, ours
-from speed.row import Options, Row, Work
 
 from segjax.models import fcn, segnet, unet
 from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
 from segjax.nn.vgg import VGG16
+from speed import harness, ours
+from speed.row import Options, Row, Work
 
 # VGG16's stages at toy size.
 _TOY_STAGES = tuple((8, count) for _, count in VGG16)

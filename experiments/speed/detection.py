@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from speed import ours
-from speed.row import Options, Row, Work
 
 from segjax.losses import detection as losses
 from segjax.models import mask_rcnn, panoptic_fpn
 from segjax.tasks import instance
 from segjax.types import Instances
+from speed import ours
+from speed.row import Options, Row, Work
 
 CLASSES = 80
 _RATE = 1e-5

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from speed import machine
 from speed.row import Options, Program, Row, Work
 
@@ -130,30 +131,25 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
   }
 
 
-def added_memory(run: Program, baseline: int) -> int:
-  """Bytes that a program needs at most, beyond `baseline`, once it has run before."""
-  run()
-  gc.collect()
-  with open('/proc/self/clear_refs', 'w') as file:
-    file.write('5')  # resets the peak, VmHWM
-  run()
-  return memory('VmHWM') - baseline
-
-
-def memory(field: str = 'VmRSS') -> int:
-  """Bytes of resident memory of this process, or another field of its status."""
-  with open('/proc/self/status') as file:
-    line = next(line for line in file if line.startswith(f'{field}:'))
-  return int(line.split()[1]) * 1024
-
-
 def close(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
-  """Asserts that arrays agree to `tolerance` times the greatest magnitude, and says so."""
-  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-  assert ours.shape == theirs.shape, f'{what}: shapes {ours.shape} and {theirs.shape}'
-  error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
-  assert error <= tolerance, f'{what} differ by {error:.1e}'  # also if it is NaN
-  return f'{what} equal to {10.0 ** math.ceil(math.log10(max(error, 1e-9))):.0e}'
+  """Asserts that arrays agree to `tolerance` times the greatest magnitude, and says so.
+
+  Args:
+    ours, theirs: an array, or a list of arrays, of which each has to agree.
+    tolerance: relative to the greatest magnitude in an array.
+    what: plural noun for the sentence.
+  """
+  pairs = zip(*(x if isinstance(x, list | tuple) else [x] for x in (ours, theirs)), strict=True)
+  worst = 0.0
+  for a, b in pairs:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape, f'{what}: shapes {a.shape} and {b.shape}'
+    error = float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+    assert error <= tolerance, f'{what} differ by {error:.1e}'  # also if it is NaN
+    worst = max(worst, error)
+  if not worst:
+    return f'{what} equal bit for bit'
+  return f'{what} equal to {10.0 ** math.ceil(math.log10(worst)):.0e}'
 
 
 def _take_turns(

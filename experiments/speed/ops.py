@@ -5,16 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from speed import harness, ours
-from speed.row import Options, Row, Work
 
 from segjax.ops import pooling, upsample
 from segjax.ops.nms import nms
 from segjax.ops.paste_masks import paste_masks
 from segjax.ops.roi_align import multilevel_roi_align
+from speed import harness, ours
+from speed.row import Options, Row, Work
 
 STRIDES = (4, 8, 16, 32)
 _TOLERANCE = 1e-4
@@ -74,8 +73,9 @@ def _roi_align(bins: int, backward: bool, options: Options) -> Work:
   if not options.peers:
     return Work(run, cost=cost)
   import torch
-  from speed import peers
   from torchvision.ops import MultiScaleRoIAlign
+
+  from speed import peers
 
   their_boxes = [torch.as_tensor(boxes).to(peers.device())]
   programs = {}
@@ -130,8 +130,9 @@ def _nms(count: int, threshold: float, clusters: int, options: Options) -> Work:
   if not options.peers:
     return Work(run, cost=cost)
   import torch
-  from speed import peers
   from torchvision.ops import batched_nms
+
+  from speed import peers
 
   boxes, scores, classes = (torch.as_tensor(a).to(peers.device()) for a in arrays)
 
@@ -257,8 +258,9 @@ def _layer(
   if not options.peers:
     return Work(run, cost=cost)
   import torch
-  from speed import peers
   from torch.nn import functional
+
+  from speed import peers
 
   programs = {}
   for name, layout in peers.LAYOUTS.items():
@@ -290,11 +292,9 @@ def _layer(
 
 def _close(found: Any, others: Mapping[str, list]) -> str:
   for results in others.values():
-    said = [
-      harness.close(a, b, _TOLERANCE, 'outputs and gradients')
-      for a, b in zip(jax.tree.leaves(found), results[0], strict=True)
-    ]
-  return said[-1]
+    leaves = jax.tree.leaves(found)
+    said = harness.close(leaves, list(results[0]), _TOLERANCE, 'outputs and gradients')
+  return said
 
 
 def _row(work: str, make: Any, *args: Any, target: float | None = None) -> Row:

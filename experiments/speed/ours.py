@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from speed.row import Cost, Program
 
 from segjax.losses import dense as losses
 from segjax.tasks import semantic
@@ -15,6 +14,7 @@ from segjax.tasks.base import Task
 from segjax.training import compile as compile_lib
 from segjax.training.state import TrainState
 from segjax.training.step import make_train_step
+from speed.row import Cost, Program
 
 # Of SGD with momentum, on both sides.
 RATE, MOMENTUM = 1e-3, 0.9

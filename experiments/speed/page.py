@@ -9,22 +9,29 @@ from speed.row import Row
 
 TOP = """# Speed
 
-segjax beside the peers that a user would take: torch and torchvision, pycocotools and faster-coco-eval, the public code of PQ. Each row runs in a process of its own, where the
-programs take turns (ours, peer, ours, peer, …); peers run in both memory layouts. **Ratio** is ours over the peer that is fastest by its median, the median over rounds, with the
-least and the greatest round; where it says "times", it is the peer over ours. Equal work is asserted in the run, and what was compared is in the last column. Times are medians.
+segjax beside the peers that a user would take: torch and torchvision, pycocotools and
+faster-coco-eval, the public code of PQ. Each row runs in a process of its own, where the programs
+take turns (ours, peer, ours, peer, …); torch runs in both memory layouts. **Ratio** is ours over
+the peer that is fastest by its median: the median over the rounds, with the least and the greatest
+round. Where it says "times", it is the peer over ours. Equal work is asserted in the run; what was
+compared is in the last column. Times are medians.
 
 ```
 pip install 'segjax[speed]'
 python experiments/speed/run.py --list
 python experiments/speed/run.py --rows='unet_*' --rounds=7
-python experiments/speed/run.py --page > experiments/speed/README.md
+python experiments/speed/run.py --growth
+python experiments/speed/run.py --page
 ```
 
-**Bound** compares the time with what this machine reaches in a 2048² product and in a copy, measured in the same process: the operations of our program (XLA's count of the
-program as written) or its bytes (of the optimized program), whichever takes longer at that rate, as a fraction of the measured time. The body of a loop counts once.
+**Bound** compares the time with what this machine reaches in a 2048² product and in a copy,
+measured in the same process: the operations of our program (XLA's count of the program as written)
+or its bytes (of the optimized program), whichever takes longer at that rate, as a fraction of the
+measured time. The body of a loop counts once.
 
-The raw results, with command, commit, versions, load, processor time, page faults and every round, are in [results.jsonl](results.jsonl). Ideas that were tried, with predicted and measured
-gain, are in [ideas.md](ideas.md).
+The raw results, with command, commit, versions, load, processor time, page faults and every round,
+are in [results.jsonl](results.jsonl). Ideas that were tried, with predicted and measured gain, are
+in [ideas.md](ideas.md).
 """
 
 _COLUMNS = ('work', 'ours', 'fastest peer', 'ratio', 'target', '', 'bound', 'equal work')

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from speed import harness, ours
-from speed.row import Options, Program
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+from speed import harness, ours
+from speed.row import Options, Program
 
 torch.set_num_threads(harness.cores())
 LAYOUTS = {'torch NCHW': torch.contiguous_format, 'torch NHWC': torch.channels_last}

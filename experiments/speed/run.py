@@ -1,13 +1,14 @@
 """Measures segjax beside the peers that a user would take, and writes the page.
 
   python experiments/speed/run.py [--rows=unet_train,nms_8000] [--rounds=7] [--compile]
+  python experiments/speed/run.py --growth
   python experiments/speed/run.py --list
   python experiments/speed/run.py --page
 
-Each row runs in a process of its own, where our program and the peers' take turns (ours, peer, ours,
-peer); its result is a line of `results.jsonl`. The peers of most rows are torch and torchvision:
-`pip install 'segjax[speed]'`. Without them a row says what is missing and measures ours alone. A row that
-fails is reported, and leaves the others alone.
+Each row runs in a process of its own, where our program and the peers' take turns (ours, peer,
+ours, peer); its result is a line of `results.jsonl`. The peers of most rows are torch and
+torchvision: `pip install 'segjax[speed]'`. Without them a row says what is missing and measures
+ours alone. A row that fails is reported, and leaves the others alone.
 """
 
 import argparse
@@ -24,11 +25,10 @@ HERE = Path(__file__).resolve().parent
 # The modules of this directory are the package `speed`; the package under test is this checkout's.
 sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
+from segjax.training import compile as compile_lib  # noqa: E402
 from speed import harness, machine, page, results  # noqa: E402
 from speed.row import Options  # noqa: E402
 from speed.rows import KINDS, ROWS  # noqa: E402
-
-from segjax.training import compile as compile_lib  # noqa: E402
 
 
 def main() -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from speed import peers
-from speed.row import Options, Program
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -16,6 +14,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from segjax.convert import torchvision_detection
 from segjax.convert.table import convert
+from speed import peers
+from speed.row import Options, Program
 
 # Factors of layers of the random weights, so that the network proposes boxes that differ from the
 # anchors and detects as many objects as it may.

@@ -1,8 +1,11 @@
 """`segjax` as users start it: in a fresh process."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,3 +55,10 @@ def train_arguments(
     f'--workdir={workdir}',
     *(f'--config.{key}={value}' for key, value in given.items()),
   ]
+
+
+def scratch() -> Path:
+  """A new directory, which is removed when this process ends."""
+  path = Path(tempfile.mkdtemp(prefix='segjax-speed-'))
+  atexit.register(shutil.rmtree, path, ignore_errors=True)
+  return path

@@ -64,11 +64,8 @@ def _inference(
 def _training(
   network: Callable[[Options], Any], shape: tuple[int, ...], toy: tuple[int, ...], options: Options
 ) -> Work:
-  image = _image(options.pick(shape, toy))
   model, their = network(options)
-  variables = ours.variables(model, image)
-  size = jax.eval_shape(model.apply, variables, image).shape[:3]
-  label = np.random.default_rng(1).integers(0, model.classes, size).astype(np.int32)
+  image, label, variables = training_inputs(model, options.pick(shape, toy))
   batch = {'image': image, 'label': label, 'valid': np.ones(len(image), bool)}
   run, cost = ours.training(ours.dense_task(model), variables, batch)
   if not options.peers:
@@ -78,6 +75,15 @@ def _training(
   make = lambda: peers.load(their(peers), variables)
   programs = peers.training(make, image, peers.cross_entropy(label), options)
   return Work(run, programs, functools.partial(same_losses, 10 * _tolerance(options)), cost)
+
+
+def training_inputs(model: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Any]:
+  """Images of a shape, random labels of the size of the network's output, and variables."""
+  image = _image(shape)
+  variables = ours.variables(model, image)
+  size = jax.eval_shape(model.apply, variables, image).shape[:3]
+  label = np.random.default_rng(1).integers(0, model.classes, size).astype(np.int32)
+  return image, label, variables
 
 
 class _ResNetFPN(nn.Module):

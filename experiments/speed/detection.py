@@ -20,7 +20,9 @@ _LOSSES = ('rpn_class', 'rpn_box', 'box_class', 'box_regression', 'mask')
 _TOY_SIZE = (64, 96)
 
 
-def network(options: Options, kind: Any = mask_rcnn.MaskRCNN, **more: Any) -> Any:
+def network(
+  options: Options, kind: Any = mask_rcnn.MaskRCNN, classes: int = CLASSES, **more: Any
+) -> Any:
   """Our network; small at toy size."""
   if options.toy:
     more |= {
@@ -30,7 +32,7 @@ def network(options: Options, kind: Any = mask_rcnn.MaskRCNN, **more: Any) -> An
       'box_head': mask_rcnn.BoxHeadConfig(hidden=16, max_detections=5),
       'mask_head': mask_rcnn.MaskHeadConfig(features=8, convs=1),
     }
-  return kind(CLASSES, dtype=options.dtype, **more)
+  return kind(classes, dtype=options.dtype, **more)
 
 
 def _inference(size: tuple[int, int], options: Options) -> Work:
@@ -138,18 +140,18 @@ def make_task(model: Any) -> Any:
   return instance.make_task(
     model,
     instance.EvalConfig(),
-    class_names=[str(k) for k in range(CLASSES)],
+    class_names=[str(k) for k in range(model.classes)],
     losses={name: getattr(losses, name) for name in _LOSSES},
   )
 
 
-def make_image(size: tuple[int, int], batch: int = 1) -> np.ndarray:
-  """Noise f32[B, H, W, 3]."""
-  return np.random.default_rng(0).standard_normal((batch, *size, 3)).astype(np.float32)
+def make_image(size: tuple[int, int]) -> np.ndarray:
+  """Noise f32[1, H, W, 3]."""
+  return np.random.default_rng(0).standard_normal((1, *size, 3)).astype(np.float32)
 
 
 def make_objects(
-  size: tuple[int, int], count: int, slots: int, batch: int = 1
+  size: tuple[int, int], count: int, slots: int, classes: int = CLASSES
 ) -> tuple[Instances, list[dict[str, np.ndarray]]]:
   """Ellipses of many sizes: ours, packed and padded to `slots`, and as the peer takes them."""
   rng = np.random.default_rng(1)
@@ -159,20 +161,20 @@ def make_objects(
   y, x = np.mgrid[: size[0], : size[1]] + 0.5
   place = lambda t, low, high: ((t - (low + high) / 2) / (high - low)) ** 2
   masks = np.stack([place(x, b[0], b[2]) + place(y, b[1], b[3]) < 0.25 for b in boxes])
-  classes = rng.integers(0, CLASSES, count).astype(np.int32)
+  labels = rng.integers(0, classes, count).astype(np.int32)
 
   def padded(a: np.ndarray) -> np.ndarray:
     rest = np.zeros((slots - count, *a.shape[1:]), a.dtype)
-    return np.broadcast_to(np.concatenate([a, rest]), (batch, slots, *a.shape[1:]))
+    return np.concatenate([a, rest])[None]
 
   arrays = Instances(
     boxes=padded(boxes),
-    classes=padded(classes),
+    classes=padded(labels),
     masks=padded(np.packbits(masks, axis=-1)),
-    crowd=np.zeros((batch, slots), bool),
+    crowd=np.zeros((1, slots), bool),
     valid=padded(np.ones(count, bool)),
   )
-  return arrays, [{'boxes': boxes, 'labels': classes + 1, 'masks': masks}] * batch
+  return arrays, [{'boxes': boxes, 'labels': labels + 1, 'masks': masks}]
 
 
 def make_batch(image: np.ndarray, objects: Instances) -> dict[str, Any]:

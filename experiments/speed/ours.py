@@ -26,7 +26,9 @@ def program(
   """A compiled program for these arguments, and what it costs."""
   lowered = compile_lib.jit(function, donate_argnums=donate).lower(*args)
   compiled = lowered.compile()
-  return compiled, Cost(_count(lowered, 'flops'), _count(compiled, 'bytes accessed'))
+  memory = compiled.memory_analysis()  # None where the backend does not say
+  temporary = float(memory.temp_size_in_bytes) if memory else 0.0
+  return compiled, Cost(_count(lowered, 'flops'), _count(compiled, 'bytes accessed'), temporary)
 
 
 def call(function: Callable[..., Any], *args: Any) -> tuple[Program, Cost]:

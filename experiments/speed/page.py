@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from speed.growth import section as growth_section
+from speed import growth
 from speed.results import Result, latest
 from speed.row import Row
 
@@ -37,11 +37,14 @@ in [ideas.md](ideas.md).
 _COLUMNS = ('work', 'ours', 'fastest peer', 'ratio', 'target', '', 'bound', 'equal work')
 
 
-def render(results: Sequence[Result], kinds: Mapping[str, Mapping[str, Row]]) -> str:
+def render(
+  results: Sequence[Result], grown: Sequence[Result], kinds: Mapping[str, Mapping[str, Row]]
+) -> str:
   """The page as Markdown.
 
   Args:
     results: lines of `results.jsonl`.
+    grown: lines of `growth.jsonl`.
     kinds: see `rows.KINDS`; rows without a result are "not run".
   """
   lines = ['<!-- Written by: python experiments/speed/run.py --page -->', TOP]
@@ -50,13 +53,11 @@ def render(results: Sequence[Result], kinds: Mapping[str, Mapping[str, Row]]) ->
     for kind, rows in kinds.items():
       if any(name in found for name in rows):
         lines += [f'### {kind}', '', *_table(rows, found), '']
-  return '\n'.join([*lines, growth_section()]).rstrip() + '\n'
+  return '\n'.join([*lines, growth.section(grown)]).rstrip() + '\n'
 
 
 def describe(name: str, row: Row, result: Result) -> str:
   """A line on a result, for the terminal."""
-  if 'error' in result:
-    return f'{name}: failed: {result["error"]}'
   cells = dict(zip(_COLUMNS, _cells(row, result), strict=True))
   named = (f'{key} {cell}' for key, cell in cells.items() if key not in ('', 'work') and cell)
   return f'{name}: ' + ', '.join(named) + (f' ({cells[""]})' if cells[''] else '')

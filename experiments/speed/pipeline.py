@@ -1,7 +1,7 @@
 """The input pipeline beside torch's DataLoader with torchvision's transforms v2.
 
-Both read the same JPEG files, written here, and move them in the same ways. What counts is processor
-time, of all threads: images a second a core.
+Both read the same JPEG files, written here, and move them in the same ways. What counts is
+processor time, of all threads: images a second a core.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import functools
 import io
 import itertools
 import json
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from segjax.data import datasets, pipeline
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig, SizeConfig
+from speed import commands
 from speed.row import Options, Program, Row, Work
 
 # ImageNet's, of pixel values 0 to 255.
@@ -221,20 +221,11 @@ def _their_coco(root: Path, short: int, longest: int) -> Any:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-_DIRECTORIES: list[tempfile.TemporaryDirectory] = []
-
-
-def _directory() -> Path:
-  """A directory that stays until the process ends."""
-  _DIRECTORIES.append(tempfile.TemporaryDirectory(prefix='segjax-speed-'))
-  return Path(_DIRECTORIES[-1].name)
-
-
 def _dense(options: Options) -> Work:
   count, size, crop, batch, batches = options.pick(
     (48, (360, 480), (256, 256), 8, 12), (4, (40, 48), (32, 32), 2, 2)
   )
-  root = _directory()
+  root = commands.scratch()
   write_dense(root / 'raw', count, size)
   data = DataConfig(
     name='folder',
@@ -262,7 +253,7 @@ def _dense(options: Options) -> Work:
 def _coco(options: Options) -> Work:
   count, size, short, batches = options.pick((24, (480, 640), 800, 12), (4, (48, 64), 64, 2))
   longest, batch = 1333 * short // 800, 2
-  root = _directory()
+  root = commands.scratch()
   write_coco(root / 'raw', count, size)
   data = DataConfig(
     name='coco_instances/custom',

@@ -1,7 +1,6 @@
 """`segjax predict` on files, beside its network alone."""
 
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +22,7 @@ _PACE = re.compile(r'(\d+) images, ([\d.e+-]+) images/s')
 def _predict(options: Options) -> Work:
   """Seconds an image, after the first, which compiles: both programs return them."""
   count, size, width = options.pick((100, (360, 480), 16), (4, (32, 48), 2))
-  directory = tempfile.TemporaryDirectory(prefix='segjax-speed-')
-  root = Path(directory.name)
+  root = commands.scratch()
   (root / 'images').mkdir()
   rng = np.random.default_rng(0)
   for i in range(count):
@@ -44,7 +42,7 @@ def _predict(options: Options) -> Work:
       commands.segjax(*arguments)
     return root / 'run'
 
-  def run(directory: Any = directory) -> float:
+  def run() -> float:
     out = root / f'out{len(written)}'
     text = commands.segjax(
       'predict', f'--workdir={trained()}', f'--images={root / "images"}', f'--output={out}'

@@ -35,10 +35,12 @@ class Cost(NamedTuple):
   Attributes:
     flops: floating-point operations of the program as written.
     bytes: read and written by the optimized program, caches ignored.
+    temporary: bytes of memory for intermediate results.
   """
 
   flops: float
   bytes: float
+  temporary: float
 
 
 @dataclasses.dataclass

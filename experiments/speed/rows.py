@@ -1,6 +1,17 @@
 """All rows, by kind and name."""
 
-from speed import dense, detection, evaluation, memory, ops, pipeline, predict, startup
+from speed import (
+  dense,
+  detection,
+  evaluation,
+  forms,
+  memory,
+  ops,
+  panoptic,
+  pipeline,
+  predict,
+  startup,
+)
 from speed.row import Row
 
 # Kind, as the table heads it -> name -> row.
@@ -9,9 +20,10 @@ KINDS: dict[str, dict[str, Row]] = {
   'Detection': detection.ROWS,
   'Operations': ops.ROWS,
   'Input pipeline': pipeline.ROWS,
-  'Evaluation': evaluation.ROWS,
+  'Evaluation': evaluation.ROWS | panoptic.ROWS,
   'Prediction': predict.ROWS,
   'Start-up': startup.ROWS,
   'Memory': memory.ROWS,
+  'Other forms of our operations': forms.ROWS,
 }
 ROWS: dict[str, Row] = {name: row for rows in KINDS.values() for name, row in rows.items()}

@@ -4,10 +4,8 @@ import functools
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from speed import commands
@@ -42,8 +40,7 @@ class _Run:
 
   def __init__(self, config: str):
     self.config = config
-    self.directory = tempfile.TemporaryDirectory(prefix='segjax-speed-')
-    self.root = Path(self.directory.name)
+    self.root = commands.scratch()
     self.count = 0
 
   def prepare(self) -> None:

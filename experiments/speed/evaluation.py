@@ -119,10 +119,11 @@ def _coco_peers(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[st
   masks = [{key: value for key, value in entry.items() if key != 'bbox'} for entry in results]
 
   def evaluate(api: Any, evaluator: Any) -> list[float]:
+    # Copies, as `loadRes` adds to the entries.
     numbers: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()):
       for kind, entries in (('bbox', results), ('segm', masks)):
-        evaluation = evaluator(api, api.loadRes(copy.deepcopy(entries)), kind)
+        evaluation = evaluator(api, api.loadRes([dict(entry) for entry in entries]), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -73,7 +73,7 @@ def measure(row: Row, options: Options, rounds: int) -> dict[str, Any]:
   repeats = {name: _repeats(samples[1].wall) for name, samples in first.items()}
   del first
   gc.collect()
-  peak = machine.peak() if work.cost else None
+  peak = machine.peak(options.dtype) if work.cost else None
   rounds = min(rounds, row.rounds or rounds)
   seen = _take_turns(programs, repeats, rounds)
   return {

@@ -28,12 +28,16 @@ _PACKAGES = (
 )
 
 
-def peak(repeats: int = 3) -> dict[str, float]:
-  """The measured peak in float32: `flops`, of a matrix product, and `bytes`, of a copy, a second.
+def peak(dtype: str = 'float32', repeats: int = 3) -> dict[str, float]:
+  """The measured peak a second: `flops`, of a matrix product, and `bytes`, of a copy.
 
   A copy reads and writes: both count.
+
+  Args:
+    dtype: of the matrices.
+    repeats: the least time of so many counts.
   """
-  matrix = jnp.ones((SIDE, SIDE), jnp.float32)
+  matrix = jnp.ones((SIDE, SIDE), dtype)
   array = jnp.ones(ELEMENTS, jnp.float32)
   # In place: a fresh result would cost a page fault for each page.
   add = jax.jit(lambda x: x + 1, donate_argnums=0)

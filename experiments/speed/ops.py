@@ -91,13 +91,15 @@ def _roi_align(bins: int, backward: bool, options: Options) -> Work:
         found = pool(levels, their_boxes, [size])
       grads = torch.autograd.grad(found, list(levels.values()), g) if backward else []
       peers.finish()
-      return [peers.to_numpy(x.detach()) for x in (found, *grads)]
+      return [x.detach() for x in (found, *grads)]
 
     programs[name.replace('torch', 'torchvision')] = their
 
   def same(found: list, others: Mapping[str, list]) -> str:
     features, grads = found[0]
-    return _close([features[0], *grads], others)
+    to_numpy = lambda results: [[peers.to_numpy(x) for x in results[0]]]
+    theirs = {name: to_numpy(results) for name, results in others.items()}
+    return _close([features[0], *grads], theirs)
 
   return Work(run, programs, same, cost)
 

@@ -279,7 +279,7 @@ def training(
 ) -> dict[str, Program]:
   """A step of SGD with momentum, which goes on from the step before; returns its loss."""
   return {
-    name: train_step(model.train(), lambda x: loss(x), image_tensor(image, layout), options)
+    name: train_step(model.train(), loss, image_tensor(image, layout), options)
     for name, model, layout in variants(make, options)
   }
 

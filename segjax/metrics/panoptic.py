@@ -183,7 +183,7 @@ def count_pairs(truth: Array, prediction: Array, num_truth: int, num_prediction:
   """The number of pixels of each pair of segments in one image.
 
   On a CPU, bincount takes less than a hundredth of the time of a product of one-hot matrices
-  (experiments/panoptic_speed).
+  (experiments/speed).
 
   Args:
     truth: i32[H, W], from 0 to `num_truth`.

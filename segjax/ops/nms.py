@@ -26,7 +26,7 @@ def nms(
   `size`, then with itself: "kept unless suppressed by a kept box before it" is iterated on the tile
   until it converges to the sequential result, after as many rounds as the longest chain of
   dependent boxes. This holds `tile` x `size` IoUs at once and needs one step per tile. On a CPU it
-  is faster than one step per box or one step per kept box (experiments/mask_rcnn_speed/nms.py).
+  is faster than one step per box or one step per kept box (experiments/speed).
 
   Args:
     boxes: f32[A, 4].

@@ -19,7 +19,7 @@ from segjax.types import Array, Detections, Segments
 # As in `segjax.ops.paste_masks`: prevents overflow for finite boxes.
 _LIMIT = 1e8
 # Masks are pasted in a window of 1/4, 1/2 or all of the image's sides, the smallest that contains
-# the box. On a CPU it takes 0.4 times as long as on the full image (experiments/panoptic_speed).
+# the box. On a CPU it takes 0.4 times as long as on the full image (experiments/speed).
 _WINDOWS = (4, 2, 1)
 
 
@@ -235,7 +235,7 @@ def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
   """Interpolates f32[cells, ...] linearly: f32[n, ...].
 
   `values[before] + fraction * steps[before]` as a matrix product with two non-zero terms per pixel:
-  on a CPU it takes less than half the time of gathers (experiments/panoptic_speed).
+  on a CPU it takes less than half the time of gathers (experiments/speed).
   """
   table = jnp.concatenate([values[:-1], values[1:] - values[:-1]])
   chosen = (before[:, None] == jnp.arange(values.shape[0] - 1)).astype(values.dtype)

@@ -12,9 +12,8 @@ Two implementations (`form`) give the same result:
 - `matrix`: interpolation is separable, so it is two matrix products, rows @ features @ columns. It
   multiplies with all pixels of all levels, but needs neither gather nor scatter.
 
-The default is `gather`, which is faster on CPUs (experiments/mask_rcnn_speed/roi_align.py). On
-TPUs the default is `matrix`, as scatters are slow there. The defaults for GPU and TPU were not
-measured.
+The default is `gather`, which is faster on CPUs (experiments/speed). On TPUs the default is
+`matrix`, as scatters are slow there. The defaults for GPU and TPU were not measured.
 """
 
 import functools

@@ -1,0 +1,1 @@
+"""Speed of segjax beside its peers: see `run.py`."""

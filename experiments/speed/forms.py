@@ -1,0 +1,202 @@
+"""Other forms of our own operations: why they are not the ones that segjax uses."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segjax.metrics.panoptic import count_pairs
+from segjax.ops import panoptic as panoptic_ops
+from segjax.ops.boxes import iou
+from segjax.ops.nms import nms
+from segjax.ops.roi_align import box_levels, roi_align
+from speed import harness, ops, ours, panoptic
+from speed.row import Options, Program, Row, Work
+
+# --- RoIAlign -------------------------------------------------------------------------------------
+
+
+def every_level(bins: int, levels: Any, boxes: Any, gradient: Any) -> Any:
+  """RoIAlign of every box on every level, then a selection; the same with its gradient."""
+
+  def cut(levels: Any) -> Any:
+    found = [
+      roi_align(
+        level[0],
+        boxes,
+        output_size=bins,
+        spatial_scale=1 / stride,
+        sampling_ratio=2,
+        aligned=False,
+      )
+      for level, stride in zip(levels, ops.STRIDES, strict=True)
+    ]
+    own = box_levels(boxes, strides=ops.STRIDES)[:, None, None, None]
+    choose = lambda a, k: jnp.where(own == k, found[k], a)
+    return functools.reduce(choose, range(len(found)), found[0])[None]
+
+  found, pull = jax.vjp(cut, levels)
+  return found, pull(gradient)[0]
+
+
+def _roi_align(bins: int, options: Options) -> Work:
+  pyramid, boxes, _ = ops.roi_inputs(options)
+  shape = (1, len(boxes), bins, bins, pyramid[0].shape[-1])
+  inputs = pyramid, boxes, np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+  forms: dict[str, Callable[..., Any]] = {
+    name: functools.partial(ops.roi_align, bins, True, form=name) for name in ('gather', 'matrix')
+  }
+  forms['every box on every level'] = functools.partial(every_level, bins)
+  return _compare(forms, inputs)
+
+
+# --- non-maximum suppression ----------------------------------------------------------------------
+
+
+def pick_per_step(boxes: Any, scores: Any, classes: Any, *, threshold: float, size: int) -> Any:
+  """The best remaining box of all, again and again."""
+
+  def step(state: Any) -> Any:
+    count, left, kept = state
+    best = jnp.argmax(left)
+    suppressed = (iou(boxes[best][None], boxes)[0] > threshold) & (classes == classes[best])
+    left = jnp.where(suppressed, -jnp.inf, left).at[best].set(-jnp.inf)
+    return count + 1, left, kept.at[count].set(best)
+
+  unfinished = lambda state: (state[0] < size) & (state[1].max() > -jnp.inf)
+  start = (jnp.int32(0), scores, jnp.zeros(size, jnp.int32))
+  count, _, kept = lax.while_loop(unfinished, step, start)
+  return kept, jnp.arange(size) < count
+
+
+def box_per_step(boxes: Any, scores: Any, classes: Any, *, threshold: float, size: int) -> Any:
+  """Each box in the order of scores, beside those kept so far."""
+  order = jnp.argsort(scores, descending=True, stable=True).astype(jnp.int32)
+
+  def step(state: Any) -> Any:
+    place, count, kept = state
+    i = order[place]
+    rival = (jnp.arange(size) < count) & (classes[kept] == classes[i])
+    keep = ~(rival & (iou(boxes[i][None], boxes[kept])[0] > threshold)).any()
+    return place + 1, count + keep, kept.at[jnp.where(keep, count, size)].set(i, mode='drop')
+
+  unfinished = lambda state: (state[0] < len(order)) & (state[1] < size)
+  start = (jnp.int32(0), jnp.int32(0), jnp.zeros(size, jnp.int32))
+  _, count, kept = lax.while_loop(unfinished, step, start)
+  return kept, jnp.arange(size) < count
+
+
+def tiled(tile: int, boxes: Any, scores: Any, classes: Any, **options: Any) -> Any:
+  """Ours."""
+  return nms(boxes, scores, None, classes, tile=tile, **options)
+
+
+def _nms(options: Options) -> Work:
+  arrays = ops.clustered_boxes(options.pick(4700, 50), 400)
+  forms = {f'tiles of {tile}': functools.partial(tiled, tile) for tile in (128, 64, 256)}
+  forms |= {'a box a step': box_per_step, 'a pick a step': pick_per_step}
+  programs = {
+    name: ours.call(functools.partial(form, threshold=0.5, size=1000), *arrays)[0]
+    for name, form in forms.items()
+  }
+
+  def same(found: list, others: Mapping[str, list]) -> str:
+    mine = ops.kept(found[0])
+    for name, results in others.items():
+      assert np.array_equal(mine, ops.kept(results[0])), name
+    return f'the same {len(mine)} boxes kept'
+
+  return Work(next(iter(programs.values())), dict(list(programs.items())[1:]), same)
+
+
+# --- panoptic segmentation ------------------------------------------------------------------------
+
+
+def one_hot_pairs(truth: Any, prediction: Any, num_truth: int, num_prediction: int) -> Any:
+  """`count_pairs` as matrix products, in blocks small enough for exact counts in float32."""
+  block = 2**14
+  pad = lambda x: jnp.pad(x.ravel(), (0, -x.size % block), constant_values=-1).reshape(-1, block)
+
+  def add(total: Any, part: Any) -> Any:
+    rows, columns = (
+      jax.nn.one_hot(x, n + 1) for x, n in zip(part, (num_truth, num_prediction), strict=True)
+    )
+    return total + (rows.T @ columns).astype(jnp.int32), None
+
+  start = jnp.zeros((num_truth + 1, num_prediction + 1), jnp.int32)
+  return lax.scan(add, start, (pad(truth), pad(prediction)))[0]
+
+
+def _pairs(options: Options) -> Work:
+  del options
+  label, detections, truth = panoptic.panoptic_scene(100)
+  _, ids = panoptic.merge_numpy(label, detections)
+  numbers = {'num_truth': len(truth.valid), 'num_prediction': int(ids.max())}
+  forms = {'bincount': count_pairs, 'one-hot products': one_hot_pairs}
+  return _compare(
+    {name: functools.partial(form, **numbers) for name, form in forms.items()}, (truth.ids, ids)
+  )
+
+
+def gathered(values: Any, before: Any, fraction: Any) -> Any:
+  """`_interpolate` of `segjax.ops.panoptic` by gathers."""
+  return values[before] + fraction[:, None] * (values[1:] - values[:-1])[before]
+
+
+def _merging(options: Options) -> Work:
+  del options
+  label, detections, _ = panoptic.panoptic_scene(100)
+  inputs = jax.tree.map(lambda x: np.asarray(x)[None], (label, detections))
+  used = panoptic_ops._interpolate, panoptic_ops._WINDOWS
+  whole = (1, 1)
+  forms = {
+    'products, windows': used,
+    'gathers, windows': (gathered, used[1]),
+    'products, whole image': (used[0], whole),
+    'gathers, whole image': (gathered, whole),
+  }
+  programs: dict[str, Program] = {}
+  for name, form in forms.items():
+    panoptic_ops._interpolate, panoptic_ops._WINDOWS = form
+    try:  # a form is what is there when the program is traced
+      programs[name] = ours.call(lambda *arrays: panoptic.merge(*arrays).ids, *inputs)[0]
+    finally:
+      panoptic_ops._interpolate, panoptic_ops._WINDOWS = used
+
+  def same(found: list, others: Mapping[str, list]) -> str:
+    differ = [int((np.asarray(found[0]) != np.asarray(r[0])).sum()) for r in others.values()]
+    assert max(differ) < 10, differ  # a probability may be rounded to either side of 0.5
+    return f'the same segments but for {max(differ)} pixels'
+
+  return Work(programs.pop('products, windows'), programs, same)
+
+
+def _compare(forms: Mapping[str, Callable[..., Any]], inputs: tuple[Any, ...]) -> Work:
+  """The first form beside the others, whose outputs have to be equal to rounding."""
+  programs = {name: ours.call(form, *inputs)[0] for name, form in forms.items()}
+
+  def same(found: list, others: Mapping[str, list]) -> str:
+    leaves = jax.tree.leaves(found[0])
+    for results in others.values():
+      said = harness.close(leaves, jax.tree.leaves(results[0]), 1e-4, 'outputs')
+    return said
+
+  first, *_ = forms
+  return Work(programs.pop(first), programs, same)
+
+
+ROWS = {
+  'form_roi_align_7': Row(
+    'RoIAlign 7², forward + backward: gathers', functools.partial(_roi_align, 7)
+  ),
+  'form_roi_align_14': Row(
+    'RoIAlign 14², forward + backward: gathers', functools.partial(_roi_align, 14)
+  ),
+  'form_nms': Row('NMS, 4700 boxes in 400 clusters, IoU .5: tiles of 128', _nms),
+  'form_pairs': Row('pairs of segments, 480 × 640: bincount', _pairs),
+  'form_merging': Row('merging 100 masks: products, windows', _merging),
+}

@@ -49,6 +49,7 @@ ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'training.compile'}
 ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
 ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
+ALLOWED['trained'] = {'types', 'predictor', 'run', 'training.checkpoint', 'workdir'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['api'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'run'}

@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as mask_lib
 
 from segjax.data.formats import coco
+from segjax.data.windows import Windows
 from segjax.report import overlays
 from segjax.types import SegjaxError
 
@@ -18,7 +19,8 @@ class Result:
   """The prediction for one image. What a task does not predict is None.
 
   Attributes:
-    image: u8[H, W, C], upright, with as many channels as the network sees.
+    image: u8[H, W, C], upright, with as many channels as the network sees. `segjax predict` has
+      windows of a large TIFF file instead, see `segjax.data.windows`.
     class_names: one for each class index. In instance tasks, of the objects; in panoptic tasks, of
       things and stuff together.
     palette: u8[classes, 3], the RGB color of each class.
@@ -42,7 +44,7 @@ class Result:
       pixels, …'; empty where it does not.
   """
 
-  image: np.ndarray
+  image: np.ndarray | Windows
   class_names: Sequence[str]
   palette: np.ndarray
   name: str = ''

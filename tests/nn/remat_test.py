@@ -9,7 +9,7 @@ from networks import abstract, filled
 from segjax.models.fcn import FCNResNet
 from segjax.models.unet import UNet
 from segjax.nn.resnet import VARIANTS
-from segjax.training.compile import jit
+from segjax.training.compile import compiler_options
 
 SIDE = 64
 NETWORKS = {
@@ -32,7 +32,18 @@ def compile_gradient(model, variables, image):
     )
     return (logits**2).mean(), new
 
-  return jit(jax.value_and_grad(loss, has_aux=True)).lower(variables['params']).compile()
+  program = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=_options())
+  return program.lower(variables['params']).compile()
+
+
+def _options():
+  """Those of a user's step, in place of what makes the compilation of tests fast.
+
+  XLA's older emitters round an activation that they compute twice in two ways, and the gradient of
+  pooling asks which activation equals the maximum.
+  """
+  newer = {'xla_cpu_use_fusion_emitters': True} if jax.__version__.startswith('0.10.') else {}
+  return compiler_options() | newer
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -52,7 +63,7 @@ def test_the_gradients_are_the_same_in_less_memory(name):
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
   memory = [program.memory_analysis().temp_size_in_bytes for program in (kept, computed)]
-  assert memory[1] < 0.9 * memory[0]
+  assert memory[1] < 0.75 * memory[0]
 
 
 @pytest.mark.parametrize(('fields', 'blocks'), [({}, 4), ({'feature_maps': 'c4'}, 4)])

@@ -14,7 +14,6 @@ from segjax.training.compile import compiler_options
 SIDE = 64
 NETWORKS = {
   'unet': UNet(classes=3, width=8, depth=2, padding='same', norm='batch'),
-  'unet, unpadded': UNet(classes=3, width=8, depth=2),
   'resnet': FCNResNet(classes=3, variant='resnet18', width=8, dropout=0.0),
 }
 
@@ -46,11 +45,10 @@ def _options():
   return compiler_options() | newer
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', ['unet', pytest.param('resnet', marks=pytest.mark.slow)])
 def test_the_gradients_are_the_same_in_less_memory(name):
   model = NETWORKS[name]
-  side = SIDE + 2 * getattr(model, 'margin', 0)
-  image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+  image = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype(np.float32)
   again = model.clone(remat=True)
   shapes, _ = abstract(model, image.shape)
   assert jax.tree.structure(abstract(again, image.shape, train=True)[0]) == (
@@ -66,16 +64,15 @@ def test_the_gradients_are_the_same_in_less_memory(name):
   assert memory[1] < 0.75 * memory[0]
 
 
-@pytest.mark.parametrize(('fields', 'blocks'), [({}, 4), ({'feature_maps': 'c4'}, 4)])
-def test_mask_rcnn_does_so_in_its_backbone(fields, blocks, monkeypatch):
+def test_mask_rcnn_does_so_in_its_backbone(monkeypatch):
   """One block in each of the four stages of the small network."""
   monkeypatch.setitem(VARIANTS, 'shallow', SHALLOW)
   image, size, instances = make_batch()
 
-  def count(train, **keys):
-    model = make_model({**TINY, **fields, **keys})
+  def count(**keys):
+    model = make_model({**TINY, **keys})
     shapes, _ = abstract(model, image, size, instances, KEYS, train=True)
-    apply = lambda v: model.apply(v, image, size, instances, KEYS, train=train, mutable=True)
+    apply = lambda v: model.apply(v, image, size, instances, KEYS, train=True, mutable=True)
     return str(jax.make_jaxpr(apply)(shapes)).count('prevent_cse=True')
 
-  assert (count(True), count(True, remat=True), count(False, remat=True)) == (0, blocks, 0)
+  assert (count(), count(remat=True)) == (0, 4)

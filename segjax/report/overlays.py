@@ -25,7 +25,7 @@ _READABLE = 512
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 # Height of a line of a legend, in pixels.
 _LINE = 18
-# Rows of an image that are blended at once.
+# Rows of an image that are worked on at once: what is between takes many bytes a pixel.
 _STRIP = 512
 # Consecutive shades of a color: (0 for black or 255 for white, weight).
 _TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
@@ -149,7 +149,7 @@ def legend(
 def count_labels(label: npt.ArrayLike, classes: int) -> np.ndarray:
   """How many pixels of i[H, W] each class has, i64[classes]."""
   counts, label = np.zeros(classes, np.int64), np.asarray(label)
-  for top in range(0, len(label), _STRIP):  # `bincount` takes 8 bytes a pixel
+  for top in range(0, len(label), _STRIP):
     counts += np.bincount(label[top : top + _STRIP].ravel(), minlength=classes)[:classes]
   return counts
 
@@ -340,10 +340,13 @@ def write_label_png(path: str | os.PathLike, label: npt.ArrayLike, palette: npt.
   For up to 255 classes: 8 bits, with the class colors as the palette, and 255 for IGNORE_LABEL. For
   more classes: 16 bits without a palette, and 65535 for IGNORE_LABEL.
   """
-  if len(np.asarray(palette)) > _VOID_8:
-    image = Image.fromarray(_with_void(label, palette, void=_VOID_16).astype(np.uint16))
-  else:
-    image = Image.fromarray(_with_void(label, palette, void=_VOID_8).astype(np.uint8))
+  label, wide = np.asarray(label), len(np.asarray(palette)) > _VOID_8
+  stored = np.empty(label.shape, np.uint16 if wide else np.uint8)
+  for top in range(0, len(label), _STRIP):
+    rows = slice(top, top + _STRIP)
+    stored[rows] = _with_void(label[rows], palette, void=_VOID_16 if wide else _VOID_8)
+  image = Image.fromarray(stored)
+  if not wide:
     image.putpalette(_color_table(palette, 256, void=_VOID_8).tobytes())
   image.save(path, format='PNG')
 

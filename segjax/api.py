@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from segjax.cli import train as train_lib
 from segjax.predictor import Predictor
 from segjax.report import curves
 from segjax.result import Result
+from segjax.trained import open_trained
 from segjax.training.checkpoint import Which
-from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
 __all__ = ['Predictor', 'Result', 'Training', 'evaluate', 'load', 'train']
@@ -41,21 +40,10 @@ def load(
 
   Raises:
     SegjaxError: `path` is neither, has no such checkpoint, is corrupt, or was written by a newer
-      version of segjax; a key cannot be set.
+      version of segjax; a key cannot be set; a checkpoint or a key is given for an export.
   """
   run_lib.start_process()
-  path = Path(path)
-  if (path / 'manifest.json').is_file():
-    if overrides:
-      raise SegjaxError(f'{path} is an export, whose config is fixed: remove overrides')
-    # Heavy, and not needed for a run.
-    return importlib.import_module('segjax.export').load_exported(path)
-  if not (path / 'config.json').is_file():
-    raise SegjaxError(
-      f'{path} is neither the workdir of a run (no config.json) nor an export (no manifest.json): '
-      'give the directory of one'
-    )
-  return Predictor(run_lib.load_run(Workdir(str(path)), checkpoint, _pairs(overrides)))
+  return open_trained(Path(path), checkpoint, _pairs(overrides))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from segjax.data import frames, order, pipeline, unusual
+from segjax.data import frames, images, order, pipeline, unusual
 from segjax.data.batch import mean_color
 from segjax.data.frames import Frame, Source
+from segjax.data.windows import Windows
 from segjax.metrics import coco
 from segjax.ops import tiles
 from segjax.ops.paste_masks import paste_regions
@@ -32,6 +34,8 @@ from segjax.types import Detections, SegjaxError, Segments
 # side. Without `config.eval.tile` the blocks are the tiles, and this much of their surroundings
 # is seen with them.
 _WHOLE_PIXELS, _BLOCK, _CONTEXT = 2**24, 1024, 128
+# Pixels of the images that wait in a stage, unless it is a single image.
+_WAITING_PIXELS = 2**25
 # On an accelerator: pixels of the images of a batch, unless its size is given.
 _BATCH_PIXELS = 2**22
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
@@ -44,10 +48,11 @@ Failed = MutableMapping[Path, str]
 
 
 class Job(NamedTuple):
-  """An image to predict, and what reads it."""
+  """An image to predict, what reads it, and how many pixels it has, 0 where nobody knows."""
 
   source: Source
   read: Callable[[], Frame]
+  pixels: int = 0
 
 
 class Network:
@@ -153,18 +158,29 @@ def stream(
   ahead = (batch_size or _default_batch(network.loaded, 1)) + _THREADS
   check = functools.partial(_check, failed)
   with _threads(_THREADS) as pool, _threads(1) as device:
-    ready = check(ordered(pool, prepare, jobs, ahead))
+    ready = check(ordered(pool, prepare, jobs, ahead, lambda job: job.pixels))
     batches = _batches(ready, functools.partial(_batch_limit, network.loaded, batch_size))
     done = check(found for rows in ordered(device, run, batches, 1) for found in rows)
-    yield from ordered(pool, lambda pair: (pair[0].frame, finish(*pair)), done, ahead)
+    pixels = lambda pair: pair[0].frame.area
+    yield from ordered(pool, lambda pair: (pair[0].frame, finish(*pair)), done, ahead, pixels)
 
 
-def file_jobs(sources: Iterable[Source], channels: int, max_pixels: int) -> Iterator[Job]:
-  """What reads the images in files; the frames of a video and pages of a TIFF one after another."""
+def file_jobs(
+  sources: Iterable[Source], channels: int, max_pixels: int, *, windows: bool = False
+) -> Iterator[Job]:
+  """What reads the images in files; the frames of a video and pages of a TIFF one after another.
+
+  Args:
+    sources: the files.
+    channels: 1 for gray, 3 for RGB.
+    max_pixels: a larger image is an error.
+    windows: whether large TIFF files may be read by windows, see `frames.read_frames`.
+  """
+  above = _WHOLE_PIXELS if windows else None
   for source in sources:
-    found = frames.read_frames(source, channels, max_pixels=max_pixels)
+    found = frames.read_frames(source, channels, max_pixels=max_pixels, windows_above=above)
     if source.kind == 'image':
-      yield Job(source, functools.partial(next, found))
+      yield Job(source, functools.partial(next, found), images.count_pixels(source.path))
       continue
     while True:
       try:
@@ -174,7 +190,7 @@ def file_jobs(sources: Iterable[Source], channels: int, max_pixels: int) -> Iter
       except (SegjaxError, OSError) as e:
         yield Job(source, functools.partial(_raise, e))
         break
-      yield Job(source, functools.partial(_return, frame))
+      yield Job(source, functools.partial(_return, frame), frame.area)
 
 
 def _raise(error: Exception) -> Frame:
@@ -183,6 +199,33 @@ def _raise(error: Exception) -> Frame:
 
 def _return(frame: Frame) -> Frame:
   return frame
+
+
+def read(job: Job) -> Frame:
+  """The image of a job.
+
+  Raises:
+    SegjaxError: it cannot be read.
+  """
+  try:
+    return job.read()
+  except OSError as e:
+    path = job.source.path
+    raise SegjaxError(f'{path} cannot be read ({e.strerror or e}): check the file') from e
+
+
+def read_ahead(jobs: Iterable[Job], failed: Failed | None) -> Iterator[Frame]:
+  """The images of jobs, in their order, read in threads; `failed` as for `stream`."""
+  with _threads(_THREADS) as pool:
+    found = ordered(pool, _read_or_fail, jobs, _THREADS, lambda job: job.pixels)
+    yield from _check(failed, found)
+
+
+def _read_or_fail(job: Job) -> Frame | _Failure:
+  try:
+    return read(job)
+  except SegjaxError as e:
+    return _Failure(job.source, e)
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -202,15 +245,30 @@ def ordered(
   function: Callable[[T], U],
   items: Iterable[T],
   ahead: int,
+  pixels: Callable[[T], int] = lambda item: 0,
 ) -> Iterator[U]:
-  """`map` in threads, at most `ahead` items before the one that is asked for."""
-  pending: collections.deque[concurrent.futures.Future[U]] = collections.deque()
+  """`map` in threads, at most `ahead` items before the one that is asked for.
+
+  Of large images fewer: a single one, or so many as have `_WAITING_PIXELS`.
+
+  Args:
+    executor: the threads.
+    function: of an item.
+    items: its arguments.
+    ahead: number of items.
+    pixels: of an item.
+  """
+  pending: collections.deque[tuple[concurrent.futures.Future[U], int]] = collections.deque()
   for item in items:
-    pending.append(executor.submit(function, item))
+    size = pixels(item)
+    while pending and size + sum(other for _, other in pending) > _WAITING_PIXELS:
+      yield pending.popleft()[0].result()
+    pending.append((executor.submit(function, item), size))
+    del item  # which the executor holds as long as it is needed
     if len(pending) > ahead:
-      yield pending.popleft().result()
+      yield pending.popleft()[0].result()
   while pending:
-    yield pending.popleft().result()
+    yield pending.popleft()[0].result()
 
 
 def _check(failed: Failed | None, items: Iterable[Any]) -> Iterator[Any]:
@@ -225,15 +283,9 @@ def _check(failed: Failed | None, items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failure:
-  try:
-    frame = job.read()
-  except SegjaxError as e:
-    return _Failure(job.source, e)
-  except OSError as e:
-    path = job.source.path
-    return _Failure(
-      job.source, SegjaxError(f'{path} cannot be read ({e.strerror or e}): check the file')
-    )
+  frame = _read_or_fail(job)
+  if isinstance(frame, _Failure):
+    return frame
   config, native = loaded.run.experiment.input, frame.pixels.shape[:2]
   # Resized images are as small as the config says.
   own_size = config.data.size.image_size is None and config.data.size.short_side is None
@@ -241,6 +293,7 @@ def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failur
   keys = _keys(config.annotations[-1], own_size, probability)
   if tiled and native[0] * native[1] > _WHOLE_PIXELS:
     return _Prepared(frame, None, native, lambda scores: scores, keys)
+  frame = frame._replace(pixels=np.asarray(frame.pixels))
   batch, restore = pipeline.prepare_image(frame.pixels, config)
   height, width = batch['size'][0].tolist()
   return _Prepared(frame, batch, (height, width), restore, keys)
@@ -419,20 +472,36 @@ def _predict_blocks(network: Network, image: _Prepared) -> dict[str, np.ndarray]
   """
   loaded, pixels = network.loaded, image.frame.pixels
   config = loaded.run.experiment.input
-  height, width, channels = pixels.shape
+  height, width = pixels.shape[:2]
   shape = order.multiple_shape((height, width))
-  if shape != (height, width):  # padded as the whole image would be
-    padded = np.empty((*shape, channels), np.uint8)
-    padded[...] = mean_color(config.data)
-    padded[:height, :width] = pixels
-    pixels = padded
   block, context = _block_size(loaded.run.model, loaded.run.experiment.eval, shape)
   if image.frame.rate is None:
     path = image.frame.source.path
     notify(f'{path}: {width}x{height} pixels, by blocks of {block[1]}x{block[0]}')
   run = functools.partial(_predict_block, network, image.keys)
-  found = tiles.map_blocks(run, pixels, block, context)
+  read = functools.partial(_read_padded, pixels, mean_color(config.data))
+  found = tiles.map_blocks(run, read, shape, block, context, _empty)
   return {key: value[:height, :width] for key, value in found.items()}
+
+
+def _read_padded(
+  pixels: np.ndarray | Windows, color: Any, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+  """Rows and columns of an image, padded with a color at the bottom and right as the whole is."""
+  top, left = rows.min(), columns.min()
+  window = np.empty((rows.max() + 1 - top, columns.max() + 1 - left, pixels.shape[2]), np.uint8)
+  window[...] = color
+  inside = pixels[top : rows.max() + 1, left : columns.max() + 1]
+  window[: inside.shape[0], : inside.shape[1]] = inside
+  return window[(rows - top)[:, None], columns - left]
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """An array for the results of a large image: scores, of many bytes a pixel, are on the disk."""
+  if dtype.kind != 'f':
+    return np.empty(shape, dtype)
+  with tempfile.TemporaryFile() as file:  # which is gone when the array is
+    return np.memmap(file, dtype, 'w+', shape=shape)
 
 
 def _predict_block(

@@ -100,12 +100,15 @@ class Predictor:
   ) -> Iterator[tuple[Frame, Result]]:
     """Yields each image in files with its result.
 
+    The image of a large TIFF file may be what reads windows of it, see `frames.read_frames`, and
+    the scores of a large image may be mapped from the disk.
+
     Args:
       sources: the files, see `frames.find_source`.
       failed: to which what is wrong with a file is added, and the next one is read.
       options: `batch_size` and `probability` of a call.
     """
-    jobs = infer.file_jobs(sources, self.spec.channels, self._max_pixels)
+    jobs = infer.file_jobs(sources, self.spec.channels, self._max_pixels, windows=True)
     return infer.stream(self._network, jobs, failed=failed, **options)
 
   def _stream(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data.formats import coco
+from segjax.data.windows import Windows
 from segjax.report import overlays
 from segjax.types import SegjaxError
 
@@ -17,7 +18,8 @@ class Result:
   """The prediction for one image. What a task does not predict is None.
 
   Attributes:
-    image: u8[H, W, C], upright, with as many channels as the network sees.
+    image: u8[H, W, C], upright, with as many channels as the network sees. `segjax predict` has
+      windows of a large TIFF file instead, see `segjax.data.windows`.
     class_names: one for each class index. In instance tasks, of the objects; in panoptic tasks, of
       things and stuff together.
     palette: u8[classes, 3], the RGB color of each class.
@@ -41,7 +43,7 @@ class Result:
       pixels, …'; empty where it does not.
   """
 
-  image: np.ndarray
+  image: np.ndarray | Windows
   class_names: Sequence[str]
   palette: np.ndarray
   name: str = ''

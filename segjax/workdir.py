@@ -19,6 +19,7 @@ FREE_KEYS = (
   'batch.workers',
   'batch.eval_size',
   'mesh.',
+  'model.remat',
   'train.log_every',
   'train.eval_every',
   'train.checkpoint_every',

@@ -49,6 +49,7 @@ ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'training.compile'}
 ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
 ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
+ALLOWED['trained'] = {'types', 'predictor', 'run', 'training.checkpoint', 'workdir'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['api'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'run'}
@@ -57,7 +58,8 @@ INSIDE_DATA = {
   'config': {'images'},
   'sample': set(),
   'images': set(),
-  'frames': {'images'},
+  'windows': set(),
+  'frames': {'images', 'windows'},
   'weight_map': set(),
   'formats': {'images'},
   'builders': {'formats', 'images', 'guess'},
@@ -70,7 +72,7 @@ INSIDE_DATA = {
   'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},
   'guess': set(),
   'statistics': {'sample', 'read'},
-  'unusual': {'config', 'read', 'statistics'},
+  'unusual': {'config', 'read', 'statistics', 'windows'},
   'augment': {'config', 'sample', 'geometry'},
   'order': {'config', 'sample', 'geometry'},
   'batch': {'config', 'sample', 'geometry'},

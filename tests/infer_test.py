@@ -1,5 +1,6 @@
 """A trained run on images: in batches, and large ones by blocks as the image as a whole."""
 
+import concurrent.futures
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from random_run import CLASSES, load
 from segjax import infer
 from segjax.data.config import SizeConfig
 from segjax.data.frames import Frame, Source, find_source
+from segjax.data.windows import Windows
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
 from segjax.tasks import semantic
@@ -257,3 +259,37 @@ def test_an_image_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
   fail.__code__ = (lambda network, program, batch: 1 / 0).__code__
   with pytest.raises(ZeroDivisionError):
     predict_files(load(PADDED), sources, failed=failed)
+
+
+def test_a_large_tiff_file_is_read_by_windows(tmp_path, small_blocks):
+  tifffile = pytest.importorskip('tifffile')
+  loaded, pixels = load(PADDED, tile=(16, 16)), image(101, 77)
+  balance(loaded, pixels)
+  tifffile.imwrite(tmp_path / 'a.tif', pixels, tile=(32, 32), photometric='rgb')
+  jobs = infer.file_jobs([find_source(tmp_path / 'a.tif')], 3, 10**6, windows=True)
+  ((frame, found),) = infer.stream(infer.Network(loaded), jobs, probability=True)
+  assert isinstance(frame.pixels, Windows) and found.image is frame.pixels
+  (expected,) = predict(loaded, pixels, probability=True)
+  np.testing.assert_array_equal(found.label, expected.label)
+  np.testing.assert_array_equal(found.probability, expected.probability)
+  assert isinstance(found.probability, np.memmap), 'on the disk'
+
+
+def test_large_images_wait_one_by_one():
+  """And small ones as many as are asked for."""
+  alive, most = set(), []
+
+  def items():
+    for n in range(20):
+      alive.add(n)
+      most.append(len(alive))
+      yield n
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for pixels, expected in ((2**26, 2), (2**24, 3), (1, 9)):
+      alive.clear()
+      most.clear()
+      for n in infer.ordered(pool, lambda n: n, items(), 8, lambda n, pixels=pixels: pixels):
+        alive.remove(n)
+      # With the one that is about to wait.
+      assert max(most) == expected

@@ -5,8 +5,8 @@ import argparse
 from segjax.training.checkpoint import Which
 
 
-def add_workdir(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('--workdir', required=True, help='directory of the run')
+def add_workdir(parser: argparse.ArgumentParser, help: str = 'directory of the run') -> None:
+  parser.add_argument('--workdir', required=True, help=help)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

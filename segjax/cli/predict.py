@@ -17,13 +17,14 @@ from segjax.predictor import Predictor, check_no_url, describe_unlike
 from segjax.report import console
 from segjax.result import Result
 from segjax.run import notify
+from segjax.trained import open_trained
 from segjax.types import SegjaxError
-from segjax.workdir import Workdir
 
 EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
   segjax predict --workdir=runs/scenes --images photos/ more/a.jpg list.txt --output=out/
   segjax predict --workdir=runs/scenes --images=clip.mp4 --output=out/ --save=overlay
+  segjax predict --workdir=exported/ --images=photos/ --output=out/
 
 --save names what is written of each image, by default all but npz and prob that a task has:
   label    NAME.png, whose pixel values are class indices (semantic tasks)
@@ -46,7 +47,7 @@ _LIST = '.txt'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  options.add_workdir(parser)
+  options.add_workdir(parser, 'directory of the run, or of an export')
   options.add_checkpoint(parser)
   parser.add_argument(
     '--images',
@@ -62,7 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='what to write of each image; default: all but npz and prob that the task has',
   )
   parser.add_argument(
-    '--batch_size', type=options.count, default=0, help='images of one shape that run together'
+    '--batch_size',
+    type=options.count,
+    default=0,
+    help='images of one shape that run together (an export runs one at a time)',
   )
   parser.add_argument(
     '--overwrite', action='store_true', help='write to a directory that has files'
@@ -74,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
   folders = find_images(args.images, output)
   sources = [frames.find_source(path) for path in folders]
   run_lib.start_process()
-  loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
-  predictor = Predictor(loaded)
+  predictor = open_trained(Path(args.workdir), args.checkpoint, args.overrides)
   place = predict_files.Place(output, folders)
   writer = predict_files.Writer(place, predictor, sources, predict_files.choose(args, predictor))
   predict_files.check_unused(output, args.overwrite)

@@ -3,14 +3,14 @@
 import argparse
 import concurrent.futures
 import contextlib
-import io
 import itertools
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import panoptic
 from segjax.data.frames import Frame, Source
 from segjax.predictor import Predictor
-from segjax.report import overlays
+from segjax.report import overlays, png
 from segjax.result import Result
 from segjax.run import notify
 from segjax.types import SegjaxError, nearest
@@ -53,6 +53,10 @@ _SHARED = {'instance': (BOXES, MASKS, IMAGES), 'panoptic': (SEGMENTS, 'results',
 _CITYSCAPES_ENDING = '_leftImg8bit'
 # Of overlays, which are looked at: a quarter of the time of zlib's default, for 1.2 of the bytes.
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# Overlays of label maps with more pixels are drawn and written by strips.
+_LARGE = 2**24
+# Rows of probabilities that are written at once.
+_STRIP = 512
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
 
 
@@ -218,7 +222,8 @@ class Writer:
     """Writes each image's own files, and yields its result when they are written."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS, 'segjax_write') as pool:
       numbered = ((frame, result, self._id_of(frame)) for frame, result in found)
-      for written in infer.ordered(pool, lambda args: self._write(*args), numbered, _THREADS):
+      write, area = lambda args: self._write(*args), lambda args: args[0].area
+      for written in infer.ordered(pool, write, numbered, _THREADS, area):
         if written.drawn is not None:
           self._video.write(written.frame, written.drawn)
         for name, entries in written.entries.items():
@@ -231,28 +236,31 @@ class Writer:
       if word == 'overlay' and frame.rate is not None:
         drawn = result.draw()
         continue
-      self._put(frame, _ENDINGS[word], self._encode(word, frame, result, image_id))
+      with self._writing(frame, _ENDINGS[word]) as file:
+        self._encode(file, word, frame, result, image_id)
     if result.uncertainty is not None:
-      self._put(frame, _UNCERTAINTY, _encode_png(overlays.heat(result.uncertainty)))
+      with self._writing(frame, _UNCERTAINTY) as file:
+        file.write(_encode_png(overlays.heat(result.uncertainty)))
     shared = self._shared_entries(frame, result, image_id) if 'json' in self.saves else {}
     return _Written(frame, result, image_id, drawn, shared)
 
-  def _put(self, frame: Frame, ending: str, content: bytes) -> None:
-    write_bytes(self._place.output / self._place.relative(frame, ending), content)
+  def _writing(self, frame: Frame, ending: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    return writing(self._place.output / self._place.relative(frame, ending))
 
-  def _encode(self, word: str, frame: Frame, result: Result, image_id: int | str) -> bytes:
+  def _encode(
+    self, file: BinaryIO, word: str, frame: Frame, result: Result, image_id: int | str
+  ) -> None:
     if word == 'label':
-      return _encode_label(result)
-    if word == 'overlay':
-      return _encode_png(result.draw())
-    if word == 'json':
+      overlays.write_label_png(file, result.label, result.palette)
+    elif word == 'overlay':
+      _write_overlay(file, result)
+    elif word == 'json':
       image = _image_entry(self._place, frame, image_id)
-      return json.dumps({**image, **_describe(result, image_id)}, indent=1).encode()
-    if word == 'npz':
-      return _encode_arrays(result)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, probability=result.probability.astype(np.float16))
-    return buffer.getvalue()
+      file.write(json.dumps({**image, **_describe(result, image_id)}, indent=1).encode())
+    elif word == 'npz':
+      np.savez_compressed(file, class_names=np.array(result.class_names), **_arrays(result))
+    else:
+      _write_probability(file, result.probability)
 
   # --- the files for all images ---
 
@@ -316,12 +324,14 @@ class _Videos:
     self._video, self._count = None, 0
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
   """Writes a file, and the directories that it is in, so that none is ever half-written."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.part')
   try:
-    temporary.write_bytes(content)
+    with temporary.open('wb') as file:
+      yield file
     temporary.replace(path)
   except BaseException:
     with contextlib.suppress(OSError):
@@ -329,26 +339,54 @@ def write_bytes(path: Path, content: bytes) -> None:
     raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+  """Writes a file with the content, see `writing`."""
+  with writing(path) as file:
+    file.write(content)
+
+
+def _write_overlay(file: BinaryIO, result: Result) -> None:
+  if result.label is None or result.label.size <= _LARGE:
+    file.write(_encode_png(result.draw()))
+    return
+  # The same without a drawing of the whole.
+  label, palette = result.label, result.palette
+  legend = overlays.legend(len(label), label, palette, result.class_names)
+  strips = _beside(overlays.overlay_strips(result.image, label, palette), legend)
+  png.write_rgb(file, (len(label), label.shape[1] + legend.shape[1]), strips)
+
+
+def _beside(strips: Iterable[np.ndarray], legend: np.ndarray) -> Iterator[np.ndarray]:
+  top = 0
+  for strip in strips:
+    yield np.hstack([strip, legend[top : top + len(strip)]])
+    top += len(strip)
+
+
+def _write_probability(file: BinaryIO, probability: np.ndarray) -> None:
+  """As `np.savez_compressed` of float16, which would hold several copies of a large array."""
+  with (
+    zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive,
+    archive.open('probability.npy', 'w', force_zip64=True) as entry,
+  ):
+    header = {'descr': '<f2', 'fortran_order': False, 'shape': probability.shape}
+    np.lib.format.write_array_header_1_0(entry, header)
+    for top in range(0, len(probability), _STRIP):
+      entry.write(probability[top : top + _STRIP].astype('<f2').tobytes())
+
+
 def _encode_png(rgb: np.ndarray) -> bytes:
   return cv2.imencode('.png', np.ascontiguousarray(rgb[..., ::-1]), _FAST)[1].tobytes()
 
 
-def _encode_label(result: Result) -> bytes:
-  buffer = io.BytesIO()
-  overlays.write_label_png(buffer, result.label, result.palette)
-  return buffer.getvalue()
-
-
-def _encode_arrays(result: Result) -> bytes:
+def _arrays(result: Result) -> dict[str, np.ndarray]:
   fields = ('label', 'uncertainty', 'boxes', 'classes', 'scores', 'masks', 'segments')
   arrays = {field: value for field in fields if (value := getattr(result, field)) is not None}
   if result.segments_info is not None:
     arrays['segment_ids'] = np.array([info['id'] for info in result.segments_info], np.int32)
     categories = [info['category'] for info in result.segments_info]
     arrays['segment_classes'] = np.array(categories, np.int32)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, class_names=np.array(result.class_names), **arrays)
-  return buffer.getvalue()
+  return arrays
 
 
 def _describe(result: Result, image_id: int | str) -> dict[str, Any]:
@@ -356,9 +394,9 @@ def _describe(result: Result, image_id: int | str) -> dict[str, Any]:
   if result.segments_info is not None:
     return {'segments': list(result.segments_info)}
   if result.label is not None:
-    values, counts = np.unique(result.label, return_counts=True)
-    pairs = zip(values.tolist(), counts.tolist(), strict=True)
-    return {'classes': [{'class': result.class_names[k], 'pixels': n} for k, n in pairs]}
+    counts = overlays.count_labels(result.label, len(result.class_names)).tolist()
+    pairs = zip(result.class_names, counts, strict=True)
+    return {'classes': [{'class': name, 'pixels': count} for name, count in pairs if count]}
   merged = [{'class': result.class_names[k]} for k in result.classes]
   for kind in ('box', 'mask')[: 1 + (result.encoded_masks is not None)]:
     for entry, more in zip(merged, result.to_coco(image_id, kind), strict=True):

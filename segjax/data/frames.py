@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 
 from segjax.data import images
+from segjax.data.windows import Windows, open_windows
 from segjax.types import SegjaxError
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 SUFFIXES = images.SUFFIXES + VIDEO_SUFFIXES
+_TIFF = ('.tif', '.tiff')
 
 # Codecs for videos that are written, the best first: browsers play VP9; every OpenCV has MPEG-4.
 _CODECS = ('vp09', 'mp4v')
@@ -51,13 +53,13 @@ class Frame(NamedTuple):
   Attributes:
     source: the file.
     name: the file's stem and, where it has several images, which one: clip_frame000001.
-    pixels: u8[H, W, C].
+    pixels: u8[H, W, C], or of a large TIFF file what reads windows of it, see `read_frames`.
     rate: frames a second of a video.
   """
 
   source: Source
   name: str
-  pixels: np.ndarray
+  pixels: np.ndarray | Windows
   rate: float | None = None
 
   @property
@@ -65,17 +67,26 @@ class Frame(NamedTuple):
     """The name with the file's suffix."""
     return f'{self.name}{self.source.path.suffix}'
 
+  @property
+  def area(self) -> int:
+    """Number of pixels."""
+    return self.pixels.shape[0] * self.pixels.shape[1]
+
 
 def find_source(path: Path) -> Source:
   """What images a file has, by its suffix and, of a TIFF, its header."""
   if path.suffix.lower() in VIDEO_SUFFIXES:
     return Source(path, 'frame')
-  pages = images.find_pages(path) if path.suffix.lower() in ('.tif', '.tiff') else [0]
+  pages = images.find_pages(path) if path.suffix.lower() in _TIFF else [0]
   return Source(path, 'page', tuple(pages)) if len(pages) > 1 else Source(path, 'image')
 
 
 def read_frames(
-  source: Source, channels: int, *, max_pixels: int = images.MAX_PIXELS
+  source: Source,
+  channels: int,
+  *,
+  max_pixels: int = images.MAX_PIXELS,
+  windows_above: int | None = None,
 ) -> Iterator[Frame]:
   """The images of a file, one by one.
 
@@ -83,6 +94,8 @@ def read_frames(
     source: from `find_source`.
     channels: 1 for gray, 3 for RGB.
     max_pixels: an image file with more is an error.
+    windows_above: a TIFF file with more pixels is read by windows, where that is possible; None
+      reads each image as a whole.
 
   Raises:
     SegjaxError: the file cannot be decoded; a video ends early, after the frames that it has.
@@ -91,13 +104,24 @@ def read_frames(
   if source.kind == 'frame':
     yield from _read_video(source, channels)
     return
-  encoded, what = source.path.read_bytes(), str(source.path)
   digits = len(str(len(source.pages)))
   for number, page in enumerate(source.pages or (None,), 1):
     with images.pixel_limit(max_pixels):
-      pixels = images.decode_image(encoded, channels, what, page=page)
+      pixels = _read_page(source.path, page, channels, windows_above)
     name = source.stem if page is None else f'{source.stem}_page{number:0{digits}}'
     yield Frame(source, name, pixels)
+
+
+def _read_page(
+  path: Path, page: int | None, channels: int, windows_above: int | None
+) -> np.ndarray | Windows:
+  what = str(path)
+  if windows_above is not None and path.suffix.lower() in _TIFF:
+    found = open_windows(path, page, channels)
+    if found and found.shape[0] * found.shape[1] > windows_above:
+      images.check_pixels(*found.shape[:2], what)
+      return found
+  return images.decode_image(path.read_bytes(), channels, what, page=page)
 
 
 def _read_video(source: Source, channels: int) -> Iterator[Frame]:

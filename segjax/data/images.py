@@ -26,6 +26,9 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 # Pillow's own limit, twice the size at which it warns: a file of a few bytes may unpack to more.
 MAX_PIXELS = 178_956_970
 
+# Larger images are copied from Pillow by strips of so many rows, which spares a second copy.
+_LARGE, _STRIP = 2**24, 512
+
 _LIMIT = contextvars.ContextVar('max_pixels', default=MAX_PIXELS)
 # Pillow's limit is one for the process; changed only while this is held.
 _PILLOW = threading.Lock()
@@ -167,6 +170,24 @@ def find_pages(path: Path) -> list[int]:
   return [0]
 
 
+def count_pixels(path: Path) -> int:
+  """The pixels of the image in a file, by its header; 0 if it has none that can be read."""
+  with contextlib.suppress(*_CORRUPT), open(path, 'rb') as file:
+    width, height = _open_header(file).size
+    return width * height
+  return 0
+
+
+def check_pixels(height: int, width: int, what: str) -> None:
+  """Raises a SegjaxError for an image with more pixels than `pixel_limit`."""
+  most = _LIMIT.get()
+  if width * height > most:
+    raise SegjaxError(
+      f'{what} is {width}x{height} = {width * height:,} pixels, more than config.data.max_pixels='
+      f'{most}: set config.data.max_pixels={width * height} to read it, or divide it into tiles'
+    )
+
+
 def is_unrotated(encoded: bytes, size: Size) -> bool:
   """Whether `size` is that of an image before the quarter turn that its orientation flag asks for.
 
@@ -265,12 +286,8 @@ def _open(encoded: bytes, what: str, page: int | None) -> Image.Image:
         f'{what} has {len(pages)} {kind}, not one image: save each of them as a file of its own'
       )
     image.seek(pages[0])
-  (width, height), most = image.size, _LIMIT.get()
-  if width * height > most:
-    raise SegjaxError(
-      f'{what} is {width}x{height} = {width * height:,} pixels, more than config.data.max_pixels='
-      f'{most}: set config.data.max_pixels={width * height} to read it, or divide it into tiles'
-    )
+  width, height = image.size
+  check_pixels(height, width, what)
   # Pillow's readers of some formats check again; smaller images are loaded in parallel.
   large = width * height > MAX_PIXELS // 2
   with _without_pillows_limit() if large else contextlib.nullcontext():
@@ -296,8 +313,16 @@ def _pixels(image: Image.Image, channels: int, what: str) -> np.ndarray:
   """u8[H, W, channels], as stored: not turned by the orientation flag."""
   shown = _as_shown(image, what)
   mode = {1: 'L', 3: 'RGB'}[channels]
-  pixels = np.asarray(shown if shown.mode == mode else shown.convert(mode))
-  return pixels.reshape(*pixels.shape[:2], channels)
+  convert = lambda part: part if part.mode == mode else part.convert(mode)
+  width, height = shown.size
+  if width * height <= _LARGE:
+    return np.asarray(convert(shown)).reshape(height, width, channels)
+  pixels = np.empty((height, width, channels), np.uint8)
+  for top in range(0, height, _STRIP):
+    bottom = min(top + _STRIP, height)
+    part = np.asarray(convert(shown.crop((0, top, width, bottom))))
+    pixels[top:bottom] = part.reshape(bottom - top, width, channels)
+  return pixels
 
 
 def _as_shown(image: Image.Image, what: str) -> Image.Image:

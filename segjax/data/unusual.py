@@ -13,10 +13,13 @@ import numpy as np
 from segjax.data.config import SizeConfig
 from segjax.data.read import Reader
 from segjax.data.statistics import spread
+from segjax.data.windows import Windows
 from segjax.types import SegjaxError
 
 # Training images that are read, evenly spaced.
 _READ = 64
+# Rows at once of an image that is read by windows.
+_STRIP = 512
 # How far from all of them an image may be: a factor of its sides, and of the contrast of its
 # channels, and a difference of the channels' means, 0..255.
 _FACTOR, _SHIFT = 2.0, 32.0
@@ -68,7 +71,7 @@ def measure(reader: Reader, size: SizeConfig) -> ImageRanges | None:
   return ImageRanges(side, _ranges(means), _ranges(stds), resized)
 
 
-def describe(image: np.ndarray, ranges: ImageRanges | None) -> str:
+def describe(image: np.ndarray | Windows, ranges: ImageRanges | None) -> str:
   """How an image u8[H, W, C] differs from training images; '' where it does not, or nobody knows.
 
   Returns:
@@ -97,9 +100,24 @@ def describe(image: np.ndarray, ranges: ImageRanges | None) -> str:
   return ' and '.join(found)
 
 
-def _describe(image: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def _describe(image: np.ndarray | Windows) -> tuple[float, np.ndarray, np.ndarray]:
+  side = float(np.sqrt(image.shape[0] * image.shape[1]))
+  if isinstance(image, Windows):
+    return side, *_moments(image)
   mean, std = (values[:, 0] for values in cv2.meanStdDev(np.ascontiguousarray(image)))
-  return float(np.sqrt(image.shape[0] * image.shape[1])), mean, std
+  return side, mean, std
+
+
+def _moments(image: Windows) -> tuple[np.ndarray, np.ndarray]:
+  """The mean and the standard deviation of each channel, read by strips."""
+  height, _, channels = image.shape
+  first, second = np.zeros(channels), np.zeros(channels)
+  for top in range(0, height, _STRIP):
+    strip = image[top : top + _STRIP]
+    mean, std = (values[:, 0] for values in cv2.meanStdDev(strip))
+    first += mean * len(strip) / height
+    second += (mean**2 + std**2) * len(strip) / height
+  return first, np.sqrt(np.maximum(second - first**2, 0))
 
 
 def _ranges(values: Any) -> tuple[tuple[float, float], ...]:

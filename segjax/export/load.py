@@ -96,26 +96,35 @@ class Exported(Predictor):
   ) -> Iterator[tuple[Frame, Result]]:
     """Yields each image in files with its result, see `Predictor.predict_files`."""
     jobs = infer.file_jobs(sources, self.spec.channels, self._max_pixels)
-    self._check_probability(options.get('probability', False))
-    for job in jobs:
-      try:
-        frame = job.read()
-        yield frame, self._predict(frame, options.get('probability', False))
-      except (SegjaxError, OSError) as e:
-        failed[job.source.path] = str(e)
+    return self._results(jobs, options.get('probability', False), failed)
 
   def _stream(
     self, jobs: Iterable[infer.Job], batch_size: int | None, probability: bool
   ) -> Iterator[Result]:
     del batch_size
-    self._check_probability(probability)
-    return (self._predict(job.read(), probability) for job in jobs)
+    return (result for _, result in self._results(jobs, probability, None))
 
-  def _check_probability(self, wanted: bool) -> None:
-    if wanted and 'probability' not in self.manifest['outputs']:
+  def _results(
+    self, jobs: Iterable[infer.Job], probability: bool, failed: infer.Failed | None
+  ) -> Iterator[tuple[Frame, Result]]:
+    if probability and 'probability' not in self.manifest['outputs']:
       raise SegjaxError(
         f'{self.path} has no probabilities: export the run again with --probability'
       )
+    return self._read_and_predict(jobs, probability, failed)
+
+  def _read_and_predict(
+    self, jobs: Iterable[infer.Job], probability: bool, failed: infer.Failed | None
+  ) -> Iterator[tuple[Frame, Result]]:
+    for frame in infer.read_ahead(jobs, failed):
+      try:
+        result = self._predict(frame, probability)
+      except SegjaxError as e:
+        if failed is None:
+          raise
+        failed[frame.source.path] = str(e)
+        continue
+      yield frame, result
 
   def _predict(self, frame: Frame, probability: bool) -> Result:
     found = {key: value[0] for key, value in self.run(frame.pixels[None]).items()}

@@ -348,6 +348,8 @@ class FCNResNet(nn.Module):
     bn_momentum: of the running means and variances.
     dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
       after the scores are float32.
+    remat: compute the activations inside each block of the ResNet again in the backward pass
+      instead of keeping them: less memory, more time, the same gradients.
   """
 
   classes: PositiveInt
@@ -359,6 +361,7 @@ class FCNResNet(nn.Module):
   dropout: Dropout = 0.1
   bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
+  remat: bool = False
 
   @property
   def stride(self) -> int:
@@ -383,6 +386,7 @@ class FCNResNet(nn.Module):
       dilate=self.dilate,
       bn_momentum=self.bn_momentum,
       dtype=self.dtype,
+      remat=self.remat,
       name='backbone',
     )
     features = backbone(image, train=train)

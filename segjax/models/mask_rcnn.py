@@ -96,6 +96,8 @@ class MaskRCNN(nn.Module):
       map with the heads of 'fpn' (Table 2a, 2d).
     dtype: computation dtype ('float32' or 'bfloat16'); parameters, coordinates and scores are
       float32.
+    remat: compute the activations inside each block of the ResNet again in the backward pass
+      instead of keeping them: less memory, more time, the same gradients.
 
   Raises:
     SegjaxError: the parts are incompatible.
@@ -111,6 +113,7 @@ class MaskRCNN(nn.Module):
   masks: bool = True
   feature_maps: Literal['fpn', 'c4', 'c5'] = 'fpn'
   dtype: Literal['float32', 'bfloat16'] = 'float32'
+  remat: bool = False
 
   def __post_init__(self):
     maps, sizes = self._maps, self.rpn.anchor_sizes
@@ -172,6 +175,7 @@ class MaskRCNN(nn.Module):
       frozen_stages=config.frozen_stages,
       unstrided=(5,) if self._maps.res5 and self.box_head.res5_stride == 1 else (),
       dtype=self.dtype,
+      remat=self.remat,
       name='backbone',
     )
     stages = list(resnet(image, stages=self._maps.stages, train=train).values())

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.nn.conv import Conv, ConvTranspose, Dropout, Norm, he_normal, make_norm
+from segjax.nn.remat import apply_block
 from segjax.ops.pooling import max_pool_2x2
 from segjax.types import Fraction, PositiveInt, Range, SegjaxError
 
@@ -67,6 +68,8 @@ class UNet(nn.Module):
     dropout: rate at the end of the contracting path (§3.1; the paper gives no rate).
     bn_momentum: of the running means and variances, with norm 'batch'.
     dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
+    remat: compute the activations inside each pair of convolutions again in the backward pass
+      instead of keeping them: less memory, more time, the same gradients.
   """
 
   classes: PositiveInt
@@ -77,6 +80,7 @@ class UNet(nn.Module):
   dropout: Dropout = 0.5
   bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
+  remat: bool = False
 
   @property
   def stride(self) -> int:
@@ -109,19 +113,19 @@ class UNet(nn.Module):
     x = image.astype(self.dtype)
     if self.padding == 'same':
       x = pad_to_multiple(x, self.stride)
-    block = {
-      'padding': self.padding,
-      'norm': self.norm,
-      'bn_momentum': self.bn_momentum,
-      'dtype': self.dtype,
-    }
+
+    def double_conv(x: jax.Array, features: int, name: str) -> jax.Array:
+      options = (self.padding, self.norm, self.bn_momentum, self.dtype)
+      layers = DoubleConv(features, *options, name=name)
+      apply = lambda layers, x: layers(x, train=train)
+      return apply_block(apply, layers, x, remat=self.remat and train)
 
     skips = []
     for level in range(self.depth):
-      x = DoubleConv(self.width * 2**level, **block, name=f'down{level}')(x, train=train)
+      x = double_conv(x, self.width * 2**level, f'down{level}')
       skips.append(x)
       x = max_pool_2x2(x)
-    x = DoubleConv(self.width * self.stride, **block, name=f'down{self.depth}')(x, train=train)
+    x = double_conv(x, self.width * self.stride, f'down{self.depth}')
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
     for level in reversed(range(self.depth)):
@@ -129,7 +133,7 @@ class UNet(nn.Module):
       x = ConvTranspose(features, 2, 2, dtype=self.dtype, name=f'upconv{level}')(x)
       skip = center_crop(skips[level], *x.shape[1:3])
       x = jnp.concatenate([skip, x], axis=-1)
-      x = DoubleConv(features, **block, name=f'up{level}')(x, train=train)
+      x = double_conv(x, features, f'up{level}')
     x = Conv(self.classes, (1, 1), kernel_init=he_normal, dtype=self.dtype, name='head')(x)
     return x[:, :height, :width].astype(jnp.float32)
 

@@ -17,6 +17,7 @@ from jax import lax
 
 from segjax.nn.conv import Conv as ConvLayer
 from segjax.nn.conv import make_norm
+from segjax.nn.remat import apply_block
 from segjax.ops.pooling import caffe_max_pool
 from segjax.ops.windows import Window
 from segjax.types import Fraction, NonNegativeFloat, PositiveInt, Range
@@ -162,6 +163,8 @@ class ResNet(nn.Module):
     bn_momentum: of the running means and variances, with norm 'batch'.
     bn_epsilon: added to the variance, with norm 'batch' or 'frozen'.
     dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
+    remat: compute the activations inside each block again in the backward pass instead of keeping
+      them.
   """
 
   variant: Name
@@ -174,6 +177,7 @@ class ResNet(nn.Module):
   bn_momentum: Fraction = 0.9
   bn_epsilon: NonNegativeFloat = 1e-5
   dtype: Literal['float32', 'bfloat16'] = 'float32'
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -202,14 +206,17 @@ class ResNet(nn.Module):
         epsilon=self.bn_epsilon,
         dtype=self.dtype,
       )
-      x = self._stage(x, stage, unit)
+      # Nothing is kept of frozen stages, which have no gradients.
+      x = self._stage(x, stage, unit, remat=self.remat and train and not frozen)
       if frozen:
         x = lax.stop_gradient(x)
       if stage > 1:
         features[f'c{stage}'] = x
     return features
 
-  def _stage(self, x: jax.Array, stage: int, unit: Callable[..., jax.Array]) -> jax.Array:
+  def _stage(
+    self, x: jax.Array, stage: int, unit: Callable[..., jax.Array], *, remat: bool
+  ) -> jax.Array:
     if stage == 1:
       return max_pool_3x3(nn.relu(unit(x, Conv(self.width, 7, stride=2), name='stem')))
     blocks = stage_blocks(
@@ -221,7 +228,9 @@ class ResNet(nn.Module):
       unstrided=self.unstrided,
     )
     for i, block in enumerate(blocks):
-      x = residual(x, block, unit=unit, name=f'res{stage}_{i}')
+      name = f'res{stage}_{i}'
+      apply = lambda _, x, block=block, name=name: residual(x, block, unit=unit, name=name)
+      x = apply_block(apply, self, x, remat=remat)
     return x
 
 

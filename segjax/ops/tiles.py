@@ -67,24 +67,28 @@ def overlap_tile(
 
 def map_blocks(
   function: Callable[[np.ndarray], Mapping[str, np.ndarray]],
-  image: np.ndarray,
+  read: Callable[[np.ndarray, np.ndarray], np.ndarray],
+  size: tuple[int, int],
   block: tuple[int, int],
   context: int,
+  empty: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
 ) -> dict[str, np.ndarray]:
-  """Processes a large image on the host, block by block: memory is that of one block.
+  """Processes a large image on the host, block by block: memory is that of a block and the results.
 
   Blocks are of one size, with reflect padding where they reach beyond the image.
 
   Args:
     function: [h, w, C] -> arrays [h, w, ...] by name, h = rows of a block + 2 * context.
-    image: [H, W, C].
+    read: rows i32[h] and columns i32[w] -> their pixels [h, w, C].
+    size: height and width of the image.
     block: rows and columns of a block.
     context: rows and columns around a block, whose results are left out.
+    empty: shape and dtype -> the array of a result.
 
   Returns:
     Arrays [H, W, ...] by name.
   """
-  height, width = image.shape[:2]
+  height, width = size
   rows, cols = (
     _reflected_windows(size, side, context, side)
     for size, side in zip((height, width), block, strict=True)
@@ -93,10 +97,10 @@ def map_blocks(
   for (i, row), (j, col) in itertools.product(enumerate(rows), enumerate(cols)):
     top, left = i * block[0], j * block[1]
     inside = np.s_[: min(block[0], height - top), : min(block[1], width - left)]
-    for key, value in function(image[row[:, None], col]).items():
+    for key, value in function(read(row, col)).items():
       center = value[context : context + block[0], context : context + block[1]][inside]
       if key not in found:
-        found[key] = np.empty((height, width, *value.shape[2:]), value.dtype)
+        found[key] = empty((height, width, *value.shape[2:]), value.dtype)
       found[key][top : top + center.shape[0], left : left + center.shape[1]] = center
   return found
 

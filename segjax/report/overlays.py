@@ -5,7 +5,8 @@ pixel, `palette` is u8[C, 3] with the RGB color of each class, a visualization i
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ _READABLE = 512
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 # Height of a line of a legend, in pixels.
 _LINE = 18
-# Rows of an image that are blended at once.
+# Rows of an image that are worked on at once: what is between takes many bytes a pixel.
 _STRIP = 512
 # Consecutive shades of a color: (0 for black or 255 for white, weight).
 _TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
@@ -64,18 +65,37 @@ def overlay(
   Returns:
     u8[H, W, 3].
   """
-  rgb = _rgb(image)
-  colors = colorize(label, palette)
-  _check_same_size(image=rgb, label=colors)
-  canvas = np.empty_like(colors)
-  # By strips, as floating point takes many times the memory of a large image.
-  for start in range(0, len(canvas), _STRIP):
-    rows = slice(start, start + _STRIP)
-    canvas[rows] = np.rint((1 - alpha) * rgb[rows] + alpha * colors[rows])
-  if outline:
-    border = _border(np.asarray(label))
-    canvas[border] = colors[border]
+  rgb, label = _rgb(image), np.asarray(label)
+  canvas, top = np.empty((*label.shape, 3), np.uint8), 0
+  for strip in overlay_strips(rgb, label, palette, alpha=alpha, outline=outline):
+    canvas[top : top + len(strip)] = strip
+    top += len(strip)
   return canvas
+
+
+def overlay_strips(
+  image: Any,
+  label: np.ndarray,
+  palette: npt.ArrayLike,
+  *,
+  alpha: float = 0.5,
+  outline: bool = True,
+) -> Iterator[np.ndarray]:
+  """The rows of `overlay`, u8[h, W, 3] from the top: memory is that of a strip.
+
+  Args:
+    image: u8[H, W, C], or an object with this shape whose slices are arrays.
+    label, palette, alpha, outline: see `overlay`.
+  """
+  _check_same_size(image=image, label=label)
+  for top in range(0, len(label), _STRIP):
+    bottom, above = top + _STRIP, max(0, top - 1)
+    rgb, colors = _rgb(image[top:bottom]), colorize(label[top:bottom], palette)
+    strip = np.rint((1 - alpha) * rgb + alpha * colors).astype(np.uint8)
+    if outline:
+      border = _border(label[above : bottom + 1])[top - above :][: len(strip)]
+      strip[border] = colors[border]
+    yield strip
 
 
 def with_legend(
@@ -100,23 +120,38 @@ def with_legend(
   """
   factor = max(1, round(_READABLE / max(drawn.shape[:2])))
   drawn = cv2.resize(drawn, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+  return np.concatenate([drawn, legend(len(drawn), label, palette, class_names)], axis=1)
+
+
+def legend(
+  height: int, label: npt.ArrayLike, palette: npt.ArrayLike, class_names: Sequence[str]
+) -> np.ndarray:
+  """The legend of `with_legend`, u8[height, w, 3]."""
   # Characters that OpenCV's font lacks become question marks, one for each.
   names = [name.encode('ascii', 'replace').decode() for name in class_names]
   widest = max((_text_size(name)[0] for name in names), default=0)
-  legend = np.full((len(drawn), widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
-  counts = np.bincount(np.ravel(label), minlength=len(names))[: len(names)]
+  canvas = np.full((height, widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
+  counts = count_labels(label, len(names))
   present = [k for k in np.argsort(-counts, kind='stable') if counts[k]]
-  lines = max(1, len(legend) // _LINE)
+  lines = max(1, height // _LINE)
   if len(present) > lines:  # the last line says how many are left out
     present = present[: lines - 1]
   for row, k in enumerate(present):
     top = row * _LINE + 3
     color = np.asarray(palette)[k].tolist()
-    cv2.rectangle(legend, (4, top), (4 + _LINE - 6, top + _LINE - 6), color, -1)
-    _put(legend, names[k], (_LINE + 4, top + _LINE - 7), 0)
+    cv2.rectangle(canvas, (4, top), (4 + _LINE - 6, top + _LINE - 6), color, -1)
+    _put(canvas, names[k], (_LINE + 4, top + _LINE - 7), 0)
   if left := int(np.count_nonzero(counts)) - len(present):
-    _put(legend, f'+ {left}', (_LINE + 4, len(present) * _LINE + _LINE - 4), 0)
-  return np.concatenate([drawn, legend], axis=1)
+    _put(canvas, f'+ {left}', (_LINE + 4, len(present) * _LINE + _LINE - 4), 0)
+  return canvas
+
+
+def count_labels(label: npt.ArrayLike, classes: int) -> np.ndarray:
+  """How many pixels of i[H, W] each class has, i64[classes]."""
+  counts, label = np.zeros(classes, np.int64), np.asarray(label)
+  for top in range(0, len(label), _STRIP):
+    counts += np.bincount(label[top : top + _STRIP].ravel(), minlength=classes)[:classes]
+  return counts
 
 
 def panels(
@@ -305,10 +340,13 @@ def write_label_png(path: str | os.PathLike, label: npt.ArrayLike, palette: npt.
   For up to 255 classes: 8 bits, with the class colors as the palette, and 255 for IGNORE_LABEL. For
   more classes: 16 bits without a palette, and 65535 for IGNORE_LABEL.
   """
-  if len(np.asarray(palette)) > _VOID_8:
-    image = Image.fromarray(_with_void(label, palette, void=_VOID_16).astype(np.uint16))
-  else:
-    image = Image.fromarray(_with_void(label, palette, void=_VOID_8).astype(np.uint8))
+  label, wide = np.asarray(label), len(np.asarray(palette)) > _VOID_8
+  stored = np.empty(label.shape, np.uint16 if wide else np.uint8)
+  for top in range(0, len(label), _STRIP):
+    rows = slice(top, top + _STRIP)
+    stored[rows] = _with_void(label[rows], palette, void=_VOID_16 if wide else _VOID_8)
+  image = Image.fromarray(stored)
+  if not wide:
     image.putpalette(_color_table(palette, 256, void=_VOID_8).tobytes())
   image.save(path, format='PNG')
 
@@ -345,7 +383,7 @@ def _rgb(image: npt.ArrayLike) -> np.ndarray:
   return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _check_same_size(**arrays: np.ndarray) -> None:
+def _check_same_size(**arrays: Any) -> None:
   sizes = {name: array.shape[:2] for name, array in arrays.items()}
   if len(set(sizes.values())) > 1:
     raise ValueError(f'sizes differ: {sizes}')

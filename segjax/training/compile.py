@@ -18,7 +18,10 @@ import jax.numpy as jnp
 _CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-  )
+  ),
+  # Without this pass the barriers of `jax.checkpoint` outlive scheduling. With it XLA computes the
+  # activations again early, and saves no memory.
+  'xla_disable_hlo_passes': 'cse_barrier_expander',
 }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import cv2
 import numpy as np
 import pytest
@@ -98,6 +99,33 @@ def check_same(found, expected):
       assert (a['id'], a['category'], a['isthing']) == (b['id'], b['category'], b['isthing'])
 
 
+@pytest.fixture(scope='module', params=['c4', 'c5', 'merged'])
+def variant(request, tmp_path_factory, semantic_run, instance_run):
+  """The workdir of a Mask R-CNN on one feature map, or of two networks that are merged."""
+  workdir = tmp_path_factory.mktemp('runs') / request.param
+  if request.param == 'merged':
+    parts = {'semantic': semantic_run, 'instance': instance_run}
+    keys = ['data.name=scenes/tiny', 'data.eval_split=val[:4]', 'batch.eval_size=4']
+    keys += ['train.steps=0', 'init_from.checkpoint=latest']
+    keys += [f'model.{part}={path}' for part, path in parts.items()]
+    command = ['train', commands.CONFIGS['merged'], f'--workdir={workdir}']
+    assert run(*command, '--config.train.images=0', *(f'--config.{key}' for key in keys)) == 0
+  else:
+    maps = f'--config.model.feature_maps={request.param}'
+    assert commands.train(workdir, maps, '--config.train.images=0', task='instance', steps=1) == 0
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:.*unlike the training images')
+@pytest.mark.parametrize('kind', ['stablehlo', 'onnx'])
+def test_variants_are_exported(variant, kind, tmp_path):
+  assert run(*export_command(variant, tmp_path / 'out', kind)) == 0
+  predictor, other = segjax.load(variant), segjax.load(tmp_path / 'out')
+  for size in SIZES[:2]:
+    check_same(other(photograph(size)), predictor(photograph(size)))
+
+
 @pytest.mark.parametrize('kind', ['stablehlo', 'onnx'])
 def test_a_batch_is_as_its_images(exported, kind):
   other = export.load_exported(exported('instance', kind)[1])
@@ -141,6 +169,47 @@ def test_the_manifest_says_what_a_program_takes_and_gives(exported):
   assert [c['name'] for c in content['classes']] == list(segjax.load(workdir).class_names)
   files = {path.name for path in directory.iterdir()} - {'manifest.json'}
   assert files == set(content['sha256']) == {'program0.onnx', 'paste_masks.py'}
+
+
+def predict_command(workdir, images, output, *args):
+  return ['predict', f'--workdir={workdir}', f'--images={images}', f'--output={output}', *args]
+
+
+@pytest.mark.parametrize('task', ['semantic', 'instance'])
+def test_the_command_predicts_with_an_export(exported, tmp_path, task):
+  images = tmp_path / 'in'
+  images.mkdir()
+  for n, size in enumerate(SIZES):
+    cv2.imwrite(str(images / f'{n}.png'), photograph(size, n))
+  (images / 'broken.png').write_bytes(b'no image')
+  for name, workdir in zip(('run', 'export'), exported(task, 'onnx'), strict=True):
+    assert run(*predict_command(workdir, images, tmp_path / name)) == 2, 'one is left out'
+  names = {path.name for path in (tmp_path / 'run').iterdir()}
+  assert names == {path.name for path in (tmp_path / 'export').iterdir()} and len(names) > 5
+  for n in range(len(SIZES)):
+    overlays = [cv2.imread(str(tmp_path / name / f'{n}_overlay.png')) for name in ('run', 'export')]
+    assert (overlays[0] == overlays[1]).mean() >= 0.999
+  if task == 'instance':
+    found = [
+      json.loads((tmp_path / d / 'results_bbox.json').read_text()) for d in ('run', 'export')
+    ]
+    for a, b in zip(*found, strict=True):
+      assert (a['image_id'], a['category_id']) == (b['image_id'], b['category_id'])
+      np.testing.assert_allclose(a['bbox'], b['bbox'], atol=1e-2)
+
+
+def test_what_the_command_cannot_do_with_an_export(exported, tmp_path, capsys):
+  _, directory = exported('instance', 'onnx')
+  cv2.imwrite(str(tmp_path / 'a.png'), photograph((50, 61)))
+  command = predict_command(directory, tmp_path / 'a.png', tmp_path / 'out')
+  sentence = fails(capsys, *command, '--config.eval.draw_threshold=0.3')
+  assert 'is an export, whose config is fixed: leave out config.eval.draw_threshold' in sentence
+  sentence = fails(capsys, *command, '--checkpoint=best')
+  assert 'is an export, which has one checkpoint: leave out checkpoint=best' in sentence
+  assert 'does not predict it' in fails(capsys, *command, '--save=label')
+  with pytest.raises(SegjaxError, match='leave out checkpoint=best'):
+    segjax.load(directory, checkpoint='best')
+  assert not (tmp_path / 'out').exists()
 
 
 # What a program of a user's own needs: NumPy, onnxruntime and the files of the export.

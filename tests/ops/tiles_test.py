@@ -158,7 +158,8 @@ def test_blocks_see_their_surroundings(size, block, context):
     above = np.roll(window[..., 0], context, axis=0)
     return {'same': window, 'above': above.astype(np.int32)}
 
-  found = map_blocks(function, image, block, context)
+  read = lambda rows, columns: image[rows[:, None], columns]
+  found = map_blocks(function, read, image.shape[:2], block, context)
   np.testing.assert_array_equal(found['same'], image)
   assert (found['same'].dtype, found['above'].dtype) == (np.uint8, np.int32)
   expected = mirrored(image[None], context)[0, : size[0], context : context + size[1], 0]

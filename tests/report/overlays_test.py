@@ -47,6 +47,21 @@ def test_overlay_outlines_both_sides_of_a_border():
   np.testing.assert_array_equal(shown[:, [0, 1, 4, 5]], 100)
 
 
+@pytest.mark.parametrize('rows', [1, 3, 7, 20])
+def test_strips_are_the_overlay(monkeypatch, rows):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (13, 9, 1), np.uint8)
+  label = rng.integers(0, 3, (13, 9))
+  whole = overlays.overlay(image, label, PALETTE)
+  monkeypatch.setattr(overlays, '_STRIP', rows)
+  strips = list(overlays.overlay_strips(image, label, PALETTE))
+  assert [len(strip) for strip in strips][:-1] == [rows] * (len(strips) - 1)
+  np.testing.assert_array_equal(np.concatenate(strips), whole)
+  np.testing.assert_array_equal(overlays.overlay(image, label, PALETTE), whole)
+  counts = overlays.count_labels(label, 2)
+  np.testing.assert_array_equal(counts, [(label == k).sum() for k in range(2)])
+
+
 def test_overlay_outlines_horizontal_borders():
   label = np.array([[0], [0], [1], [1]])
   shown = overlays.overlay(np.full((4, 1, 3), 100, np.uint8), label, PALETTE, alpha=0)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from segjax.data.config import DataConfig, InputConfig
+from segjax.data.masks import Masks
 from segjax.data.sample import Objects, Size
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
@@ -77,11 +78,11 @@ def segments_field(canvas: Size, count: int) -> Segments:
 
 
 def pack_objects(objects: Objects) -> Instances:
-  """Objects with masks of one bit a pixel, as `segjax.ops.masks.pack_masks` does it."""
+  """Objects as the part of a batch, see `pack`, which gives their masks one bit a pixel."""
   return Instances(
     boxes=objects.boxes,
     classes=objects.classes,
-    masks=np.packbits(objects.masks, axis=-1),
+    masks=Masks.of(objects.masks),
     crowd=objects.crowd,
     valid=np.ones(len(objects.classes), bool),
   )
@@ -106,7 +107,7 @@ def largest(objects: Objects, count: int) -> Objects:
   """The `count` objects with the most pixels, in their order."""
   if len(objects.classes) <= count:
     return objects
-  areas = objects.masks.sum((1, 2), dtype=np.int64)
+  areas = Masks.of(objects.masks).areas
   return objects.take(np.sort(np.argsort(-areas, kind='stable')[:count]))
 
 
@@ -124,15 +125,19 @@ def pack(
     Arrays [count, *field.shape], and `valid` bool[count], whether there is an example.
   """
 
-  def fill(field: Field, *values: np.ndarray) -> np.ndarray:
-    shape = (count, *field.shape)
-    if np.any(field.value):
-      out = np.empty(shape, field.dtype)
-      out[...] = field.value
-    else:  # memory that is not written to is free
-      out = np.zeros(shape, field.dtype)
+  def fill(field: Field, *values: np.ndarray | Masks) -> np.ndarray:
+    shape, filled = (count, *field.shape), np.any(field.value)
+    # Zeros that are not written to take no memory.
+    out = np.empty(shape, field.dtype) if filled else np.zeros(shape, field.dtype)
+    if filled:
+      for row, value in enumerate(values):
+        _fill_beyond(out[row, ...], np.shape(value), field.value)
+      _fill_beyond(out[len(values) :], (0,), field.value)
     for row, value in enumerate(values):
-      out[(row, *(slice(side) for side in np.shape(value)))] = value
+      if isinstance(value, Masks):
+        value.pack(out[row])
+      else:
+        out[(row, *map(slice, np.shape(value)))] = value
     return out
 
   is_field = lambda node: isinstance(node, Field)
@@ -141,6 +146,15 @@ def pack(
     for key, field in fields.items()
   }
   return {**batch, 'valid': np.arange(count) < len(parts)}
+
+
+def _fill_beyond(out: np.ndarray, corner: tuple[int, ...], value: Any) -> None:
+  """Fills an array but for its upper left corner of this shape."""
+  for axis, side in enumerate(corner):
+    slab = out[(*map(slice, corner[:axis]), slice(side, None))]
+    if slab.size:
+      slab[:1] = value
+      slab[1:] = slab[:1]  # copies rows, where `value` may be a color that is repeated slowly
 
 
 def finish(

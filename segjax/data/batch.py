@@ -4,11 +4,9 @@ One rule packs every annotation: a field of the batch has a fixed shape and a va
 and what an example has is put into its upper left corner.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import jax
 import numpy as np
 
@@ -158,41 +156,24 @@ def _fill_beyond(out: np.ndarray, corner: tuple[int, ...], value: Any) -> None:
 
 
 def finish(
-  data: DataConfig, item: tuple[dict[str, Any], list[str]]
+  item: tuple[dict[str, Any], list[str]], *, copy: bool
 ) -> tuple[dict[str, Any], list[str]]:
-  """From the bytes that processes exchange to the types of a `Batch`, four times as large.
+  """From what processes exchange to the types of a `Batch`.
 
-  All arrays are new: shared memory that outlives the iterator would leak.
+  Args:
+    item: a batch and the names of its examples.
+    copy: whether all arrays are to be new. Shared memory that outlived the iterator would leak.
   """
+  new = np.array if copy else np.asarray
   batch = {
-    key: value if isinstance(value, list) else jax.tree.map(np.array, value)
+    key: value if isinstance(value, list) else jax.tree.map(new, value)
     for key, value in item[0].items()
-    if key != 'image'
   }
   if 'label' in batch:
     batch['label'] = batch['label'].astype(np.int32)
-  batch['image'] = normalize(item[0]['image'], data)
-  batch['image'][~batch['valid']] = 0
   return batch, item[1]
-
-
-# --- pixel values ---------------------------------------------------------------------------------
 
 
 def mean_color(data: DataConfig) -> np.ndarray:
   """u8[1] or u8[C], the nearest color to `config.data.mean`."""
   return np.rint(data.mean).clip(0, 255).astype(np.uint8)
-
-
-def normalize(image: np.ndarray, data: DataConfig) -> np.ndarray:
-  """u8[B, H, W, C] -> f32[B, H, W, C], (image - mean) / std."""
-  width, channels = image.shape[2:]
-  table = _normalize_table(tuple(data.mean), tuple(data.std), channels)
-  return cv2.LUT(image.reshape(-1, width, channels), table).reshape(image.shape)
-
-
-@functools.lru_cache(maxsize=4)
-def _normalize_table(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> np.ndarray:
-  """f32[1, 256, C]: what each pixel value becomes."""
-  values = np.repeat(np.arange(256, dtype=np.float32)[:, None], channels, axis=1)
-  return ((values - np.float32(mean)) / np.float32(std))[None]

@@ -147,19 +147,23 @@ class Warp(NamedTuple):
   def positions(self) -> np.ndarray:
     """f32[h + 2·margin, w + 2·margin, 2], the (x, y) of each output pixel in the input."""
     x, y = self._offsets()
-    size = y.shape[0], x.shape[1]
-    if self.nodes is not None:
-      displaced = interpolate_nodes(self.nodes, size)
-      x, y = np.add(x, displaced[0], out=displaced[0]), np.add(y, displaced[1], out=displaced[1])
     x, y = x + self.shift[0], y + self.shift[1]
-    out = np.empty((*size, 2), np.float32)
-    # Arrays of this size are new pages of memory each: two serve for all.
-    found, part = np.empty((2, *size), np.float32)
+    if self.nodes is None:
+      out = np.empty((y.shape[0], x.shape[1], 2), np.float32)
+      for axis, (of_x, of_y) in enumerate(self.matrix):
+        np.add(x * of_x + y * of_y, self.center[axis], out=out[..., axis])
+      return out
+    # The displacements as `interpolate_nodes` has them, turned with the rest: one product of all.
+    grid = self.nodes.shape[-1]
+    rows, columns = _cubic_matrix(y.size, grid), _cubic_matrix(x.size, grid)
+    left = np.empty((2, y.size, grid + 2), np.float32)
     for axis, (of_x, of_y) in enumerate(self.matrix):
-      np.multiply(x, of_x, out=found)
-      found += np.multiply(y, of_y, out=part)
-      np.add(found, self.center[axis], out=out[..., axis])
-    return out
+      turned = of_x * self.nodes[0] + of_y * self.nodes[1]
+      left[axis, :, :grid] = _product(rows, turned)
+      left[axis, :, grid] = of_x
+      left[axis, :, grid + 1] = of_y * y[:, 0] + self.center[axis]
+    right = np.concatenate([columns.T.copy(), x, np.ones_like(x)])
+    return cv2.merge([_product(part, right) for part in left])
 
   def ranges(self) -> tuple[range, range, bool]:
     """Of an exact warp: input rows, input columns, and whether rows become columns."""
@@ -194,15 +198,13 @@ def interpolate_nodes(nodes: np.ndarray, size: Size) -> np.ndarray:
   Returns:
     f32[2, h, w], by bicubic interpolation.
   """
-  grid = nodes.shape[-1]
-  rows, columns = (_cubic_matrix(n, grid) for n in size)
-  # Plain sums: a BLAS product may differ in its last bits with the number of threads.
-  across = sum(rows[:, i, None] * nodes[:, None, i] for i in range(grid))
-  found = across[:, :, 0, None] * columns[:, 0]
-  part = np.empty_like(found)
-  for j in range(1, grid):
-    found += np.multiply(across[:, :, j, None], columns[:, j], out=part)
-  return found
+  rows, columns = (_cubic_matrix(n, nodes.shape[-1]) for n in size)
+  return np.stack([_product(_product(rows, one), columns.T.copy()) for one in nodes])
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """a @ b by NumPy's own loops: BLAS may differ in its last bits with the number of threads."""
+  return np.einsum('ik,kj->ij', a, b)
 
 
 @functools.lru_cache(maxsize=16)

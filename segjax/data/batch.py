@@ -4,6 +4,8 @@ One rule packs every annotation: a field of the batch has a fixed shape and a va
 and what an example has is put into its upper left corner.
 """
 
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +18,9 @@ from segjax.data.sample import Objects, Size
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
 Tree = Any
+
+# Zeros of so many bytes are new pages.
+_PAGES_FROM = 2**20
 
 
 class Field(NamedTuple):
@@ -125,8 +130,7 @@ def pack(
 
   def fill(field: Field, *values: np.ndarray | Masks) -> np.ndarray:
     shape, filled = (count, *field.shape), np.any(field.value)
-    # Zeros that are not written to take no memory.
-    out = np.empty(shape, field.dtype) if filled else np.zeros(shape, field.dtype)
+    out = np.empty(shape, field.dtype) if filled else _zeros(shape, field.dtype)
     if filled:
       for row, value in enumerate(values):
         _fill_beyond(out[row, ...], np.shape(value), field.value)
@@ -144,6 +148,18 @@ def pack(
     for key, field in fields.items()
   }
   return {**batch, 'valid': np.arange(count) < len(parts)}
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Zeros. Many of them are new pages, which take neither time nor memory until written to.
+
+  They are aligned, too, so that JAX on a CPU takes them without a copy. `np.zeros` may clear
+  memory that it had used before.
+  """
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  if size < _PAGES_FROM:
+    return np.zeros(shape, dtype)
+  return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
 
 def _fill_beyond(out: np.ndarray, corner: tuple[int, ...], value: Any) -> None:

@@ -281,8 +281,8 @@ def move_objects(
     masks = _move_windows(masks, rows, columns, where)
   else:
     scratch = np.zeros(size, np.uint8)
-    masks = masks.map(lambda window: _warp_window(resize(window), scratch, move, where))
-  masks = Masks(move.size, masks.windows)
+    warp_one = lambda window: _warp_window(resize(window), scratch, move, where)
+    masks = masks.map(warp_one, size=move.size)
   tight = moved = masks.boxes
   if move.exact:
     boxes = _move_boxes(boxes, move).astype(np.float32)
@@ -309,8 +309,9 @@ def _move_windows(
   """
   down, right, turned = where
   rows, columns = mask_lib.places(rows, down), mask_lib.places(columns, right)
-  moved = masks.map(lambda window: mask_lib.select(window, rows, columns))
-  return moved.map(mask_lib.transpose) if turned else moved
+  size = len(rows), len(columns)
+  moved = masks.map(lambda window: mask_lib.select(window, rows, columns), size=size)
+  return moved.map(mask_lib.transpose, size=size[::-1]) if turned else moved
 
 
 def _warp_window(window: Window, scratch: np.ndarray, move: Warp, where: np.ndarray) -> Window:

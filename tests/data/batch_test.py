@@ -72,6 +72,17 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
   }
 
 
+def test_many_zeros_are_aligned_zeros_that_can_be_written_to():
+  fields = {'label': batch.Field((1024, 700), np.uint16), 'mask': batch.Field((1, 3), np.uint8)}
+  part = {'label': np.full((1000, 600), 7, np.uint16), 'mask': np.ones((1, 3), np.uint8)}
+  packed = batch.pack(fields, [part], 2)
+  label = packed['label']
+  assert label.shape == (2, 1024, 700) and label.flags.writeable
+  assert label.ctypes.data % 64 == 0
+  assert (label[0, :1000, :600] == 7).all() and label.sum() == 7 * 1000 * 600
+  assert packed['mask'].tolist() == [[[1, 1, 1]], [[0, 0, 0]]]
+
+
 @pytest.mark.parametrize(
   ('annotations', 'train', 'canvas', 'keys'),
   [

@@ -174,12 +174,8 @@ def _hide(objects: Objects, on_top: np.ndarray) -> Objects:
 
 
 def _join(first: Objects, second: Objects) -> Objects:
-  joined = {
-    key: np.concatenate([value, getattr(second, key)])
-    for key, value in first._asdict().items()
-    if key != 'masks'
-  }
-  return Objects(**joined, masks=concatenate(first.masks, second.masks))
+  join = lambda a, b: (concatenate if isinstance(a, Masks) else np.concatenate)((a, b))
+  return Objects(*map(join, first, second))
 
 
 # --- the user's own -------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ def _warp_window(window: Window, scratch: np.ndarray, move: Warp, where: np.ndar
   )
   positions = where[rows, columns]
   if not positions.size:
-    return Window(0, 0, np.zeros((0, 0), np.uint8))
+    return mask_lib.EMPTY
   scratch[window.inside] = window.pixels
   found = _sample(scratch, positions, cv2.INTER_NEAREST, 0)
   scratch[window.inside] = 0

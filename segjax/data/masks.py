@@ -4,7 +4,7 @@ Objects are small beside their images: what is done in windows is a fraction of 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -32,7 +32,7 @@ class Window(NamedTuple):
     return np.s_[self.y : self.y + height, self.x : self.x + width]
 
 
-_EMPTY = Window(0, 0, np.zeros((0, 0), np.uint8))
+EMPTY = Window(0, 0, np.zeros((0, 0), np.uint8))
 
 
 class Masks:
@@ -87,17 +87,11 @@ class Masks:
     """Those at `index`, in its order, as an array's `take` along its first axis."""
     if axis:
       raise ValueError(f'masks are taken along axis 0, not {axis}')
-    return self.map(lambda window: window, np.asarray(index, int))
+    return Masks(self.size, [self.windows[i] for i in np.asarray(index, int)])
 
-  def map(
-    self,
-    function: Callable[[Window], Window],
-    index: Iterable[int] | None = None,
-    size: Size | None = None,
-  ) -> 'Masks':
-    """A function of the windows, of those at `index` if that is given; masks of another `size`."""
-    chosen = self.windows if index is None else [self.windows[i] for i in index]
-    return Masks(self.size if size is None else size, map(function, chosen))
+  def map(self, function: Callable[[Window], Window], size: Size | None = None) -> 'Masks':
+    """Masks of `size`, by default the same, of a function of each window."""
+    return Masks(self.size if size is None else size, map(function, self.windows))
 
   @property
   def boxes(self) -> np.ndarray:
@@ -130,19 +124,19 @@ class Masks:
       bits[y : y + height, x // 8 : x // 8 + packed.shape[1]] = packed
 
 
-def concatenate(first: Masks, second: Masks) -> Masks:
-  """The masks of both, of one size."""
-  return Masks(first.size, first.windows + second.windows)
+def concatenate(masks: Sequence[Masks]) -> Masks:
+  """The masks of all, of one size."""
+  return Masks(masks[0].size, [window for part in masks for window in part.windows])
 
 
 def _tighten(window: Window) -> Window:
   """The part around the pixels."""
   y, x, pixels = window
   if not pixels.size:
-    return _EMPTY
+    return EMPTY
   left, top, width, height = cv2.boundingRect(pixels)
   if not width:
-    return _EMPTY
+    return EMPTY
   if (height, width) == pixels.shape:
     return window
   inside = pixels[top : top + height, left : left + width]
@@ -184,7 +178,7 @@ def select(window: Window, rows: np.ndarray, columns: np.ndarray) -> Window:
     _span(at, low, n) for at, low, n in ((rows, y, pixels.shape[0]), (columns, x, pixels.shape[1]))
   )
   if r.start == r.stop or c.start == c.stop:
-    return _EMPTY
+    return EMPTY
   # NumPy takes rows much faster than columns.
   part = cv2.transpose(pixels.take(rows[r] - y, 0)).take(columns[c] - x, 0)
   return Window(r.start, c.start, cv2.transpose(part))

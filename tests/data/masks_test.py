@@ -67,7 +67,7 @@ def test_none():
 
 def test_both():
   first, second = dense(seed=1), dense(seed=2)
-  joined = mask_lib.concatenate(Masks.of(first), Masks.of(second))
+  joined = mask_lib.concatenate([Masks.of(first), Masks.of(second)])
   np.testing.assert_array_equal(joined, np.concatenate([first, second]))
 
 

@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
 from segjax.data.formats import common
-from segjax.data.masks import Masks, Window
+from segjax.data.masks import EMPTY, Masks, Window
 
 # TFDS keeps floats in 32 bits but for these.
 EXACT = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
@@ -172,7 +172,7 @@ def decode_window(counts: bytes | str, size: tuple[int, int]) -> Window:
   some = last >= first
   first, last = first[some], last[some]
   if not len(first):
-    return Window(0, 0, np.zeros((0, 0), np.uint8))
+    return EMPTY
   (left, top), (right, bottom) = np.divmod(first, height), np.divmod(last, height)
   x0, x1 = int(left[0]), int(right[-1]) + 1
   within = (left == right).all()

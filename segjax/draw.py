@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from segjax.data import geometry, read
-from segjax.data.config import DataConfig
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import coco as coco_format
 from segjax.data.sample import Objects, Sample
@@ -20,7 +19,6 @@ _SHOWN = (512, 512)
 
 def draw_labels(
   spec: DatasetSpec,
-  data: DataConfig,
   image: np.ndarray,
   truth: np.ndarray,
   prediction: np.ndarray,
@@ -30,8 +28,7 @@ def draw_labels(
 
   Args:
     spec: of the data set.
-    data: for the normalization of images.
-    image: f32[H, W, C], normalized.
+    image: u8[H, W, C].
     truth: i[H, W].
     prediction: i[H, W].
     uncertainty: f32[H, W] or None.
@@ -39,14 +36,12 @@ def draw_labels(
   Returns:
     u8[H, W, 3] by title.
   """
-  shown = overlays.denormalize(image, data.mean, data.std)
-  panels = overlays.panels(shown, truth, prediction, spec.palette)
+  panels = overlays.panels(image, truth, prediction, spec.palette)
   return panels if uncertainty is None else {**panels, 'uncertainty': overlays.heat(uncertainty)}
 
 
 def draw_objects(
   spec: DatasetSpec,
-  data: DataConfig,
   image: np.ndarray,
   size: tuple[int, int],
   annotation: Mapping[str, Any],
@@ -59,8 +54,7 @@ def draw_objects(
 
   Args:
     spec: of the data set.
-    data: for the normalization of images.
-    image: f32[H, W, C], normalized and padded.
+    image: u8[H, W, C], padded.
     size: (height, width) of the image without its padding.
     annotation: an entry of `batch['annotations']`, see `segjax.metrics.coco`.
     detections: fields of `Detections`, without the batch axis.
@@ -70,7 +64,7 @@ def draw_objects(
   Returns:
     u8[sH, sW, 3] by title, see `overlays.objects`.
   """
-  shown = overlays.denormalize(image[: size[0], : size[1]], data.mean, data.std)
+  shown = image[: size[0], : size[1]]
   # At the input size of the network, not at the original size.
   seen = {'height': size[0], 'width': size[1], 'scale': (1.0, 1.0)}
   found = coco.image_result(detections, seen, paste if 'masks' in detections else None)
@@ -91,7 +85,6 @@ def _true_objects(annotation: Mapping[str, Any], size: tuple[int, int]) -> Objec
 
 def draw_panoptic(
   spec: DatasetSpec,
-  data: DataConfig,
   image: np.ndarray,
   size: tuple[int, int],
   native: tuple[int, int],
@@ -102,8 +95,7 @@ def draw_panoptic(
 
   Args:
     spec: of the data set.
-    data: for the normalization of images.
-    image: f32[H, W, C], normalized and padded.
+    image: u8[H, W, C], padded.
     size: (height, width) of the image without its padding.
     native: (height, width) of the original image.
     truth: without the batch axis, ids at the original size, padded.
@@ -112,8 +104,7 @@ def draw_panoptic(
   Returns:
     u8[sH, sW, 3] by title, see `overlays.segments`.
   """
-  shown = overlays.denormalize(image[: size[0], : size[1]], data.mean, data.std)
-  shown = geometry.resize_image(shown, native)
+  shown = geometry.resize_image(image[: size[0], : size[1]], native)
   window = np.s_[: native[0], : native[1]]
   return {
     'image': overlays.segments(shown, np.zeros(native, int), (), ()),  # enlarged like the others
@@ -163,14 +154,11 @@ def draw_example(spec: DatasetSpec, example: read.Example) -> dict[str, np.ndarr
   return {'image': draw_sample(spec, bare), 'annotation': draw_sample(spec, sample)}
 
 
-def draw_row(
-  spec: DatasetSpec, data: DataConfig, batch: Mapping[str, Any], row: int, margin: int = 0
-) -> np.ndarray:
+def draw_row(spec: DatasetSpec, batch: Mapping[str, Any], row: int, margin: int = 0) -> np.ndarray:
   """Draws an example of a training batch, as the network sees it, with its annotation.
 
   Args:
     spec: of the data set.
-    data: for the normalization of images.
     batch: of `pipeline.train_batches`.
     row: of the batch.
     margin: pixels that images extend beyond their labels on each side.
@@ -178,7 +166,7 @@ def draw_row(
   Returns:
     u8[H, W, 3], without the padding of images with objects.
   """
-  image = overlays.denormalize(batch['image'][row], data.mean, data.std)
+  image = batch['image'][row]
   label = batch['label'][row].astype(np.uint16) if 'label' in batch else None
   if 'instances' not in batch:
     inside = np.s_[margin : image.shape[0] - margin, margin : image.shape[1] - margin]

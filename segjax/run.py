@@ -34,7 +34,7 @@ from segjax.experiment import (
   parse,
   task_module,
 )
-from segjax.tasks.base import Task
+from segjax.tasks.base import Task, from_pixels
 from segjax.training import checkpoint, compile, evaluate, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
@@ -106,7 +106,7 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     SegjaxError: the network has other numbers of classes than the data set.
   """
   _check_classes(experiment, spec)
-  draw = functools.partial(_DRAW[experiment.input.annotations[-1]], spec, experiment.data)
+  draw = functools.partial(_DRAW[experiment.input.annotations[-1]], spec)
   task = task_module(experiment.task).make_task(
     experiment.model,
     experiment.eval,
@@ -115,6 +115,8 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     draw=draw,
     things=spec.things,
   )
+  data = experiment.data
+  task = from_pixels(task, data.mean, data.std)
   # Traced once, for the shapes that the optimizer needs and for the state.
   task = dataclasses.replace(task, init=jax.jit(compile.traced_fast(task.init)))
   return Run(experiment, task, spec)

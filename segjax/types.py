@@ -60,7 +60,8 @@ Fraction: TypeAlias = Annotated[float, Range(0, 1)]
 AnyFloat: TypeAlias = Annotated[float, Range()]
 
 # The batch that a task's functions read. Semantic tasks use
-#   image  f32[B, H, W, C]  normalized; H and W include the model's margin where it has one
+#   image  f32[B, H, W, C]  normalized, or u8 pixels where the task is `tasks.base.from_pixels`;
+#                           H and W include the model's margin where it has one
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
 #   weight f32[B, h, w]     loss weight per pixel, only if the config asks for one
 #   valid  bool[B]          False for padding of an evaluation batch

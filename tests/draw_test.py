@@ -4,7 +4,6 @@ import numpy as np
 
 from segjax import draw
 from segjax.data import batch, datasets
-from segjax.data.config import DataConfig
 from segjax.data.sample import Objects, Sample
 from segjax.report import overlays
 from segjax.types import IGNORE_LABEL, Segments
@@ -18,7 +17,6 @@ SPEC = datasets.DatasetSpec(
   splits={'train': 1},
   things=(1, 2),
 )
-DATA = DataConfig('tiny', mean=(100.0,), std=(50.0,))
 
 
 def gray(height, width, channels=3):
@@ -83,9 +81,8 @@ def test_labels_with_objects_are_drawn_as_segments():
 
 def test_a_row_with_a_margin_has_its_label_in_the_middle():
   label = np.array([[0, 1], [1, 0]], np.int32)
-  image = batch.normalize(gray(6, 6)[None], DATA)
-  found = {'image': image, 'label': label[None]}
-  drawn = draw.draw_row(SPEC, DATA, found, 0, margin=2)
+  found = {'image': gray(6, 6)[None], 'label': label[None]}
+  drawn = draw.draw_row(SPEC, found, 0, margin=2)
   expected = gray(6, 6)
   expected[2:4, 2:4] = overlays.overlay(gray(2, 2), label, SPEC.palette)
   np.testing.assert_array_equal(drawn, expected)
@@ -97,12 +94,11 @@ def test_a_row_with_objects_has_no_padding_and_only_the_valid_ones():
   instances = packed._replace(
     boxes=np.concatenate([packed.boxes, np.zeros((1, 4), np.float32)])[None],
     classes=np.concatenate([packed.classes, [0]])[None],
-    masks=np.pad(packed.masks, ((0, 1), (0, 4), (0, 1)))[None],
+    masks=np.pad(np.packbits(packed.masks, axis=-1), ((0, 1), (0, 4), (0, 1)))[None],
     crowd=np.zeros((1, 2), bool),
     valid=np.array([[True, False]]),
   )
-  image = batch.normalize(np.full((1, 24, 32, 3), 100, np.uint8), DATA)
-  found = {'image': image, 'size': np.int32([[20, 21]]), 'instances': instances}
-  drawn = draw.draw_row(SPEC, DATA, found, 0)
+  found = {'image': gray(24, 32)[None], 'size': np.int32([[20, 21]]), 'instances': instances}
+  drawn = draw.draw_row(SPEC, found, 0)
   expected = draw.draw_sample(SPEC, Sample(gray(20, 21), objects=objects))
   np.testing.assert_array_equal(drawn, expected)

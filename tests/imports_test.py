@@ -56,26 +56,27 @@ ALLOWED['main'] = {'types', 'cli', 'run'}
 # The same inside data/: from a config to batches, and separately from files to data sets.
 INSIDE_DATA = {
   'config': {'images'},
-  'sample': set(),
+  'sample': {'masks'},
   'images': set(),
   'windows': set(),
   'frames': {'images', 'windows'},
   'weight_map': set(),
-  'formats': {'images'},
+  'masks': set(),
+  'formats': {'images', 'masks'},
   'builders': {'formats', 'images', 'guess'},
   'fingerprint': set(),
   'outside': {'config'},
   'downloads': set(),
   'datasets': {'config', 'formats', 'fingerprint', 'outside', 'downloads'},
-  'geometry': {'config', 'sample'},
-  'read': {'config', 'sample', 'formats', 'images', 'datasets', 'geometry'},
+  'geometry': {'config', 'sample', 'masks'},
+  'read': {'config', 'sample', 'masks', 'formats', 'images', 'datasets'},
   'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},
   'guess': set(),
   'statistics': {'sample', 'read'},
   'unusual': {'config', 'read', 'statistics', 'windows'},
-  'augment': {'config', 'sample', 'geometry'},
+  'augment': {'config', 'sample', 'masks', 'geometry'},
   'order': {'config', 'sample', 'geometry'},
-  'batch': {'config', 'sample', 'geometry'},
+  'batch': {'config', 'sample', 'masks'},
 }
 INSIDE_DATA['pipeline'] = set(INSIDE_DATA) - {'builders', 'formats'}
 FLAX = {'nn', 'models'}

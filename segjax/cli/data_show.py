@@ -237,7 +237,7 @@ def _trained_on(
       for row, (_, index) in enumerate(plan.batch(step)[1]):
         if total == count:
           return seen
-        seen.setdefault(index, []).append(draw_row(spec, config.data, batch, row, margin))
+        seen.setdefault(index, []).append(draw_row(spec, batch, row, margin))
         total += 1
   return seen
 

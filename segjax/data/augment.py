@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from segjax.data.config import Augment
-from segjax.data.geometry import Warp, mask_boxes
+from segjax.data.geometry import Warp
+from segjax.data.masks import Masks, Window, concatenate
 from segjax.data.sample import Objects, Sample, Size
 from segjax.types import SegjaxError
 
@@ -148,29 +149,33 @@ def paste(sample: Sample, other: Sample) -> Sample:
   if not len(other.objects.classes):
     return sample
   height, width = other.size
-  pasted = other.objects
-  masks = np.zeros((len(pasted.classes), *sample.size), np.uint8)
-  masks[:, :height, :width] = pasted.masks
-  pasted = pasted._replace(masks=masks)
-  on_top = masks.any(0)
+  above = other.objects._replace(masks=Masks(sample.size, Masks.of(other.objects.masks).windows))
+  on_top = above.masks.union()
 
   def put(below: np.ndarray, above: np.ndarray) -> np.ndarray:
     result = below.copy()
     result[on_top] = above[on_top[:height, :width]]
     return result
 
-  below = sample.objects
-  left = below.masks * ~on_top
-  hidden = (left != below.masks).any((1, 2))
-  tight = mask_boxes(left)
-  boxes = np.where(hidden[:, None], tight, below.boxes)
-  below = below._replace(boxes=boxes, masks=left).take(np.flatnonzero(tight[:, 2] > tight[:, 0]))
   return sample.change(
     image=lambda image: put(image, other.image),
     label=lambda label: put(label, other.label),
     weight=lambda weight: put(weight, other.weight),
-    objects=lambda _: Objects(*map(np.concatenate, zip(below, pasted, strict=True))),
+    objects=lambda objects: _join(_hide(objects, on_top), above),
   )
+
+
+def _hide(objects: Objects, on_top: np.ndarray) -> Objects:
+  """What is left of objects under bool[H, W]: those of which a pixel is, with the boxes of that."""
+  masks = Masks.of(objects.masks)
+  left = masks.map(lambda w: Window(w.y, w.x, w.pixels * ~on_top[w.inside]))
+  boxes = np.where((left.areas != masks.areas)[:, None], left.boxes, objects.boxes)
+  return objects._replace(boxes=boxes, masks=left).take(np.flatnonzero(left.areas))
+
+
+def _join(first: Objects, second: Objects) -> Objects:
+  join = lambda a, b: (concatenate if isinstance(a, Masks) else np.concatenate)((a, b))
+  return Objects(*map(join, first, second))
 
 
 # --- the user's own -------------------------------------------------------------------------------
@@ -215,6 +220,8 @@ def apply_transforms(
   Raises:
     SegjaxError: the result of one is not what a sample is.
   """
+  if transforms:
+    sample = sample.change(objects=lambda o: o._replace(masks=np.asarray(o.masks)))
   for entry in transforms:
     path, arguments = entry['name'], {k: v for k, v in entry.items() if k != 'name'}
     changed = find_transform(path)(rng, sample, **arguments)

@@ -4,19 +4,23 @@ One rule packs every annotation: a field of the batch has a fixed shape and a va
 and what an example has is put into its upper left corner.
 """
 
-import functools
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import jax
 import numpy as np
 
 from segjax.data.config import DataConfig, InputConfig
+from segjax.data.masks import Masks
 from segjax.data.sample import Objects, Size
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
 Tree = Any
+
+# Zeros of so many bytes are new pages.
+_PAGES_FROM = 2**20
 
 
 class Field(NamedTuple):
@@ -77,11 +81,11 @@ def segments_field(canvas: Size, count: int) -> Segments:
 
 
 def pack_objects(objects: Objects) -> Instances:
-  """Objects with masks of one bit a pixel, as `segjax.ops.masks.pack_masks` does it."""
+  """Objects as the part of a batch, see `pack`, which gives their masks one bit a pixel."""
   return Instances(
     boxes=objects.boxes,
     classes=objects.classes,
-    masks=np.packbits(objects.masks, axis=-1),
+    masks=Masks.of(objects.masks),
     crowd=objects.crowd,
     valid=np.ones(len(objects.classes), bool),
   )
@@ -106,7 +110,7 @@ def largest(objects: Objects, count: int) -> Objects:
   """The `count` objects with the most pixels, in their order."""
   if len(objects.classes) <= count:
     return objects
-  areas = objects.masks.sum((1, 2), dtype=np.int64)
+  areas = Masks.of(objects.masks).areas
   return objects.take(np.sort(np.argsort(-areas, kind='stable')[:count]))
 
 
@@ -124,15 +128,18 @@ def pack(
     Arrays [count, *field.shape], and `valid` bool[count], whether there is an example.
   """
 
-  def fill(field: Field, *values: np.ndarray) -> np.ndarray:
-    shape = (count, *field.shape)
-    if np.any(field.value):
-      out = np.empty(shape, field.dtype)
-      out[...] = field.value
-    else:  # memory that is not written to is free
-      out = np.zeros(shape, field.dtype)
+  def fill(field: Field, *values: np.ndarray | Masks) -> np.ndarray:
+    shape, filled = (count, *field.shape), np.any(field.value)
+    out = np.empty(shape, field.dtype) if filled else _zeros(shape, field.dtype)
+    if filled:
+      for row, value in enumerate(values):
+        _fill_beyond(out[row, ...], np.shape(value), field.value)
+      _fill_beyond(out[len(values) :], (0,), field.value)
     for row, value in enumerate(values):
-      out[(row, *(slice(side) for side in np.shape(value)))] = value
+      if isinstance(value, Masks):
+        value.pack(out[row])
+      else:
+        out[(row, *map(slice, np.shape(value)))] = value
     return out
 
   is_field = lambda node: isinstance(node, Field)
@@ -143,42 +150,46 @@ def pack(
   return {**batch, 'valid': np.arange(count) < len(parts)}
 
 
-def finish(
-  data: DataConfig, item: tuple[dict[str, Any], list[str]]
-) -> tuple[dict[str, Any], list[str]]:
-  """From the bytes that processes exchange to the types of a `Batch`, four times as large.
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Zeros. Many of them are new pages, which take neither time nor memory until written to.
 
-  All arrays are new: shared memory that outlives the iterator would leak.
+  They are aligned, too, so that JAX on a CPU takes them without a copy. `np.zeros` may clear
+  memory that it had used before.
   """
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  if size < _PAGES_FROM:
+    return np.zeros(shape, dtype)
+  return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+
+
+def _fill_beyond(out: np.ndarray, corner: tuple[int, ...], value: Any) -> None:
+  """Fills an array but for its upper left corner of this shape."""
+  for axis, side in enumerate(corner):
+    slab = out[(*map(slice, corner[:axis]), slice(side, None))]
+    if slab.size:
+      slab[:1] = value
+      slab[1:] = slab[:1]  # copies rows, where `value` may be a color that is repeated slowly
+
+
+def finish(
+  item: tuple[dict[str, Any], list[str]], *, copy: bool
+) -> tuple[dict[str, Any], list[str]]:
+  """From what processes exchange to the types of a `Batch`.
+
+  Args:
+    item: a batch and the names of its examples.
+    copy: whether all arrays are to be new. Shared memory that outlived the iterator would leak.
+  """
+  new = np.array if copy else np.asarray
   batch = {
-    key: value if isinstance(value, list) else jax.tree.map(np.array, value)
+    key: value if isinstance(value, list) else jax.tree.map(new, value)
     for key, value in item[0].items()
-    if key != 'image'
   }
   if 'label' in batch:
     batch['label'] = batch['label'].astype(np.int32)
-  batch['image'] = normalize(item[0]['image'], data)
-  batch['image'][~batch['valid']] = 0
   return batch, item[1]
-
-
-# --- pixel values ---------------------------------------------------------------------------------
 
 
 def mean_color(data: DataConfig) -> np.ndarray:
   """u8[1] or u8[C], the nearest color to `config.data.mean`."""
   return np.rint(data.mean).clip(0, 255).astype(np.uint8)
-
-
-def normalize(image: np.ndarray, data: DataConfig) -> np.ndarray:
-  """u8[B, H, W, C] -> f32[B, H, W, C], (image - mean) / std."""
-  width, channels = image.shape[2:]
-  table = _normalize_table(tuple(data.mean), tuple(data.std), channels)
-  return cv2.LUT(image.reshape(-1, width, channels), table).reshape(image.shape)
-
-
-@functools.lru_cache(maxsize=4)
-def _normalize_table(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> np.ndarray:
-  """f32[1, 256, C]: what each pixel value becomes."""
-  values = np.repeat(np.arange(256, dtype=np.float32)[:, None], channels, axis=1)
-  return ((values - np.float32(mean)) / np.float32(std))[None]

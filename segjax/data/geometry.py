@@ -16,6 +16,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segjax.data import masks as mask_lib
+from segjax.data.masks import Masks, Window
 from segjax.data.sample import Objects, Sample, Size
 from segjax.types import IGNORE_LABEL
 
@@ -145,19 +147,23 @@ class Warp(NamedTuple):
   def positions(self) -> np.ndarray:
     """f32[h + 2·margin, w + 2·margin, 2], the (x, y) of each output pixel in the input."""
     x, y = self._offsets()
-    size = y.shape[0], x.shape[1]
-    if self.nodes is not None:
-      displaced = interpolate_nodes(self.nodes, size)
-      x, y = np.add(x, displaced[0], out=displaced[0]), np.add(y, displaced[1], out=displaced[1])
     x, y = x + self.shift[0], y + self.shift[1]
-    out = np.empty((*size, 2), np.float32)
-    # Arrays of this size are new pages of memory each: two serve for all.
-    found, part = np.empty((2, *size), np.float32)
+    if self.nodes is None:
+      out = np.empty((y.shape[0], x.shape[1], 2), np.float32)
+      for axis, (of_x, of_y) in enumerate(self.matrix):
+        np.add(x * of_x + y * of_y, self.center[axis], out=out[..., axis])
+      return out
+    # The displacements as `interpolate_nodes` has them, turned with the rest: one product of all.
+    grid = self.nodes.shape[-1]
+    rows, columns = _cubic_matrix(y.size, grid), _cubic_matrix(x.size, grid)
+    left = np.empty((2, y.size, grid + 2), np.float32)
     for axis, (of_x, of_y) in enumerate(self.matrix):
-      np.multiply(x, of_x, out=found)
-      found += np.multiply(y, of_y, out=part)
-      np.add(found, self.center[axis], out=out[..., axis])
-    return out
+      turned = of_x * self.nodes[0] + of_y * self.nodes[1]
+      left[axis, :, :grid] = _product(rows, turned)
+      left[axis, :, grid] = of_x
+      left[axis, :, grid + 1] = of_y * y[:, 0] + self.center[axis]
+    right = np.concatenate([columns.T.copy(), x, np.ones_like(x)])
+    return cv2.merge([_product(part, right) for part in left])
 
   def ranges(self) -> tuple[range, range, bool]:
     """Of an exact warp: input rows, input columns, and whether rows become columns."""
@@ -192,15 +198,13 @@ def interpolate_nodes(nodes: np.ndarray, size: Size) -> np.ndarray:
   Returns:
     f32[2, h, w], by bicubic interpolation.
   """
-  grid = nodes.shape[-1]
-  rows, columns = (_cubic_matrix(n, grid) for n in size)
-  # Plain sums: a BLAS product may differ in its last bits with the number of threads.
-  across = sum(rows[:, i, None] * nodes[:, None, i] for i in range(grid))
-  found = across[:, :, 0, None] * columns[:, 0]
-  part = np.empty_like(found)
-  for j in range(1, grid):
-    found += np.multiply(across[:, :, j, None], columns[:, j], out=part)
-  return found
+  rows, columns = (_cubic_matrix(n, nodes.shape[-1]) for n in size)
+  return np.stack([_product(_product(rows, one), columns.T.copy()) for one in nodes])
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """a @ b by NumPy's own loops: BLAS may differ in its last bits with the number of threads."""
+  return np.einsum('ik,kj->ij', a, b)
 
 
 @functools.lru_cache(maxsize=16)
@@ -266,16 +270,20 @@ def move_objects(
     that the border does not cut is moved as it is; other boxes are those of the masks. Without a
     warp, all objects with their boxes in proportion.
   """
-  ratio = [new / old for new, old in zip(size, objects.masks.shape[1:], strict=True)]
+  masks = Masks.of(objects.masks)
+  ratio = [new / old for new, old in zip(size, masks.size, strict=True)]
   boxes = objects.boxes * np.float32([*ratio[::-1]] * 2)
-  masks = np.empty((len(objects.masks), *(move.size if move else size)), np.uint8)
-  for out, mask in zip(masks, objects.masks, strict=True):
-    resized = resize_label(mask, size)
-    out[...] = _warp_mask(resized, move, where) if move else resized
+  rows, columns = map(mask_lib.nearest_places, masks.size, size)
+  resize = lambda window: mask_lib.select(window, rows, columns)
   if move is None:
-    return objects._replace(boxes=boxes, masks=masks)
-  tight = mask_boxes(masks)
-  moved = tight
+    return objects._replace(boxes=boxes, masks=masks.map(resize, size=size))
+  if move.exact:
+    masks = _move_windows(masks, rows, columns, where)
+  else:
+    scratch = np.zeros(size, np.uint8)
+    warp_one = lambda window: _warp_window(resize(window), scratch, move, where)
+    masks = masks.map(warp_one, size=move.size)
+  tight = moved = masks.boxes
   if move.exact:
     boxes = _move_boxes(boxes, move).astype(np.float32)
     cut = ((boxes < 0) | (boxes > np.float32([*move.size[::-1]] * 2))).any(1)
@@ -284,29 +292,51 @@ def move_objects(
   return objects._replace(boxes=moved, masks=masks).take(np.flatnonzero(left))
 
 
-def mask_boxes(masks: np.ndarray) -> np.ndarray:
-  """f32[n, 4], the boxes around the pixels of u8[n, H, W]; zeros where there is none."""
-  boxes = np.array([cv2.boundingRect(mask) for mask in masks], np.float32).reshape(-1, 4)
-  boxes[:, 2:] += boxes[:, :2]
-  return boxes
+def mask_boxes(masks: Masks | np.ndarray) -> np.ndarray:
+  """f32[n, 4], the boxes around the pixels of masks [n, H, W]; zeros where there is none."""
+  return Masks.of(masks).boxes
 
 
-def _warp_mask(mask: np.ndarray, move: Warp, where: Where) -> np.ndarray:
-  """`_sample` of a mask, which looks no further than its pixels can get."""
-  if isinstance(where, tuple):
-    return _sample(mask, where, cv2.INTER_NEAREST, 0)
-  reached = mask_boxes(mask[None]) + np.float32([-2, -2, 2, 2])
+def _move_windows(
+  masks: Masks, rows: np.ndarray, columns: np.ndarray, where: tuple[range, range, bool]
+) -> Masks:
+  """Masks that are resized and then moved by whole pixels, in one step.
+
+  Args:
+    masks: n.
+    rows, columns: of the masks, for each row and column of the resized ones.
+    where: the ranges of an exact warp.
+  """
+  down, right, turned = where
+  rows, columns = mask_lib.places(rows, down), mask_lib.places(columns, right)
+  size = len(rows), len(columns)
+  moved = masks.map(lambda window: mask_lib.select(window, rows, columns), size=size)
+  return moved.map(mask_lib.transpose, size=size[::-1]) if turned else moved
+
+
+def _warp_window(window: Window, scratch: np.ndarray, move: Warp, where: np.ndarray) -> Window:
+  """A mask after a warp that is not exact, which looks no further than its pixels can get.
+
+  Args:
+    window: of the mask.
+    scratch: u8 of the mask's size, zeros, and so on return.
+    move: the warp.
+    where: its positions.
+  """
+  reached = Masks(scratch.shape, [window]).boxes + np.float32([-2, -2, 2, 2])
   x0, y0, x1, y1 = _move_boxes(reached, move)[0]
   reach = 0.0 if move.nodes is None else _OVERSHOOT * float(np.abs(move.nodes).max())
   rows, columns = (
     slice(max(0, int(low - reach)), max(0, int(high + reach) + 1))
     for low, high in ((y0, y1), (x0, x1))
   )
-  out = np.zeros(move.size, np.uint8)
-  window = where[rows, columns]
-  if window.size:
-    out[rows, columns] = _sample(mask, window, cv2.INTER_NEAREST, 0)
-  return out
+  positions = where[rows, columns]
+  if not positions.size:
+    return mask_lib.EMPTY
+  scratch[window.inside] = window.pixels
+  found = _sample(scratch, positions, cv2.INTER_NEAREST, 0)
+  scratch[window.inside] = 0
+  return Window(rows.start, columns.start, found)
 
 
 def _move_boxes(boxes: np.ndarray, move: Warp) -> np.ndarray:
@@ -325,13 +355,29 @@ def _sample(
   if isinstance(where, tuple):
     rows, columns, turned = where
     out = _take(_take(array, rows, 0, fill), columns, 1, fill)
-    return np.ascontiguousarray(out.swapaxes(0, 1) if turned else out)
+    return _contiguous(out.swapaxes(0, 1) if turned else out)
   border = {'borderMode': cv2.BORDER_REFLECT_101}
   if fill is not None:
     value = np.broadcast_to(fill, array.shape[2:]).tolist()
     border = {'borderMode': cv2.BORDER_CONSTANT, 'borderValue': value}
   out = cv2.remap(array, where, None, interpolation, **border)
   return out.reshape(where.shape[:2] + array.shape[2:])
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+  """The array, or a copy of it. NumPy would copy flipped and turned images value by value."""
+  if array.flags.c_contiguous or not array.size:
+    return np.ascontiguousarray(array)
+  shape, turned = array.shape, abs(array.strides[0]) < abs(array.strides[1])
+  if turned:
+    array = array.swapaxes(0, 1)
+  up, left = array.strides[0] < 0, array.strides[1] < 0
+  forward = array[:: -1 if up else 1, :: -1 if left else 1]
+  if turned:
+    up, left, forward = left, up, cv2.transpose(forward)
+  if up or left:
+    forward = cv2.flip(forward, (1 if left else 0) if up != left else -1)
+  return np.ascontiguousarray(forward).reshape(shape)
 
 
 def _take(

@@ -5,7 +5,8 @@ A training example is read (`read`), resized and warped (`geometry`) as its gene
 (`order`). So a batch depends on the seed and the step alone: a run resumes anywhere, on any number
 of hosts and workers.
 
-Batches are dicts of what `segjax.types.Batch` says, each with the names of its examples. With
+Batches are dicts of what `segjax.types.Batch` says, with the pixels of images as they are: the
+network's program normalizes them. With each come the names of its examples. With
 objects they also have `size` i32[B, 2], of the image inside its padding, `index` i32[B], of the
 example in its split, and
 
@@ -98,7 +99,7 @@ def train_batches(
       pixel of them is left.
 
   Yields:
-    (batch, names) with image f32[b, H + 2·margin, W + 2·margin, C], valid bool[b], all True, label
+    (batch, names) with image u8[b, H + 2·margin, W + 2·margin, C], valid bool[b], all True, label
     i32[b, H, W], weight f32[b, H, W] if the config has a weight map, and what the module describes;
     b = batch size / process_count.
 
@@ -133,16 +134,16 @@ def eval_batches(
   """Every example of a split once, resized but neither cropped nor augmented.
 
   Batches are of one padded shape. The last one of each shape is filled up with examples that are
-  not `valid`: image and weight 0, label `IGNORE_LABEL`, name ''. Every host gets as many batches,
-  of the same shapes. Threads read, whatever `config.batch.workers` says: no process starts for each
-  evaluation.
+  not `valid`: the image of the mean color, weight 0, label `IGNORE_LABEL`, name ''. Every host gets
+  as many batches, of the same shapes. Threads read, whatever `config.batch.workers` says: no
+  process starts for each evaluation.
 
   Args:
     builder, spec, config, process_index, process_count: as for `train_batches`.
     split: in place of `config.data.eval_split`.
 
   Yields:
-    (batch, names) with image f32[b, H, W, C], label i32[b, H, W], valid bool[b], weight
+    (batch, names) with image u8[b, H, W, C], label i32[b, H, W], valid bool[b], weight
     f32[b, H, W] if the config has a weight map, and what the module describes;
     b = evaluation batch size / process_count.
 
@@ -198,8 +199,8 @@ def prepare_image(
 
   Args:
     image: u8[H, W, C] of any size.
-    config: its sizes, mean and std are used. An image that fits into none of the shapes is padded
-      to multiples of 32.
+    config: its sizes are used, and its mean for the padding. An image that fits into none of the
+      shapes is padded to multiples of 32.
 
   Returns:
     A batch of one image: `image`, `size`, `native` and, in panoptic tasks, `segments` that are all
@@ -215,7 +216,7 @@ def prepare_image(
   fields = {'image': batch.Field((*shape, image.shape[2]), np.uint8, batch.mean_color(data))}
   packed = batch.pack(fields, [{'image': resized}], 1)
   found = {
-    'image': batch.normalize(packed['image'], data),
+    'image': packed['image'],
     'size': np.array([size], np.int32),
     'native': np.array([native], np.int32),
   }
@@ -468,7 +469,7 @@ def _stream(
     dataset = batches.to_iter_dataset(
       grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_THREADS)
     )
-  iterator = iter(dataset.map(functools.partial(batch.finish, config.data)))
+  iterator = iter(dataset.map(functools.partial(batch.finish, copy=workers > 0)))
   try:
     yield from iterator
   except RuntimeError as e:

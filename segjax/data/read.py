@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from segjax.data import datasets, images
 from segjax.data.config import InputConfig
 from segjax.data.formats import coco, common, panoptic
-from segjax.data.geometry import mask_boxes
+from segjax.data.masks import Masks, Window
 from segjax.data.sample import Objects, Sample, Size
 from segjax.types import IGNORE_LABEL, SegjaxError, Segments
 
@@ -332,11 +332,10 @@ def _objects(
   """The things among objects that are the pixels of i[H, W] with their number."""
   things = example.reader.things
   known = np.flatnonzero([int(label) in things for label in labels])
-  masks = np.empty((len(known), *ids.shape), np.uint8)
-  for mask, number in zip(masks, np.asarray(numbers)[known], strict=True):
-    np.equal(ids, number, out=mask.view(bool))
+  equal = (np.equal(ids, number).view(np.uint8) for number in np.asarray(numbers)[known])
+  masks = Masks(ids.shape, (Window(0, 0, mask) for mask in equal))
   classes = np.array([things[int(labels[i])] for i in known], np.int32)
-  return Objects(mask_boxes(masks), classes, masks, np.asarray(crowd, bool)[known])
+  return Objects(masks.boxes, classes, masks, np.asarray(crowd, bool)[known])
 
 
 def _read_run_lengths(example: Example) -> Annotations:
@@ -445,13 +444,11 @@ def _annotation(entry: Mapping[str, Any], size: Size, category: int) -> dict[str
 def decode_objects(annotations: Sequence[Mapping[str, Any]], size: Size) -> Objects:
   """The boxes and masks of COCO's entries in an image of `size`."""
   xywh = np.array([entry['bbox'] for entry in annotations], np.float32).reshape(-1, 4)
-  masks = np.empty((len(annotations), *size), np.uint8)
-  for mask, entry in zip(masks, annotations, strict=True):
-    mask[...] = coco.decode_mask(entry['rle']['counts'], size)
+  windows = [coco.decode_window(entry['rle']['counts'], size) for entry in annotations]
   return Objects(
     boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
     classes=np.array([entry['category'] for entry in annotations], np.int32),
-    masks=masks,
+    masks=Masks(size, windows),
     crowd=np.array([entry['iscrowd'] for entry in annotations], bool),
   )
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segjax.data.masks import Masks
 from segjax.types import Segments
 
 Size = tuple[int, int]
@@ -19,18 +20,18 @@ class Objects(NamedTuple):
   Attributes:
     boxes: f32[n, 4].
     classes: i32[n], index among the things.
-    masks: u8[n, H, W], 0 or 1.
+    masks: u8[n, H, W], 0 or 1, an array or `Masks`. Transforms of the user get an array.
     crowd: bool[n].
   """
 
   boxes: np.ndarray
   classes: np.ndarray
-  masks: np.ndarray
+  masks: np.ndarray | Masks
   crowd: np.ndarray
 
   def take(self, index: np.ndarray) -> 'Objects':
     """Those at `index`, in its order."""
-    return Objects(*(field[index] for field in self))
+    return Objects(*(field.take(index, 0) for field in self))
 
 
 class Sample(NamedTuple):

@@ -1,10 +1,31 @@
-"""Local response and local contrast normalization."""
+"""Normalization of pixel values, local response and local contrast normalization."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from segjax.types import Array
+
+
+def normalize_pixels(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+  """(pixel - mean) / std, by a table of the 256 values.
+
+  The values are those that NumPy computes in float32; XLA's division differs in the last bit.
+
+  Args:
+    image: u8[..., C].
+    mean, std: one number, or one for each channel.
+
+  Returns:
+    f32[..., C].
+  """
+  channels = image.shape[-1]
+  pixels = np.arange(256, dtype=np.float32)[:, None].repeat(channels, axis=1)
+  table = (pixels - np.float32(mean)) / np.float32(std)
+  places = image.astype(jnp.int32) * channels + np.arange(channels, dtype=np.int32)
+  return jnp.asarray(table.ravel()).at[places].get(mode='promise_in_bounds')
 
 
 def local_response_norm(

@@ -319,21 +319,6 @@ def heat(values: npt.ArrayLike) -> np.ndarray:
   return cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy()
 
 
-def denormalize(image: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> np.ndarray:
-  """Undoes `(pixel - mean) / std`.
-
-  Args:
-    image: f32[H, W, C], normalized.
-    mean: f[C] in pixel units from 0 to 255.
-    std: f[C] in the same units.
-
-  Returns:
-    u8[H, W, C], rounded and clipped.
-  """
-  pixels = np.asarray(image, np.float32) * np.asarray(std) + np.asarray(mean)
-  return np.rint(pixels.clip(0, 255)).astype(np.uint8)
-
-
 def write_label_png(path: str | os.PathLike, label: npt.ArrayLike, palette: npt.ArrayLike) -> None:
   """Writes a PNG whose pixel values are class indices.
 
@@ -375,7 +360,7 @@ def _with_void(label: npt.ArrayLike, palette: npt.ArrayLike, *, void: int) -> np
 def _rgb(image: npt.ArrayLike) -> np.ndarray:
   image = np.asarray(image)
   if image.dtype != np.uint8:
-    raise ValueError(f'an image must be uint8, got {image.dtype}: call denormalize first')
+    raise ValueError(f'an image must be uint8, got {image.dtype}')
   if image.ndim == 2:
     image = image[:, :, None]
   if image.ndim != 3 or image.shape[2] not in (1, 3):

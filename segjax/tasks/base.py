@@ -1,13 +1,15 @@
 """The interface between a task and the training loop: a frozen dataclass of pure functions."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
 from segjax.metrics.base import Metric
+from segjax.ops.normalize import normalize_pixels
 from segjax.types import Array, Batch, SegjaxError, SumCount, nearest
 
 Variables = Mapping[str, Any]
@@ -72,6 +74,39 @@ class Task:
   def ranking(self) -> Metric | None:
     """The first metric that scores each image, which selects the worst ones."""
     return next((metric for metric in self.metrics if metric.image_scores), None)
+
+
+def from_pixels(task: Task, mean: Sequence[float], std: Sequence[float]) -> Task:
+  """The task for batches whose images are pixel values, u8, which it normalizes on the device.
+
+  A quarter of the bytes travels there. Images that are normalized already, f32, stay as they are.
+
+  Args:
+    task: whose functions take normalized images.
+    mean, std: see `normalize_pixels`.
+  """
+
+  def normalized(batch: Batch) -> Batch:
+    image = batch['image']
+    if image.dtype != jnp.uint8:
+      return batch
+    return {**batch, 'image': normalize_pixels(image, mean, std)}
+
+  def init(key: Array, batch: Batch) -> Variables:
+    return task.init(key, normalized(batch))
+
+  def forward(variables: Variables, batch: Batch, **options: Any) -> tuple[Any, Variables]:
+    return task.forward(variables, normalized(batch), **options)
+
+  def batch_statistics(variables: Variables, batch: Batch, key: Array) -> Variables:
+    return task.batch_statistics(variables, normalized(batch), key)
+
+  return dataclasses.replace(
+    task,
+    init=init,
+    forward=forward,
+    batch_statistics=task.batch_statistics and batch_statistics,
+  )
 
 
 def check_metrics(names: Collection[str], known: Collection[str]) -> None:

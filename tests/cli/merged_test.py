@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segjax.data import pipeline
+from segjax.ops.normalize import normalize_pixels
 from segjax.run import load_dataset, load_run
 from segjax.tables import results
 from segjax.tables import spec as spec_lib
@@ -115,8 +116,10 @@ def runs(parts, merged):
   return {name: load_run(Workdir(path), 'latest') for name, path in paths.items()}
 
 
-def apply(loaded, *inputs):
-  return loaded.run.model.apply(loaded.variables, *inputs, train=False)
+def apply(loaded, image, *inputs):
+  data = loaded.run.experiment.data
+  image = normalize_pixels(image, data.mean, data.std)
+  return loaded.run.model.apply(loaded.variables, image, *inputs, train=False)
 
 
 def semantic_scores(runs, image):

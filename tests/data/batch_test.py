@@ -72,6 +72,17 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
   }
 
 
+def test_many_zeros_are_aligned_zeros_that_can_be_written_to():
+  fields = {'label': batch.Field((1024, 700), np.uint16), 'mask': batch.Field((1, 3), np.uint8)}
+  part = {'label': np.full((1000, 600), 7, np.uint16), 'mask': np.ones((1, 3), np.uint8)}
+  packed = batch.pack(fields, [part], 2)
+  label = packed['label']
+  assert label.shape == (2, 1024, 700) and label.flags.writeable
+  assert label.ctypes.data % 64 == 0
+  assert (label[0, :1000, :600] == 7).all() and label.sum() == 7 * 1000 * 600
+  assert packed['mask'].tolist() == [[[1, 1, 1]], [[0, 0, 0]]]
+
+
 @pytest.mark.parametrize(
   ('annotations', 'train', 'canvas', 'keys'),
   [
@@ -118,15 +129,15 @@ def test_segments_without_a_pixel_are_not_valid():
   np.testing.assert_array_equal(packed.classes, [[0, 1, 2, 0, 0]])
 
 
-def test_finished_batches_have_the_types_of_a_batch():
-  data = input_config(mean=(10, 20, 30), std=(1, 2, 4)).data
+@pytest.mark.parametrize('copy', [False, True])
+def test_finished_batches_have_the_types_of_a_batch(copy):
   image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
   label = np.full((2, 4, 5), IGNORE_LABEL, np.uint16)
   item = {'image': image, 'label': label, 'valid': np.array([True, False]), 'annotations': [1, 2]}
-  finished, names = batch.finish(data, (item, ['a', '']))
-  expected = (image[0] - np.float32([10, 20, 30])) / np.float32([1, 2, 4])
-  np.testing.assert_array_equal(finished['image'][0], expected)
-  assert finished['image'].dtype == np.float32 and not finished['image'][1].any()
+  finished, names = batch.finish((item, ['a', '']), copy=copy)
+  assert finished['image'].dtype == np.uint8
+  np.testing.assert_array_equal(finished['image'], image)
+  assert np.shares_memory(finished['image'], image) == (not copy)
   assert finished['label'].dtype == np.int32 and (finished['label'] == IGNORE_LABEL).all()
   assert finished['annotations'] == [1, 2] and names == ['a', '']
 

@@ -235,7 +235,7 @@ def test_label_masks_and_boxes_agree_after_any_warp(keys, out_size):
     assert out.label.shape == out.objects.masks.shape[1:] == out.size
     assert all(a <= b for a, b in zip(out.size, out_size, strict=True))
     assert_boxes_fit(out.objects)
-    assert out.objects.masks.any((1, 2)).all()
+    assert np.any(out.objects.masks, (1, 2)).all()
     label = np.zeros(out.size, int)
     for number, mask in zip(out.objects.classes + 1, out.objects.masks, strict=True):
       label[mask == 1] = number
@@ -366,7 +366,7 @@ def test_box_of_the_enlarged_mask_is_the_enlarged_box(factor):
 @pytest.mark.parametrize('size', [(20, 30), (27, 41), (57, 33)])
 def test_box_of_the_resized_mask_is_the_resized_box_to_half_a_pixel(size):
   resized = geometry.resize(make_sample(), size).objects
-  there = resized.masks.any((1, 2))
+  there = np.any(resized.masks, (1, 2))
   gap = resized.boxes - geometry.mask_boxes(resized.masks)
   assert np.abs(gap[there]).max() <= 0.5 + 1e-5
 

@@ -95,7 +95,7 @@ def test_batches_of_a_random_access_source(source, kind):
   assert names[0].startswith('example ')
   if kind == 'label':
     assert spec.class_names == ('background', 'square')
-    square = (batch['image'] > 0)[..., 0]
+    square = (batch['image'] > 127)[..., 0]
     np.testing.assert_array_equal(batch['label'] == 1, square)
   else:
     assert spec.class_names == ('square',)

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from inputs import changed, input_config
 from small_datasets import ISTHING, OBJECT_SIZES, SEGMENT_SIZES, SEGMENTS
 
-from segjax.data import datasets, geometry, pipeline, read
-from segjax.data.batch import normalize
+from segjax.data import datasets, geometry, pipeline
+from segjax.data.batch import mean_color
 from segjax.data.weight_map import border_weight_map
 from segjax.ops.masks import unpack_masks
 from segjax.types import IGNORE_LABEL, SegjaxError
@@ -136,17 +136,15 @@ def assert_same(actual, expected):
 
 
 def test_train_batch_without_augmentation(tiny):
-  config = input_config(batch_size=4, mean=(10, 20, 30), std=(1, 2, 4))
-  for batch, batch_names in train(tiny, 3, config):
+  for batch, batch_names in train(tiny, 3, input_config(batch_size=4)):
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
-      'image': ((4, 16, 24, 3), np.float32),
+      'image': ((4, 16, 24, 3), np.uint8),
       'label': ((4, 16, 24), np.int32),
       'valid': ((4,), bool),
     }
     assert batch['valid'].all()
     for image, label, name in zip(batch['image'], batch['label'], batch_names, strict=True):
-      expected = (TRAIN[name][0] - np.float32([10, 20, 30])) / np.float32([1, 2, 4])
-      np.testing.assert_array_equal(image, expected)
+      np.testing.assert_array_equal(image, TRAIN[name][0])
       np.testing.assert_array_equal(label, TRAIN[name][1])
 
 
@@ -297,17 +295,14 @@ def test_stretch_and_fit(tiny):
   fitted = changed(stretched, resize='fit')
   for batch, batch_names in train(tiny, 2, stretched):
     image, label = TRAIN[batch_names[0]]
-    np.testing.assert_array_equal(
-      batch['image'][0],
-      geometry.resize_image(image, (32, 24)).astype(np.float32) - np.float32(100.2),
-    )
+    np.testing.assert_array_equal(batch['image'][0], geometry.resize_image(image, (32, 24)))
     np.testing.assert_array_equal(batch['label'][0], label.repeat(2, axis=0))
   for batch, batch_names in train(tiny, 2, fitted):
     image, label = TRAIN[batch_names[0]]
     np.testing.assert_array_equal(batch['label'][0][:16], label)
     assert (batch['label'][0][16:] == IGNORE_LABEL).all()
-    np.testing.assert_allclose(batch['image'][0][:16], image - 100.2, atol=1e-4)
-    np.testing.assert_allclose(batch['image'][0][16:], 0, atol=0.5)
+    np.testing.assert_array_equal(batch['image'][0][:16], image)
+    assert (batch['image'][0][16:] == 100).all()
 
 
 def test_weight_map_is_made_once_and_moves_with_the_label(tiny, monkeypatch):
@@ -344,10 +339,10 @@ def test_eval_sees_each_example_once_and_masks_the_rest(tiny):
     assert batch['valid'].tolist() == [name != '' for name in batch_names]
     for image, label, name in zip(batch['image'], batch['label'], batch_names, strict=True):
       if name:
-        np.testing.assert_array_equal(image, VAL[name][0] - np.float32(100))
+        np.testing.assert_array_equal(image, VAL[name][0])
         np.testing.assert_array_equal(label, VAL[name][1])
       else:
-        assert (image == 0).all()
+        assert (image == 100).all()
         assert (label == IGNORE_LABEL).all()
 
 
@@ -381,11 +376,11 @@ def test_eval_of_different_sizes(tiny):
         continue
       expected, expected_label = MIXED[name]
       height, width = expected_label.shape
-      np.testing.assert_array_equal(image[:height, :width], expected - np.float32(100))
+      np.testing.assert_array_equal(image[:height, :width], expected)
       np.testing.assert_array_equal(label[:height, :width], expected_label)
       outside = np.ones(label.shape, bool)
       outside[:height, :width] = False
-      assert (image[outside] == 0).all()
+      assert (image[outside] == 100).all()
       assert (label[outside] == IGNORE_LABEL).all()
 
 
@@ -489,7 +484,7 @@ def test_a_batch_has_images_and_their_objects(objects_builder):
   for found, batch_names in train(objects_builder, 30, OBJECTS):
     shape = found['image'].shape[1:3]
     assert shape in OBJECTS.data.size.shapes
-    assert found['image'].dtype == np.float32
+    assert found['image'].dtype == np.uint8
     assert found['valid'].all() and 'label' not in found
     assert found['seed'].dtype == np.uint32
     objects = found['instances']
@@ -503,7 +498,7 @@ def test_a_batch_has_images_and_their_objects(objects_builder):
       np.testing.assert_array_equal(geometry.mask_boxes(masks), objects.boxes[i])
       np.testing.assert_array_equal(objects.classes[i, :number], np.arange(number) % 2)
       assert not masks[:, height:].any() and not masks[:, :, width:].any()
-      assert (abs(found['image'][i, height:]) < 0.01).all(), 'the mean color, rounded'
+      assert (found['image'][i, height:] == mean_color(OBJECTS.data)).all()
     seen += numbers(batch_names)
   # Of each of the two shapes up to two examples wait for their batch to be full.
   counts = np.bincount(seen, minlength=8)
@@ -543,17 +538,6 @@ def test_hosts_share_a_batch_of_objects(objects_builder):
 def test_workers_change_nothing_of_objects(objects_builder):
   two = changed(VARIED, workers=2)
   assert_same(train(objects_builder, 4, two), train(objects_builder, 4, VARIED))
-
-
-def test_normalizes_as_semantic_tasks_do(objects_builder):
-  config = changed(OBJECTS, mean=(10, 20, 30), std=(2, 4, 8), shuffle=False)
-  [(found, [name, *_])] = train(objects_builder, 1, config)
-  examples = read.Reader(objects_builder, 'train', config, datasets.spec(objects_builder, config))
-  example = examples[int(found['index'][0])]
-  assert example.name == name
-  height, width = example.image.shape[:2]
-  expected = normalize(example.image[None], config.data)[0]
-  np.testing.assert_array_equal(found['image'][0, :height, :width], expected)
 
 
 def test_short_side_scales_boxes_and_masks_together(objects_builder):
@@ -655,7 +639,7 @@ def test_evaluation_shows_every_image_once_with_its_annotations(objects_builder)
       annotation = found['annotations'][i]
       if not found['valid'][i]:
         assert (name, annotation) == ('', None)
-        assert not found['image'][i].any()
+        assert (found['image'][i] == mean_color(OBJECTS.data)).all()
         continue
       number = int(name[1:])
       seen[name] = annotation
@@ -826,9 +810,9 @@ def test_images_of_different_sizes_are_grouped_or_cropped(tiny):
     for image, label, name in zip(found['image'], found['label'], batch_names, strict=True):
       expected, expected_label = MIXED[name]
       height, width = expected_label.shape
-      np.testing.assert_array_equal(image[:height, :width], expected - np.float32(100))
+      np.testing.assert_array_equal(image[:height, :width], expected)
       np.testing.assert_array_equal(label[:height, :width], expected_label)
-      assert not image[height:].any() and not image[:, width:].any()
+      assert (image[height:] == 100).all() and (image[:, width:] == 100).all()
       assert (label[height:] == IGNORE_LABEL).all() and (label[:, width:] == IGNORE_LABEL).all()
   ((found, _),) = train(tiny, 1, changed(config, crop_size=(32, 32)))
   assert found['image'].shape == (2, 32, 32, 3)

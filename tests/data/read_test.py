@@ -159,7 +159,7 @@ def test_scenes_have_a_map_of_objects(tmp_path):
   semantic = reader(builder, input_config('scenes/tiny'))
   for i, objects in enumerate(found):
     np.testing.assert_array_equal(panoptic[i].label, semantic[i].label)
-    one, other = (np.sort(x.masks.sum((1, 2))) for x in (panoptic[i].objects, objects))
+    one, other = (np.sort(np.sum(x.masks, (1, 2))) for x in (panoptic[i].objects, objects))
     np.testing.assert_array_equal(one, other)
 
 
@@ -183,7 +183,7 @@ def test_boxes_without_masks(write_dataset, png, tmp_path):
     reader(builder, config)
   found = reader(builder, dataclasses.replace(config, masks=False))[0]
   np.testing.assert_allclose(found.objects.boxes, [[2, 2, 8, 6]], rtol=1e-6)
-  assert found.objects.masks.sum() == found.objects.masks[0, 2:6, 2:8].sum() == 24
+  assert np.sum(found.objects.masks) == found.objects.masks[0, 2:6, 2:8].sum() == 24
   [entry] = found.annotations
   assert entry['area'] == pytest.approx(24)
   assert not entry['iscrowd']
@@ -215,7 +215,7 @@ def test_label_and_objects_of_segments(segments_builder):
     assert objects.classes.tolist() == [index for index, _, _ in things]
     assert objects.crowd.tolist() == [crowd for _, crowd, _ in things]
     assert objects.boxes.tolist() == [box for _, _, box in things]
-    np.testing.assert_array_equal(objects.masks.any(0), np.isin(example.label, [1, 3]))
+    np.testing.assert_array_equal(np.any(objects.masks, 0), np.isin(example.label, [1, 3]))
     assert len(example.annotations) == len(things)
     assert example.segments.classes.tolist() == [c for _, c, _, _ in listed]
 

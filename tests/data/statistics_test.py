@@ -71,7 +71,7 @@ def test_objects(objects_builder):
   assert found.object_counts.tolist() == [16, 12]
   masks = {e.name: e.objects.masks for e in (examples[i] for i in range(len(examples)))}
   for example in found.examples:
-    areas = masks[example.name].sum((1, 2))
+    areas = np.sum(masks[example.name], (1, 2))
     assert example.smallest == (areas.min() if len(areas) else 0)
     assert example.pixels.tolist() == [areas[k::2].sum() for k in (0, 1)]
     assert example.outside == example.ignored == 0

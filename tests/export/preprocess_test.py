@@ -9,6 +9,7 @@ from inputs import input_config
 from segjax.data import order, pipeline
 from segjax.data.batch import mean_color
 from segjax.export import preprocess, program
+from segjax.ops.normalize import normalize_pixels
 
 SIZES = {
   'stretch': {'image_size': (24, 36)},
@@ -57,7 +58,8 @@ def test_images_are_resized_padded_and_normalized_as_in_the_evaluation(size, int
   program_of_any = prepare(config, (37, 53), symbolic=True)
   for native in NATIVE:
     image = photograph(native)
-    expected = pipeline.prepare_image(image, config)[0]['image']
+    pixels = pipeline.prepare_image(image, config)[0]['image']
+    expected = np.asarray(normalize_pixels(pixels, config.data.mean, config.data.std))
     for run in (program_of_any, prepare(config, native, symbolic=False)):
       found = np.asarray(run(image[None]))
       assert found.shape == expected.shape

@@ -7,6 +7,7 @@ import numpy as np
 
 from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
 from segjax.tasks import semantic
+from segjax.tasks.base import from_pixels
 
 CLASSES = 3
 
@@ -16,6 +17,7 @@ def load(model, size=None, **config):
   config = semantic.EvalConfig(**config)
   data = DataConfig(name='x', size=size or SizeConfig(), mean=(120.0,), std=(60.0,))
   task = semantic.make_task(model, config, class_names=['a'] * CLASSES, losses={})
+  task = from_pixels(task, data.mean, data.std)
   side = 64 + 2 * getattr(model, 'margin', 0)
   shapes, _ = networks.abstract(model, (1, side, side, 3))
   batch = BatchConfig(size=4)

@@ -3,11 +3,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.normalize import local_contrast_norm, local_response_norm
+from segjax.ops.normalize import local_contrast_norm, local_response_norm, normalize_pixels
 
 
 def image(shape=(2, 6, 7, 3), scale=60.0):
   return (np.random.default_rng(0).normal(size=shape) * scale + 100).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ('channels', 'mean', 'std'),
+  [
+    (1, (100.4,), (57.3,)),
+    (3, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    (3, (9,), (1,)),
+  ],
+)
+def test_pixels_are_normalized_to_the_last_bit(channels, mean, std):
+  pixels = np.arange(256, dtype=np.uint8)[:, None].repeat(channels, axis=1)[None, :, None]
+  found = jax.jit(lambda x: normalize_pixels(x, mean, std))(pixels)
+  assert found.dtype == jnp.float32
+  expected = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
+  np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize('channels', [1, 3, 8])

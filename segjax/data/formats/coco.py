@@ -21,11 +21,13 @@ the very numbers of the annotation file.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
 from segjax.data.formats import common
+from segjax.data.masks import EMPTY, Masks, Window
 
 # TFDS keeps floats in 32 bits but for these.
 EXACT = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
@@ -34,6 +36,8 @@ EXACT = {'dtype': np.float64, 'encoding': tfds.features.Encoding.BYTES}
 MASKLESS = 'objects_without_mask'
 # A polygon that reaches further, in pixels, is a mistake and would take gigabytes to rasterize.
 _FARTHEST = 1e6
+# Characters of a run length: more than those of 64 bits are corrupt.
+_MOST_GROUPS = 12
 
 
 class Category(NamedTuple):
@@ -150,9 +154,34 @@ def box_counts(box: Sequence[float], size: tuple[int, int]) -> str:
 
 def decode_mask(counts: bytes | str, size: tuple[int, int]) -> np.ndarray:
   """The mask u8[H, W], 0 or 1, of compressed run lengths; `size` is (H, W)."""
-  runs = run_lengths(counts)
-  pixels = np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs)
-  return np.ascontiguousarray(pixels.reshape(size[::-1]).T)
+  return next(iter(Masks(size, [decode_window(counts, size)])))
+
+
+def decode_window(counts: bytes | str, size: tuple[int, int]) -> Window:
+  """The same mask's part around its pixels.
+
+  Raises:
+    ValueError: the run lengths are corrupt, or not of as many pixels.
+  """
+  height, width = size
+  runs = _runs(counts)
+  ends = np.cumsum(runs)
+  if not len(ends) or runs.min() < 0 or ends[-1] != height * width:
+    raise ValueError('corrupt run lengths')
+  first, last = ends[:-1:2], ends[1::2] - 1  # pixels of each run of ones, column by column
+  some = last >= first
+  first, last = first[some], last[some]
+  if not len(first):
+    return EMPTY
+  (left, top), (right, bottom) = np.divmod(first, height), np.divmod(last, height)
+  x0, x1 = int(left[0]), int(right[-1]) + 1
+  within = (left == right).all()
+  y0, y1 = (int(top.min()), int(bottom.max()) + 1) if within else (0, height)
+  columns = np.zeros((x1 - x0) * height + 1, np.int8)
+  columns[first - x0 * height] += 1
+  columns[last + 1 - x0 * height] -= 1
+  pixels = np.cumsum(columns[:-1], dtype=np.int8).view(np.uint8).reshape(-1, height)
+  return Window(y0, x0, cv2.transpose(pixels[:, y0:y1]))
 
 
 def segmentation_counts(segmentation: Any, size: tuple[int, int]) -> str:
@@ -205,20 +234,27 @@ def run_lengths(counts: bytes | str) -> list[int]:
   Raises:
     ValueError: the string is truncated or has other characters.
   """
-  runs: list[int] = []
-  value = shift = 0
-  for character in counts.encode() if isinstance(counts, str) else counts:
-    group = character - ord('0')
-    if not 0 <= group < 64:
-      raise ValueError('corrupt run lengths')
-    value |= (group & 31) << shift
-    shift += 5
-    if group & 32:
-      continue
-    if group & 16:
-      value -= 1 << shift
-    runs.append(value + runs[-2] if len(runs) > 2 else value)
-    value = shift = 0
-  if shift:
+  return _runs(counts).tolist()
+
+
+def _runs(counts: bytes | str) -> np.ndarray:
+  """i64[n], see `run_lengths`."""
+  encoded = counts.encode() if isinstance(counts, str) else counts
+  groups = np.frombuffer(encoded, np.uint8).astype(np.int64) - ord('0')
+  if not len(groups):
+    return groups
+  last = groups & 32 == 0
+  ends = np.flatnonzero(last)
+  if groups.min() < 0 or groups.max() > 63 or not last[-1]:
     raise ValueError('corrupt run lengths')
-  return runs
+  starts = np.concatenate([[0], ends[:-1] + 1])
+  lengths = ends - starts + 1
+  if lengths.max() > _MOST_GROUPS:
+    raise ValueError('corrupt run lengths')
+  shifts = 5 * (np.arange(len(groups)) - np.repeat(starts, lengths))
+  values = np.add.reduceat((groups & 31) << shifts, starts)
+  values -= (groups[ends] >> 4 & 1) << 5 * lengths
+  # Differences to the number two before, but for the first three.
+  values[1::2] = np.cumsum(values[1::2])
+  values[2::2] = np.cumsum(values[2::2])
+  return values

@@ -53,7 +53,23 @@ def test_empty_and_full_mask(value):
   np.testing.assert_array_equal(coco.decode_mask(counts, (3, 50)), mask)
 
 
-@pytest.mark.parametrize('counts', ['=2405o', '=\x01', '=\x80', '=é'])
+@pytest.mark.filterwarnings(OLD_ARRAY)
+@pytest.mark.parametrize('runs', [[2, 3, 0, 4, 1], [0, 4, 6], [7, 0, 3], [1, 1, 7, 1], [10]])
+def test_windows_of_any_runs(runs):
+  """Runs that touch, that cross columns, that are empty."""
+  counts = mask_lib.frPyObjects({'size': [5, 2], 'counts': runs}, 5, 2)['counts']
+  y, x, pixels = coco.decode_window(counts, (5, 2))
+  ones = [i % 2 for i, run in enumerate(runs) for _ in range(run)]
+  mask = np.array(ones, np.uint8).reshape(2, 5).T
+  found = np.zeros((5, 2), np.uint8)
+  found[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+  np.testing.assert_array_equal(found, mask)
+  np.testing.assert_array_equal(coco.decode_mask(counts, (5, 2)), mask)
+  with pytest.raises(ValueError, match='corrupt run lengths'):
+    coco.decode_window(counts, (5, 3))
+
+
+@pytest.mark.parametrize('counts', ['=2405o', '=\x01', '=\x80', '=é', 'P' * 13 + '0'])
 def test_corrupt_run_lengths(counts):
   with pytest.raises(ValueError, match='corrupt run lengths'):
     coco.run_lengths(counts)

@@ -88,21 +88,23 @@ def _training(size: tuple[int, int], count: int, options: Options) -> Work:
     return Work(run, cost=cost)
   programs = peers.training(CLASSES, image, objects, _RATE, options)
   same = functools.partial(
-    _same_samples, lambda: counts(task, variables, batch),
+    _same_samples, lambda: counts(task, variables, batch, model.mask_size),
     lambda: peers.sample_counts(CLASSES, image, objects),
   )  # fmt: skip
   return Work(run, programs, same, cost)
 
 
-def counts(task: Any, variables: Any, batch: Any) -> dict[str, int]:
-  """How many samples each loss counts in our network."""
+def counts(task: Any, variables: Any, batch: Any, mask_size: int) -> dict[str, int]:
+  """How many samples each loss counts in our network, whose masks have this side length."""
 
   def forward(variables: Any, batch: Any) -> dict[str, Any]:
     outputs, _ = task.forward(variables, batch, train=True)
     return {name: part.count for name, part in task.losses(outputs, batch).items()}
 
   run, _ = ours.call(forward, variables, batch)
-  return {name: int(value) for name, value in run().items()}
+  # The loss of masks counts their pixels.
+  pixels = {'mask': mask_size**2}
+  return {name: int(value) // pixels.get(name, 1) for name, value in run().items()}
 
 
 def _same_samples(mine: Any, theirs: Any, found: list, others: Mapping[str, list]) -> str:

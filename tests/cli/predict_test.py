@@ -453,7 +453,7 @@ def test_a_large_image_is_written_by_strips_as_others_are(semantic_run, tmp_path
   assert run(*predict_command(semantic_run, images, tmp_path / 'whole', *own_size)) == 0
   monkeypatch.setattr(predict_files, '_LARGE', 0)
   monkeypatch.setattr(predict_files, '_STRIP', 128)
-  monkeypatch.setattr(overlays, '_STRIP', 128)
+  monkeypatch.setattr(overlays, '_STRIP', 100)
   assert run(*predict_command(semantic_run, images, tmp_path / 'large', *own_size)) == 0
   whole, large = tmp_path / 'whole', tmp_path / 'large'
   assert {p.name for p in large.iterdir()} == {p.name for p in whole.iterdir()}

@@ -26,7 +26,7 @@ _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 # Height of a line of a legend, in pixels.
 _LINE = 18
 # Rows of an image that are worked on at once: what is between takes many bytes a pixel.
-_STRIP = 512
+_STRIP = 64
 # Consecutive shades of a color: (0 for black or 255 for white, weight).
 _TURNS = ((0, 0.0), (255, 0.45), (0, 0.4), (255, 0.2), (0, 0.2), (255, 0.6))
 

@@ -13,9 +13,8 @@ from segjax.types import Array
 def max_pool_2x2(x: Array) -> Array:
   """2x2 max pooling of stride 2, without padding: an odd last row or column is dropped.
 
-  The maximum of four strided slices. Its gradient is elementwise and about five times faster on a
-  CPU than that of `lax.reduce_window`. They are equal except for ties, where the gradient is shared
-  instead of going to the first element.
+  The maximum of four strided slices. The gradient goes to the first maximum in row-major order, as
+  that of `lax.reduce_window`, but is several times faster on a CPU. Supports reverse mode only.
 
   Args:
     x: [B, H, W, C].
@@ -24,11 +23,7 @@ def max_pool_2x2(x: Array) -> Array:
     [B, H // 2, W // 2, C], of x's dtype.
   """
   h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-  top, bottom = x[:, 0:h:2], x[:, 1:h:2]
-  return jnp.maximum(
-    jnp.maximum(top[:, :, 0:w:2], top[:, :, 1:w:2]),
-    jnp.maximum(bottom[:, :, 0:w:2], bottom[:, :, 1:w:2]),
-  )
+  return argmax_pool_2x2(x[:, :h, :w])[0]
 
 
 def caffe_max_pool(x: Array, window: Window) -> Array:

@@ -31,18 +31,8 @@ def compile_gradient(model, variables, image):
     )
     return (logits**2).mean(), new
 
-  program = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=_options())
+  program = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=compiler_options())
   return program.lower(variables['params']).compile()
-
-
-def _options():
-  """Those of a user's step, in place of what makes the compilation of tests fast.
-
-  XLA's older emitters round an activation that they compute twice in two ways, and the gradient of
-  pooling asks which activation equals the maximum.
-  """
-  newer = {'xla_cpu_use_fusion_emitters': True} if jax.__version__.startswith('0.10.') else {}
-  return compiler_options() | newer
 
 
 @pytest.mark.parametrize('name', ['unet', pytest.param('resnet', marks=pytest.mark.slow)])

@@ -182,7 +182,8 @@ def _prepare(
   shapes = jax.eval_shape(init, key)
   restored = checkpoints.restore('latest', shapes)
 
-  batches = _device_batches(run, builder, restored.step if restored else 0, mesh)
+  start = restored.step if restored else 0
+  batches = _device_batches(run, builder, start, mesh)
   stack.callback(batches.close)
   threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2, 'segjax_train'))
   first_batch = threads.submit(next, batches)
@@ -191,13 +192,16 @@ def _prepare(
   else:
     state = threads.submit(init, key)
   train_step = _make_train_step(run, optimizer, mesh)
-  lowered = train_step.lower(shapes, sharding.put_batch(example, mesh, run.task.batch_spec))
+  lowered = None
+  if start < run.experiment.train.steps:
+    lowered = train_step.lower(shapes, sharding.put_batch(example, mesh, run.task.batch_spec))
   current = state.result()
   if not restored and run.experiment.init_from is not None:
     current = sharding.put_replicated(run_lib.start_from(current, run), mesh)
 
   def compile_step() -> Callable[..., Any]:
-    compile.announced(lowered.compile, 'train step', notify)()
+    if lowered is not None:
+      compile.announced(lowered.compile, 'train step', notify)()
     return train_step  # which finds what was compiled for these shapes
 
   return _Prepared(

@@ -32,6 +32,7 @@ def _predict(options: Options) -> Work:
     'data.size.image_size': size,
     'model.width': width,
     'batch.size': 1,
+    'optim.warmup_steps': 0,
     'train.steps': 1,
   }
   written: list[Path] = []

@@ -131,25 +131,28 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
   }
 
 
-def close(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
+def close(ours: Any, theirs: Any, tolerance: float, what: str, share: float = 1.0) -> str:
   """Asserts that arrays agree to `tolerance` times the greatest magnitude, and says so.
 
   Args:
     ours, theirs: an array, or a list of arrays, of which each has to agree.
     tolerance: relative to the greatest magnitude in an array.
     what: plural noun for the sentence.
+    share: of the values of each array that have to agree.
   """
   pairs = zip(*(x if isinstance(x, list | tuple) else [x] for x in (ours, theirs)), strict=True)
   worst = 0.0
   for a, b in pairs:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape, f'{what}: shapes {a.shape} and {b.shape}'
-    error = float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+    difference = np.quantile(np.abs(a - b), share)
+    error = float(difference / max(np.abs(b).max(), 1e-30))
     assert error <= tolerance, f'{what} differ by {error:.1e}'  # also if it is NaN
     worst = max(worst, error)
+  counted = what if share == 1 else f'{share:.0%} of {what}'
   if not worst:
-    return f'{what} equal bit for bit'
-  return f'{what} equal to {10.0 ** math.ceil(math.log10(worst)):.0e}'
+    return f'{counted} equal bit for bit'
+  return f'{counted} equal to {10.0 ** math.ceil(math.log10(worst)):.0e}'
 
 
 def _take_turns(

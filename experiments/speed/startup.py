@@ -29,6 +29,7 @@ CONFIGS: dict[str, Mapping[str, object]] = {
     'data.size.shapes': '((128, 128),)',
     'batch.size': 1,
     'batch.eval_size': 1,
+    'data.num_classes': 'none',
     'model.classes': 5,
     'init_from': 'none',
   },

@@ -28,6 +28,7 @@ CONFIGS: dict[str, Mapping[str, object]] = {
     'data.size.longest_side': 128,
     'data.size.shapes': '((128, 128),)',
     'batch.size': 1,
+    'batch.workers': 0,
     'batch.eval_size': 1,
     'data.num_classes': 'none',
     'model.classes': 5,

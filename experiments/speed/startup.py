@@ -135,6 +135,7 @@ def _rows() -> dict[str, Row]:
         value='own',
         reads='result',
         rounds=1 if cold else 3,
+        first=0,
       )
   for config in ('unet/scenes', 'mask_rcnn/scenes_tiny'):
     found[f'compilations_{config.replace("/", "_")}'] = Row(
@@ -145,6 +146,7 @@ def _rows() -> dict[str, Row]:
       reads='result',
       unit='',
       rounds=1,
+      first=0,
     )
   return found
 

@@ -65,12 +65,12 @@ def measure(row: Row, options: Options, rounds: int) -> dict[str, Any]:
   """
   work, missing = make(row, options)
   programs = {'ours': work.ours, **work.peers}
-  first = {name: [sample(run) for _ in range(2)] for name, run in programs.items()}
+  first = {name: [sample(run) for _ in range(row.first)] for name, run in programs.items()}
   same = None
-  if work.same and work.peers:
+  if work.same and work.peers and row.first:
     results = {name: [s.result for s in samples] for name, samples in first.items()}
     same = work.same(results.pop('ours'), results)
-  repeats = {name: _repeats(samples[1].wall) for name, samples in first.items()}
+  repeats = {name: _repeats(samples) for name, samples in first.items()}
   del first
   gc.collect()
   peak = machine.peak(options.dtype) if work.cost else None
@@ -172,8 +172,9 @@ def _read(row: Row, taken: Sample) -> float:
   return float(getattr(taken, row.reads))
 
 
-def _repeats(seconds: float) -> int:
-  return max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-6)))
+def _repeats(first: list[Sample]) -> int:
+  """How many runs a sample has; one, if there was no run before."""
+  return max(1, math.ceil(SAMPLE_SECONDS / max(first[-1].wall, 1e-6))) if first else 1
 
 
 def _usage() -> np.ndarray:

@@ -87,5 +87,6 @@ ROWS = {
     value='times',
     reads='result',
     rounds=5,
+    first=1,
   ),
 }

@@ -50,8 +50,9 @@ class Work:
   Attributes:
     ours: our program.
     peers: name -> program; empty if `Options.peers` is off, or if there is no peer to compare with.
-    same: `(ours, {name: peer's}) -> sentence` gets the results of the first two runs of each
-      program, raises `AssertionError` if they did not do the same work, and says what was compared.
+    same: `(ours, {name: peer's}) -> sentence` gets the results of the first runs of each program
+      (`Row.first`), raises `AssertionError` if they did not do the same work, and says what was
+      compared.
     cost: of our program, where XLA can count it.
     notes: facts of the run for the table, by name.
   """
@@ -77,6 +78,7 @@ class Row:
       processes), or the 'result' that the program returns.
     unit: of what is read.
     rounds: the most rounds, for work that takes minutes.
+    first: runs of each program before the rounds, whose results `Work.same` compares.
     limit: seconds after which the row fails.
   """
 
@@ -87,4 +89,5 @@ class Row:
   reads: Literal['wall', 'processor', 'result'] = 'wall'
   unit: str = 's'
   rounds: int | None = None
+  first: int = 2
   limit: float = 1800.0

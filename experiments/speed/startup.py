@@ -137,6 +137,7 @@ def _rows() -> dict[str, Row]:
         value='own',
         reads='result',
         rounds=1 if cold else 3,
+        first=0,
       )
   for config in ('unet/scenes', 'mask_rcnn/scenes_tiny'):
     found[f'compilations_{config.replace("/", "_")}'] = Row(
@@ -147,6 +148,7 @@ def _rows() -> dict[str, Row]:
       reads='result',
       unit='',
       rounds=1,
+      first=0,
     )
   return found
 

@@ -1,8 +1,11 @@
 """`segjax train`: correct and incorrect use."""
 
+import concurrent.futures
+import itertools
 import json
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from segjax import config
 from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
+from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
 LOSSES = {
@@ -378,3 +382,18 @@ def test_classes_that_never_occur_are_named_at_the_start(tmp_path, capsys):
   lines = capsys.readouterr().err.splitlines()
   assert [line.split(',')[0] for line in lines] == ['in train[:1]', 'in val[:1]']
   assert all('of 9 classes never occur (' in line for line in lines)
+
+
+def test_what_runs_beside_the_steps_starts_after_the_first_and_its_error_ends_the_training():
+  started = threading.Event()
+
+  def fail():
+    started.set()
+    raise SegjaxError('a broken example')
+
+  with concurrent.futures.ThreadPoolExecutor(1) as threads:
+    batches = train_cli._beside(itertools.count(), threads, fail)
+    assert next(batches) == 0 and not started.is_set()
+    with pytest.raises(SegjaxError, match='a broken example'):
+      for _ in batches:
+        started.wait(10)

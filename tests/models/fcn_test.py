@@ -92,10 +92,14 @@ def test_paper_has_134m_parameters():
 
 
 def test_receptive_field_is_404_and_stride_32():
-  """The receptive field of a score, from its gradient in a constant image."""
+  """The receptive field of a score, from its gradients in a rising and a falling image.
+
+  The gradient of pooling goes to one pixel of a window: in these to its last and its first.
+  """
   model = tiny('32s')
   variables = filled(model, lambda _, shape: np.ones(shape, np.float32))
-  image = jnp.ones((1, 1, 480, 1))
+  rising = jnp.linspace(1, 2, 480)
+  images = [row.reshape(1, 1, 480, 1) for row in (rising, rising[::-1])]
 
   @functools.partial(jit, once=True)
   @jax.grad
@@ -108,7 +112,9 @@ def test_receptive_field_is_404_and_stride_32():
     )
     return state['intermediates']['score_fr']['__call__'][0][0, 0, i, 0]
 
-  seen = [np.flatnonzero(gradient(image, i)[0, 0, :, 0]) for i in (7, 8)]
+  seen = [
+    np.flatnonzero(sum(abs(gradient(image, i)) for image in images)[0, 0, :, 0]) for i in (7, 8)
+  ]
   assert [s.max() - s.min() + 1 for s in seen] == [404, 404]
   assert seen[1].min() - seen[0].min() == model.stride == 32
 

@@ -11,7 +11,15 @@ import functools
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Mapping,
+  MutableMapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +28,7 @@ import numpy as np
 
 from segjax.data import frames, images, order, pipeline, unusual
 from segjax.data.batch import mean_color
+from segjax.data.datasets import DatasetSpec
 from segjax.data.frames import Frame, Source
 from segjax.data.windows import Windows
 from segjax.metrics import coco
@@ -388,14 +397,34 @@ def _finish(loaded: Loaded, probability: bool, image: _Prepared, values: dict[st
   fields = make[run.experiment.input.annotations[-1]](loaded, image, values)
   if not probability:
     fields.pop('probability', None)
+  threshold = getattr(run.experiment.eval, 'draw_threshold', 0.0)
+  return make_result(frame, run.spec, loaded.images, threshold, fields)
+
+
+def make_result(
+  frame: Frame,
+  spec: DatasetSpec,
+  ranges: unusual.ImageRanges | None,
+  draw_threshold: float,
+  fields: Mapping[str, Any],
+) -> Result:
+  """The result of an image.
+
+  Args:
+    frame: the image.
+    spec: of the data set that the network was trained on.
+    ranges: of its images; None if nobody knows.
+    draw_threshold: see `Result`.
+    fields: of the `Result`, what the task predicts.
+  """
   return Result(
     image=frame.pixels,
-    class_names=run.spec.class_names,
-    palette=run.spec.palette,
+    class_names=spec.class_names,
+    palette=spec.palette,
     name=frame.name,
-    category_ids=run.spec.category_ids,
-    draw_threshold=getattr(run.experiment.eval, 'draw_threshold', 0.0),
-    unlike_training=unusual.describe(frame.pixels, loaded.images),
+    category_ids=spec.category_ids,
+    draw_threshold=draw_threshold,
+    unlike_training=unusual.describe(frame.pixels, ranges),
     **fields,
   )
 

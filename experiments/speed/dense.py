@@ -48,7 +48,7 @@ def _fcn(options: Options) -> tuple[Any, Callable[[], Any]]:
 def _inference(
   network: Callable[[Options], Any], shape: tuple[int, ...], toy: tuple[int, ...], options: Options
 ) -> Work:
-  image = _image(options.pick(shape, toy))
+  image = draw_image(options.pick(shape, toy))
   model, their = network(options)
   variables = ours.variables(model, image)
   run, cost = ours.inference(model, variables, image)
@@ -82,7 +82,7 @@ def _training(
 
 def training_inputs(model: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Any]:
   """Images of a shape, random labels of the size of the network's output, and variables."""
-  image = _image(shape)
+  image = draw_image(shape)
   variables = ours.variables(model, image)
   size = jax.eval_shape(model.apply, variables, image).shape[:3]
   label = np.random.default_rng(1).integers(0, model.classes, size).astype(np.int32)
@@ -105,7 +105,7 @@ class _ResNetFPN(nn.Module):
 
 def _resnet_fpn(options: Options) -> Work:
   """Forward and backward of the mean square of all levels, without an optimizer."""
-  image = _image(options.pick((1, 640, 640, 3), (1, 64, 64, 3)))
+  image = draw_image(options.pick((1, 640, 640, 3), (1, 64, 64, 3)))
   model = _ResNetFPN(*options.pick((64, 256), (4, 8)), dtype=options.dtype)
   peers = None
   if options.peers and not options.toy:
@@ -160,7 +160,7 @@ def _same_outputs(
   return said
 
 
-def _image(shape: tuple[int, ...]) -> np.ndarray:
+def draw_image(shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 

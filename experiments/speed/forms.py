@@ -10,11 +10,13 @@ import numpy as np
 from jax import lax
 
 from segjax.metrics.panoptic import count_pairs
+from segjax.ops import conv as conv_lib
 from segjax.ops import panoptic as panoptic_ops
 from segjax.ops.boxes import iou
 from segjax.ops.nms import nms
+from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.roi_align import box_levels, roi_align
-from speed import harness, ops, ours, panoptic
+from speed import dense, harness, ops, ours, panoptic
 from speed.row import Options, Program, Row, Work
 
 # --- RoIAlign -------------------------------------------------------------------------------------
@@ -113,6 +115,60 @@ def _nms(options: Options) -> Work:
   return Work(next(iter(programs.values())), dict(list(programs.items())[1:]), same)
 
 
+# --- convolutions ---------------------------------------------------------------------------------
+
+
+def _kernel_gradient(shape: tuple[int, ...], size: int, stride: int, options: Options) -> Work:
+  """The gradient of a kernel, size x size, of an image [B, H, W, Cin] and Cout channels."""
+  *image, cout = options.pick(shape, (shape[0], 2 * size, 2 * size + 1, 8, 8))
+  padding, kernel = ((size // 2,) * 2,) * 2, (size, size, image[-1], cout)
+  window = (stride, stride), padding, (1, 1)
+  x = dense.draw_image(tuple(image))
+  g = dense.draw_image((image[0], *(-(-n // stride) for n in image[1:3]), cout))
+  used = conv_lib.kernel_gradient_form(kernel, g.shape, x.shape, *window)
+  found = [used, conv_lib.xla_kernel_gradient, conv_lib.tap_kernel_gradient]
+  forms = {
+    form.__name__: functools.partial(lambda form, x, g: form(x, g, kernel, *window), form)
+    for form in found
+  }
+  return _compare(forms, (x, g))
+
+
+def _image_gradient(shape: tuple[int, ...], size: int, options: Options) -> Work:
+  """The same of the image, at stride 1."""
+  *image, cout = options.pick(shape, (shape[0], 2 * size, 2 * size + 1, 8, 8))
+  padding, kernel = ((size // 2,) * 2,) * 2, (size, size, image[-1], cout)
+  window = (1, 1), padding, (1, 1)
+  g, weights = dense.draw_image((*image[:3], cout)), dense.draw_image(kernel)
+  used = conv_lib.image_gradient_form(kernel, g.shape, tuple(image), *window)
+  found = dict.fromkeys([used, conv_lib.flipped_image_gradient, conv_lib.xla_image_gradient])
+  forms = {
+    form.__name__: functools.partial(lambda form, g, w: form(g, w, tuple(image), *window), form)
+    for form in found
+  }
+  return _compare(forms, (g, weights))
+
+
+def reduce_window_pool(x: Any) -> Any:
+  """`max_pool_2x2` by XLA's pooling."""
+  window = (1, 2, 2, 1)
+  return lax.reduce_window(x, -jnp.inf, lax.max, window, window, 'VALID')
+
+
+def _max_pool(options: Options) -> Work:
+  """2x2 max pooling and its gradient."""
+  shape = options.pick((2, 256, 256, 64), (1, 4, 4, 2))
+  x = dense.draw_image(shape)
+  g = dense.draw_image((shape[0], shape[1] // 2, shape[2] // 2, shape[3]))
+
+  def both(pool: Callable[[Any], Any], x: Any, g: Any) -> Any:
+    y, pull = jax.vjp(pool, x)
+    return y, pull(g)[0]
+
+  forms = {'by indices': max_pool_2x2, 'reduce_window': reduce_window_pool}
+  return _compare({name: functools.partial(both, form) for name, form in forms.items()}, (x, g))
+
+
 # --- panoptic segmentation ------------------------------------------------------------------------
 
 
@@ -189,7 +245,43 @@ def _compare(forms: Mapping[str, Callable[..., Any]], inputs: tuple[Any, ...]) -
   return Work(programs.pop(first), programs, same)
 
 
+# Name -> [B, H, W, Cin, Cout], the kernel's size, and its stride.
+_KERNELS = {
+  'rows_64': ((1, 160, 160, 64, 64), 3, 1),
+  'rows_256': ((1, 160, 160, 256, 256), 3, 1),
+  'small_map': ((1, 40, 40, 256, 256), 3, 1),
+  'two_images': ((2, 256, 256, 64, 64), 3, 1),
+  'pointwise': ((1, 160, 160, 64, 256), 1, 1),
+  'strided': ((1, 80, 80, 256, 256), 3, 2),
+  'stem': ((1, 640, 640, 3, 64), 7, 2),
+  'mask_head': ((128, 14, 14, 256, 256), 3, 1),
+}
+_IMAGES = {
+  'few_pixels': ((2, 16, 16, 1024, 1024), 3),
+  'map': ((1, 160, 160, 256, 256), 3),
+  'pointwise': ((1, 40, 40, 1024, 256), 1),
+}
+
+
+def _described(shape: tuple[int, ...], size: int, stride: int = 1) -> str:
+  batch, height, width, cin, cout = shape
+  return f'{size} × {size}, stride {stride}, {batch} × {height} × {width} × {cin} → {cout}'
+
+
 ROWS = {
+  **{
+    f'form_kernel_gradient_{name}': Row(
+      f'kernel gradient, {_described(*at)}', functools.partial(_kernel_gradient, *at)
+    )
+    for name, at in _KERNELS.items()
+  },
+  **{
+    f'form_image_gradient_{name}': Row(
+      f'image gradient, {_described(*at)}', functools.partial(_image_gradient, *at)
+    )
+    for name, at in _IMAGES.items()
+  },
+  'form_max_pool': Row('2 × 2 max pooling and gradient, 2 × 256 × 256 × 64', _max_pool),
   'form_roi_align_7': Row(
     'RoIAlign 7², forward + backward: gathers', functools.partial(_roi_align, 7)
   ),

@@ -121,7 +121,10 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     if start == 0:
       _notify_large_batch(run, builder)
       notify_missing = functools.partial(_notify_missing, run, (builder, run.spec), eval_dataset)
-      batches = _beside(batches, prepared.threads, notify_missing)
+      if run.experiment.train.steps > 1:
+        batches = _beside(batches, prepared.threads, notify_missing)
+      else:  # there is no second batch
+        notify_missing()
     train_step = prepared.compile()
     run_log = None
     if jax.process_index() == 0:

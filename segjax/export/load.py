@@ -134,16 +134,8 @@ class Exported(Predictor):
       found = _objects(found, frame.pixels.shape[:2], self.manifest['paste'])
     elif 'segments' in found:
       found = _segments(found, self.spec)
-    return Result(
-      image=frame.pixels,
-      class_names=self.spec.class_names,
-      palette=self.spec.palette,
-      name=frame.name,
-      category_ids=self.spec.category_ids,
-      draw_threshold=self.manifest['draw_threshold'],
-      unlike_training=unusual.describe(frame.pixels, self._images),
-      **found,
-    )
+    threshold = self.manifest['draw_threshold']
+    return infer.make_result(frame, self.spec, self._images, threshold, found)
 
 
 def _objects(found: Mapping[str, np.ndarray], size: tuple[int, int], rule: str) -> dict[str, Any]:

@@ -228,6 +228,11 @@ def tap_kernel_gradient(x, g, shape, strides, padding, dilation):
   Kernel element (i, j) multiplies the pixel at offset `dilation · (i, j)` of each window; its
   gradient is the sum over all windows of the products of these pixels with g.
   """
+  return _taps(x, g, shape, strides, padding, dilation).astype(x.dtype)
+
+
+def _taps(x, g, shape, strides, padding, dilation):
+  """`tap_kernel_gradient`, of float32 at least."""
   kh, kw, cin, cout = shape
   groups = x.shape[-1] // cin
   x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
@@ -244,14 +249,12 @@ def tap_kernel_gradient(x, g, shape, strides, padding, dilation):
     return jnp.einsum(equation, seen, g, preferred_element_type=accumulator)
 
   elements = [element(i, j) for i in range(kh) for j in range(kw)]
-  return jnp.stack(elements).reshape(shape).astype(x.dtype)
+  return jnp.stack(elements).reshape(shape)
 
 
 def chunked_kernel_gradient(x, g, shape, strides, padding, dilation):
   """`tap_kernel_gradient` without groups, of a few rows of one image at a time."""
-  window = (strides, ((0, 0), (0, 0)), dilation)
-  whole = jnp.promote_types(x.dtype, jnp.float32)
-  part = lambda x, g: tap_kernel_gradient(x, g, shape, *window).astype(whole)
+  part = lambda x, g: _taps(x, g, shape, strides, ((0, 0), (0, 0)), dilation)
   return _sum_over_rows(part, x, g, shape, strides, padding, dilation).astype(x.dtype)
 
 
@@ -288,10 +291,12 @@ def batch_kernel_gradient(x, g, shape, strides, padding, dilation):
   """
   del strides, dilation
   kh, kw, cin, cout = shape
-  least = 1 if len(x) < 4 else max(2, -(-len(x) // 32))
-  count = next(n for n in range(least, len(x) + 1) if len(x) % n == 0)
-  size = len(x) // count
-  x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+  count = 1 if len(x) < 4 else max(2, -(-len(x) // 32))
+  size = -(-len(x) // count)
+  # Images of zeros, so that all parts are equal.
+  extra = (0, count * size - len(x))
+  x = jnp.pad(x, [extra, *padding, (0, 0)])
+  g = jnp.pad(g, [extra, (0, 0), (0, 0), (0, 0)])
   whole = jnp.promote_types(x.dtype, jnp.float32)
 
   def part(i: int | Array) -> Array:
@@ -317,8 +322,8 @@ def _sum_over_rows(part, x, g, shape, strides, padding, dilation):
   """The sum of part(f[1, rows of x, W, C], f[1, rows, W', Cout]) over all images and their rows."""
   batch, height, width, cout = g.shape
   stride, reach = strides[0], dilation[0] * (shape[0] - 1) + 1
-  rows = max(1, min(height, _CHUNK // (width * max(strides[1] * x.shape[-1], cout))))
-  rows = max(rows, min(height, 4))
+  rows = _CHUNK // (width * max(strides[1] * x.shape[-1], cout))
+  rows = min(height, max(rows, 4))
   chunks = -(-height // rows)
   # Rows of zeros at the bottom of g, so that all parts are equal, and what they see of x.
   extra = chunks * rows - height

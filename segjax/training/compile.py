@@ -33,7 +33,7 @@ _CACHE_BYTES = 4 * 2**30
 
 @functools.cache
 def compiler_options(*, once: bool = False) -> dict[str, str]:
-  """Compiler options for a step; empty except on CPUs that support them.
+  """Compiler options for a step: on CPUs, those that this jaxlib supports.
 
   Args:
     once: optimize compile time instead, for a program that runs once.
@@ -41,11 +41,16 @@ def compiler_options(*, once: bool = False) -> dict[str, str]:
   if jax.default_backend() != 'cpu':
     return {}
   options = _ONCE_OPTIONS if once else _CPU_OPTIONS
+  return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: str) -> bool:
+  """Whether this jaxlib has the option."""
   try:
-    jax.jit(lambda x: x + 1, compiler_options=options).lower(jnp.zeros(())).compile()
-  except jax.errors.JaxRuntimeError:  # this jaxlib does not have the option
-    return {}
-  return options
+    jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(jnp.zeros(())).compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
 
 
 def jit(function: Callable[..., Any], *, once: bool = False, **kwargs: Any) -> Callable[..., Any]:

@@ -397,3 +397,9 @@ def test_what_runs_beside_the_steps_starts_after_the_first_and_its_error_ends_th
     with pytest.raises(SegjaxError, match='a broken example'):
       for _ in batches:
         started.wait(10)
+
+
+def test_classes_that_never_occur_are_named_before_a_single_step(tmp_path, capsys):
+  args = train_args(tmp_path / 'run', '--config.data.eval_split=val[:1]', steps=1)
+  assert run(*args) == 0
+  assert 'of 9 classes never occur (' in capsys.readouterr().err

@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
 
   Attributes:
     classes: f32[B, Q, C + 1], logits; "no object" comes last.
-    masks: f32[B, Q, h, w], logits, at a quarter of the image's height and width.
+    masks: f32[B, Q, h, w], logits; at a quarter of the height and width for patches of 8 and more.
   """
 
   classes: Array
@@ -259,7 +259,7 @@ class MaskModule(nn.Module):
     self.class_logits = dense(self.classes + 1, None)
     self.mask = [dense(self.width, None) for _ in range(3)]
     self.upscale = [
-      Upscale(self.width, self.dtype) for _ in range(max(self.patch.bit_length() - 3, 0))
+      Upscale(self.width, self.dtype) for _ in range(max(1, self.patch.bit_length() - 3))
     ]
 
   def __call__(self, x: Array, queries: int, grid: tuple[int, int]) -> Prediction:

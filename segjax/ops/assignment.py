@@ -1,4 +1,4 @@
-"""The assignment of ground truth to queries with the least total cost (DETR, arXiv 2005.12872, §3.1)."""
+"""The assignment of objects to queries with the least total cost (DETR, arXiv 2005.12872, §3.1)."""
 
 import jax
 import jax.numpy as jnp

@@ -13,6 +13,7 @@ from segjax.types import SegjaxError
 
 # Keys that may change when a run resumes: paths and execution, nothing that affects results.
 FREE_KEYS = (
+  'data.bad_examples',
   'data.dir',
   'data.source',
   'data.eval_source',

@@ -91,6 +91,8 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
     source_reader.open_reader(builder, split, subject.input, spec)
     for (builder, spec), split in subject.parts
   ]
+  for sentence in dict.fromkeys(text for reader in readers for text in reader.left_out):
+    notify(sentence)
   splits = [_read(part, reader, limit) for part, reader in zip(subject.parts, readers, strict=True)]
   found = data_page.reasons(splits)
   spec = subject.parts[0].dataset[1]

@@ -8,19 +8,17 @@ the last are read from ArrayRecord files, without TensorFlow.
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import importlib
-import io
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,7 +26,7 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from segjax import download as download_lib
-from segjax.data import downloads, fingerprint, outside
+from segjax.data import downloads, fingerprint, outside, records, tfds_patches
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -95,6 +93,7 @@ def load(
   annotations: Sequence[str] = ('label',),
   download: bool = False,
   offline: bool = False,
+  workers: int = 0,
 ) -> Builder:
   """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
@@ -108,6 +107,9 @@ def load(
     annotations: of the task; a format of users' own data is prepared for each task.
     download: whether raw files with a public address are downloaded where `source` is None.
     offline: whether downloading is an error that names the addresses.
+    workers: processes that prepare the data set, for which the main script must be guarded by
+      `if __name__ == '__main__'`; 0 for this one. Of several calls, also of other machines that see
+      `data_dir`, one prepares, and the others wait for it.
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
@@ -120,7 +122,7 @@ def load(
       raise SegjaxError(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
-  with _quiet_tfds():
+  with tfds_patches.quiet():
     make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
     builder = make()
     if isinstance(builder, outside.SourceBuilder):
@@ -128,10 +130,14 @@ def load(
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
-      report(f'preparing {name} in {builder.data_path}')
-      with _set_aside(Path(builder.data_path)), _warnings_to(warnings_to):
-        builder = make()  # without what it knew of prepared data
-        _prepare(builder, source)
+      path = Path(builder.data_path)
+      with _lock(path, report):
+        builder = make()  # which another process may have prepared
+        if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
+          report(f'preparing {name} in {path}')
+          with _set_aside(path), _warnings_to(warnings_to):
+            builder = make()  # without what it knew of prepared data
+            _prepare(builder, source, workers, report)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
@@ -178,7 +184,7 @@ def describe(config: InputConfig) -> DatasetSpec:
   """
   data = config.data
   source = None if data.source is None else Path(data.source).expanduser()
-  with _quiet_tfds():
+  with tfds_patches.quiet():
     builder = _make_builder(data.name, data.dir, source, data.files, config.annotations)
   return spec(builder, config)
 
@@ -207,20 +213,6 @@ def _is_builder(found: type) -> bool:
 
 def _own_class(base: str) -> Any:
   return importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-  """TFDS without its sentences on standard output and without the temporary directories it leaves.
-
-  A builder without prepared data makes a directory to copy files into that its project hosts
-  (`DatasetInfo.initialize_from_bucket`), copies none, and does not delete it.
-  """
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
-  no_bucket = mock.patch.object(tfds.core.DatasetInfo, 'initialize_from_bucket', lambda self: None)
-  with contextlib.redirect_stdout(io.StringIO()), no_bucket:
-    yield
 
 
 def _make_builder(
@@ -349,6 +341,33 @@ def _warnings_to(report: Callable[[str], None] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _lock(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+  """Waits until no other process prepares `path`; the system frees the lock of a dead one.
+
+  On a file system without locks nobody waits: each process prepares, and the first is kept.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.with_name(f'.{path.name}.lock').open('a') as file:
+    try:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        report(f'waiting for another process, which prepares {path}')
+        fcntl.flock(file, fcntl.LOCK_EX)
+      _remove_leftovers(path)
+    except OSError as e:
+      report(f'{path.parent} has no locks ({e.strerror}): prepare from one process at a time')
+    yield
+
+
+def _remove_leftovers(path: Path) -> None:
+  """Deletes what killed processes left beside `path`, but for whole shards."""
+  for pattern in (f'incomplete.*_{path.name}', f'.{path.name}.*.old'):
+    for left in path.parent.glob(pattern):
+      shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _set_aside(path: Path) -> Iterator[None]:
   """Moves prepared data out of the way, and back if preparing it again fails."""
   aside = path.with_name(f'.{path.name}.{os.getpid()}.old')
@@ -364,10 +383,18 @@ def _set_aside(path: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
-  digest = None
+def _prepare(
+  builder: tfds.core.DatasetBuilder,
+  source: Path | None,
+  workers: int,
+  report: Callable[[str], None],
+) -> None:
+  digest, path = None, Path(builder.data_path)
   if source is not None and hasattr(builder, 'watched'):
     digest = _fingerprint(builder, source)  # before it is read, as it may change meanwhile
+  whole = path.with_name(f'.{path.name}.shards')
+  if isinstance(builder, records.Builder):
+    builder.preparation = records.Preparation(workers, whole, source, digest, report)
   try:
     builder.download_and_prepare(
       file_format='array_record',
@@ -384,8 +411,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
       raise
     else:
       raise _not_prepared(builder.name, builder.data_path, e) from e
-  if digest is not None:
-    fingerprint.write(Path(builder.data_path), source, digest)
+  shutil.rmtree(whole, ignore_errors=True)
 
 
 def _not_prepared(name: str, directory: Path, reason: Exception) -> SegjaxError:
@@ -445,6 +471,14 @@ def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
     things=things,
     category_ids=category_ids,
   )
+
+
+def records_digest(builder: Builder) -> str | None:
+  """What tells prepared data from other data of as many examples; None of a source outside."""
+  if isinstance(builder, outside.SourceBuilder):
+    return None
+  files = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
+  return records.read_digest(Path(builder.data_path), files)
 
 
 def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: InputConfig) -> bool:

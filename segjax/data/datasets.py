@@ -360,8 +360,15 @@ def _lock(path: Path, report: Callable[[str], None]) -> Iterator[None]:
     yield
 
 
+def _shards_directory(path: Path) -> Path:
+  """Where whole shards wait until `path` is prepared."""
+  return path.with_name(f'.{path.name}.shards')
+
+
 def _remove_leftovers(path: Path) -> None:
   """Deletes what killed processes left beside `path`, but for whole shards."""
+  for half in _shards_directory(path).glob(f'*{records.HALF}'):
+    half.unlink()
   for pattern in (f'incomplete.*_{path.name}', f'.{path.name}.*.old'):
     for left in path.parent.glob(pattern):
       shutil.rmtree(left, ignore_errors=True)
@@ -392,7 +399,7 @@ def _prepare(
   digest, path = None, Path(builder.data_path)
   if source is not None and hasattr(builder, 'watched'):
     digest = _fingerprint(builder, source)  # before it is read, as it may change meanwhile
-  whole = path.with_name(f'.{path.name}.shards')
+  whole = _shards_directory(path)
   if isinstance(builder, records.Builder):
     builder.preparation = records.Preparation(workers, whole, source, digest, report)
   try:
@@ -404,8 +411,8 @@ def _prepare(
   except SegjaxError:
     raise
   except Exception as e:
-    # Another process that prepared the same data set may have been first to rename its directory.
-    if isinstance(e, OSError) and builder.data_path.exists():
+    # Without locks, another process that prepared the same data set may have been first.
+    if isinstance(e, OSError | RuntimeError) and builder.data_path.exists():
       builder.info.read_from_directory(builder.data_path)
     elif type(builder).__module__.startswith('segjax.'):
       raise

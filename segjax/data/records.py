@@ -10,6 +10,7 @@ takes them from there. The files do not depend on the number of processes, nor o
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -44,6 +45,8 @@ _AHEAD = 2
 # Random access reads records one by one.
 _OPTIONS = 'group_size:1'
 _PLAN = 'plan.json'
+# How files end that are not whole.
+HALF = '.tmp'
 # In the directory of a prepared data set: the digest of all its records.
 DIGEST_FILE = 'records.json'
 
@@ -226,12 +229,10 @@ def _identity(builder: Builder, plan: Mapping[str, Sequence[_Shard]]) -> str:
 
 
 def _start(directory: Path, identity: str, report: Callable[[str], None]) -> None:
-  """Makes the directory of whole shards; those of other data are deleted, as are halves."""
+  """Makes the directory of whole shards; those of other data are deleted."""
   path = directory / _PLAN
   with contextlib.suppress(OSError):
     if path.read_text() == identity:
-      for half in directory.glob('*.tmp'):
-        half.unlink()
       if whole := len(list(directory.glob('*.json'))) - 1:
         report(f'{directory} has {whole} shards of an interrupted preparation, which are kept')
       return
@@ -248,7 +249,7 @@ def _not_kept_after_errors(directory: Path | None) -> Iterator[None]:
   """
   try:
     yield
-  except (OSError, _Died):
+  except (OSError, _Interrupted):
     raise
   except Exception:
     if directory is not None:
@@ -267,8 +268,8 @@ def _finish(split: Split, shards: Sequence[_Shard], found: Sequence[Mapping[str,
 # --- writing --------------------------------------------------------------------------------------
 
 
-class _Died(SegjaxError):
-  """A worker was killed."""
+class _Interrupted(SegjaxError):
+  """A worker was killed, or the disk is full: what is written is as good as before."""
 
 
 class _Writer:
@@ -294,10 +295,10 @@ class _Writer:
       notes: place in the shard -> notes.
     """
     path = self._directory / shard.name
-    half = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    half = path.with_name(f'{path.name}.{os.getpid()}{HALF}')
     sha, total, notes = hashlib.sha256(), 0, {}
     try:
-      with _open_writer(half) as writer:
+      with _full_disk(path), _open_writer(half) as writer:
         for place, item in enumerate(items):
           made = self._make[shard.split](item)
           if isinstance(made, Noted):
@@ -329,6 +330,21 @@ class _Writer:
 
 
 @contextlib.contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+  """Turns the errors of a full disk, of which the library's are without a number, into a sentence."""
+  try:
+    yield
+  except (OSError, RuntimeError) as e:
+    if getattr(e, 'errno', None) != errno.ENOSPC and 'No space left' not in str(e):
+      raise
+    free = shutil.disk_usage(path.parent).free
+    raise _Interrupted(
+      f'{path} cannot be written, as the disk is full ({free / 1e6:,.0f} MB free): make room and '
+      'run the same command again, which keeps the files that are whole'
+    ) from e
+
+
+@contextlib.contextmanager
 def _open_writer(path: Path) -> Iterator[Any]:
   writer = array_record_module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
   try:
@@ -343,7 +359,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-  half = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  half = path.with_name(f'{path.name}.{os.getpid()}{HALF}')
   half.write_text(text)
   _to_disk(half)
   half.rename(path)
@@ -401,9 +417,9 @@ def _written(
   try:
     yield _as_written(pool, tasks, workers * _AHEAD)
   except BrokenProcessPool as e:
-    raise _Died(
+    raise _Interrupted(
       'a process that prepares data died, probably for lack of memory: lower --workers and run the '
-      'same command again, which keeps the shards that are written'
+      'same command again, which keeps the files that are whole'
     ) from e
   finally:
     pool.shutdown(cancel_futures=True)
@@ -431,7 +447,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(pickled: bytes) -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers for all
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
   end_with_parent()
   with tfds_patches.quiet():
     make, features, directory, limit = pickle.loads(pickled)

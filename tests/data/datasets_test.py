@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data import datasets, pipeline
+from segjax.data import datasets, pipeline, records
 from segjax.data.config import BatchConfig, DataConfig, InputConfig
 from segjax.types import SegjaxError
 
@@ -156,6 +156,8 @@ def test_what_killed_processes_left_is_deleted(tmp_path, isbi):
   for name in ('incomplete.ABCDEF_1.0.0', '.1.0.0.123.old', 'incomplete.ABCDEF_2.0.0'):
     (directory / name).mkdir(parents=True)
     (directory / name / 'file').touch()
+  (directory / '.1.0.0.shards').mkdir()
+  (directory / '.1.0.0.shards' / f'a.1{records.HALF}').touch()
   datasets.load('isbi2012', tmp_path / 'data', isbi)
   left = sorted(path.name for path in directory.iterdir())
   assert left == ['.1.0.0.lock', '1.0.0', 'incomplete.ABCDEF_2.0.0']

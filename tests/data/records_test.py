@@ -106,7 +106,6 @@ def test_damaged_shards_of_an_interrupted_preparation_are_written_again(
   (shards / short).write_bytes((shards / short).read_bytes()[:-1])
   (shards / f'{undescribed}.json').write_text('{')
   (shards / missing).unlink()
-  (shards / f'{missing}.9.tmp').write_bytes(b'half')
   builder, written = resumed(monkeypatch, tmp_path)
   assert len(written) == 6
   assert contents(builder) == contents(whole)

@@ -6,7 +6,6 @@ archives with TensorFlow.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import lzma
 import os
@@ -26,6 +25,7 @@ import urllib3
 from rich import progress
 from rich.console import Console
 
+from segjax import lock as lock_lib
 from segjax.types import SegjaxError
 
 # Set to anything but the empty string, nothing is downloaded.
@@ -163,8 +163,7 @@ def _size(path: Path) -> int:
 def lock(path: Path) -> Iterator[None]:
   """Waits for other processes that write the same file; the system frees a dead one's lock."""
   path = path.with_name(f'{path.name}.lock')
-  with path.open('a') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  with lock_lib.exclusive(path, wait=True):
     yield
   path.unlink(missing_ok=True)
 

@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from segjax import export
+from segjax import export, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.run import notify
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   run_lib.start_process()
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
-  output = Path(args.output)
+  output = storage.local_path(args.output, '--output')
   plans = export.export_run(
     loaded,
     output,

@@ -26,6 +26,7 @@ from rich import progress
 from rich.console import Console
 
 from segjax import lock as lock_lib
+from segjax import storage
 from segjax.types import SegjaxError
 
 # Set to anything but the empty string, nothing is downloaded.
@@ -251,7 +252,7 @@ def _receive(
     length = response.headers.get('Content-Length')
     total = start + int(length) if length else None
     show(start, total)
-    with part.open('ab' if start else 'wb') as file:
+    with storage.explained(part), part.open('ab' if start else 'wb') as file:
       for block in response.raw.stream(_BLOCK, decode_content=False):
         file.write(block)
         show(file.tell(), total)

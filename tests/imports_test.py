@@ -19,7 +19,7 @@ ALLOWED = {
   'ops': {'types'},
   'nn': {'types', 'ops'},
   'models': {'types', 'ops', 'nn'},
-  'download': {'types', 'lock'},
+  'download': {'types', 'lock', 'storage'},
   'convert': {'types', 'nn', 'models', 'download', 'storage'},
   'losses': {'types', 'ops'},
   'metrics': {'types', 'ops'},

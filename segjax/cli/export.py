@@ -46,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
   run_lib.start_process()
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
   output = storage.local_path(args.output, '--output')
-  plans = export.export_run(
-    loaded,
-    output,
-    args.format,
-    sizes=args.size,
-    batch=args.batch,
-    probability=args.probability,
-  )
+  with storage.explained(output):
+    plans = export.export_run(
+      loaded,
+      output,
+      args.format,
+      sizes=args.size,
+      batch=args.batch,
+      probability=args.probability,
+    )
   for plan in plans:
     notify(f'a program for {plan}')
   notify(f'the export is in {output}')

@@ -215,7 +215,7 @@ class Checkpoints:
     """What helps where the checkpoint of a step cannot be written."""
     kept = [other for other in self.steps() if other != step]
     resumes = f', which resumes from step {kept[-1]}' if kept else ''
-    return f'make room, and run the same command again{resumes}'
+    return f'free some space, and run the same command again{resumes}'
 
   def _set_aside(self, step: int) -> None:
     """Moves a corrupt checkpoint away, so that its step can be saved again."""

@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(disk, capfd, monkeypatch
   args = train_args(workdir, '--config.train.eval_every=9', steps=4)
   sentence = stops(capfd, *args)
   assert 'run/checkpoints/4 cannot be written, because the disk is full (' in sentence
-  assert 'needed' in sentence and 'free): make room' in sentence
+  assert 'needed' in sentence and 'free): free some space' in sentence
   assert sentence.endswith('which resumes from step 2')
   assert info(workdir, capfd) == before
   assert [path.name for path in (workdir / 'checkpoints').iterdir()] == ['2']

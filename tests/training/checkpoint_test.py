@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_not_written(checkpoints, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=3_000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   message = (
-    r'c/2 cannot be written, because the disk is full \(1\.\d MB needed, 3.0 kB free\): make room, '
+    r'c/2 cannot be written, because the disk is full \(1\.\d MB needed, 3.0 kB free\): free some space, '
     'and run the same command again, which resumes from step 1$'
   )
   with pytest.raises(SegjaxError, match=message):

@@ -8,7 +8,6 @@ the last are read from ArrayRecord files, without TensorFlow.
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import importlib
@@ -26,7 +25,9 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from segjax import download as download_lib
-from segjax.data import downloads, fingerprint, outside, records, tfds_patches
+from segjax import lock as lock_lib
+from segjax import storage
+from segjax.data import bucket, downloads, fingerprint, outside, records, tfds_patches
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -79,7 +80,7 @@ class DatasetSpec:
 def default_data_dir() -> Path:
   """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
-    return Path(named)
+    return storage.as_path(named)
   return download_lib.cache_dir() / 'data'
 
 
@@ -99,7 +100,8 @@ def load(
 
   Args:
     name: the data set, see the module.
-    data_dir: directory of prepared data sets; None for `default_data_dir()`.
+    data_dir: directory of prepared data sets, which may be in a bucket, see
+      `segjax.data.bucket`; None for `default_data_dir()`.
     source: directory of the raw files; None takes what is prepared as it is, else what was
       downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
@@ -116,28 +118,36 @@ def load(
       here, prepared files of another format.
   """
   warnings_to, report = report, report or (lambda text: None)
+  root = bucket.open_root(data_dir or default_data_dir())
   if source is not None:
-    source = Path(source).expanduser()
+    source = storage.local_path(source, 'config.data.source').expanduser()
     if not source.is_dir():
       raise SegjaxError(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
   with tfds_patches.quiet():
-    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+    if not outside.is_outside(name):
+      root.fetch_infos(name.partition('/')[0].partition(':')[0])
+    make = functools.partial(_make_builder, name, root.local, source, files, annotations)
     builder = make()
     if isinstance(builder, outside.SourceBuilder):
       return builder
+    root.fetch(Path(builder.data_path), report)
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
       path = Path(builder.data_path)
-      with _lock(path, report):
+      with _lock(root.place(path), path, report):
+        root.fetch(path, report)
         builder = make()  # which another process may have prepared
         if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
           report(f'preparing {name} in {path}')
           with _set_aside(path), _warnings_to(warnings_to):
             builder = make()  # without what it knew of prepared data
             _prepare(builder, source, workers, report)
+        root.store(path, report)
+    else:
+      root.store(Path(builder.data_path), report)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
@@ -185,7 +195,8 @@ def describe(config: InputConfig) -> DatasetSpec:
   data = config.data
   source = None if data.source is None else Path(data.source).expanduser()
   with tfds_patches.quiet():
-    builder = _make_builder(data.name, data.dir, source, data.files, config.annotations)
+    root = bucket.open_root(data.dir or default_data_dir()).local
+    builder = _make_builder(data.name, root, source, data.files, config.annotations)
   return spec(builder, config)
 
 
@@ -217,12 +228,11 @@ def _own_class(base: str) -> Any:
 
 def _make_builder(
   name: str,
-  data_dir: str | os.PathLike[str] | None,
+  root: Path,
   source: Path | None,
   files: Mapping[str, Any] | None,
   annotations: Sequence[str],
 ) -> Builder:
-  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if outside.is_outside(name):
     builder_class, base, config = outside.find(name), name, ''
     if not _is_builder(builder_class):
@@ -341,22 +351,23 @@ def _warnings_to(report: Callable[[str], None] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, report: Callable[[str], None]) -> Iterator[None]:
-  """Waits until no other process prepares `path`; the system frees the lock of a dead one.
+def _lock(place: Path, path: Path, report: Callable[[str], None]) -> Iterator[None]:
+  """Waits until no other process prepares a data set, and cleans up after those that were killed.
 
-  On a file system without locks nobody waits: each process prepares, and the first is kept.
+  Args:
+    place: of the data set, which may be in a bucket.
+    path: where it is prepared.
+    report: called with a line before waiting.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.with_name(f'.{path.name}.lock').open('a') as file:
+  storage.make_directory(place.parent)
+  file = place.with_name(f'.{place.name}.lock')
+  with contextlib.ExitStack() as stack:
     try:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        report(f'waiting for another process, which prepares {path}')
-        fcntl.flock(file, fcntl.LOCK_EX)
-      _remove_leftovers(path)
-    except OSError as e:
-      report(f'{path.parent} has no locks ({e.strerror}): prepare from one process at a time')
+      stack.enter_context(lock_lib.exclusive(file, report=report))
+    except lock_lib.LockedError as e:
+      report(f'waiting for {e}, which prepares {place}')
+      stack.enter_context(lock_lib.exclusive(file, wait=True, report=report))
+    _remove_leftovers(path)
     yield
 
 
@@ -411,13 +422,11 @@ def _prepare(
   except SegjaxError:
     raise
   except Exception as e:
-    # Without locks, another process that prepared the same data set may have been first.
-    if isinstance(e, OSError | RuntimeError) and builder.data_path.exists():
-      builder.info.read_from_directory(builder.data_path)
-    elif type(builder).__module__.startswith('segjax.'):
+    if told := storage.explain(e, path, None):
+      raise told from e
+    if type(builder).__module__.startswith('segjax.'):
       raise
-    else:
-      raise _not_prepared(builder.name, builder.data_path, e) from e
+    raise _not_prepared(builder.name, builder.data_path, e) from e
   shutil.rmtree(whole, ignore_errors=True)
 
 

@@ -10,7 +10,6 @@ takes them from there. The files do not depend on the number of processes, nor o
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import itertools
 import json
@@ -33,6 +32,7 @@ from tensorflow_datasets.core.splits import SplitInfo
 from tensorflow_datasets.core.utils import shard_utils, tqdm
 
 import segjax
+from segjax import storage
 from segjax.data import fingerprint, images, tfds_patches
 from segjax.types import SegjaxError
 
@@ -298,7 +298,7 @@ class _Writer:
     half = path.with_name(f'{path.name}.{os.getpid()}{HALF}')
     sha, total, notes = hashlib.sha256(), 0, {}
     try:
-      with _full_disk(path), _open_writer(half) as writer:
+      with _explained(path), _open_writer(half) as writer:
         for place, item in enumerate(items):
           made = self._make[shard.split](item)
           if isinstance(made, Noted):
@@ -330,18 +330,15 @@ class _Writer:
 
 
 @contextlib.contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
-  """Turns the errors of a full disk, of which the library's are without a number, into a sentence."""
+def _explained(path: Path) -> Iterator[None]:
+  """Says in a sentence that the disk is full: the library's errors have no number."""
   try:
     yield
   except (OSError, RuntimeError) as e:
-    if getattr(e, 'errno', None) != errno.ENOSPC and 'No space left' not in str(e):
-      raise
-    free = shutil.disk_usage(path.parent).free
-    raise _Interrupted(
-      f'{path} cannot be written, as the disk is full ({free / 1e6:,.0f} MB free): make room and '
-      'run the same command again, which keeps the files that are whole'
-    ) from e
+    remedy = 'free some space and run the same command again, which keeps the files that are whole'
+    if told := storage.explain(e, path, None, remedy):
+      raise _Interrupted(str(told)) from e
+    raise
 
 
 @contextlib.contextmanager

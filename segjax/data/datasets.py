@@ -138,8 +138,8 @@ def load(
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
       path = Path(builder.data_path)
       with _lock(root.place(path), path, report):
-        root.fetch(path, report)
-        builder = make()  # which another process may have prepared
+        root.fetch(path, report)  # another process may have prepared it meanwhile
+        builder = make()
         if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
           report(f'preparing {name} in {path}')
           with _set_aside(path), _warnings_to(warnings_to):

@@ -136,16 +136,7 @@ def load(
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
-      path = Path(builder.data_path)
-      with _lock(root.place(path), path, report):
-        root.fetch(path, report)  # another process may have prepared it meanwhile
-        builder = make()
-        if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
-          report(f'preparing {name} in {path}')
-          with _set_aside(path), _warnings_to(warnings_to):
-            builder = make()  # without what it knew of prepared data
-            _prepare(builder, source, workers, report)
-        root.store(path, report)
+      builder = _prepare_alone(name, make, root, source, workers, report, warnings_to)
     else:
       root.store(Path(builder.data_path), report)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
@@ -153,6 +144,29 @@ def load(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
       "file_format='array_record', or name another directory as config.data.dir"
     )
+  return builder
+
+
+def _prepare_alone(
+  name: str,
+  make: Callable[[], Any],
+  root: bucket.Root,
+  source: Path | None,
+  workers: int,
+  report: Callable[[str], None],
+  warnings_to: Callable[[str], None] | None,
+) -> tfds.core.DatasetBuilder:
+  """The builder that `make` makes, prepared by this process or by one that it waited for."""
+  path = Path(make().data_path)
+  with _lock(root.place(path), path, report):
+    root.fetch(path, report)
+    builder = make()
+    if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
+      report(f'preparing {name} in {path}')
+      with _set_aside(path), _warnings_to(warnings_to):
+        builder = make()  # without what it knew of prepared data
+        _prepare(builder, source, workers, report)
+    root.store(path, report)
   return builder
 
 

@@ -53,8 +53,7 @@ def make(source: Path, part: float) -> None:
       cv2.imwrite(str(source / split / f'{number:012}.jpg'), pixels)
     content = {
       'images': [
-        {'id': i, 'file_name': f'{i:012}.jpg', 'height': SIZE, 'width': SIZE}
-        for i in range(images)
+        {'id': i, 'file_name': f'{i:012}.jpg', 'height': SIZE, 'width': SIZE} for i in range(images)
       ],
       'categories': [{'id': i, 'name': f'class {i}'} for i in range(CLASSES)],
       'annotations': [_object(rng, number, images) for number in range(objects)],

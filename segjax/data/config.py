@@ -78,8 +78,8 @@ class DataConfig:
     label_key: the feature with the label map. Of a panoptic data set, which has no `label`, the
       label is the class of each pixel's segment; see `panoptic_key`.
     name_key: the text feature that names an example; None for its index.
-    bad_examples: an example whose record is corrupt is an error ('stop'), or is left out and counted
-      ('skip'), for which all records are checked once, when a split is first read.
+    bad_examples: an example whose record is corrupt is an error ('stop'), or is left out and
+      counted ('skip'), for which all records are checked once, when a split is first read.
     max_pixels: an image with more is an error, as a damaged or hostile file of a few bytes may
       unpack to any size; the default is Pillow's.
     label_offset: added to label values other than void; results below 0 are void too.

@@ -76,8 +76,7 @@ class Split(NamedTuple):
 def remedy(split: Split) -> str:
   """What to do about a corrupt record."""
   return (
-    f'delete {split.directory} and prepare the data set again, or set config.data.bad_examples='
-    'skip'
+    f'delete {split.directory} and prepare the data set again, or set config.data.bad_examples=skip'
   )
 
 

@@ -176,9 +176,7 @@ def _open_split(
   builder: tfds.core.DatasetBuilder, split: str, dataset: str, directory: Path
 ) -> corrupt.Split:
   """The records' bytes; images in them are decoded by Pillow."""
-  source = builder.as_data_source(
-    split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-  )
+  source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   places = [
     corrupt.Place(Path(os.fspath(part.filename)), part.skip, part.take)
     for part in builder.info.splits[split].file_instructions

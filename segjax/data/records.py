@@ -249,7 +249,7 @@ def _not_kept_after_errors(directory: Path | None) -> Iterator[None]:
   """
   try:
     yield
-  except (OSError, _Interrupted):
+  except (OSError, _InterruptedError):
     raise
   except Exception:
     if directory is not None:
@@ -268,7 +268,7 @@ def _finish(split: Split, shards: Sequence[_Shard], found: Sequence[Mapping[str,
 # --- writing --------------------------------------------------------------------------------------
 
 
-class _Interrupted(SegjaxError):
+class _InterruptedError(SegjaxError):
   """A worker was killed, or the disk is full: what is written is as good as before."""
 
 
@@ -281,9 +281,7 @@ class _Writer:
     directory: to write to.
   """
 
-  def __init__(
-    self, make: Mapping[str, Callable[[Any], Any]], features: Any, directory: Path
-  ):
+  def __init__(self, make: Mapping[str, Callable[[Any], Any]], features: Any, directory: Path):
     self._make, self._features, self._directory = make, features, directory
     self._serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
 
@@ -337,7 +335,7 @@ def _explained(path: Path) -> Iterator[None]:
   except (OSError, RuntimeError) as e:
     remedy = 'free some space and run the same command again, which keeps the files that are whole'
     if told := storage.explain(e, path, None, remedy):
-      raise _Interrupted(str(told)) from e
+      raise _InterruptedError(str(told)) from e
     raise
 
 
@@ -414,7 +412,7 @@ def _written(
   try:
     yield _as_written(pool, tasks, workers * _AHEAD)
   except BrokenProcessPool as e:
-    raise _Interrupted(
+    raise _InterruptedError(
       'a process that prepares data died, probably for lack of memory: lower --workers and run the '
       'same command again, which keeps the files that are whole'
     ) from e

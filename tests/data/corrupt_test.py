@@ -1,8 +1,10 @@
 """A flipped byte in a record is named, and stops or is left out."""
 
+import errno
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,11 +42,11 @@ def builder(tmp_path, write_dataset, png, noise):
 
 def flip(builder, image, split='train'):
   """Flips a byte of a record, and keeps the file's times, as a failing disk does."""
-  [path] = builder.data_path.glob(f'*-{split}.array_record*')
+  [path] = Path(builder.data_path).glob(f'*-{split}.array_record*')
   status, content = path.stat(), bytearray(path.read_bytes())
   middle = len(image) // 2
   assert content.count(image[middle : middle + 16]) == 1
-  content[content.index(image[middle : middle + 16])] ^= 0x10
+  content[content.index(image[middle : middle + 16]) - 1] ^= 0x10
   path.write_bytes(content)
   os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
   return path
@@ -144,11 +146,15 @@ def test_a_record_that_becomes_corrupt_stops_and_is_left_out_by_the_next_start(b
   assert 'e2' not in names(reader(builder, SKIP))
 
 
+def read_only(path, text):
+  raise OSError(errno.EROFS, 'Read-only file system', str(path))
+
+
 def test_where_nothing_can_be_written_the_pass_is_made_once(builder, noise, monkeypatch):
   flip(builder, noise[4])
   passes, look = [], corrupt._look
   monkeypatch.setattr(corrupt, '_look', lambda split: passes.append(split.name) or look(split))
-  monkeypatch.setattr(os, 'getpid', lambda: 'no/such/directory')
+  monkeypatch.setattr(Path, 'write_text', read_only)
   assert len(reader(builder, SKIP)) == len(reader(builder, SKIP)) == 5
   assert passes == ['train']
 
@@ -161,7 +167,7 @@ def test_a_split_without_a_whole_record(builder, noise):
 
 
 def test_a_missing_file_is_named(builder):
-  [path] = builder.data_path.glob('*-train.array_record*')
+  [path] = Path(builder.data_path).glob('*-train.array_record*')
   path.unlink()
   with pytest.raises(SegjaxError, match=rf'{path}: record 0 .* is missing, as is the file'):
     reader(builder, STOP)[0]

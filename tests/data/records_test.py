@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numbers_builder
 import pytest
@@ -136,7 +137,8 @@ def test_prepared_data_says_what_it_was_prepared_from(tmp_path):
 
 def test_digest_tells_examples_apart(tmp_path, monkeypatch, whole):
   def digest(builder):
-    return records.read_digest(builder.data_path, builder.data_path.glob('*.array_record*'))
+    path = Path(builder.data_path)
+    return records.read_digest(path, path.glob('*.array_record*'))
 
   assert digest(prepare(Builder(data_dir=tmp_path / 'again'))) == digest(whole)
   with monkeypatch.context() as patch:
@@ -165,8 +167,6 @@ def test_workers_write_the_same_and_survive_their_death(tmp_path, whole):
   with pytest.raises(SegjaxError, match='a process that prepares data died.*lower --workers'):
     prepare(Builder(data_dir=tmp_path), workers=2, directory=shards)
   reports = []
-  builder = prepare(
-    Builder(data_dir=tmp_path), workers=2, directory=shards, report=reports.append
-  )
+  builder = prepare(Builder(data_dir=tmp_path), workers=2, directory=shards, report=reports.append)
   assert contents(builder) == contents(whole)
   assert builder.notes == whole.notes

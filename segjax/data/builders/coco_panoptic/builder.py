@@ -188,9 +188,7 @@ def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
   return content
 
 
-def _make(
-  listed_in: Path, labels: Mapping[int, int], channels: int, item: _Item
-) -> dict[str, Any]:
+def _make(listed_in: Path, labels: Mapping[int, int], channels: int, item: _Item) -> dict[str, Any]:
   image, image_path, path, annotation = item
   encoded, size = coco_files.read_image(image_path, image, listed_in, channels)
   png = raw.read_bytes(path)

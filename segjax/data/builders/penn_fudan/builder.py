@@ -60,9 +60,7 @@ class Builder(raw.Builder):
     held_out = {order[position] for position in self.builder_config.held_out}
     make = functools.partial(_make, source / 'PedMasks')
     return {
-      split: records.Split(
-        [(e[1].stem, e) for e in numbered if (e[0] in held_out) == is_val], make
-      )
+      split: records.Split([(e[1].stem, e) for e in numbered if (e[0] in held_out) == is_val], make)
       for split, is_val in (('train', False), ('val', True))
     }
 

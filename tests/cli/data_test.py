@@ -43,6 +43,7 @@ def test_options_of_prepare_alone(capsys, option):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_any_moment_prepares_the_same(tmp_path, cache):
   """After SIGKILLs of the main process, at random moments, nothing is half prepared or left."""
 
@@ -53,10 +54,10 @@ def test_killed_at_any_moment_prepares_the_same(tmp_path, cache):
   def digest(name):
     return json.loads((tmp_path / name / _DIRECTORY / records.DIGEST_FILE).read_text())
 
-  process, began = start('whole', 1), time.monotonic()
+  process, began = start('whole', 2), time.monotonic()
   assert process.communicate()[1] and process.returncode == 0
   seconds, rng = time.monotonic() - began, np.random.default_rng(0)
-  for _ in range(4):
+  for _ in range(3):
     process = start('killed', 2)
     time.sleep(float(rng.uniform(0.3, 0.9)) * seconds)
     process.send_signal(signal.SIGKILL)

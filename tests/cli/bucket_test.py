@@ -39,7 +39,9 @@ def test_a_run_lives_in_a_bucket(bucket, tmp_path, monkeypatch, capsys):
   )
   assert any('tensorboard/events' in name for name in bucket)
   assert '/bucket/runs/a/.lock' not in bucket
-  log = [json.loads(line) for line in bucket['/bucket/runs/a/metrics.jsonl'].getvalue().split(b'\n')[:-1]]
+  log = [
+    json.loads(line) for line in bucket['/bucket/runs/a/metrics.jsonl'].getvalue().split(b'\n')[:-1]
+  ]
   assert [(line['step'], line['split']) for line in log] == [(1, 'train'), (2, 'train'), (2, 'val')]
   assert output(capsys, 'evaluate', f'--workdir={ADDRESS}')['step'] == 2
   image = tmp_path / 'in.png'

@@ -203,6 +203,7 @@ def files_below(directory: Path) -> list[str]:
   if is_bucket(directory):
     files, root = bucket_files(directory)
     return sorted(name.removeprefix(root).lstrip('/') for name in files.find(root))
+  directory = Path(directory)  # also of TFDS, whose paths cannot search directories
   found = (path for path in directory.rglob('*') if path.is_file())
   return sorted(path.relative_to(directory).as_posix() for path in found)
 

@@ -207,8 +207,7 @@ class Checkpoints:
       if (told := storage.explain(e, path, needed, self._remedy(step))) is None:
         raise
       if jax.process_index() == 0 and not storage.is_bucket(self._place):
-        for partial in self._place.glob(f'{step}.orbax-checkpoint-tmp*'):
-          storage.remove_tree(partial)
+        _remove_partial(self._place, step)
       raise told from e
 
   def _remedy(self, step: int) -> str:
@@ -310,6 +309,17 @@ class Checkpoints:
       stack.enter_context(self._explained())
       stack.callback(self._manager.close)
       self._manager.wait_until_finished()
+
+
+def _remove_partial(directory: Path, step: int) -> None:
+  """Removes what was written of a checkpoint, to which threads may add for a moment."""
+  for _ in range(20):
+    partial = list(directory.glob(f'{step}.orbax-checkpoint-tmp*'))
+    if not partial:
+      return
+    for path in partial:
+      storage.remove_tree(path)
+    time.sleep(0.05)
 
 
 def check_shared(directory: Path) -> None:

@@ -68,8 +68,9 @@ def test_a_run_lives_in_google_cloud_storage(tmp_path, cache):
       assert process.returncode == 0, err
       return err
 
-    succeeds(*train_args(address, data))
-    assert 'resuming from step 2' in succeeds(*train_args(address, data, steps=4))
+    args = train_args(address, data, steps=4)
+    succeeds(*args)
+    assert 'resuming from step 4 of 4' in succeeds(*args)
     succeeds('evaluate', f'--workdir={address}', '--checkpoint=2')
     found = server.files('bucket')
     steps = {name.split('/')[2] for name in found if name.startswith('run/checkpoints/')}

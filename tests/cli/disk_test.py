@@ -69,8 +69,15 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(
 ):
   workdir = disk / 'run'
   filled(LEFT)
-  if not checked:  # as if it filled up between the check and the end of the writing
-    monkeypatch.setattr(storage, 'fits', lambda path, needed: fill(disk, 0) or True)
+
+  def fits(path, needed):
+    """The disk fills up between the check and the end of the writing."""
+    if (disk / 'filler').exists():
+      fill(disk, 0)
+    return True
+
+  if not checked:
+    monkeypatch.setattr(storage, 'fits', fits)
   args = train_args(workdir, '--config.train.images=0', steps=4)
   sentence = stops(capfd, *args)
   assert 'run/checkpoints/4 cannot be written, because the disk is full (' in sentence

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -362,10 +363,21 @@ def _appears(path: Path) -> bool:
 
 @functools.cache
 def _quiet_threads() -> None:
-  """Orbax logs the traceback of an error in a thread, again in the thread that waits for it, and
-  then raises the error: only that counts."""
+  """Keeps the threads of a save that fails from printing hundreds of lines of tracebacks.
+
+  The error itself is raised, by the next save or at the end. But Orbax logs it in the thread where
+  it happens and in those that wait for it; and each array that TensorStore has not yet written
+  then finds the event loop of the save closed.
+  """
   repeats = lambda record: bool(record.exc_info) and '/orbax/' in record.pathname
   logging.getLogger('absl').addFilter(lambda record: not repeats(record))
+  hook = sys.unraisablehook
+
+  def quiet(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = quiet
 
 
 class CorruptCheckpointError(SegjaxError):

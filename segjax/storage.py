@@ -29,7 +29,9 @@ _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://')
 _COLLAPSED = re.compile(rf'({"|".join(BUCKETS)}):/(?!/)')
 _FULL = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the quota of the disk is used up'}
 # Some libraries in C++ say so in words, in an error of any type.
-_SAID = {os.strerror(code): code for code in _FULL} | {errno.errorcode[code]: code for code in _FULL}
+_SAID = {os.strerror(code): code for code in _FULL} | {
+  errno.errorcode[code]: code for code in _FULL
+}
 _SAYS_FULL = re.compile('|'.join(_SAID))
 _AGAIN = 'free some space, and run the same command again'
 _DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -201,6 +203,7 @@ def files_below(directory: Path) -> list[str]:
   if is_bucket(directory):
     files, root = bucket_files(directory)
     return sorted(name.removeprefix(root).lstrip('/') for name in files.find(root))
+  directory = Path(directory)  # also of TFDS, whose paths cannot search directories
   found = (path for path in directory.rglob('*') if path.is_file())
   return sorted(path.relative_to(directory).as_posix() for path in found)
 

@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from segjax import infer
+from segjax import infer, storage
 from segjax import run as run_lib
-from segjax import storage
 from segjax.cli import options, predict_files
 from segjax.data import frames
 from segjax.predictor import Predictor, check_no_url, describe_unlike

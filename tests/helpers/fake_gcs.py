@@ -11,6 +11,7 @@ import http.server
 import itertools
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -109,7 +110,7 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
       parts = parse.urlsplit(self.path)
       path, query = parts.path, dict(parse.parse_qsl(parts.query))
       server.requests.append(f'{self.command} {path}')
-      body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+      body = self._body()
       found = None
       for pattern, method, answer in (
         (_OBJECT, 'GET', self._get),
@@ -127,7 +128,17 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
           return
       self._answer(404, b'not found')
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle
+    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 (the names that it calls)
+
+    def _body(self) -> bytes:
+      if self.headers.get('Transfer-Encoding') != 'chunked':
+        return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+      body = b''
+      while size := int(self.rfile.readline(), 16):
+        body += self.rfile.read(size)
+        self.rfile.readline()
+      self.rfile.readline()
+      return body
 
     def _get(self, query: dict[str, str], body: bytes, bucket: str, name: str) -> None:
       if (bucket, name) not in server.objects:
@@ -168,6 +179,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         self._answer(204)
 
     def _upload(self, query: dict[str, str], body: bytes, bucket: str) -> None:
+      if 'upload_id' in query:
+        self._resume(query, body, bucket)
+        return
       name, content, kind = query.get('name'), body, query['uploadType']
       if kind == 'multipart':
         described, content = _parts(body, self.headers['Content-Type'])
@@ -242,6 +256,10 @@ def _parts(body: bytes, content_type: str) -> list[bytes]:
 class _Threaded(http.server.ThreadingHTTPServer):
   daemon_threads = True
   block_on_close = False  # clients keep their connections open
+
+  def handle_error(self, request: Any, address: Any) -> None:
+    if not isinstance(sys.exception(), ConnectionError):  # a client that asked for too much
+      super().handle_error(request, address)
 
 
 @contextlib.contextmanager

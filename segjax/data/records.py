@@ -234,7 +234,7 @@ def _start(directory: Path, identity: str, report: Callable[[str], None]) -> Non
   with contextlib.suppress(OSError):
     if path.read_text() == identity:
       if whole := len(list(directory.glob('*.json'))) - 1:
-        report(f'{directory} has {whole} shards of an interrupted preparation, which are kept')
+        report(f'whole files of an interrupted preparation, which are kept: {whole} in {directory}')
       return
   shutil.rmtree(directory, ignore_errors=True)
   directory.mkdir(parents=True)

@@ -130,7 +130,7 @@ class Builder(dataset_builder.FileReaderBuilder, skip_registration=True):
       found = _write(self, splits, plan, directory, how.workers)
       for split, content in splits.items():
         _finish(content, plan[split], found[split])
-    self._move(plan, directory, target)
+    _move(itertools.chain(*plan.values()), directory, target)
     self.info.set_splits(
       tfds.core.SplitDict(
         [
@@ -147,13 +147,6 @@ class Builder(dataset_builder.FileReaderBuilder, skip_registration=True):
     _write_digest(target, found)
     if how.digest is not None:
       fingerprint.write(target, how.source, how.digest)
-
-  def _move(self, plan: Mapping[str, Sequence['_Shard']], directory: Path, target: Path) -> None:
-    """Moves the shards from the directory where they wait."""
-    for shard in itertools.chain(*plan.values()):
-      if directory != target:
-        (directory / shard.name).rename(target / shard.name)
-      (directory / f'{shard.name}.json').unlink()
 
 
 def read_digest(directory: Path, files: Iterable[Path]) -> str:
@@ -255,6 +248,14 @@ def _not_kept_after_errors(directory: Path | None) -> Iterator[None]:
     if directory is not None:
       shutil.rmtree(directory, ignore_errors=True)
     raise
+
+
+def _move(shards: Iterable[_Shard], directory: Path, target: Path) -> None:
+  """Moves the shards from the directory where they wait."""
+  for shard in shards:
+    if directory != target:
+      (directory / shard.name).rename(target / shard.name)
+    (directory / f'{shard.name}.json').unlink()
 
 
 def _finish(split: Split, shards: Sequence[_Shard], found: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """`segjax data prepare`."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -40,6 +41,25 @@ def test_what_is_missing_is_named_offline(tmp_path, capsys):
 def test_options_of_prepare_alone(capsys, option):
   message = fails(capsys, 'data', 'show', 'scenes/tiny', option)
   assert 'is for segjax data prepare: leave it out' in message
+
+
+def test_a_corrupt_record_is_one_sentence_at_every_entrance(semantic_run, tmp_path, capsys):
+  assert run('data', 'prepare', 'scenes/tiny', f'--data_dir={tmp_path}') == 0
+  for path in tmp_path.rglob('*.array_record*'):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 1  # at the end of a file is padding
+    path.write_bytes(content)
+  directory = f'--config.data.dir={tmp_path}'
+  shutil.copytree(semantic_run, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
+  for args, split in (
+    (['data', 'show', 'scenes/tiny', f'--data_dir={tmp_path}'], 'train'),
+    (['train', f'--workdir={tmp_path / "run"}', directory], 'train'),
+    (['evaluate', f'--workdir={semantic_run}', directory], 'val'),
+  ):
+    message = fails(capsys, *args)
+    assert f'of the split {split} of scenes/tiny) is corrupt: delete {tmp_path}' in message
+    assert message.endswith('or set config.data.bad_examples=skip')
 
 
 @pytest.mark.slow

@@ -64,9 +64,7 @@ def stops(capfd, *args):
 
 
 @pytest.mark.parametrize('checked', [True, False], ids=['before', 'while saving'])
-def test_a_disk_that_is_full_when_a_checkpoint_is_saved(
-  disk, filled, capfd, monkeypatch, checked
-):
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved(disk, filled, capfd, monkeypatch, checked):
   workdir = disk / 'run'
   filled(LEFT)
 

@@ -1,6 +1,5 @@
 """`segjax data prepare`."""
 
-import json
 import re
 import shutil
 import signal
@@ -68,32 +67,35 @@ def test_a_corrupt_record_is_one_sentence_at_every_entrance(semantic_run, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_any_moment_prepares_the_same(tmp_path, cache):
-  """After SIGKILLs of the main process, at random moments, nothing is half prepared or left."""
+  """After SIGKILLs of the main process nothing is half prepared, and nothing is left."""
+  place = tmp_path / 'killed' / 'scenes' / 'default'
 
-  def start(name, workers):
-    args = ['data', 'prepare', 'scenes', f'--data_dir={tmp_path / name}', f'--workers={workers}']
+  def start(name):
+    args = ['data', 'prepare', 'scenes', f'--data_dir={tmp_path / name}', '--workers=2']
     return spawn(args, cache)
 
-  def digest(name):
-    return json.loads((tmp_path / name / _DIRECTORY / records.DIGEST_FILE).read_text())
+  def end(process):
+    err = process.communicate()[1]
+    assert process.returncode == 0, err
+    return err
 
-  process, began = start('whole', 2), time.monotonic()
-  assert process.communicate()[1] and process.returncode == 0
-  seconds, rng = time.monotonic() - began, np.random.default_rng(0)
-  for _ in range(3):
-    process = start('killed', 2)
-    time.sleep(float(rng.uniform(0.3, 0.9)) * seconds)
-    process.send_signal(signal.SIGKILL)
+  end(start('whole'))
+  rng = np.random.default_rng(0)
+  for whole_files in (0, 2, 5):
+    process = start('killed')
+    while len(list(place.glob('.1.0.0.shards/*-of-*.json'))) < whole_files:
+      assert process.poll() is None
+      time.sleep(0.01)
+    time.sleep(float(rng.uniform(0, 0.2)))
+    process.kill()
     process.communicate()
-    prepared = (tmp_path / 'killed' / _DIRECTORY).exists()
-    if prepared:
-      assert digest('killed') == digest('whole')
-  assert start('killed', 2).wait(timeout=120) == 0
-  assert digest('killed') == digest('whole')
-  builder = datasets.load('scenes', tmp_path / 'killed')
-  assert len(builder.as_data_source('train')) == 1000
-  left = sorted(path.name for path in (tmp_path / 'killed' / _DIRECTORY).parent.iterdir())
-  assert left == ['.1.0.0.lock', '1.0.0']
-
-
-_DIRECTORY = 'scenes/default/1.0.0'
+    assert process.returncode == -signal.SIGKILL
+    assert not (place / '1.0.0').exists()
+  assert 'of an interrupted preparation, which are kept: ' in end(start('killed'))
+  first, second = (
+    (tmp_path / name / 'scenes/default/1.0.0' / records.DIGEST_FILE).read_text()
+    for name in ('whole', 'killed')
+  )
+  assert first == second
+  assert len(datasets.load('scenes', tmp_path / 'killed').as_data_source('train')) == 1000
+  assert sorted(path.name for path in place.iterdir()) == ['.1.0.0.lock', '1.0.0']

@@ -13,12 +13,19 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent.parent
 # Files outside docs/ that the site has at the same path below its root: pages, and what they link.
-PAGES = ('CONTRIBUTING.md', 'CHANGELOG.md', 'experiments/*/README.md', 'experiments/*/ideas.md')
+PAGES = (
+  'CONTRIBUTING.md',
+  'CHANGELOG.md',
+  'experiments/README.md',
+  'experiments/*/README.md',
+  'experiments/*/ideas.md',
+)
 SOURCES = (
   'configs/*/*.py',
   'experiments/*/*.py',
   'experiments/speed/*.jsonl',
   'experiments/*/*.svg',
+  'experiments/*/images/*.jpg',
 )
 # The entry of the navigation that stands for the pages of experiments/.
 _EXPERIMENTS = '...experiments'

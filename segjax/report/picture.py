@@ -36,7 +36,9 @@ def picture(
   """
   shown = [_resized(panels[name]) for name in PANELS]
   if palette is not None:
-    shown.append(_legend([panels[name] for name in PANELS[1:]], palette, class_names, len(shown[0])))
+    shown.append(
+      _legend([panels[name] for name in PANELS[1:]], palette, class_names, len(shown[0]))
+    )
   gap = np.full((len(shown[0]), _GAP, 3), 255, np.uint8)
   parts = [part for panel in shown for part in (gap, panel)][1:]
   return _encoded(np.concatenate(parts, axis=1))
@@ -71,9 +73,7 @@ def _encoded(canvas: np.ndarray) -> bytes:
   while True:
     for quality in _QUALITIES:
       buffer = io.BytesIO()
-      Image.fromarray(canvas).save(
-        buffer, format='JPEG', quality=quality, subsampling=0, optimize=True
-      )
+      Image.fromarray(canvas).save(buffer, format='JPEG', quality=quality, subsampling=0)
       if buffer.tell() <= LIMIT:
         return buffer.getvalue()
     canvas = _scaled(canvas, _SHRINK)

@@ -77,7 +77,7 @@ class Record:
 
   @property
   def key(self) -> tuple[str, str, int | None, str | None]:
-    """Unique within a table: a record of an earlier config stays next to that of the current one."""
+    """Unique within a table, which keeps the records of earlier configs."""
     return (self.entry, self.checkpoint, self.seed, self.config_digest)
 
 

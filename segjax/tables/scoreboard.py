@@ -177,7 +177,12 @@ def _legend(found: Iterable[Score]) -> list[str]:
 def _differences(found: Iterable[Score]) -> list[str]:
   """The difference of each recipe from the paper, once."""
   differs = {(s.table.name, s.line.entry.recipe): s.recipe.differs.strip() for s in found}
-  return [f'- `{table}`, `{recipe}`: {text}' for (table, recipe), text in differs.items()]
+  earlier = {(s.table.name, s.line.entry.recipe) for s in found if s.line.earlier}
+  also = f' The rows of an {page.EARLIER} differ from this, see their provenance.'
+  return [
+    f'- `{table}`, `{recipe}`: {text}{also * ((table, recipe) in earlier)}'
+    for (table, recipe), text in differs.items()
+  ]
 
 
 def _measured_first(boards: Sequence[Board]) -> list[Board]:
@@ -210,4 +215,6 @@ def other_pages(folder: Path) -> dict[str, str]:
 def _title(path: Path) -> str:
   """The first heading of a page."""
   lines = path.read_text(encoding='utf-8').splitlines()
-  return next((line.removeprefix('# ') for line in lines if line.startswith('# ')), path.parent.name)
+  return next(
+    (line.removeprefix('# ') for line in lines if line.startswith('# ')), path.parent.name
+  )

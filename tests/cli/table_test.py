@@ -7,7 +7,6 @@ import shutil
 import commands
 import pytest
 import tiny_table
-
 from PIL import Image
 
 from segjax import config as config_lib
@@ -116,7 +115,7 @@ def test_an_image_of_each_row_is_kept(filled, capsys):
       height, width = image.size[::-1]
     # Three panels of 16 x 16, enlarged, and a legend.
     assert height % 16 == 0 and width > 3 * height
-    assert re.fullmatch(r'.+, the median of 200 images by mean_iou \(\d+\.\d%\)', record.image_note)
+    assert re.fullmatch(r'.+, the median of 8 images by mean_iou \(\d+\.\d%\)', record.image_note)
   capsys.readouterr()
   assert run(folder) == 0
   assert capsys.readouterr().out.count('![') == 2

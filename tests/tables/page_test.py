@@ -116,7 +116,10 @@ def test_a_result_of_an_earlier_config_is_a_line_of_its_own(table):
   assert '| First | small, earlier config 000000000000 | 60.0 (unverified) | 25.0 ± 0.0' in text
   assert '- earlier config: measured with a config' in text
   lines = page.sort_lines(lines_of(table, *old, new))
-  assert [(line.earlier, len(line.records)) for line in lines.measured] == [(None, 1), ('0' * 12, 2)]
+  assert [(line.earlier, len(line.records)) for line in lines.measured] == [
+    (None, 1),
+    ('0' * 12, 2),
+  ]
   current, earlier = page.cells(table, lines.measured)
   assert (current['recipe'], current['mIoU (%), measured']) == ('small', '50.0')
   assert (current['size, computed'], earlier['size, computed']) == ('1.23', '–')

@@ -49,8 +49,9 @@ def test_an_earlier_config_is_marked(table):
   board = board_of(table, current, earlier)
   lines = rows(scoreboard.render_markdown([board], {}))
   assert '| small | mIoU (%) ↑ | 60.0 (unverified) | 50.0 | −10.0 |' in lines[0]
-  assert '| small, earlier config 000000000000 | mIoU (%) ↑ | 60.0 (unverified) | 70.0 | +10.0 |' in (
-    lines[1]
+  assert (
+    '| small, earlier config 000000000000 | mIoU (%) ↑ | 60.0 (unverified) | 70.0 | +10.0 |'
+    in (lines[1])
   )
   assert [row['earlier_config'] for row in scoreboard.to_json([board])['measured']] == [
     None,

@@ -217,8 +217,7 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
     f'# {table.file.title}',
     f'<!-- Written by: segjax table {name} > experiments/{name}/README.md -->',
     f'{table.file.source}.{split}',
-    *_results(table, sort_lines(lines)),
-    '\n'.join(legend(table, lines)),
+    *_results(table, lines),
     *_images(lines),
     *(_making(table, lines) if table.entries else ()),  # a table may only quote the paper's results
     table.file.notes,
@@ -226,15 +225,17 @@ def render_markdown(table: Table, lines: Sequence[Line]) -> str:
   return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
 
 
-def _results(table: Table, lines: Lines) -> list[str]:
+def _results(table: Table, lines: Sequence[Line]) -> list[str]:
   """The measured rows, and folded those that nobody has run and those without a recipe."""
+  kinds, explained = sort_lines(lines), '\n'.join(legend(table, lines))
   if not table.entries:
-    return [markdown_table(cells(table, lines.quoted))]
-  measured = cells(table, lines.measured)
+    return [markdown_table(cells(table, kinds.quoted)), explained]
+  measured = cells(table, kinds.measured)
   return [
     markdown_table(measured) if measured else 'No row has been run.',
-    _folded(NOT_RUN, cells(table, lines.not_run)),
-    _folded('quoted from the paper, without a recipe', cells(table, lines.quoted)),
+    explained,
+    _folded(NOT_RUN, cells(table, kinds.not_run)),
+    _folded('quoted from the paper, without a recipe', cells(table, kinds.quoted)),
   ]
 
 

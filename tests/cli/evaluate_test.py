@@ -6,6 +6,7 @@ import pytest
 from commands import fails, output, read_log, run
 
 from segjax.cli.evaluate import evaluate_run
+from segjax.report import picture
 from segjax.report.values import format_metric
 from segjax.workdir import Workdir
 
@@ -44,6 +45,14 @@ def test_the_median_image_is_drawn(semantic_run, split):
     assert all((examples[name][title] == panel).all() for title, panel in panels.items())
   assert {'image', 'truth', 'prediction'} <= set(panels)
   assert evaluate_run(Workdir(str(semantic_run)), 'latest', split).median is None
+
+
+def test_the_median_image_of_objects_is_drawn(instance_run):
+  found = evaluate_run(Workdir(str(instance_run)), 'latest', median=True)
+  name, panels = found.median
+  assert found.measured.measure == 'f1' and name in dict(found.measured.scores)
+  assert len({panels[title].shape for title in picture.PANELS}) == 1
+  assert len(picture.picture(panels)) <= picture.LIMIT
 
 
 def test_for_people_metrics_are_in_percent(semantic_run, capsys):

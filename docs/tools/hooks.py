@@ -55,7 +55,8 @@ def _expanded(entries, results):
 
 
 def _title(path: Path) -> str:
-  return path.read_text().partition('\n')[0].lstrip('# ')
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return next(line.removeprefix('# ') for line in lines if line.startswith('# '))
 
 
 def on_files(files, config):

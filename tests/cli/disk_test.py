@@ -12,7 +12,7 @@ from segjax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
-# Bytes: enough for the log and the report, not for a checkpoint with what it may have besides arrays.
+# Bytes: enough for the log and the report, not for what a checkpoint may have besides its arrays.
 LEFT = 500_000
 
 

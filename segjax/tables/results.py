@@ -139,11 +139,7 @@ def write_image(table: Table, record: Record, picture: bytes) -> str:
   """Writes the image of a record, a JPEG file; returns its path in the table's directory."""
   seed = '' if record.seed is None else f'.seed{record.seed}'
   name = f'images/{record.entry}{seed}.{record.config_digest}.jpg'
-  path = table.folder / name
-  path.parent.mkdir(exist_ok=True)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(picture)
-  temporary.replace(path)
+  storage.write_bytes(table.folder / name, picture)
   return name
 
 

@@ -1,5 +1,6 @@
 """Checkpoints, written by Orbax and verified by a SHA-256 of every array."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -105,11 +106,29 @@ class Checkpoints:
     return value if self._best_mode == 'max' else -value
 
   def _meta(self, step: int) -> dict[str, Any]:
-    """The metadata saved with the arrays; empty if it cannot be read."""
+    """The metadata saved with the arrays, and later metrics; empty if it cannot be read."""
     try:
-      return json.loads((self._directory / str(step) / 'meta' / 'metadata').read_text())
+      meta = json.loads((self._directory / str(step) / 'meta' / 'metadata').read_text())
     except (OSError, ValueError):
       return {}
+    # Without the file, or with a damaged one, the state is evaluated again.
+    with contextlib.suppress(OSError, ValueError):
+      meta['metrics'] = json.loads(self._later_metrics(step).read_text())
+    return meta
+
+  def _later_metrics(self, step: int) -> Path:
+    """The file of the metrics of a state that was evaluated after it was saved."""
+    return self._directory / str(step) / 'meta' / 'metrics.json'
+
+  def add_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Adds the metrics of an evaluation to the checkpoint of its step, saved without any."""
+    self.wait()
+    self._metrics[step] = metrics
+    if jax.process_index() == 0:
+      path = self._later_metrics(step)
+      temporary = path.with_suffix('.tmp')
+      temporary.write_text(json.dumps(_plain(metrics)))
+      temporary.replace(path)
 
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save `state` under its step; does nothing if the step is already saved.
@@ -216,9 +235,13 @@ class Checkpoints:
         f'checkpoint {self._directory / str(step)} is corrupt ({type(e).__name__})'
       ) from e
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for pending saves."""
     self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for pending saves, and releases what writes them."""
+    self.wait()
     self._manager.close()
 
 

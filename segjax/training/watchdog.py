@@ -1,0 +1,63 @@
+"""Ends a process that hangs, with what it was doing: a partner or a disk may never answer."""
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Self
+
+# Parts of the timeout between two looks.
+_LOOKS = 20
+
+
+class Watchdog:
+  """Ends the process when nothing starts for `timeout` seconds. A context manager.
+
+  It counts the time in which its own thread ran, so that a stopped process (Ctrl-Z, a suspended
+  machine) and a clock that jumps do not count.
+
+  Args:
+    timeout: seconds; None for a watchdog that does nothing.
+    end: called with a sentence, once: see `end_hanging`.
+  """
+
+  def __init__(self, timeout: float | None, end: Callable[[str], None] | None = None):
+    self._timeout, self._end = timeout, end or end_hanging
+    self._what, self._looks = 'the start', 0
+    self._closed = threading.Event()
+    self._thread = threading.Thread(target=self._watch, name='segjax_watchdog', daemon=True)
+
+  def at(self, what: str) -> None:
+    """Says what starts now, such as 'step 12'."""
+    self._what, self._looks = what, 0
+
+  def beat(self) -> None:
+    """Says that what was last said makes progress."""
+    self._looks = 0
+
+  def __enter__(self) -> Self:
+    if self._timeout is not None:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._closed.set()
+
+  def _watch(self) -> None:
+    while not self._closed.wait(self._timeout / _LOOKS):
+      self._looks += 1
+      if self._looks > _LOOKS:
+        self._end(
+          f'{self._what} has made no progress for {self._timeout:g} s '
+          '(config.mesh.hang_timeout): the stacks above say where it waits; run the same command '
+          'again to resume'
+        )
+        return
+
+
+def end_hanging(sentence: str, code: int = 76) -> None:
+  """Prints the Python stacks of all threads and a sentence, and ends the process."""
+  faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+  print(f'segjax: {sentence}', file=sys.__stderr__, flush=True)
+  os._exit(code)

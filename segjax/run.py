@@ -302,6 +302,7 @@ def eval_batches(
     spec,
     run.experiment.input,
     split=split,
+    multiple=mesh.shape['data'],
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -330,10 +331,27 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   return mesh
 
 
+def check_train_shapes(run: Run, builder: Any, mesh: jax.sharding.Mesh) -> None:
+  """Raises a SegjaxError where training batches, or their parts, do not divide over the mesh."""
+  experiment = run.experiment
+  sharding.check_rows(experiment.batch.size, experiment.optim.accumulate, mesh)
+  if mesh.shape['space'] > 1:
+    shapes = pipeline.train_shapes(builder, run.spec, experiment.input)
+    sharding.check_heights(shapes, mesh, margin=getattr(run.model, 'margin', 0))
+
+
 class Evaluator:
-  """Evaluates variables of a run on a split; compiles once for each shape of a batch."""
+  """Evaluates variables of a run on a split; compiles once for each shape of a batch.
+
+  Raises:
+    SegjaxError: unknown split; no object of it has the mask that the task needs; its images do not
+      divide over the mesh.
+  """
 
   def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
+    if mesh.shape['space'] > 1:
+      shapes = pipeline.eval_shapes(*dataset, run.experiment.input, split)
+      sharding.check_heights(shapes, mesh)
     pipeline.check_objects(*dataset, run.experiment.input, split, notify)
     eval_step = compile.jit(step.make_eval_step(run.task))
     self._eval_step = compile.announced(eval_step, 'evaluation step', notify)

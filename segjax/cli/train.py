@@ -106,6 +106,7 @@ def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
+  run_lib.check_train_shapes(run, builder, mesh)
   # Config errors surface here, before anything is compiled.
   loggers.check(run.experiment.train.loggers)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -47,6 +48,57 @@ def make_mesh(config: MeshConfig) -> Mesh:
       'process: an image cannot be split across processes'
     )
   return Mesh(np.asarray(devices[:used]).reshape(data, config.space), ('data', 'space'))
+
+
+def check_rows(size: int, accumulate: int, mesh: Mesh) -> None:
+  """Checks that a training batch, and each part of an accumulated one, divides over the devices.
+
+  Args:
+    size: `config.batch.size`.
+    accumulate: `config.optim.accumulate`, which divides it.
+    mesh: of devices.
+
+  Raises:
+    SegjaxError: it does not.
+  """
+  devices, rows = mesh.shape['data'], size // accumulate
+  if rows % devices == 0:
+    return
+  parts = [n for n in range(1, accumulate) if size % n == 0 and size // n % devices == 0]
+  step = devices * accumulate
+  remedies = [
+    f'config.batch.size to {-(-size // step) * step}',
+    *(f'config.optim.accumulate to {n}' for n in parts[-1:]),
+  ]
+  if jax.process_count() == 1:
+    remedies.append(f'config.mesh.data to {math.gcd(rows, devices)}')
+  part = f', {rows} in each of {accumulate} parts (config.optim.accumulate),' * (accumulate > 1)
+  raise SegjaxError(
+    f'config.batch.size={size}{part} does not divide over {devices} devices along the batch: set '
+    f'{" or ".join(remedies)}'
+  )
+
+
+def check_heights(shapes: Mapping[tuple[int, int], str], mesh: Mesh, *, margin: int = 0) -> None:
+  """Checks that images divide over the devices along their height.
+
+  Args:
+    shapes: (height, width) of the images of batches; of each, the name of an example.
+    mesh: of devices.
+    margin: pixels that are added on each side.
+
+  Raises:
+    SegjaxError: one does not.
+  """
+  space = mesh.shape['space']
+  for (height, width), name in shapes.items():
+    if height % space or (height + 2 * margin) % space:
+      wide = f' and its margins of {margin}' * (margin > 0)
+      raise SegjaxError(
+        f'the height of {name}, {height} of {height}x{width} pixels{wide}, does not divide over '
+        f'config.mesh.space={space} devices: set config.data.size to a height that does, or '
+        'config.mesh.space to 1'
+      )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

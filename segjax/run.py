@@ -383,6 +383,18 @@ def read_given(
   return config_lib.override(given, overrides)
 
 
+def read_mesh(
+  workdir: Workdir, path: str | None, overrides: Sequence[tuple[str, str]]
+) -> sharding.MeshConfig:
+  """`config.mesh`, read without a word and without JAX: several processes start with it.
+
+  Raises:
+    SegjaxError: there is no such config, or its values are out of range.
+  """
+  given = config_lib.read_file(path) if path else workdir.read_config()
+  return check_group('mesh', config_lib.override(given, overrides))
+
+
 def resolve(given: Mapping[str, Any]) -> Experiment:
   """`parse`, with networks in place of the workdirs that `config.model` may name.
 

@@ -17,7 +17,7 @@ import optax
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.cli import options
+from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
@@ -42,43 +42,13 @@ used."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   parser.add_argument('--config', help='path or name of a config, such as unet/scenes')
-  parser.add_argument(
-    '--distributed',
-    nargs='?',
-    const='auto',
-    metavar='HOST:PORT,COUNT,INDEX',
-    help='train with several processes: detected by JAX (TPU pods, Slurm, …), or as given',
-  )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  if args.distributed:
-    start_distributed(args.distributed)
+  processes.start(args, saves=True)
   train(Workdir(args.workdir), args.config, args.overrides)
   return 0
-
-
-def start_distributed(how: str) -> None:
-  """Initializes multi-process JAX.
-
-  Args:
-    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
-      the index of this one.
-
-  Raises:
-    SegjaxError: `how` has another form.
-  """
-  if how == 'auto':
-    jax.distributed.initialize()
-    return
-  try:
-    address, count, index = how.split(',')
-    count, index = int(count), int(index)
-  except ValueError:
-    raise SegjaxError(
-      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
-    ) from None
-  jax.distributed.initialize(address, count, index)
 
 
 def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:

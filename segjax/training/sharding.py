@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from segjax.types import PositiveInt, SegjaxError
+from segjax.types import PositiveFloat, PositiveInt, SegjaxError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +20,17 @@ class MeshConfig:
   Attributes:
     data: devices along the batch; -1 uses all remaining devices.
     space: devices along the image height.
+    init_timeout: seconds in which all of several processes must have come.
+    heartbeat: seconds after which one of several processes that does not answer counts as dead.
+    hang_timeout: seconds after which a step, an evaluation or a checkpoint without progress ends
+      the process; None waits for ever.
   """
 
   data: Literal[-1] | PositiveInt = -1
   space: PositiveInt = 1
+  init_timeout: PositiveInt = 300
+  heartbeat: PositiveInt = 100
+  hang_timeout: PositiveFloat | None = 1800.0
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -71,7 +77,8 @@ def check_rows(size: int, accumulate: int, mesh: Mesh) -> None:
     *(f'config.optim.accumulate to {n}' for n in parts[-1:]),
   ]
   if jax.process_count() == 1:
-    remedies.append(f'config.mesh.data to {math.gcd(rows, devices)}')
+    fewer = next(n for n in range(devices, 0, -1) if rows % n == 0)
+    remedies.append(f'config.mesh.data to {fewer}')
   part = f', {rows} in each of {accumulate} parts (config.optim.accumulate),' * (accumulate > 1)
   raise SegjaxError(
     f'config.batch.size={size}{part} does not divide over {devices} devices along the batch: set '

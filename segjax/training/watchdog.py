@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
+from segjax.types import HangingError
+
 # Parts of the timeout between two looks.
 _LOOKS = 20
 
@@ -56,8 +58,8 @@ class Watchdog:
         return
 
 
-def end_hanging(sentence: str, code: int = 76) -> None:
+def end_hanging(sentence: str) -> None:
   """Prints the Python stacks of all threads and a sentence, and ends the process."""
   faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
   print(f'segjax: {sentence}', file=sys.__stderr__, flush=True)
-  os._exit(code)
+  os._exit(HangingError.exit_code)

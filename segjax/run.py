@@ -19,7 +19,7 @@ from absl import flags, logging
 
 import segjax
 from segjax import config as config_lib
-from segjax import merge
+from segjax import merge, storage
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline, source_reader, statistics, unusual
@@ -512,14 +512,16 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
     path = str(addresses.get(init_from.source, report=notify))
-  if not Path(path).exists() and init_from.source and addresses.find(init_from.source):
+  start = storage.as_path(path)
+  if not start.exists() and init_from.source and addresses.find(init_from.source):
     raise SegjaxError(
       f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
       f'to download the weights of {init_from.source}'
     )
-  if not Path(path).is_dir():
-    return weights_lib.read_pretrained(path, init_from.source)
-  restored = restore(Workdir(path), init_from.checkpoint)
+  if not start.is_dir():
+    file = storage.local_path(path, 'config.init_from.path')
+    return weights_lib.read_pretrained(str(file), init_from.source)
+  restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
   return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
 

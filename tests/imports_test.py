@@ -11,23 +11,25 @@ ALLOWED = {
   'resources': {'types'},
   'config': {'types', 'resources'},
   'upgrade': {'types'},
-  'workdir': {'config', 'types', 'upgrade'},
+  'storage': {'types'},
+  'lock': {'types', 'storage'},
+  'workdir': {'config', 'types', 'upgrade', 'storage', 'lock'},
   'merge': {'types'},
   'provenance': set(),
   'ops': {'types'},
   'nn': {'types', 'ops'},
   'models': {'types', 'ops', 'nn'},
-  'download': {'types'},
-  'convert': {'types', 'nn', 'models', 'download'},
+  'download': {'types', 'lock', 'storage'},
+  'convert': {'types', 'nn', 'models', 'download', 'storage'},
   'losses': {'types', 'ops'},
   'metrics': {'types', 'ops'},
   'tasks': {'types', 'ops', 'losses', 'metrics'},
-  'training': {'types', 'tasks.base'},
-  'data': {'types', 'download'},
-  'report': {'types', 'data.statistics'},
+  'training': {'types', 'tasks.base', 'storage'},
+  'data': {'types', 'download', 'storage'},
+  'report': {'types', 'data.statistics', 'storage'},
   'result': {'types', 'data', 'report'},
   'draw': {'types', 'data', 'metrics', 'report'},
-  'tables': {'types', 'config', 'resources', 'workdir'},
+  'tables': {'types', 'config', 'resources', 'workdir', 'storage', 'lock'},
   'recipes': {'types'},
   'config_file': {'recipes'},
   'experiment': {
@@ -49,7 +51,7 @@ ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'training.compile'}
 ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
 ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
-ALLOWED['trained'] = {'types', 'predictor', 'run', 'training.checkpoint', 'workdir'}
+ALLOWED['trained'] = {'types', 'predictor', 'run', 'storage', 'training.checkpoint', 'workdir'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['api'] = set(ALLOWED)
 ALLOWED['main'] = {'types', 'cli', 'run'}
@@ -67,7 +69,8 @@ INSIDE_DATA = {
   'fingerprint': set(),
   'outside': {'config'},
   'downloads': set(),
-  'datasets': {'config', 'formats', 'fingerprint', 'outside', 'downloads'},
+  'bucket': set(),
+  'datasets': {'bucket', 'config', 'formats', 'fingerprint', 'outside', 'downloads'},
   'geometry': {'config', 'sample', 'masks'},
   'read': {'config', 'sample', 'masks', 'formats', 'images', 'datasets'},
   'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},

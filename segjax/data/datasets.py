@@ -28,7 +28,8 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from segjax import download as download_lib
-from segjax.data import downloads, fingerprint, outside
+from segjax import storage
+from segjax.data import bucket, downloads, fingerprint, outside
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -81,7 +82,7 @@ class DatasetSpec:
 def default_data_dir() -> Path:
   """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
-    return Path(named)
+    return storage.as_path(named)
   return download_lib.cache_dir() / 'data'
 
 
@@ -100,7 +101,8 @@ def load(
 
   Args:
     name: the data set, see the module.
-    data_dir: directory of prepared data sets; None for `default_data_dir()`.
+    data_dir: directory of prepared data sets, which may be in a bucket, see
+      `segjax.data.bucket`; None for `default_data_dir()`.
     source: directory of the raw files; None takes what is prepared as it is, else what was
       downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
@@ -114,17 +116,21 @@ def load(
       here, prepared files of another format.
   """
   warnings_to, report = report, report or (lambda text: None)
+  root = bucket.open_root(data_dir or default_data_dir())
   if source is not None:
-    source = Path(source).expanduser()
+    source = storage.local_path(source, 'config.data.source').expanduser()
     if not source.is_dir():
       raise SegjaxError(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
   with _quiet_tfds():
-    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+    if not outside.is_outside(name):
+      root.fetch_infos(name.partition('/')[0].partition(':')[0])
+    make = functools.partial(_make_builder, name, root.local, source, files, annotations)
     builder = make()
     if isinstance(builder, outside.SourceBuilder):
       return builder
+    root.fetch(Path(builder.data_path), report)
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
@@ -132,6 +138,7 @@ def load(
       with _set_aside(Path(builder.data_path)), _warnings_to(warnings_to):
         builder = make()  # without what it knew of prepared data
         _prepare(builder, source)
+    root.store(Path(builder.data_path), report)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
@@ -179,7 +186,8 @@ def describe(config: InputConfig) -> DatasetSpec:
   data = config.data
   source = None if data.source is None else Path(data.source).expanduser()
   with _quiet_tfds():
-    builder = _make_builder(data.name, data.dir, source, data.files, config.annotations)
+    root = bucket.open_root(data.dir or default_data_dir()).local
+    builder = _make_builder(data.name, root, source, data.files, config.annotations)
   return spec(builder, config)
 
 
@@ -225,12 +233,11 @@ def _quiet_tfds() -> Iterator[None]:
 
 def _make_builder(
   name: str,
-  data_dir: str | os.PathLike[str] | None,
+  root: Path,
   source: Path | None,
   files: Mapping[str, Any] | None,
   annotations: Sequence[str],
 ) -> Builder:
-  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if outside.is_outside(name):
     builder_class, base, config = outside.find(name), name, ''
     if not _is_builder(builder_class):
@@ -378,6 +385,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
     raise
   except Exception as e:
     # Another process that prepared the same data set may have been first to rename its directory.
+    if told := storage.explain(e, Path(builder.data_path), None):
+      raise told from e
     if isinstance(e, OSError) and builder.data_path.exists():
       builder.info.read_from_directory(builder.data_path)
     elif type(builder).__module__.startswith('segjax.'):

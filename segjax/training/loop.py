@@ -228,7 +228,7 @@ def run(
     SegjaxError: the loss is not finite.
   """
   watchdog = watchdog or Watchdog(None)
-  measure = _Measure(checkpoints, evaluate, refresh, watchdog)
+  measure = _Measure(checkpoints, log, evaluate, refresh, watchdog)
   with _StopSignal() as stop:
     state = _evaluate_first(state, config, checkpoints, measure, evaluated)
     start = step = int(state.step)
@@ -272,16 +272,19 @@ class _Measure:
   def __init__(
     self,
     checkpoints: Checkpoints,
+    log: RunLog | None,
     evaluate: Callable[[TrainState, int], dict[str, Any]],
     refresh: Callable[[TrainState], TrainState],
     watchdog: Watchdog,
   ):
-    self._checkpoints, self._evaluate, self._refresh = checkpoints, evaluate, refresh
-    self._watchdog = watchdog
+    self._checkpoints, self._log, self._watchdog = checkpoints, log, watchdog
+    self._evaluate, self._refresh = evaluate, refresh
 
   def save(self, state: TrainState, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save a state."""
     self._watchdog.at(f'saving the checkpoint of step {step}')
+    if self._log:
+      self._log.flush()
     self._checkpoints.save(state, metrics=metrics)
 
   def __call__(self, state: TrainState, step: int, *, saving: bool) -> TrainState:

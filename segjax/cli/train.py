@@ -24,7 +24,7 @@ from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
-from segjax.training.state import TrainState, eval_variables
+from segjax.training.state import TrainState, eval_variables, flat_arrays
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
@@ -106,6 +106,8 @@ def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
+  if run.experiment.mesh.fsdp:
+    run = dataclasses.replace(run, task=sharding.gathered(run.task, mesh))
   # Config errors surface here, before anything is compiled.
   loggers.check(run.experiment.train.loggers)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
@@ -117,7 +119,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     prepared = _prepare(run, builder, checkpoints, mesh, stack)
     current = prepared.state
     start, batches = int(current.step), prepared.batches
-    _notify_start(run, workdir, start, size_of(current.params))
+    _notify_start(run, workdir, start, current.params, mesh)
     if start == 0:
       _notify_large_batch(run, builder)
       notify_missing = functools.partial(_notify_missing, run, (builder, run.spec), eval_dataset)
@@ -176,13 +178,11 @@ def _prepare(
   """Traces the train step; meanwhile threads compile the first state and read the first batch."""
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
-  init = compile.jit(
-    run_lib.init_state(run, optimizer, example),
-    once=True,
-    out_shardings=sharding.replicated(mesh),
-  )
+  init = compile.traced_fast(run_lib.init_state(run, optimizer, example))
   key = jax.random.key(run.experiment.train.seed)
   shapes = jax.eval_shape(init, key)
+  places = sharding.state_shardings(shapes, mesh, fsdp=run.experiment.mesh.fsdp)
+  init = compile.jit(init, once=True, out_shardings=places)
   restored = checkpoints.restore('latest', shapes)
 
   start = restored.step if restored else 0
@@ -191,16 +191,17 @@ def _prepare(
   threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2, 'segjax_train'))
   first_batch = threads.submit(next, batches)
   if restored:
-    state = threads.submit(sharding.put_replicated, restored.state, mesh)
+    state = threads.submit(sharding.put, restored.state, places)
   else:
     state = threads.submit(init, key)
-  train_step = _make_train_step(run, optimizer, mesh)
+  train_step = _make_train_step(run, optimizer, places, mesh)
   lowered = None
   if start < run.experiment.train.steps:
+    shapes = sharding.placed(shapes, places)
     lowered = train_step.lower(shapes, sharding.put_batch(example, mesh, run.task.batch_spec))
   current = state.result()
   if not restored and run.experiment.init_from is not None:
-    current = sharding.put_replicated(run_lib.start_from(current, run), mesh)
+    current = sharding.put(run_lib.start_from(sharding.to_host(current), run), places)
 
   def compile_step() -> Callable[..., Any]:
     if lowered is not None:
@@ -266,11 +267,15 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
   )
 
 
-def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
+def _notify_start(
+  run: Run, workdir: Workdir, start: int, params: Any, mesh: jax.sharding.Mesh
+) -> None:
   notify(
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
-    f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
+    f'{run.experiment.train.steps}, {size_of(params):,} parameters, {provenance.hardware()}'
   )
+  if run.experiment.mesh.fsdp:
+    notify(sharding.describe_fsdp(flat_arrays(params), mesh.shape['data']))
 
 
 def _notify_large_batch(run: Run, builder: Any) -> None:
@@ -303,7 +308,7 @@ def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh)
 
 
 def _make_train_step(
-  run: Run, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+  run: Run, optimizer: optax.GradientTransformation, places: Any, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
   config, train_config = run.experiment.optim, run.experiment.train
   train_step = step.make_train_step(
@@ -314,7 +319,8 @@ def _make_train_step(
     accumulate=config.accumulate,
     ema=config.ema,
   )
-  return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+  places = (places, sharding.replicated(mesh))
+  return compile.jit(train_step, donate_argnums=0, out_shardings=places)
 
 
 def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> run_lib.Evaluator:

@@ -337,7 +337,7 @@ class Evaluator:
 
   def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
     pipeline.check_objects(*dataset, run.experiment.input, split, notify)
-    # The losses, the states of metrics, the predictions, and the scores of the images.
+    # Of the losses, the states of metrics, the predictions, and the scores of the images.
     places = (None, None, sharding.by_rows(mesh), None)
     eval_step = compile.jit(step.make_eval_step(run.task), out_shardings=places)
     self._eval_step = compile.announced(eval_step, 'evaluation step', notify)

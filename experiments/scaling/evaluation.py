@@ -5,10 +5,12 @@ of the hosts, to paste, encode and compare masks. They are those of experiments/
 detections in each image of 480 x 640 pixels.
 """
 
+import functools
 import itertools
 import json
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 import jax  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+from jax.sharding import PartitionSpec  # noqa: E402
 
 from scaling import processes  # noqa: E402
 from segjax.training import evaluate, sharding  # noqa: E402
@@ -53,8 +55,6 @@ def measure(cache: str) -> list[dict[str, Any]]:
 
 def make_task() -> tuple[Any, list[tuple[dict[str, Any], dict[str, Any]]]]:
   """What `evaluate` needs of a task, and the simulated images."""
-  import types
-
   metric, batches = simulated.simulated_detections(Options(toy=False, peers=False))
   task = types.SimpleNamespace(
     metrics=[metric], host_keys=('annotations',), visualize=None, drawn=None, ranking=metric
@@ -90,11 +90,11 @@ def work(address: str, count: int, index: int, result: str) -> None:
   part = sharding.own_part(sharding.MeshConfig())
   keys = ('boxes', 'classes', 'scores', 'masks', 'found')
   spec = dict.fromkeys((*keys, 'valid'), PartitionSpec('data'))
-  rows = NamedSharding(mesh, PartitionSpec('data'))
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=(None, None, sharding.by_rows(mesh), None))
   def eval_step(variables: Any, batch: Any) -> Any:
-    predictions = {key: jax.lax.with_sharding_constraint(batch[key], rows) for key in keys}
+    del variables
+    predictions = {key: batch[key] for key in keys}
     predictions['valid'] = predictions.pop('found')
     return {}, (), predictions, None
 

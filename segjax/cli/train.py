@@ -178,7 +178,7 @@ def _prepare(
   """Traces the train step; meanwhile threads compile the first state and read the first batch."""
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
-  init = compile.traced_fast(run_lib.init_state(run, optimizer, example))
+  init = run_lib.init_state(run, optimizer, example)
   key = jax.random.key(run.experiment.train.seed)
   shapes = jax.eval_shape(init, key)
   places = sharding.state_shardings(shapes, mesh, fsdp=run.experiment.mesh.fsdp)

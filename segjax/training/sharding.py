@@ -177,33 +177,25 @@ def to_host(tree: Any) -> Any:
 def own_rows(tree: Any, part: Part) -> Any:
   """This process's rows of arrays [B, …] as NumPy arrays.
 
-  Args:
-    tree: arrays that are partitioned along their first axis, as `by_rows` has them, if a process
-      holds whole images.
-    part: of this process. If several processes share an image, all rows are gathered first.
+  Nothing travels where a process holds them: in arrays that are partitioned as by `by_rows`.
   """
   if jax.process_count() == 1:
     return jax.device_get(tree)
-  if part.sharers == 1:
-    return jax.tree.map(_local_rows, tree)
-
-  def rows(x: np.ndarray) -> np.ndarray:
-    count = len(x) // part.count
-    return x[part.index * count : (part.index + 1) * count]
-
-  return jax.tree.map(rows, to_host(tree))
+  return jax.tree.map(functools.partial(_own_rows, part=part), tree)
 
 
 def by_rows(mesh: Mesh) -> NamedSharding | None:
-  """The sharding of predictions for `own_rows`; None where it is the compiler's choice."""
-  if jax.process_count() == 1 or mesh.shape['space'] > 1:
-    return None
-  return NamedSharding(mesh, PartitionSpec('data'))
+  """The sharding of predictions for `own_rows`; None where images are split."""
+  return NamedSharding(mesh, PartitionSpec('data')) if mesh.shape['space'] == 1 else None
 
 
-def _local_rows(x: jax.Array) -> np.ndarray:
-  parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-  return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+def _own_rows(x: jax.Array, part: Part) -> np.ndarray:
+  rows = isinstance(x.sharding, NamedSharding) and by_rows(x.sharding.mesh)
+  if rows and x.sharding.is_equivalent_to(rows, x.ndim):
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+  count = len(x) // part.count
+  return _gather(x)[part.index * count : (part.index + 1) * count]
 
 
 def gather_lists(local: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

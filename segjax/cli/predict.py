@@ -14,9 +14,8 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from segjax import infer
+from segjax import infer, storage
 from segjax import run as run_lib
-from segjax import storage
 from segjax.cli import options, predict_files, processes
 from segjax.data import frames
 from segjax.predictor import Predictor, check_no_url, describe_unlike
@@ -47,8 +46,8 @@ For a SegNet with dropout, --config.eval.samples=40 adds NAME_uncertainty.png (B
 The sub-folders of a directory, and of what ** matches, are kept in the output. The pages of a TIFF
 file and the frames of a video are images of their own, numbered from 1. What is written for each is
 in NAME/, as NAME_page1… or NAME_frame000001…; the overlays of a video are NAME_overlay.mp4. Files
-that cannot be read are listed at the end; the exit status is then 2. With --distributed each process
-predicts its part of the files, and the first one writes the files for all images."""
+that cannot be read are listed at the end; the exit status is then 2. With --distributed each
+process predicts its part of the files, and the first one writes the files for all images."""
 
 # What a Mac leaves beside the files of other file systems, with their suffixes.
 _RESOURCE_FORK = '._'

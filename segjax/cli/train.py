@@ -106,7 +106,11 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       workdir.note_start({'step': start, **provenance.provenance()})
       run_log = stack.enter_context(_open_log(run, workdir, start, prepared.evaluated))
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
-    watchdog = stack.enter_context(Watchdog(run.experiment.mesh.hang_timeout))
+    # Of several processes the first one holds JAX's coordination service.
+    coordinates = jax.process_count() > 1 and jax.process_index() == 0
+    watchdog = stack.enter_context(
+      Watchdog(run.experiment.mesh.hang_timeout, last=coordinates)
+    )
     current = loop.run(
       current,
       compile.announced(train_step, 'train step for another shape', progress.message),

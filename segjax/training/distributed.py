@@ -123,7 +123,7 @@ def _start_error(error: str, printed: str, seconds: float, config: MeshConfig) -
   waited = f'within {config.init_timeout} s (config.mesh.init_timeout)'
   if absent := missing(printed):
     return MissingProcessError(
-      f'{_name(absent)} of {count} did not come {waited}: look at the output of each, and run the '
+      f'{_name(absent)} of {count} did not come {waited}: see what is printed there, and run the '
       'same command again in all processes'
     )
   if index and not _answers(address):

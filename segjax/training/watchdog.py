@@ -1,9 +1,11 @@
 """Ends a process that hangs, with what it was doing: a partner or a disk may never answer."""
 
 import faulthandler
+import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -22,10 +24,15 @@ class Watchdog:
   Args:
     timeout: seconds; None for a watchdog that does nothing.
     end: called with a sentence, once: see `end_hanging`.
+    last: whether this one of several processes ends after the others, which are to say before where
+      they hang.
   """
 
-  def __init__(self, timeout: float | None, end: Callable[[str], None] | None = None):
-    self._timeout, self._end = timeout, end or end_hanging
+  def __init__(
+    self, timeout: float | None, end: Callable[[str], None] | None = None, *, last: bool = False
+  ):
+    wait = 2 * timeout / _LOOKS if last and timeout else 0.0  # the others may look as much later
+    self._timeout, self._end = timeout, end or functools.partial(end_hanging, wait)
     self._what, self._looks = 'the start', 0
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._watch, name='segjax_watchdog', daemon=True)
@@ -58,8 +65,14 @@ class Watchdog:
         return
 
 
-def end_hanging(sentence: str) -> None:
-  """Prints the Python stacks of all threads and a sentence, and ends the process."""
+def end_hanging(wait: float, sentence: str) -> None:
+  """Prints the Python stacks of all threads and a sentence, and ends the process.
+
+  Args:
+    wait: seconds in which other processes say where they hang.
+    sentence: what hangs.
+  """
   faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
   print(f'segjax: {sentence}', file=sys.__stderr__, flush=True)
+  time.sleep(wait)
   os._exit(HangingError.exit_code)

@@ -16,9 +16,9 @@ from segjax.cli import train as train_lib
 from segjax.predictor import Predictor
 from segjax.report import curves
 from segjax.result import Result
+from segjax.storage import StrPath
 from segjax.trained import open_trained
 from segjax.training.checkpoint import Which
-from segjax.storage import StrPath
 from segjax.workdir import Workdir
 
 __all__ = ['Predictor', 'Result', 'Training', 'evaluate', 'load', 'train']

@@ -29,9 +29,11 @@ _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://')
 _COLLAPSED = re.compile(rf'({"|".join(BUCKETS)}):/(?!/)')
 _FULL = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the quota of the disk is used up'}
 # Some libraries in C++ say so in words, in an error of any type.
-_SAID = {os.strerror(code): code for code in _FULL} | {errno.errorcode[code]: code for code in _FULL}
+_SAID = {os.strerror(code): code for code in _FULL} | {
+  errno.errorcode[code]: code for code in _FULL
+}
 _SAYS_FULL = re.compile('|'.join(_SAID))
-_AGAIN = 'make room, and run the same command again'
+_AGAIN = 'free some space, and run the same command again'
 _DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -201,6 +203,7 @@ def files_below(directory: Path) -> list[str]:
   if is_bucket(directory):
     files, root = bucket_files(directory)
     return sorted(name.removeprefix(root).lstrip('/') for name in files.find(root))
+  directory = Path(directory)  # also of TFDS, whose paths cannot search directories
   found = (path for path in directory.rglob('*') if path.is_file())
   return sorted(path.relative_to(directory).as_posix() for path in found)
 
@@ -308,8 +311,11 @@ def fits(path: Path, needed: int) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-  """The bytes that may still be written to the disk of a path, which need not exist."""
-  path = absolute(path)
+  """The bytes that may still be written to the disk of a path, which need not exist.
+
+  For a bucket those of the temporary directory, from which it is written.
+  """
+  path = absolute(Path(tempfile.gettempdir()) if is_bucket(path) else path)
   while not path.exists():
     path = path.parent
   return shutil.disk_usage(path).free

@@ -38,13 +38,17 @@ def holder(path, **changes):
   storage.write_text(path, json.dumps({**content, 'id': 'other', **changes}))
 
 
+def is_locked(held, by):
+  with pytest.raises(lock.LockedError, match=by), held:
+    pass
+
+
 # --- of the operating system ----------------------------------------------------------------------
 
 
 def test_one_holds_a_lock(tmp_path):
   with lock.exclusive(tmp_path / 'x'):
-    with pytest.raises(lock.LockedError, match='another process'), lock.exclusive(tmp_path / 'x'):
-      pass
+    is_locked(lock.exclusive(tmp_path / 'x'), 'another process')
   with lock.exclusive(tmp_path / 'x') as check:
     check()
   assert os.listdir(tmp_path) == ['x']
@@ -76,9 +80,7 @@ def test_without_locks_a_file_takes_their_place(tmp_path, monkeypatch, fast, cod
   with lock.exclusive(tmp_path / 'x', report=told.append) as check:
     check()
     assert sorted(os.listdir(tmp_path)) == ['x', 'x.held']
-    with pytest.raises(lock.LockedError, match=f'process {os.getpid()} on '):
-      with lock.exclusive(tmp_path / 'x'):
-        pass
+    is_locked(lock.exclusive(tmp_path / 'x'), f'process {os.getpid()} on ')
   assert os.listdir(tmp_path) == ['x']
   [line] = told
   assert f'{tmp_path} is on a file system without locks ({os.strerror(code)})' in line
@@ -90,9 +92,9 @@ def test_another_error_is_not_a_lock(tmp_path, monkeypatch):
     raise OSError(errno.EIO, 'Input/output error')
 
   monkeypatch.setattr(fcntl, 'flock', flock)
-  with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/x'"):
-    with lock.exclusive(tmp_path / 'x'):
-      pass
+  held = lock.exclusive(tmp_path / 'x')
+  with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/x'"), held:
+    pass
 
 
 def test_a_lock_that_cannot_be_made(tmp_path):
@@ -117,8 +119,7 @@ def test_a_lock_file_says_who_holds_it_and_beats(path):
 def test_a_living_process_of_this_machine_is_seen_at_once(path, monkeypatch):
   monkeypatch.setattr(lock, 'STALE', 1e9)
   with lock.LockFile(path):
-    with pytest.raises(lock.LockedError, match=f'process {os.getpid()} on '), lock.LockFile(path):
-      pass
+    is_locked(lock.LockFile(path), f'process {os.getpid()} on ')
   with lock.LockFile(path):
     pass
 
@@ -136,17 +137,14 @@ def test_a_silent_process_elsewhere_is_stale_after_a_while(path):
   with lock.LockFile(path, report=told.append) as held:
     assert json.loads(path.read_text())['pid'] == os.getpid()
     held.check()
-  assert told == [
-    f'{path} is of process 7 on far: waiting up to 0 s to see whether that is alive'
-  ]
+  assert told == [f'{path} is of process 7 on far: waiting up to 0 s to see whether that is alive']
 
 
 def test_a_beating_process_elsewhere_is_alive(path, monkeypatch):
   monkeypatch.setattr(lock, 'STALE', 1e9)
   with lock.LockFile(path):  # beats
     monkeypatch.setattr(lock, '_machine', lambda: 'another')
-    with pytest.raises(lock.LockedError), lock.LockFile(path):
-      pass
+    is_locked(lock.LockFile(path), f'process {os.getpid()} on ')
 
 
 def test_a_lock_that_was_taken_over_is_lost(path):

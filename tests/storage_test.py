@@ -125,8 +125,8 @@ def test_a_full_disk_is_named_with_what_was_needed_and_free(tmp_path, monkeypatc
   usage = shutil.disk_usage(tmp_path)._replace(free=999)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   message = (
-    r'/a.txt cannot be written, because the disk is full \(2.5 kB needed, 999 bytes free\): make '
-    'room, and run the same command again$'
+    r'/a.txt cannot be written, because the disk is full \(2.5 kB needed, 999 bytes free\): free '
+    'some space, and run the same command again$'
   )
   with pytest.raises(SegjaxError, match=message):
     storage.write_bytes(path, bytes(2500))

@@ -133,9 +133,9 @@ def test_a_workdir_in_a_bucket():
       workdir.write_dataset({'spec': 1})
       for step in (0, 5):
         workdir.note_start({'step': step})
-      with pytest.raises(SegjaxError, match='is training in s3://bucket/runs/a: wait'):
-        with Workdir('s3://bucket/runs/a').lock():
-          pass
+      other = Workdir('s3://bucket/runs/a').lock()
+      with pytest.raises(SegjaxError, match='is training in s3://bucket/runs/a: wait'), other:
+        pass
     assert parse(workdir.read_config()) == one
     assert workdir.read_dataset() == {'spec': 1}
     assert workdir.read_starts() == [{'step': 0}, {'step': 5}]

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
-from segjax import provenance
+from segjax import provenance, storage
 from segjax import run as run_lib
-from segjax import storage
 from segjax.cli import evaluate as evaluate_command
 from segjax.cli import options
 from segjax.experiment import Experiment

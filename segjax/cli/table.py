@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

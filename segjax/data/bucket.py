@@ -40,7 +40,8 @@ class Root(NamedTuple):
       theirs, ours = self.bucket / name / info, self.local / name / info
       if ours.exists() and ours.read_bytes() != theirs.read_bytes():
         storage.remove_tree(ours.parent)
-    self._copy(name, [file for file in files if _RECORDS not in file])
+      directory = info.removesuffix(_INFO)
+      self._copy(name, [f for f in files if f.startswith(directory) and _RECORDS not in f])
 
   def fetch(self, path: Path, report: Callable[[str], None]) -> None:
     """Copies what is missing of the prepared data at a local path, if the bucket has it.

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,15 +226,14 @@ class Checkpoints:
       if (told := storage.explain(e, path, needed, self._remedy(step))) is None:
         raise
       if jax.process_index() == 0 and not storage.is_bucket(self._place):
-        for partial in self._place.glob(f'{step}.orbax-checkpoint-tmp*'):
-          storage.remove_tree(partial)
+        _remove_partial(self._place, step)
       raise told from e
 
   def _remedy(self, step: int) -> str:
     """What helps where the checkpoint of a step cannot be written."""
     kept = [other for other in self.steps() if other != step]
     resumes = f', which resumes from step {kept[-1]}' if kept else ''
-    return f'make room, and run the same command again{resumes}'
+    return f'free some space, and run the same command again{resumes}'
 
   def _set_aside(self, step: int) -> None:
     """Moves a corrupt checkpoint away, so that its step can be saved again."""
@@ -339,6 +339,17 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
 
+def _remove_partial(directory: Path, step: int) -> None:
+  """Removes what was written of a checkpoint, to which threads may add for a moment."""
+  for _ in range(20):
+    partial = list(directory.glob(f'{step}.orbax-checkpoint-tmp*'))
+    if not partial:
+      return
+    for path in partial:
+      storage.remove_tree(path)
+    time.sleep(0.05)
+
+
 def check_shared(directory: Path) -> None:
   """Checks that all processes see the same directory, which the first one has made.
 
@@ -379,10 +390,21 @@ def _appears(path: Path) -> bool:
 
 @functools.cache
 def _quiet_threads() -> None:
-  """Orbax logs the traceback of an error in a thread, again in the thread that waits for it, and
-  then raises the error: only that counts."""
+  """Keeps the threads of a save that fails from printing hundreds of lines of tracebacks.
+
+  The error itself is raised, by the next save or at the end. But Orbax logs it in the thread where
+  it happens and in those that wait for it; and each array that TensorStore has not yet written
+  then finds the event loop of the save closed.
+  """
   repeats = lambda record: bool(record.exc_info) and '/orbax/' in record.pathname
   logging.getLogger('absl').addFilter(lambda record: not repeats(record))
+  hook = sys.unraisablehook
+
+  def quiet(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = quiet
 
 
 class CorruptCheckpointError(SegjaxError):

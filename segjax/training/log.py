@@ -6,9 +6,11 @@ import importlib
 import json
 import math
 import os
+import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -189,17 +191,20 @@ class _Events:
   def __init__(self, directory: Path, purge_step: int):
     # Of tensorboardX, which is imported by now.
     self._proto = importlib.import_module('tensorboardX.proto.event_pb2')
-    writers = importlib.import_module('tensorboardX.event_file_writer')
+    records = importlib.import_module('tensorboardX.record_writer')
     self._directory, self._temporary = directory, None
     local = directory
     if storage.is_bucket(directory):
       self._temporary = tempfile.TemporaryDirectory(prefix='segjax-events-')
       local = Path(self._temporary.name)
     storage.make_directory(local)
+    # Unlike that of another start within the same second, which it would replace.
+    own = f'{socket.gethostname()}.{uuid.uuid4().hex[:8]}'
+    name = f'events.out.tfevents.{int(time.time())}.{own}'
     with storage.explained(directory):
-      self._writer = writers.EventsWriter(os.path.join(local, 'events'))
+      self._writer = records.RecordWriter(os.path.join(local, name))
     log = self._proto.SessionLog
-    self._add(self._proto.Event(step=purge_step, file_version='brain.Event:2'))
+    self._add(self._proto.Event(file_version='brain.Event:2'))
     self._add(self._proto.Event(step=purge_step, session_log=log(status=log.START)))
     self._flushed = time.monotonic()
 
@@ -212,7 +217,7 @@ class _Events:
   def _add(self, event: Any) -> None:
     event.wall_time = time.time()
     with storage.explained(self._directory, event.ByteSize):
-      self._writer.write_event(event)
+      self._writer.write(event.SerializeToString())
 
   def flush(self) -> None:
     """Writes what is buffered."""

@@ -1,6 +1,7 @@
 """Buckets in the memory of this process, under the addresses of real ones."""
 
 import contextlib
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -33,12 +34,13 @@ class Bucket(MemoryFileSystem):
 @contextlib.contextmanager
 def installed() -> Iterator[dict[str, Any]]:
   """The files of all buckets, by their paths, such as '/bucket/a.txt'."""
+  registry = importlib.import_module('fsspec.registry')  # not the mapping of that name
   clear = backend.fsspec_backend._get_filesystem.cache_clear
   with pytest.MonkeyPatch.context() as patch:
     for scheme, (_, extra) in storage.BUCKETS.items():
       patch.setitem(storage.BUCKETS, scheme, ('fsspec', extra))
     for scheme in Bucket.protocol:
-      patch.setitem(fsspec.registry.target, scheme, Bucket)
+      patch.setitem(registry._registry, scheme, Bucket)
       patch.delitem(fsspec.config.conf, scheme, raising=False)
     clear()
     storage._reach.cache_clear()

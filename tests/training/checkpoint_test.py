@@ -201,8 +201,8 @@ def test_what_does_not_fit_is_not_written(checkpoints, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=3_000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   message = (
-    r'c/2 cannot be written, because the disk is full \(1\.\d MB needed, 3.0 kB free\): make room, '
-    'and run the same command again, which resumes from step 1$'
+    r'c/2 cannot be written, because the disk is full \(1\.\d MB needed, 3.0 kB free\): free some '
+    'space, and run the same command again, which resumes from step 1$'
   )
   with pytest.raises(SegjaxError, match=message):
     save(checkpoints, 2)
@@ -215,7 +215,7 @@ def test_a_disk_that_fills_up_is_one_sentence(checkpoints, tmp_path, monkeypatch
   """The writing is done by a thread, whose error comes with the next save, or at the end."""
   save(checkpoints, 1)
 
-  def fail(*_args, **_kwargs):
+  async def fail(*_args, **_kwargs):
     raise error
 
   monkeypatch.setattr(ocp.JsonCheckpointHandler, '_save_fn', fail)

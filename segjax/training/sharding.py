@@ -222,9 +222,7 @@ def _gather_bytes(local: bytes) -> list[bytes]:
   lengths = multihost_utils.process_allgather(np.int32(encoded.size))
   padded = np.pad(encoded, (0, int(lengths.max()) - encoded.size))
   rows = multihost_utils.process_allgather(padded)
-  return [
-    row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)
-  ]
+  return [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
 
 
 def _gather(x: jax.Array) -> np.ndarray:

@@ -20,7 +20,7 @@ from segjax.training.sharding import MeshConfig
 # Images of 512 x 1024 pixels, as Cityscapes at half its size.
 SIZE = (512, 1024)
 # Row -> (config, overrides, shape, layouts).
-_SHARED = [MeshConfig(data, fsdp=fsdp) for data in (1, 2, 4) for fsdp in (False, True)][1:]
+_SHARED = [MeshConfig(data, fsdp=fsdp) for data in (1, 2, 4) for fsdp in (False, True)[:data]]
 _SPLIT = [MeshConfig(1, space) for space in (1, 2, 4)]
 NETWORKS: dict[str, tuple[str, Mapping[str, Any], tuple[int, int], Sequence[MeshConfig]]] = {
   'fsdp_fcn': ('fcn/voc', {'batch.size': 4}, (512, 512), _SHARED),

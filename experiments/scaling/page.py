@@ -136,7 +136,9 @@ def provenance(results: Mapping[str, Mapping[str, Any]]) -> str:
   def spell(result: Mapping[str, Any]) -> str:
     dirty = ' (+: with uncommitted changes)' if result['dirty'] else ''
     date = result['time'][:10]
-    return f'{date}, commit {result["commit"][:7]}{dirty}, {result["hardware"]}, {result["versions"]}'
+    return (
+      f'{date}, commit {result["commit"][:7]}{dirty}, {result["hardware"]}, {result["versions"]}'
+    )
 
   found = sorted({spell(result) for result in results.values()})
   return 'Measured: ' + '; '.join(found or ['nothing']) + '.\n'

@@ -1,8 +1,8 @@
 """SPMD over a named mesh: `data` partitions the batch, `space` the image height.
 
 With `config.mesh.fsdp` the devices of `data` also share the parameters, their gradients, the state
-of the optimizer and the moving average (ZeRO stage 3, Rajbhandari et al., arXiv 1910.02054): each
-keeps a part of every array, by the rule of `fsdp_axis`, and the network gathers what it reads.
+of the optimizer and the moving average (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): each
+keeps a part of every array, by the rule of `fsdp_axis`, and gathers the parameters in each step.
 """
 
 import dataclasses
@@ -338,25 +338,17 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 
 def gathered(task: Task, mesh: Mesh) -> Task:
-  """The task for parameters that are sharded by `fsdp_sharding`: gathers them in its functions.
+  """The task for parameters that are sharded by `fsdp_sharding`.
 
-  Gradients come back sharded. The backward pass gathers the parameters again, so that not all of
-  them are in memory at once.
+  Its functions gather them where the network starts; gradients come back sharded.
   """
 
   def whole(variables: Variables) -> Variables:
     params = jax.tree.map(functools.partial(_gather_params, mesh=mesh), variables['params'])
     return {**variables, 'params': params}
 
-  def forward(variables: Variables, batch: Batch, *, train: bool, key: Array | None = None) -> Any:
-    if not train:
-      return task.forward(whole(variables), batch, train=False, key=key)
-
-    @functools.partial(jax.checkpoint, policy=_keep_all_but_gathered)
-    def run(variables: Variables) -> Any:
-      return task.forward(whole(variables), batch, train=True, key=key)
-
-    return run(variables)
+  def forward(variables: Variables, batch: Batch, **options: Any) -> tuple[Any, Variables]:
+    return task.forward(whole(variables), batch, **options)
 
   def batch_statistics(variables: Variables, batch: Batch, key: Array) -> Variables:
     return task.batch_statistics(whole(variables), batch, key)
@@ -378,10 +370,6 @@ _gather_params.defvjp(
   lambda x, mesh: (_gather_params(x, mesh), None),
   lambda mesh, _, g: (jax.lax.with_sharding_constraint(g, fsdp_sharding(g.shape, mesh)),),
 )
-
-
-def _keep_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-  return primitive.name != 'sharding_constraint'
 
 
 class Row(NamedTuple):

@@ -105,8 +105,7 @@ def shares_all(monkeypatch):
   compiled.cache_clear()
 
 
-@pytest.mark.parametrize('mesh', [(4, 1, True), (2, 2, True)])
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize(('mesh', 'accumulate'), [((4, 1, True), 1), ((2, 2, True), 2)])
 def test_sharing_the_parameters_does_not_change_the_result(shares_all, mesh, accumulate):
   """Parameters, moments and average: each device holds a part, and the result is the same."""
   keys = {'accumulate': accumulate, 'ema': 0.9, 'optimizer': optax.adam(1e-2), 'dropout': 0.5}

@@ -108,9 +108,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
     # Of several processes the first one holds JAX's coordination service.
     coordinates = jax.process_count() > 1 and jax.process_index() == 0
-    watchdog = stack.enter_context(
-      Watchdog(run.experiment.mesh.hang_timeout, last=coordinates)
-    )
+    watchdog = stack.enter_context(Watchdog(run.experiment.mesh.hang_timeout, last=coordinates))
     current = loop.run(
       current,
       compile.announced(train_step, 'train step for another shape', progress.message),

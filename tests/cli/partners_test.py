@@ -6,8 +6,10 @@ import signal
 import socket
 import sys
 
+import cv2
+import numpy as np
 import pytest
-from commands import SMALL, read_log, run, train_args
+from commands import output, read_log, run, train_args
 from processes import spawn, start_two
 
 pytestmark = pytest.mark.slow
@@ -38,8 +40,9 @@ def test_a_killed_process_is_named(gone, tmp_path, cache):
   processes[gone].send_signal(signal.SIGKILL)
   sentence = last_line(processes[1 - gone], 75)
   assert sentence.startswith(f'segjax: process {gone} on {socket.gethostname()}')
-  assert sentence.endswith('run the same command again in all processes, which resumes from the '
-                           'last checkpoint')
+  assert sentence.endswith(
+    'run the same command again in all processes, which resumes from the last checkpoint'
+  )
   processes[gone].communicate()
 
 
@@ -78,8 +81,14 @@ def test_an_error_of_one_process_is_told_to_the_other(tmp_path, cache):
   assert [path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['2']
   assert run(*args) == 0
   evaluated = [(r['step'], r['split']) for r in read_log(tmp_path / 'run')]
-  assert evaluated == [(1, 'train'), (2, 'train'), (2, 'val'), (3, 'train'), (4, 'train'),
-                       (4, 'val')]
+  assert evaluated == [
+    (1, 'train'),
+    (2, 'train'),
+    (2, 'val'),
+    (3, 'train'),
+    (4, 'train'),
+    (4, 'val'),
+  ]
 
 
 def test_an_interrupt_of_one_process_saves_on_both(tmp_path, cache):
@@ -87,19 +96,38 @@ def test_an_interrupt_of_one_process_saves_on_both(tmp_path, cache):
   wait_for_step(processes[0], 2)
   processes[1].send_signal(signal.SIGINT)
   stopped = [last_line(processes[i], code) for i, code in ((0, 143), (1, 130))]
-  steps = {re.search(r'stopped by SIG\w+ after step (\d+); the state is saved', s)[1]
-           for s in stopped}
+  steps = {
+    re.search(r'stopped by SIG\w+ after step (\d+); the state is saved', s)[1] for s in stopped
+  }
   assert len(steps) == 1
   assert [path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir()] == list(steps)
 
 
-def test_two_processes_evaluate_and_predict_as_one(instance_run, tmp_path, cache, png_folder):
-  two, one = tmp_path / 'two', tmp_path / 'one'
-  args = ['predict', f'--workdir={instance_run}', f'--images={png_folder}', '--save=json']
+def test_two_processes_predict_as_one(instance_run, tmp_path, cache):
+  """Of three images one process has two; the first one writes the files for all."""
+  two, one, images = tmp_path / 'two', tmp_path / 'one', tmp_path / 'images'
+  images.mkdir()
+  rng = np.random.default_rng(0)
+  for name in ('b', 'a', 'c'):
+    cv2.imwrite(str(images / f'{name}.png'), rng.integers(0, 256, (48, 64, 3), np.uint8))
+  args = ['predict', f'--workdir={instance_run}', f'--images={images}', '--save=json']
   for process in start_two([*args, f'--output={two}'], cache):
-    assert process.wait(240) == 0, process.stderr.read()
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, err
   assert run(*args, f'--output={one}') == 0
   names = sorted(path.name for path in one.iterdir())
   assert names == sorted(path.name for path in two.iterdir())
   for name in names:
     assert json.loads((one / name).read_text()) == json.loads((two / name).read_text()), name
+
+
+def test_two_processes_evaluate_as_one(semantic_run, capfd, cache):
+  """With a batch that does not divide over the devices."""
+  args = ['evaluate', f'--workdir={semantic_run}', '--config.batch.eval_size=3']
+  for process in start_two([*args, '--json'], cache):
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, err
+  two = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+  one = output(capfd, 'evaluate', f'--workdir={semantic_run}')
+  assert two['per_class'] == one['per_class'] and two['mean_iou'] == one['mean_iou']
+  assert two['loss'] == pytest.approx(one['loss'], rel=1e-5)

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 
-
 PROGRAM = (sys.executable, '-m', 'segjax.main')
 
 

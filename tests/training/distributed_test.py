@@ -6,7 +6,7 @@ from segjax.training import distributed
 from segjax.training.sharding import MeshConfig
 from segjax.types import SegjaxError
 
-BARRIER = """DEADLINE_EXCEEDED: Barrier timed out. Id: segjax/alive::3. This usually happens because …
+BARRIER = """DEADLINE_EXCEEDED: Barrier timed out. Id: segjax/alive::3.
 # of tasks that reached the barrier: 2/12.
 The first task at the barrier: 0. Some timed out task names:
 {}

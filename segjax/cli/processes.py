@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-from pathlib import Path
 
 from segjax import run as run_lib
 from segjax.training import distributed
@@ -22,8 +21,10 @@ def start(args: argparse.Namespace, *, saves: bool = False) -> None:
   """
   if not args.distributed:
     return
+  if args.distributed != 'auto':
+    distributed.parse(args.distributed)  # before a config, or its absence, is met
   config, workdir = getattr(args, 'config', None), Workdir(args.workdir)
-  if (Path(args.workdir) / 'manifest.json').is_file():  # an export
+  if (workdir.path / 'manifest.json').is_file():  # an export
     mesh = MeshConfig()
   else:
     mesh = run_lib.read_mesh(workdir, config, args.overrides)

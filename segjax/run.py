@@ -334,9 +334,15 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
 
 
 def check_train_shapes(run: Run, builder: Any, mesh: jax.sharding.Mesh) -> None:
-  """Raises a SegjaxError where training batches, or their parts, do not divide over the mesh."""
+  """Raises a SegjaxError where training batches do not divide over the mesh.
+
+  Parts of an accumulated batch may not: this is shown.
+  """
   experiment = run.experiment
-  sharding.check_rows(experiment.batch.size, experiment.optim.accumulate, mesh)
+  size = experiment.batch.size
+  sharding.check_rows(size, mesh)
+  if idle := sharding.describe_idle(size, experiment.optim.accumulate, mesh):
+    notify(idle)
   if mesh.shape['space'] > 1:
     shapes = pipeline.train_shapes(builder, run.spec, experiment.input)
     sharding.check_heights(shapes, mesh, margin=getattr(run.model, 'margin', 0))

@@ -104,33 +104,45 @@ def own_part(config: MeshConfig) -> Part:
   return Part(index, jax.process_count() // sharers, rank, sharers)
 
 
-def check_rows(size: int, accumulate: int, mesh: Mesh) -> None:
-  """Checks that a training batch, and each part of an accumulated one, divides over the devices.
+def check_rows(size: int, mesh: Mesh) -> None:
+  """Checks that a training batch divides over the devices along it.
 
   Args:
     size: `config.batch.size`.
-    accumulate: `config.optim.accumulate`, which divides it.
     mesh: of devices.
 
   Raises:
     SegjaxError: it does not.
   """
+  devices = mesh.shape['data']
+  if size % devices == 0:
+    return
+  remedies = [f'config.batch.size to {-(-size // devices) * devices}']
+  if jax.process_count() == 1:
+    fewer = next(n for n in range(devices, 0, -1) if size % n == 0)
+    remedies.append(f'config.mesh.data to {fewer}')
+  raise SegjaxError(
+    f'config.batch.size={size} does not divide over {devices} devices along the batch: set '
+    f'{" or ".join(remedies)}'
+  )
+
+
+def describe_idle(size: int, accumulate: int, mesh: Mesh) -> str:
+  """Says that the parts of an accumulated batch leave devices idle; '' if they do not.
+
+  Args:
+    size: `config.batch.size`.
+    accumulate: `config.optim.accumulate`, which divides it.
+    mesh: of devices.
+  """
   devices, rows = mesh.shape['data'], size // accumulate
   if rows % devices == 0:
-    return
-  parts = [n for n in range(1, accumulate) if size % n == 0 and size // n % devices == 0]
-  step = devices * accumulate
-  remedies = [
-    f'config.batch.size to {-(-size // step) * step}',
-    *(f'config.optim.accumulate to {n}' for n in parts[-1:]),
-  ]
-  if jax.process_count() == 1:
-    fewer = next(n for n in range(devices, 0, -1) if rows % n == 0)
-    remedies.append(f'config.mesh.data to {fewer}')
-  part = f', {rows} in each of {accumulate} parts (config.optim.accumulate),' * (accumulate > 1)
-  raise SegjaxError(
-    f'config.batch.size={size}{part} does not divide over {devices} devices along the batch: set '
-    f'{" or ".join(remedies)}'
+    return ''
+  # One always does: the whole batch.
+  better = max(n for n in range(1, accumulate) if size % n == 0 and size // n % devices == 0)
+  return (
+    f'config.optim.accumulate={accumulate} leaves {rows} of {size} examples in a part, which does '
+    f'not divide over {devices} devices along the batch: some of them are idle; set it to {better}'
   )
 
 

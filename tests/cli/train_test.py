@@ -212,7 +212,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'optim.learning_rate=fast', 'config.optim.learning_rate'),
     ('semantic', 'data.batch_size=4', 'config.data.batch_size is now config.batch.size'),
     ('semantic', 'batch.size=0', 'config.batch.size=0 must be 1 or greater'),
-    ('semantic', 'batch.size=3', 'does not divide over the mesh'),
+    ('semantic', 'batch.size=3', 'config.batch.size=3 does not divide over 4 devices'),
     ('semantic', 'data.name=scene', 'did you mean scenes'),
     ('semantic', 'data.train_split=training', 'has no split'),
     ('semantic', 'data.eval_split=vall', "has no split 'vall': did you mean val"),

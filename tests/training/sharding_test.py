@@ -14,6 +14,7 @@ from segjax.training.sharding import (
   Part,
   check_heights,
   check_rows,
+  describe_idle,
   fsdp_axis,
   make_mesh,
   own_part,
@@ -54,40 +55,29 @@ def test_what_does_not_divide_names_the_keys(shape):
     )
 
 
-@pytest.mark.parametrize(
-  ('size', 'accumulate', 'sentence'),
-  [
-    (
-      6,
-      1,
-      'config.batch.size=6 does not divide over 4 devices along the batch: set config.batch.size '
-      'to 8 or config.mesh.data to 3',
-    ),
-    (
-      20,
-      20,
-      'config.batch.size=20, 1 in each of 20 parts (config.optim.accumulate), does not divide over '
-      '4 devices along the batch: set config.batch.size to 80 or config.optim.accumulate to 5 or '
-      'config.mesh.data to 1',
-    ),
-    (
-      8,
-      4,
-      'config.batch.size=8, 2 in each of 4 parts (config.optim.accumulate), does not divide over 4 '
-      'devices along the batch: set config.batch.size to 16 or config.optim.accumulate to 2 or '
-      'config.mesh.data to 2',
-    ),
-  ],
-)
-def test_rows_that_do_not_divide_name_what_helps(size, accumulate, sentence):
+def test_rows_that_do_not_divide_name_what_helps():
   with pytest.raises(SegjaxError) as error:
-    check_rows(size, accumulate, make_mesh(MeshConfig()))
-  assert str(error.value) == sentence
+    check_rows(6, make_mesh(MeshConfig()))
+  assert str(error.value) == (
+    'config.batch.size=6 does not divide over 4 devices along the batch: set config.batch.size to '
+    '8 or config.mesh.data to 3'
+  )
+  check_rows(6, make_mesh(MeshConfig(data=3)))
+
+
+@pytest.mark.parametrize(
+  ('size', 'accumulate', 'rows', 'better'), [(20, 20, 1, 5), (8, 4, 2, 2), (12, 2, 6, 1)]
+)
+def test_parts_that_leave_devices_idle(size, accumulate, rows, better):
+  assert describe_idle(size, accumulate, make_mesh(MeshConfig())) == (
+    f'config.optim.accumulate={accumulate} leaves {rows} of {size} examples in a part, which does '
+    f'not divide over 4 devices along the batch: some of them are idle; set it to {better}'
+  )
 
 
 @pytest.mark.parametrize(('size', 'accumulate'), [(4, 1), (8, 2), (20, 5)])
-def test_rows_that_divide(size, accumulate):
-  check_rows(size, accumulate, make_mesh(MeshConfig()))
+def test_parts_that_divide(size, accumulate):
+  assert describe_idle(size, accumulate, make_mesh(MeshConfig())) == ''
 
 
 def test_heights_that_do_not_divide_name_an_image():

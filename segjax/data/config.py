@@ -60,7 +60,8 @@ class DataConfig:
 
   Attributes:
     name: of the data set: one of segjax's own, with its config after a slash, or one of TFDS.
-    dir: directory of prepared data sets; None for `segjax.data.datasets.default_data_dir()`.
+    dir: directory of prepared data sets, on a disk or in a bucket (`gs://`, `s3://`); None for
+      `segjax.data.datasets.default_data_dir()`.
     source: directory of the raw files, for a data set that is not downloaded.
     files: how a format of users' own data is read, see its `Options` in `segjax.data.builders`; of
       a source outside the package, its keyword arguments.

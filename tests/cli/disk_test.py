@@ -12,7 +12,7 @@ from segjax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
-# Bytes: enough for the log and the report, not for a checkpoint with what it may have besides arrays.
+# Bytes: enough for the log and the report, not for what a checkpoint may have besides its arrays.
 LEFT = 500_000
 
 
@@ -64,9 +64,7 @@ def stops(capfd, *args):
 
 
 @pytest.mark.parametrize('checked', [True, False], ids=['before', 'while saving'])
-def test_a_disk_that_is_full_when_a_checkpoint_is_saved(
-  disk, filled, capfd, monkeypatch, checked
-):
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved(disk, filled, capfd, monkeypatch, checked):
   workdir = disk / 'run'
   filled(LEFT)
 

@@ -119,11 +119,13 @@ def evaluate(
       parts[i].append(metric.from_batch(host_predictions, host_batch))
       if metric is task.ranking:
         own_scores = metric.image_scores(host_predictions, host_batch, parts[i][-1])
+    lists = {'names': list(local_names)}
     if own_scores is not None:
-      scores = np.array(_gather({'scores': own_scores.tolist()}, part)['scores'])
+      lists = _gather({**lists, 'scores': own_scores.tolist()}, part)
+      scores = np.array(lists['scores'])
     rows = gallery.choose(sharding.to_host(batch['valid']), scores)
     if rows or scores is not None:
-      names = _gather({'names': list(local_names)}, part)['names']
+      names = (lists if own_scores is not None else _gather(lists, part))['names']
       panels = _draw(local, batch, predictions, task, rows, part)
       gallery.add(names, scores, dict(zip(rows, panels, strict=True)))
     del predictions  # large: free them before the next batch

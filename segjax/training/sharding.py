@@ -24,6 +24,8 @@ from segjax.types import Array, Batch, PositiveInt, SegjaxError
 # Arrays of fewer elements stay replicated: all of a network's are a few kilobytes together, and to
 # gather each would take longer than it saves.
 _SMALLEST = 1024
+# Processes exchange this many bytes or more, a power of two.
+_FEWEST_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,8 +222,9 @@ def _gather_bytes(local: bytes) -> list[bytes]:
   """The bytes of each process, on every process."""
   encoded = np.frombuffer(local, np.uint8)
   lengths = multihost_utils.process_allgather(np.int32(encoded.size))
-  padded = np.pad(encoded, (0, int(lengths.max()) - encoded.size))
-  rows = multihost_utils.process_allgather(padded)
+  # Of few sizes, since each is a program that is compiled.
+  size = max(_FEWEST_BYTES, 1 << (int(lengths.max()) - 1).bit_length())
+  rows = multihost_utils.process_allgather(np.pad(encoded, (0, size - encoded.size)))
   return [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
 
 

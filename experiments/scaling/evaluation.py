@@ -22,11 +22,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import jax  # noqa: E402
 from jax.sharding import PartitionSpec  # noqa: E402
+from speed import evaluation as simulated  # noqa: E402
+from speed.row import Options  # noqa: E402
 
 from scaling import processes  # noqa: E402
 from segjax.training import evaluate, sharding  # noqa: E402
-from speed import evaluation as simulated  # noqa: E402
-from speed.row import Options  # noqa: E402
 
 IMAGES, BATCH = 400, 8
 COUNTS = (1, 2, 4)

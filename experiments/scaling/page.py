@@ -9,10 +9,9 @@ from scaling import layouts, memory
 
 TOP = """# Scaling over devices and processes
 
-Everything here runs on the CPU: devices are parts of one process (`--xla_force_host_platform_device_count`)
-or of several processes on one machine, which exchange by Gloo. So it shows that the numbers stay,
-and what each device holds and each process does; it says nothing about the speed of an accelerator
-or a network.
+Everything here runs on the CPU: devices are parts of one process, or of several on one machine,
+which exchange by Gloo. So it shows that the numbers stay, and what each device holds and each
+process does; it says nothing about the speed of an accelerator or a network.
 
 ```
 python experiments/scaling/run.py --list
@@ -26,9 +25,9 @@ result says "not run".
 
 LAYOUTS = f"""## Layouts
 
-Each network is trained for {layouts.STEPS} steps with a moving average and then evaluated, with small channels on
-images of 64 x 64 pixels, in each layout: processes × devices of each. Largest differences from one
-device: relative ones of the losses and of the arrays of the checkpoint (parameters, optimizer
+Each network is trained for {layouts.STEPS} steps with a moving average and then evaluated, with few
+channels, in each layout: processes × devices of each. Largest differences from one device: relative
+ones of the losses and of the arrays of the checkpoint (parameters, optimizer
 state, statistics, average; relative to the largest element), and absolute ones of the metrics. The
 merged network is evaluated only. `space` is for semantic tasks; the others refuse it by name.
 """
@@ -47,9 +46,9 @@ The same for one image whose height is split.
 
 EVALUATION = """## COCO evaluation by several processes
 
-Processor seconds of each process for {images} images with 100 detections each, boxes and masks: pasting,
-encoding, comparing and averaging. The network is left out. All metrics are compared with those of
-one process.
+Processor seconds of each process for {images} images with 100 detections each, boxes and masks:
+pasting, encoding, comparing and averaging. The network is left out. All metrics are compared with
+those of one process.
 """
 
 

@@ -28,7 +28,8 @@ from segjax import provenance  # noqa: E402
 
 # Row -> the function that measures it: `cache directory -> plain JSON values`.
 ROWS = {**layouts.ROWS, **memory.ROWS, **evaluation.ROWS}
-DEVICES = '--xla_force_host_platform_device_count=4'
+# Programs run a few times or not at all, so they are compiled without LLVM's optimization.
+FLAGS = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def measure_alone(name: str, cache: Path, result: Path) -> dict[str, Any] | None
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'{DEVICES} {os.environ.get("XLA_FLAGS", "")}',
+    'XLA_FLAGS': f'{FLAGS} {os.environ.get("XLA_FLAGS", "")}',
     'XDG_CACHE_HOME': str(cache),
   }
   script = [sys.executable, __file__, f'--child={name}', f'--cache={cache}', f'--result={result}']

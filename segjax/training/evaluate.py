@@ -119,13 +119,16 @@ def evaluate(
       parts[i].append(metric.from_batch(host_predictions, host_batch))
       if metric is task.ranking:
         own_scores = metric.image_scores(host_predictions, host_batch, parts[i][-1])
+    lists = {'names': list(local_names), 'valid': local['valid'].tolist()}
     if own_scores is not None:
-      scores = np.array(_gather({'scores': own_scores.tolist()}, part)['scores'])
-    rows = gallery.choose(sharding.to_host(batch['valid']), scores)
+      lists['scores'] = own_scores.tolist()
+    lists = _gather(lists, part)
+    if own_scores is not None:
+      scores = np.array(lists['scores'])
+    rows = gallery.choose(np.array(lists['valid']), scores)
     if rows or scores is not None:
-      names = _gather({'names': list(local_names)}, part)['names']
       panels = _draw(local, batch, predictions, task, rows, part)
-      gallery.add(names, scores, dict(zip(rows, panels, strict=True)))
+      gallery.add(lists['names'], scores, dict(zip(rows, panels, strict=True)))
     del predictions  # large: free them before the next batch
 
   means = {name: float(t[0] / t[1]) if t[1] else 0.0 for name, t in totals.items()}

@@ -24,6 +24,8 @@ from segjax.types import Array, Batch, PositiveFloat, PositiveInt, SegjaxError
 # Arrays of fewer elements stay replicated: all of a network's are a few kilobytes together, and to
 # gather each would take longer than it saves.
 _SMALLEST = 1024
+# Of what processes exchange: bytes that go in one message, and those of its length.
+_FEW_BYTES, _LENGTH = 2048, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,11 +291,23 @@ def gather_arrays(local: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarr
 
 def _gather_bytes(local: bytes) -> list[bytes]:
   """The bytes of each process, on every process."""
-  encoded = np.frombuffer(local, np.uint8)
-  lengths = multihost_utils.process_allgather(np.int32(encoded.size))
-  padded = np.pad(encoded, (0, int(lengths.max()) - encoded.size))
-  rows = multihost_utils.process_allgather(padded)
-  return [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
+  content = np.frombuffer(local, np.uint8)
+  # At once if they are few: each process sends its length, and as much of its bytes as is read.
+  rows = _gather_padded(content[:_FEW_BYTES], content.size, _FEW_BYTES)
+  lengths = [int(row[:_LENGTH].view(np.int64)[0]) for row in rows]
+  if max(lengths) > _FEW_BYTES:
+    # Of few sizes, since each is a program that is compiled.
+    rows = _gather_padded(content, content.size, 1 << (max(lengths) - 1).bit_length())
+  return [
+    row[_LENGTH : _LENGTH + length].tobytes() for row, length in zip(rows, lengths, strict=True)
+  ]
+
+
+def _gather_padded(content: np.ndarray, length: int, size: int) -> np.ndarray:
+  """u8[processes, 8 + size]: of each process `length`, its bytes and padding."""
+  head = np.array([length], np.int64).view(np.uint8)
+  padding = np.zeros(size - content.size, np.uint8)
+  return multihost_utils.process_allgather(np.concatenate([head, content, padding]))
 
 
 def _gather(x: jax.Array) -> np.ndarray:

@@ -162,22 +162,32 @@ def test_rows_that_processes_share_are_put_where_they_belong(rank):
   np.testing.assert_array_equal(put, image)
 
 
-def test_lists_of_all_processes_come_in_their_order(monkeypatch):
-  parts = [{'x': [{'a': 1}, None]}, {'x': ['a longer text', [2.5, 'é']]}]
-  encoded = [np.frombuffer(json.dumps(part).encode(), np.uint8) for part in parts]
-  longest = max(map(len, encoded))
-
-  def allgather(value):
-    """As if each process had called it with its own value."""
-    if value.ndim == 0:
-      return np.array([len(e) for e in encoded], np.int32)
-    assert value.shape == (longest,)
-    return np.stack([np.pad(e, (0, longest - len(e))) for e in encoded])
-
+@pytest.mark.parametrize('length', [0, 2_048, 5_000])
+def test_lists_of_all_processes_come_in_their_order(monkeypatch, length):
+  """In one message if they are short, else in a second one of the longest."""
+  parts = [{'x': [{'a': 1}, None]}, {'x': ['a longer text', [2.5, 'é'], 'l' * length]}]
   monkeypatch.setattr(sharding.jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(sharding.multihost_utils, 'process_allgather', allgather)
-  for part in parts:
+  encoded = [np.frombuffer(json.dumps(part).encode(), np.uint8) for part in parts]
+  size = max(map(len, encoded))
+
+  def rows(bytes_of_each, room):
+    head = lambda e: np.array([len(e)], np.int64).view(np.uint8)
+    pad = lambda e: np.pad(e[:room], (0, room - len(e[:room])))
+    return np.stack([np.concatenate([head(e), pad(e)]) for e in bytes_of_each])
+
+  rooms = [2048] if size <= 2048 else [2048, 1 << (size - 1).bit_length()]
+  for part, own in zip(parts, encoded, strict=True):
+    left = list(rooms)
+
+    def allgather(value, own=own, left=left):
+      """As if each process had called it with its own value."""
+      room = left.pop(0)
+      np.testing.assert_array_equal(value, rows([own], room)[0])
+      return rows(encoded, room)
+
+    monkeypatch.setattr(sharding.multihost_utils, 'process_allgather', allgather)
     assert sharding.gather_lists(part) == {'x': [*parts[0]['x'], *parts[1]['x']]}
+    assert not left
 
 
 def test_arrays_of_all_processes_travel_bit_for_bit(monkeypatch):

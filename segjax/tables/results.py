@@ -140,10 +140,7 @@ def write_image(table: Table, record: Record, picture: bytes) -> str:
   seed = '' if record.seed is None else f'.seed{record.seed}'
   name = f'images/{record.entry}{seed}.{record.config_digest}.jpg'
   path = table.folder / name
-  path.parent.mkdir(exist_ok=True)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(picture)
-  temporary.replace(path)
+  storage.write_bytes(path, picture)
   return name
 
 

@@ -120,6 +120,11 @@ def _start_error(error: str, printed: str, seconds: float, config: MeshConfig) -
   """What a failure to connect means, which C++ has printed on the first process alone."""
   state = jax_distributed.global_state
   address, index, count = state.coordinator_address, state.process_id, state.num_processes
+  if address is None:
+    return SegjaxError(
+      '--distributed: JAX was in use before the processes were connected: a config file must not '
+      'compute with it'
+    )
   waited = f'within {config.init_timeout} s (config.mesh.init_timeout)'
   if absent := missing(printed):
     return MissingProcessError(

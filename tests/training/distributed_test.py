@@ -1,5 +1,6 @@
 """What a process says of the others; `tests/cli/partners_test.py` really takes them away."""
 
+import jax
 import pytest
 
 from segjax.training import distributed
@@ -61,7 +62,15 @@ def test_without_slurm_jax_chooses(monkeypatch):
   assert distributed.devices_of_node() is None
 
 
-def test_no_cluster_is_one_sentence():
+def test_what_jax_says_before_it_connects_is_one_sentence(monkeypatch):
+  jax.devices()
+  with pytest.raises(SegjaxError, match='JAX was in use before the processes were connected'):
+    distributed.start('h:1,2,0', MeshConfig())
+
+  def initialize(**arguments):
+    raise ValueError('coordinator_address should be defined.')
+
+  monkeypatch.setattr(distributed.jax.distributed, 'initialize', initialize)
   with pytest.raises(SegjaxError, match='JAX detects no cluster .* give --distributed=HOST:PORT'):
     distributed.start('auto', MeshConfig())
 

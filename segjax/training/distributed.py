@@ -78,7 +78,13 @@ def start(how: str, config: MeshConfig) -> None:
     except RuntimeError as e:
       _forget()
       raise _start_error(str(e), printed(), time.monotonic() - since, config) from e
-  _Partners.current = _Partners(jax_distributed.global_state, config)
+  try:
+    _Partners.current = _Partners(jax_distributed.global_state, config)
+  except RuntimeError as e:
+    absent = missing(str(e)) or [0]
+    raise MissingProcessError(
+      f'{_name(absent)} ended as soon as it had come: see what is printed there'
+    ) from e
 
 
 def parse(how: str) -> dict[str, Any]:
@@ -185,8 +191,8 @@ def _captured() -> Iterator[Callable[[], str]]:
 def _reporting(config: MeshConfig) -> Iterator[None]:
   """JAX's client, made inside the block, reports an error of the service, and does not abort.
 
-  jaxlib has an argument for it. JAX does not use it, nor can jaxlib 0.10 translate the error, so
-  that the call of a Python function fails: with a RuntimeError in `connect`, and later with
+  jaxlib has an argument for it, which JAX does not use. Up to 0.12 it cannot translate the error,
+  so that the call of a Python function fails: with a RuntimeError in `connect`, and later with
   `std::terminate`, which takes a function as well.
   """
   module = jax_distributed._jax
@@ -281,9 +287,10 @@ class _Partners:
 
   def close(self) -> None:
     """Waits until all processes are done, and leaves them."""
-    self._client.wait_at_barrier(_END, _FOREVER)
+    with contextlib.suppress(RuntimeError):  # here all is done
+      self._client.wait_at_barrier(_END, _FOREVER)
     self._closed.set()
-    with contextlib.suppress(RuntimeError):  # all is done
+    with contextlib.suppress(RuntimeError):
       jax.distributed.shutdown()
 
 
@@ -309,6 +316,8 @@ def run(command: Callable[[], tuple[int, str]]) -> int:
     traceback.print_exc()
     code, sentence = 1, f'{type(error).__name__}: {error}'.splitlines()[0]
   if _Partners.current is None:  # `start` has failed
+    if jax.distributed.is_initialized():
+      _exit(code)
     return code
   if sentence:
     _Partners.current.tell(code, sentence)

@@ -28,6 +28,7 @@ ALLOWED = {
   'result': {'types', 'data', 'report'},
   'draw': {'types', 'data', 'metrics', 'report'},
   'tables': {'types', 'config', 'resources', 'workdir'},
+  'launch': {'types'},
   'recipes': {'types'},
   'config_file': {'recipes'},
   'experiment': {

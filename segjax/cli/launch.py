@@ -134,6 +134,11 @@ def check_layout(experiment: Experiment, layout: job_lib.Layout) -> None:
       f'config.mesh={data} x {space} does not use the {devices} devices of the job: set '
       'config.mesh.data=-1, and config.mesh.space to a divisor of them'
     )
+  if space % layout.devices and layout.devices % space:
+    raise SegjaxError(
+      f'config.mesh.space={space} must divide the {layout.devices} devices of a process or be a '
+      'multiple of them: change it'
+    )
   parts = data * experiment.optim.accumulate
   if experiment.batch.size % parts:
     raise SegjaxError(

@@ -11,6 +11,8 @@ from segjax.types import SegjaxError
 MISTAKE = 2
 # 128 plus SIGINT, SIGUSR1, SIGUSR2 and SIGTERM: stopped, and the state is saved.
 STOPPED = (130, 138, 140, 143)
+# A process did not come, was lost or hung.
+LOST = (69, 75, 76)
 # The names of pods have at most 63 characters: this one, the replicated job's and two indices.
 _LONGEST = 40
 

@@ -21,6 +21,7 @@ class Options:
     cpus_per_task: CPU cores of a process; without, the partition's default.
     hours: time limit, after which the job is requeued and resumes.
     grace: seconds before the time limit at which the run is told to save.
+    max_restarts: how often the job may start again after a failure of one of its machines.
     sbatch: an option of sbatch, such as --partition=gpu; may be repeated.
     setup: a line of the script before training, such as 'module load cuda'; may be repeated.
     program: the command `segjax` on the machines; default: this one.
@@ -32,6 +33,7 @@ class Options:
   cpus_per_task: PositiveInt | None = None
   hours: PositiveFloat = 24.0
   grace: Annotated[int, Range(1, 65_535)] = 120
+  max_restarts: NonNegativeInt = 10
   sbatch: tuple[str, ...] = ()
   setup: tuple[str, ...] = ()
   program: str | None = None
@@ -67,13 +69,9 @@ def render(job: Job, options: Options) -> str:
   words = [*command, *job_lib.train_command(job), *['--distributed'] * several]
   parts = ['#!/bin/bash', *_directives(job, options), '']
   parts += options.setup
-  if options.gpus_per_node > 1 and options.tasks_per_node == 1 and several:
-    devices = ','.join(map(str, range(options.gpus_per_node)))
-    parts += ['# Under Slurm JAX would give each process one GPU.']
-    parts += [f'export JAX_LOCAL_DEVICE_IDS={devices}']
   # A process that waits for one that is gone ends after as long as it takes to save.
   parts += [f'srun --wait={options.grace} {job_lib.shell_line(words)}']
-  return '\n'.join([*parts, _REQUEUE])
+  return '\n'.join([*parts, _requeue(options)])
 
 
 def _this_program() -> list[str]:
@@ -98,11 +96,15 @@ def _directives(job: Job, options: Options) -> list[str]:
   return [f'#SBATCH {line}' for line in [*lines, '--requeue', *options.sbatch]]
 
 
-# A job that its user cancels does not get here: Slurm ends this script, too.
-_REQUEUE = f"""status=$?
+def _requeue(options: Options) -> str:
+  """The end of the script; a job that its user cancels does not get there, for Slurm ends both."""
+  stopped, lost = (' | '.join(map(str, codes)) for codes in (job_lib.STOPPED, job_lib.LOST))
+  return f"""status=$?
 case $status in
-  {' | '.join(map(str, job_lib.STOPPED))}) # stopped by a signal, and saved
+  {stopped}) # stopped by a signal, and saved
     scontrol requeue "$SLURM_JOB_ID" ;;
+  {lost}) # a process did not come, was lost or hung
+    [ "${{SLURM_RESTART_COUNT:-0}}" -ge {options.max_restarts} ] || scontrol requeue "$SLURM_JOB_ID" ;;
 esac
 exit $status
 """

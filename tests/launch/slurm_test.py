@@ -30,7 +30,6 @@ def test_one_task_a_node_uses_all_of_its_gpus():
     '--requeue',
     '--partition=gpu',
   ]
-  assert 'export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7\n' in text
   assert slurm.layout(ONE_A_NODE) == Layout(2, 8)
 
 
@@ -38,7 +37,6 @@ def test_one_task_a_gpu():
   options = slurm.Options(nodes=2, tasks_per_node=8, cpus_per_task=6, hours=1.26, program='segjax')
   text = slurm.render(JOB, options)
   assert {'--ntasks-per-node=8', '--cpus-per-task=6', '--time=1:16:00'} <= set(directives(text))
-  assert 'JAX_LOCAL_DEVICE_IDS' not in text, 'JAX gives each task the GPU of its number'
   assert '--distributed' in text
   assert slurm.layout(options) == Layout(16, 1)
 
@@ -51,9 +49,18 @@ def test_a_single_process_needs_no_other():
 
 
 @pytest.mark.parametrize(
-  ('status', 'requeued'), [(0, False), (2, False), (137, False), (140, True), (143, True)]
+  ('status', 'restarts', 'requeued'),
+  [
+    (0, 0, False),
+    (2, 0, False),
+    (137, 0, False),
+    (140, 99, True),
+    (143, 99, True),
+    (75, 9, True),
+    (75, 10, False),
+  ],
 )
-def test_what_was_stopped_is_requeued_and_not_completed(tmp_path, status, requeued):
+def test_what_was_stopped_is_requeued_and_not_completed(tmp_path, status, restarts, requeued):
   """With `srun` and `scontrol` that write their arguments."""
   for name, code in (('srun', status), ('scontrol', 0)):
     script = tmp_path / name
@@ -62,7 +69,11 @@ def test_what_was_stopped_is_requeued_and_not_completed(tmp_path, status, requeu
   result = subprocess.run(
     ['bash'],
     input=slurm.render(JOB, ONE_A_NODE),
-    env={'PATH': f'{tmp_path}:/usr/bin:/bin', 'SLURM_JOB_ID': '17'},
+    env={
+      'PATH': f'{tmp_path}:/usr/bin:/bin',
+      'SLURM_JOB_ID': '17',
+      'SLURM_RESTART_COUNT': str(restarts),
+    },
     capture_output=True,
     text=True,
   )

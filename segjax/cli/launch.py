@@ -1,7 +1,6 @@
 """`segjax launch`: writes the job that trains a config on a cluster, and submits it."""
 
 import argparse
-import dataclasses
 import inspect
 import re
 import shutil
@@ -147,9 +146,7 @@ def check_layout(experiment: Experiment, layout: job_lib.Layout) -> None:
     )
 
 
-def submit(
-  cluster: Cluster, text: str, run: Callable[..., Any] = subprocess.run
-) -> None:
+def submit(cluster: Cluster, text: str, run: Callable[..., Any] = subprocess.run) -> None:
   """Submits a rendered job.
 
   Raises:

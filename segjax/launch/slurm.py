@@ -104,7 +104,9 @@ case $status in
   {stopped}) # stopped by a signal, and saved
     scontrol requeue "$SLURM_JOB_ID" ;;
   {lost}) # a process did not come, was lost or hung
-    [ "${{SLURM_RESTART_COUNT:-0}}" -ge {options.max_restarts} ] || scontrol requeue "$SLURM_JOB_ID" ;;
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.max_restarts} ]; then
+      scontrol requeue "$SLURM_JOB_ID"
+    fi ;;
 esac
 exit $status
 """

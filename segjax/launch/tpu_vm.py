@@ -64,5 +64,5 @@ def render(job: Job, options: Options) -> str:
   words = [*shlex.split(options.program), *job_lib.train_command(job), *['--distributed'] * several]
   # Without, JAX would train on the CPUs of a machine whose chips another process uses.
   remote = f'cd {shlex.quote(options.directory)} && JAX_PLATFORMS=tpu {shlex.join(words)}'
-  ssh = [*'gcloud compute tpus tpu-vm ssh'.split(), options.tpu, f'--zone={options.zone}']
+  ssh = [*['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh'], options.tpu, f'--zone={options.zone}']
   return shlex.join([*ssh, '--worker=all', f'--command={remote}']) + '\n'

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import commands
 import pytest
@@ -80,7 +81,7 @@ def wait_for_step(workdir, step, seconds=300):
 def finish(environment, job):
   """Waits for the end of a job, and returns its log and how often it was requeued."""
   wait_for_state(environment, job, 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT')
-  log = open(field(environment, job, 'StdOut')).read()
+  log = Path(field(environment, job, 'StdOut')).read_text()
   assert field(environment, job, 'JobState') == 'COMPLETED', log
   return log, int(field(environment, job, 'Restarts'))
 

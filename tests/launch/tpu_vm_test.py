@@ -16,7 +16,7 @@ def test_one_line_for_all_machines():
   line = tpu_vm.render(JOB, SLICE)
   assert line.count('\n') == 1
   *ssh, worker, command = shlex.split(line)
-  assert ssh == 'gcloud compute tpus tpu-vm ssh slice --zone=us-east5-b'.split()
+  assert ssh == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', 'slice', '--zone=us-east5-b']
   assert worker == '--worker=all'
   assert shlex.split(command.removeprefix('--command=')) == [
     *('cd', 'seg jax', '&&', 'JAX_PLATFORMS=tpu', '.venv/bin/segjax', 'train'),

@@ -75,17 +75,18 @@ def test_a_time_limit_from_the_hours_of_the_recipes(folder, submitit):
 
 
 # A command that takes a while to save, and says how often it was told to.
-SAVES = '''
-import pathlib, signal, sys, time
+SAVES = """
+import os, pathlib, signal, sys, time
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
-pathlib.Path('ready').touch()
+pathlib.Path('ready.tmp').write_text(str(os.getppid()))
+os.rename('ready.tmp', 'ready')
 while not told:
   time.sleep(0.01)
 time.sleep(0.3)
 pathlib.Path('told').write_text(str(len(told)))
 sys.exit(143)
-'''
+"""
 
 
 class Requeued(BaseException):
@@ -104,6 +105,8 @@ def job(submitit, tmp_path, monkeypatch):
   old = {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM)}
   signal.signal(signal.SIGUSR2, requeue)
   yield command
+  if command._process:
+    command._process.wait()
   for signum, handler in old.items():
     signal.signal(signum, handler)
 
@@ -170,7 +173,7 @@ def test_submitit_requeues_a_job_on_this_host(tmp_path, monkeypatch):
   running = executor.submit(launch.Command([sys.executable, '-c', once]))
   while not Path('ready').exists():
     time.sleep(0.01)
-  running._interrupt()  # as a preemption
+  os.kill(int(Path('ready').read_text()), signal.SIGUSR2)
   assert running.result() is None
   assert Path('told').read_text() == '1'
 

@@ -38,10 +38,10 @@ def test_the_examples_of_the_help_render(name, capsys):
 
 def test_prints_a_job_and_submits_nothing(capsys, monkeypatch):
   monkeypatch.setattr(subprocess, 'run', lambda *args, **kwargs: 1 / 0)
-  assert run(*SLURM, *CPU, '--dry-run', '--config.train.steps=7') == 0
+  assert run(*SLURM, *CPU, '--dry-run', '--config.train.steps=700') == 0
   out, err = capsys.readouterr()
   assert out.startswith('#!/bin/bash\n#SBATCH --job-name=scenes-1\n')
-  assert '--config.train.steps=7' in out and err == ''
+  assert '--config.train.steps=700' in out and err == ''
 
 
 def test_prints_yaml(capsys):

@@ -66,7 +66,9 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
   host = socket.gethostname().partition('.')[0]
   config = folder / 'slurm.conf'
   config.write_text(_CONFIG.format(folder=folder, host=host, ports=_free_ports(2)))
-  (folder / 'gres.conf').write_text('Name=gpu Count=8\n')
+  for i in range(8):  # in place of devices, which no job opens
+    (folder / f'gpu{i}').touch()
+  (folder / 'gres.conf').write_text(f'Name=gpu File={folder}/gpu[0-7]\n')
   key = folder / 'munge.key'
   key.touch(0o400)
   key.write_bytes(secrets.token_bytes(128))

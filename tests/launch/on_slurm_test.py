@@ -25,10 +25,10 @@ if reason := slurm_node.missing():
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 400
-# Long enough to be stopped in, with dropout and a checkpoint for every 50 steps.
+STEPS = 120
+# Long enough to be stopped in, with dropout and a checkpoint every 20 steps.
 LONG = [
-  *(f'--config.train.{key}' for key in ('checkpoint_every=50', 'eval_every=200', 'log_every=1')),
+  *(f'--config.train.{key}' for key in ('checkpoint_every=20', 'eval_every=60', 'log_every=1')),
   '--config.model.dropout=0.3',
 ]
 
@@ -43,7 +43,7 @@ def environment(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp('cache'))
     for name, value in {**environment, 'XLA_FLAGS': flags, 'XDG_CACHE_HOME': cache}.items():
       patch.setenv(name, value)
-    commands.run('data', 'prepare', 'scenes/tiny')
+    assert commands.run('data', 'prepare', 'scenes/tiny') == 0
     yield dict(os.environ)
 
 
@@ -119,7 +119,7 @@ def test_two_tasks_requeued_at_a_random_step(
   how, environment, undisturbed, tmp_path, monkeypatch, capfd
 ):
   monkeypatch.chdir(tmp_path)
-  workdir, step = tmp_path / 'run', random.randrange(20, STEPS - 100)
+  workdir, step = tmp_path / 'run', random.randrange(25, STEPS - 30)
   job = submit(workdir, capfd)
   wait_for_step(workdir, step)
   assert slurm_node.query(environment, *STOPS[how](job)) == ''

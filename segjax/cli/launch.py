@@ -23,7 +23,7 @@ class Cluster(NamedTuple):
   """Where a job runs.
 
   Attributes:
-    module: has `Options`, `layout(options)`, `check(job, options)` and `render(job, options)`.
+    module: has `Options`, `layout(options)` and `render(job, options)`.
     program: that has to be installed to submit.
     submit: the command that reads a rendered job and submits it.
   """
@@ -90,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
   job = job_lib.Job(name, args.config, args.workdir, tuple(args.overrides))
   given = config_lib.override(config_lib.read_file(args.config), args.overrides)
   check_layout(run_lib.resolve(given), cluster.module.layout(chosen))
-  cluster.module.check(job, chosen)
   text = cluster.module.render(job, chosen)
   if args.dry_run:
     print(text, end='')

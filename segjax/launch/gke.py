@@ -105,12 +105,18 @@ def slice_layout(count: int) -> Layout:
   return Layout(count // devices, devices)
 
 
-def check(job: Job, options: Options) -> None:
-  """Checks that the workdir outlives a pod.
+def render(job: Job, options: Options) -> str:
+  """The JobSet as YAML.
 
   Raises:
-    SegjaxError: it would be on the disk of a pod.
+    SegjaxError: the workdir would be on the disk of a pod.
   """
+  _check_workdir(job, options)
+  return yaml.safe_dump(make_jobset(job, options), sort_keys=False, width=100)
+
+
+def _check_workdir(job: Job, options: Options) -> None:
+  """Raises a SegjaxError where the workdir would not outlive a pod."""
   if '://' in job.workdir:
     return
   if options.claim is None:
@@ -123,11 +129,6 @@ def check(job: Job, options: Options) -> None:
       f'--workdir={job.workdir} is not on the volume {options.claim}: use a path under '
       f'{options.mount}'
     )
-
-
-def render(job: Job, options: Options) -> str:
-  """The JobSet as YAML."""
-  return yaml.safe_dump(make_jobset(job, options), sort_keys=False, width=100)
 
 
 def make_jobset(job: Job, options: Options) -> dict[str, Any]:

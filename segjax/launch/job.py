@@ -9,7 +9,7 @@ from segjax.types import SegjaxError
 
 # Exit codes of `segjax train`: a mistake that a restart repeats.
 MISTAKE = 2
-# 128 plus SIGINT, SIGUSR1, SIGUSR2 and SIGTERM: stopped, and the state is saved.
+# 128 plus SIGINT or SIGTERM, which save, or SIGUSR1 or SIGUSR2: somebody stopped it.
 STOPPED = (130, 138, 140, 143)
 # A process did not come, was lost or hung.
 LOST = (69, 75, 76)

@@ -57,11 +57,6 @@ def layout(options: Options) -> Layout:
   return Layout(options.nodes * options.tasks_per_node, devices)
 
 
-def check(job: Job, options: Options) -> None:
-  """Every path is right if all machines see it, which nobody knows here."""
-  del job, options
-
-
 def render(job: Job, options: Options) -> str:
   """The script."""
   several = options.nodes * options.tasks_per_node > 1
@@ -101,7 +96,7 @@ def _requeue(options: Options) -> str:
   stopped, lost = (' | '.join(map(str, codes)) for codes in (job_lib.STOPPED, job_lib.LOST))
   return f"""status=$?
 case $status in
-  {stopped}) # stopped by a signal, and saved
+  {stopped}) # stopped by a signal
     scontrol requeue "$SLURM_JOB_ID" ;;
   {lost}) # a process did not come, was lost or hung
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.max_restarts} ]; then

@@ -45,22 +45,18 @@ def layout(options: Options) -> Layout:
   return gke.slice_layout(int(options.type.partition('-')[2]))
 
 
-def check(job: Job, options: Options) -> None:
-  """Checks that all machines of a slice see the workdir.
+def render(job: Job, options: Options) -> str:
+  """The command line.
 
   Raises:
-    SegjaxError: they do not.
+    SegjaxError: the machines would not share the workdir.
   """
-  if layout(options).processes > 1 and '://' not in job.workdir:
+  several = layout(options).processes > 1
+  if several and '://' not in job.workdir:
     raise SegjaxError(
       f'--workdir={job.workdir} would be on the disk of each machine of {options.tpu}: use a '
       'bucket, such as gs://…'
     )
-
-
-def render(job: Job, options: Options) -> str:
-  """The command line."""
-  several = layout(options).processes > 1
   words = [*shlex.split(options.program), *job_lib.train_command(job), *['--distributed'] * several]
   # Without, JAX would train on the CPUs of a machine whose chips another process uses.
   remote = f'cd {shlex.quote(options.directory)} && JAX_PLATFORMS=tpu {shlex.join(words)}'

@@ -162,6 +162,6 @@ def test_options_that_do_not_go_together(options, message):
 )
 def test_workdirs_outlive_a_pod(workdir, options, message):
   with pytest.raises(SegjaxError, match=message):
-    gke.check(JOB._replace(workdir=workdir), options)
-  gke.check(JOB, options)
-  gke.check(JOB._replace(workdir='/shared/runs'), GPUS)
+    gke.render(JOB._replace(workdir=workdir), options)
+  gke.render(JOB, options)
+  gke.render(JOB._replace(workdir='/shared/runs'), GPUS)

@@ -43,6 +43,6 @@ def test_unknown_types(kind):
 def test_machines_share_the_workdir():
   local = JOB._replace(workdir='runs/coco')
   with pytest.raises(SegjaxError, match='on the disk of each machine of slice: use a bucket'):
-    tpu_vm.check(local, SLICE)
-  tpu_vm.check(JOB, SLICE)
-  tpu_vm.check(local, tpu_vm.Options(tpu='slice', zone='z', type='v6e-8'))
+    tpu_vm.render(local, SLICE)
+  tpu_vm.render(JOB, SLICE)
+  tpu_vm.render(local, tpu_vm.Options(tpu='slice', zone='z', type='v6e-8'))

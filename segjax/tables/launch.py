@@ -20,6 +20,8 @@ from segjax.types import SegjaxError
 _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 # Time limits that a job may reach; each time, it has trained for as long.
 _TIMEOUTS = 100
+# Options that would start several processes of a job, and the workdir of a row is locked by one.
+_SEVERAL = ('nodes', 'tasks_per_node', 'slurm_ntasks_per_node')
 # Ignored signals stay so in the command that takes the shell's place.
 _IGNORE = ('sh', '-c', 'trap "" USR1 USR2; exec "$@"', 'sh')
 
@@ -136,7 +138,7 @@ def submit(
     notify: called with one line per submitted job.
 
   Raises:
-    SegjaxError: submitit is not installed, or an unknown option.
+    SegjaxError: submitit is not installed; an unknown option, or one of several processes.
   """
   try:
     import submitit
@@ -148,6 +150,12 @@ def submit(
   executor = submitit.AutoExecutor(folder=folder, slurm_max_num_timeout=_TIMEOUTS)
   pairs = (option.partition('=') for option in options)
   parameters = {key: config_lib.parse_value(value) for key, _, value in pairs}
+  for key in _SEVERAL:
+    if parameters.get(key, 1) != 1:
+      raise SegjaxError(
+        f'--launcher_option {key}={parameters[key]}: a row trains in one process, on all GPUs of a '
+        'node: leave it out, or train with segjax launch and --record the run'
+      )
   try:
     executor.update_parameters(name=table.name, **parameters)
   except (NameError, TypeError) as e:  # raised by submitit for an unknown key

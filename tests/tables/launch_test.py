@@ -181,6 +181,8 @@ def test_submitit_requeues_a_job_on_this_host(tmp_path, monkeypatch):
 def test_without_submitit_or_with_an_unknown_option(table, chains, submitit, monkeypatch):
   with pytest.raises(SegjaxError, match='Unknown argument oops'):
     launch.submit(table, chains, Path('w'), [], ['oops=1'], print)
+  with pytest.raises(SegjaxError, match='nodes=2: a row trains in one process'):
+    launch.submit(table, chains, Path('w'), [], ['nodes=2'], print)
   monkeypatch.setitem(sys.modules, 'submitit', None)
   with pytest.raises(SegjaxError, match=r"pip install 'segjax\[cluster\]'"):
     launch.submit(table, chains, Path('w'), [], [], print)

@@ -80,9 +80,10 @@ def wait_for_step(workdir, step, seconds=300):
 
 def finish(environment, job):
   """Waits for the end of a job, and returns its log and how often it was requeued."""
-  wait_for_state(environment, job, 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT')
-  log = Path(field(environment, job, 'StdOut')).read_text()
-  assert field(environment, job, 'JobState') == 'COMPLETED', log
+  state = wait_for_state(environment, job, 'COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT')
+  # submitit's files are named by the tasks.
+  log = Path(field(environment, job, 'StdErr').replace('%t', '0')).read_text()
+  assert state == 'COMPLETED', log
   return log, int(field(environment, job, 'Restarts'))
 
 
@@ -185,7 +186,7 @@ def test_a_row_of_a_table_is_preempted_and_recorded(
   assert field(environment, job, 'TimeLimit') == '1-00:00:00'
   wait_for_step(tmp_path / 'runs/first.small.seed0', 20)
   slurm_node.query(environment, 'scancel', f'--signal={signal}', job)
-  _, restarts = finish(environment, job)
-  assert restarts == 1
+  log, restarts = finish(environment, job)
+  assert restarts == 1 and 'the state is saved' in log, log
   [record] = results.read_results(spec.read_table(folder))
   assert (record.row, record.steps) == ('first', STEPS)

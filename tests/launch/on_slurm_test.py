@@ -167,9 +167,7 @@ def test_a_mistake_fails_and_is_not_requeued(environment, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize('signal', ['USR2', 'TERM'])
-def test_a_row_of_a_table_is_preempted_and_recorded(
-  signal, environment, tmp_path, monkeypatch, capfd
-):
+def test_a_row_of_a_table_is_preempted_and_recorded(signal, environment, tmp_path, monkeypatch):
   """submitit requeues at SIGUSR2, of a time limit or a preemption."""
   monkeypatch.chdir(tmp_path)
   folder = tiny_table.write_table(tmp_path)
@@ -179,10 +177,11 @@ def test_a_row_of_a_table_is_preempted_and_recorded(
     text, count = re.subn(rf"'{old}': \d+", f"'{old}': {new}", text)
     assert count == 1
   config.write_text(text)
-  args = ['--run', 'first.small', '--launcher=submitit', '--workdirs=runs']
-  capfd.readouterr()
-  assert commands.run('table', folder, *args) == 0
-  job = re.search(r'job (\d+), output in runs/jobs', capfd.readouterr().err)[1]
+  # In a process of its own: submitit configures logging, which closes files of pytest.
+  command = [sys.executable, '-m', 'segjax.main', 'table', str(folder), '--run', 'first.small']
+  command += ['--launcher=submitit', '--workdirs=runs']
+  result = subprocess.run(command, capture_output=True, text=True, check=True)
+  job = re.search(r'job (\d+), output in runs/jobs', result.stderr)[1]
   assert field(environment, job, 'TimeLimit') == '1-00:00:00'
   wait_for_step(tmp_path / 'runs/first.small.seed0', 20)
   slurm_node.query(environment, 'scancel', f'--signal={signal}', job)

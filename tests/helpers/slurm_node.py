@@ -44,7 +44,7 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 # More CPUs and GPUs than there are: no job uses the GPUs, and the two CPUs are shared.
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 Gres=gpu:8 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Gres=gpu:8 State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60
 PartitionName=high Nodes=ALL PriorityTier=10
 """

@@ -166,6 +166,18 @@ def test_a_mistake_fails_and_is_not_requeued(environment, tmp_path, monkeypatch,
   assert (field(environment, job, 'ExitCode'), field(environment, job, 'Restarts')) == ('2:0', '0')
 
 
+@pytest.mark.parametrize('tasks', [1, 8])
+def test_scripts_for_a_node_with_gpus_are_accepted(tasks, environment, capfd):
+  train = ['--config=mask_rcnn/coco_r50_fpn', '--workdir=runs/coco']
+  options = ['--option', f'tasks_per_node={tasks}', '--dry-run']
+  assert commands.run('launch', '--cluster=slurm', *train, *options) == 0
+  text = capfd.readouterr().out
+  assert '#SBATCH --gpus-per-node=8' in text
+  accepted = ['sbatch', '--test-only']
+  result = subprocess.run(accepted, env=environment, input=text, capture_output=True, text=True)
+  assert result.returncode == 0 and f'using {tasks} processors' in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize('signal', ['USR2', 'TERM'])
 def test_a_row_of_a_table_is_preempted_and_recorded(signal, environment, tmp_path, monkeypatch):
   """submitit requeues at SIGUSR2, of a time limit or a preemption."""

@@ -1,5 +1,7 @@
 """`segjax launch`: what it prints, checks and submits."""
 
+import itertools
+import re
 import subprocess
 import types
 
@@ -34,6 +36,21 @@ def test_the_examples_of_the_help_render(name, capsys):
   [line] = [line for line in text.splitlines() if f'--cluster={name}' in line]
   assert run(*line.split()[1:]) == 0
   assert 'mask_rcnn/coco_r50_fpn' in capsys.readouterr().out
+
+
+def test_the_page_shows_what_its_commands_print(root, capsys):
+  blocks = re.findall(r'^```\n(.*?)^```$', (root / 'docs/clusters.md').read_text(), re.M | re.S)
+  shown = 0
+  for command, printed in itertools.pairwise(blocks):
+    if not command.startswith('segjax launch'):
+      continue
+    for line in command.replace('\\\n', ' ').splitlines():
+      assert run(*line.split()[1:]) == 0
+    out = capsys.readouterr().out
+    if '--cluster=gke' not in command:
+      assert out == printed
+      shown += 1
+  assert shown == 2
 
 
 def test_prints_a_job_and_submits_nothing(capsys, monkeypatch):

@@ -38,10 +38,10 @@ def read_facts(workdir: Workdir, which: checkpoint.Which) -> dict[str, Any]:
   """
   experiment = run_lib.read_experiment(workdir)
   checkpoints = run_lib.open_checkpoints(workdir, experiment)
-  restored = checkpoints.restore(which)
+  restored, best, steps = checkpoints.restore(which), checkpoints.best(), checkpoints.steps()
+  checkpoints.close()
   if restored is None:
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
-  best = checkpoints.best()
   return {
     'step': restored.step,
     'steps': experiment.train.steps,
@@ -53,5 +53,5 @@ def read_facts(workdir: Workdir, which: checkpoint.Which) -> dict[str, Any]:
     'best_metric': experiment.train.best_metric,
     'best_value': best[1] if best else None,
     'best_step': best[0] if best else None,
-    'checkpoints': checkpoints.steps(),
+    'checkpoints': steps,
   }

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from segjax import config as config_lib
+from segjax import storage
 from segjax.tables.runs import Job
 from segjax.tables.spec import Table
 from segjax.types import SegjaxError
@@ -131,7 +132,8 @@ def submit(
   Args:
     table: of the jobs.
     chains: of jobs that start from each other; one cluster job runs a chain in order.
-    workdirs: directory of the workdirs, on a file system that jobs share; their logs go there.
+    workdirs: directory of the workdirs, on a file system that jobs share, or in a bucket; their
+      logs go there, or to `runs/`.
     arguments: appended to the command line of each job.
     options: 'KEY=VALUE' for submitit's `update_parameters`; `timeout_min` replaces the hours of the
       recipes.
@@ -146,7 +148,9 @@ def submit(
     raise SegjaxError(
       "--launcher=submitit needs the package submitit: pip install 'segjax[cluster]'"
     ) from None
-  folder = workdirs / 'jobs'
+  # The jobs' own files, which are not the run's, have to be on a disk.
+  folder = Path('runs', table.name) if storage.is_bucket(workdirs) else workdirs
+  folder /= 'jobs'
   executor = submitit.AutoExecutor(folder=folder, slurm_max_num_timeout=_TIMEOUTS)
   pairs = (option.partition('=') for option in options)
   parameters = {key: config_lib.parse_value(value) for key, _, value in pairs}

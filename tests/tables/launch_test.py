@@ -66,6 +66,13 @@ def test_a_job_for_each_chain(table, chains, submitit):
   assert messages[0].startswith('first.small.seed0, second.small.seed0: job job1, output in w')
 
 
+def test_workdirs_in_a_bucket(table, chains, submitit, monkeypatch):
+  monkeypatch.setattr(launch.storage, 'is_bucket', lambda path: str(path).startswith('gs:'))
+  launch.submit(table, chains, Path('gs:/bucket/w'), [], [], lambda message: None)
+  assert FakeExecutor.last.folder == Path('runs/tiny_table1/jobs')
+  assert '--workdirs=gs:/bucket/w' in FakeExecutor.last.jobs[0][0]
+
+
 def test_a_time_limit_from_the_hours_of_the_recipes(folder, submitit):
   text = (folder / 'table.toml').read_text()
   (folder / 'table.toml').write_text(text.replace("cost = 'seconds.'", "cost = ''\nhours = 0.51"))

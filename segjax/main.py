@@ -53,6 +53,9 @@ COMMANDS = {
   'table': Command(
     'segjax.cli.table', "print a paper's table next to our results, or train the missing rows"
   ),
+  'launch': Command(
+    'segjax.cli.launch', 'write or submit a training job for Slurm, GKE or TPU VMs', computes=False
+  ),
   'list': Command(
     'segjax.cli.list',
     'list configs, models, data sets, pretrained weights, losses, metrics or tables',

@@ -19,13 +19,17 @@ import jax
 import numpy as np
 
 if not __package__:  # run as a script
-  sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+  sys.path[:1] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+  ]
+
+from speed import dense, detection, machine, ours  # noqa: E402
+from speed.row import Cost, Options, Program  # noqa: E402
 
 from gpu import lines  # noqa: E402
 from segjax.models import fcn, segnet, unet  # noqa: E402
 from segjax.training import compile as compile_lib  # noqa: E402
-from speed import dense, detection, machine, ours  # noqa: E402
-from speed.row import Cost, Options, Program  # noqa: E402
 
 # Larger batches are not tried.
 LARGEST = 1024

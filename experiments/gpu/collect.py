@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:  # run as a script
-  sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+  sys.path[:1] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+  ]
+
+from speed import growth  # noqa: E402
+from speed import page as speed_page  # noqa: E402
+from speed import results as speed_results  # noqa: E402
+from speed.rows import KINDS  # noqa: E402
 
 from gpu import lines, page  # noqa: E402
 from gpu.plan import ROOT  # noqa: E402
 from gpu.slots import SLOTS  # noqa: E402
 from segjax.cli.table import update_readme  # noqa: E402
 from segjax.tables import results, spec  # noqa: E402
-from speed import growth  # noqa: E402
-from speed import page as speed_page  # noqa: E402
-from speed import results as speed_results  # noqa: E402
-from speed.rows import KINDS  # noqa: E402
 
 
 def main() -> None:
@@ -77,9 +81,7 @@ def add_records(folder: Path, target: Path, commit: str | None, note: str | None
   """Adds the records in `folder` to the table `target`; returns the entries."""
   table = spec.read_table(target)
   found = results.read_results(dataclasses.replace(table, folder=folder))
-  records = [
-    dataclasses.replace(r, commit=r.commit or commit, note=r.note or note) for r in found
-  ]
+  records = [dataclasses.replace(r, commit=r.commit or commit, note=r.note or note) for r in found]
   results.write_records(table, records)
   for picture in (*folder.glob('*.png'), *folder.glob('*.jpg')):
     shutil.copyfile(picture, target / picture.name)

@@ -19,14 +19,14 @@ far is evaluated (up to 45 seconds late). Nothing is written into the checkout.
 
 _SETUP = """## Before
 
-The machine needs Python 3.11 or newer, JAX for its GPU, and for slots d and e torch and torchvision.
-With Python 3.12, what else segjax needs and such a machine may lack is in
+The machine needs Python 3.11 or newer, JAX for its GPU, and for slots d and e torch and
+torchvision. With Python 3.12, what else segjax needs and such a machine may lack is in
 [wheels.txt](wheels.txt), 11 MB. With a network, here:
 
 ```
-p=$(for n in 2_28 2_27 2_24 2_17; do echo --platform manylinux_${n}_x86_64; done)
+p=$(for n in _2_28 _2_27 _2_24 _2_17 2014 1; do echo --platform manylinux${n}_x86_64; done)
 pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $p \\
-  --platform manylinux2014_x86_64 --platform manylinux1_x86_64 -d wheels -r experiments/gpu/wheels.txt
+  -d wheels -r experiments/gpu/wheels.txt
 pip wheel --no-deps -w wheels promise==2.3     # has no published wheel
 ```
 
@@ -38,8 +38,8 @@ export PYTHONPATH=$PWD/site:$PWD
 python experiments/gpu/run.py --toy --minutes=5 --out=toy     # does everything work?
 ```
 
-`--commit=$(git rev-parse HEAD)` names the code where the checkout is copied without Git's directory,
-`--weights='VGG16 (ImageNet, then HED)'` the weights in the records.
+`--commit=$(git rev-parse HEAD)` names the code where the checkout is copied without Git's
+directory, `--weights='VGG16 (ImageNet, then HED)'` the weights in the records.
 
 | in `--data` | size of ours | slots |
 |---|---|---|
@@ -73,8 +73,8 @@ def render(results: Sequence[Mapping[str, Any]], slots: Mapping[str, Slot]) -> s
     _slots(slots),
     _SETUP,
     '## Measured\n',
-    'Trainings that were finished are in their [tables](../../docs/tables.md), rows of speed on the\n'
-    '[speed page](../speed/README.md).\n',
+    'Trainings that were finished are in their [tables](../../docs/tables.md), rows of speed on\n'
+    'the [speed page](../speed/README.md).\n',
     '### Trainings that were stopped\n',
     _partial(of('partial')),
     '### Kill and resume (slot g)\n',

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 if not __package__:  # run as a script
-  sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+  sys.path[:1] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+  ]
 
 from gpu import lines  # noqa: E402
 from segjax import run as run_lib  # noqa: E402

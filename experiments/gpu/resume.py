@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:  # run as a script
-  sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+  sys.path[:1] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+  ]
 
 from gpu import lines  # noqa: E402
 from segjax import main as program  # noqa: E402

@@ -25,7 +25,10 @@ from pathlib import Path
 from types import FrameType
 
 if not __package__:  # run as a script
-  sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+  sys.path[:1] = [
+    str(Path(__file__).resolve().parents[1]),
+    str(Path(__file__).resolve().parents[2]),
+  ]
 
 from gpu import lines, page, toy  # noqa: E402
 from gpu.pack import write_pack  # noqa: E402

@@ -166,9 +166,7 @@ SLOTS = {
     '12 min, then 35 min',
     _segnet,
   ),
-  'unet': Slot(
-    'b', "the paper's U-Net on ISBI 2012, 20,000 steps", ('isbi2012',), '9 min', _unet
-  ),
+  'unet': Slot('b', "the paper's U-Net on ISBI 2012, 20,000 steps", ('isbi2012',), '9 min', _unet),
   'mask_rcnn': Slot(
     'c',
     'Mask R-CNN R50-FPN on Penn-Fudan, short side 800, 1,500 steps',

@@ -32,6 +32,7 @@ _MASK_RCNN = {
   'model.box_head.max_detections': 5,
   'model.mask_head.features': 8,
   'model.mask_head.convs': 1,
+  'optim.warmup_steps': 0,
 }
 # Table -> entry -> overrides of its config.
 ENTRIES: dict[str, dict[str, dict[str, Any]]] = {

@@ -100,6 +100,7 @@ def test_a_training_is_done_when_its_record_is_there(tmp_path):
 
 def test_tables_at_toy_size_are_read_and_differ(tmp_path):
   from gpu import toy, training
+
   from segjax.tables import runs
 
   for name, entries in toy.ENTRIES.items():

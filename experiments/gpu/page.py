@@ -92,8 +92,9 @@ def _slots(slots: Mapping[str, Slot]) -> str:
   ]
   commands = ''.join(f'{_COMMAND.format(slot.letter)}\n' for slot in slots.values())
   said = (
-    'The times are estimates for a card of 2022 or later, counted from the operations of a step;\n'
-    'they were not measured. `--slots=c,b` runs several, `--list` prints all.\n'
+    "The times are estimates that nobody has measured: trainings by XLA's count of the operations\n"
+    'of their steps at 60 TFLOP/s, without start, compilation and evaluation (about two minutes);\n'
+    'the others are guesses. `--slots=b,c` runs several, `--list` prints all.\n'
   )
   table = _table(['slot', 'name', 'what', 'data', 'estimate'], rows)
   return f'```\n{commands}```\n\n{table}\n{said}'

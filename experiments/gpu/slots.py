@@ -156,22 +156,28 @@ def _table6(context: Context) -> Step:
   return Step('segnet_table6', command, lambda: len(lines.read(results)) == 3, _ALL)
 
 
-# In the order in which they run. The estimates count a step's operations, and assume what was not
-# measured: 60 TFLOP/s in TF32, 120 in bfloat16, and half a minute to compile a program.
+# In the order in which they run. The estimates of trainings are XLA's count of the operations of
+# their steps at 60 TFLOP/s in TF32, and add nothing for starting, compiling and evaluating.
 SLOTS = {
   'segnet': Slot(
     'a',
     'SegNet-Basic (Table 1, 10,000 steps), then SegNet (Table 3, 40,000), CamVid at 360 × 480',
     ('camvid', VGG16),
-    '12 min, then 35 min',
+    '10 min (3.5 TFLOP a step), then 31 min (2.7)',
     _segnet,
   ),
-  'unet': Slot('b', "the paper's U-Net on ISBI 2012, 20,000 steps", ('isbi2012',), '9 min', _unet),
+  'unet': Slot(
+    'b',
+    "the paper's U-Net on ISBI 2012, 20,000 steps",
+    ('isbi2012',),
+    '4 min (0.6 TFLOP a step)',
+    _unet,
+  ),
   'mask_rcnn': Slot(
     'c',
     'Mask R-CNN R50-FPN on Penn-Fudan, short side 800, 1,500 steps',
     ('PennFudanPed',),
-    '8 min',
+    '2 min (4.3 TFLOP a step) and what is no product: NMS, sampling, RoIAlign',
     _mask_rcnn,
   ),
   'speed': Slot(
@@ -188,7 +194,7 @@ SLOTS = {
     'f',
     "FCN-8s on CamVid from VGG16's convolutions, 40,000 steps",
     ('camvid', VGG16),
-    '50 min',
+    '40 min (3.6 TFLOP a step)',
     _fcn,
   ),
   'resume': Slot(

@@ -17,6 +17,7 @@ PAGES = ('CONTRIBUTING.md', 'CHANGELOG.md', 'experiments/*/README.md', 'experime
 SOURCES = (
   'configs/*/*.py',
   'experiments/*/*.py',
+  'experiments/gpu/wheels.txt',
   'experiments/speed/*.jsonl',
   'experiments/*/*.svg',
 )

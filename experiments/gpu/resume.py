@@ -5,7 +5,8 @@
 Trains three times from the start, each in a process of its own: `straight`, `again` (the same
 command) and `resumed`, which is killed (SIGKILL) in the middle between two checkpoints and started
 again. Compares the SHA-256 of their parameters. `--deterministic` sets
-`XLA_FLAGS=--xla_gpu_deterministic_ops=true`.
+`XLA_FLAGS=--xla_gpu_deterministic_ops=true`. All of them read the same compiled programs from JAX's
+cache: XLA chooses algorithms for a GPU by timing them, so that it may compile others another time.
 """
 
 import argparse

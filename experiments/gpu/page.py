@@ -48,9 +48,11 @@ directory, `--weights='VGG16 (ImageNet, then HED)'` the weights in the records.
 | `PennFudanPed/` (170 images as JPEG, quality 95, and masks) | 12.7 MiB | c |
 | `vgg16_features.safetensors` (VGG16's convolutions, float16) | 28.1 MiB | a, f |
 
-Together with the wheels 116 MiB: where only so much can be sent at once, send what the slot needs.
-What a slot lacks is left out, and the log says so. `--pack` holds the records, curves, reports and
-logs, but no checkpoints: trainings go on only where `--out` stays.
+Together with the wheels 116 MiB, and with CamVid alone 69: where only so much can be sent at once,
+send wheels, weights and the small data sets first, then CamVid. What a slot lacks is left out, and
+the log says so. Data sets are prepared there: CamVid's raw files are smaller than the prepared ones
+(60.0 MiB). `--pack` holds the records, curves, reports and logs, but no checkpoints: trainings go on
+only where `--out` stays.
 """
 
 _COMMAND = (

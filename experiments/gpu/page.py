@@ -51,8 +51,8 @@ directory, `--weights='VGG16 (ImageNet, then HED)'` the weights in the records.
 Together with the wheels 116 MiB, and with CamVid alone 69: where only so much can be sent at once,
 send wheels, weights and the small data sets first, then CamVid. What a slot lacks is left out, and
 the log says so. Data sets are prepared there: CamVid's raw files are smaller than the prepared ones
-(60.0 MiB). `--pack` holds the records, curves, reports and logs, but no checkpoints: trainings go on
-only where `--out` stays.
+(60.0 MiB). `--pack` holds the records, curves, reports and logs, but no checkpoints: trainings go
+on only where `--out` stays.
 """
 
 _COMMAND = (

@@ -120,8 +120,9 @@ def _resume(context: Context) -> list[Step]:
   if source.is_dir():
     configs['segnet/basic_camvid'] = [f'--config.data.source={source}', '--steps=80']
   if context.toy:
-    tiny = ('data.name=scenes/tiny', 'data.size.image_size=(32,32)', 'model.width=2')
-    configs = {'unet/scenes': [*(f'--config.{key}' for key in tiny), '--steps=8']}
+    tiny = ['data.name=scenes/tiny', 'data.size.image_size=(32,32)', 'optim.warmup_steps=0']
+    tiny = [f'--config.{key}' for key in (*tiny, 'model.width=2')]
+    configs = {'unet/scenes': [*tiny, '--steps=8']}
   return [
     _resume_step(context, config, flags, deterministic=deterministic)
     for deterministic in (True, False)[: 1 if context.toy else None]

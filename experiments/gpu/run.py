@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -46,7 +46,7 @@ class Runner:
 
   Args:
     context: of the run.
-    deadline: of `time.monotonic`.
+    deadline: of `time.monotonic`; may change while a step runs.
     pack: file that is rewritten after each step, or None.
     least: see `LEAST`.
   """
@@ -54,7 +54,8 @@ class Runner:
   def __init__(
     self, context: Context, deadline: float, pack: Path | None = None, least: float = LEAST
   ):
-    self._context, self._deadline, self._pack, self._least = context, deadline, pack, least
+    self.deadline = deadline
+    self._context, self._pack, self._least = context, pack, least
 
   def run(self, step: Step) -> str:
     """Runs a step; the outcome is its line of the log."""
@@ -75,21 +76,20 @@ class Runner:
       return f'left out: the data directory has no {", ".join(missing)}'
     if step.done():
       return 'there already'
-    left = self._deadline - time.monotonic() - step.reserve
-    if left < self._least:
+    if self.deadline - time.monotonic() - step.reserve < self._least:
       return 'left out: no time'
-    status = self._execute(step, step.command, left)
+    status = self._execute(step, step.command, lambda: self.deadline - step.reserve)
     if status is not None:
       return 'done' if status == 0 else f'failed with exit code {status}'
     if not step.rescue:
       return 'stopped: no more time'
-    left = self._deadline - time.monotonic()
-    status = self._execute(step, step.rescue, max(left, step.reserve / 2))
+    latest = max(self.deadline, time.monotonic() + step.reserve / 2)
+    status = self._execute(step, step.rescue, lambda: latest)
     evaluated = 'evaluated' if status == 0 else f'not evaluated (exit code {status})'
     return f'stopped: no more time; {evaluated}'
 
-  def _execute(self, step: Step, command: Sequence[str], seconds: float) -> int | None:
-    """The exit code of a command, or None if it was stopped after so many seconds."""
+  def _execute(self, step: Step, command: Sequence[str], end: Callable[[], float]) -> int | None:
+    """The exit code of a command, or None if it was stopped at `end`."""
     log = self._context.out / 'logs' / f'{step.name}.log'
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('a', encoding='utf-8') as file:
@@ -99,9 +99,9 @@ class Runner:
         command, cwd=ROOT, env=self._environment(step), stdout=file, stderr=subprocess.STDOUT
       )
       try:
-        return child.wait(seconds)
-      except subprocess.TimeoutExpired:
-        return None
+        while child.poll() is None and time.monotonic() < end():
+          time.sleep(0.1)
+        return child.returncode
       finally:  # also where this process is told to stop
         _stop(child)
 

@@ -1,6 +1,7 @@
 """experiments/gpu: the budget of time, what travels back, and each slot at toy size."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 
 import pytest
@@ -370,7 +372,17 @@ def test_a_training_that_is_stopped_is_evaluated(tmp_path, monkeypatch):
   monkeypatch.setitem(toy.ENTRIES, 'segnet_table1', {'segnet_basic_mfb.paper': long})
   found = run.make_context(run.parser().parse_args(['--toy', f'--out={tmp_path}']))
   first = slots.SLOTS['segnet'].steps(found)[0]
-  outcome = run.Runner(found, time.monotonic() + 40 + first.reserve, least=0.0).run(first)
+  first = first._replace(reserve=200.0)
+  stopped = run.Runner(found, math.inf, least=0.0)
+  curve = found.runs / 'segnet_table1/segnet_basic_mfb.paper.seed0/metrics.jsonl'
+
+  def stop() -> None:
+    while not curve.exists() or curve.read_text().count('train') < 5:
+      time.sleep(0.1)
+    stopped.deadline = time.monotonic() + first.reserve
+
+  threading.Thread(target=stop, daemon=True).start()
+  outcome = stopped.run(first)
   written = (tmp_path / f'logs/{first.name}.log').read_text()
   assert outcome == 'stopped: no more time; evaluated', written[-3000:]
   (line,) = lines.read(found.partial)

@@ -3,7 +3,7 @@
   python experiments/gpu/collect.py PACK.tar.gz [--commit=HASH] [--note='shared GPU']
 
 Records go to the results of their tables, each in place of an older one of the same entry and seed,
-and their pictures beside them; rows of experiments/speed to its results, and the rest to
+and their images beside them; rows of experiments/speed to its results, and the rest to
 experiments/gpu/results.jsonl. The pages are written anew. PACK may be the output directory itself.
 """
 
@@ -30,7 +30,7 @@ from speed.rows import KINDS  # noqa: E402
 from gpu import lines, page  # noqa: E402
 from gpu.plan import ROOT  # noqa: E402
 from gpu.slots import SLOTS  # noqa: E402
-from segjax.cli.table import update_readme  # noqa: E402
+from segjax.cli.table import update_pages  # noqa: E402
 from segjax.tables import results, spec  # noqa: E402
 
 
@@ -83,9 +83,10 @@ def add_records(folder: Path, target: Path, commit: str | None, note: str | None
   found = results.read_results(dataclasses.replace(table, folder=folder))
   records = [dataclasses.replace(r, commit=r.commit or commit, note=r.note or note) for r in found]
   results.write_records(table, records)
-  for picture in (*folder.glob('*.png'), *folder.glob('*.jpg')):
-    shutil.copyfile(picture, target / picture.name)
-  update_readme(table)
+  for name in filter(None, (record.image for record in records)):
+    (target / name).parent.mkdir(exist_ok=True)
+    shutil.copyfile(folder / name, target / name)
+  update_pages(table)
   return [record.entry for record in records]
 
 

@@ -71,6 +71,7 @@ def shrink_table(path: Path, name: str) -> None:
     recipes = {**rows.get(row, {}).get('recipes', {}), recipe: {**given, 'overrides': merged}}
     rows[row] = {**found, 'recipes': recipes}
   content['rows'] = rows or content['rows']
+  content.pop('legend', None)  # of rows that are gone
   path.write_text(''.join(f'{key} = {_toml(value)}\n' for key, value in content.items()))
 
 

@@ -196,8 +196,11 @@ def experiments(tmp_path):
 def write_run(out, **start):
   """What a run leaves in its output directory."""
   record = {'row': 'unet', 'recipe': 'paper', 'metrics': {'rand_error': 0.0625}, 'seed': 0}
-  write_lines(out / 'tables/experiments/unet_table1/results.jsonl', record)
-  (out / 'tables/experiments/unet_table1/picture.png').write_bytes(b'png')
+  record |= {'image': 'images/a.jpg', 'image_note': 'the first'}
+  folder = out / 'tables/experiments/unet_table1'
+  write_lines(folder / 'results.jsonl', record)
+  (folder / 'images').mkdir(exist_ok=True)
+  (folder / 'images/a.jpg').write_bytes(b'jpg')
   facts = {'commit': None, 'hardware': '1 x NVIDIA X', 'dirty': None}
   resumed = {'kind': 'resume', 'config': 'unet/scenes', 'steps': 8, 'killed_at': 5, **facts}
   resumed |= {'deterministic': True, 'same_again': True, 'same_resumed': False}
@@ -225,7 +228,7 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   record = next(r for r in results.read_results(table) if r.entry == 'unet.paper')
   assert (record.commit, record.note, record.metrics['rand_error']) == ('abcdefgh', 'a GPU', 0.0625)
   assert '0.0625' in (table.folder / 'README.md').read_text()
-  assert (table.folder / 'picture.png').read_bytes() == b'png'
+  assert (table.folder / 'images/a.jpg').read_bytes() == b'jpg'
   page = (experiments / 'gpu/README.md').read_text()
   assert page.count('step 9,000 of 40,000') == 1
   assert 'step 1,000 of' not in page
@@ -254,7 +257,7 @@ def test_a_pack_has_no_checkpoints(tmp_path):
   with tarfile.open(tmp_path / 'pack.tar.gz') as archive:
     found = archive.getnames()
   assert 'runs/unet_table1/unet.paper.seed0/metrics.jsonl' in found
-  assert 'tables/experiments/unet_table1/picture.png' in found
+  assert 'tables/experiments/unet_table1/images/a.jpg' in found
   assert not [name for name in found if 'checkpoints' in name]
   assert [path.name for path in tmp_path.glob('*pack*')] == ['pack.tar.gz']
 
@@ -338,7 +341,8 @@ def test_a_slot_that_trains_records(out, letter):
     if (out / 'tables/experiments' / name / 'results.jsonl').exists():
       table = spec.read_table(out / 'tables/experiments' / name)
       for record in results.read_results(table):
-        assert record.step == 4
+        assert record.steps == 4
+        assert (table.folder / record.image).exists()
         keys = [c.key for c in table.columns.values() if c.key and not c.computed]
         assert all(results.look_up(record.metrics, key) is not None for key in keys)
   assert set(run_toy(out, f'--slots={letter}')) == {'there already'}

@@ -108,12 +108,12 @@ def _partial(lines: Sequence[Mapping[str, Any]]) -> str:
       line['table'],
       f'`{line["entry"]}`',
       f'{line["checkpoint"]}, step {line["step"]:,} of {line["steps"]:,}',
-      ', '.join(f'{k} {100 * v:.1f}' for k, v in line['metrics'].items() if isinstance(v, float)),
+      ', '.join(f'{k} {v:.4f}' for k, v in line['metrics'].items() if isinstance(v, float)),
       _where(line),
     ]
     for line in lines
   ]
-  return _table(['table', 'entry', 'checkpoint', 'metrics, %', 'on'], rows) if rows else _NONE
+  return _table(['table', 'entry', 'checkpoint', 'metrics', 'on'], rows) if rows else _NONE
 
 
 def _resumed(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -232,6 +232,7 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   page = (experiments / 'gpu/README.md').read_text()
   assert page.count('step 9,000 of 40,000') == 1
   assert 'step 1,000 of' not in page
+  assert 'mean_iou 0.5000' in page
   assert 'others, killed at 5' in page
   assert '| 16 | 32.0 | 500.0 ms | 20.0 | 2.00 GB |  | 1 x NVIDIA X, commit abcdefg |' in page
   assert '- segnet, bfloat16: 16 images fit, 32 do not' in page

@@ -322,19 +322,20 @@ def run_toy(out, *args):
   """Runs slots in a process of its own, as on a GPU; one device as there."""
   env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   command = [sys.executable, str(SCRIPT), '--toy', f'--out={out}', *args]
-  done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=280)
+  done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=580)
   logs = '\n'.join(path.read_text() for path in out.glob('logs/*.log'))
   assert done.returncode == 0, f'{done.stdout}\n{done.stderr}\n{logs[-5000:]}'
   return [line.partition(': ')[2].rpartition(' (')[0] for line in done.stdout.splitlines()[:-1]]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # seconds where nothing else runs, but a Mask R-CNN is compiled
 @pytest.mark.parametrize('letter', 'abcf')
 def test_a_slot_that_trains_records(out, letter):
   from gpu import toy
   from gpu.slots import LETTERS, SLOTS
 
-  outcomes = run_toy(out, f'--slots={letter}', '--minutes=4')
+  outcomes = run_toy(out, f'--slots={letter}', '--minutes=20')
   assert set(outcomes) == {'done'}
   steps = SLOTS[LETTERS[letter]].steps(context(out, toy=True))
   assert len(steps) == len(outcomes)
@@ -350,11 +351,12 @@ def test_a_slot_that_trains_records(out, letter):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # seconds where nothing else runs, but a Mask R-CNN is compiled
 @pytest.mark.parametrize('letter', 'degh')
 def test_a_slot_that_measures_runs(out, letter):
   from gpu import lines
 
-  assert set(run_toy(out, f'--slots={letter}', '--minutes=4')) == {'done'}
+  assert set(run_toy(out, f'--slots={letter}', '--minutes=20')) == {'done'}
   measured = lines.read(out / 'measured.jsonl')
   if letter == 'g':
     (line,) = [line for line in measured if line['kind'] == 'resume']

@@ -85,8 +85,9 @@ class Runner:
       return 'stopped: no more time'
     latest = max(self.deadline, time.monotonic() + step.reserve / 2)
     status = self._execute(step, step.rescue, lambda: latest)
-    evaluated = 'evaluated' if status == 0 else f'not evaluated (exit code {status})'
-    return f'stopped: no more time; {evaluated}'
+    outcome = {0: 'evaluated', None: 'not evaluated in time'}
+    failed = f'its evaluation failed with exit code {status}'
+    return f'stopped: no more time; {outcome.get(status, failed)}'
 
   def _execute(self, step: Step, command: Sequence[str], end: Callable[[], float]) -> int | None:
     """The exit code of a command, or None if it was stopped at `end`."""

@@ -149,6 +149,11 @@ def test_a_step_is_stopped_in_time_and_what_is_there_is_evaluated(tmp_path):
   assert out.exists()
   outcome = runner(tmp_path, 0.5).run(step(tmp_path, WAIT))
   assert outcome == 'stopped: no more time'
+  late = step(tmp_path, WAIT, rescue=(sys.executable, '-c', WAIT), reserve=0.2)
+  assert runner(tmp_path, 0.5).run(late) == 'stopped: no more time; not evaluated in time'
+  fails = step(tmp_path, WAIT, rescue=(sys.executable, '-c', 'raise SystemExit(3)'), reserve=5.0)
+  outcome = runner(tmp_path, 5.5).run(fails)
+  assert outcome == 'stopped: no more time; its evaluation failed with exit code 3'
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
+from segjax import storage
 from segjax.tables.results import Record
 from segjax.tables.spec import Entry, Table, ancestors, parent
 from segjax.types import SegjaxError, nearest
@@ -131,7 +132,10 @@ def check_workdir(
   differences = config_lib.differences(complete(given_config(entry)), trained)
   if changed := _binding(differences):
     shown = ', '.join(f'config.{k} is {b!r}, not {a!r}' for k, (a, b) in changed.items())
-    raise SegjaxError(f'{workdir} was not trained as {entry.name} of {table.name}: {shown}')
+    raise SegjaxError(
+      f'{workdir} was not trained as {entry.name} of {table.name} ({shown}): move it, or use other '
+      '--workdirs'
+    )
   before, source = parent(table, entry), find_start(workdir, trained)
   if before is not None:
     if source is None:
@@ -156,7 +160,7 @@ def find_start(workdir: Path, trained: Config) -> Path | None:
   path = trained['init_from'] and trained['init_from']['path']
   if not isinstance(path, str):
     return None
-  named = Path(path)
+  named = storage.as_path(path)
   return next((p for p in (named, workdir.parent / named.name) if p.exists()), None)
 
 
@@ -177,9 +181,15 @@ def select(table: Table, names: Sequence[str]) -> list[Entry]:
   return [entry for n, entry in table.entries.items() if n in chosen or not names]
 
 
+def is_earlier(record: Record, entry: Entry) -> bool:
+  """Whether a record was measured with a config that the entry no longer has."""
+  return record.config_digest is not None and record.config_digest != entry_digest(entry)
+
+
 def missing(entry: Entry, seed: int | None, records: Iterable[Record]) -> list[str]:
-  """The checkpoints of the entry without a record for this seed."""
-  there = {r.checkpoint for r in records if r.entry == entry.name and r.seed == seed}
+  """The checkpoints of the entry without a record of its current config for this seed."""
+  found = [r for r in records if r.entry == entry.name and r.seed == seed]
+  there = {r.checkpoint for r in found if not is_earlier(r, entry)}
   return [c for c in entry.checkpoints if c not in there]
 
 

@@ -145,7 +145,7 @@ def parse(given: Mapping[str, Any]) -> Experiment:
     task=task,
     model=model,
     model_config=model_config,
-    losses={name: _parse_loss(name, loss, module) for name, loss in losses.items()},
+    losses={name: _parse_loss(name, loss, module, model) for name, loss in losses.items()},
     eval=config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval'),
     **groups,
   )
@@ -237,7 +237,7 @@ def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
   return {'name': name, **config_lib.as_dict({**full, **configs})}, model
 
 
-def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
+def _parse_loss(name: str, given: Any, task: ModuleType, model: Any) -> Loss:
   where = f'config.losses.{name}'
   if not isinstance(given, Mapping):
     raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys, or none')
@@ -251,9 +251,13 @@ def _parse_loss(name: str, given: Any, task: ModuleType) -> Loss:
       raise SegjaxError(
         f'{where}.class_weights={named!r} is an unknown rule{nearest(named, CLASS_WEIGHTS)}'
       )
-  package, _, module = task.LOSSES.rpartition('.')
+  # A network that predicts masks has the same losses in all tasks.
+  own = getattr(model, 'losses_module', None)
+  package, _, module = (own or task.LOSSES).rpartition('.')
   function = config_lib.locate(f'{module}.{name}', package, 'config.losses')
-  full = config_lib.complete(function, given, where, injected=task.LOSS_INPUTS)
+  full = config_lib.complete(
+    function, given, where, injected=('outputs',) if own else task.LOSS_INPUTS
+  )
   return Loss(scale, {**full, **rule}, function)
 
 

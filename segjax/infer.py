@@ -311,7 +311,7 @@ def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failur
 def _keys(annotation: str, own_size: bool, probability: bool) -> tuple[str, ...]:
   """What to keep of `Task.predict`, which is large."""
   if annotation == 'objects':
-    return Detections._fields
+    return (*Detections._fields, 'regions')
   if annotation == 'segments':
     return ('segments', 'scores')
   # A label map cannot be resized without the probabilities.

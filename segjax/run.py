@@ -125,7 +125,9 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
 def _check_classes(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
   expected = {'classes': (spec.num_classes, 'classes')}
   model_config = experiment.model_config
-  if 'segments' in experiment.input.annotations:
+  # A network that predicts masks numbers things and stuff together.
+  several = not getattr(experiment.model, 'predicts_masks', False)
+  if several and 'segments' in experiment.input.annotations:
     things = len(spec.things)
     of_things = (things, 'classes of things')
     expected = {'classes': of_things, 'stuff': (spec.num_classes - things, 'classes of stuff')}
@@ -198,7 +200,8 @@ def _variables(experiment: Experiment, model: Any, channels: int) -> Any:
   size = experiment.data.size
   height, width = size.crop_size or size.image_size or (256, 256)
   margin = 2 * getattr(model, 'margin', 0)
-  sized = 'objects' in experiment.input.annotations
+  masks = getattr(model, 'predicts_masks', False)
+  sized = not masks and 'objects' in experiment.input.annotations
   return _shapes(model, (1, height + margin, width + margin, channels), sized)
 
 
@@ -628,8 +631,15 @@ def load_run(
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(experiment, spec, dataset['class_weights'])
   restored = restore(workdir, which)
-  variables = state.variables_from_arrays(restored.state)
+  variables = _without_masking(state.variables_from_arrays(restored.state))
   return Loaded(run, restored, variables, unusual.ImageRanges.from_json(dataset.get('images')))
+
+
+def _without_masking(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The variables without those of masked attention that is annealed to none, see `eomt.EoMT`."""
+  if any(np.any(share) for share in jax.tree.leaves(variables.get('masked', {}))):
+    return variables
+  return {key: value for key, value in variables.items() if key != 'masked'}
 
 
 def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:

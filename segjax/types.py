@@ -65,6 +65,7 @@ AnyFloat: TypeAlias = Annotated[float, Range()]
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
 #   weight f32[B, h, w]     loss weight per pixel, only if the config asks for one
 #   valid  bool[B]          False for padding of an evaluation batch
+#   seed   u32[B]           of what the network samples for each image, in training
 # Instance tasks use image, valid, and
 #   size      i32[B, 2]     height and width of the image without its padding
 #   instances `Instances`

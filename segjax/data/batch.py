@@ -64,11 +64,13 @@ def fields(
     found['label'] = Field(shape, np.uint16, IGNORE_LABEL)
     if config.data.weight_map is not None:
       found['weight'] = Field(shape, np.float32)
+  if train:
+    found['seed'] = Field((), np.uint32)
   if 'objects' in config.annotations:
     found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
     if train:
       left_out = Field((2,), np.int64)
-      found |= {'instances': objects, 'seed': Field((), np.uint32), 'left_out': left_out}
+      found |= {'instances': objects, 'left_out': left_out}
   if canvas is not None:
     found |= {'segments': segments_field(canvas, s), 'native': Field((2,), np.int32, canvas)}
   return found

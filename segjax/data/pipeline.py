@@ -6,12 +6,11 @@ A training example is read (`read`), resized and warped (`geometry`) as its gene
 of hosts and workers.
 
 Batches are dicts of what `segjax.types.Batch` says, with the pixels of images as they are: the
-network's program normalizes them. With each come the names of its examples. With
-objects they also have `size` i32[B, 2], of the image inside its padding, `index` i32[B], of the
-example in its split, and
+network's program normalizes them. With each come the names of its examples. In training they have
+`seed` u32[B], the seed of what the network samples for each example. With objects they also have
+`size` i32[B, 2], of the image inside its padding, `index` i32[B], of the example in its split, and
 
-  in training    `instances`, and `seed` u32[B], the seed of what the network samples for each
-                 example
+  in training    `instances`
   in evaluation  `annotations`, a list with the entry of each example that `segjax.metrics.coco`
                  describes, None where not valid
 
@@ -359,14 +358,18 @@ class _Training:
     sample = sample._replace(image=augment.shift_color(rng, sample.image, config.augment))
     largest = shape[0] + 2 * self.margin, shape[1] + 2 * self.margin
     sample = augment.apply_transforms(rng, sample, config.augment.transforms, largest, example.name)
-    part = {**sample._asdict(), 'size': sample.size, 'index': example.index}
+    part = {
+      **sample._asdict(),
+      'size': sample.size,
+      'index': example.index,
+      'seed': rng.integers(2**32, dtype=np.uint32),
+    }
     if sample.objects is None:
       return part
     kept = batch.largest(sample.objects, config.batch.max_objects)
     return {
       **part,
       'instances': batch.pack_objects(kept),
-      'seed': rng.integers(2**32, dtype=np.uint32),
       'left_out': (len(sample.objects.classes) - len(kept.classes), vanished),
     }
 

@@ -18,6 +18,7 @@ numbers for each detection and object, `Columns`, which are all that the average
 need: they alone are merged and travel between processes.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -99,7 +100,7 @@ def coco_metrics(
     compute=lambda state: scores(state, class_names, kinds),
     device=False,
     merge=merge_columns,
-    reads=(*Detections._fields, 'annotations'),
+    reads=(*Detections._fields, 'regions', 'annotations'),
     image_scores=image_scores,
     image_measure='f1',
   )
@@ -126,7 +127,8 @@ def image_result(
 
   Args:
     detections: boxes f32[K, 4] in input pixels, classes i32[K], scores f32[K], valid bool[K] and,
-      with `paste`, masks f32[K, M, M].
+      with `paste`, masks f32[K, M, M]. Where there are `regions` f32[K, 4], boxes in input pixels
+      such as the whole image with its padding, masks are logits f32[K, h, w] inside these.
     annotation: an entry of `batch['annotations']`.
     paste: `(masks f32[K, M, M], boxes f32[K, 4], (height, width)) -> K pairs of a region and
       bool[rows, columns]`, as `segjax.ops.paste_masks.paste_regions`; None for boxes only.
@@ -138,11 +140,16 @@ def image_result(
   valid = np.asarray(detections['valid'])
   size = (annotation['height'], annotation['width'])
   scale_y, scale_x = annotation['scale']
-  boxes = detections['boxes'][valid].astype(np.float64) / (scale_x, scale_y, scale_x, scale_y)
+  scale = (scale_x, scale_y, scale_x, scale_y)
+  boxes = detections['boxes'][valid].astype(np.float64) / scale
   boxes = np.clip(boxes, 0, (size[1], size[0]) * 2)
   masks = None
   if paste is not None:
-    pasted = paste(detections['masks'][valid], boxes.astype(np.float32), size)
+    masks, filled = detections['masks'][valid], boxes.astype(np.float32)
+    if 'regions' in detections:
+      filled = (detections['regions'][valid] / scale).astype(np.float32)
+      paste = functools.partial(paste_regions, rule='logits', threshold=0.0)
+    pasted = paste(masks, filled, size)
     masks = [encode_region(region, values, size) for region, values in pasted]
   return {
     'annotation': annotation,

@@ -64,6 +64,23 @@ class MatchingConfig:
   importance: Fraction = 0.75
 
 
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+  """Keys of `config.model.inference`: what becomes of the queries of a trained network.
+
+  Attributes:
+    objects: pairs of a query and a class that are objects, of instance segmentation.
+    score_threshold: panoptic queries with at most this score are dropped.
+    mask_threshold: panoptic segments have at least this mask probability.
+    overlap_threshold: a panoptic query must win more than this part of its own mask.
+  """
+
+  objects: PositiveInt = 100
+  score_threshold: Fraction = 0.8
+  mask_threshold: Fraction = 0.5
+  overlap_threshold: Fraction = 0.8
+
+
 class EoMT(nn.Module):
   """An encoder-only mask transformer.
 
@@ -80,8 +97,9 @@ class EoMT(nn.Module):
     annealing: (first step, last step) for each of the L2 blocks, between which the share of queries
       whose attention is masked falls from 1 to 0; () for no masked attention.
     matching: see `MatchingConfig`.
+    inference: see `InferenceConfig`.
     remat: computes activations of the blocks again in the backward pass, see `segjax.nn.remat`.
-    dtype: computation dtype.
+    dtype: computation dtype ('float32' or 'bfloat16'); parameters and predictions are float32.
 
   Raises:
     SegjaxError: `annealing` is not of L2 blocks, or there are more of them than blocks.
@@ -97,11 +115,14 @@ class EoMT(nn.Module):
   layer_scale: Annotated[float, Range(0, open='low')] = 1e-5
   annealing: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ()
   matching: MatchingConfig = MatchingConfig()
+  inference: InferenceConfig = InferenceConfig()
   remat: bool = False
-  dtype: Any = jnp.float32
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   # Predicts a set of masks with classes; tasks say what is in it (`segjax.tasks.queries`).
   predicts_masks = True
+  # Of the functions in `config.losses`, whatever the task.
+  losses_module = 'segjax.losses.queries'
 
   def __post_init__(self):
     depth = vit.SIZES[self.size].depth
@@ -140,7 +161,8 @@ class EoMT(nn.Module):
       train: whether to predict before each of the L2 blocks too, with masked attention.
 
     Returns:
-      L2 + 1 predictions in training, the last block's at the end; else this one alone.
+      L2 + 1 predictions in training, and where attention is masked, the last block's at the end;
+      else this one alone.
     """
     size, first = vit.SIZES[self.size], vit.SIZES[self.size].depth - self.blocks_with_queries
     embedding = vit.Embedding(
@@ -160,10 +182,11 @@ class EoMT(nn.Module):
         x = jnp.concatenate(
           [jnp.broadcast_to(query.astype(x.dtype), (len(x), *query.shape)), x], axis=1
         )
+      if i >= first and (train or masked is not None):
+        predictions.append(head(x, self.queries, grid))
       if i >= first and masked is not None:
-        prediction = head(x, self.queries, grid)
-        predictions.append(prediction)
-        mask = _attention_mask(prediction.masks, grid, x.shape[1], masked[i - first], keys, i)
+        share, logits = masked[i - first], predictions[-1].masks
+        mask = _attention_mask(logits, grid, x.shape[1], share, keys, i)
       x = block_class(size, self.layer_scale, self.dtype, name=f'block{i}')(x, mask)
     return *predictions, head(x, self.queries, grid)
 
@@ -172,10 +195,8 @@ class EoMT(nn.Module):
 
     Training keeps it as the variable `share` of the collection `masked`, for evaluation.
     """
-    if not self.annealing:
-      return jnp.zeros(self.blocks_with_queries) if train else None
     shape = (self.blocks_with_queries,)
-    if self.is_initializing() or train or self.has_variable('masked', 'share'):
+    if self.annealing and (self.is_initializing() or train or self.has_variable('masked', 'share')):
       share = self.variable('masked', 'share', jnp.ones, shape)
       if train and step is not None:
         share.value = annealed_share(step, self.annealing)

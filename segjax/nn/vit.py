@@ -50,7 +50,8 @@ trunc_normal = nn.initializers.truncated_normal(0.02)
 class Embedding(nn.Module):
   """Patches, positions, and the tokens before them.
 
-  Parameters: `patches`, `class_token` f32[D], `registers` f32[n, D], `position` f32[gh, gw, D].
+  Parameters: `patches`, `class_token` f32[D], `registers` f32[n, D] if there are any, `position`
+  f32[gh, gw, D].
 
   Attributes:
     width: D.
@@ -87,8 +88,11 @@ class Embedding(nn.Module):
     position = self.param('position', trunc_normal, (*self.grid, d))
     x = x + resize_positions(position, x.shape[1:3]).astype(x.dtype)
     class_token = self.param('class_token', nn.initializers.normal(1e-6), (d,))
-    registers = self.param('registers', nn.initializers.normal(1e-6), (self.registers, d))
-    first = jnp.concatenate([class_token[None], registers]).astype(x.dtype)
+    first = class_token[None]
+    if self.registers:
+      registers = self.param('registers', nn.initializers.normal(1e-6), (self.registers, d))
+      first = jnp.concatenate([first, registers])
+    first = first.astype(x.dtype)
     first = jnp.broadcast_to(first, (len(x), *first.shape))
     return jnp.concatenate([first, x.reshape(len(x), -1, d)], axis=1)
 

@@ -54,7 +54,7 @@ def paste_regions(
   boxes: np.ndarray,
   size: tuple[int, int],
   *,
-  rule: Rule = 'torchvision',
+  rule: Rule | Literal['logits'] = 'torchvision',
   threshold: float = 0.5,
 ) -> Iterator[tuple[Region, np.ndarray]]:
   """Pastes masks one by one, each into the region of the image that it covers; see `paste_masks`.
@@ -63,7 +63,9 @@ def paste_regions(
     masks: f32[K, M, M].
     boxes: f32[K, 4].
     size: (H, W).
-    rule: as in `paste_masks`.
+    rule: as in `paste_masks`; or `logits` for masks f32[K, h, w] that are extended beyond their
+      outermost centers, such as those of whole images with their padding, which are sampled at
+      pixel centers.
     threshold: as in `paste_masks`.
 
   Yields:
@@ -144,6 +146,16 @@ def _detectron2(
   return first, np.where(extent > 0, stop, first), position
 
 
+def _logits(
+  start: np.ndarray, end: np.ndarray, cells: int, length: int
+) -> tuple[np.ndarray, np.ndarray, _Position]:
+  """As `_detectron2`, in the box alone."""
+  _, _, inside = _detectron2(start, end, cells, length)
+  first, stop = np.clip([np.floor(start), np.ceil(end)], 0, length).astype(np.int64)
+  position = lambda pixels, boxes: np.clip(inside(pixels, boxes), 1, cells)
+  return first, np.where(end > start, stop, first), position
+
+
 def _spans(
   first: np.ndarray, stop: np.ndarray, position: _Position, valid: np.ndarray, cells: int
 ) -> Iterator[_Span]:
@@ -179,4 +191,5 @@ def _interpolate(
 _RULES: dict[str, tuple[Callable[..., tuple[np.ndarray, np.ndarray, _Position]], np.ufunc]] = {
   'torchvision': (_torchvision, np.greater),
   'detectron2': (_detectron2, np.greater_equal),
+  'logits': (_logits, np.greater),
 }

@@ -42,8 +42,9 @@ class Task:
   Attributes:
     batch_spec: key of the batch -> partitioning over the mesh axes `data` and `space`.
     init: `(key, batch) -> variables`, with 'params' and the model's other collections.
-    forward: `(variables, batch, *, train, key) -> (outputs, new model state)`. `key` is for dropout
-      and sampling, and may be None if `train` is False.
+    forward: `(variables, batch, *, train, key, step) -> (outputs, new model state)`. `key` is for
+      dropout and sampling, and may be None if `train` is False; `step` i32[] is that of the
+      training, for what is annealed, or None.
     batch_statistics: `(variables, batch, key) -> model state`, batch-norm statistics of this batch
       alone, to recompute the running statistics. None if a task does not support it.
     losses: `(outputs, batch) -> {name: SumCount}`; the total loss is the sum of `sum / count`. May

@@ -33,6 +33,7 @@ def forward(
   *,
   train: bool,
   key: Array | None = None,
+  step: Array | None = None,
   views: Sequence[View] = ((1.0, False),),
 ) -> tuple[dict[str, Any], Variables]:
   """The outputs of `model`, see `Task.forward`; `views` apply outside training.
@@ -40,7 +41,7 @@ def forward(
   `key` is not used: anchors and RoIs are sampled by a seed per image, `batch['seed']`, so that the
   samples do not depend on the number of devices or on gradient accumulation.
   """
-  del key
+  del key, step
   image, size = batch['image'], batch['size']
   if train:
     keys = jax.vmap(jax.random.key)(batch['seed'])

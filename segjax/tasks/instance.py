@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from segjax.metrics import coco
 from segjax.metrics.base import Metric
 from segjax.ops.paste_masks import Rule, paste_regions
-from segjax.tasks import detection
+from segjax.tasks import detection, queries
 from segjax.tasks.base import Task, check_metrics
 from segjax.types import Array, Batch, Fraction, PositiveFloat, SegjaxError, SumCount
 
@@ -61,7 +61,8 @@ def make_task(
   """The instance task around `model`.
 
   Args:
-    model: a Linen module as `segjax.models.mask_rcnn.MaskRCNN`.
+    model: a Linen module as `segjax.models.mask_rcnn.MaskRCNN`, or one that predicts masks, as
+      `segjax.models.eomt.EoMT`.
     config: of the evaluation.
     class_names: one per thing class.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
@@ -71,12 +72,29 @@ def make_task(
     things: not used; all classes are things.
 
   Raises:
-    SegjaxError: a metric needs masks, and the model has no mask head.
+    SegjaxError: a metric needs masks, and the model has no mask head; a key of `config` is for a
+      network that detects boxes.
   """
   del things
   paste = functools.partial(paste_regions, rule=config.paste)
   views = detection.make_views(config.scales, config.test_time_augmentation)
   threshold = config.draw_threshold
+  metrics = tuple(_metric(name, class_names, paste, model, threshold) for name in config.metrics)
+  visualize = functools.partial(_visualize, draw, paste=paste, threshold=threshold)
+  if getattr(model, 'predicts_masks', False):
+    unused = ('paste', 'test_time_augmentation', 'scales')
+    queries.check_unused(config, unused, 'config.model.inference')
+    classes = range(len(class_names))
+    return queries.make_task(
+      model,
+      losses,
+      functools.partial(queries.make_targets, things=classes, by_label=(), most=model.queries),
+      batch_keys=('image', 'size', 'instances', 'index', 'valid'),
+      host_keys=('annotations',),
+      predict=functools.partial(queries.predict_objects, model),
+      metrics=metrics,
+      visualize=visualize,
+    )
   return Task(
     batch_spec=dict.fromkeys(detection.BATCH_KEYS, P('data')),
     host_keys=('annotations',),
@@ -85,8 +103,8 @@ def make_task(
     batch_statistics=None,
     losses=functools.partial(detection.compute_losses, losses),
     predict=_predict,
-    metrics=tuple(_metric(name, class_names, paste, model, threshold) for name in config.metrics),
-    visualize=functools.partial(_visualize, draw, paste=paste, threshold=threshold),
+    metrics=metrics,
+    visualize=visualize,
   )
 
 

@@ -21,7 +21,7 @@ from segjax.metrics.base import Metric
 from segjax.ops.panoptic import merge_segments
 from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.ops.resize import resize_inside
-from segjax.tasks import detection
+from segjax.tasks import detection, queries
 from segjax.tasks.base import Task, Tuning, Variables, check_metrics
 from segjax.types import (
   IGNORE_LABEL,
@@ -93,7 +93,8 @@ def make_task(
 
   Args:
     model: a Linen module as `segjax.models.panoptic_fpn.PanopticFPN`. Its `semantic` scores cover
-      all classes if `semantic_things`, else "other" and the stuff classes.
+      all classes if `semantic_things`, else "other" and the stuff classes. Or one that predicts
+      masks, as `segjax.models.eomt.EoMT`.
     config: of the evaluation.
     class_names: one per class.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
@@ -103,8 +104,10 @@ def make_task(
     things: indices of the thing classes, in the order of the model's detection classes.
 
   Raises:
-    SegjaxError: the model has no mask head.
+    SegjaxError: the model has no mask head; a key of `config` is for one that detects boxes.
   """
+  if getattr(model, 'predicts_masks', False):
+    return _query_task(model, config, class_names, losses, draw, things)
   if not getattr(model, 'masks', True):
     raise SegjaxError('config.model.masks: a panoptic network needs masks: set it to true')
   things = tuple(things or ())
@@ -134,6 +137,38 @@ def make_task(
   )
 
 
+def _query_task(
+  model: Any,
+  config: EvalConfig,
+  class_names: Sequence[str],
+  losses: Mapping[str, Callable[..., SumCount]],
+  draw: Callable[..., dict[str, np.ndarray]] | None,
+  things: Sequence[int] | None,
+) -> Task:
+  """`make_task` of a network that predicts masks."""
+  queries.check_unused(config, (*_TUNED, 'paste'), 'config.model.inference')
+  if 'coco' in config.metrics:
+    raise SegjaxError(
+      "config.eval.metrics: 'coco' is of the detections of a network before they are merged, and "
+      f'{type(model).__name__} has none: leave it out, or train it on the task instance'
+    )
+  things = tuple(things or ())
+  stuff = [i for i in range(len(class_names)) if i not in things]
+  metrics = _metrics(config, class_names, things)
+  keys = ('image', 'size', 'instances', 'index', 'valid', 'native', 'label', 'segments')
+  return queries.make_task(
+    model,
+    losses,
+    functools.partial(queries.make_targets, things=things, by_label=stuff, most=model.queries),
+    batch_keys=keys,
+    host_keys=('annotations',),
+    predict=functools.partial(queries.predict_segments, model, things),
+    metrics=tuple(metrics[name] for name in config.metrics),
+    visualize=functools.partial(_visualize, draw),
+    drawn=('segments',),
+  )
+
+
 def _channels(
   classes: int, things: Sequence[int], semantic_things: bool
 ) -> tuple[list[int], list[int | None]]:
@@ -157,10 +192,17 @@ def _metrics(
 
 
 def _forward(
-  model: Any, channels: Sequence[int], variables: Variables, batch: Batch, *, train: bool, key=None
+  model: Any,
+  channels: Sequence[int],
+  variables: Variables,
+  batch: Batch,
+  *,
+  train: bool,
+  key: Array | None = None,
+  step: Array | None = None,
 ) -> tuple[dict[str, Any], Variables]:
   """`detection.forward`; in training `semantic` is the pair (scores, label in channels)."""
-  outputs, state = detection.forward(model, variables, batch, train=train, key=key)
+  outputs, state = detection.forward(model, variables, batch, train=train, key=key, step=step)
   if train:
     label = _channel_label(batch['label'], channels)
     outputs = {**outputs, 'semantic': (outputs['semantic'], label)}

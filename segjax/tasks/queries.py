@@ -6,18 +6,21 @@ of stuff. Each prediction of the network is matched with it, and supervised at s
 (Mask2Former, arXiv 2112.01527, §3.2 and §3.3).
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from segjax.losses.queries import Matched
+from segjax.ops import mask_sets
 from segjax.ops import points as point_ops
 from segjax.ops.assignment import assign
-from segjax.tasks.base import Variables
-from segjax.types import Array, Batch, SegjaxError
+from segjax.tasks.base import Task, Variables
+from segjax.types import Array, Batch, SegjaxError, Segments, SumCount
 
 # Values of the masks at points, f32[P, 2] or f32[N, P, 2] -> f32[N, P].
 ValuesAt = Callable[[Array], Array]
@@ -52,13 +55,19 @@ class Targets(NamedTuple):
     return jnp.concatenate(parts)
 
 
-def make_targets(batch: Batch, things: Sequence[int] | None, by_label: Sequence[int]) -> Targets:
+def make_targets(
+  batch: Batch, *, things: Sequence[int] | None, by_label: Sequence[int], most: int
+) -> Targets:
   """The ground truth of a training batch.
 
   Args:
     batch: with `instances` where there are things, and `label` where there are other classes.
     things: the class of each class of objects; None for no objects.
     by_label: the classes that have one mask an image.
+    most: number of masks of an image; of more classes, those with the most pixels are kept.
+
+  Raises:
+    SegjaxError: there are more objects than `most`.
   """
   image = batch['image']
   size, width = image.shape[:3], image.shape[2]
@@ -69,15 +78,19 @@ def make_targets(batch: Batch, things: Sequence[int] | None, by_label: Sequence[
     masks = objects.masks
     classes.append(jnp.asarray(things, jnp.int32)[objects.classes])
     valid.append(objects.valid & ~objects.crowd)
-  labels = jnp.asarray(by_label, jnp.int32)
-  label = batch['label'] if by_label else jnp.zeros(size, jnp.int32)
-  if by_label:
-    classes.append(jnp.broadcast_to(labels, (size[0], len(labels))))
-    valid.append((label[..., None] == labels).any((1, 2)))
+  _check_count(masks.shape[1], most)
+  labels = jnp.broadcast_to(jnp.asarray(by_label, jnp.int32), (size[0], len(by_label)))
+  label = batch['label'] if len(by_label) else jnp.zeros(size, jnp.int32)
+  if len(by_label):
+    pixels = (label[..., None] == labels[:, None, None]).sum((1, 2))
+    if (left := most - masks.shape[1]) < len(by_label):
+      pixels, index = jax.lax.top_k(pixels, left)
+      labels = jnp.take_along_axis(labels, index, 1)
+    classes.append(labels)
+    valid.append(pixels > 0)
   valid = jnp.concatenate(valid, 1)
   if 'valid' in batch:
     valid &= batch['valid'][:, None]
-  labels = jnp.broadcast_to(labels, (size[0], len(labels)))
   return Targets(jnp.concatenate(classes, 1), valid, masks, label, labels)
 
 
@@ -184,11 +197,125 @@ def forward(
   return {'matched': match(predictions, targets_of(batch), keys, model.matching, example)}, state
 
 
-def check_counts(model: Any, objects: int, by_label: int) -> None:
-  """Raises a SegjaxError where an image may have more masks than the network has queries."""
-  if objects + by_label > model.queries:
+def _check_count(objects: int, queries: int) -> None:
+  if objects > queries:
     raise SegjaxError(
-      f'config.model.queries={model.queries} is less than the {objects} objects of '
-      f'config.batch.max_objects and the {by_label} other classes: raise it, or lower '
-      'config.batch.max_objects, which keeps the largest'
+      f'config.batch.max_objects={objects} is more than config.model.queries={queries}, one for '
+      'each object: lower it, which keeps the largest, or raise config.model.queries'
     )
+
+
+# --- the three tasks ------------------------------------------------------------------------------
+
+
+def make_task(
+  model: Any,
+  losses: Mapping[str, Callable[..., SumCount]],
+  targets_of: Callable[[Batch], Targets],
+  *,
+  batch_keys: Sequence[str],
+  evaluate: Callable[[Variables, Batch], tuple[Any, Variables]] | None = None,
+  **fields: Any,
+) -> Task:
+  """A task around a network that predicts masks.
+
+  Args:
+    model: a Linen module as `segjax.models.eomt.EoMT`.
+    losses: name -> `outputs -> SumCount`.
+    targets_of: the ground truth of a training batch.
+    batch_keys: that the task reads, besides `seed`.
+    evaluate: `forward` outside training; by default, outputs are the last `prediction`.
+    fields: the others of the task.
+  """
+
+  def forward_by_kind(
+    variables: Variables,
+    batch: Batch,
+    *,
+    train: bool,
+    key: Array | None = None,
+    step: Array | None = None,
+  ) -> tuple[dict[str, Any], Variables]:
+    del key  # draws are by image, see `forward`
+    if train:
+      return forward(model, targets_of, variables, batch, step=step)
+    if evaluate is not None:
+      return evaluate(variables, batch)
+    return {'prediction': model.apply(variables, batch['image'])[-1]}, {}
+
+  def compute_losses(outputs: Mapping[str, Any], batch: Batch) -> dict[str, SumCount]:
+    """Empty outside training, where nothing is matched."""
+    del batch
+    return {name: loss(outputs) for name, loss in losses.items()} if 'matched' in outputs else {}
+
+  return Task(
+    batch_spec=dict.fromkeys((*batch_keys, 'seed'), P('data')),
+    init=lambda key, batch: model.init(key, batch['image']),
+    forward=forward_by_kind,
+    batch_statistics=None,
+    losses=compute_losses,
+    **fields,
+  )
+
+
+def check_unused(config: Any, keys: Sequence[str], instead: str) -> None:
+  """Raises a SegjaxError where a key of `config.eval` is set that such a network does not read."""
+  for key in keys:
+    if getattr(config, key) != type(config).__dataclass_fields__[key].default:
+      raise SegjaxError(
+        f'config.eval.{key} is for networks that detect boxes: leave it out, and see {instead}'
+      )
+
+
+class Dense(NamedTuple):
+  """A network that predicts masks, as one that classifies pixels.
+
+  Attributes:
+    model: the network.
+  """
+
+  model: Any
+
+  @property
+  def stride(self) -> int:
+    """Of its input's size."""
+    return self.model.patch
+
+  def apply(self, variables: Variables, image: Array) -> Array:
+    """f[B, H, W, C] -> f32[B, H, W, classes], logits.
+
+    Their softmax is the sum over the queries of class probability x mask probability, divided by
+    its sum over the classes.
+    """
+    prediction = self.model.apply(variables, image)[-1]
+    scores = lambda masks: mask_sets.semantic_scores(*masks, image.shape[1:3])
+    # Image by image: Q masks of the size of an image are large.
+    found = jax.lax.map(scores, tuple(prediction))
+    return jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
+
+
+def predict_objects(model: Any, outputs: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
+  """The fields of `Detections`, and `regions`, see `segjax.metrics.coco.image_result`."""
+  classes, masks = outputs['prediction']
+  canvas = batch['image'].shape[1:3]
+  count = min(model.inference.objects, classes.shape[1] * (classes.shape[2] - 1))
+  find = lambda image: mask_sets.find_objects(*image[:2], canvas, image[2], count)
+  found = jax.lax.map(find, (classes, masks, batch['size']))
+  whole = jnp.array([0, 0, canvas[1], canvas[0]], jnp.float32)
+  return {**found._asdict(), 'regions': jnp.broadcast_to(whole, found.boxes.shape)}
+
+
+def predict_segments(
+  model: Any, things: Sequence[int], outputs: Mapping[str, Any], batch: Batch
+) -> dict[str, Any]:
+  """`segments` at the original size, of which the k-th is query k; and `scores` f32[B, Q]."""
+  classes, masks = outputs['prediction']
+  thresholds = dataclasses.asdict(model.inference)
+  del thresholds['objects']
+  find = functools.partial(mask_sets.find_segments, things=things, **thresholds)
+  canvas, shape = batch['image'].shape[1:3], batch['segments'].ids.shape[1:]
+  of_image = lambda x: find(x[0], x[1], canvas, x[2], x[3], shape)
+  ids, kinds, scores, valid = jax.lax.map(
+    of_image, (classes, masks, batch['size'], batch['native'])
+  )
+  return {'segments': Segments(ids, kinds, jnp.zeros_like(valid), valid), 'scores': scores}

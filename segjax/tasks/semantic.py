@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import boundary, confusion, rand
 from segjax.ops import tiles
+from segjax.tasks import queries
 from segjax.tasks.base import Task, Variables, check_metrics
 from segjax.types import (
   IGNORE_LABEL,
@@ -83,7 +84,8 @@ def make_task(
 
   Args:
     model: a Linen module f[B, H, W, C] -> logits f32[B, h, w, classes] that takes `train`. A model
-      whose output is smaller than its input has `margin` (pixels per side) and `output_size`.
+      whose output is smaller than its input has `margin` (pixels per side) and `output_size`. Or
+      one that predicts masks, as `segjax.models.eomt.EoMT`.
     config: of the evaluation.
     class_names: one per class.
     losses: name -> `(logits, label, weight or None) -> SumCount`; the total loss is the sum of
@@ -104,6 +106,21 @@ def make_task(
       f'config.eval.samples={config.samples}: {type(model).__name__} has no dropout at test time: '
       'set it to 0, or use a model that has, such as segnet.SegNet'
     )
+  metrics = tuple(METRICS[name](class_names) for name in config.metrics)
+  visualize, drawn = functools.partial(_visualize, draw), ('label', 'uncertainty')
+  if getattr(model, 'predicts_masks', False):
+    classes = range(len(class_names))
+    return queries.make_task(
+      model,
+      losses,
+      functools.partial(queries.make_targets, things=None, by_label=classes, most=model.queries),
+      batch_keys=('image', 'label', 'valid'),
+      evaluate=functools.partial(_forward, queries.Dense(model), config, train=False),
+      predict=_predict,
+      metrics=metrics,
+      visualize=visualize,
+      drawn=drawn,
+    )
   dense_keys = ('image', 'label', 'weight')
   return Task(
     batch_spec={**dict.fromkeys(dense_keys, P('data', 'space')), 'valid': P('data')},
@@ -112,9 +129,9 @@ def make_task(
     batch_statistics=functools.partial(_batch_statistics, model),
     losses=functools.partial(_compute_losses, losses),
     predict=_predict,
-    metrics=tuple(METRICS[name](class_names) for name in config.metrics),
-    visualize=functools.partial(_visualize, draw),
-    drawn=('label', 'uncertainty'),
+    metrics=metrics,
+    visualize=visualize,
+    drawn=drawn,
   )
 
 
@@ -126,7 +143,9 @@ def _forward(
   *,
   train: bool,
   key: Array | None = None,
+  step: Array | None = None,
 ) -> tuple[dict[str, Array], Variables]:
+  del step
   if train:
     return _train_outputs(model, variables, batch, key)
 

@@ -47,7 +47,9 @@ def make_train_step(
     updates_made = state.step - state.skipped
 
     def loss_function(params):
-      parts, model_state = sum_losses(task, params, state.model_state, batch, key, accumulate)
+      parts, model_state = sum_losses(
+        task, params, state.model_state, batch, key, accumulate, state.step
+      )
       means = {name: mean(part) for name, part in parts.items()}
       return sum(means.values()), (means, model_state)
 
@@ -83,7 +85,13 @@ def make_train_step(
 
 
 def sum_losses(
-  task: Task, params: Any, model_state: Any, batch: Batch, key: Array, accumulate: int
+  task: Task,
+  params: Any,
+  model_state: Any,
+  batch: Batch,
+  key: Array,
+  accumulate: int,
+  step: Array | None = None,
 ) -> tuple[dict[str, SumCount], Any]:
   """Sums and counts of the losses over `accumulate` microbatches, and the new model state.
 
@@ -94,7 +102,7 @@ def sum_losses(
   def part(model_state: Any, inputs: tuple[Batch, Array]) -> tuple[Any, dict[str, SumCount]]:
     part_batch, part_key = inputs
     variables = {'params': params, **model_state}
-    outputs, new = task.forward(variables, part_batch, train=True, key=part_key)
+    outputs, new = task.forward(variables, part_batch, train=True, key=part_key, step=step)
     return {**model_state, **new}, task.losses(outputs, part_batch)
 
   if accumulate == 1:

@@ -12,7 +12,7 @@ import ml_collections
 
 # Classes of scenes that the network tells apart: 4 of stuff, 5 of things.
 CLASSES = {'semantic': 9, 'instance': 5, 'panoptic': 9}
-BEST = {'semantic': 'miou', 'instance': 'mask_ap', 'panoptic': 'pq'}
+BEST = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
 STEPS = 3_000
 
 

@@ -29,6 +29,8 @@ from segjax.types import (
   SegjaxError,
 )
 
+# L2 of the paper's networks, by the size of the ViT.
+QUERY_BLOCKS = {'tiny': 3, 'small': 3, 'base': 3, 'large': 4, 'giant': 5}
 # Exponent of the annealing of masked attention.
 _POWER = 0.9
 
@@ -89,8 +91,7 @@ class EoMT(nn.Module):
     size: of the ViT, see `segjax.nn.vit.SIZES`.
     patch: height and width of a patch, a power of 2.
     queries: Q.
-    query_blocks: L2, the last blocks, which carry queries; None for the paper's number for the
-      size.
+    query_blocks: L2, the last blocks, which carry queries; None for `QUERY_BLOCKS`.
     grid: patches along the height and the width of an image at the training size.
     registers: register tokens of the ViT.
     layer_scale: initial value of LayerScale.
@@ -141,7 +142,7 @@ class EoMT(nn.Module):
   @property
   def blocks_with_queries(self) -> int:
     """L2."""
-    return self.query_blocks or vit.blocks_that_predict(self.size)
+    return self.query_blocks or QUERY_BLOCKS[self.size]
 
   @nn.compact
   def __call__(

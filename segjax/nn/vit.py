@@ -4,7 +4,6 @@ Oquab et al., "DINOv2", arXiv 2304.07193; registers: Darcet et al., ICLR 2024, a
 Shape letters: T tokens, D channels, g h x g w the grid of patches.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -200,8 +199,3 @@ class Mlp(nn.Module):
 def dense(features: int, dtype: Any, name: str, init: Callable[..., Array] = trunc_normal) -> Any:
   """A linear layer over the channels."""
   return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
-
-
-def blocks_that_predict(size: SizeName) -> int:
-  """The number L2 of last blocks that carry queries, in the paper's models of each size."""
-  return min(SIZES[size].depth, 3 if SIZES[size].depth <= 12 else math.ceil(SIZES[size].depth / 8))

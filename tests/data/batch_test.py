@@ -86,7 +86,7 @@ def test_many_zeros_are_aligned_zeros_that_can_be_written_to():
 @pytest.mark.parametrize(
   ('annotations', 'train', 'canvas', 'keys'),
   [
-    (('label',), True, None, {'image', 'label'}),
+    (('label',), True, None, {'image', 'label', 'seed'}),
     (('label',), False, None, {'image', 'label'}),
     (('objects',), True, None, {'image', 'size', 'index', 'instances', 'seed', 'left_out'}),
     (('objects',), False, None, {'image', 'size', 'index'}),

@@ -1,0 +1,62 @@
+"""Values at points: against SciPy, and three kinds of masks against each other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from segjax.ops import points
+from segjax.ops.masks import pack_masks
+
+HEIGHT, WIDTH = 7, 11  # no multiple of 8 wide
+RNG = np.random.default_rng(0)
+# Also beyond the image.
+SHARED = RNG.uniform(-0.1, 1.1, (40, 2)).astype(np.float32)
+OWN = RNG.uniform(-0.1, 1.1, (3, 40, 2)).astype(np.float32)
+EITHER = pytest.mark.parametrize('where', [SHARED, OWN], ids=['shared', 'own'])
+
+
+@EITHER
+def test_maps_are_bilinear_between_centers_and_zero_beyond(where):
+  maps = RNG.normal(size=(3, HEIGHT, WIDTH)).astype(np.float32)
+  found = jax.jit(points.sample_maps)(maps, where)
+  for values, one, at in zip(found, maps, np.broadcast_to(where, (3, 40, 2)), strict=True):
+    position = at[:, ::-1].T * [[HEIGHT], [WIDTH]] - 0.5
+    expected = ndimage.map_coordinates(one, position, order=1, mode='grid-constant')
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+
+
+@EITHER
+def test_bits_and_classes_are_masks(where):
+  label = RNG.integers(0, 4, (HEIGHT, WIDTH)).astype(np.int32)
+  classes = np.array([0, 3, 2], np.int32)
+  masks = label == classes[:, None, None]
+  expected = points.sample_maps(jnp.asarray(masks, jnp.float32), where)
+  packed = points.sample_packed(pack_masks(jnp.asarray(masks)), WIDTH, where)
+  by_class = points.sample_classes(label, classes, where)
+  np.testing.assert_allclose(packed, expected, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(by_class, expected, rtol=0, atol=1e-6)
+
+
+def test_points_are_drawn_where_masks_are_uncertain():
+  """The logit is zero at x = 1/4 of one mask, x = 3/4 of the other."""
+  zero = np.array([0.25, 0.75])[:, None]
+  logits = lambda at: at[..., 0] - zero
+  draw = functools.partial(points.uncertain_points, logits_at=logits, count=100, masks=2)
+  found = np.asarray(draw(jax.random.key(0), oversample=4.0, importance=0.6))
+  assert found.shape == (2, 100, 2) and (found >= 0).all() and (found <= 1).all()
+  distance = np.abs(found[..., 0] - zero)
+  # 60 of 400 are the nearest 15 %, on either side 7.5 %; the other 40 are anywhere.
+  assert distance[:, :60].max() < 0.12 and distance[:, 60:].max() > 0.4
+  assert np.abs(distance[:, 60:].mean() - 5 / 16) < 0.1
+
+
+def test_the_choice_of_points_has_no_gradient():
+  def total(shift):
+    logits = lambda at: at[..., 0] - shift
+    return points.uncertain_points(jax.random.key(0), logits, 8, 1).sum()
+
+  assert jax.grad(total)(0.5) == 0

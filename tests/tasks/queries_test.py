@@ -1,0 +1,286 @@
+"""The three tasks around a network that predicts masks."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from networks import abstract, filled
+
+from segjax.losses import queries as losses
+from segjax.models.eomt import EoMT, MatchingConfig, Prediction
+from segjax.nn import vit
+from segjax.ops.masks import pack_masks
+from segjax.tasks import instance, panoptic, queries, semantic
+from segjax.training.compile import jit
+from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
+
+SIZE, CLASSES, THINGS = 32, 5, (1, 3, 4)
+NAMES = ('sky', 'ball', 'hill', 'box', 'tree')
+TASKS = {'semantic': semantic, 'instance': instance, 'panoptic': panoptic}
+LOSSES = {name: getattr(losses, name) for name in ('query_class', 'query_mask', 'query_dice')}
+MATCHING = MatchingConfig(points=256)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def atom():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(vit.SIZES, 'atom', vit.VitSize(12, 2, 3))
+    yield
+
+
+def make_model(**keys):
+  given = {
+    'size': 'atom',
+    'patch': 8,
+    'queries': 8,
+    'query_blocks': 1,
+    'grid': (4, 4),
+    'registers': 0,
+    'matching': MATCHING,
+  }
+  return EoMT(CLASSES, **{**given, **keys})
+
+
+def make_task(kind, model=None, **keys):
+  module = TASKS[kind]
+  return module.make_task(
+    model or make_model(),
+    module.EvalConfig(**keys),
+    class_names=NAMES,
+    losses=LOSSES,
+    things=THINGS,
+    draw=lambda *_, **__: {},
+  )
+
+
+def make_batch(kind, count=2, objects=3, seed=0):
+  """Stuff in the two halves of an image, rectangles of the things on it."""
+  rng = np.random.default_rng(seed)
+  label = np.where(np.arange(SIZE) < SIZE // 2, 0, 2) * np.ones((count, SIZE, 1), np.int32)
+  masks = np.zeros((count, objects + 1, SIZE, SIZE), bool)
+  classes = rng.integers(0, 3, (count, objects + 1)).astype(np.int32)
+  for i, k in np.ndindex(count, objects):
+    y, x = rng.integers(0, SIZE - 12, 2)
+    masks[i, :k, y : y + 12, x : x + 8] = False
+    masks[i, k, y : y + 12, x : x + 8] = True
+    label[i, y : y + 12, x : x + 8] = THINGS[classes[i, k]]
+  valid = np.tile(np.arange(objects + 1) < objects, (count, 1)) & masks.any((2, 3))
+  packed = np.asarray(pack_masks(masks))
+  boxes = np.zeros((count, objects + 1, 4), np.float32)
+  ids = np.zeros((count, SIZE, SIZE), np.int32)
+  blank = np.zeros((count, 1), bool)
+  batch = {
+    'image': rng.normal(size=(count, SIZE, SIZE, 3)).astype(np.float32),
+    'label': label.astype(np.int32),
+    'instances': Instances(boxes, classes, packed, np.zeros_like(valid), valid),
+    'size': np.full((count, 2), SIZE, np.int32),
+    'native': np.full((count, 2), SIZE, np.int32),
+    'segments': Segments(ids, np.zeros((count, 1), np.int32), blank, blank),
+    'index': np.arange(count, dtype=np.int32),
+    'seed': rng.integers(2**32, size=count, dtype=np.uint32),
+    'valid': np.ones(count, bool),
+  }
+  return {key: value for key, value in batch.items() if key in make_task(kind).batch_spec}
+
+
+@functools.cache
+def random_variables():
+  return filled(abstract(make_model(), (1, SIZE, SIZE, 3))[0])
+
+
+def targets_of(kind, batch, most=8):
+  stuff = [i for i in range(CLASSES) if i not in THINGS]
+  given = {
+    'semantic': (None, range(CLASSES)),
+    'instance': (range(3), ()),
+    'panoptic': (THINGS, stuff),
+  }
+  things, by_label = given[kind]
+  return queries.make_targets(batch, things=things, by_label=by_label, most=most)
+
+
+def whole_masks(targets):
+  """f32[B, N, H, W]: the masks of targets at the centers of all pixels."""
+  y, x = (np.mgrid[:SIZE, :SIZE].reshape(2, -1) + 0.5) / SIZE
+  points = np.stack([x, y], -1).astype(np.float32)
+  values = jax.vmap(queries.Targets.values_at, in_axes=(0, None))(targets, points)
+  return np.asarray(values).reshape(*values.shape[:2], SIZE, SIZE)
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_the_ground_truth_of_a_task(kind):
+  """A mask for each class, for each object, or for each object and each class of stuff."""
+  batch = make_batch(kind)
+  targets = targets_of(kind, batch)
+  masks = whole_masks(targets)
+  for i, label in enumerate(batch.get('label', [None, None])):
+    if kind == 'semantic':
+      assert targets.classes[i].tolist() == list(range(CLASSES))
+      expected = label == np.arange(CLASSES)[:, None, None]
+      np.testing.assert_array_equal(targets.valid[i], expected.any((1, 2)))
+      np.testing.assert_allclose(masks[i], expected, atol=1e-5)
+      continue
+    valid = batch['instances'].valid[i]
+    np.testing.assert_array_equal(targets.valid[i, :4], valid)
+    numbers = range(3) if kind == 'instance' else THINGS
+    classes = np.array(numbers)[batch['instances'].classes[i]]
+    np.testing.assert_array_equal(targets.classes[i, :4], classes)
+    bits = np.unpackbits(batch['instances'].masks[i], axis=-1)
+    np.testing.assert_allclose(masks[i, :4], bits, atol=1e-5)
+    if kind == 'panoptic':
+      assert targets.classes[i, 4:].tolist() == [0, 2]
+      np.testing.assert_allclose(masks[i, 4:], [label == 0, label == 2], atol=1e-5)
+
+
+def test_void_crowds_and_padding_are_no_targets():
+  batch = make_batch('panoptic')
+  label = np.where(batch['label'] == 2, IGNORE_LABEL, batch['label'])
+  crowd = np.arange(4) == 1
+  found = targets_of(
+    'panoptic',
+    {
+      **batch,
+      'label': label,
+      'instances': batch['instances']._replace(crowd=np.tile(crowd, (2, 1))),
+      'valid': np.array([True, False]),
+    },
+  )
+  before = batch['instances'].valid[0] & ~crowd
+  np.testing.assert_array_equal(found.valid, [[*before, True, False], [False] * 6])
+
+
+def test_of_more_classes_than_queries_the_largest_are_kept():
+  batch = make_batch('semantic')
+  found = targets_of('semantic', batch, most=2)
+  for i, label in enumerate(batch['label']):
+    pixels = np.bincount(label.ravel(), minlength=CLASSES)
+    assert sorted(pixels[found.classes[i]]) == sorted(pixels)[-2:]
+  np.testing.assert_allclose(
+    whole_masks(found)[0, 0], batch['label'][0] == found.classes[0, 0], atol=1e-5
+  )
+
+
+def test_more_objects_than_queries():
+  with pytest.raises(SegjaxError, match='max_objects=4 is more than config.model.queries=3'):
+    targets_of('instance', make_batch('instance'), most=3)
+
+
+def perfect(targets, order, queries_=8):
+  """Predictions that say what is true, by the queries `order`."""
+  masks = np.full((2, queries_, SIZE, SIZE), -30, np.float32)
+  classes = np.zeros((2, queries_, CLASSES + 1), np.float32)
+  classes[..., CLASSES] = 30
+  truth = whole_masks(targets)
+  for i, k in np.argwhere(np.asarray(targets.valid)):
+    masks[i, order[k]] = 60 * truth[i, k] - 30
+    classes[i, order[k]] = 30 * (np.arange(CLASSES + 1) == targets.classes[i, k])
+  return Prediction(classes, masks)
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_each_object_is_matched_with_the_query_that_has_it(kind):
+  targets = targets_of(kind, make_batch(kind))
+  order = np.random.default_rng(0).permutation(8)
+  keys = jax.random.split(jax.random.key(0), 2)
+  run = functools.partial(queries.match, config=MATCHING, example=np.ones(2, bool))
+  found = jit(run, once=True)([perfect(targets, order)] * 2, targets, keys)
+  for i, k in np.argwhere(np.asarray(targets.valid)):
+    assert (found.target[:, i, order[k]] == targets.classes[i, k]).all()
+  assert (np.asarray(found.target) != CLASSES).sum() == 2 * np.asarray(targets.valid).sum()
+  values = {name: loss({'matched': found}) for name, loss in LOSSES.items()}
+  assert values['query_class'].sum < 1e-4
+  # At points where masks are least certain: between pixels, bits and logits are not the same.
+  assert values['query_dice'].sum / values['query_dice'].count < 0.4
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_the_result_of_perfect_predictions(kind):
+  """Equal to the ground truth, which it came from."""
+  batch, model = make_batch(kind), make_model()
+  targets = targets_of(kind, batch)
+  prediction = perfect(targets, np.arange(8))
+  if kind == 'instance':
+    found = jit(functools.partial(queries.predict_objects, model), once=True)(
+      {'prediction': prediction}, batch
+    )
+    for i in range(2):
+      n = int(targets.valid[i].sum())
+      assert found['scores'][i, n - 1] > 0.99 > 0.01 > found['scores'][i, n]
+      assert sorted(found['classes'][i, :n]) == sorted(targets.classes[i][targets.valid[i]])
+  elif kind == 'panoptic':
+    run = jit(functools.partial(queries.predict_segments, model, THINGS), once=True)
+    segments = run({'prediction': prediction}, batch)['segments']
+    classes = np.pad(segments.classes, ((0, 0), (1, 0)), constant_values=-1)
+    found = np.take_along_axis(classes, segments.ids.reshape(2, -1), 1).reshape(
+      batch['label'].shape
+    )
+    assert (found == batch['label']).mean() > 0.98
+  else:
+
+    class Fixed:
+      patch = 8
+
+      def apply(self, variables, image):
+        return (prediction,)
+
+    logits = queries.Dense(Fixed()).apply({}, batch['image'])
+    np.testing.assert_array_equal(np.argmax(logits, -1), batch['label'])
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_a_task_trains_and_predicts(kind):
+  """Losses in training alone; padding examples change no loss."""
+  task, variables = make_task(kind), random_variables()
+  batch = make_batch(kind, count=4)
+
+  @functools.partial(jit, once=True)
+  def losses_of(batch):
+    outputs, _ = task.forward(variables, batch, train=True, step=np.int32(0))
+    return task.losses(outputs, batch)
+
+  @functools.partial(jit, once=True)
+  def predict(batch):
+    outputs, _ = task.forward(variables, batch, train=False)
+    assert task.losses(outputs, batch) == {}
+    return task.predict(outputs, batch)
+
+  first = jax.tree.map(lambda x: x[:2], batch)
+  padded = {**batch, 'valid': np.arange(4) < 2}
+  for name, (total, count) in losses_of(first).items():
+    with_padding = losses_of(padded)[name]
+    np.testing.assert_allclose(with_padding, (total, count), rtol=1e-4, err_msg=name)
+    assert count > 0
+  found = predict(batch)
+  shapes = {
+    'semantic': ('probability', (4, SIZE, SIZE, CLASSES)),
+    'instance': ('masks', (4, 40, 8, 8)),
+    'panoptic': ('scores', (4, 8)),
+  }
+  key, shape = shapes[kind]
+  assert found[key].shape == shape
+
+
+def test_symmetries_of_semantic_segmentation():
+  """As for any network: the mean over the image and its flip."""
+  batch = make_batch('semantic')
+  flipped = {**batch, 'image': batch['image'][:, :, ::-1]}
+  task = make_task('semantic', test_time_augmentation='flip')
+  run = jit(
+    lambda batch: task.predict(task.forward(random_variables(), batch, train=False)[0], batch)
+  )
+  here, there = run(batch)['probability'], run(flipped)['probability']
+  np.testing.assert_allclose(here, there[:, :, ::-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'keys', 'message'),
+  [
+    ('instance', {'scales': (1.0, 2.0)}, 'config.eval.scales is for networks that detect boxes'),
+    ('panoptic', {'score_threshold': 0.3}, 'config.eval.score_threshold is for'),
+    ('panoptic', {'metrics': ('pq', 'coco')}, 'EoMT has none'),
+  ],
+)
+def test_keys_of_other_networks(kind, keys, message):
+  with pytest.raises(SegjaxError, match=message):
+    make_task(kind, **keys)

@@ -156,13 +156,17 @@ def check_objects(run):
 
   def find(variables, batch):
     outputs, _ = run.task.forward(variables, batch, train=False)
-    return outputs['detections'], run.task.predict(outputs, batch)
+    return outputs.get('detections'), run.task.predict(outputs, batch)
 
   if one.train.steps:
     assert set(jax.eval_shape(learn, variables, batch)) == set(one.losses)
     frozen = getattr(run.model, 'frozen_parameters', ())
     optim.make_optimizer(one.optim, one.train.steps, variables['params'], frozen)
   found, predictions = jax.eval_shape(find, variables, batch)
+  if getattr(run.model, 'predicts_masks', False):
+    assert predictions['scores'].shape == (1, run.model.queries)
+    assert predictions['segments'].ids.shape == (1, *NATIVE)
+    return
   model = getattr(run.model, 'instance', run.model)  # that part of a merged network
   count = model.box_head.max_detections
   assert found.boxes.shape == (1, count, 4)

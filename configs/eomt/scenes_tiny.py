@@ -2,10 +2,11 @@ r"""A tiny EoMT (arXiv 2503.19108) on the built-in synthetic scenes, for 2 CPU c
 
 All parts of the paper's network, scaled down: a ViT of 6 blocks and 96 channels with patches of 8
 on images of 128 x 128, whose last 3 blocks carry 24 queries. Trained from scratch, without the
-weights that the paper starts from. The argument is the task, and all that differs is what the data
-set has for it: its classes, and how many objects an image may have.
+weights that the paper starts from. The argument is the task, by default panoptic, and all that
+differs is what the data set has for it: its classes, and how many objects an image may have.
 
-  segjax train --config=configs/eomt/scenes_tiny.py:panoptic --workdir=runs/scenes_eomt
+  segjax train --config=configs/eomt/scenes_tiny.py --workdir=runs/scenes_eomt
+  segjax train --config=configs/eomt/scenes_tiny.py:semantic --workdir=runs/scenes_eomt_semantic
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
 """Public addresses of weights files, upstream's own.
 
 torchvision's file names end in the first eight digits of the file's SHA-256, which a download must
-match. Detectron2 and Detectron publish no digest. No address was reached from the machines that
-segjax is developed on.
+match. Detectron2, Detectron, EoMT and DINOv2 publish no digest. No address was reached from the
+machines that segjax is developed on.
 """
 
 import os
@@ -74,6 +74,21 @@ _IMAGENET_FILES = {
   'detectron/R-101': f'{_DETECTRON}/ImageNetPretrained/MSRA/R-101.pkl',
   'detectron/X-101-32x8d': f'{_DETECTRON}/ImageNetPretrained/20171220/X-101-32x8d.pkl',
 }
+# Of the model zoo of EoMT, the networks of COCO's panoptic task at 640 x 640.
+_EOMT = 'https://huggingface.co/tue-mps/coco_panoptic_eomt_{}/resolve/main/pytorch_model.bin'
+_EOMT_FILES = {
+  'small': 'small_640_2x',
+  'base': 'base_640_2x',
+  'large': 'large_640',
+  'giant': 'giant_640',
+}
+_DINOV2 = 'https://dl.fbaipublicfiles.com/dinov2/{0}/{0}{1}_pretrain.pth'
+_DINOV2_NAMES = {
+  'small': 'dinov2_vits14',
+  'base': 'dinov2_vitb14',
+  'large': 'dinov2_vitl14',
+  'giant': 'dinov2_vitg14',
+}
 
 
 def _torchvision(file: str) -> Remote:
@@ -85,6 +100,12 @@ ADDRESSES: dict[str, Remote] = {
   **{f'torchvision/{name}': _torchvision(file) for name, file in _TORCHVISION_FILES.items()},
   **{f'detectron2/{name}': Remote(f'{_DETECTRON2}/{file}') for name, file in _ZOO_FILES.items()},
   **{name: Remote(url) for name, url in _IMAGENET_FILES.items()},
+  **{f'eomt/{size}': Remote(_EOMT.format(file)) for size, file in _EOMT_FILES.items()},
+  **{
+    f'dinov2/{size}{kind}': Remote(_DINOV2.format(name, kind))
+    for size, name in _DINOV2_NAMES.items()
+    for kind in ('', '_reg4')
+  },
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from segjax import storage
-from segjax.convert import addresses, caffe, detectron2, torchvision, torchvision_detection
+from segjax.convert import addresses, caffe, detectron2, eomt, torchvision, torchvision_detection
 from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import NonNegativeInt, SegjaxError, nearest
@@ -21,6 +21,7 @@ SOURCES = {
   **torchvision_detection.SOURCES,
   **detectron2.SOURCES,
   **caffe.SOURCES,
+  **eomt.SOURCES,
 }
 # Metadata key of the source in a converted file.
 _NOTE = 'segjax_source'
@@ -62,12 +63,14 @@ class Pretrained:
     arrays: by path, such as params/conv1_1/kernel.
     new: patterns of paths that may be missing in `arrays`; by default any.
     spare: patterns of paths in `arrays` that the network may not have; by default any.
+    resized: see `segjax.convert.table.Source`.
   """
 
   where: str
   arrays: Mapping[str, Any]
   new: tuple[str, ...] = ('',)
   spare: tuple[str, ...] = ('',)
+  resized: tuple[tuple[str, Callable[[Any, tuple[int, ...]], Any]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,8 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
     arrays = convert(arrays, SOURCES, source, str(path))
   known = SOURCES[name]
   built_in = [f'^{re.escape(p)}$' for p, test in known.constants if p in arrays and test(arrays[p])]
-  return Pretrained(str(path), arrays, known.new, (*known.spare, *built_in))
+  spare = (*known.spare, *built_in)
+  return Pretrained(str(path), arrays, known.new, spare, known.resized)
 
 
 def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
@@ -196,7 +200,7 @@ def load_into(
   where = pretrained.where
   _check_reset(reset, flat_paths(variables))
   target, kept = _split(flat_paths(variables), reset)
-  arrays, _ = _split(pretrained.arrays, reset)
+  arrays, _ = _split(_fitted(pretrained, target), reset)
   loaded = sorted(target.keys() & arrays.keys())
   if not loaded:
     raise SegjaxError(
@@ -230,6 +234,18 @@ def load_into(
   filled = jax.tree_util.tree_map_with_path(replace, variables)
   report = Report(where, tuple(loaded), tuple(new), tuple(unused), tuple(sorted(kept)))
   return filled.pop('params'), filled, report
+
+
+def _fitted(pretrained: Pretrained, target: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The arrays, of which those that can be are resized to the shapes of the network."""
+  arrays = dict(pretrained.arrays)
+  for path in arrays.keys() & target.keys():
+    shape = tuple(target[path].shape)
+    for pattern, resize in pretrained.resized:
+      same_kind = arrays[path].shape[2:] == shape[2:] and len(shape) > 2
+      if re.search(pattern, path) and arrays[path].shape != shape and same_kind:
+        arrays[path] = resize(arrays[path], shape)
+  return arrays
 
 
 def _split(

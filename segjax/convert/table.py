@@ -37,6 +37,9 @@ class Source:
     constants: (one of our paths in `rows`, test of its array): a network may not have this array if
       the test passes, because it is a constant of the network.
     renamed: (pattern, replacement) for `re.sub`, from names in older files to those in `rows`.
+    prepare: changes the arrays of a file, by name, before they are converted.
+    resized: (pattern of our paths, function): what makes an array that has another shape than the
+      network's fit, `(array, shape) -> array`.
   """
 
   rows: tuple[Row, ...]
@@ -46,6 +49,8 @@ class Source:
   input: str
   constants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()
   renamed: tuple[tuple[str, str], ...] = ()
+  prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda arrays: arrays
+  resized: tuple[tuple[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]], ...] = ()
 
   def current(self, name: str) -> str:
     """The name in `rows` of the array `name` in a file."""
@@ -100,7 +105,7 @@ def convert(
     if others := fitting(arrays, sources):
       remedy = f'use the source {" or ".join(others)}'
     raise SegjaxError(f'{where} is not {name}, it {" and ".join(differences)}: {remedy}')
-  arrays = {source.current(key): array for key, array in arrays.items()}
+  arrays = source.prepare({source.current(key): array for key, array in arrays.items()})
   converted = {}
   for row in source.rows:
     array = arrays[row.key]

@@ -46,8 +46,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   """The arrays of a weights file by name, with their stored dtypes.
 
   Args:
-    path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth` or
-      `.pt` file with one `state_dict` (PyTorch's zip format, or the format before 1.6).
+    path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth`,
+      `.pt` or `.bin` file with one `state_dict` (PyTorch's zip format, or the format before 1.6).
 
   Raises:
     SegjaxError: the file is missing, has an unknown suffix, is truncated or corrupt, contains
@@ -56,6 +56,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   path = Path(path)
   readers = {
     '.safetensors': _read_safetensors,
+    '.bin': _read_pth,
     '.pth': _read_pth,
     '.pt': _read_pth,
     '.caffemodel': read_caffemodel,

@@ -157,8 +157,16 @@ def transformers_rows(size: vit.SizeName) -> Iterator[Row]:
 def transformers_source(size: vit.SizeName) -> Source:
   """A `model.safetensors` of transformers."""
   left_out = (r'^attn_mask_probs$', r'^criterion\.')
-  rows = tuple(transformers_rows(size))
-  return Source(rows, left_out, new=(), spare=(), input=_input(size), resized=(_POSITION,))
+  return Source(
+    tuple(transformers_rows(size)),
+    left_out,
+    new=(),
+    spare=(),
+    input=_input(size),
+    renamed=((r'\.mlp\.down_proj\.', '.mlp.weights_out.'),),
+    prepare=_join_gates,
+    resized=(_POSITION,),
+  )
 
 
 def dinov2_source(size: vit.SizeName, *, registers: bool) -> Source:
@@ -177,8 +185,21 @@ def dinov2_source(size: vit.SizeName, *, registers: bool) -> Source:
   )
 
 
+def _join_gates(arrays: Arrays) -> Arrays:
+  """The two halves of SwiGLU's first layer, which files since transformers 5 have apart, as one."""
+  joined = dict(arrays)
+  for name in arrays:
+    other = name.replace('.mlp.gate_proj.', '.mlp.up_proj.')
+    if other != name and other in arrays:
+      halves = joined.pop(name), joined.pop(other)
+      joined[name.replace('gate_proj', 'weights_in')] = np.concatenate(halves)
+  return joined
+
+
 def _add_class_position(arrays: Arrays) -> Arrays:
   """The class token and its position, which is that of no patch, as one."""
+  if not {'cls_token', 'pos_embed'} <= arrays.keys():
+    return arrays
   return {**arrays, 'cls_token': arrays['cls_token'] + arrays['pos_embed'][:, :1]}
 
 

@@ -37,7 +37,8 @@ class Source:
     constants: (one of our paths in `rows`, test of its array): a network may not have this array if
       the test passes, because it is a constant of the network.
     renamed: (pattern, replacement) for `re.sub`, from names in older files to those in `rows`.
-    prepare: changes the arrays of a file, by name, before they are converted.
+    prepare: changes the arrays of a file, by their names in `rows`, before they are compared with
+      these; of any file.
     resized: (pattern of our paths, function): what makes an array that has another shape than the
       network's fit, `(array, shape) -> array`.
   """
@@ -96,16 +97,16 @@ def convert(
     SegjaxError: an array is missing, unexpected, or has a wrong shape.
   """
   source = sources[name]
+  file, arrays = arrays, source.prepare({source.current(k): array for k, array in arrays.items()})
   missing, extra = leftovers(arrays, source)
   if missing or extra:
     differences = [
       f'{verb} {first(names)}' for verb, names in (('has no', missing), ('has', extra)) if names
     ]
     remedy = 'use the file of that network'
-    if others := fitting(arrays, sources):
+    if others := fitting(file, sources):
       remedy = f'use the source {" or ".join(others)}'
     raise SegjaxError(f'{where} is not {name}, it {" and ".join(differences)}: {remedy}')
-  arrays = source.prepare({source.current(key): array for key, array in arrays.items()})
   converted = {}
   for row in source.rows:
     array = arrays[row.key]
@@ -114,7 +115,7 @@ def convert(
     except ValueError as e:
       shape = 'x'.join(map(str, array.shape))
       remedy = 'use the file of that network'
-      if others := [other for other in fitting(arrays, sources) if other != name]:
+      if others := [other for other in fitting(file, sources) if other != name]:
         remedy = f'{remedy}, or the source {" or ".join(others)}'
       raise SegjaxError(f'{where} is not {name}, its {row.key} is {shape}: {remedy}') from e
   return converted

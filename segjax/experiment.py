@@ -282,6 +282,12 @@ def _check_together(experiment: Experiment) -> None:
       f'config.optim.warmup_steps={optim.warmup_steps} must be less than config.train.steps='
       f'{train.steps}: set it to 0 for a short trial'
     )
+  for pattern, start, warmup in optim.late:
+    if 0 < train.steps <= start + warmup:
+      raise SegjaxError(
+        f'config.optim.late: the warm-up of {pattern!r} ends at step {start + warmup}, not before '
+        f'config.train.steps={train.steps}: set config.optim.late=() for a short trial'
+      )
   mask = experiment.losses.get('mask')
   head = getattr(experiment.model, 'mask_head', None)
   ours, theirs = mask and mask.arguments.get('activation'), getattr(head, 'activation', None)

@@ -56,9 +56,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
   path = Path(path)
   readers = {
     '.safetensors': _read_safetensors,
-    '.bin': _read_pth,
     '.pth': _read_pth,
     '.pt': _read_pth,
+    '.bin': _read_pth,
     '.caffemodel': read_caffemodel,
     '.pkl': read_pkl,
   }

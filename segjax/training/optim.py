@@ -48,6 +48,9 @@ class OptimConfig:
     decay_exclude: names of parameters without weight decay; by default biases and norm scales.
     multipliers: pairs (regular expression for parameter paths, factor of the update); factors of
       all matches multiply. (('bias$', 2.0),) gives biases 2x the learning rate; 0 freezes.
+    late: triples (regular expression for parameter paths, start, steps): these parameters rest
+      until the step `start`, then their rate is warmed up from 0 over `steps` and follows the
+      schedule.
     clip_norm: maximum global gradient norm; None disables clipping.
     accumulate: microbatches for gradient accumulation; the result is that of the full batch.
     ema: decay of an exponential moving average of the parameters, used in evaluation; None disables
@@ -70,13 +73,14 @@ class OptimConfig:
   weight_decay: NonNegativeFloat = 0.0
   decay_exclude: tuple[str, ...] = ('bias', 'scale')
   multipliers: tuple[tuple[str, NonNegativeFloat], ...] = ()
+  late: tuple[tuple[str, NonNegativeInt, PositiveInt], ...] = ()
   clip_norm: PositiveFloat | None = None
   accumulate: PositiveInt = 1
   ema: Decay | None = None
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-  """The learning rate at each step of a run of `steps` steps."""
+  """The learning rate at each step of a run of `steps` steps, but for parameters that are late."""
   after = max(steps - config.warmup_steps, 1)
   rate = config.learning_rate
   main = {
@@ -106,7 +110,8 @@ def make_optimizer(
       `frozen_parameters`; also disables their weight decay.
 
   Raises:
-    SegjaxError: a pattern of `multipliers` is not a regular expression or matches no parameter.
+    SegjaxError: a pattern of `multipliers` or `late` is not a regular expression or matches no
+      parameter.
   """
   paths = parameter_paths(params)
   decayed = jax.tree.map(lambda path: path.split('/')[-1] not in config.decay_exclude, paths)
@@ -122,8 +127,41 @@ def make_optimizer(
   multiply = optax.stateless(
     lambda updates, _: jax.tree.map(lambda update, factor: update * factor, updates, factors)
   )
-  rate = optax.scale_by_learning_rate(make_schedule(config, steps))
-  return optax.chain(clip, *direction, multiply, rate)
+  return optax.chain(clip, *direction, multiply, _scale_by_rate(config, steps, paths))
+
+
+def _scale_by_rate(config: OptimConfig, steps: int, paths: Any) -> optax.GradientTransformation:
+  """Multiplies by the negative learning rate, which differs where `config.late` says so."""
+  common = make_schedule(config, steps)
+  plain = optax.scale_by_learning_rate(common)
+  if not config.late:
+    return plain
+  patterns = [pattern for pattern, *_ in config.late]
+  _check_patterns(patterns, paths, 'late')
+  schedules = [common, *(_late_schedule(config, steps, *late) for _, *late in config.late)]
+
+  def find(path: str) -> int:
+    found = [i for i, pattern in enumerate(patterns, 1) if re.search(pattern, path)]
+    return found[-1] if found else 0
+
+  chosen = jax.tree.map(find, paths)
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    rates = [schedule(state.count) for schedule in schedules]
+    updates = jax.tree.map(lambda update, i: -rates[i] * update, updates, chosen)
+    return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  # The state is that of a single schedule.
+  return optax.GradientTransformation(plain.init, update)
+
+
+def _late_schedule(config: OptimConfig, steps: int, start: int, warmup: int) -> optax.Schedule:
+  """The schedule of a parameter that rests until `start`."""
+  boundaries = tuple(boundary - start for boundary in config.boundaries)
+  later = dataclasses.replace(config, warmup_steps=warmup, warmup_factor=0.0, boundaries=boundaries)
+  rest = optax.constant_schedule(0.0)
+  return optax.join_schedules([rest, make_schedule(later, steps - start)], [start])
 
 
 def parameter_paths(params: Any) -> Any:
@@ -133,19 +171,21 @@ def parameter_paths(params: Any) -> Any:
   )
 
 
-def _factors(multipliers: tuple[tuple[str, float], ...], paths: Any) -> Any:
-  for pattern, _ in multipliers:
+def _check_patterns(patterns: Sequence[str], paths: Any, key: str) -> None:
+  for pattern in patterns:
     try:
       matched = any(re.search(pattern, path) for path in jax.tree.leaves(paths))
     except re.error as e:
-      raise SegjaxError(
-        f'config.optim.multipliers: {pattern!r} is not a regular expression: {e}'
-      ) from e
+      raise SegjaxError(f'config.optim.{key}: {pattern!r} is not a regular expression: {e}') from e
     if not matched:
       raise SegjaxError(
-        f'config.optim.multipliers: {pattern!r} matches no parameter; paths look like '
+        f'config.optim.{key}: {pattern!r} matches no parameter; paths look like '
         f'{jax.tree.leaves(paths)[0]}'
       )
+
+
+def _factors(multipliers: tuple[tuple[str, float], ...], paths: Any) -> Any:
+  _check_patterns([pattern for pattern, _ in multipliers], paths, 'multipliers')
 
   def factor(path: str) -> float:
     result = 1.0

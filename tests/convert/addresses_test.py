@@ -18,7 +18,7 @@ def test_names_are_those_of_the_sources():
   assert set(addresses.ADDRESSES) <= set(load.SOURCES)
   without = {name for name in load.SOURCES if addresses.find(name) is None}
   frameworks = {name.partition('/')[0] for name in without}
-  assert frameworks == {'caffe', 'torchvision'}
+  assert frameworks == {'caffe', 'torchvision', 'transformers'}
   # Files that only the development version of torchvision writes, and nobody publishes.
   assert {n for n in without if n.startswith('torchvision')} == {
     'torchvision/fcn_resnet50_main',
@@ -34,9 +34,13 @@ def test_addresses_and_digests_have_their_form():
         r'https://download\.pytorch\.org/models/[\w-]+-([0-9a-f]{8})\.pth', remote.url
       )
       assert remote.digest == f'sha256:{found.group(1)}'
+    elif framework == 'eomt':
+      assert remote.url.startswith('https://huggingface.co/tue-mps/coco_panoptic_eomt_')
+      assert remote.url.endswith('/pytorch_model.bin') and remote.digest is None
     else:
+      suffix = '.pth' if framework == 'dinov2' else '.pkl'
       assert remote.url.startswith(f'https://dl.fbaipublicfiles.com/{framework}/')
-      assert remote.url.endswith('.pkl') and remote.digest is None
+      assert remote.url.endswith(suffix) and remote.digest is None
   places = [addresses.directory(r) / r.name for r in set(addresses.ADDRESSES.values())]
   assert len(set(places)) == len(places)
 

@@ -86,6 +86,36 @@ def test_multipliers_that_match_nothing_are_an_error(pattern):
     make_optimizer(OptimConfig(multipliers=((pattern, 2.0),)), 10, PARAMS)
 
 
+def test_late_parameters_rest_then_warm_up():
+  """The two-stage warm-up of EoMT: 2 steps for the others, 4 more for these, then poly."""
+  late = (('^conv/', 2, 4),)
+  keys = {'name': 'sgd', 'momentum': 0.0, 'learning_rate': 1.0, 'schedule': 'poly', 'power': 1.0}
+  optimizer = make_optimizer(OptimConfig(**keys, warmup_steps=2, late=late), 10, PARAMS)
+  ones = jax.tree.map(jnp.ones_like, PARAMS)
+  state, rates = optimizer.init(PARAMS), []
+  for _ in range(10):
+    updates, state = optimizer.update(ones, state, PARAMS)
+    rates.append((-float(updates['norm']['scale'][0]), -float(updates['conv']['bias'][0])))
+  common, those = zip(*rates, strict=True)
+  np.testing.assert_allclose(common, [0, 0.5, *(1 - np.arange(8) / 8)], atol=1e-6)
+  np.testing.assert_allclose(those, [0, 0, 0, 0.25, 0.5, 0.75, *(1 - np.arange(4) / 4)], atol=1e-6)
+
+
+def test_late_keeps_the_state_of_the_optimizer():
+  """So that a run goes on with another warm-up."""
+  plain, late = (
+    make_optimizer(OptimConfig(late=late), 10, PARAMS).init(PARAMS)
+    for late in ((), (('^c', 1, 2),))
+  )
+  assert jax.tree.structure(plain) == jax.tree.structure(late)
+
+
+@pytest.mark.parametrize('pattern', ['nothing_like_it', '('])
+def test_late_that_matches_nothing_is_an_error(pattern):
+  with pytest.raises(SegjaxError, match='config.optim.late'):
+    make_optimizer(OptimConfig(late=((pattern, 1, 2),)), 10, PARAMS)
+
+
 def test_clip_norm_scales_to_the_norm():
   big = jax.tree.map(lambda g: 100 * g, GRADS)
   config = OptimConfig(learning_rate=1.0, momentum=0.0, clip_norm=0.5)

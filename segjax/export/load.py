@@ -142,7 +142,10 @@ def _objects(found: Mapping[str, np.ndarray], size: tuple[int, int], rule: str) 
   valid = found['valid']
   boxes, masks = found['boxes'][valid], None
   if 'masks' in found:
-    pasted = paste_regions(found['masks'][valid], boxes, size, rule=rule)
+    masks, filled, options = found['masks'][valid], boxes, {'rule': rule}
+    if 'regions' in found:
+      filled, options = found['regions'][valid], {'rule': 'logits', 'threshold': 0.0}
+    pasted = paste_regions(masks, filled, size, **options)
     masks = [encode_region(region, values, size) for region, values in pasted]
   return {
     'boxes': boxes,

@@ -33,6 +33,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, str, str]]] = {
     'scores': ('float32', '[B, K]', 'probability of each object'),
     'valid': ('bool', '[B, K]', 'False for padding'),
     'masks': ('float32', '[B, K, M, M]', 'mask inside the box: paste it by paste_masks.py'),
+    'regions': ('float32', '[B, K, 4]', 'boxes that the masks fill, which are logits, for `boxes`'),
   },
   'segments': {
     'segments': ('int32', '[B, H, W]', 'segment id of each pixel, from 1 to S; 0 for none'),
@@ -163,10 +164,10 @@ def _labels(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -> 
 def _objects(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -> dict[str, Array]:
   del seen, native
   size, native = inputs['size'], inputs['native']
-  scale = (native / size)[:, ::-1]
+  scale = jnp.tile((native / size)[:, ::-1], (1, 2))[:, None]
   limit = jnp.tile(native[:, ::-1], (1, 2))[:, None].astype(jnp.float32)
-  boxes = jnp.clip(found['boxes'] * jnp.tile(scale, (1, 2))[:, None], 0.0, limit)
-  return {**found, 'boxes': boxes}
+  found = {**found, 'boxes': jnp.clip(found['boxes'] * scale, 0.0, limit)}
+  return found | ({'regions': found['regions'] * scale} if 'regions' in found else {})
 
 
 def _segments(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -> dict[str, Array]:

@@ -78,7 +78,7 @@ def test_accumulation_equals_the_large_batch(parts):
 
 
 def test_accumulated_parts_hand_on_the_model_state():
-  count = lambda variables, batch, train, key: (None, {'n': {'calls': variables['n']['calls'] + 1}})
+  count = lambda variables, *_, **__: (None, {'n': {'calls': variables['n']['calls'] + 1}})
   one = SumCount(jnp.ones(()), jnp.ones(()))
   task = types.SimpleNamespace(forward=count, losses=lambda outputs, batch: {'a': one})
   inputs = {'n': {'calls': 0}}, {'x': jnp.zeros(6)}, jax.random.key(0)
@@ -146,7 +146,7 @@ def test_nonfinite_update_is_skipped_and_counted():
 def test_the_schedule_counts_the_updates_made():
   """Of the four updates two are skipped; each leaves the learning rate where it was."""
   task = types.SimpleNamespace(
-    forward=lambda variables, batch, train, key: (variables['params'] * batch['x'], {}),
+    forward=lambda variables, batch, train, key, step: (variables['params'] * batch['x'], {}),
     losses=lambda outputs, batch: {'mean': SumCount(outputs.sum(), jnp.float32(outputs.size))},
   )
   schedule = lambda count: 1 / (1.0 + count)
@@ -163,7 +163,7 @@ def test_the_schedule_counts_the_updates_made():
 
 def test_each_part_of_a_batch_samples_by_a_key_of_its_own():
   task = types.SimpleNamespace(
-    forward=lambda variables, batch, train, key: (jax.random.uniform(key), {}),
+    forward=lambda variables, batch, train, key, step: (jax.random.uniform(key), {}),
     losses=lambda sampled, batch: {'moments': SumCount(sampled, sampled**2)},
   )
   inputs = task, {}, {}, {'x': np.zeros(4)}

@@ -18,6 +18,7 @@ SOURCES = (
   'configs/*/*.py',
   'experiments/*/*.py',
   'experiments/speed/*.jsonl',
+  'experiments/faults/*.jsonl',
   'experiments/*/*.svg',
 )
 # The entry of the navigation that stands for the pages of experiments/.

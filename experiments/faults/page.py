@@ -9,6 +9,8 @@ Result = Mapping[str, Any]
 
 TOP = """# Faults
 
+<!-- Written by: python experiments/faults/run.py --page -->
+
 What really broken runs lose. Each row breaks `segjax` in processes of its own, by the fault that it
 names, as often as it says, at random moments or places of a seed. **Lost** is what a run that was
 broken lacks beside one that nothing disturbed: a state that is equal bit for bit (parameters,
@@ -37,7 +39,7 @@ def render(results: Sequence[Result], kinds: Mapping[str, Mapping[str, Row]]) ->
     kinds: see `rows.KINDS`.
   """
   found = {result['row']: result for result in results}
-  lines = ['<!-- Written by: python experiments/faults/run.py --page -->', TOP]
+  lines = [TOP]
   for kind, rows in kinds.items():
     lines += [f'## {kind}', '', '| fault | tries | what happened | lost | | row |', '|---' * 6 + '|']
     lines += [_line(name, row, found.get(name)) for name, row in rows.items()]

@@ -1,7 +1,7 @@
 r"""U-Net (arXiv 1505.04597) on the ISBI 2012 EM challenge, scaled down for 2 CPU cores.
 
 The paper's recipe in isbi2012.py with a quarter of the channels, BatchNorm and AdamW. Results:
-experiments/unet_table1. Cost: 17 minutes on 2 busy CPU cores.
+experiments/unet_table1. Cost: about two hours on 2 CPU cores.
 
   segjax train --config=configs/unet/isbi2012_cpu.py --workdir=runs/isbi \
     --config.data.source=isbi2012/
@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     'warmup_steps': 50,
     'weight_decay': 1e-4,
   }
-  config.train.update({'steps': 1_000, 'eval_every': 250, 'checkpoint_every': 250, 'images': 5})
+  config.train.update({'steps': 4_000, 'eval_every': 500, 'checkpoint_every': 500, 'images': 5})
   return config

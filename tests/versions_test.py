@@ -36,9 +36,13 @@ def test_upper_bounds_exclude_nothing_that_was_run(versions):
   for name, version in bounds.items():
     newest = Version(run[name])
     # The next release series after the one that was run.
-    series = (newest.major, newest.minor + 1) if version.major == newest.major else (
-      newest.major + 1,
-      0,
+    series = (
+      (newest.major, newest.minor + 1)
+      if version.major == newest.major
+      else (
+        newest.major + 1,
+        0,
+      )
     )
     assert (version.major, version.minor) == series, name
 

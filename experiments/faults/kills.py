@@ -56,9 +56,7 @@ class _Lives:
     if ended.code:
       outcome.lost[f'the run ({ended.describe()}: {ended.text.strip()[-200:]})'] += 1
       return
-    outcome.lost.update(
-      place_lib.differences(self.workdir, self._place.undisturbed(self._recipe))
-    )
+    outcome.lost.update(place_lib.differences(self.workdir, self._place.undisturbed(self._recipe)))
     outcome.notes['steps done again'] = f'{self.again} of {self._recipe.steps}'
     if left := half_written(self.workdir):
       outcome.lost[f'half-written files that stay, such as {left[0]}'] += len(left)

@@ -41,7 +41,12 @@ def render(results: Sequence[Result], kinds: Mapping[str, Mapping[str, Row]]) ->
   found = {result['row']: result for result in results}
   lines = [TOP]
   for kind, rows in kinds.items():
-    lines += [f'## {kind}', '', '| fault | tries | what happened | lost | | row |', '|---' * 6 + '|']
+    lines += [
+      f'## {kind}',
+      '',
+      '| fault | tries | what happened | lost | | row |',
+      '|---' * 6 + '|',
+    ]
     lines += [_line(name, row, found.get(name)) for name, row in rows.items()]
     lines.append('')
   lines += ['## Provenance', '']

@@ -222,9 +222,7 @@ class Place:
   def start(self, *args: object, fault: Sequence[str] = (), **environment: str) -> Command:
     """Starts `segjax args`, with a fault of `inject.py` if one is named."""
     start = [str(Path(__file__).with_name('inject.py')), *fault] if fault else ['-m', 'segjax.main']
-    return Command(
-      [sys.executable, *start, *map(str, args)], self.environment(**environment)
-    )
+    return Command([sys.executable, *start, *map(str, args)], self.environment(**environment))
 
   def data(self) -> Path:
     """The directory of the prepared data."""

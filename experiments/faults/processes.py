@@ -4,10 +4,8 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from faults import place as place_lib
 from faults.kills import targets
-from faults.place import Command, Place, Recipe
+from faults.place import Place, Recipe
 from faults.row import Options, Outcome
 
 _FAKETIME = '/usr/lib/*/faketime/libfaketime.so.1'

@@ -56,9 +56,7 @@ KINDS: Mapping[str, Mapping[str, Row]] = {
   },
   'Processes': {
     'two_runs': Row('two runs in one workdir at once', processes.two_runs(_SLOW), 4),
-    'worker': Row(
-      'SIGKILL to a process that prepares batches', processes.worker(SEMANTIC), 5
-    ),
+    'worker': Row('SIGKILL to a process that prepares batches', processes.worker(SEMANTIC), 5),
     'nan_semantic': Row('a loss that is NaN at step k, semantic', processes.nan(_SHORT), 3),
     'nan_instance': Row('a loss that is NaN at step k, instance', processes.nan(INSTANCE), 1),
     'clock': Row(

@@ -217,6 +217,7 @@ def test_counters_are_plain_json():
 
 def test_a_nan_reaches_every_loss():
   from faults import inject
+
   from segjax.types import SumCount
 
   losses = inject._faulty(lambda outputs, batch: {'a': SumCount(np.float32(2), np.float32(4))})

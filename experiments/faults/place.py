@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from segjax.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds after which a command hangs.
-PATIENCE = 300.0
+PATIENCE = 900.0
 # Of the log's entries: what differs between two runs that do the same.
 _TIMES = ('time', 'images_per_second')
 _STEP = re.compile(r'step (\d+)/')
@@ -216,8 +217,10 @@ class Place:
 
   def new(self, name: str) -> Path:
     """A path below the root that does not exist."""
+    while (path := self.root / f'{name}{self._count}').exists():
+      self._count += 1
     self._count += 1
-    return self.root / f'{name}{self._count}'
+    return path
 
   def start(self, *args: object, fault: Sequence[str] = (), **environment: str) -> Command:
     """Starts `segjax args`, with a fault of `inject.py` if one is named."""
@@ -241,7 +244,8 @@ class Place:
     """The workdir of a run of the recipe from its first to its last step."""
     key = json.dumps([recipe.config, recipe.steps, dict(recipe.overrides)])
     if key not in self._whole:
-      workdir = self.new('whole')
+      # A directory that is kept has it already, and the command finds nothing left to do.
+      workdir = self.root / f'whole-{hashlib.sha256(key.encode()).hexdigest()[:8]}'
       ended = self.train(recipe, workdir).end()
       if ended.code:
         raise RuntimeError(f'the undisturbed run failed: {ended.text[-1000:]}')

@@ -29,6 +29,7 @@ from faults.place import Place  # noqa: E402
 from faults.row import Options  # noqa: E402
 from faults.rows import KINDS, ROWS  # noqa: E402
 from segjax import provenance  # noqa: E402
+from segjax import run as run_lib  # noqa: E402
 
 RESULTS = HERE / 'results.jsonl'
 
@@ -81,6 +82,7 @@ def run_all(args: argparse.Namespace) -> int:
   names = [name for name in ROWS if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
   if not names:
     raise SystemExit(f'--rows={args.rows}: no such row, see --list')
+  run_lib.start_process()  # quiet libraries
   bad = False
   with tempfile.TemporaryDirectory(prefix='segjax-faults-') as temporary:
     place = Place(Path(args.keep or temporary).absolute())

@@ -219,7 +219,12 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
   failures = [f'- {name}: `{test}`' for name, r in results.items() for test in r['failed']]
   if failures:
     lines += ['', '## Failed', '', *failures]
-  lines += ['', '## Packages', '', f'| package | {" | ".join(results)} |']
+  return '\n'.join([*lines, *(_packages(results) if results else [])])
+
+
+def _packages(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """The versions of the packages of each run, and its provenance."""
+  lines = ['', '## Packages', '', f'| package | {" | ".join(results)} |']
   lines.append('| --- ' * (len(results) + 1) + '|')
   for package in sorted({package for r in results.values() for package in r['versions']}):
     versions = ' | '.join(r['versions'].get(package, '') for r in results.values())
@@ -228,7 +233,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
   for name, r in results.items():
     commit = (r['commit'] or 'unknown')[:7] + ('+' if r['dirty'] else '')
     lines.append(f'- {name}: commit {commit}, {r["date"]}, {r["hardware"]}')
-  return '\n'.join([*lines, '', '+: with uncommitted changes.'])
+  return [*lines, '', '+: with uncommitted changes.']
 
 
 def main() -> None:

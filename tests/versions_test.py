@@ -15,44 +15,60 @@ def versions(root):
   return module
 
 
-def test_every_run_was_done_and_no_test_failed(versions):
-  assert {name: r['failed'] for name, r in versions.latest().items()} == dict.fromkeys(
-    versions.ENVIRONMENTS, []
-  )
+@pytest.fixture
+def run(versions):
+  """The newest result of an environment by its name."""
+
+  def find(name):
+    if name not in (results := versions.latest()):
+      pytest.skip(f'{name} was not run: make test-versions')
+    return results[name]
+
+  return find
 
 
-def test_lower_bounds_were_run(versions):
-  bounds = {n: versions.bound(r, '>=') for n, r in versions.requirements().items()}
-  assert not [name for name, version in bounds.items() if version is None]
-  run = versions.latest()['lowest']['versions']
-  assert {n: Version(run[n]) for n in bounds} == {n: Version(v) for n, v in bounds.items()}
+@pytest.fixture
+def bounds(versions):
+  """The versions after an operator in pyproject.toml, by package."""
+
+  def find(operator):
+    found = {n: versions.bound(r, operator) for n, r in versions.requirements().items()}
+    return {name: version and Version(version) for name, version in found.items()}
+
+  return find
 
 
-def test_upper_bounds_exclude_nothing_that_was_run(versions):
-  bounds = {n: versions.bound(r, '<') for n, r in versions.requirements().items()}
-  bounds = {name: Version(version) for name, version in bounds.items() if version}
-  assert {'jax', 'orbax-checkpoint'} <= set(bounds)
-  run = versions.latest()['newest']['versions']
-  for name, version in bounds.items():
-    newest = Version(run[name])
-    # The next release series after the one that was run.
-    series = (
-      (newest.major, newest.minor + 1)
-      if version.major == newest.major
-      else (
-        newest.major + 1,
-        0,
-      )
-    )
-    assert (version.major, version.minor) == series, name
+def test_no_test_failed(versions):
+  assert not [f'{n}: {test}' for n, r in versions.latest().items() for test in r['failed']]
 
 
-def test_the_classifiers_are_the_versions_of_python_that_were_run(versions, root):
+def test_every_package_has_a_lower_bound(bounds):
+  assert not [name for name, version in bounds('>=').items() if version is None]
+
+
+def test_lower_bounds_were_run(bounds, run):
+  versions = run('lowest')['versions']
+  lowest = bounds('>=')
+  assert {name: Version(versions[name]) for name in lowest} == lowest
+
+
+def test_upper_bounds_exclude_what_comes_after_what_was_run(bounds, run):
+  upper = {name: version for name, version in bounds('<').items() if version}
+  assert {'jax', 'orbax-checkpoint'} <= set(upper)
+  versions = run('newest')['versions']
+  for name, version in upper.items():
+    newest = Version(versions[name])
+    following = {(newest.major + 1, 0), (newest.major, newest.minor + 1)}
+    assert (version.major, version.minor) in following, name
+
+
+def test_the_classifiers_are_the_versions_of_python_that_are_run(versions, root):
   project = tomllib.loads((root / 'pyproject.toml').read_text())['project']
   start = 'Programming Language :: Python :: 3.'
   classified = {c.removeprefix(start) for c in project['classifiers'] if c.startswith(start)}
-  runs = versions.latest().values()
-  assert classified == {run['python'].split('.')[1] for run in runs}
+  assert {f'3.{minor}' for minor in classified} == {
+    environment.python for environment in versions.ENVIRONMENTS.values()
+  }
 
 
 def test_the_page_is_of_the_results(versions, root):

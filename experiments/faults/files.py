@@ -78,16 +78,15 @@ def _digest(workdir: Path, step: str) -> str:
 
 
 def all_checkpoints(recipe: Recipe):
-  """All checkpoints of a run damaged in the same way; then it is trained on."""
+  """All files of all checkpoints of a run damaged in the same way; then it is trained on."""
 
   def run(place: Place, options: Options) -> Outcome:
     rng, outcome, whole = options.rng(), Outcome(), place.undisturbed(recipe)
     for way, damage in DAMAGES.items():
       damaged = place.copy(whole)
-      for checkpoint in (damaged / 'checkpoints').iterdir():
-        files = [path for path in checkpoint.rglob('*') if path.is_file()]
-        # The file of the arrays: the largest.
-        damage(max(files, key=lambda path: path.stat().st_size), rng)
+      for path in sorted((damaged / 'checkpoints').rglob('*')):
+        if path.is_file() and path.stat().st_size:
+          damage(path, rng)
       before = _listing(damaged / 'checkpoints')
       ended = place.train(recipe, damaged).end()
       outcome.tries += 1

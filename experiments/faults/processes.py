@@ -41,6 +41,8 @@ def two_runs(recipe: Recipe):
     codes = sorted(command.end().code for command in both)
     outcome.tries += 1
     outcome.happened[f'at once: exit codes {codes}'] += 1
+    if codes != [0, 2]:
+      outcome.lost['the lock'] += 1
     outcome.lost.update(place_lib.differences(workdir, whole))
     return outcome
 

@@ -8,7 +8,7 @@ from faults.row import Row
 
 # A network whose checkpoints take a while to be written, saved at each step.
 _LARGE = SEMANTIC.but(
-  steps=90, model__width=24, model__depth=4, train__checkpoint_every=1, train__eval_every=45
+  steps=90, model__width=12, model__depth=4, train__checkpoint_every=1, train__eval_every=45
 )
 _SHORT = SEMANTIC.but(steps=60, train__eval_every=20)
 # Of a run that other processes have to find running.
@@ -39,12 +39,12 @@ KINDS: Mapping[str, Mapping[str, Row]] = {
       'each file of the newest checkpoint: a byte flipped, truncated, emptied, deleted',
       files.checkpoint_files(_SHORT),
     ),
-    'checkpoints_all': Row('all checkpoints damaged', files.all_checkpoints(_SHORT)),
+    'checkpoints_all': Row('all files of all checkpoints damaged', files.all_checkpoints(_SHORT)),
     'record': Row('a flipped byte in a prepared record', files.record(_SHORT), 60),
   },
   'Disks': {
     'disk_full_checkpoint': Row(
-      'the disk fills up: no room for a checkpoint', disk.full(_LARGE), 3, disk.mounts
+      'the disk fills up: no room for a checkpoint', disk.full(SEMANTIC), 3, disk.mounts
     ),
     'disk_full_log': Row(
       'the disk fills up: no room for a line of the log',

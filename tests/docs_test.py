@@ -4,7 +4,10 @@ import re
 
 import pytest
 
-PAGES = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/*.md', 'experiments/*/README.md')
+PAGES = (
+  *('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'),
+  *('docs/*.md', 'experiments/README.md', 'experiments/*/README.md'),
+)
 
 
 @pytest.fixture(scope='module')

@@ -13,13 +13,20 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent.parent
 # Files outside docs/ that the site has at the same path below its root: pages, and what they link.
-PAGES = ('CONTRIBUTING.md', 'CHANGELOG.md', 'experiments/*/README.md', 'experiments/*/ideas.md')
+PAGES = (
+  'CONTRIBUTING.md',
+  'CHANGELOG.md',
+  'experiments/README.md',
+  'experiments/*/README.md',
+  'experiments/*/ideas.md',
+)
 SOURCES = (
   'configs/*/*.py',
   'experiments/*/*.py',
   'experiments/speed/*.jsonl',
   'experiments/faults/*.jsonl',
   'experiments/*/*.svg',
+  'experiments/*/images/*.jpg',
 )
 # The entry of the navigation that stands for the pages of experiments/.
 _EXPERIMENTS = '...experiments'
@@ -49,7 +56,8 @@ def _expanded(entries, results):
 
 
 def _title(path: Path) -> str:
-  return path.read_text().partition('\n')[0].lstrip('# ')
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return next(line.removeprefix('# ') for line in lines if line.startswith('# '))
 
 
 def on_files(files, config):

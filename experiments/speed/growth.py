@@ -233,11 +233,18 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _plot(axis: Any, curve: Curve, result: Mapping[str, Any]) -> None:
   values = result['values']
   other = axis.twinx()
-  axis.plot(values, result['seconds'], 'o-', color='C0')
-  other.plot(values, [size / 2**20 for size in result['bytes']], 's--', color='C1')
-  axis.set(title=curve.work, xlabel=curve.axis, xscale='log', yscale='log')
-  axis.set_ylabel('seconds', color='C0')
-  other.set_ylabel('MiB', color='C1')
-  other.set_yscale('log')
+  axis.set(title=curve.work, xlabel=curve.axis, xscale='log')
+  size = [size / 2**20 for size in result['bytes']]
+  for side, measured, label, style in (
+    (axis, result['seconds'], 'seconds', 'C0o-'),
+    (other, size, 'MiB', 'C1s--'),
+  ):
+    side.plot(values, measured, style)
+    side.set_ylabel(label, color=style[:2])
+    # Room on both sides, so that noise does not look like growth.
+    side.set(yscale='log', ylim=(min(measured) / 2, max(measured) * 2))
+    ends = sorted({min(measured), max(measured)})
+    side.minorticks_off()
+    side.set_yticks(ends, [f'{value:.2g}' if value < 10 else f'{value:,.0f}' for value in ends])
   axis.set_xticks(values, [str(value) for value in values])
   axis.minorticks_off()

@@ -91,6 +91,7 @@ class Evaluated(NamedTuple):
     parameters: number of parameters.
     measured: the metrics and the images to show.
     counts: of the classes in the split; None in the course of a training, which shows them once.
+    median: the image with the median score; None if it was not asked for, or no image has a score.
   """
 
   run: Run
@@ -99,6 +100,7 @@ class Evaluated(NamedTuple):
   parameters: int
   measured: evaluate.Evaluation
   counts: statistics.ClassCounts | None = None
+  median: evaluate.Example | None = None
 
   @property
   def metrics(self) -> dict[str, Any]:
@@ -111,8 +113,17 @@ def evaluate_run(
   which: checkpoint.Which,
   split: str | None = None,
   overrides: Sequence[tuple[str, str]] = (),
+  *,
+  median: bool = False,
 ) -> Evaluated:
   """Evaluates a checkpoint of a workdir on a split, by default `config.data.eval_split`.
+
+  Args:
+    workdir: of the run.
+    which: the checkpoint.
+    split: to evaluate on.
+    overrides: see `run.load_run`.
+    median: whether to draw the image with the median score.
 
   Raises:
     SegjaxError: see `run.load_run`; unknown split; the data set has different classes.
@@ -120,10 +131,22 @@ def evaluate_run(
   loaded, run, dataset, mesh = load(workdir, which, overrides)
   split = split or run.experiment.data.eval_split
   evaluator = run_lib.Evaluator(run, dataset, split, mesh, run.experiment.train.images)
-  measured = evaluator(sharding.put_replicated(loaded.variables, mesh))
+  variables = sharding.put_replicated(loaded.variables, mesh)
+  measured = evaluator(variables)
   parameters = run_lib.size_of(loaded.variables['params'])
   counts = run_lib.count_classes(run, dataset, split)
-  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts)
+  shown = _draw_median(evaluator, variables, measured.scores) if median else None
+  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts, shown)
+
+
+def _draw_median(
+  evaluator: run_lib.Evaluator, variables: Mapping[str, Any], scores: Sequence[tuple[str, float]]
+) -> evaluate.Example | None:
+  """The image with the median score; of two in the middle, the worse one."""
+  if not scores:
+    return None
+  name, _ = sorted(scores, key=lambda pair: pair[1])[(len(scores) - 1) // 2]
+  return evaluator.draw(variables, {name})[0]
 
 
 def load(

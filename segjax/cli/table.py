@@ -1,6 +1,7 @@
 """`segjax table`: prints a paper's table with our results; trains and records missing rows."""
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -19,9 +20,9 @@ from segjax.cli.train import train
 from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, Experiment, parse
 from segjax.ops.windows import view
-from segjax.report import curves, html
+from segjax.report import curves, html, picture, values
 from segjax.run import is_trained, notify
-from segjax.tables import launch, page, results, runs
+from segjax.tables import launch, page, results, runs, scoreboard
 from segjax.tables import spec as spec_lib
 from segjax.tables.runs import Job
 from segjax.tables.spec import Entry, Table
@@ -30,6 +31,7 @@ from segjax.workdir import Workdir
 
 EXAMPLE = """examples:
   segjax table segnet_table1
+  segjax table --all              # one line for each measured row of all tables
   segjax table segnet_table1 --html
   segjax table segnet_table1 --run '*.cpu' --seeds=0,1,2 --config.data.source=CamVid/
   segjax table segnet_table1 --record segnet_basic_mfb.cpu=runs/basic --fact commit=1e077fc
@@ -42,7 +44,10 @@ Overrides = Sequence[tuple[str, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('name', help='for example segnet_table1')
+  parser.add_argument('name', nargs='?', help='for example segnet_table1')
+  parser.add_argument(
+    '--all', action='store_true', help='print the scoreboard: the measured rows of all tables'
+  )
   parser.add_argument(
     '--run',
     dest='wanted',
@@ -83,6 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.all:
+    _check_alone(args)
+    _show_scoreboard(args.json)
+    return 0
+  if args.name is None:
+    raise SegjaxError('segjax table needs a NAME that `segjax list tables` prints, or --all')
   table = spec_lib.read_table(spec_lib.find_table(args.name))
   if args.record or args.wanted is not None:
     _check_writable(table)
@@ -100,6 +111,35 @@ def run(args: argparse.Namespace) -> int:
       run_chains(table, chains, workdirs, args.overrides, facts)
   _show(table, workdirs, args)
   return 0
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+  """Checks that --all is not given with what applies to one table."""
+  given = {
+    'NAME': args.name,
+    '--run': args.wanted is not None,
+    '--record': args.record,
+    '--html': args.html is not None,
+    '--config': args.overrides,
+  }
+  if found := [option for option, value in given.items() if value]:
+    raise SegjaxError(f'--all prints the scoreboard of all tables: leave out {", ".join(found)}')
+
+
+def _show_scoreboard(as_json: bool) -> None:
+  """Prints the scoreboard of the tables in ./experiments, or of those that come with segjax."""
+  own = sorted(path.parent for path in Path('experiments').glob('*/table.toml'))
+  folders = own or resources.table_dirs()
+  boards = _boards(folders)
+  if as_json:
+    print(json.dumps(scoreboard.to_json(boards)))
+  else:
+    print(scoreboard.render_markdown(boards, scoreboard.other_pages(folders[0].parent)), end='')
+
+
+def _boards(folders: Iterable[Path]) -> list[scoreboard.Board]:
+  tables = [spec_lib.read_table(folder) for folder in folders]
+  return [scoreboard.make_board(table, results.read_results(table)) for table in tables]
 
 
 def _check_writable(table: Table) -> None:
@@ -189,7 +229,7 @@ def run_chains(
   for chain in chains:
     if chain[0].entry.script:
       launch.run_script(table, chain[0].entry.script)
-      update_readme(table)
+      update_pages(table)
       continue
     for job in chain:
       run_job(table, job, workdirs, overrides, facts)
@@ -235,12 +275,15 @@ def record(
   evaluation = _evaluation_overrides(entry, overrides)
   records = []
   for which in entry.checkpoints:
-    evaluated = evaluate_run(workdir, which, table.file.split, evaluation)
-    if which == entry.checkpoints[0]:
+    first = which == entry.checkpoints[0]
+    evaluated = evaluate_run(workdir, which, table.file.split, evaluation, median=first)
+    new = _make_record(table, entry, workdir, which, trained, evaluated, known)
+    if first:
       results.write_examples(workdirs, entry.name, evaluated.measured.examples)
-    records.append(_make_record(table, entry, workdir, which, trained, evaluated, known))
+      new = _with_image(table, new, evaluated)
+    records.append(new)
   results.write_records(table, records)
-  update_readme(table)
+  update_pages(table)
   unknown = [key for key in results.FACTS if key != 'note' and getattr(records[0], key) is None]
   hint = f'; the workdir has no {", ".join(unknown)}: pass --fact' if unknown else ''
   seed = trained.train.seed
@@ -316,23 +359,61 @@ def _make_record(
   )
 
 
-def update_readme(table: Table) -> None:
-  """Updates the README.md of a table, if it has one."""
+def _with_image(table: Table, record: results.Record, evaluated: Evaluated) -> results.Record:
+  """The record with the image that is shown for it, if it is the first seed of its row.
+
+  It is the image with the median score, so that it is neither one of the best nor of the worst;
+  where images have no score, the first one of the split.
+  """
+  same = lambda other: (other.entry, other.config_digest) == (record.entry, record.config_digest)
+  others = [r for r in results.read_results(table) if same(r) and r.seed != record.seed]
+  measured, spec = evaluated.measured, evaluated.run.spec
+  example = evaluated.median or next(iter(measured.examples), None)
+  if example is None or any(other.image for other in others):
+    return record
+  name, panels = example
+  how = 'the first image of the split'
+  if evaluated.median:
+    score = values.format_metric(measured.measure, dict(measured.scores)[name])
+    how = f'the median of {len(measured.scores)} images by {measured.measure} ({score})'
+  # Of objects and segments, the panels have the names.
+  colored = evaluated.run.experiment.task == 'semantic'
+  drawn = picture.picture(panels, spec.palette if colored else None, spec.class_names)
+  return dataclasses.replace(
+    record, image=results.write_image(table, record, drawn), image_note=f'{name}, {how}'
+  )
+
+
+def update_pages(table: Table) -> None:
+  """Updates the README.md of a table, and that of the directory of all tables, if they exist."""
   path = table.folder / 'README.md'
   if path.exists():
     lines = page.make_lines(table, results.read_results(table), entry_facts)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(page.render_markdown(table, lines), encoding='utf-8')
-    temporary.replace(path)
+    _replace(path, page.render_markdown(table, lines))
+  path = table.folder.resolve().parent / 'README.md'
+  if path.exists():
+    folders = sorted(p.parent for p in path.parent.glob('*/table.toml'))
+    others = scoreboard.other_pages(path.parent)
+    _replace(path, scoreboard.render_markdown(_boards(folders), others))
+
+
+def _replace(path: Path, text: str) -> None:
+  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  temporary.write_text(text, encoding='utf-8')
+  temporary.replace(path)
 
 
 def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:
   """Writes the table as one HTML file, with the examples that are available in `workdirs`."""
   summary = {'source': table.file.source, 'written': datetime.date.today().isoformat()}
-  rows = {', '.join(r.pop(k) for k in ('row', 'recipe')): r for r in page.cells(table, lines)}
+  sorted_lines = page.sort_lines(lines)
   entries = dict.fromkeys(r.entry for line in lines for r in line.records)
   sections = [
-    html.table_section('Results', rows),
+    _lines_section('Results', table, sorted_lines.measured),
+    *(
+      dataclasses.replace(_lines_section(title, table, found), collapsed=bool(table.entries))
+      for title, found in (('Not run', sorted_lines.not_run), ('Quoted', sorted_lines.quoted))
+    ),
     *(
       html.images_section(f'Examples of {name}', results.read_examples(workdirs, name))
       for name in entries
@@ -340,3 +421,10 @@ def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workd
     html.text_section('As Markdown', page.render_markdown(table, lines)),
   ]
   html.write_report(path, title=table.file.title, summary=summary, sections=sections)
+
+
+def _lines_section(title: str, table: Table, lines: Sequence[page.Line]) -> html.Section:
+  """Lines as a section of the HTML page, each under its row and recipe."""
+  rows = page.cells(table, lines)
+  named = {', '.join(r.pop(k) for k in ('row', 'recipe') if k in r): r for r in rows}
+  return html.table_section(f'{title} ({len(named)})', named)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import decimal
+import html
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segjax.tables.results import Record, look_up
-from segjax.tables.runs import entry_digest
+from segjax.tables.runs import is_earlier
 from segjax.tables.spec import Column, Entry, Recipe, Row, Table, parent
 
 NOT_RUN, MISSING = 'not run', '–'
+EARLIER = 'earlier config'
 
 
 class Result(NamedTuple):
@@ -37,7 +39,8 @@ class Line(NamedTuple):
     checkpoint: likewise.
     results: by column; None if missing.
     records: of the measured results; empty if not run.
-    changed: whether the config has changed since one of the records.
+    earlier: digest of the config that the records were measured with, if the recipe has had another
+      one since; None if it is the current one.
   """
 
   row: str
@@ -45,13 +48,27 @@ class Line(NamedTuple):
   checkpoint: str | None
   results: dict[str, Result | None]
   records: tuple[Record, ...]
-  changed: bool
+  earlier: str | None = None
+
+
+class Lines(NamedTuple):
+  """The lines of a table by what is known of them, each in the table's order.
+
+  Attributes:
+    measured: have records.
+    not_run: have a recipe, but no record of its current config.
+    quoted: have no recipe.
+  """
+
+  measured: list[Line]
+  not_run: list[Line]
+  quoted: list[Line]
 
 
 def make_lines(
   table: Table, records: Sequence[Record], facts: Callable[[Entry], Mapping[str, float | None]]
 ) -> list[Line]:
-  """The lines of a table, in its order.
+  """The lines of a table, in its order, each followed by those of earlier configs.
 
   Args:
     table: of the lines.
@@ -66,14 +83,35 @@ def make_lines(
     for entry in entries:
       known = facts(entry) if computes else {}
       for checkpoint in entry.checkpoints:
-        found = tuple(r for r in records if r.key[:2] == (entry.name, checkpoint))
-        measured = {n: _result(c, found, known) for n, c in table.columns.items() if c.key}
-        digests = {r.config_digest for r in found} - {None}
-        changed = bool(digests - {entry_digest(entry)}) if digests else False
-        lines.append(Line(name, entry, checkpoint, measured, found, changed))
+        for digest, found in _by_config(entry, checkpoint, records).items():
+          # What follows from the config is known of the current one.
+          facts_of = known if digest is None else {}
+          shown = {n: _result(c, found, facts_of) for n, c in table.columns.items() if c.key}
+          lines.append(Line(name, entry, checkpoint, shown, tuple(found), digest))
     if not entries:
-      lines.append(Line(name, None, None, {}, (), False))
+      lines.append(Line(name, None, None, {}, ()))
   return lines
+
+
+def _by_config(
+  entry: Entry, checkpoint: str, records: Iterable[Record]
+) -> dict[str | None, list[Record]]:
+  """The records by earlier config, with those of the current one first, under None."""
+  groups: dict[str | None, list[Record]] = {None: []}
+  for record in records:
+    if (record.entry, record.checkpoint) == (entry.name, checkpoint):
+      digest = record.config_digest if is_earlier(record, entry) else None
+      groups.setdefault(digest, []).append(record)
+  return groups
+
+
+def sort_lines(lines: Iterable[Line]) -> Lines:
+  """Sorts lines by what is known of them."""
+  found = Lines([], [], [])
+  for line in lines:
+    kind = found.measured if line.records else found.not_run if line.entry else found.quoted
+    kind.append(line)
+  return found
 
 
 def _result(
@@ -90,30 +128,44 @@ def _result(
 
 
 def cells(table: Table, lines: Sequence[Line]) -> list[dict[str, str]]:
-  """The text of each line by column heading, with the paper's result and ours."""
+  """The text of each line by column heading, with the paper's result and ours.
+
+  Without columns that all lines leave empty: those of other rows, and of measurements not run.
+  """
   printed = {name for line in lines for name in table.rows[line.row].paper or {}}
+  run = any(line.records for line in lines)
+  known = any(line.entry for line in lines)
   rows = []
   for line in lines:
     row = table.rows[line.row]
-    texts = {'row': row.title, 'recipe': _recipe_cell(line)}
+    texts = {'row': row.title} | ({'recipe': recipe_cell(line)} if known else {})
     for name, column in table.columns.items():
+      title = heading(name, column)
       if name in printed:
-        texts[f'{name}, paper'] = _paper_cell(row, name)
-      if column.key:
+        texts[f'{title}, paper'] = paper_cell(row, name)
+      if column.key and (known if column.computed else run):
         kind = 'computed' if column.computed else 'measured'
-        texts[f'{name}, {kind}'] = _our_cell(line, name, column)
+        texts[f'{title}, {kind}'] = result_cell(line.results.get(name), column)
     rows.append(texts)
   return rows
 
 
-def _recipe_cell(line: Line) -> str:
+def heading(name: str, column: Column) -> str:
+  """The name of a column with its unit."""
+  return f'{name} (%)' if column.percent else name
+
+
+def recipe_cell(line: Line) -> str:
+  """The recipe of a line, with its checkpoint if there are several."""
   if line.entry is None:
     return MISSING
   several = len(line.entry.checkpoints) > 1
-  return line.entry.recipe + (f', {line.checkpoint} checkpoint' if several else '')
+  text = line.entry.recipe + (f', {line.checkpoint} checkpoint' if several else '')
+  return text if line.earlier is None else f'{text}, {EARLIER} {line.earlier}'
 
 
-def _paper_cell(row: Row, name: str) -> str:
+def paper_cell(row: Row, name: str) -> str:
+  """The result of the paper as it prints it."""
   value = (row.paper or {}).get(name)
   if value is None:
     return MISSING
@@ -121,14 +173,14 @@ def _paper_cell(row: Row, name: str) -> str:
   return text + (' (unverified)' if row.unverified else '')
 
 
-def _our_cell(line: Line, name: str, column: Column) -> str:
-  result = line.results.get(name)
+def result_cell(result: Result | None, column: Column) -> str:
+  """Our result, with its spread if there are several seeds."""
   if result is None:
-    return MISSING if line.records or column.computed else NOT_RUN
+    return MISSING
   text = f'{result.mean:.{column.digits}f}'
-  if result.spread is not None:
-    text += f' ± {result.spread:.{column.digits}f}'
-  return text + (' †' if line.changed and not column.computed else '')
+  if result.spread is None:
+    return text
+  return f'{text} ± {result.spread:.{column.digits}f} (n = {result.seeds})'
 
 
 def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
@@ -145,7 +197,7 @@ def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
       'source': row.source or table.file.source,
       'unverified': row.unverified,
       'measured': {n: result and result._asdict() for n, result in line.results.items()},
-      'config_changed': line.changed,
+      'earlier_config': line.earlier,
       'records': [dataclasses.asdict(record) for record in line.records],
     }
 
@@ -158,31 +210,76 @@ def to_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def render_markdown(table: Table, lines: Sequence[Line]) -> str:
-  """The page: results, recipes, configs, provenance and notes."""
+  """The page: results, images, recipes, configs, provenance and notes."""
   name = table.name
   split = f' Evaluated on the split `{table.file.split}`.' if table.file.split else ''
   sections = [
     f'# {table.file.title}',
     f'<!-- Written by: segjax table {name} > experiments/{name}/README.md -->',
     f'{table.file.source}.{split}',
-    markdown_table(cells(table, lines)),
-    '\n'.join(legend(table, lines)),
+    *_results(table, lines),
+    *_images(lines),
     *(_making(table, lines) if table.entries else ()),  # a table may only quote the paper's results
     table.file.notes,
   ]
   return '\n\n'.join(section.strip() for section in sections if section.strip()) + '\n'
 
 
+def _results(table: Table, lines: Sequence[Line]) -> list[str]:
+  """The measured rows, and folded those that nobody has run and those without a recipe."""
+  kinds, explained = sort_lines(lines), '\n'.join(legend(table, lines))
+  if not table.entries:
+    return [markdown_table(cells(table, kinds.quoted)), explained]
+  measured = cells(table, kinds.measured)
+  return [
+    markdown_table(measured) if measured else 'No row has been run.',
+    explained,
+    _folded(NOT_RUN, cells(table, kinds.not_run)),
+    _folded('quoted from the paper, without a recipe', cells(table, kinds.quoted)),
+  ]
+
+
+def _folded(summary: str, rows: Sequence[Mapping[str, str]]) -> str:
+  return fold(f'{summary} ({len(rows)})', markdown_table(rows)) if rows else ''
+
+
+def fold(summary: str, text: str) -> str:
+  """Markdown that is hidden behind its summary, on GitHub and on the site."""
+  return (
+    f'<details markdown="1">\n<summary>{html.escape(summary, quote=False)}</summary>\n\n'
+    f'{text}\n\n</details>'
+  )
+
+
+def _images(lines: Iterable[Line]) -> list[str]:
+  """The image of each measured row that has one, with its caption."""
+  shown = {r.image: r for line in lines for r in line.records if r.image}
+  if not shown:
+    return []
+  return [
+    '## Images',
+    'From left to right: the image, its ground truth and its prediction.',
+    *(_image(record) for record in shown.values()),
+  ]
+
+
+def _image(record: Record) -> str:
+  seed = '' if record.seed is None else f', seed {record.seed}'
+  caption = f'`{record.entry}`{seed}, {record.checkpoint} checkpoint: {record.image_note}'
+  return f'![{record.entry}: image, ground truth, prediction]({record.image})\n\n{caption}'
+
+
 def _making(table: Table, lines: Sequence[Line]) -> list[str]:
   """The sections on recipes, configs and provenance."""
   name = table.name
+  configs = [f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()]
   return [
     '## Recipes',
     '\n'.join(_recipe(*item) for item in table.recipes.items()),
     '## The config of each row',
-    '\n'.join(f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()),
     f'`segjax table {name} --run ROW.RECIPE` trains and records one row, '
     f'`segjax table {name} --run` all rows without a result.',
+    fold(f'ROW.RECIPE ({len(configs)})', '\n'.join(configs)),
     '## Provenance of the measured results',
     '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
   ]
@@ -196,17 +293,30 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def legend(table: Table, lines: Sequence[Line]) -> list[str]:
-  """Explains the symbols that occur in the cells, and lists results from other sources."""
+  """Explains the terms and symbols of the cells, and lists results from other sources."""
   spread = any(
     result and result.spread is not None for line in lines for result in line.results.values()
   )
   rows = table.rows.values()
+  terms = '; '.join(f'{term}: {meaning}' for term, meaning in (table.file.legend or {}).items())
   return [
-    *['- a ± b: mean and standard deviation over the seeds'] * spread,
-    *['- †: the config has changed since this result was measured']
-    * any(line.changed for line in lines),
-    *['- unverified: quoted from memory'] * any(row.unverified for row in rows),
+    *[f'- {terms}'] * bool(terms),
+    *legend_symbols(
+      spread=spread,
+      earlier=any(line.earlier for line in lines),
+      unverified=any(row.unverified for row in rows),
+    ),
     *(f'- {row.title}: {row.source}' for row in rows if row.source),
+  ]
+
+
+def legend_symbols(*, spread: bool, earlier: bool, unverified: bool) -> list[str]:
+  """Explains those symbols of the cells that occur."""
+  return [
+    *['- a ± b (n = c): mean and sample standard deviation over c seeds'] * spread,
+    *[f'- {EARLIER}: measured with a config, given by its digest, that the recipe no longer has']
+    * earlier,
+    *['- unverified: quoted from memory'] * unverified,
   ]
 
 

@@ -44,6 +44,8 @@ class Record:
     date: of the measurement, YYYY-MM-DD.
     command: of the training run.
     note: anything else.
+    image: file in the table's directory that shows an image, its ground truth and its prediction.
+    image_note: which image that is, and how it was chosen.
   """
 
   row: str
@@ -66,15 +68,17 @@ class Record:
   date: str | None = None
   command: str | None = None
   note: str | None = None
+  image: str | None = None
+  image_note: str | None = None
 
   @property
   def entry(self) -> str:
     return f'{self.row}.{self.recipe}'
 
   @property
-  def key(self) -> tuple[str, str, int | None]:
-    """Unique within a table."""
-    return (self.entry, self.checkpoint, self.seed)
+  def key(self) -> tuple[str, str, int | None, str | None]:
+    """Unique within a table, which keeps the records of earlier configs."""
+    return (self.entry, self.checkpoint, self.seed, self.config_digest)
 
 
 def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _read(table: Table, line: str, where: str) -> Record:
 
 
 def write_records(table: Table, added: Iterable[Record]) -> None:
-  """Adds records, each replacing an older one of the same entry, checkpoint and seed."""
+  """Adds records, each replacing an older one of the same entry, checkpoint, seed and config."""
   path = table.folder / 'results.jsonl'
   with (table.folder / 'table.toml').open('a') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # jobs on a cluster may record at the same time
@@ -132,6 +136,18 @@ def write_records(table: Table, added: Iterable[Record]) -> None:
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     temporary.write_text(''.join(lines), encoding='utf-8')
     temporary.replace(path)
+
+
+def write_image(table: Table, record: Record, picture: bytes) -> str:
+  """Writes the image of a record, a JPEG file; returns its path in the table's directory."""
+  seed = '' if record.seed is None else f'.seed{record.seed}'
+  name = f'images/{record.entry}{seed}.{record.config_digest}.jpg'
+  path = table.folder / name
+  path.parent.mkdir(exist_ok=True)
+  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  temporary.write_bytes(picture)
+  temporary.replace(path)
+  return name
 
 
 def look_up(metrics: Mapping[str, Any], key: str) -> float | None:

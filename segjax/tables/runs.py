@@ -131,7 +131,10 @@ def check_workdir(
   differences = config_lib.differences(complete(given_config(entry)), trained)
   if changed := _binding(differences):
     shown = ', '.join(f'config.{k} is {b!r}, not {a!r}' for k, (a, b) in changed.items())
-    raise SegjaxError(f'{workdir} was not trained as {entry.name} of {table.name}: {shown}')
+    raise SegjaxError(
+      f'{workdir} was not trained as {entry.name} of {table.name} ({shown}): move it, or use other '
+      '--workdirs'
+    )
   before, source = parent(table, entry), find_start(workdir, trained)
   if before is not None:
     if source is None:
@@ -177,9 +180,15 @@ def select(table: Table, names: Sequence[str]) -> list[Entry]:
   return [entry for n, entry in table.entries.items() if n in chosen or not names]
 
 
+def is_earlier(record: Record, entry: Entry) -> bool:
+  """Whether a record was measured with a config that the entry no longer has."""
+  return record.config_digest is not None and record.config_digest != entry_digest(entry)
+
+
 def missing(entry: Entry, seed: int | None, records: Iterable[Record]) -> list[str]:
-  """The checkpoints of the entry without a record for this seed."""
-  there = {r.checkpoint for r in records if r.entry == entry.name and r.seed == seed}
+  """The checkpoints of the entry without a record of its current config for this seed."""
+  found = [r for r in records if r.entry == entry.name and r.seed == seed]
+  there = {r.checkpoint for r in found if not is_earlier(r, entry)}
   return [c for c in entry.checkpoints if c not in there]
 
 

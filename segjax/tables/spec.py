@@ -18,6 +18,8 @@ from segjax import resources
 from segjax.types import NonNegativeInt, PositiveFloat, SegjaxError, nearest
 
 CHECKPOINTS = ('best', 'latest')
+# The scale of columns in percent.
+PERCENT = 100.0
 
 _NAME = re.compile('[a-z0-9_]+')
 
@@ -29,8 +31,10 @@ class Column:
   Attributes:
     key: of the measured result in the output of `segjax evaluate --json`, such as 'mean_iou' or
       'per_class.cell.iou'; None if only the paper reports it.
-    scale: factor, such as 100 for percent.
-    digits: number of decimals.
+    scale: factor. Scores from 0 to 1 have 100, and are shown in percent; all else, such as errors,
+      is shown as the paper prints it.
+    digits: number of decimals, those of the paper.
+    lower_is_better: such as an error or a time.
     computed: whether it follows from the config, without training: `key` is then 'parameters',
       'stride' or 'receptive_field'.
   """
@@ -38,7 +42,12 @@ class Column:
   key: str | None = None
   scale: PositiveFloat = 1.0
   digits: NonNegativeInt = 2
+  lower_is_better: bool = False
   computed: bool = False
+
+  @property
+  def percent(self) -> bool:
+    return self.scale == PERCENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +118,8 @@ class TableFile:
     recipes: keys of `Recipe` by name.
     rows: keys of `Row` by name.
     split: to evaluate on; None for a table of scripts.
+    headline: the column of the scoreboard; None for the first that is measured.
+    legend: terms of the headings and of the rows' titles -> what they mean.
     notes: Markdown, appended to the page.
   """
 
@@ -118,6 +129,8 @@ class TableFile:
   recipes: Mapping[str, Any]
   rows: Mapping[str, Any]
   split: str | None = None
+  headline: str | None = None
+  legend: Mapping[str, str] | None = None
   notes: str = ''
 
 
@@ -173,6 +186,16 @@ class Table:
     """The directory to which paths in the file are relative."""
     return self.folder.resolve().parent.parent
 
+  @property
+  def measured(self) -> list[str]:
+    """The columns whose results are measured."""
+    return [name for name, c in self.columns.items() if c.key and not c.computed]
+
+  @property
+  def headline(self) -> str | None:
+    """The column of the scoreboard; None if nothing is measured."""
+    return self.file.headline or next(iter(self.measured), None)
+
 
 def find_table(name: str) -> Path:
   """The directory of a table, given as a path or a name.
@@ -213,6 +236,8 @@ def read_table(folder: str | Path) -> Table:
   recipes = _parts(path, file, 'recipes', Recipe)
   rows = _parts(path, file, 'rows', Row)
   table = Table(folder, file, columns, recipes, rows, {})
+  _check_headline(table, f'{path}: headline')
+  _check_legend(table, f'{path}: legend')
   for name, recipe in recipes.items():
     _check_recipe(table, recipe, f'{path}: recipes.{name}')
   for name, row in rows.items():
@@ -253,6 +278,24 @@ def _check_recipe(table: Table, recipe: Recipe, where: str) -> None:
   if not source.is_file():
     raise SegjaxError(f'{where}: no file {recipe.config or recipe.script}: fix the path')
   _check_checkpoints(recipe.checkpoints, where)
+
+
+def _check_headline(table: Table, where: str) -> None:
+  headline, measured = table.file.headline, table.measured
+  if headline is not None and headline not in measured:
+    raise SegjaxError(f'{where}={headline} is not a measured column{nearest(headline, measured)}')
+
+
+def _check_legend(table: Table, where: str) -> None:
+  texts = [*table.columns, *(row.title for row in table.rows.values())]
+  for term in table.file.legend or {}:
+    if not any(mentions(text, term) for text in texts):
+      raise SegjaxError(f'{where}.{term} is in no heading and no title of a row: remove it')
+
+
+def mentions(text: str, term: str) -> bool:
+  """Whether a term of the legend is in a heading or a title, as a word or as several."""
+  return re.search(rf'(?<!\w){re.escape(term)}(?!\w)', text) is not None
 
 
 def _check_checkpoints(checkpoints: Sequence[str], where: str) -> None:

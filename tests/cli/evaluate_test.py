@@ -5,7 +5,10 @@ import re
 import pytest
 from commands import fails, output, read_log, run
 
+from segjax.cli.evaluate import evaluate_run
+from segjax.report import picture
 from segjax.report.values import format_metric
+from segjax.workdir import Workdir
 
 
 def evaluate(workdir, capsys, *args):
@@ -28,6 +31,28 @@ def test_every_image_counts_once(semantic_run, capsys):
   )
   assert eight['per_class'] == three['per_class']
   assert eight['loss'] == pytest.approx(three['loss'], rel=1e-5)
+
+
+@pytest.mark.parametrize('split', ['val', 'val[:1]', 'val[:4]'])
+def test_the_median_image_is_drawn(semantic_run, split):
+  found = evaluate_run(Workdir(str(semantic_run)), 'latest', split, median=True)
+  name, panels = found.median
+  scores = dict(found.measured.scores)
+  ordered = sorted(scores.values())
+  assert scores[name] == ordered[(len(ordered) - 1) // 2]
+  examples = dict(found.measured.examples)
+  if name in examples:
+    assert all((examples[name][title] == panel).all() for title, panel in panels.items())
+  assert {'image', 'truth', 'prediction'} <= set(panels)
+  assert evaluate_run(Workdir(str(semantic_run)), 'latest', split).median is None
+
+
+def test_the_median_image_of_objects_is_drawn(instance_run):
+  found = evaluate_run(Workdir(str(instance_run)), 'latest', median=True)
+  name, panels = found.median
+  assert found.measured.measure == 'f1' and name in dict(found.measured.scores)
+  assert len({panels[title].shape for title in picture.PANELS}) == 1
+  assert len(picture.picture(panels)) <= picture.LIMIT
 
 
 def test_for_people_metrics_are_in_percent(semantic_run, capsys):

@@ -7,6 +7,7 @@ import shutil
 import commands
 import pytest
 import tiny_table
+from PIL import Image
 
 from segjax import config as config_lib
 from segjax import provenance
@@ -87,7 +88,8 @@ def test_prints_markdown_json_and_a_page(filled, capsys):
   out = capsys.readouterr().out
   assert out.startswith('# A paper, Table 1\n')
   assert re.search(r'\| Second \| small \| 62.70 \| \d+\.\d \|', out)
-  assert '| First | measured | 60.0 (unverified) | not run |' in out
+  assert '<summary>not run (1)</summary>' in out
+  assert '| First | measured | 60.0 (unverified) | 0.00125 (unverified) |' in out
   assert run(folder, '--json') == 0
   content = json.loads(capsys.readouterr().out)
   assert content['rows'][0]['measured']['mIoU']['seeds'] == 1
@@ -95,11 +97,90 @@ def test_prints_markdown_json_and_a_page(filled, capsys):
   assert run(folder, '--html', f'--workdirs={workdirs}') == 0
   html = (workdirs / 'table.html').read_text()
   assert html.count('data:image/png') == 8, 'one example of each row in four panels'
-  assert 'not run' in html
+  assert '<summary>Not run (1)</summary>' in html
   assert 'Examples of second.small' in html
   assert run(folder, f'--html={workdirs / "other.html"}', '--workdirs=nowhere') == 0
   assert 'data:image/png' not in (workdirs / 'other.html').read_text()
   assert (folder / 'results.jsonl').read_text() == before
+
+
+def test_an_image_of_each_row_is_kept(filled, capsys):
+  folder, _ = filled
+  records = results.read_results(spec.read_table(folder))
+  assert [p.name for p in sorted(folder.glob('images/*'))] == sorted(
+    f'{r.entry}.seed0.{r.config_digest}.jpg' for r in records
+  )
+  for record in records:
+    with Image.open(folder / record.image) as image:
+      height, width = image.size[::-1]
+    # Three panels of 16 x 16, enlarged, and a legend.
+    assert height % 16 == 0 and width > 3 * height
+    assert re.fullmatch(r'.+, the median of 8 images by mean_iou \(\d+\.\d%\)', record.image_note)
+  capsys.readouterr()
+  assert run(folder) == 0
+  assert capsys.readouterr().out.count('![') == 2
+
+
+def test_only_the_first_seed_of_a_row_has_an_image(copied, monkeypatch):
+  folder, workdirs = copied
+  first = f'first.small={workdirs / "first.small.seed0"}'
+  record = ['--record', first, f'--workdirs={workdirs}']
+  table = spec.read_table(folder)
+  digest = runs.entry_digest(table.entries['first.small'])
+  seed_1 = tiny_table.make_record(seed=1, config_digest=digest, image='images/other.jpg')
+  results.write_records(table, [seed_1])
+  assert run(folder, *record) == 0
+  assert [r.image for r in results.read_results(table)] == [None, 'images/other.jpg']
+  assert not (folder / 'images').exists()
+
+
+def test_scoreboard(filled, tmp_path, monkeypatch, capsys):
+  folder, _ = filled
+  monkeypatch.chdir(folder.parent.parent)
+  capsys.readouterr()
+  assert run('--all') == 0
+  text = capsys.readouterr().out
+  assert text.startswith('# Scoreboard\n')
+  assert re.search(
+    r'\| \[tiny_table1\]\(tiny_table1/README.md\) \| Second \| small \| mIoU \(%\) ↑ \| 62.70 \| '
+    r'\d+\.\d \| −\d+\.\d \|',
+    text,
+  )
+  found = commands.output(capsys, 'table', '--all')
+  assert [(row['row'], row['recipe']) for row in found['measured']] == [
+    ('second', 'small'),
+    ('first', 'small'),
+  ]
+  assert (found['tables'][0]['not_run'], found['tables'][0]['quoted']) == (1, 1)
+  monkeypatch.chdir(tmp_path)  # where there are no tables of one's own
+  shipped = commands.output(capsys, 'table', '--all')
+  assert 'segnet_table6' in [row['table'] for row in shipped['measured']]
+
+
+def test_recording_updates_the_scoreboard(copied):
+  folder, workdirs = copied
+  page = folder.parent / 'README.md'
+  page.write_text('old')
+  first = workdirs / 'first.small.seed0'
+  assert run(folder, '--record', f'first.small={first}', f'--workdirs={workdirs}') == 0
+  assert '| First | small | mIoU (%) ↑ |' in page.read_text()
+
+
+def test_a_changed_recipe_is_trained_again_and_the_old_result_stays(copied, monkeypatch, capsys):
+  folder, workdirs = copied
+  table = spec.read_table(folder)
+  old = tiny_table.make_record(config_digest='0' * 12)
+  results.write_records(table, [old])
+  first = workdirs / 'first.small.seed0'
+  capsys.readouterr()
+  assert run(folder, '--run', 'first.small', f'--workdirs={workdirs}') == 0
+  assert 'to run: first.small.seed0' in capsys.readouterr().err
+  kept, new = results.read_results(table)
+  assert (kept, new.config_digest) == (old, runs.entry_digest(table.entries['first.small']))
+  config = folder.parent.parent / 'configs/tiny/small.py'
+  config.write_text(config.read_text().replace("'width': 2", "'width': 3"))
+  message = fails(capsys, folder, '--record', f'first.small={first}')
+  assert 'config.model.width is 2, not 3' in message and 'use other --workdirs' in message
 
 
 def test_what_is_recorded_is_not_run_again(filled, monkeypatch, capsys):
@@ -184,9 +265,14 @@ def test_refuses_what_is_not_the_row(copied, capsys):
     (['--fact', 'comit=x'], 'did you mean commit'),
     (['--run', '--config.train.steps=1'], 'config.train.steps would change the rows'),
     (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
+    (['--all', '--run'], '--all prints the scoreboard of all tables: leave out NAME, --run'),
   ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, args, message):
   err = fails(capsys, tiny_table.write_table(tmp_path), *args)
   assert message in err.splitlines()[-1]
   assert not (tmp_path / 'experiments/tiny_table1/results.jsonl').exists()
+
+
+def test_a_table_has_to_be_named(capsys):
+  assert 'needs a NAME' in fails(capsys)

@@ -37,7 +37,7 @@ class Links(html.parser.HTMLParser):
 
 def test_every_page_is_there(site, root):
   pages = {path.relative_to(root / 'docs') for path in (root / 'docs').rglob('*.md')}
-  pages |= {path.relative_to(root) for path in root.glob('experiments/*/README.md')}
+  pages |= {path.relative_to(root) for path in root.glob('experiments/**/README.md')}
   assert len(pages) > 30
   names = {'README': 'index'}
   built = {path.with_name(f'{names.get(path.stem, path.stem)}.html') for path in pages}

@@ -25,9 +25,13 @@ source = 'Author, arXiv 0000.00000, Table 1'
 split = 'val'
 notes = 'What else | there is.'
 
+[legend]
+mIoU = 'mean IoU'
+Second = 'the one after the first'
+
 [columns]
 'mIoU' = { key = 'mean_iou', scale = 100, digits = 1 }
-'sky' = { key = 'per_class.sky.iou', digits = 3 }
+'sky' = { key = 'per_class.sky.iou', digits = 3, lower_is_better = true }
 'size' = { key = 'parameters', scale = 1e-3, digits = 2, computed = true }
 'price' = {}
 

@@ -22,7 +22,7 @@ def cell(table, lines, row, heading, recipe='small'):
   return found[0][heading]
 
 
-def test_rows_without_a_result_say_so(table):
+def test_rows_without_a_result_are_folded(table):
   lines = lines_of(table)
   assert [(line.row, line.entry and line.entry.recipe) for line in lines] == [
     ('second', 'small'),
@@ -30,31 +30,44 @@ def test_rows_without_a_result_say_so(table):
     ('first', 'measured'),
     ('other', None),
   ]
-  cells = page.cells(table, lines)
-  assert list(cells[0]) == [
-    'row',
-    'recipe',
-    'mIoU, paper',
-    'mIoU, measured',
-    'sky, measured',
-    'size, paper',
-    'size, computed',
-    'price, paper',
-  ]
-  assert list(cells[0].values()) == ['Second', 'small', '62.70', *['not run'] * 2, '–', '1.23', '3']
-  assert {c['mIoU, measured'] for c in cells} == {'not run'}
-  assert cells[3]['recipe'] == '–'
-  assert not any(
-    result for line in lines for name, result in line.results.items() if name != 'size'
-  )
+  kinds = page.sort_lines(lines)
+  assert kinds == ([], lines[:3], lines[3:])
+  assert page.cells(table, kinds.not_run)[0] == {
+    'row': 'Second',
+    'recipe': 'small',
+    'mIoU (%), paper': '62.70',
+    'size, paper': '–',
+    'size, computed': '1.23',
+    'price, paper': '3',
+  }
+  assert page.cells(table, kinds.quoted) == [{'row': 'Other | method', 'mIoU (%), paper': '50'}]
+  text = page.render_markdown(table, lines)
+  assert 'No row has been run.' in text
+  assert '<summary>not run (3)</summary>' in text
+  assert '<summary>quoted from the paper, without a recipe (1)</summary>' in text
 
 
 def test_a_result_is_measured_or_missing(table):
-  lines = lines_of(table, tiny_table.make_record())
-  assert cell(table, lines, 'first', 'mIoU, measured') == '50.0'
-  assert cell(table, lines, 'first', 'sky, measured') == '–'  # run, but not measured
-  assert cell(table, lines, 'second', 'mIoU, measured') == 'not run'
-  assert cell(table, lines, 'first', 'mIoU, measured', 'measured') == 'not run'
+  lines = page.sort_lines(lines_of(table, tiny_table.make_record()))
+  (measured,) = page.cells(table, lines.measured)
+  assert measured['mIoU (%), measured'] == '50.0'
+  assert measured['sky, measured'] == '–'  # run, but not measured
+  assert 'price, paper' not in measured, 'no measured row has it'
+  assert [line.entry.name for line in lines.not_run] == ['second.small', 'first.measured']
+
+
+def test_measured_rows_come_first(table):
+  text = page.render_markdown(table, lines_of(table, tiny_table.make_record()))
+  measured, not_run = text.index('| First | small |'), text.index('<summary>not run (2)</summary>')
+  assert measured < not_run < text.index('| Second | small |')
+  assert text.count('<details markdown="1">') == text.count('</details>') == 3
+
+
+def test_a_table_without_recipes_is_not_folded(table):
+  table = dataclasses.replace(table, entries={}, recipes={})
+  text = page.render_markdown(table, lines_of(table))
+  assert '<details' not in text
+  assert '| Second | 62.70 | – | 3 |' in text
 
 
 def test_mean_and_spread_over_the_seeds(table):
@@ -62,16 +75,21 @@ def test_mean_and_spread_over_the_seeds(table):
     tiny_table.make_record(seed=s, metrics={'mean_iou': v}) for s, v in enumerate((0.1, 0.2, 0.6))
   ]
   lines = lines_of(table, *records)
-  assert cell(table, lines, 'first', 'mIoU, measured') == '30.0 ± 26.5'
+  assert cell(table, lines, 'first', 'mIoU (%), measured') == '30.0 ± 26.5 (n = 3)'
   result = next(line for line in lines if line.records).results['mIoU']
   assert result == page.Result(pytest.approx(30), pytest.approx(26.4575, abs=1e-3), 3)
-  assert 'mean and standard deviation' in page.render_markdown(table, lines)
-  assert 'mean and standard deviation' not in page.render_markdown(table, lines_of(table))
+  assert 'sample standard deviation over c seeds' in page.render_markdown(table, lines)
+  assert 'standard deviation' not in page.render_markdown(table, lines_of(table))
+
+
+def test_terms_of_the_headings_are_explained(table):
+  text = page.render_markdown(table, lines_of(table))
+  assert '\n- mIoU: mean IoU; Second: the one after the first\n' in text
 
 
 def test_unverified_results_and_other_sources(table):
   lines = lines_of(table)
-  assert cell(table, lines, 'first', 'mIoU, paper') == '60.0 (unverified)'
+  assert cell(table, lines, 'first', 'mIoU (%), paper') == '60.0 (unverified)'
   assert cell(table, lines, 'first', 'size, paper') == '0.00125 (unverified)'
   text = page.render_markdown(table, lines)
   assert '- First: elsewhere' in text
@@ -82,25 +100,55 @@ def test_each_checkpoint_has_its_line(table):
   name = 'first.small'
   entry = table.entries[name]._replace(checkpoints=('latest', 'best'))
   table = dataclasses.replace(table, entries={**table.entries, name: entry})
-  lines = lines_of(table, tiny_table.make_record(checkpoint='latest'))
-  measured = {
-    c['recipe']: c['mIoU, measured'] for c in page.cells(table, lines) if c['row'] == 'First'
-  }
-  assert measured['small, latest checkpoint'] == '50.0'
-  assert measured['small, best checkpoint'] == 'not run'
+  lines = page.sort_lines(lines_of(table, tiny_table.make_record(checkpoint='latest')))
+  assert [page.recipe_cell(line) for line in lines.measured] == ['small, latest checkpoint']
+  assert 'small, best checkpoint' in [page.recipe_cell(line) for line in lines.not_run]
 
 
-def test_a_config_that_has_changed_is_marked(table):
+def test_a_result_of_an_earlier_config_is_a_line_of_its_own(table):
   digest = runs.entry_digest(table.entries['first.small'])
-  same = lines_of(table, tiny_table.make_record(config_digest=digest))
-  unknown = lines_of(table, tiny_table.make_record())
-  other = lines_of(table, tiny_table.make_record(config_digest='0' * 12))
-  assert cell(table, same, 'first', 'mIoU, measured') == '50.0'
-  assert cell(table, unknown, 'first', 'mIoU, measured') == '50.0'
-  assert cell(table, other, 'first', 'mIoU, measured') == '50.0 †'
-  assert cell(table, other, 'first', 'size, computed') == '1.23'
-  assert 'has changed since' in page.render_markdown(table, other)
-  assert '†' not in page.render_markdown(table, same)
+  old = [
+    tiny_table.make_record(config_digest='0' * 12, metrics={'mean_iou': 0.25}, seed=seed)
+    for seed in (0, 1)
+  ]
+  new = tiny_table.make_record(config_digest=digest)
+  text = page.render_markdown(table, lines_of(table, *old))
+  assert '| First | small, earlier config 000000000000 | 60.0 (unverified) | 25.0 ± 0.0' in text
+  assert '- earlier config: measured with a config' in text
+  lines = page.sort_lines(lines_of(table, *old, new))
+  assert [(line.earlier, len(line.records)) for line in lines.measured] == [
+    (None, 1),
+    ('0' * 12, 2),
+  ]
+  current, earlier = page.cells(table, lines.measured)
+  assert (current['recipe'], current['mIoU (%), measured']) == ('small', '50.0')
+  assert (current['size, computed'], earlier['size, computed']) == ('1.23', '–')
+  assert 'first.small' not in [line.entry.name for line in lines.not_run]
+
+
+def test_what_only_an_earlier_config_measured_is_not_run(table):
+  lines = page.sort_lines(lines_of(table, tiny_table.make_record(config_digest='0' * 12)))
+  assert 'first.small' in [line.entry.name for line in lines.not_run]
+  assert [line.entry.name for line in lines.measured] == ['first.small']
+
+
+@pytest.mark.parametrize('current', [True, False], ids=['current', 'unknown'])
+def test_a_result_of_the_current_or_an_unknown_config_is_not_marked(table, current):
+  digest = runs.entry_digest(table.entries['first.small']) if current else None
+  text = page.render_markdown(table, lines_of(table, tiny_table.make_record(config_digest=digest)))
+  assert 'earlier config' not in text
+  assert '| First | small | 60.0 (unverified) | 50.0 |' in text
+
+
+def test_each_image_is_shown_once_with_its_caption(table):
+  shown = tiny_table.make_record(image='images/a.jpg', image_note='x.png, the median of 3 images')
+  other = tiny_table.make_record(seed=1)
+  text = page.render_markdown(table, lines_of(table, shown, other))
+  assert text.count('![') == 1
+  assert '![first.small: image, ground truth, prediction](images/a.jpg)' in text
+  assert '`first.small`, seed 0, best checkpoint: x.png, the median of 3 images' in text
+  assert text.index('](images/a.jpg)') > text.index('## Images')
+  assert '## Images' not in page.render_markdown(table, lines_of(table, other))
 
 
 def test_facts_are_asked_for_only_where_computed(table, folder):
@@ -115,9 +163,10 @@ def test_markdown(table):
     config_digest='abc', note='a note', command='segjax train',
   )  # fmt: skip
   text = page.render_markdown(table, lines_of(table, record))
-  rows = [line for line in text.splitlines() if line.startswith('|')]
-  assert len({line.replace('\\|', '').count('|') for line in rows}) == 1, 'as many cells everywhere'
-  assert '| Other \\| method | – | 50 | not run |' in text
+  for part in text.split('<summary>'):
+    rows = [line for line in part.splitlines() if line.startswith('|')]
+    assert len({line.replace('\\|', '').count('|') for line in rows}) <= 1, 'as many cells'
+  assert '| Other \\| method | 50 |' in text
   assert '- `small`: [configs/tiny/small.py](../../configs/tiny/small.py). It is small.' in text
   assert (
     '- `second.small`: `configs/tiny/small.py --config.optim.learning_rate=0.0005`, starting from '
@@ -140,6 +189,7 @@ def test_json_has_null_without_a_result(table):
   assert first['measured']['size']['mean'] == pytest.approx(1.234)
   assert first['records'][0]['seed'] == 0
   assert first['unverified'] and first['source'] == 'elsewhere'
+  assert first['earlier_config'] is None
   assert second['paper'] == {'mIoU': 62.7, 'price': 3.0}
   assert second['measured']['mIoU'] is None
   assert second['source'] == table.file.source

@@ -28,6 +28,22 @@ def test_a_record_takes_the_place_of_one_of_its_key(table):
   assert results.read_results(table) == [tiny_table.make_record(row='second'), again, latest]
 
 
+def test_a_record_of_another_config_stays(table):
+  old, new = (tiny_table.make_record(config_digest=c * 12) for c in 'ab')
+  results.write_records(table, [old])
+  results.write_records(table, [new])
+  assert results.read_results(table) == [old, new]
+
+
+def test_an_image_is_named_after_its_record_and_replaced(table):
+  record = tiny_table.make_record(config_digest='abc')
+  name = results.write_image(table, record, b'old')
+  assert name == 'images/first.small.seed0.abc.jpg'
+  assert results.write_image(table, record, b'new') == name
+  assert (table.folder / name).read_bytes() == b'new'
+  assert [p.name for p in (table.folder / 'images').iterdir()] == [name.removeprefix('images/')]
+
+
 @pytest.mark.parametrize(
   ('line', 'message'),
   [

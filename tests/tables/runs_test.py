@@ -212,6 +212,16 @@ def test_missing_is_by_checkpoint(entries):
   assert runs.missing(entry, 1, [tiny_table.make_record()]) == ['best', 'latest']
 
 
+def test_a_record_of_an_earlier_config_counts_as_missing(entries):
+  entry = entries['first.small']
+  current = tiny_table.make_record(config_digest=runs.entry_digest(entry))
+  earlier = tiny_table.make_record(config_digest='0' * 12)
+  unknown = tiny_table.make_record()
+  assert [runs.is_earlier(r, entry) for r in (current, earlier, unknown)] == [False, True, False]
+  assert runs.missing(entry, 0, [earlier]) == ['best']
+  assert runs.missing(entry, 0, [earlier, current]) == []
+
+
 def test_chains_do_not_wait_for_each_other(table):
   jobs = runs.plan(table, runs.select(table, []), [0, 1], [], lambda job: False)
   assert [names(chain) for chain in runs.chains(table, jobs)] == [

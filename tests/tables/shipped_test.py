@@ -15,7 +15,8 @@ from segjax.convert import load
 from segjax.experiment import parse
 from segjax.metrics import coco
 from segjax.models import segnet, unet
-from segjax.tables import page, results, runs, spec
+from segjax.report import picture, values
+from segjax.tables import page, results, runs, scoreboard, spec
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
 NAMES = sorted(p.parent.name for p in EXPERIMENTS.glob('*/table.toml'))
@@ -88,6 +89,52 @@ def test_readme_is_the_rendered_table(name):
   assert readme == page.render_markdown(table, lines), (
     f'run: segjax table {name} > experiments/{name}/README.md'
   )
+
+
+def test_scoreboard_is_the_rendered_tables():
+  boards = [scoreboard.make_board(t, results.read_results(t)) for t in map(read, NAMES)]
+  page_of_all = scoreboard.render_markdown(boards, scoreboard.other_pages(EXPERIMENTS))
+  written = (EXPERIMENTS / 'README.md').read_text(encoding='utf-8')
+  assert written == page_of_all, 'run: segjax table --all > experiments/README.md'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_scores_are_in_percent_and_all_else_is_as_the_paper_prints_it(name):
+  table = read(name)
+  for heading, column in table.columns.items():
+    metric = (column.key or '').rpartition('.')[2]
+    score = values.better(metric) is max or metric in ('v_rand', 'v_info')
+    assert column.percent == (score or heading.startswith(('AP', 'PQ', 'mIoU'))), heading
+    if column.key and not column.computed:
+      assert column.lower_is_better != column.percent, heading
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_results_have_as_many_digits_as_those_of_the_paper(name):
+  table = read(name)
+  rows = [row for row in table.rows.values() if not row.source]  # of the table itself
+  for heading, column in table.columns.items():
+    printed = [row.paper[heading] for row in rows if heading in (row.paper or {})]
+    if printed and column.key and not column.computed and table.file.split:
+      digits = max(-decimal.Decimal(value).as_tuple().exponent for value in printed)
+      assert column.digits == digits, heading
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_abbreviations_in_headings_are_explained(name):
+  table = read(name)
+  legend = table.file.legend or {}
+  for heading in table.columns:
+    if re.search(r'[A-Z]|\.', heading):
+      assert any(spec.mentions(heading, term) for term in legend), heading
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_images_are_small_and_those_of_the_records(name):
+  shown = {r.image for r in results.read_results(read(name)) if r.image}
+  files = {p.relative_to(EXPERIMENTS / name) for p in (EXPERIMENTS / name).glob('images/*')}
+  assert {path.as_posix() for path in files} == shown
+  assert all((EXPERIMENTS / name / path).stat().st_size <= picture.LIMIT for path in files)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -20,6 +20,16 @@ def test_reads_rows_recipes_and_entries(table, tmp_path):
   assert table.columns['price'].key is None
 
 
+def test_headline_is_the_first_measured_column_unless_given(folder):
+  assert spec.read_table(folder).headline == 'mIoU'
+  tiny_table.write_table(folder.parent.parent, f"headline = 'sky'\n{tiny_table.TABLE}")
+  assert spec.read_table(folder).headline == 'sky'
+
+
+def test_columns_in_percent(table):
+  assert [name for name, column in table.columns.items() if column.percent] == ['mIoU']
+
+
 def test_results_of_the_paper_stay_as_they_are_printed(table):
   assert table.rows['second'].paper == {'mIoU': decimal.Decimal('62.70'), 'price': 3}
   assert str(table.rows['second'].paper['mIoU']) == '62.70'
@@ -83,6 +93,9 @@ def test_ancestors(table):
     ('[rows.other]', '[rows.Other]', 'rows.Other is used in file names'),
     ('[columns]', '[columns', 'is not valid TOML'),
     ("split = 'val'", 'split = 3', 'split=3 has the wrong type'),
+    ("split = 'val'", "headline = 'mIuO'", 'mIuO is not a measured column: did you mean mIoU?'),
+    ("split = 'val'", "headline = 'size'", 'size is not a measured column'),
+    ("mIoU = 'mean", "IoU = 'mean", 'legend.IoU is in no heading and no title of a row'),
   ],
 )
 def test_what_is_wrong_is_one_sentence(tmp_path, old, new, message):

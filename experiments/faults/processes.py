@@ -16,6 +16,8 @@ from faults.kills import targets
 from faults.place import Place, Recipe
 from faults.row import Options, Outcome
 
+# Seconds between two jumps of the clock.
+_BETWEEN_JUMPS = 0.2
 _FAKETIME = '/usr/lib/*/faketime/libfaketime.so.1'
 
 
@@ -27,11 +29,14 @@ def two_runs(recipe: Recipe):
     whole = place.undisturbed(recipe)
     first = place.train(recipe, workdir)
     first.wait_for_step(1)
-    for _ in range(options.tries - 1):
-      ended = place.train(recipe, workdir).end()
+    others = [place.train(recipe, workdir) for _ in range(options.tries - 1)]
+    for other in others:
+      ended = other.end()
       outcome.tries += 1
-      refused = ended.sentence() and first.process.poll() is None
+      refused = 'another process' in (ended.sentence() or '')
       outcome.happened['refused, in one sentence' if refused else ended.describe()] += 1
+      if not refused:
+        outcome.lost['the sentence'] += 1
     ended = first.end()
     if ended.code:
       outcome.lost['the first run'] += 1
@@ -125,7 +130,7 @@ def faketime() -> str | None:
 
 
 def clock(recipe: Recipe):
-  """The system's clock jumps by up to a day, back and forth, every half second of a run."""
+  """The system's clock jumps by up to a day, back and forth, again and again."""
 
   def run(place: Place, options: Options) -> Outcome:
     outcome, whole, workdir = Outcome(), place.undisturbed(recipe), place.new('clock')
@@ -165,7 +170,7 @@ def _jumping(path: Path, options: Options) -> Iterator[list[float]]:
   rng, jumps, ended = options.rng(), [], threading.Event()
 
   def jump() -> None:
-    while not ended.wait(0.5):
+    while not ended.wait(_BETWEEN_JUMPS):
       jumps.append(rng.uniform(-86400, 86400))
       temporary = path.with_suffix('.new')
       temporary.write_text(f'{jumps[-1]:+.0f}')

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all test-versions mutate faults lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -31,6 +31,11 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
+
+# Debian's Slurm, on this machine and only while the test runs; needs root.
+test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed
+	apt-get install --yes --no-install-recommends slurm-wlm munge
+	SEGJAX_TEST_SLURM=1 $(BIN)/pytest tests/launch/on_slurm_test.py
 
 # Two worker processes each, as `make test`; the first time, each environment is made.
 test-versions: $(READY)  ## the default tests on Python 3.12 and 3.13, with newest and lowest packages

@@ -19,7 +19,7 @@ from absl import flags, logging
 
 import segjax
 from segjax import config as config_lib
-from segjax import merge
+from segjax import merge, storage
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline, source_reader, statistics, unusual
@@ -219,13 +219,18 @@ def size_of(params: Any) -> int:
 
 
 def load_dataset(
-  experiment: Experiment, *, download: bool = False, offline: bool = False
+  experiment: Experiment,
+  *,
+  download: bool = False,
+  offline: bool = False,
+  workers: int | None = None,
 ) -> Dataset:
   """The data set to train on, prepared where it was not yet, and its spec.
 
   Args:
     experiment: names it.
     download, offline: as in `datasets.load`.
+    workers: likewise; None for those that prepare batches.
   """
   data = experiment.data
   with images.pixel_limit(data.max_pixels):
@@ -238,6 +243,7 @@ def load_dataset(
       annotations=experiment.input.annotations,
       download=download,
       offline=offline,
+      workers=experiment.batch.workers if workers is None else workers,
     )
   return builder, datasets.spec(builder, experiment.input)
 
@@ -279,6 +285,7 @@ def train_batches(
     config: in place of the run's own, such as one without augmentation or worker processes.
     report: shows what was left out of an image.
   """
+  part = sharding.own_part(run.experiment.mesh)
   return pipeline.train_batches(
     builder,
     run.spec,
@@ -286,8 +293,8 @@ def train_batches(
     seed=run.experiment.train.seed,
     start_step=start_step,
     margin=getattr(run.model, 'margin', 0),
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=part.index,
+    process_count=part.count,
     report=report,
   )
 
@@ -297,13 +304,15 @@ def eval_batches(
 ) -> tuple[Iterator[Any], evaluate.Put]:
   """This process's part of a split, once through it, and what moves a batch to the mesh."""
   builder, spec = dataset
+  part = sharding.own_part(run.experiment.mesh)
   batches = pipeline.eval_batches(
     builder,
     spec,
     run.experiment.input,
     split=split,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    multiple=mesh.shape['data'],
+    process_index=part.index,
+    process_count=part.count,
   )
   return batches, functools.partial(sharding.put_batch, mesh=mesh, spec=run.task.batch_spec)
 
@@ -330,28 +339,56 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   return mesh
 
 
+def check_train_shapes(run: Run, builder: Any, mesh: jax.sharding.Mesh) -> None:
+  """Raises a SegjaxError where training batches do not divide over the mesh.
+
+  Parts of an accumulated batch may not: this is shown.
+  """
+  experiment = run.experiment
+  size = experiment.batch.size
+  sharding.check_rows(size, mesh)
+  if idle := sharding.describe_idle(size, experiment.optim.accumulate, mesh):
+    notify(idle)
+  if mesh.shape['space'] > 1:
+    shapes = pipeline.train_shapes(builder, run.spec, experiment.input)
+    sharding.check_heights(shapes, mesh, margin=getattr(run.model, 'margin', 0))
+
+
 class Evaluator:
-  """Evaluates variables of a run on a split; compiles once for each shape of a batch."""
+  """Evaluates variables of a run on a split; compiles once for each shape of a batch.
+
+  Raises:
+    SegjaxError: unknown split; no object of it has the mask that the task needs; its images do not
+      divide over the mesh.
+  """
 
   def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
+    if mesh.shape['space'] > 1:
+      shapes = pipeline.eval_shapes(*dataset, run.experiment.input, split)
+      sharding.check_heights(shapes, mesh)
     pipeline.check_objects(*dataset, run.experiment.input, split, notify)
-    eval_step = compile.jit(step.make_eval_step(run.task))
+    # Of the losses, the states of metrics, the predictions, and the scores of the images.
+    places = (None, None, sharding.by_rows(mesh), None)
+    eval_step = compile.jit(step.make_eval_step(run.task), out_shardings=places)
     self._eval_step = compile.announced(eval_step, 'evaluation step', notify)
     self._batches = functools.partial(eval_batches, run, dataset, split, mesh)
     self._task, self._images = run.task, images
+    self._part = sharding.own_part(run.experiment.mesh)
 
-  def __call__(self, variables: Mapping[str, Any]) -> evaluate.Evaluation:
-    """The metrics of the split, and the first and the worst images."""
+  def __call__(
+    self, variables: Mapping[str, Any], beat: Callable[[], None] = lambda: None
+  ) -> evaluate.Evaluation:
+    """The metrics of the split, and the first and the worst images; `beat` is called by batch."""
     batches, put = self._batches()
-    images = self._images
-    return evaluate.evaluate(
-      self._eval_step, variables, batches, self._task, put, num_images=images
-    )
+    batches = (beat() or batch for batch in batches)
+    options = {'num_images': self._images, 'part': self._part}
+    return evaluate.evaluate(self._eval_step, variables, batches, self._task, put, **options)
 
   def draw(self, variables: Mapping[str, Any], names: Collection[str]) -> list[evaluate.Example]:
     """The panels of the images with these names."""
     batches, put = self._batches()
-    return evaluate.draw(self._eval_step, variables, batches, self._task, put, names)
+    task, part = self._task, self._part
+    return evaluate.draw(self._eval_step, variables, batches, task, put, names, part=part)
 
 
 # --- before training ------------------------------------------------------------------------------
@@ -363,6 +400,18 @@ def read_given(
   """The config file at `path`, or else the config of the workdir, with overrides put in place."""
   given = config_lib.read_file(path) if path else _read_config(workdir)
   return config_lib.override(given, overrides)
+
+
+def read_mesh(
+  workdir: Workdir, path: str | None, overrides: Sequence[tuple[str, str]]
+) -> sharding.MeshConfig:
+  """`config.mesh`, read without a word and without JAX: several processes start with it.
+
+  Raises:
+    SegjaxError: there is no such config, or its values are out of range.
+  """
+  given = config_lib.read_file(path) if path else workdir.read_config()
+  return check_group('mesh', config_lib.override(given, overrides))
 
 
 def resolve(given: Mapping[str, Any]) -> Experiment:
@@ -419,6 +468,12 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
       f'{builder.data_path} is not what {workdir.path} was trained on: take another --workdir, '
       'or prepare the same data again'
     )
+  records = datasets.records_digest(builder)
+  if known and known.get('records', records) != records:
+    notify(
+      f'{builder.data_path} was prepared again since {workdir.path} was first trained, and its '
+      'examples are not the same: from here on the run cannot be repeated'
+    )
   class_weights = (
     known['class_weights']
     if known
@@ -430,7 +485,12 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   if write:
     workdir.write_config(experiment.to_dict())
     ranges = known['images'] if known and 'images' in known else _image_ranges(run, builder)
-    facts = {'spec': spec.to_json(), 'class_weights': class_weights, 'images': ranges}
+    facts = {
+      'spec': spec.to_json(),
+      'class_weights': class_weights,
+      'images': ranges,
+      'records': known.get('records', records) if known else records,
+    }
     workdir.write_dataset(facts)
   return run, builder
 
@@ -482,14 +542,16 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
     path = str(addresses.get(init_from.source, report=notify))
-  if not Path(path).exists() and init_from.source and addresses.find(init_from.source):
+  start = storage.as_path(path)
+  if not start.exists() and init_from.source and addresses.find(init_from.source):
     raise SegjaxError(
       f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
       f'to download the weights of {init_from.source}'
     )
-  if not Path(path).is_dir():
-    return weights_lib.read_pretrained(path, init_from.source)
-  restored = restore(Workdir(path), init_from.checkpoint)
+  if not start.is_dir():
+    file = storage.local_path(path, 'config.init_from.path')
+    return weights_lib.read_pretrained(str(file), init_from.source)
+  restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
   return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segjax.metrics import boundary, coco
-from segjax.ops.paste_masks import paste_masks
+from segjax.ops.paste_masks import paste_masks, paste_regions
 from speed import harness
 from speed.row import Options, Row, Work
 
@@ -149,19 +149,23 @@ def _coco(package: str, whole: bool, options: Options) -> Work:
   """Scoring, or with `whole` also the pasting and encoding of the masks on our side alone."""
   metric, batches = simulated_detections(options)
 
-  def state() -> list[Any]:
-    return [result for batch in batches for result in metric.from_batch(*batch)]
+  def state() -> coco.Columns:
+    return metric.merge(*(metric.from_batch(*batch) for batch in batches))
 
-  ready = state()
+  results = [result for batch in batches for result in coco.image_results(*batch, paste_regions)]
+
+  def score() -> dict[str, Any]:
+    return metric.compute(coco.compare(results, coco.KINDS))
+
   classes = options.pick(80, 3)
 
   def run() -> dict[str, float]:
-    values = metric.compute(state() if whole else ready)
+    values = metric.compute(state()) if whole else score()
     return {name: value for name, value in values.items() if name != 'per_class'}
 
   if not options.peers:
     return Work(run)
-  programs = _coco_peers(dataset(batches, classes), coco.coco_results(ready, range(classes)))
+  programs = _coco_peers(dataset(batches, classes), coco.coco_results(results, range(classes)))
   if package not in programs:
     raise ModuleNotFoundError(f'No module named {package}', name=package)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.cli import options
+from segjax.cli import options, processes
 from segjax.data import statistics
 from segjax.experiment import Experiment
 from segjax.report import console, curves, html, values
@@ -40,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='search for the best thresholds of a panoptic network on the split, and print them',
   )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+  processes.start(args)
   command = _tune if args.tune else _evaluate
   command(args)
   return 0
@@ -53,7 +55,6 @@ def _evaluate(args: argparse.Namespace) -> None:
   evaluated = evaluate_run(workdir, args.checkpoint, args.split, args.overrides)
   if jax.process_index() != 0:
     return
-  write_report(workdir, evaluated)
   if args.json:
     facts = {'step': evaluated.step, 'split': evaluated.split, **_measured(evaluated)}
     print(json.dumps(log.no_nan({**facts, **evaluated.metrics})))
@@ -61,6 +62,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     Console().print(console.metrics_table(evaluated.metrics))
     if missing := _missing(evaluated):
       print(missing)
+  write_report(workdir, evaluated)  # after the metrics, as the workdir may be read-only
+  if not args.json:
     print(f'{evaluated.split} at step {evaluated.step}; report: {workdir.report}')
 
 

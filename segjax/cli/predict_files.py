@@ -7,15 +7,17 @@ import itertools
 import json
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 import cv2
+import jax
 import numpy as np
 
-from segjax import infer
+from segjax import infer, storage
 from segjax.data import frames
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import panoptic
@@ -24,6 +26,7 @@ from segjax.predictor import Predictor
 from segjax.report import overlays, png
 from segjax.result import Result
 from segjax.run import notify
+from segjax.training import sharding
 from segjax.types import SegjaxError, nearest
 
 # What each task can save, the default first.
@@ -133,13 +136,13 @@ def check_outputs(
   Raises:
     SegjaxError: two outputs have the same path, or one would overwrite an image.
   """
-  output = place.output
+  output, resolved = place.output, storage.resolved
   taken = {source.path.resolve(): source.path for source in sources}
-  taken |= {(output / name).resolve(): output / name for name in shared}
+  taken |= {resolved(output / name): output / name for name in shared}
   directories = {source.path.parent.resolve(): source.path for source in sources}
   for source in sources:
     for name in place.names(source, endings):
-      target = (output / name).resolve()
+      target = resolved(output / name)
       if other := taken.get(target) or directories.get(target):
         raise _conflict(output / name, source, other)
       taken[target] = source.path
@@ -206,6 +209,8 @@ class Writer:
       endings.append(_UNCERTAINTY)
     check_outputs(place, sources, endings, shared)
     rule = panoptic_image_ids if self._task == 'panoptic' else image_numbers
+    if jax.process_count() > 1 and 'json' in saves:
+      _check_countable(sources)
     self._id_of = _ids(sources, rule)
     self._entries: dict[str, list[Mapping[str, Any]]] = {}
     self._video = _Videos(place)
@@ -215,7 +220,10 @@ class Writer:
 
   def __exit__(self, kind: Any, *error: Any) -> None:
     self._video.close()
-    if kind is None and self._entries:
+    if kind is not None:
+      return
+    self._entries = gather_entries(self._entries)
+    if self._entries and jax.process_index() == 0:
       self._write_shared()
 
   def write_all(self, found: Iterable[tuple[Frame, Result]]) -> Iterator[Result]:
@@ -245,7 +253,7 @@ class Writer:
     return _Written(frame, result, image_id, drawn, shared)
 
   def _writing(self, frame: Frame, ending: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    return writing(self._place.output / self._place.relative(frame, ending))
+    return storage.writing(self._place.output / self._place.relative(frame, ending))
 
   def _encode(
     self, file: BinaryIO, word: str, frame: Frame, result: Result, image_id: int | str
@@ -277,7 +285,7 @@ class Writer:
       return entries
     name = self._place.shared_name(frame, '.png')
     path = self._place.output / Path(SEGMENTS).stem / name
-    write_bytes(path, panoptic.encode_ids(result.segments))
+    storage.write_bytes(path, panoptic.encode_ids(result.segments))
     entries[SEGMENTS] = [{**result.to_coco(image_id)[0], 'file_name': name}]
     return entries
 
@@ -292,16 +300,27 @@ class Writer:
     if SEGMENTS in contents:
       contents[SEGMENTS] = {'annotations': contents[SEGMENTS]}
     for name, content in contents.items():
-      write_bytes(self._place.output / name, json.dumps(content).encode())
+      storage.write_bytes(self._place.output / name, json.dumps(content).encode())
+
+
+def gather_entries(entries: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+  """The entries of all processes by the name of their file, in the order of the processes."""
+  names = sorted(set(sharding.gather_lists({'names': list(entries)})['names']))
+  return sharding.gather_lists({name: entries.get(name, []) for name in names})
 
 
 class _Videos:
-  """Writes the overlays of one video after another."""
+  """Writes the overlays of one video after another.
+
+  OpenCV writes to a local file: of a bucket to a temporary one, which is copied when it is whole.
+  """
 
   def __init__(self, place: Place):
     self._place = place
     self._source: Source | None = None
     self._video: frames.VideoWriter | None = None
+    self._path: Path | None = None
+    self._temporary: tempfile.TemporaryDirectory[str] | None = None
     self._count = 0
 
   def write(self, frame: Frame, rgb: np.ndarray) -> None:
@@ -310,9 +329,12 @@ class _Videos:
       self.close()
       self._source = frame.source
       (name,) = (n for n in self._place.names(frame.source, ()) if n.name.endswith(_VIDEO))
-      path = self._place.output / name
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._video = frames.VideoWriter(path, frame.rate)
+      self._path = local = self._place.output / name
+      if storage.is_bucket(self._path):
+        self._temporary = tempfile.TemporaryDirectory(prefix='segjax-video-')
+        local = Path(self._temporary.name) / name.name
+      storage.make_directory(local.parent)
+      self._video = frames.VideoWriter(local, frame.rate)
     self._video.write(rgb)
     self._count += 1
 
@@ -320,29 +342,11 @@ class _Videos:
     """Completes the last video."""
     if self._video is not None:
       self._video.close()
-      notify(f'{self._source.path} -> {self._video.path}, {self._count} frames')
-    self._video, self._count = None, 0
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-  """Writes a file, and the directories that it is in, so that none is ever half-written."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.part')
-  try:
-    with temporary.open('wb') as file:
-      yield file
-    temporary.replace(path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-  """Writes a file with the content, see `writing`."""
-  with writing(path) as file:
-    file.write(content)
+      if self._temporary is not None:
+        storage.copy_file(self._video.path, self._path)
+        self._temporary.cleanup()
+      notify(f'{self._source.path} -> {self._path}, {self._count} frames')
+    self._video, self._temporary, self._count = None, None, 0
 
 
 def _write_overlay(file: BinaryIO, result: Result) -> None:
@@ -431,6 +435,16 @@ def _categories(spec: DatasetSpec, task: str) -> list[dict[str, Any]]:
   return entries
 
 
+def _check_countable(sources: Sequence[Source]) -> None:
+  """Raises a SegjaxError for a video, whose frames nobody can count before they are read."""
+  for source in sources:
+    if source.kind == 'frame':
+      raise SegjaxError(
+        f'{source.path} is a video, whose frames several processes cannot number: leave out '
+        '--distributed, or json in --save'
+      )
+
+
 def _ids(
   sources: Sequence[Source], rule: Callable[[Sequence[Path]], Mapping[Path, Any]]
 ) -> Callable[[Frame], Any]:
@@ -438,8 +452,13 @@ def _ids(
   if all(source.kind == 'image' for source in sources):
     known = rule([source.path for source in sources])
     return lambda frame: known[frame.source.path]
-  counter = itertools.count(1)
-  return lambda frame: next(counter)
+  if any(source.kind == 'frame' for source in sources):
+    counter = itertools.count(1)
+    return lambda frame: next(counter)
+  # The same for whatever part of the files is read.
+  numbers = itertools.accumulate((len(source.pages) or 1 for source in sources), initial=1)
+  counters = {s.path: itertools.count(first) for s, first in zip(sources, numbers, strict=False)}
+  return lambda frame: next(counters[frame.source.path])
 
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:

@@ -17,14 +17,15 @@ import optax
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.cli import options
+from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
-from segjax.training.state import TrainState, eval_variables
+from segjax.training.state import TrainState, eval_variables, flat_arrays
+from segjax.training.watchdog import Watchdog
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
@@ -42,43 +43,13 @@ used."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   parser.add_argument('--config', help='path or name of a config, such as unet/scenes')
-  parser.add_argument(
-    '--distributed',
-    nargs='?',
-    const='auto',
-    metavar='HOST:PORT,COUNT,INDEX',
-    help='train with several processes: detected by JAX (TPU pods, Slurm, …), or as given',
-  )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  if args.distributed:
-    start_distributed(args.distributed)
+  processes.start(args, saves=True)
   train(Workdir(args.workdir), args.config, args.overrides)
   return 0
-
-
-def start_distributed(how: str) -> None:
-  """Initializes multi-process JAX.
-
-  Args:
-    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
-      the index of this one.
-
-  Raises:
-    SegjaxError: `how` has another form.
-  """
-  if how == 'auto':
-    jax.distributed.initialize()
-    return
-  try:
-    address, count, index = how.split(',')
-    count, index = int(count), int(index)
-  except ValueError:
-    raise SegjaxError(
-      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
-    ) from None
-  jax.distributed.initialize(address, count, index)
 
 
 def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:
@@ -98,7 +69,8 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
   """`train` of a config that is read; returns the last state."""
   first = jax.process_index() == 0
-  with workdir.lock() if first else contextlib.nullcontext():
+  with workdir.lock(notify) if first else contextlib.nullcontext():
+    checkpoint.check_shared(workdir.path)
     run, builder = run_lib.assemble(workdir, given, write=first)
     return fit(run, builder, workdir)
 
@@ -106,6 +78,9 @@ def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
+  run_lib.check_train_shapes(run, builder, mesh)
+  if run.experiment.mesh.fsdp:
+    run = dataclasses.replace(run, task=sharding.gathered(run.task, mesh))
   # Config errors surface here, before anything is compiled.
   loggers.check(run.experiment.train.loggers)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
@@ -117,7 +92,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     prepared = _prepare(run, builder, checkpoints, mesh, stack)
     current = prepared.state
     start, batches = int(current.step), prepared.batches
-    _notify_start(run, workdir, start, size_of(current.params))
+    _notify_start(run, workdir, start, current.params, mesh)
     if start == 0:
       _notify_large_batch(run, builder)
       notify_missing = functools.partial(_notify_missing, run, (builder, run.spec), eval_dataset)
@@ -129,8 +104,11 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run_log = None
     if jax.process_index() == 0:
       workdir.note_start({'step': start, **provenance.provenance()})
-      run_log = stack.enter_context(_open_log(run, workdir, start))
+      run_log = stack.enter_context(_open_log(run, workdir, start, prepared.evaluated))
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
+    # Of several processes the first one holds JAX's coordination service.
+    coordinates = jax.process_count() > 1 and jax.process_index() == 0
+    watchdog = stack.enter_context(Watchdog(run.experiment.mesh.hang_timeout, last=coordinates))
     current = loop.run(
       current,
       compile.announced(train_step, 'train step for another shape', progress.message),
@@ -140,9 +118,10 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       checkpoints=checkpoints,
       log=run_log,
       progress=progress,
-      evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress),
+      evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress, watchdog),
       evaluated=prepared.evaluated,
       refresh=refresh,
+      watchdog=watchdog,
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
@@ -176,13 +155,11 @@ def _prepare(
   """Traces the train step; meanwhile threads compile the first state and read the first batch."""
   example = _first_batch(run, builder)
   optimizer = run_lib.make_optimizer(run, example)
-  init = compile.jit(
-    run_lib.init_state(run, optimizer, example),
-    once=True,
-    out_shardings=sharding.replicated(mesh),
-  )
+  init = run_lib.init_state(run, optimizer, example)
   key = jax.random.key(run.experiment.train.seed)
   shapes = jax.eval_shape(init, key)
+  places = sharding.state_shardings(shapes, mesh, fsdp=run.experiment.mesh.fsdp)
+  init = compile.jit(init, once=True, out_shardings=places)
   restored = checkpoints.restore('latest', shapes)
 
   start = restored.step if restored else 0
@@ -191,16 +168,17 @@ def _prepare(
   threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2, 'segjax_train'))
   first_batch = threads.submit(next, batches)
   if restored:
-    state = threads.submit(sharding.put_replicated, restored.state, mesh)
+    state = threads.submit(sharding.put, restored.state, places)
   else:
     state = threads.submit(init, key)
-  train_step = _make_train_step(run, optimizer, mesh)
+  train_step = _make_train_step(run, optimizer, places, mesh)
   lowered = None
   if start < run.experiment.train.steps:
+    shapes = sharding.placed(shapes, places)
     lowered = train_step.lower(shapes, sharding.put_batch(example, mesh, run.task.batch_spec))
   current = state.result()
   if not restored and run.experiment.init_from is not None:
-    current = sharding.put_replicated(run_lib.start_from(current, run), mesh)
+    current = sharding.put(run_lib.start_from(sharding.to_host(current), run), places)
 
   def compile_step() -> Callable[..., Any]:
     if lowered is not None:
@@ -233,10 +211,10 @@ def _beside(
     yield batch
 
 
-def _open_log(run: Run, workdir: Workdir, start: int) -> log.RunLog:
+def _open_log(run: Run, workdir: Workdir, start: int, evaluated: bool) -> log.RunLog:
   config, train_config = config_lib.dotted(run.experiment.to_dict()), run.experiment.train
   opened = loggers.open_loggers(train_config.loggers, workdir.path, config, notify)
-  run_log = log.RunLog(workdir.path, start_step=start, loggers=opened)
+  run_log = log.RunLog(workdir.path, start_step=start, evaluated=evaluated, loggers=opened)
   split = run.experiment.data.eval_split
   run_log.config(config, ['train/loss', f'{split}/{train_config.best_metric}'])
   return run_log
@@ -263,14 +241,19 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     best_metric=config.best_metric,
     best_mode=config.best_mode,
     warn=notify,
+    check=workdir.check_lock,
   )
 
 
-def _notify_start(run: Run, workdir: Workdir, start: int, parameters: int) -> None:
+def _notify_start(
+  run: Run, workdir: Workdir, start: int, params: Any, mesh: jax.sharding.Mesh
+) -> None:
   notify(
     f'{workdir.path}: {"resuming from" if start else "starting at"} step {start} of '
-    f'{run.experiment.train.steps}, {parameters:,} parameters, {provenance.hardware()}'
+    f'{run.experiment.train.steps}, {size_of(params):,} parameters, {provenance.hardware()}'
   )
+  if run.experiment.mesh.fsdp:
+    notify(sharding.describe_fsdp(flat_arrays(params), mesh.shape['data']))
 
 
 def _notify_large_batch(run: Run, builder: Any) -> None:
@@ -303,7 +286,7 @@ def _device_batches(run: Run, builder: Any, start: int, mesh: jax.sharding.Mesh)
 
 
 def _make_train_step(
-  run: Run, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+  run: Run, optimizer: optax.GradientTransformation, places: Any, mesh: jax.sharding.Mesh
 ) -> Callable[..., Any]:
   config, train_config = run.experiment.optim, run.experiment.train
   train_step = step.make_train_step(
@@ -314,7 +297,8 @@ def _make_train_step(
     accumulate=config.accumulate,
     ema=config.ema,
   )
-  return compile.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+  places = (places, sharding.replicated(mesh))
+  return compile.jit(train_step, donate_argnums=0, out_shardings=places)
 
 
 def _make_evaluator(run: Run, dataset: Dataset, mesh: jax.sharding.Mesh) -> run_lib.Evaluator:
@@ -336,11 +320,12 @@ def _evaluate(
   evaluator: run_lib.Evaluator,
   run_log: log.RunLog | None,
   progress: console.TrainProgress,
+  watchdog: Watchdog,
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
   """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
-  measured = evaluator(eval_variables(current))
+  measured = evaluator(eval_variables(current), beat=watchdog.beat)
   metrics = measured.metrics
   split = run.experiment.data.eval_split
   if run_log:

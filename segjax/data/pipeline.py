@@ -26,10 +26,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
@@ -39,7 +36,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from segjax.data import augment, batch, datasets, geometry, order
+from segjax.data import augment, batch, datasets, geometry, order, records
 from segjax.data.config import InputConfig
 from segjax.data.read import Example
 from segjax.data.sample import Sample, Size
@@ -118,7 +115,8 @@ def train_batches(
   training = _Training(examples, plan, seed, margin, rows)
   batches = _stream(steps.map(training.batch), config, config.batch.workers)
   report = report or (lambda text: None)
-  _report_maskless(reader, config.data.train_split, report)
+  for sentence in reader.left_out:
+    report(sentence)
   return _report_left_out(batches, config.batch.max_objects, report)
 
 
@@ -128,6 +126,7 @@ def eval_batches(
   config: InputConfig,
   *,
   split: str | None = None,
+  multiple: int = 1,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Generator[NamedBatch, None, None]:
@@ -141,6 +140,8 @@ def eval_batches(
   Args:
     builder, spec, config, process_index, process_count: as for `train_batches`.
     split: in place of `config.data.eval_split`.
+    multiple: to which the size of a batch, in the config, is rounded up: that of the devices, and
+      so of the hosts.
 
   Yields:
     (batch, names) with image u8[b, H, W, C], label i32[b, H, W], valid bool[b], weight
@@ -150,13 +151,41 @@ def eval_batches(
   Raises:
     SegjaxError: as `train_batches`; while iterating, more than `config.batch.max_segments`.
   """
+  config = _rounded_up(config, multiple)
   examples = _Examples(builder, split or config.data.eval_split, spec, config)
-  size, reader = config.batch.eval_size, examples.reader
-  key = 'size' if size is None else 'eval_size'
-  rows = _host_rows(key, size or config.batch.size, process_index, process_count)
+  reader = examples.reader
+  rows = _host_rows('eval_size', config.batch.eval_size, process_index, process_count)
   batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
   make = functools.partial(_eval_batch, examples, rows)
   return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+
+
+def train_shapes(
+  builder: tfds.core.DatasetBuilder, spec: datasets.DatasetSpec, config: InputConfig
+) -> dict[Size, str]:
+  """The shapes of training batches without their margin; of each, the name of an example.
+
+  Where sizes are sampled, those of the first epoch.
+
+  Raises:
+    SegjaxError: an unknown or empty split; an image that fits into no shape.
+  """
+  reader = open_reader(builder, config.data.train_split, config, spec)
+  plan = order.TrainOrder(len(reader), lambda: reader.sizes, config, 0, reader.name)
+  return {shape: reader.name(index) for shape, index in plan.shapes().items()}
+
+
+def eval_shapes(
+  builder: tfds.core.DatasetBuilder, spec: datasets.DatasetSpec, config: InputConfig, split: str
+) -> dict[Size, str]:
+  """The shapes of a split's evaluation batches; of each, the name of an example.
+
+  Raises:
+    SegjaxError: an unknown or empty split; an image that fits into no shape.
+  """
+  reader = open_reader(builder, split, config, spec)
+  batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
+  return {chosen.shape: reader.name(chosen.indices[0]) for chosen in batches}
 
 
 def check_objects(
@@ -166,12 +195,13 @@ def check_objects(
   split: str,
   report: Callable[[str], None],
 ) -> None:
-  """Reports how many objects of a split an evaluation leaves out, as they have no mask.
+  """Reports what of a split an evaluation leaves out: corrupt records, objects without a mask.
 
   Raises:
     SegjaxError: none has the mask that the task needs.
   """
-  _report_maskless(open_reader(builder, split, config, spec), split, report)
+  for sentence in open_reader(builder, split, config, spec).left_out:
+    report(sentence)
 
 
 def count_labels(
@@ -361,14 +391,6 @@ class _Training:
     return geometry.warp(sample, move, config.augment.interpolation, color if clip else None)
 
 
-def _report_maskless(reader: Any, split: str, report: Callable[[str], None]) -> None:
-  if reader.maskless:
-    report(
-      f'{reader.maskless} objects of {split} of {reader.spec.name} have no mask and are left out '
-      '(with config.model.masks=False they are not)'
-    )
-
-
 def _report_left_out(
   batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
@@ -439,6 +461,13 @@ def _annotation(example: Example, size: Size) -> dict[str, Any]:
 # --- threads, processes and hosts -----------------------------------------------------------------
 
 
+def _rounded_up(config: InputConfig, multiple: int) -> InputConfig:
+  """The config with an evaluation batch of a multiple."""
+  size = config.batch.eval_size or config.batch.size
+  eval_size = -(-size // multiple) * multiple
+  return dataclasses.replace(config, batch=dataclasses.replace(config.batch, eval_size=eval_size))
+
+
 def _host_rows(key: str, batch_size: int, process_index: int, process_count: int) -> range:
   """Which rows of a global batch are those of one host."""
   if batch_size % process_count:
@@ -492,9 +521,4 @@ def _start_worker(index: int, count: int) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   # Where it cannot, because it was killed, they end too: Grain's would wait for ever.
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  records.end_with_parent()

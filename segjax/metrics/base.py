@@ -1,6 +1,8 @@
 """The interface of a metric: a state per batch, merging of states, and a final computation."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +14,9 @@ from segjax.types import Batch
 State = Any  # A pytree of arrays.
 
 
-def add(a: State, b: State) -> State:
-  """The sum of two states, leaf-wise, in int64 or float64 on the host."""
-  return jax.tree.map(lambda x, y: widen(x) + widen(y), a, b)
+def add(*states: State) -> State:
+  """The sum of states, leaf-wise, in int64 or float64 on the host."""
+  return jax.tree.map(lambda *leaves: functools.reduce(operator.add, map(widen, leaves)), *states)
 
 
 def widen(x: Any) -> np.ndarray:
@@ -33,8 +35,9 @@ class Metric:
     compute: `state -> {name: value}`; a value is a float, a list, or a dict of these. A float is
       NaN if the split has nothing to measure.
     device: True if `from_batch` is traceable by `jit` and runs in the evaluation step, with int32
-      counts; False if it takes NumPy arrays on the host.
-    merge: `(state, state) -> state` on the host, associative.
+      counts; False if it takes NumPy arrays on the host, of the images that this process read. Its
+      state is then a dict of arrays, which travels between processes.
+    merge: `(state, state, …) -> state` on the host, associative.
     reads: names of the predictions and batch entries that a host metric needs, to avoid copying
       others; None for all but the images.
     image_scores: `(predictions, batch, state of the batch) -> f[B]`, a score of each image, the
@@ -49,7 +52,7 @@ class Metric:
   from_batch: Callable[[Mapping[str, Any], Batch], State]
   compute: Callable[[State], dict[str, Any]]
   device: bool
-  merge: Callable[[State, State], State] = add
+  merge: Callable[..., State] = add
   reads: tuple[str, ...] | None = None
   image_scores: Callable[[Mapping[str, Any], Batch, State], Any] | None = None
   image_measure: str = ''

@@ -12,6 +12,10 @@ Annotations are on the host, in `batch['annotations']`, one dict per image:
   scale           input pixels per original pixel, (y, x)
   objects         list of {'id', 'category': class index from 0, 'bbox': [x, y, width, height] in
                   original pixels, 'area', 'iscrowd', 'rle': {'size': [H, W], 'counts'}}
+
+Each process pastes, encodes and compares what is in its own images. What is left of them is a few
+numbers for each detection and object, `Columns`, which are all that the averages over the split
+need: they alone are merged and travel between processes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +25,7 @@ import numpy as np
 from pycocotools import mask as mask_lib
 
 from segjax.metrics import average_precision
-from segjax.metrics.average_precision import Curves, Objects
+from segjax.metrics.average_precision import Curves, Objects, Pairs
 from segjax.metrics.base import Metric
 from segjax.ops.paste_masks import paste_regions
 from segjax.ops.run_lengths import Region, encode_region
@@ -47,6 +51,8 @@ STATS = (
 
 # The detections and the annotations of one image, see `image_result`.
 ImageResult = Mapping[str, Any]
+# What the averages over a split need of some of its images, see `compare`.
+Columns: TypeAlias = Mapping[str, np.ndarray]
 Paste = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Iterable[tuple[Region, np.ndarray]]]
 # Boxes f64[n, 4], x, y, width, height; or masks as pycocotools has them.
 _Shapes: TypeAlias = np.ndarray | list[Mapping[str, Any]]
@@ -61,7 +67,7 @@ def coco_metrics(
   *,
   min_score: float = 0.5,
 ) -> Metric:
-  """COCO AP and AR on the host, see `scores`; its state is a list of `image_result`.
+  """COCO AP and AR on the host, see `scores`; its state are the `Columns` of some images.
 
   Reads `predictions`, the fields of `segjax.types.Detections` as NumPy arrays by name,
   `batch['valid']` bool[B] and `batch['annotations']`, see the module docstring; entries of padding
@@ -76,35 +82,41 @@ def coco_metrics(
   kind = 'mask' if 'mask' in kinds else 'box'
 
   def image_scores(
-    predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any], results: list[ImageResult]
+    predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any], state: Columns
   ) -> np.ndarray:
     del predictions
     f1 = np.full(len(batch['valid']), np.nan)
-    f1[np.flatnonzero(batch['valid'])] = [image_f1(r, kind, min_score) for r in results]
+    f1[np.flatnonzero(batch['valid'])] = image_f1(state, kind, min_score)
     return f1
 
-  def from_batch(
-    predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any]
-  ) -> list[ImageResult]:
-    return [
-      image_result(
-        {key: value[i] for key, value in predictions.items() if value is not None},
-        batch['annotations'][i],
-        paste if 'mask' in kinds else None,
-      )
-      for i in np.flatnonzero(batch['valid'])
-    ]
+  def from_batch(predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Columns:
+    results = image_results(predictions, batch, paste if 'mask' in kinds else None)
+    return compare(results, kinds)
 
   return Metric(
     name='coco',
     from_batch=from_batch,
-    compute=lambda results: scores(results, class_names, kinds),
+    compute=lambda state: scores(state, class_names, kinds),
     device=False,
-    merge=lambda a, b: a + b,
+    merge=merge_columns,
     reads=(*Detections._fields, 'annotations'),
     image_scores=image_scores,
     image_measure='f1',
   )
+
+
+def image_results(
+  predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any], paste: Paste | None
+) -> list[ImageResult]:
+  """`image_result` of each valid image of a batch; arguments as there and in `coco_metrics`."""
+  return [
+    image_result(
+      {key: value[i] for key, value in predictions.items() if value is not None},
+      batch['annotations'][i],
+      paste,
+    )
+    for i in np.flatnonzero(batch['valid'])
+  ]
 
 
 def image_result(
@@ -141,47 +153,116 @@ def image_result(
   }
 
 
-def image_f1(result: ImageResult, kind: str, min_score: float) -> float:
-  """The F1 of an image's detections, to rank images: AP is defined for a split only.
+def compare(results: Sequence[ImageResult], kinds: Sequence[str]) -> Columns:
+  """Compares the detections of each image with its objects.
+
+  Args:
+    results: one per image.
+    kinds: of `KINDS`.
+
+  Returns:
+    Columns of four tables.
+    Images: `image_id` i64[I].
+    Detections, image by image: `detection_image` i64[D], row of the image; `class` i64[D]; `score`
+    f64[D]; for each kind, such as `mask`, `mask_area` f64[D], in pixels.
+    Objects, image by image: `object_image` i64[N], row of the image; `category` i64[N]; `area`
+    f64[N]; `crowd` bool[N].
+    For each kind, pairs of a detection and an object of the same image and class that may match:
+    `mask_detection` and `mask_object` i64[P], rows of the two; `mask_iou` f64[P].
+  """
+  ids = [int(result['annotation']['image_id']) for result in results]
+  images = np.repeat(np.arange(len(results)), [len(result['scores']) for result in results])
+  classes = _concatenate([result['classes'] for result in results], np.int64)
+  values = _concatenate([result['scores'] for result in results], np.float64)
+  numbered = [(i, x) for i, result in enumerate(results) for x in result['annotation']['objects']]
+  things = [thing for _, thing in numbered]
+  columns = {
+    'image_id': np.array(ids, np.int64),
+    'detection_image': images,
+    'class': classes,
+    'score': values,
+    'object_image': np.array([i for i, _ in numbered], np.int64),
+    'category': np.array([thing['category'] for thing in things], np.int64),
+    'area': np.array([thing['area'] for thing in things], np.float64),
+    'crowd': np.array([thing['iscrowd'] for thing in things], bool),
+  }
+  order, detections = average_precision.order_detections(images, classes, values)
+  places, objects = _order_objects(columns)
+  groups = average_precision.common_groups(detections, objects)
+  for kind in kinds:
+    found, true = _found(results, kind), _true([things[i] for i in places], kind)
+    areas, found = _areas(found, kind), _take(found, order)
+    ious = [_ious(found[rows], true[at], objects.crowd[at]) for rows, at in groups]
+    pairs = average_precision.near_pairs(groups, ious)
+    columns |= {
+      f'{kind}_area': areas,
+      f'{kind}_detection': order[pairs.detections],
+      f'{kind}_object': places[pairs.objects],
+      f'{kind}_iou': pairs.ious,
+    }
+  return columns
+
+
+# Columns with rows of another table -> a column of that table.
+_ROWS_OF = {
+  'detection_image': 'image_id',
+  'object_image': 'image_id',
+  **{f'{kind}_detection': 'score' for kind in KINDS},
+  **{f'{kind}_object': 'crowd' for kind in KINDS},
+}
+
+
+def merge_columns(*parts: Columns) -> Columns:
+  """The columns of the images of all parts, in order."""
+
+  def shifted(name: str) -> list[np.ndarray]:
+    if name not in _ROWS_OF:
+      return [part[name] for part in parts]
+    before = np.cumsum([0, *(len(part[_ROWS_OF[name]]) for part in parts)])
+    return [part[name] + first for part, first in zip(parts, before[:-1], strict=True)]
+
+  return {name: np.concatenate(shifted(name)) for name in parts[0]}
+
+
+def image_f1(columns: Columns, kind: str, min_score: float) -> np.ndarray:
+  """The F1 of the detections of each image, to rank images: AP is defined for a split only.
 
   A detection with a score of at least `min_score` matches the object of its class with the highest
   IoU among those that no better detection matched, if that is at least 0.5. One that matches a
   crowd does not count.
 
   Args:
-    result: see `image_result`.
+    columns: of I images.
     kind: 'box' or 'mask', what the IoU is of.
     min_score: from 0 to 1.
 
   Returns:
-    2 TP / (2 TP + FP + FN), or NaN if that is 0 / 0.
+    f64[I], 2 TP / (2 TP + FP + FN), or NaN if that is 0 / 0.
   """
-  chosen = [
-    k for k in np.argsort(-result['scores'], kind='stable') if result['scores'][k] >= min_score
-  ]
-  things = result['annotation']['objects']
-  crowd = np.array([thing['iscrowd'] for thing in things], bool)
-  classes = np.array([thing['category'] for thing in things], int)
-  free, hits, wrong = ~crowd, 0, 0
-  ious = _ious(_found([result], chosen, kind), _true(things, kind), crowd)
-  for row, k in enumerate(chosen):
-    near = (ious[row] >= 0.5) & (classes == result['classes'][k])
+  crowd, values = columns['crowd'], columns['score']
+  ious = np.zeros((len(values), len(crowd)))
+  ious[columns[f'{kind}_detection'], columns[f'{kind}_object']] = columns[f'{kind}_iou']
+  count = len(columns['image_id'])
+  hits, wrong, free = np.zeros(count, int), np.zeros(count, int), ~crowd
+  for k in np.argsort(-values, kind='stable'):
+    near, image = ious[k] >= 0.5, columns['detection_image'][k]
+    if values[k] < min_score:
+      break
     if (near & free).any():
-      free[np.argmax(np.where(near & free, ious[row], -1))] = False
-      hits += 1
+      free[np.argmax(np.where(near & free, ious[k], -1))] = False
+      hits[image] += 1
     elif not (near & crowd).any():
-      wrong += 1
-  divisor = 2 * hits + wrong + free.sum()
-  return float(2 * hits / divisor) if divisor else float('nan')
+      wrong[image] += 1
+  missed = np.bincount(columns['object_image'], free, count)
+  divisor = 2 * hits + wrong + missed
+  return np.divide(2 * hits, divisor, out=np.full(count, np.nan), where=divisor > 0)
 
 
-def scores(
-  results: Sequence[ImageResult], class_names: Sequence[str], kinds: Sequence[str]
-) -> dict[str, Any]:
+def scores(columns: Columns, class_names: Sequence[str], kinds: Sequence[str]) -> dict[str, Any]:
   """Evaluates a split.
 
   Args:
-    results: one per image.
+    columns: of all its images.
     class_names: C names.
     kinds: of `KINDS`.
 
@@ -193,7 +274,7 @@ def scores(
   Raises:
     SegjaxError: two images have the same id.
   """
-  curves = _curves(results, kinds, len(class_names))
+  curves = _curves(columns, kinds, len(class_names))
   summary = {
     f'{kind}_{name}': value
     for kind in kinds
@@ -214,7 +295,7 @@ def coco_results(
   """The detections in COCO's results format, for `COCO.loadRes`.
 
   Args:
-    results: the state of the metric.
+    results: from `image_results`.
     category_ids: the data set's id of each class index.
 
   Returns:
@@ -235,53 +316,56 @@ def coco_results(
   ]
 
 
-def _curves(
-  results: Sequence[ImageResult], kinds: Sequence[str], num_classes: int
-) -> dict[str, Curves]:
-  ids = [int(result['annotation']['image_id']) for result in results]
-  if len(set(ids)) < len(ids):
+def _curves(columns: Columns, kinds: Sequence[str], num_classes: int) -> dict[str, Curves]:
+  ids = columns['image_id']
+  if len(set(ids.tolist())) < len(ids):
     raise SegjaxError(
       'two images of the split have the same image_id: make them unique in the data set'
     )
   # As in pycocotools, the id of the image ranks detections of equal score.
-  results = [results[i] for i in np.argsort(ids)]
+  rank = np.argsort(np.argsort(ids))
+  columns = {**columns, **{key: rank[columns[key]] for key in ('detection_image', 'object_image')}}
   order, detections = average_precision.order_detections(
-    np.repeat(np.arange(len(results)), [len(result['scores']) for result in results]),
-    _concatenate([result['classes'] for result in results], np.int64),
-    _concatenate([result['scores'] for result in results], np.float64),
+    columns['detection_image'], columns['class'], columns['score']
   )
-  things, objects = _objects(results)
-  groups = average_precision.common_groups(detections, objects)
+  places, objects = _order_objects(columns)
+  # Where each detection and object is now; -1 for a detection that never counts.
+  detection, thing = (
+    _inverse(now, len(columns[key])) for now, key in ((order, 'score'), (places, 'crowd'))
+  )
   curves = {}
   for kind in kinds:
-    found, true = _found(results, order, kind), _true(things, kind)
-    ious = [_ious(found[rows], true[columns], objects.crowd[columns]) for rows, columns in groups]
-    pairs = average_precision.near_pairs(groups, ious)
-    curves[kind] = average_precision.curves(
-      detections, _areas(found, kind), objects, pairs, num_classes
-    )
+    found = detection[columns[f'{kind}_detection']]
+    pairs = Pairs(found, thing[columns[f'{kind}_object']], columns[f'{kind}_iou'])
+    pairs = Pairs(*(field[found >= 0] for field in pairs))
+    areas = columns[f'{kind}_area'][order]
+    curves[kind] = average_precision.curves(detections, areas, objects, pairs, num_classes)
   return curves
 
 
-def _objects(results: Sequence[ImageResult]) -> tuple[list[Mapping[str, Any]], Objects]:
-  """The objects of all images by class and image: as annotated, and as arrays."""
-  numbered = [(i, x) for i, result in enumerate(results) for x in result['annotation']['objects']]
-  numbered.sort(key=lambda pair: (pair[1]['category'], pair[0]))
-  things = [thing for _, thing in numbered]
-  return things, Objects(
-    images=np.array([i for i, _ in numbered], np.int64),
-    classes=np.array([thing['category'] for thing in things], np.int64),
-    areas=np.array([thing['area'] for thing in things], np.float64),
-    crowd=np.array([thing['iscrowd'] for thing in things], bool),
-  )
+def _order_objects(columns: Columns) -> tuple[np.ndarray, Objects]:
+  """The row of each object, sorted by class and image; and the sorted objects."""
+  places = np.lexsort((columns['object_image'], columns['category']))
+  names = ('object_image', 'category', 'area', 'crowd')
+  return places, Objects(*(columns[name][places] for name in names))
 
 
-def _found(results: Sequence[ImageResult], order: Sequence[int], kind: str) -> _Shapes:
-  """The boxes or masks of the detections at `order`, which counts over all images."""
+def _inverse(order: np.ndarray, count: int) -> np.ndarray:
+  """i64[count], where each index is in `order`; -1 if it is not."""
+  found = np.full(count, -1)
+  found[order] = np.arange(len(order))
+  return found
+
+
+def _found(results: Sequence[ImageResult], kind: str) -> _Shapes:
+  """The boxes or masks of all detections, image by image."""
   if kind == 'box':
-    return _concatenate([result['boxes'] for result in results], np.float64, (4,))[order]
-  places = [(result, k) for result in results for k in range(len(result['scores']))]
-  return [_rle(*places[i]) for i in order]
+    return _concatenate([result['boxes'] for result in results], np.float64, (4,))
+  return [_rle(result, k) for result in results for k in range(len(result['scores']))]
+
+
+def _take(shapes: _Shapes, order: np.ndarray) -> _Shapes:
+  return shapes[order] if isinstance(shapes, np.ndarray) else [shapes[i] for i in order]
 
 
 def _true(things: Sequence[Mapping[str, Any]], kind: str) -> _Shapes:

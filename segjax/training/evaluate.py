@@ -80,8 +80,12 @@ def evaluate(
   put: Put,
   *,
   num_images: int = 0,
+  part: sharding.Part = sharding.WHOLE,
 ) -> Evaluation:
   """Evaluates `variables` on a split.
+
+  Metrics of the host see the images of this process alone; what is left of them is exchanged at the
+  end, so that several processes share the work. The first process draws.
 
   Args:
     eval_step: from `segjax.training.step.make_eval_step`, compiled.
@@ -90,9 +94,11 @@ def evaluate(
     task: that defines the metrics.
     put: moves a batch to the mesh.
     num_images: number of examples to draw, and of worst images.
+    part: the rows of a batch that this process reads.
   """
   totals: dict[str, np.ndarray] = {}
   states: list[Any] = [None] * len(task.metrics)
+  parts: list[list[Any]] = [[] for _ in task.metrics]
   gallery = _Gallery(num_images)
   reads = [metric.reads for metric in task.metrics if not metric.device]
   for local, local_names in batches:
@@ -101,28 +107,36 @@ def evaluate(
     for name, pair in sharding.to_host(losses).items():
       totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     if reads:
-      host_predictions = sharding.to_host(_read(predictions, reads))
-      host_batch = _whole_batch(local, _read(batch, reads), task.host_keys)
+      host_predictions = sharding.own_rows(_read(predictions, reads), part)
+      host_batch = _own_batch(local, _read(batch, reads), task.host_keys, part)
     device_states, scores = sharding.to_host((device_states, scores))
-    device_states = iter(device_states)
+    device_states, own_scores = iter(device_states), None
     for i, metric in enumerate(task.metrics):
-      new = (
-        next(device_states) if metric.device else metric.from_batch(host_predictions, host_batch)
-      )
-      states[i] = new if states[i] is None else metric.merge(states[i], new)
-      if metric is task.ranking and not metric.device:
-        scores = metric.image_scores(host_predictions, host_batch, new)
-    rows = gallery.choose(sharding.to_host(batch['valid']), scores)
+      if metric.device:
+        new = next(device_states)
+        states[i] = new if states[i] is None else metric.merge(states[i], new)
+        continue
+      parts[i].append(metric.from_batch(host_predictions, host_batch))
+      if metric is task.ranking:
+        own_scores = metric.image_scores(host_predictions, host_batch, parts[i][-1])
+    lists = {'names': list(local_names), 'valid': local['valid'].tolist()}
+    if own_scores is not None:
+      lists['scores'] = own_scores.tolist()
+    lists = _gather(lists, part)
+    if own_scores is not None:
+      scores = np.array(lists['scores'])
+    rows = gallery.choose(np.array(lists['valid']), scores)
     if rows or scores is not None:
-      names = sharding.gather_lists({'names': list(local_names)})['names']
-      panels = _draw(local, batch, predictions, task, rows)
-      gallery.add(names, scores, dict(zip(rows, panels, strict=True)))
+      panels = _draw(local, batch, predictions, task, rows, part)
+      gallery.add(lists['names'], scores, dict(zip(rows, panels, strict=True)))
     del predictions  # large: free them before the next batch
 
   means = {name: float(t[0] / t[1]) if t[1] else 0.0 for name, t in totals.items()}
   metrics = {'loss': sum(means.values()), **name_parts(means)} if means else {}
   confusion = None
-  for metric, state in zip(task.metrics, states, strict=True):
+  for metric, state, own in zip(task.metrics, states, parts, strict=True):
+    if not metric.device:
+      state = metric.merge(*sharding.gather_arrays(metric.merge(*own)))
     metrics |= metric.compute(state)
     if metric.confusion:
       confusion = metric.confusion(state)
@@ -137,21 +151,24 @@ def draw(
   task: Task,
   put: Put,
   wanted: Collection[str],
+  *,
+  part: sharding.Part = sharding.WHOLE,
 ) -> list[Example]:
   """Panels of the images with these names; the network runs on their batches only.
 
   Args:
     eval_step, variables, batches, task, put: as for `evaluate`.
     wanted: names of images.
+    part: as for `evaluate`.
   """
   drawn: list[Example] = []
   for local, local_names in batches:
-    names = sharding.gather_lists({'names': list(local_names)})['names']
+    names = _gather({'names': list(local_names)}, part)['names']
     rows = [row for row, name in enumerate(names) if name in wanted]
     if rows:
       batch = put(local)
       _, _, predictions, _ = eval_step(variables, batch)
-      panels = _draw(local, batch, predictions, task, rows)
+      panels = _draw(local, batch, predictions, task, rows, part)
       drawn += [(names[row], panel) for row, panel in zip(rows, panels, strict=True)]
   return drawn
 
@@ -162,12 +179,16 @@ def _draw(
   predictions: Mapping[str, jax.Array],
   task: Task,
   rows: Sequence[int],
+  part: sharding.Part,
 ) -> list[dict[str, np.ndarray]]:
+  """The panels of these rows of a batch, on the first process; empty ones on the others."""
   if not rows:
     return []
   shown = {k: v for k, v in predictions.items() if task.drawn is None or k in task.drawn}
-  host_batch = _whole_batch(local, batch, task.host_keys)
-  return task.visualize(host_batch, sharding.to_host(shown), rows)
+  host_batch, shown = _whole_batch(local, batch, task.host_keys, part), sharding.to_host(shown)
+  if jax.process_index() != 0:
+    return [{} for _ in rows]
+  return task.visualize(host_batch, shown, rows)
 
 
 class _Gallery:
@@ -250,11 +271,35 @@ def _read(entries: Mapping[str, Any], reads: Iterable[Collection[str] | None]) -
   }
 
 
+def _own_batch(
+  local: Mapping[str, Any],
+  batch: Mapping[str, jax.Array],
+  host_keys: Sequence[str],
+  part: sharding.Part,
+) -> dict[str, Any]:
+  """The entries of `batch` and the lists of `host_keys`, of this process.
+
+  Of the processes that read the same rows the first one counts them.
+  """
+  own = {name: local[name] for name in (*batch, *host_keys) if name in local}
+  if part.rank:
+    own['valid'] = np.zeros_like(own['valid'])
+  return own
+
+
 def _whole_batch(
-  local: Mapping[str, Any], batch: Mapping[str, jax.Array], host_keys: Sequence[str]
+  local: Mapping[str, Any],
+  batch: Mapping[str, jax.Array],
+  host_keys: Sequence[str],
+  part: sharding.Part,
 ) -> dict[str, Any]:
   """The entries of `batch` and the lists of `host_keys`, gathered from all processes."""
   lists = {key: local[key] for key in host_keys if key in local}
   if jax.process_count() == 1:
     return {**{name: local[name] for name in batch}, **lists}
-  return {**sharding.to_host(dict(batch)), **sharding.gather_lists(lists)}
+  return {**sharding.to_host(dict(batch)), **_gather(lists, part)}
+
+
+def _gather(lists: Mapping[str, list[Any]], part: sharding.Part) -> dict[str, list[Any]]:
+  """`sharding.gather_lists`, with one copy of the rows that several processes read."""
+  return sharding.gather_lists({key: [] if part.rank else value for key, value in lists.items()})

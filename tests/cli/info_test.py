@@ -2,7 +2,8 @@
 
 import re
 
-from commands import info, run
+import numpy as np
+from commands import fails, info, output, run
 
 
 def test_facts(semantic_run, capsys):
@@ -15,3 +16,18 @@ def test_facts(semantic_run, capsys):
   assert facts['best_step'] in (2, 4) and 0 <= facts['best_value'] <= 1
   assert run('info', f'--workdir={semantic_run}') == 0
   assert facts['parameters_sha256'] in capsys.readouterr().out
+
+
+def test_the_table_of_shards(semantic_run, capsys):
+  """Each array is shared by the devices or whole on each; all bytes are accounted for."""
+  args = ['info', f'--workdir={semantic_run}', '--devices=2']
+  facts = output(capsys, *args)
+  for row in facts['fsdp']:
+    parts = 1 if row['axis'] is None else 2
+    assert row['own_bytes'] * parts == 4 * np.prod(row['shape'])
+    assert row['axis'] is None or row['shape'][row['axis']] % 2 == 0
+  assert sum(np.prod(row['shape']) for row in facts['fsdp']) == facts['parameter_count']
+  assert run(*args) == 0
+  printed = capsys.readouterr().out
+  assert all(row['name'] in printed for row in facts['fsdp'])
+  assert '--devices=0 must be 1 or greater' in fails(capsys, *args[:-1], '--devices=0')

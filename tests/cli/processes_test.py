@@ -1,13 +1,15 @@
 """`segjax train` in subprocesses: killed and resumed, and distributed training."""
 
+import os
 import re
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
 from commands import info, read_log, run, train_args
-from processes import run_as_two, spawn
+from processes import run_as_two, spawn, start_two
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +71,17 @@ def test_two_processes_train_as_one(tmp_path, cache):
   )
 
 
+def test_two_processes_whose_disks_are_not_shared(tmp_path, cache):
+  """Both say so before anything is compiled."""
+  each = [[f'--workdir={tmp_path / name}'] for name in ('one', 'two')]
+  for process in start_two(train_args(tmp_path / 'none'), cache, each):
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 2, err
+    assert 'is not the same directory for all processes (not for 1 of 2): set --workdir' in err
+    assert 'Traceback' not in err
+  assert not list(tmp_path.rglob('checkpoints'))
+
+
 def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path, cache):
   """Annotations are gathered from all processes for the metrics."""
   run_as_two(train_args(tmp_path / 'two', task='instance'), cache)
@@ -78,6 +91,69 @@ def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path,
     for key in ('loss', 'mask_ap', 'box_ap50', 'box_ar100'):
       if (value := a.get(key)) is not None:
         assert b[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
+
+
+def test_two_processes_evaluate_objects_to_the_last_digit(instance_run, tmp_path, cache):
+  """Each pastes and compares its own images; six images are uneven for batches of four."""
+  args = ['--config.train.images=0', f'--config.init_from.path={instance_run}']
+  assert run(*train_args(tmp_path / 'one', *args, task='instance', steps=0)) == 0
+  run_as_two(train_args(tmp_path / 'two', *args, task='instance', steps=0), cache)
+  [one], [two] = (read_log(tmp_path / name) for name in ('one', 'two'))
+  assert {'mask_ap', 'box_ar_small', 'per_class'} <= one.keys()
+  assert without_times(one) == without_times(two)
+  assert one['box_ar100'] > 0
+
+
+def without_times(record):
+  return {key: value for key, value in record.items() if 'time' not in key}
+
+
+RESTARTED = [
+  '--config.model.width=16',  # arrays that are large enough to be shared
+  '--config.optim.ema=0.9',
+  '--config.train.checkpoint_every=1',
+  '--config.train.keep=9',
+]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, cache):
+  """The workdir of six steps on four devices of one process, with all checkpoints; read-only."""
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  assert run(*train_args(workdir, *RESTARTED, steps=6)) == 0
+  return workdir
+
+
+def losses(workdir):
+  return {r['step']: r['loss'] for r in read_log(workdir) if r['split'] == 'train'}
+
+
+def lose_after(workdir, step):
+  """Leaves the run as if it had been killed after a step."""
+  for path in (workdir / 'checkpoints').iterdir():
+    if path.name.isdigit() and int(path.name) > step:
+      shutil.rmtree(path)
+
+
+@pytest.mark.parametrize('layout', ['data=4', 'fsdp=true', 'space=4'])
+def test_restarts_with_other_processes_and_layouts(
+  layout, uninterrupted, tmp_path, cache, monkeypatch
+):
+  """One process; two, which share a batch, the parameters or each image; one again."""
+  # See `tests/training/step_test.py` on BatchNorm and `space`.
+  flags = os.environ['XLA_FLAGS'].replace('--xla_cpu_use_fusion_emitters=false', '')
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  expected, workdir = losses(uninterrupted), tmp_path / 'parts'
+  shutil.copytree(uninterrupted, workdir)
+  args = train_args(workdir, *RESTARTED, steps=6)
+  lose_after(workdir, 2)
+  run_as_two([*args, f'--config.mesh.{layout}'], cache)
+  two = losses(workdir)
+  lose_after(workdir, 4)
+  assert run(*args) == 0
+  for ours in (two, losses(workdir)):
+    assert ours.keys() == expected.keys() == set(range(1, 7))
+    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-6)
 
 
 def test_two_processes_train_and_evaluate_segments_as_one(panoptic_run, tmp_path, cache):

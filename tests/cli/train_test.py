@@ -15,6 +15,7 @@ from segjax import config
 from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
+from segjax.data.builders.scenes import builder as scenes
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
@@ -122,6 +123,24 @@ def test_a_semantic_run_of_an_earlier_version_resumes(semantic_run, tmp_path, ca
   assert finals[0] == finals[1]
 
 
+def test_a_resumed_run_notices_other_data_with_the_same_counts(
+  semantic_run, tmp_path, capsys, monkeypatch
+):
+  tiny = scenes.Builder.builder_configs['tiny']
+  for name, seed in (('same', tiny.seed), ('other', tiny.seed + 1)):
+    workdir = tmp_path / name
+    shutil.copytree(semantic_run, workdir)
+    with monkeypatch.context() as patch:
+      patch.setattr(tiny, 'seed', seed)
+      assert run('train', f'--workdir={workdir}', f'--config.data.dir={tmp_path / name}_data') == 0
+    told = f'was prepared again since {workdir} was first trained, and its examples are not'
+    assert (told in capsys.readouterr().err) == (name == 'other')
+  first, second = (
+    json.loads((tmp_path / name / 'dataset.json').read_text()) for name in ('same', 'other')
+  )
+  assert first == second and len(first['records']) == 16, 'what it was first trained on'
+
+
 def rewrite_config(workdir, change):
   path = workdir / 'config.json'
   path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -212,7 +231,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'optim.learning_rate=fast', 'config.optim.learning_rate'),
     ('semantic', 'data.batch_size=4', 'config.data.batch_size is now config.batch.size'),
     ('semantic', 'batch.size=0', 'config.batch.size=0 must be 1 or greater'),
-    ('semantic', 'batch.size=3', 'does not divide over the mesh'),
+    ('semantic', 'batch.size=3', 'config.batch.size=3 does not divide over 4 devices'),
     ('semantic', 'data.name=scene', 'did you mean scenes'),
     ('semantic', 'data.train_split=training', 'has no split'),
     ('semantic', 'data.eval_split=vall', "has no split 'vall': did you mean val"),
@@ -223,6 +242,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'optim.accumulate=3', 'config.optim.accumulate=3 does not divide config.batch.si'),
     ('semantic', 'optim.accumulate=0', 'config.optim.accumulate=0'),
     ('semantic', 'mesh.space=0', 'config.mesh.space=0'),
+    ('semantic', 'mesh.space=3', '32 of 32x32 pixels, does not divide over config.mesh.space=3'),
     ('semantic', 'train.eval_every=0', 'config.train.eval_every=0 must be 1 or greater'),
     ('semantic', 'train.steps=-1', 'config.train.steps=-1'),
     ('semantic', 'train.seed=99999999999999999999', 'config.train.seed=99999999999999999999 must'),

@@ -171,7 +171,7 @@ def test_nothing_found_and_nothing_to_find():
   assert missed['bird: mask_ap'] == -1
   assert set(numbers(evaluate((annotated(3, []), FOUND))).values()) == {-1}
   assert set(numbers(evaluate((annotated(3, []), []))).values()) == {-1}
-  assert set(numbers(metric().compute([])).values()) == {-1}
+  assert set(numbers(metric().compute(coco.compare([], coco.KINDS))).values()) == {-1}
 
 
 def test_a_class_without_objects_is_left_out_of_the_mean():
@@ -193,11 +193,13 @@ def test_detections_come_back_to_the_original_image():
 def test_boxes_are_clipped_to_the_image():
   corner = (80, 60, SIZE[1], SIZE[0])
   beyond = (80, 60, 200, 150)
-  result = metric().from_batch(*batch_of((annotated(3, [(0, corner)]), [(0, 0.9, beyond)])))
-  assert result[0]['boxes'].tolist() == [[80, 60, 40, 40]]
-  assert metric().compute(result)['box_ap'] == pytest.approx(1)
-  outside = metric().from_batch(*batch_of((annotated(3, []), [(0, 0.9, (150, 130, 160, 150))])))
-  assert outside[0]['boxes'].tolist() == [[120, 100, 0, 0]]
+  image = annotated(3, [(0, corner)]), [(0, 0.9, beyond)]
+  [result] = coco.image_results(*batch_of(image), paste)
+  assert result['boxes'].tolist() == [[80, 60, 40, 40]]
+  assert evaluate(image)['box_ap'] == pytest.approx(1)
+  image = annotated(3, []), [(0, 0.9, (150, 130, 160, 150))]
+  [outside] = coco.image_results(*batch_of(image), paste)
+  assert outside['boxes'].tolist() == [[120, 100, 0, 0]]
 
 
 def test_what_is_not_valid_leaves_no_trace():
@@ -218,6 +220,13 @@ def test_merging_batches_equals_one_batch_in_any_order():
   expected = numbers(evaluate(a, b, c))
   assert numbers(m.compute(m.merge(m.merge(*states[:2]), states[2]))) == expected
   assert numbers(m.compute(m.merge(states[2], m.merge(states[1], states[0])))) == expected
+
+
+def test_what_travels_between_processes_is_small():
+  """A few numbers for each detection and object, whatever the size of the image and its masks."""
+  state = metric().from_batch(*batch_of((annotated(3, [(0, SMALL), (1, MEDIUM)]), FOUND)))
+  assert all(isinstance(column, np.ndarray) for column in state.values())
+  assert sum(column.nbytes for column in state.values()) < 400
 
 
 def test_masks_are_pasted_into_the_image():
@@ -368,10 +377,8 @@ def check_against_pycocotools(truth, seed, batch_size=16):
     return [(WHOLE, table[int(number)].astype(bool)) for number in masks.ravel()]
 
   m = coco.coco_metrics(names, paste=look_up)
-  state = []
-  for predictions, batch in as_batches(truth, found, batch_size, table):
-    state = m.merge(state, m.from_batch(predictions, batch))
-  result = m.compute(state)
+  batches = as_batches(truth, found, batch_size, table)
+  result = m.compute(m.merge(*(m.from_batch(*batch) for batch in batches)))
   for kind in coco.KINDS:
     stats, by_category = evaluate_directly(truth, as_results(found, kind), kind)
     expected = {f'{kind}_{name}': v for name, v in zip(coco.STATS, stats, strict=True)}
@@ -440,10 +447,10 @@ def test_results_can_be_read_by_pycocotools(tmp_path):
     (annotated(9, []), []),
     (annotated(7, [(2, SMALL)]), [(2, 0.5, SMALL)]),
   ]
-  state = metric().from_batch(*batch_of(*images))
+  results = coco.image_results(*batch_of(*images), paste)
   category_ids = [11, 22, 33]
   path = tmp_path / 'results.json'
-  path.write_text(json.dumps(coco.coco_results(state, category_ids)))
+  path.write_text(json.dumps(coco.coco_results(results, category_ids)))
   truth = COCO()
   truth.dataset = {
     'images': [{'id': i, 'height': SIZE[0], 'width': SIZE[1]} for i in (3, 9, 7)],
@@ -459,7 +466,7 @@ def test_results_can_be_read_by_pycocotools(tmp_path):
   assert first['score'] == np.float32(0.9)
   assert mask_lib.area(read.annToRLE(first)) == 900
   assert mask_lib.toBbox(read.annToRLE(first)).tolist() == [10, 10, 30, 30]
-  boxes = coco.coco_metrics(NAMES, ('box',), paste).from_batch(*batch_of(*images))
+  boxes = coco.image_results(*batch_of(*images), None)
   assert 'segmentation' not in coco.coco_results(boxes, category_ids)[0]
 
 

@@ -29,18 +29,22 @@ def initial_variables(norm):
 @functools.cache
 def compiled(*, ema=None, accumulate=1, optimizer=SGD, mesh=(1, 1), norm='none', **keys):
   """A task, its initial state and its step, compiled once for all tests; `keys` as `make_task`."""
+  *mesh, fsdp = (*mesh, False)[:3]
   task = make_task(norm, **keys)
   same = dataclasses.replace(task, init=lambda key, batch: initial_variables(norm))
   mesh = sharding.make_mesh(sharding.MeshConfig(*mesh))
   state = init_state(same, optimizer, jax.random.key(0), make_batch(), ema=ema is not None)
-  state = sharding.put_replicated(jax.device_get(state), mesh)
+  places = sharding.state_shardings(state, mesh, fsdp=fsdp)
+  state = sharding.put(jax.device_get(state), places)
+  task = sharding.gathered(task, mesh) if fsdp else task
   rate = optax.constant_schedule(0.1)
   step = make_train_step(task, optimizer, rate, seed=0, accumulate=accumulate, ema=ema)
   # What `tests/conftest.py` chooses to compile fast gives wrong gradients of BatchNorm where the
   # image height is split (jaxlib 0.10); with the default they are right.
   fast = 'xla_cpu_use_fusion_emitters' in os.environ['XLA_FLAGS']
   options = {'xla_cpu_use_fusion_emitters': True} if fast and mesh.shape['space'] > 1 else None
-  step = jax.jit(step, out_shardings=sharding.replicated(mesh), compiler_options=options)
+  places = (places, sharding.replicated(mesh))
+  step = jax.jit(step, out_shardings=places, compiler_options=options)
   return state, step, lambda batch: sharding.put_batch(batch, mesh, task.batch_spec)
 
 
@@ -90,6 +94,31 @@ def test_mesh_does_not_change_the_result(shape, norm):
   assert_same(one.params, four.params, rtol=1e-4, atol=1e-5)
   assert_same(one.model_state, four.model_state, rtol=1e-4, atol=1e-5)
   assert history[-1]['loss'] == pytest.approx(four_history[-1]['loss'], rel=1e-5)
+
+
+@pytest.fixture
+def shares_all(monkeypatch):
+  """The arrays of the small network are shared by the devices, too."""
+  monkeypatch.setattr(sharding, '_SMALLEST', 1)
+  compiled.cache_clear()
+  yield
+  compiled.cache_clear()
+
+
+@pytest.mark.parametrize(('mesh', 'accumulate'), [((4, 1, True), 1), ((2, 2, True), 2)])
+def test_sharing_the_parameters_does_not_change_the_result(shares_all, mesh, accumulate):
+  """Parameters, moments and average: each device holds a part, and the result is the same."""
+  keys = {'accumulate': accumulate, 'ema': 0.9, 'optimizer': optax.adam(1e-2), 'dropout': 0.5}
+  whole, history = run(make_batch(), mesh=mesh[:2], **keys)
+  shared, shared_history = run(make_batch(), mesh=mesh, **keys)
+  assert_same(whole, shared, rtol=1e-4, atol=1e-5)
+  assert shared_history[-1]['loss'] == pytest.approx(history[-1]['loss'], rel=1e-5)
+  state, step, put = compiled(mesh=mesh, **keys)
+  after, _ = step(state, put(make_batch()))
+  for tree in (after.params, after.ema, *(x for x in after.opt_state if hasattr(x, 'mu'))):
+    kernels = [x for x in jax.tree.leaves(tree) if x.ndim == 4 and x.size % 2 == 0]
+    assert kernels
+    assert all(not x.sharding.is_fully_replicated for x in kernels if max(x.shape) % 4 == 0)
 
 
 def test_compiled_once():

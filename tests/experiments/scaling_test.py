@@ -1,0 +1,66 @@
+"""The page of experiments/scaling, and what its rows compute."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope='module', autouse=True)
+def package(root):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(root / 'experiments')
+    yield
+
+
+def test_the_readme_is_up_to_date(root):
+  from scaling import page
+
+  directory = root / 'experiments/scaling'
+  assert (directory / 'README.md').read_text() == page.render(
+    page.read(directory / 'results.jsonl')
+  ), 'run: python experiments/scaling/run.py --page'
+
+
+def test_differences_are_the_largest():
+  from scaling.layouts import differences
+
+  array = np.array([1.0, -4.0])
+  one = {
+    'losses': np.array([1.0, 2.0]),
+    'metrics': {'a': 0.5, 'b': np.nan},
+    'arrays': {'x': array, 'zero': np.zeros(2)},
+  }
+  other = {
+    'losses': np.array([1.0, 1.6]),
+    'metrics': {'a': 0.25, 'b': np.nan},
+    'arrays': {'x': array + [0, 1], 'zero': np.zeros(2)},
+  }
+  assert differences(one, other) == {'loss': 0.25, 'arrays': 0.25, 'metrics': 0.25}
+  assert differences(one, one) == {'loss': 0, 'arrays': 0, 'metrics': 0}
+
+
+def test_metrics_that_differ_are_shown():
+  from scaling.page import evaluation_table
+
+  values = [
+    {'processes': 1, 'seconds': [4.0], 'metrics': [{'ap': 0.5}]},
+    {'processes': 2, 'seconds': [2.0, 2.4], 'metrics': [{'ap': 0.5}, {'ap': 0.4}]},
+  ]
+  _, rows = evaluation_table({'evaluation': {'values': values}})
+  assert rows == [['1', '4.00', '1.00', 'equal'], ['2', '2.00, 2.40', '0.55', 'DIFFER']]
+
+
+def test_each_process_gets_its_rows_of_each_batch():
+  """Together they are the images of one process, in order."""
+  from scaling import evaluation
+
+  from segjax.training.sharding import Part
+
+  zeros = {key: np.zeros((1, 2)) for key in ('boxes', 'classes', 'scores', 'masks', 'valid')}
+  batches = [(zeros, {'annotations': [{'image_id': 0}]})]
+  names = [
+    [names for _, names in evaluation.local_batches(batches, Part(i, count))]
+    for count in (1, 2)
+    for i in range(count)
+  ]
+  assert names[0] == [a + b for a, b in zip(names[1], names[2], strict=True)]
+  assert sum(names[0], []) == [str(i) for i in range(1, evaluation.IMAGES + 1)]

@@ -3,8 +3,8 @@
   python experiments/faults/inject.py nan=7 train --config=unet/scenes --workdir=runs/scenes
 
 `nan=K`: the loss of step K is NaN, and so is its gradient.
-`clock=SEED`: `time.time` jumps by up to a day, every 0.2 seconds. (libfaketime, which would move the
-clock of libraries in C++ too, breaks their monotonic waits.)
+`clock=SEED`: `time.time` jumps by up to a day, every 0.2 seconds. (libfaketime, which would move
+the clock of libraries in C++ too, breaks their monotonic waits.)
 """
 
 import dataclasses

@@ -29,7 +29,8 @@ Each network is trained for {layouts.STEPS} steps with a moving average and then
 channels, in each layout: processes × devices of each. Largest differences from one device: relative
 ones of the losses and of the arrays of the checkpoint (parameters, optimizer
 state, statistics, average; relative to the largest element of their kind), and absolute ones of the
-metrics. The merged network is evaluated only. `space` is for semantic tasks; the others refuse it by name.
+metrics. The merged network is evaluated only. `space` is for semantic tasks; the others refuse it
+by name.
 """
 
 FSDP = """## Bytes of a device with `config.mesh.fsdp`

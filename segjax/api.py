@@ -16,13 +16,13 @@ from segjax.cli import train as train_lib
 from segjax.predictor import Predictor
 from segjax.report import curves
 from segjax.result import Result
+from segjax.storage import StrPath
 from segjax.trained import open_trained
 from segjax.training.checkpoint import Which
 from segjax.workdir import Workdir
 
 __all__ = ['Predictor', 'Result', 'Training', 'evaluate', 'load', 'train']
 
-StrPath = str | os.PathLike[str]
 # A config key -> its value, flat ('data.size.image_size') or nested; or the pairs of a command.
 Overrides = Mapping[str, Any] | Sequence[tuple[str, str]]
 
@@ -43,7 +43,7 @@ def load(
       version of segjax; a key cannot be set; a checkpoint or a key is given for an export.
   """
   run_lib.start_process()
-  return open_trained(Path(path), checkpoint, _pairs(overrides))
+  return open_trained(path, checkpoint, _pairs(overrides))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def train(
     loop.StoppedError: SIGTERM or Ctrl-C, after the state was saved; call again to resume.
   """
   run_lib.start_process()
-  place, pairs = Workdir(str(workdir)), _pairs(overrides)
+  place, pairs = Workdir(workdir), _pairs(overrides)
   if config is None or isinstance(config, str | os.PathLike):
     given = run_lib.read_given(place, None if config is None else os.fspath(config), pairs)
   else:
@@ -112,7 +112,7 @@ def evaluate(
     SegjaxError: as `load`; an unknown split; the data set has other classes.
   """
   run_lib.start_process()
-  place = Workdir(str(workdir))
+  place = Workdir(workdir)
   return evaluate_lib.evaluate_run(place, checkpoint, split, _pairs(overrides)).metrics
 
 

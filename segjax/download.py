@@ -6,7 +6,6 @@ archives with TensorFlow.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import lzma
 import os
@@ -26,6 +25,8 @@ import urllib3
 from rich import progress
 from rich.console import Console
 
+from segjax import lock as lock_lib
+from segjax import storage
 from segjax.types import SegjaxError
 
 # Set to anything but the empty string, nothing is downloaded.
@@ -163,8 +164,7 @@ def _size(path: Path) -> int:
 def lock(path: Path) -> Iterator[None]:
   """Waits for other processes that write the same file; the system frees a dead one's lock."""
   path = path.with_name(f'{path.name}.lock')
-  with path.open('a') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  with lock_lib.exclusive(path, wait=True):
     yield
   path.unlink(missing_ok=True)
 
@@ -252,7 +252,7 @@ def _receive(
     length = response.headers.get('Content-Length')
     total = start + int(length) if length else None
     show(start, total)
-    with part.open('ab' if start else 'wb') as file:
+    with storage.explained(part), part.open('ab' if start else 'wb') as file:
       for block in response.raw.stream(_BLOCK, decode_content=False):
         file.write(block)
         show(file.tell(), total)

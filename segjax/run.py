@@ -19,7 +19,7 @@ from absl import flags, logging
 
 import segjax
 from segjax import config as config_lib
-from segjax import merge
+from segjax import merge, storage
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline, source_reader, statistics, unusual
@@ -219,13 +219,18 @@ def size_of(params: Any) -> int:
 
 
 def load_dataset(
-  experiment: Experiment, *, download: bool = False, offline: bool = False
+  experiment: Experiment,
+  *,
+  download: bool = False,
+  offline: bool = False,
+  workers: int | None = None,
 ) -> Dataset:
   """The data set to train on, prepared where it was not yet, and its spec.
 
   Args:
     experiment: names it.
     download, offline: as in `datasets.load`.
+    workers: likewise; None for those that prepare batches.
   """
   data = experiment.data
   with images.pixel_limit(data.max_pixels):
@@ -238,6 +243,7 @@ def load_dataset(
       annotations=experiment.input.annotations,
       download=download,
       offline=offline,
+      workers=experiment.batch.workers if workers is None else workers,
     )
   return builder, datasets.spec(builder, experiment.input)
 
@@ -423,6 +429,12 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
       f'{builder.data_path} is not what {workdir.path} was trained on: take another --workdir, '
       'or prepare the same data again'
     )
+  records = datasets.records_digest(builder)
+  if known and known.get('records', records) != records:
+    notify(
+      f'{builder.data_path} was prepared again since {workdir.path} was first trained, and its '
+      'examples are not the same: from here on the run cannot be repeated'
+    )
   class_weights = (
     known['class_weights']
     if known
@@ -434,7 +446,12 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   if write:
     workdir.write_config(experiment.to_dict())
     ranges = known['images'] if known and 'images' in known else _image_ranges(run, builder)
-    facts = {'spec': spec.to_json(), 'class_weights': class_weights, 'images': ranges}
+    facts = {
+      'spec': spec.to_json(),
+      'class_weights': class_weights,
+      'images': ranges,
+      'records': known.get('records', records) if known else records,
+    }
     workdir.write_dataset(facts)
   return run, builder
 
@@ -486,14 +503,16 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
     path = str(addresses.get(init_from.source, report=notify))
-  if not Path(path).exists() and init_from.source and addresses.find(init_from.source):
+  start = storage.as_path(path)
+  if not start.exists() and init_from.source and addresses.find(init_from.source):
     raise SegjaxError(
       f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
       f'to download the weights of {init_from.source}'
     )
-  if not Path(path).is_dir():
-    return weights_lib.read_pretrained(path, init_from.source)
-  restored = restore(Workdir(path), init_from.checkpoint)
+  if not start.is_dir():
+    file = storage.local_path(path, 'config.init_from.path')
+    return weights_lib.read_pretrained(str(file), init_from.source)
+  restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
   return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
 

@@ -1,18 +1,19 @@
 """The directory of a run: its files, its frozen config, and its lock."""
 
 import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from segjax import config as config_lib
-from segjax import upgrade
+from segjax import lock as lock_lib
+from segjax import storage, upgrade
 from segjax.types import SegjaxError
 
 # Keys that may change when a run resumes: paths and execution, nothing that affects results.
 FREE_KEYS = (
+  'data.bad_examples',
   'data.dir',
   'data.source',
   'data.eval_source',
@@ -32,16 +33,17 @@ FREE_KEYS = (
 
 
 class Workdir:
-  """The files of a run."""
+  """The files of a run, in a directory on a disk or in a bucket, see `storage.as_path`."""
 
-  def __init__(self, path: str):
-    self.path = Path(path)
+  def __init__(self, path: storage.StrPath):
+    self.path = storage.as_path(path)
     self.config = self.path / 'config.json'
     self.dataset = self.path / 'dataset.json'
     self.checkpoints = self.path / 'checkpoints'
     self.report = self.path / 'report.html'
     self.log = self.path / 'metrics.jsonl'
     self.starts = self.path / 'starts.jsonl'
+    self._check_lock: Callable[[], None] = lambda: None
 
   def read_config(self) -> dict[str, Any]:
     """The frozen config, upgraded if an earlier version wrote it."""
@@ -72,12 +74,11 @@ class Workdir:
 
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
     """Writes classes, colors and class weights, so that the data set is not needed later."""
-    _write(self.dataset, json.dumps(facts, indent=2) + '\n')
+    storage.write_text(self.dataset, json.dumps(facts, indent=2) + '\n')
 
   def note_start(self, facts: Mapping[str, Any]) -> None:
     """Logs that training starts or resumes: when, on which hardware, with which code."""
-    with self.starts.open('a', encoding='utf-8') as file:
-      file.write(json.dumps(facts) + '\n')
+    storage.append_text(self.starts, json.dumps(facts) + '\n')
 
   def read_starts(self) -> list[dict[str, Any]]:
     """The entries of `note_start`; a line truncated by a kill is skipped."""
@@ -90,17 +91,29 @@ class Workdir:
     return found
 
   @contextlib.contextmanager
-  def lock(self) -> Iterator[None]:
-    """Locks the workdir; the operating system releases the lock when the process ends."""
-    self.path.mkdir(parents=True, exist_ok=True)
-    with (self.path / '.lock').open('a') as file:
+  def lock(self, report: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Locks the workdir, see `lock.exclusive`; in a bucket by the file `.lock`.
+
+    Args:
+      report: called with a line where the disk has no locks.
+
+    Raises:
+      SegjaxError: another process trains there; the workdir cannot be written.
+    """
+    storage.make_directory(self.path)
+    with contextlib.ExitStack() as stack:
       try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except OSError:
+        lock = lock_lib.exclusive(self.path / '.lock', report=report)
+        self._check_lock = stack.enter_context(lock)
+      except lock_lib.LockedError as e:
         raise SegjaxError(
-          f'another process is training in {self.path}: wait for it, or use another --workdir'
+          f'{e} is training in {self.path}: wait for it, or use another --workdir'
         ) from None
       yield
+
+  def check_lock(self) -> None:
+    """Raises a SegjaxError if another process has taken over the lock, as of a frozen process."""
+    self._check_lock()
 
   def check_config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Checks that a run with the complete config `old` may resume with `new`.
@@ -127,7 +140,7 @@ class Workdir:
 
   def write_config(self, config: Mapping[str, Any]) -> None:
     """Freezes the config."""
-    _write(self.config, config_lib.to_json(config))
+    storage.write_text(self.config, config_lib.to_json(config))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -138,10 +151,3 @@ def _read(path: Path) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise SegjaxError(f'{path} is corrupt (not a JSON object): use another --workdir, or fix it')
   return content
-
-
-def _write(path: Path, text: str) -> None:
-  """Writes a file atomically."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(path)

@@ -1,5 +1,11 @@
 """Workdirs: round trips of their files, and errors."""
 
+import errno
+import fcntl
+import os
+import pathlib
+
+import fake_bucket
 import pytest
 
 from segjax.config import flatten
@@ -91,3 +97,48 @@ def test_one_process_trains_in_a_workdir(workdir):
     pass
   with workdir.lock():
     pass
+
+
+def test_a_workdir_without_locks_is_locked_by_a_file(workdir, monkeypatch):
+  def flock(*_):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  told = []
+  message = f'process {os.getpid()} on .* is training in .*run: wait for it, or use another'
+  with workdir.lock(told.append):
+    workdir.check_lock()
+    with pytest.raises(SegjaxError, match=message), workdir.lock():
+      pass
+  assert [f'{workdir.path} is on a file system without locks' in line for line in told] == [True]
+
+
+def test_a_read_only_workdir_is_named(workdir, monkeypatch):
+  def read_only(*_, **__):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  monkeypatch.setattr(pathlib.Path, 'open', read_only)
+  message = r'run/.lock cannot be written \(Read-only file system\): make it writable, or name an'
+  with pytest.raises(SegjaxError, match=message), workdir.lock():
+    pass
+
+
+def test_a_workdir_in_a_bucket():
+  one = parse(GIVEN)
+  with fake_bucket.installed() as files:
+    workdir = Workdir('s3://bucket/runs/a')
+    with workdir.lock():
+      assert set(files) == {'/bucket/runs/a/.lock'}
+      workdir.write_config(one.to_dict())
+      workdir.write_dataset({'spec': 1})
+      for step in (0, 5):
+        workdir.note_start({'step': step})
+      other = Workdir('s3://bucket/runs/a').lock()
+      with pytest.raises(SegjaxError, match='is training in s3://bucket/runs/a: wait'), other:
+        pass
+    assert parse(workdir.read_config()) == one
+    assert workdir.read_dataset() == {'spec': 1}
+    assert workdir.read_starts() == [{'step': 0}, {'step': 5}]
+    assert not workdir.has_checkpoints()
+    names = {'config.json', 'dataset.json', 'starts.jsonl'}
+    assert set(files) == {f'/bucket/runs/a/{name}' for name in names}

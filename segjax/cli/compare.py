@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
-from segjax import provenance
+from segjax import provenance, storage
 from segjax import run as run_lib
 from segjax.cli import evaluate as evaluate_command
 from segjax.cli import options
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   path = compare(
     [Workdir(path) for path in args.workdirs],
-    Path(args.output),
+    storage.as_path(args.output),
     which=args.checkpoint,
     split=args.split,
     images=args.images,
@@ -140,14 +140,14 @@ def _check(workdirs: Sequence[Workdir], output: Path, unused: bool) -> list[str]
   """The names of the runs: their last directories, or their paths where two are the same."""
   if len(workdirs) < 2:
     raise SegjaxError(f'{workdirs[0].path} is a single run: name two or more workdirs to compare')
-  paths = [workdir.path.resolve() for workdir in workdirs]
+  paths = [storage.resolved(workdir.path) for workdir in workdirs]
   if twice := next((p for p in paths if paths.count(p) > 1), None):
     raise SegjaxError(f'{twice} is named twice: name each workdir once')
   if unused:
     raise SegjaxError(
       '--from-logs evaluates nothing: leave it out, or leave out --checkpoint and --config'
     )
-  if output.is_dir() or not output.parent.is_dir():
+  if output.is_dir() or not (storage.is_bucket(output) or output.parent.is_dir()):
     what = 'a directory' if output.is_dir() else 'in a directory that does not exist'
     raise SegjaxError(f'--output={output} is {what}: name a file such as compare.html')
   names = [path.name for path in paths]

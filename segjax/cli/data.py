@@ -1,6 +1,7 @@
 """`segjax data`: prepares a data set for training, or writes a page that shows it."""
 
 import argparse
+import os
 
 from segjax import config as config_lib
 from segjax import run as run_lib
@@ -28,6 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--data_dir', help='directory to write prepared data sets to')
   parser.add_argument('--source', help='directory of the raw files; prepare downloads by default')
   parser.add_argument('--offline', action='store_true', help='do not download raw files')
+  of_prepare = parser.add_argument_group('of prepare')
+  of_prepare.add_argument(
+    '--workers',
+    type=options.count,
+    help='number of processes; default: one for each processor, 1 to use this one alone',
+  )
+  of_prepare.add_argument(
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,COUNT,INDEX',
+    help='for the command line of a cluster, as in segjax train: of all processes that see '
+    '--data_dir one prepares, and the others wait for it',
+  )
   page = parser.add_argument_group('of show')
   page.add_argument('--output', help='HTML file to write; default: the name of the data set')
   page.add_argument(
@@ -73,7 +88,8 @@ def _prepare(args: argparse.Namespace, experiment: Experiment | None) -> None:
   for key in ('output', 'task', 'split'):
     if getattr(args, key) is not None:
       raise SegjaxError(f'--{key} is for segjax data show: leave it out')
-  raw_files = {'download': True, 'offline': args.offline}
+  workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
+  raw_files = {'download': True, 'offline': args.offline, 'workers': workers}
   if experiment is None:
     name = args.name
     builder = datasets.load(name, args.data_dir, args.source, notify, **raw_files)
@@ -84,6 +100,9 @@ def _prepare(args: argparse.Namespace, experiment: Experiment | None) -> None:
 
 
 def _show(args: argparse.Namespace, experiment: Experiment | None) -> None:
+  for key in ('workers', 'distributed'):
+    if getattr(args, key) is not None:
+      raise SegjaxError(f'--{key} is for segjax data prepare: leave it out')
   if experiment is not None and args.task is not None:
     raise SegjaxError(f'--task={args.task}: the config names its task: leave it out')
   print(f'page: {data_show.show(args, experiment)}')

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax import config as config_lib
-from segjax import provenance
+from segjax import provenance, storage
 from segjax import run as run_lib
 from segjax.data import datasets, order, outside, pipeline, source_reader, statistics
 from segjax.data.config import DataConfig, InputConfig
@@ -68,8 +68,8 @@ def show(args: argparse.Namespace, experiment: Experiment | None) -> Path:
     SegjaxError: what is wrong with the arguments, the config or an example.
   """
   title = args.name or Path(args.config.partition(':')[0]).stem
-  path = Path(args.output or re.sub(r'[^\w.-]+', '-', title) + '.html')
-  if not path.parent.is_dir():
+  path = storage.as_path(args.output or re.sub(r'[^\w.-]+', '-', title) + '.html')
+  if not (storage.is_bucket(path) or path.parent.is_dir()):
     raise SegjaxError(f'--output={path}: {path.parent} is not a directory: create it')
   subject = _named(args) if experiment is None else _configured(title, experiment)
   if args.split:
@@ -91,6 +91,8 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
     source_reader.open_reader(builder, split, subject.input, spec)
     for (builder, spec), split in subject.parts
   ]
+  for sentence in dict.fromkeys(text for reader in readers for text in reader.left_out):
+    notify(sentence)
   splits = [_read(part, reader, limit) for part, reader in zip(subject.parts, readers, strict=True)]
   found = data_page.reasons(splits)
   spec = subject.parts[0].dataset[1]

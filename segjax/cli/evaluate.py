@@ -53,7 +53,6 @@ def _evaluate(args: argparse.Namespace) -> None:
   evaluated = evaluate_run(workdir, args.checkpoint, args.split, args.overrides)
   if jax.process_index() != 0:
     return
-  write_report(workdir, evaluated)
   if args.json:
     facts = {'step': evaluated.step, 'split': evaluated.split, **_measured(evaluated)}
     print(json.dumps(log.no_nan({**facts, **evaluated.metrics})))
@@ -61,6 +60,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     Console().print(console.metrics_table(evaluated.metrics))
     if missing := _missing(evaluated):
       print(missing)
+  write_report(workdir, evaluated)  # after the metrics, as the workdir may be read-only
+  if not args.json:
     print(f'{evaluated.split} at step {evaluated.step}; report: {workdir.report}')
 
 

@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from segjax import export
+from segjax import export, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.run import notify
@@ -46,15 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   run_lib.start_process()
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
-  output = Path(args.output)
-  plans = export.export_run(
-    loaded,
-    output,
-    args.format,
-    sizes=args.size,
-    batch=args.batch,
-    probability=args.probability,
-  )
+  output = storage.local_path(args.output, '--output')
+  with storage.explained(output):
+    plans = export.export_run(
+      loaded,
+      output,
+      args.format,
+      sizes=args.size,
+      batch=args.batch,
+      probability=args.probability,
+    )
   for plan in plans:
     notify(f'a program for {plan}')
   notify(f'the export is in {output}')

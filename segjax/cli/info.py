@@ -57,10 +57,10 @@ def read_facts(
   """
   experiment = run_lib.read_experiment(workdir)
   checkpoints = run_lib.open_checkpoints(workdir, experiment)
-  restored = checkpoints.restore(which)
+  restored, best, steps = checkpoints.restore(which), checkpoints.best(), checkpoints.steps()
+  checkpoints.close()
   if restored is None:
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
-  best = checkpoints.best()
   if devices is not None and devices < 1:
     raise SegjaxError(f'--devices={devices} must be 1 or greater')
   params = {name: array for name, array in restored.state.items() if name.startswith('params.')}
@@ -74,6 +74,6 @@ def read_facts(
     'best_metric': experiment.train.best_metric,
     'best_value': best[1] if best else None,
     'best_step': best[0] if best else None,
-    'checkpoints': checkpoints.steps(),
+    'checkpoints': steps,
     **({'fsdp': table} if devices else {}),
   }

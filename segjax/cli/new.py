@@ -14,6 +14,7 @@ import numpy as np
 from segjax import config as config_lib
 from segjax import experiment as experiment_lib
 from segjax import run as run_lib
+from segjax import storage
 from segjax.config_file import Code, printable, render
 from segjax.data import datasets, guess, source_reader, statistics
 from segjax.data.config import DataConfig, InputConfig
@@ -473,7 +474,7 @@ def _check(text: str, output: Path) -> experiment_lib.Experiment:
   """
   temporary = output.with_name(f'.{output.stem}.{os.getpid()}.py')
   try:
-    temporary.write_text(text)
+    storage.write_text(temporary, text)
     experiment = experiment_lib.parse(config_lib.read_file(temporary))
     os.replace(temporary, output)
   finally:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from segjax import infer
+from segjax import infer, storage
 from segjax import run as run_lib
 from segjax.cli import options, predict_files
 from segjax.data import frames
@@ -74,11 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  output = Path(args.output)
+  output = storage.as_path(args.output)
   folders = find_images(args.images, output)
   sources = [frames.find_source(path) for path in folders]
   run_lib.start_process()
-  predictor = open_trained(Path(args.workdir), args.checkpoint, args.overrides)
+  predictor = open_trained(args.workdir, args.checkpoint, args.overrides)
   place = predict_files.Place(output, folders)
   writer = predict_files.Writer(place, predictor, sources, predict_files.choose(args, predictor))
   predict_files.check_unused(output, args.overwrite)
@@ -179,8 +179,9 @@ def _find(pattern: str, output: Path) -> dict[Path, PurePath]:
     return _read_list(path)
   if path.is_dir():
     # Not those that an earlier call wrote into a directory inside it.
-    inside = output.resolve() != path.resolve()
-    written = functools.partial(_is_inside, directory=output.resolve()) if inside else None
+    place = storage.resolved(output)
+    inside = place != path.resolve()
+    written = functools.partial(_is_inside, directory=place) if inside else None
     paths = (p for p in path.rglob('*') if not (written and written(p)))
     return _only_images(paths, path)
   if path.exists() or path.is_symlink():  # a file's name may have the characters of patterns

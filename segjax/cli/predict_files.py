@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import cv2
 import numpy as np
 
-from segjax import infer
+from segjax import infer, storage
 from segjax.data import frames
 from segjax.data.datasets import DatasetSpec
 from segjax.data.formats import panoptic
@@ -133,13 +134,13 @@ def check_outputs(
   Raises:
     SegjaxError: two outputs have the same path, or one would overwrite an image.
   """
-  output = place.output
+  output, resolved = place.output, storage.resolved
   taken = {source.path.resolve(): source.path for source in sources}
-  taken |= {(output / name).resolve(): output / name for name in shared}
+  taken |= {resolved(output / name): output / name for name in shared}
   directories = {source.path.parent.resolve(): source.path for source in sources}
   for source in sources:
     for name in place.names(source, endings):
-      target = (output / name).resolve()
+      target = resolved(output / name)
       if other := taken.get(target) or directories.get(target):
         raise _conflict(output / name, source, other)
       taken[target] = source.path
@@ -245,7 +246,7 @@ class Writer:
     return _Written(frame, result, image_id, drawn, shared)
 
   def _writing(self, frame: Frame, ending: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    return writing(self._place.output / self._place.relative(frame, ending))
+    return storage.writing(self._place.output / self._place.relative(frame, ending))
 
   def _encode(
     self, file: BinaryIO, word: str, frame: Frame, result: Result, image_id: int | str
@@ -277,7 +278,7 @@ class Writer:
       return entries
     name = self._place.shared_name(frame, '.png')
     path = self._place.output / Path(SEGMENTS).stem / name
-    write_bytes(path, panoptic.encode_ids(result.segments))
+    storage.write_bytes(path, panoptic.encode_ids(result.segments))
     entries[SEGMENTS] = [{**result.to_coco(image_id)[0], 'file_name': name}]
     return entries
 
@@ -292,16 +293,21 @@ class Writer:
     if SEGMENTS in contents:
       contents[SEGMENTS] = {'annotations': contents[SEGMENTS]}
     for name, content in contents.items():
-      write_bytes(self._place.output / name, json.dumps(content).encode())
+      storage.write_bytes(self._place.output / name, json.dumps(content).encode())
 
 
 class _Videos:
-  """Writes the overlays of one video after another."""
+  """Writes the overlays of one video after another.
+
+  OpenCV writes to a local file: of a bucket to a temporary one, which is copied when it is whole.
+  """
 
   def __init__(self, place: Place):
     self._place = place
     self._source: Source | None = None
     self._video: frames.VideoWriter | None = None
+    self._path: Path | None = None
+    self._temporary: tempfile.TemporaryDirectory[str] | None = None
     self._count = 0
 
   def write(self, frame: Frame, rgb: np.ndarray) -> None:
@@ -310,9 +316,12 @@ class _Videos:
       self.close()
       self._source = frame.source
       (name,) = (n for n in self._place.names(frame.source, ()) if n.name.endswith(_VIDEO))
-      path = self._place.output / name
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._video = frames.VideoWriter(path, frame.rate)
+      self._path = local = self._place.output / name
+      if storage.is_bucket(self._path):
+        self._temporary = tempfile.TemporaryDirectory(prefix='segjax-video-')
+        local = Path(self._temporary.name) / name.name
+      storage.make_directory(local.parent)
+      self._video = frames.VideoWriter(local, frame.rate)
     self._video.write(rgb)
     self._count += 1
 
@@ -320,29 +329,11 @@ class _Videos:
     """Completes the last video."""
     if self._video is not None:
       self._video.close()
-      notify(f'{self._source.path} -> {self._video.path}, {self._count} frames')
-    self._video, self._count = None, 0
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-  """Writes a file, and the directories that it is in, so that none is ever half-written."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.part')
-  try:
-    with temporary.open('wb') as file:
-      yield file
-    temporary.replace(path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-  """Writes a file with the content, see `writing`."""
-  with writing(path) as file:
-    file.write(content)
+      if self._temporary is not None:
+        storage.copy_file(self._video.path, self._path)
+        self._temporary.cleanup()
+      notify(f'{self._source.path} -> {self._path}, {self._count} frames')
+    self._video, self._temporary, self._count = None, None, 0
 
 
 def _write_overlay(file: BinaryIO, result: Result) -> None:

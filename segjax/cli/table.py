@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 
 from segjax import config as config_lib
-from segjax import merge, resources
+from segjax import merge, resources, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, evaluate_run
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     _check_writable(table)
   runs.check_overrides(args.overrides)
   facts = results.parse_facts(args.fact)
-  workdirs = Path(args.workdirs or Path('runs', table.name))
+  workdirs = storage.as_path(args.workdirs or Path('runs', table.name))
   for text in args.record:
     entry, path = _parse_record(table, text)
     record(table, entry, Workdir(path), workdirs, args.overrides, facts)
@@ -175,8 +174,8 @@ def _job_arguments(args: argparse.Namespace) -> list[str]:
 def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
   lines = page.make_lines(table, results.read_results(table), entry_facts)
   if args.html is not None:
-    path = Path(args.html or workdirs / 'table.html')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = storage.as_path(args.html or workdirs / 'table.html')
+    storage.make_directory(path.parent)
     write_table_page(path, table, lines, workdirs)
     notify(f'wrote {path}')
   if args.json:
@@ -297,7 +296,7 @@ def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:
     entry,
     workdir.path,
     complete=lambda given: run_lib.resolve(given).to_dict(),
-    read=lambda path: run_lib.read_experiment(Workdir(str(path))).to_dict(),
+    read=lambda path: run_lib.read_experiment(Workdir(path)).to_dict(),
   )
   trained = run_lib.read_experiment(workdir)
   if not is_trained(workdir):
@@ -389,18 +388,12 @@ def update_pages(table: Table) -> None:
   path = table.folder / 'README.md'
   if path.exists():
     lines = page.make_lines(table, results.read_results(table), entry_facts)
-    _replace(path, page.render_markdown(table, lines))
+    storage.write_text(path, page.render_markdown(table, lines))
   path = table.folder.resolve().parent / 'README.md'
   if path.exists():
     folders = sorted(p.parent for p in path.parent.glob('*/table.toml'))
     others = scoreboard.other_pages(path.parent)
-    _replace(path, scoreboard.render_markdown(_boards(folders), others))
-
-
-def _replace(path: Path, text: str) -> None:
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(path)
+    storage.write_text(path, scoreboard.render_markdown(_boards(folders), others))
 
 
 def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:

@@ -98,7 +98,8 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
   """`train` of a config that is read; returns the last state."""
   first = jax.process_index() == 0
-  with workdir.lock() if first else contextlib.nullcontext():
+  with workdir.lock(notify) if first else contextlib.nullcontext():
+    checkpoint.check_shared(workdir.path)
     run, builder = run_lib.assemble(workdir, given, write=first)
     return fit(run, builder, workdir)
 
@@ -264,6 +265,7 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     best_metric=config.best_metric,
     best_mode=config.best_mode,
     warn=notify,
+    check=workdir.check_lock,
   )
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from segjax import storage
 from segjax.convert import addresses, caffe, detectron2, torchvision, torchvision_detection
 from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
@@ -150,7 +151,7 @@ def convert_file(
     SegjaxError: see `read_pretrained`; or `output` is not a `.safetensors` file.
   """
   _check_source(source)
-  output = Path(output)
+  output = storage.local_path(output, '--output')
   if output.suffix != '.safetensors':
     raise SegjaxError(f'--output={output} must end in .safetensors')
   if weights is None:

@@ -60,7 +60,8 @@ class DataConfig:
 
   Attributes:
     name: of the data set: one of segjax's own, with its config after a slash, or one of TFDS.
-    dir: directory of prepared data sets; None for `segjax.data.datasets.default_data_dir()`.
+    dir: directory of prepared data sets, on a disk or in a bucket (`gs://`, `s3://`); None for
+      `segjax.data.datasets.default_data_dir()`.
     source: directory of the raw files, for a data set that is not downloaded.
     files: how a format of users' own data is read, see its `Options` in `segjax.data.builders`; of
       a source outside the package, its keyword arguments.
@@ -78,6 +79,8 @@ class DataConfig:
     label_key: the feature with the label map. Of a panoptic data set, which has no `label`, the
       label is the class of each pixel's segment; see `panoptic_key`.
     name_key: the text feature that names an example; None for its index.
+    bad_examples: an example whose record is corrupt is an error ('stop'), or is left out and
+      counted ('skip'), for which all records are checked once, when a split is first read.
     max_pixels: an image with more is an error, as a damaged or hostile file of a few bytes may
       unpack to any size; the default is Pillow's.
     label_offset: added to label values other than void; results below 0 are void too.
@@ -108,6 +111,7 @@ class DataConfig:
   image_key: str = 'image'
   label_key: str = 'label'
   name_key: str | None = 'file_name'
+  bad_examples: Literal['stop', 'skip'] = 'stop'
   max_pixels: PositiveInt = images.MAX_PIXELS
   label_offset: Annotated[int, Range(-65_535, 65_535)] = 0
   num_classes: PositiveInt | None = None

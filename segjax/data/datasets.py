@@ -11,16 +11,13 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import io
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,7 +25,9 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from segjax import download as download_lib
-from segjax.data import downloads, fingerprint, outside
+from segjax import lock as lock_lib
+from segjax import storage
+from segjax.data import bucket, downloads, fingerprint, outside, records, tfds_patches
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.formats.common import voc_palette
 from segjax.types import IGNORE_LABEL, SegjaxError, nearest
@@ -81,7 +80,7 @@ class DatasetSpec:
 def default_data_dir() -> Path:
   """`$SEGJAX_DATA_DIR`, else `segjax/data` in the user's cache directory."""
   if named := os.environ.get('SEGJAX_DATA_DIR'):
-    return Path(named)
+    return storage.as_path(named)
   return download_lib.cache_dir() / 'data'
 
 
@@ -95,12 +94,14 @@ def load(
   annotations: Sequence[str] = ('label',),
   download: bool = False,
   offline: bool = False,
+  workers: int = 0,
 ) -> Builder:
   """The builder of a data set, prepared if it was not, or if its raw files have changed since.
 
   Args:
     name: the data set, see the module.
-    data_dir: directory of prepared data sets; None for `default_data_dir()`.
+    data_dir: directory of prepared data sets, which may be in a bucket, see
+      `segjax.data.bucket`; None for `default_data_dir()`.
     source: directory of the raw files; None takes what is prepared as it is, else what was
       downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
@@ -108,35 +109,64 @@ def load(
     annotations: of the task; a format of users' own data is prepared for each task.
     download: whether raw files with a public address are downloaded where `source` is None.
     offline: whether downloading is an error that names the addresses.
+    workers: processes that prepare the data set, for which the main script must be guarded by
+      `if __name__ == '__main__'`; 0 for this one. Of several calls, also of other machines that see
+      `data_dir`, one prepares, and the others wait for it.
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
       here, prepared files of another format.
   """
   warnings_to, report = report, report or (lambda text: None)
+  root = bucket.open_root(data_dir or default_data_dir())
   if source is not None:
-    source = Path(source).expanduser()
+    source = storage.local_path(source, 'config.data.source').expanduser()
     if not source.is_dir():
       raise SegjaxError(
         f'config.data.source={source} is not a directory: name the one of the raw files'
       )
-  with _quiet_tfds():
-    make = functools.partial(_make_builder, name, data_dir, source, files, annotations)
+  with tfds_patches.quiet():
+    if not outside.is_outside(name):
+      root.fetch_infos(name.partition('/')[0].partition(':')[0])
+    make = functools.partial(_make_builder, name, root.local, source, files, annotations)
     builder = make()
     if isinstance(builder, outside.SourceBuilder):
       return builder
+    root.fetch(Path(builder.data_path), report)
     if not builder.data_path.exists() or _is_stale(builder, source, report):
       if source is None:
         source = _downloaded(builder, name, download=download, offline=offline, report=report)
-      report(f'preparing {name} in {builder.data_path}')
-      with _set_aside(Path(builder.data_path)), _warnings_to(warnings_to):
-        builder = make()  # without what it knew of prepared data
-        _prepare(builder, source)
+      builder = _prepare_alone(name, make, root, source, workers, report, warnings_to)
+    else:
+      root.store(Path(builder.data_path), report)
   if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
     raise SegjaxError(
       f'{builder.data_path} holds {builder.info.file_format.value} files: prepare {name} with '
       "file_format='array_record', or name another directory as config.data.dir"
     )
+  return builder
+
+
+def _prepare_alone(
+  name: str,
+  make: Callable[[], Any],
+  root: bucket.Root,
+  source: Path | None,
+  workers: int,
+  report: Callable[[str], None],
+  warnings_to: Callable[[str], None] | None,
+) -> tfds.core.DatasetBuilder:
+  """The builder that `make` makes, prepared by this process or by one that it waited for."""
+  path = Path(make().data_path)
+  with _lock(root.place(path), path, report):
+    root.fetch(path, report)
+    builder = make()
+    if not builder.data_path.exists() or _is_stale(builder, source, lambda text: None):
+      report(f'preparing {name} in {path}')
+      with _set_aside(path), _warnings_to(warnings_to):
+        builder = make()  # without what it knew of prepared data
+        _prepare(builder, source, workers, report)
+    root.store(path, report)
   return builder
 
 
@@ -178,8 +208,9 @@ def describe(config: InputConfig) -> DatasetSpec:
   """
   data = config.data
   source = None if data.source is None else Path(data.source).expanduser()
-  with _quiet_tfds():
-    builder = _make_builder(data.name, data.dir, source, data.files, config.annotations)
+  with tfds_patches.quiet():
+    root = bucket.open_root(data.dir or default_data_dir()).local
+    builder = _make_builder(data.name, root, source, data.files, config.annotations)
   return spec(builder, config)
 
 
@@ -209,28 +240,13 @@ def _own_class(base: str) -> Any:
   return importlib.import_module(f'segjax.data.builders.{base}.builder').Builder
 
 
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-  """TFDS without its sentences on standard output and without the temporary directories it leaves.
-
-  A builder without prepared data makes a directory to copy files into that its project hosts
-  (`DatasetInfo.initialize_from_bucket`), copies none, and does not delete it.
-  """
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
-  no_bucket = mock.patch.object(tfds.core.DatasetInfo, 'initialize_from_bucket', lambda self: None)
-  with contextlib.redirect_stdout(io.StringIO()), no_bucket:
-    yield
-
-
 def _make_builder(
   name: str,
-  data_dir: str | os.PathLike[str] | None,
+  root: Path,
   source: Path | None,
   files: Mapping[str, Any] | None,
   annotations: Sequence[str],
 ) -> Builder:
-  root = Path(data_dir).expanduser() if data_dir else default_data_dir()
   if outside.is_outside(name):
     builder_class, base, config = outside.find(name), name, ''
     if not _is_builder(builder_class):
@@ -349,6 +365,41 @@ def _warnings_to(report: Callable[[str], None] | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _lock(place: Path, path: Path, report: Callable[[str], None]) -> Iterator[None]:
+  """Waits until no other process prepares a data set, and cleans up after those that were killed.
+
+  Args:
+    place: of the data set, which may be in a bucket.
+    path: where it is prepared.
+    report: called with a line before waiting.
+  """
+  storage.make_directory(place.parent)
+  file = place.with_name(f'.{place.name}.lock')
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(lock_lib.exclusive(file, report=report))
+    except lock_lib.LockedError as e:
+      report(f'waiting for {e}, which prepares {place}')
+      stack.enter_context(lock_lib.exclusive(file, wait=True, report=report))
+    _remove_leftovers(path)
+    yield
+
+
+def _shards_directory(path: Path) -> Path:
+  """Where whole shards wait until `path` is prepared."""
+  return path.with_name(f'.{path.name}.shards')
+
+
+def _remove_leftovers(path: Path) -> None:
+  """Deletes what killed processes left beside `path`, but for whole shards."""
+  for half in _shards_directory(path).glob(f'*{records.HALF}'):
+    half.unlink()
+  for pattern in (f'incomplete.*_{path.name}', f'.{path.name}.*.old'):
+    for left in path.parent.glob(pattern):
+      shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _set_aside(path: Path) -> Iterator[None]:
   """Moves prepared data out of the way, and back if preparing it again fails."""
   aside = path.with_name(f'.{path.name}.{os.getpid()}.old')
@@ -364,10 +415,18 @@ def _set_aside(path: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
-  digest = None
+def _prepare(
+  builder: tfds.core.DatasetBuilder,
+  source: Path | None,
+  workers: int,
+  report: Callable[[str], None],
+) -> None:
+  digest, path = None, Path(builder.data_path)
   if source is not None and hasattr(builder, 'watched'):
     digest = _fingerprint(builder, source)  # before it is read, as it may change meanwhile
+  whole = _shards_directory(path)
+  if isinstance(builder, records.Builder):
+    builder.preparation = records.Preparation(workers, whole, source, digest, report)
   try:
     builder.download_and_prepare(
       file_format='array_record',
@@ -377,15 +436,12 @@ def _prepare(builder: tfds.core.DatasetBuilder, source: Path | None) -> None:
   except SegjaxError:
     raise
   except Exception as e:
-    # Another process that prepared the same data set may have been first to rename its directory.
-    if isinstance(e, OSError) and builder.data_path.exists():
-      builder.info.read_from_directory(builder.data_path)
-    elif type(builder).__module__.startswith('segjax.'):
+    if told := storage.explain(e, path, None):
+      raise told from e
+    if type(builder).__module__.startswith('segjax.'):
       raise
-    else:
-      raise _not_prepared(builder.name, builder.data_path, e) from e
-  if digest is not None:
-    fingerprint.write(Path(builder.data_path), source, digest)
+    raise _not_prepared(builder.name, builder.data_path, e) from e
+  shutil.rmtree(whole, ignore_errors=True)
 
 
 def _not_prepared(name: str, directory: Path, reason: Exception) -> SegjaxError:
@@ -445,6 +501,14 @@ def spec(builder: tfds.core.DatasetBuilder, config: InputConfig) -> DatasetSpec:
     things=things,
     category_ids=category_ids,
   )
+
+
+def records_digest(builder: Builder) -> str | None:
+  """What tells prepared data from other data of as many examples; None of a source outside."""
+  if isinstance(builder, outside.SourceBuilder):
+    return None
+  files = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
+  return records.read_digest(Path(builder.data_path), files)
 
 
 def label_is_of_segments(builder: tfds.core.DatasetBuilder, config: InputConfig) -> bool:

@@ -233,6 +233,11 @@ def pixel_limit(most: int) -> Iterator[None]:
     _LIMIT.reset(token)
 
 
+def current_limit() -> int:
+  """How many pixels an image may have here, for the threads and processes that this one starts."""
+  return _LIMIT.get()
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 

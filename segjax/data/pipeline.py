@@ -26,10 +26,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
@@ -39,7 +36,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from segjax.data import augment, batch, datasets, geometry, order
+from segjax.data import augment, batch, datasets, geometry, order, records
 from segjax.data.config import InputConfig
 from segjax.data.read import Example
 from segjax.data.sample import Sample, Size
@@ -118,7 +115,8 @@ def train_batches(
   training = _Training(examples, plan, seed, margin, rows)
   batches = _stream(steps.map(training.batch), config, config.batch.workers)
   report = report or (lambda text: None)
-  _report_maskless(reader, config.data.train_split, report)
+  for sentence in reader.left_out:
+    report(sentence)
   return _report_left_out(batches, config.batch.max_objects, report)
 
 
@@ -166,12 +164,13 @@ def check_objects(
   split: str,
   report: Callable[[str], None],
 ) -> None:
-  """Reports how many objects of a split an evaluation leaves out, as they have no mask.
+  """Reports what of a split an evaluation leaves out: corrupt records, objects without a mask.
 
   Raises:
     SegjaxError: none has the mask that the task needs.
   """
-  _report_maskless(open_reader(builder, split, config, spec), split, report)
+  for sentence in open_reader(builder, split, config, spec).left_out:
+    report(sentence)
 
 
 def count_labels(
@@ -361,14 +360,6 @@ class _Training:
     return geometry.warp(sample, move, config.augment.interpolation, color if clip else None)
 
 
-def _report_maskless(reader: Any, split: str, report: Callable[[str], None]) -> None:
-  if reader.maskless:
-    report(
-      f'{reader.maskless} objects of {split} of {reader.spec.name} have no mask and are left out '
-      '(with config.model.masks=False they are not)'
-    )
-
-
 def _report_left_out(
   batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
@@ -492,9 +483,4 @@ def _start_worker(index: int, count: int) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   # Where it cannot, because it was killed, they end too: Grain's would wait for ever.
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  records.end_with_parent()

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import datasets, images
+from segjax.data import corrupt, datasets, images
 from segjax.data.config import InputConfig
 from segjax.data.formats import coco, common, panoptic
 from segjax.data.masks import Masks, Window
@@ -32,7 +32,8 @@ T = TypeVar('T')
 class Reader:
   """Random access to the examples of a split, of which only what is asked for is parsed.
 
-  Pickles small.
+  Pickles small. Where `config.data.bad_examples` says so, examples whose record is corrupt are left
+  out, so that the others have consecutive indices.
 
   Args:
     builder: of a prepared data set.
@@ -58,11 +59,11 @@ class Reader:
     self.sources = _choose(builder, config)
     self.things = {label: index for index, label in enumerate(spec.things or ())}
     directory = Path(os.fspath(builder.data_path))
-    self._sizes_path = directory / f'sizes-{split}.npy' if split.isidentifier() else None
-    # The records' bytes; images in them are decoded by Pillow.
-    self._records = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    ).data_source
+    self._split = _open_split(builder, split, spec.name, directory)
+    self.corrupt = corrupt.find(self._split) if config.data.bad_examples == 'skip' else []
+    self._whole = np.delete(np.arange(len(self._split.records)), self.corrupt)
+    kept = split.isidentifier() and not self.corrupt
+    self._sizes_path = directory / f'sizes-{split}.npy' if kept else None
     features, data = builder.info.features, config.data
     header = {data.image_key, data.name_key}
     keys = header | ({'image_id'} & set(features))
@@ -76,8 +77,21 @@ class Reader:
     self._encoded = {key for key in self._features if is_image(key)}
     self.maskless = self._count_maskless(builder, split)
 
+  @property
+  def left_out(self) -> list[str]:
+    """Sentences on what of the split is not read."""
+    found = []
+    if self.corrupt:
+      found.append(corrupt.describe(self._split, self.corrupt))
+    if self.maskless:
+      found.append(
+        f'{self.maskless} objects of {self._split.name} of {self.spec.name} have no mask and are '
+        'left out (with config.model.masks=False they are not)'
+      )
+    return found
+
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self._whole)
 
   def __getitem__(self, index: int) -> 'Example':
     record, name = self._parse(self._features, index)
@@ -124,8 +138,8 @@ class Reader:
     features = tfds.features.FeaturesDict({key: builder.info.features[key]})
     found = [
       not counts
-      for record in self._records
-      for label, counts in zip(*_columns(features, record, key), strict=True)
+      for index in range(len(self))
+      for label, counts in zip(*_columns(features, self._record(index), key), strict=True)
       if int(label) in self.things
     ]
     if found and all(found):
@@ -136,11 +150,38 @@ class Reader:
     record, name = self._parse(self._header, index)
     return images.read_size(record[self.config.data.image_key], f'the image of {name}')
 
+  def _record(self, index: int) -> bytes:
+    """The bytes of an example.
+
+    Raises:
+      SegjaxError: its record is corrupt.
+    """
+    number = int(self._whole[index])
+    if self.config.data.bad_examples == 'stop':
+      return self._split.read(number, corrupt.remedy(self._split))
+    try:
+      return self._split.read(number, 'run the same command again, which leaves it out')
+    except SegjaxError:
+      corrupt.forget(self._split)  # it became corrupt after the records were looked at
+      raise
+
   def _parse(self, features: tfds.features.FeaturesDict, index: int) -> tuple[dict[str, Any], str]:
     skip = {key: tfds.decode.SkipDecoding() for key in self._encoded if key in features}
-    record = features.deserialize_example_np(self._records[index], decoders=skip)
+    record = features.deserialize_example_np(self._record(index), decoders=skip)
     key = self.config.data.name_key
     return record, f'example {index}' if key is None else record[key].decode()
+
+
+def _open_split(
+  builder: tfds.core.DatasetBuilder, split: str, dataset: str, directory: Path
+) -> corrupt.Split:
+  """The records' bytes; images in them are decoded by Pillow."""
+  source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+  places = [
+    corrupt.Place(Path(os.fspath(part.filename)), part.skip, part.take)
+    for part in builder.info.splits[split].file_instructions
+  ]
+  return corrupt.Split(split, dataset, directory, places, source.data_source)
 
 
 def _columns(features: tfds.features.FeaturesDict, record: bytes, key: str) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Random access to a source outside the package, in the form of that to a prepared data set."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ class SourceReader:
   Args, Raises: as `read.Reader`.
   """
 
-  # Objects that have no mask, see `Reader`: a `Sample` has masks.
-  maskless = 0
+  # As in `Reader`: a source has all of its examples, and a `Sample` has masks.
+  left_out: Sequence[str] = ()
 
   def __init__(
     self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from segjax import storage
 from segjax.report.values import is_percent
 
 # Matplotlib is imported by what plots: a run starts sooner without it.
@@ -58,10 +59,10 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
   Lines that are not JSON objects are skipped: a run killed while writing leaves a partial line.
   """
   try:
-    with open(path, encoding='utf-8', errors='replace') as lines:
-      records = [_parse(line) for line in lines]
+    content = storage.as_path(path).read_bytes().decode('utf-8', errors='replace')
   except FileNotFoundError:
     return []
+  records = [_parse(line) for line in content.split('\n')]
   return [record for record in records if isinstance(record, dict)]
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 from PIL import Image
 
+from segjax import storage
 from segjax.report.curves import SERIES_COLORS, TRAIN, Curve, collect_curves, curve_svg
 from segjax.report.histograms import histogram_svg
 from segjax.report.values import (
@@ -276,11 +276,14 @@ def write_report(
   """Writes the page atomically.
 
   Args:
-    path: of the HTML file; its directory exists.
+    path: of the HTML file, see `storage.as_path`.
     title: of the run, such as the name of its config.
     summary: facts by name, such as the model, the data set and the best metric.
     sections: in order.
     command: the words of the command that writes the page; a line breaks between them only.
+
+  Raises:
+    SegjaxError: the disk is full, or may not be written to.
   """
   page = _ENVIRONMENT.get_template('report.html.j2').render(
     title=title,
@@ -288,11 +291,7 @@ def write_report(
     sections=[section for section in sections if section.body],
     command=[shlex.quote(word) for word in command],
   )
-  path = Path(path)
-  partial = path.with_name(path.name + '.partial')
-  # File names in captions need not be valid Unicode.
-  partial.write_text(page, encoding='utf-8', errors='replace')
-  partial.replace(path)
+  storage.write_text(storage.as_path(path), page)
 
 
 def _render(macro: str, *args: Any) -> Markup:

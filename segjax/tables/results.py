@@ -1,10 +1,8 @@
 """The measured results of a table: `results.jsonl`, one record per line, with their provenance."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import lock, storage
 from segjax.tables.spec import Entry, Table
 from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
@@ -127,26 +126,20 @@ def _read(table: Table, line: str, where: str) -> Record:
 def write_records(table: Table, added: Iterable[Record]) -> None:
   """Adds records, each replacing an older one of the same entry, checkpoint, seed and config."""
   path = table.folder / 'results.jsonl'
-  with (table.folder / 'table.toml').open('a') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # jobs on a cluster may record at the same time
+  # Jobs on a cluster may record at the same time.
+  with lock.exclusive(table.folder / 'table.toml', wait=True):
     records = {record.key: record for record in (*read_results(table), *added)}
     order = {name: i for i, name in enumerate(table.entries)}
     ordered = sorted(records.values(), key=lambda r: (order[r.entry], r.seed or 0))
     lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) + '\n' for r in ordered]
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(''.join(lines), encoding='utf-8')
-    temporary.replace(path)
+    storage.write_text(path, ''.join(lines))
 
 
 def write_image(table: Table, record: Record, picture: bytes) -> str:
   """Writes the image of a record, a JPEG file; returns its path in the table's directory."""
   seed = '' if record.seed is None else f'.seed{record.seed}'
   name = f'images/{record.entry}{seed}.{record.config_digest}.jpg'
-  path = table.folder / name
-  path.parent.mkdir(exist_ok=True)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(picture)
-  temporary.replace(path)
+  storage.write_bytes(table.folder / name, picture)
   return name
 
 
@@ -230,16 +223,13 @@ def write_examples(
   workdirs: Path, entry: str, examples: Iterable[tuple[str, Mapping[str, np.ndarray]]]
 ) -> None:
   """Saves examples of an evaluation, `(caption, {panel: u8[H, W, 3]})`, for the HTML page."""
-  path = _examples(workdirs, entry)
-  path.parent.mkdir(parents=True, exist_ok=True)
   arrays = {
     f'{i}/{name}/{caption}': np.asarray(panel)
     for i, (caption, panels) in enumerate(examples)
     for name, panel in panels.items()
   }
-  temporary = path.with_suffix('.tmp.npz')
-  np.savez_compressed(temporary, **arrays)
-  temporary.replace(path)
+  with storage.writing(_examples(workdirs, entry)) as file:
+    np.savez_compressed(file, **arrays)
 
 
 def read_examples(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.ndarray]]]:
@@ -248,7 +238,7 @@ def read_examples(workdirs: Path, entry: str) -> list[tuple[str, dict[str, np.nd
   if not path.exists():
     return []
   examples: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-  with np.load(path) as arrays:
+  with path.open('rb') as file, np.load(file) as arrays:
     for key in arrays.files:
       index, name, caption = key.split('/', 2)
       examples.setdefault((index, caption), {})[name] = arrays[key]

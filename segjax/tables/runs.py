@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax import config as config_lib
+from segjax import storage
 from segjax.tables.results import Record
 from segjax.tables.spec import Entry, Table, ancestors, parent
 from segjax.types import SegjaxError, nearest
@@ -159,7 +160,7 @@ def find_start(workdir: Path, trained: Config) -> Path | None:
   path = trained['init_from'] and trained['init_from']['path']
   if not isinstance(path, str):
     return None
-  named = Path(path)
+  named = storage.as_path(path)
   return next((p for p in (named, workdir.parent / named.name) if p.exists()), None)
 
 

@@ -1,10 +1,15 @@
 """Checkpoints, written by Orbax and verified by a SHA-256 of every array."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +19,18 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from segjax import storage
 from segjax.training import sharding
+from segjax.training.mirror import Mirror
 from segjax.training.state import TrainState, array_digests, combined_digest, flat_arrays
 from segjax.types import SegjaxError
 
 Which = Literal['latest', 'best'] | int
+
+# Of a checkpoint besides its arrays, at most: their names, shapes and digests.
+_OVERHEAD = 2**20
+# Seconds until each process has seen a file of the first one: network disks keep what they listed.
+_SEEN = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +55,19 @@ class Checkpoints:
 
   Saving is asynchronous and atomic. A checkpoint contains the SHA-256 of each array, which is
   verified when it is restored, because Orbax does not detect a flipped byte.
+
+  Args:
+    directory: of the checkpoints, see `storage.as_path`. Those of a bucket that Orbax cannot write
+      to are copied, see `Mirror`.
+    keep: number of latest checkpoints to keep.
+    best_metric, best_mode: of the one that is kept besides.
+    read_only: whether nothing is saved.
+    warn: shows a line.
+    check: called before a checkpoint is saved; raises a SegjaxError if that may not be.
+
+  Raises:
+    SegjaxError: the disk is full, or may not be written to; a bucket that several processes cannot
+      write to.
   """
 
   def __init__(
@@ -54,8 +79,22 @@ class Checkpoints:
     best_mode: Literal['max', 'min'] = 'max',
     read_only: bool = False,
     warn: Callable[[str], None] = print,
+    check: Callable[[], None] = lambda: None,
   ):
-    self._directory = directory.absolute()
+    _quiet_threads()
+    self._directory = self._place = storage.absolute(directory)
+    self._mirror = None
+    if storage.is_bucket(directory) and not str(directory).startswith('gs://'):
+      if jax.process_count() > 1:
+        raise SegjaxError(
+          f'{directory} takes no checkpoints of several processes: set --workdir to a directory '
+          'that all of them see, or to one in gs://'
+        )
+      self._mirror = Mirror(directory)
+      self._place = self._mirror.local  # where Orbax reads and writes
+    self._check = check
+    # The step that is being saved, and its bytes.
+    self._saving: tuple[int, int] | None = None
     self._best_metric, self._best_mode, self._warn = best_metric, best_mode, warn
     self._corrupt: set[int] = set()
     # Metrics of steps saved or read by this object; pending saves are not yet on disk.
@@ -73,7 +112,8 @@ class Checkpoints:
       ),
     )
     handlers = {'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
-    self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+    with storage.explained(self._directory):
+      self._manager = ocp.CheckpointManager(self._place, options=options, item_handlers=handlers)
 
   def steps(self) -> list[int]:
     """The steps that have a complete checkpoint, in increasing order."""
@@ -107,7 +147,7 @@ class Checkpoints:
   def _meta(self, step: int) -> dict[str, Any]:
     """The metadata saved with the arrays; empty if it cannot be read."""
     try:
-      return json.loads((self._directory / str(step) / 'meta' / 'metadata').read_text())
+      return json.loads((self._place / str(step) / 'meta' / 'metadata').read_text())
     except (OSError, ValueError):
       return {}
 
@@ -115,8 +155,10 @@ class Checkpoints:
     """Starts to save `state` under its step; does nothing if the step is already saved.
 
     Raises:
-      SegjaxError: there is a checkpoint of a later step.
+      SegjaxError: there is a checkpoint of a later step; this one, or the one before, does not fit
+        on the disk.
     """
+    self._check()
     step = int(state.step)
     # Orbax does not save a step before an existing one: move corrupt later ones away first.
     for corrupt in sorted(self._corrupt):
@@ -127,21 +169,61 @@ class Checkpoints:
     arrays = {name: np.array(a) for name, a in sharding.to_host(flat_arrays(state)).items()}
     meta = {'sha256': array_digests(arrays), 'metrics': metrics}
     self._metrics[step] = metrics or {}
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
-      ),
-    )
+    with self._explained():
+      self._manager.wait_until_finished()  # errors of the save before are of its step
+    self._saving = step, sum(a.nbytes for a in arrays.values()) + _OVERHEAD
+    self._check_fits()
+    with self._explained():
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
+        ),
+      )
+      if self._mirror is not None:
+        self._manager.wait_until_finished()
+        self._mirror.push()
     if not saved:
       raise SegjaxError(f'{self._directory} has a checkpoint later than step {step}: move it away')
+
+  def _check_fits(self) -> None:
+    """Raises a SegjaxError, on all processes, if the step does not fit on the disk of one."""
+    step, needed = self._saving
+    fits = storage.fits(self._place, needed)
+    if jax.process_count() > 1:
+      fits = bool(np.all(multihost_utils.process_allgather(np.bool_(fits))))
+    if not fits:
+      raise storage.full_disk(self._directory / str(step), needed, remedy=self._remedy(step))
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Says in a sentence that a checkpoint could not be written, and removes what was."""
+    try:
+      yield
+    except Exception as e:  # of any type, as TensorStore says in words that a disk is full
+      if self._saving is None:
+        raise
+      step, needed = self._saving
+      path = self._directory / str(step)
+      if (told := storage.explain(e, path, needed, self._remedy(step))) is None:
+        raise
+      if jax.process_index() == 0 and not storage.is_bucket(self._place):
+        _remove_partial(self._place, step)
+      raise told from e
+
+  def _remedy(self, step: int) -> str:
+    """What helps where the checkpoint of a step cannot be written."""
+    kept = [other for other in self.steps() if other != step]
+    resumes = f', which resumes from step {kept[-1]}' if kept else ''
+    return f'free some space, and run the same command again{resumes}'
 
   def _set_aside(self, step: int) -> None:
     """Moves a corrupt checkpoint away, so that its step can be saved again."""
     if jax.process_index() == 0:
       aside = self._directory.with_name(f'{self._directory.name}.corrupt')
-      aside.mkdir(exist_ok=True)
-      (self._directory / str(step)).rename(aside / f'{step}-{time.time_ns()}')
+      storage.move_tree(self._directory / str(step), aside / f'{step}-{time.time_ns()}')
+      if self._mirror is not None:
+        storage.remove_tree(self._place / str(step))
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('set aside')
     self._corrupt.remove(step)
@@ -217,9 +299,85 @@ class Checkpoints:
       ) from e
 
   def close(self) -> None:
-    """Waits for pending saves."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for pending saves.
+
+    Raises:
+      SegjaxError: the last one does not fit on the disk.
+    """
+    with contextlib.ExitStack() as stack:
+      if self._mirror is not None:
+        stack.callback(self._mirror.close)
+      stack.enter_context(self._explained())
+      stack.callback(self._manager.close)
+      self._manager.wait_until_finished()
+
+
+def _remove_partial(directory: Path, step: int) -> None:
+  """Removes what was written of a checkpoint, to which threads may add for a moment."""
+  for _ in range(20):
+    partial = list(directory.glob(f'{step}.orbax-checkpoint-tmp*'))
+    if not partial:
+      return
+    for path in partial:
+      storage.remove_tree(path)
+    time.sleep(0.05)
+
+
+def check_shared(directory: Path) -> None:
+  """Checks that all processes see the same directory, which the first one has made.
+
+  Raises:
+    SegjaxError: on all processes: some do not see what the first one writes there.
+  """
+  if jax.process_count() == 1 or storage.is_bucket(directory):
+    return
+  token = np.frombuffer(uuid.uuid4().bytes, np.uint32)
+  if jax.process_index() == 0:
+    _shared_file(directory, token).touch()
+  # The others have the token when the file is there.
+  path = _shared_file(directory, np.asarray(multihost_utils.broadcast_one_to_all(token)))
+  seen = multihost_utils.process_allgather(np.bool_(_appears(path))).ravel()
+  if jax.process_index() == 0:
+    path.unlink()
+  if not seen.all():
+    missing = ', '.join(map(str, np.flatnonzero(~seen)))
+    raise SegjaxError(
+      f'{directory} is not the same directory for all processes (not for {missing} of '
+      f'{len(seen)}): set --workdir to one on a disk that all machines share, or in gs://'
+    )
+
+
+def _shared_file(directory: Path, token: np.ndarray) -> Path:
+  return directory / f'.shared-{token.tobytes().hex()}'
+
+
+def _appears(path: Path) -> bool:
+  """Whether a file is there, or is within `_SEEN` seconds."""
+  since = time.monotonic()
+  while not path.exists():
+    if time.monotonic() - since > _SEEN:
+      return False
+    time.sleep(_SEEN / 100)
+  return True
+
+
+@functools.cache
+def _quiet_threads() -> None:
+  """Keeps the threads of a save that fails from printing hundreds of lines of tracebacks.
+
+  The error itself is raised, by the next save or at the end. But Orbax logs it in the thread where
+  it happens and in those that wait for it; and each array that TensorStore has not yet written
+  then finds the event loop of the save closed.
+  """
+  repeats = lambda record: bool(record.exc_info) and '/orbax/' in record.pathname
+  logging.getLogger('absl').addFilter(lambda record: not repeats(record))
+  hook = sys.unraisablehook
+
+  def quiet(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = quiet
 
 
 class CorruptCheckpointError(SegjaxError):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segjax import storage
 from segjax.types import SegjaxError
 
 # Of the project in W&B and the experiment in MLflow, where their variables do not say.
@@ -79,9 +80,7 @@ def open_loggers(
     ids[name] = logger.id
     opened.append(_Guarded(name, logger, warn))
   if names:
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(ids) + '\n', encoding='utf-8')
-    temporary.replace(path)
+    storage.write_text(path, json.dumps(ids) + '\n')
   return opened
 
 
@@ -124,7 +123,7 @@ class _WandB:
     self._run = wandb.init(
       project=os.environ.get('WANDB_PROJECT', PROJECT),
       name=workdir.name,
-      dir=str(workdir),
+      dir=None if storage.is_bucket(workdir) else str(workdir),  # None: W&B's own choice
       config=_nested(config),
       id=run_id,
       resume='allow',

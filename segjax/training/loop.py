@@ -239,6 +239,8 @@ def run(
         metrics = evaluate(state, step)
         saving = saving or checkpoints.is_better(metrics)
       if saving:
+        if log:
+          log.flush()
         checkpoints.save(state, metrics=metrics)
       if evaluating or saving:
         clock.restart(step)

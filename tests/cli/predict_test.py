@@ -286,16 +286,6 @@ def test_a_directory_with_files_is_asked_for(semantic_run, tmp_path, capsys):
   assert 'is a file' in fails(capsys, *predict_command(semantic_run, images, output / 'a.png'))
 
 
-def test_nothing_is_half_written(tmp_path, monkeypatch):
-  path = tmp_path / 'sub/a.json'
-  predict_files.write_bytes(path, b'old')
-  monkeypatch.setattr(Path, 'replace', lambda *_: 1 / 0)
-  with pytest.raises(ZeroDivisionError):
-    predict_files.write_bytes(path, b'new')
-  assert path.read_bytes() == b'old'
-  assert list(path.parent.iterdir()) == [path]
-
-
 def test_the_pace_is_shown_without_what_compiles(semantic_run, tmp_path, capsys):
   sizes = {f'{k}.png': (64, 64, 3) for k in range(5)}
   images, output = write_images(tmp_path / 'in', sizes), tmp_path / 'out'

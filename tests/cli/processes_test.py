@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from commands import info, read_log, run, train_args
-from processes import run_as_two, spawn
+from processes import run_as_two, spawn, start_two
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +69,17 @@ def test_two_processes_train_as_one(tmp_path, cache):
   np.testing.assert_allclose(
     np.array(finals[0], float), np.array(finals[1], float), rtol=1e-3, equal_nan=True
   )
+
+
+def test_two_processes_whose_disks_are_not_shared(tmp_path, cache):
+  """Both say so before anything is compiled."""
+  each = [[f'--workdir={tmp_path / name}'] for name in ('one', 'two')]
+  for process in start_two(train_args(tmp_path / 'none'), cache, each):
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 2, err
+    assert 'is not the same directory for all processes (not for 1 of 2): set --workdir' in err
+    assert 'Traceback' not in err
+  assert not list(tmp_path.rglob('checkpoints'))
 
 
 def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path, cache):

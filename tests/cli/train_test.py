@@ -15,6 +15,7 @@ from segjax import config
 from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
+from segjax.data.builders.scenes import builder as scenes
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
@@ -120,6 +121,24 @@ def test_a_semantic_run_of_an_earlier_version_resumes(semantic_run, tmp_path, ca
   assert json.loads((old / 'config.json').read_text())['batch']['size'] == 4
   finals = [info(w, capsys)['parameters_sha256'] for w in (semantic_run, old)]
   assert finals[0] == finals[1]
+
+
+def test_a_resumed_run_notices_other_data_with_the_same_counts(
+  semantic_run, tmp_path, capsys, monkeypatch
+):
+  tiny = scenes.Builder.builder_configs['tiny']
+  for name, seed in (('same', tiny.seed), ('other', tiny.seed + 1)):
+    workdir = tmp_path / name
+    shutil.copytree(semantic_run, workdir)
+    with monkeypatch.context() as patch:
+      patch.setattr(tiny, 'seed', seed)
+      assert run('train', f'--workdir={workdir}', f'--config.data.dir={tmp_path / name}_data') == 0
+    told = f'was prepared again since {workdir} was first trained, and its examples are not'
+    assert (told in capsys.readouterr().err) == (name == 'other')
+  first, second = (
+    json.loads((tmp_path / name / 'dataset.json').read_text()) for name in ('same', 'other')
+  )
+  assert first == second and len(first['records']) == 16, 'what it was first trained on'
 
 
 def rewrite_config(workdir, change):

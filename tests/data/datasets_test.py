@@ -1,16 +1,18 @@
 """Finding, preparing and describing data sets, by segjax's own builders and by TFDS alone."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data import datasets, pipeline
+from segjax.data import datasets, pipeline, records
 from segjax.data.config import BatchConfig, DataConfig, InputConfig
 from segjax.types import SegjaxError
 
@@ -112,22 +114,30 @@ def test_failed_preparation_leaves_nothing_and_can_be_repeated(tmp_path, isbi):
   assert builder.info.splits['val'].num_examples == 5
 
 
-def test_another_process_may_prepare_the_same_data_set_first(tmp_path, isbi, monkeypatch):
-  from segjax.data.builders.isbi2012.builder import Builder
-
-  generate = Builder._generate_examples
-  first = []
-
-  def overtaken(self, *args):
-    if not first:
-      first.append(True)
-      datasets.load('isbi2012', tmp_path / 'data', isbi)
-    return generate(self, *args)
-
-  monkeypatch.setattr(Builder, '_generate_examples', overtaken)
-  builder = datasets.load('isbi2012', tmp_path / 'data', isbi)
-  assert first
+def test_of_several_processes_one_prepares_and_the_others_wait(tmp_path, isbi):
+  lock = tmp_path / 'data' / 'isbi2012' / 'default' / '.1.0.0.lock'
+  lock.parent.mkdir(parents=True)
+  reports = []
+  with lock.open('a') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    first = threading.Timer(0.3, lambda: fcntl.flock(held, fcntl.LOCK_UN))
+    first.start()
+    builder = datasets.load('isbi2012', tmp_path / 'data', isbi, reports.append)
+    assert not first.is_alive()
+  assert 'waiting for another process' in reports[0] and 'preparing' in reports[1]
   assert len(builder.as_data_source('val')) == 5
+
+
+def test_what_killed_processes_left_is_deleted(tmp_path, isbi):
+  directory = tmp_path / 'data' / 'isbi2012' / 'default'
+  for name in ('incomplete.ABCDEF_1.0.0', '.1.0.0.123.old', 'incomplete.ABCDEF_2.0.0'):
+    (directory / name).mkdir(parents=True)
+    (directory / name / 'file').touch()
+  (directory / '.1.0.0.shards').mkdir()
+  (directory / '.1.0.0.shards' / f'a.1{records.HALF}').touch()
+  datasets.load('isbi2012', tmp_path / 'data', isbi)
+  left = sorted(path.name for path in directory.iterdir())
+  assert left == ['.1.0.0.lock', '1.0.0', 'incomplete.ABCDEF_2.0.0']
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def test_data_sets_of_one_s_own_do_not_share_and_changed_files_are_prepared_agai
   assert 'was prepared from other files' in reports[2] and 'preparing' in reports[3]
   prepared = list((tmp_path / 'data' / 'coco_instances').glob('custom*'))
   assert len(prepared) == 2
-  assert all(len(list(path.iterdir())) == 1 for path in prepared), 'nothing is left aside'
+  left = [{file.name for file in path.iterdir()} for path in prepared]
+  assert left == [{'1.0.0', '.1.0.0.lock'}] * 2, 'nothing is left aside'
 
 
 def test_a_failed_second_preparation_leaves_the_first(tmp_path):

@@ -17,17 +17,22 @@ def spawn(args, cache, **env):
   )
 
 
-def run_as_two(args, cache):
-  """Two processes of two CPU devices each, to their end."""
+def start_two(args, cache, each=((), ())):
+  """Two processes of two CPU devices each; `each` has arguments of the one and of the other."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
   four = 'device_count=4'
   assert four in os.environ['XLA_FLAGS']
   flags = {'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(four, 'device_count=2')}
-  processes = [
-    spawn([*args, f'--distributed=127.0.0.1:{port},2,{i}'], cache, **flags) for i in (0, 1)
+  return [
+    spawn([*args, *each[i], f'--distributed=127.0.0.1:{port},2,{i}'], cache, **flags)
+    for i in (0, 1)
   ]
-  for process in processes:
+
+
+def run_as_two(args, cache):
+  """Two processes of two CPU devices each, to their end."""
+  for process in start_two(args, cache):
     err = process.communicate(timeout=240)[1]
     assert process.returncode == 0, err

@@ -1,4 +1,5 @@
 import base64
+import errno
 import html.parser
 import io
 import os
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from segjax.report import html as report
+from segjax.types import SegjaxError
 
 METRICS = {
   'mean_iou': 0.6172,
@@ -222,14 +224,15 @@ def test_a_truncated_write_leaves_the_old_page(tmp_path, monkeypatch):
   path = tmp_path / 'report.html'
   path.write_text('old')
 
-  def cut_short(self, *args, **kwargs):
-    self.write_bytes(b'<!doc')
-    raise OSError('no space left on device')
+  def cut_short(self, target):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(pathlib.Path, 'write_text', cut_short)
-  with pytest.raises(OSError, match='no space'):
+  monkeypatch.setattr(pathlib.Path, 'replace', cut_short)
+  message = r'report.html cannot be written, because the disk is full \(.* kB needed, .* free\)'
+  with pytest.raises(SegjaxError, match=message):
     report.write_report(path, title='new', summary={}, sections=[])
   assert path.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_name_that_is_not_unicode_can_be_a_caption(tmp_path):

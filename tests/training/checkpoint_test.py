@@ -1,15 +1,23 @@
 """Checkpoints: round trips, and detection of corrupt files."""
 
 import dataclasses
+import errno
 import functools
+import os
+import shutil
 
+import fake_bucket
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 from tiny_task import make_batch, make_task
 
-from segjax.training.checkpoint import Checkpoints
+from segjax import storage
+from segjax.training import checkpoint
+from segjax.training.checkpoint import Checkpoints, check_shared
 from segjax.training.state import eval_variables, init_state, variables_from_arrays
 from segjax.types import SegjaxError
 
@@ -182,6 +190,118 @@ def test_another_network(checkpoints):
   save(checkpoints, 1)
   with pytest.raises(SegjaxError, match='of a different network .*use another --workdir'):
     checkpoints.restore('latest', shapes('none', True))
+
+
+# --- disks and buckets ----------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_not_written(checkpoints, tmp_path, monkeypatch):
+  state = save(checkpoints, 1)
+  before = sorted(tmp_path.rglob('*'))
+  usage = shutil.disk_usage(tmp_path)._replace(free=3_000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+  message = (
+    r'c/2 cannot be written, because the disk is full \(1\.\d MB needed, 3.0 kB free\): free some '
+    'space, and run the same command again, which resumes from step 1$'
+  )
+  with pytest.raises(SegjaxError, match=message):
+    save(checkpoints, 2)
+  assert sorted(tmp_path.rglob('*')) == before
+  assert_equal(checkpoints.restore('latest', shapes('batch', True)).state, state)
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'x'), ValueError('ENOSPC in words')])
+def test_a_disk_that_fills_up_is_one_sentence(checkpoints, tmp_path, monkeypatch, caplog, error):
+  """The writing is done by a thread, whose error comes with the next save, or at the end."""
+  save(checkpoints, 1)
+
+  async def fail(*_args, **_kwargs):
+    raise error
+
+  monkeypatch.setattr(ocp.JsonCheckpointHandler, '_save_fn', fail)
+  checkpoints.save(make_state(2, seed=2))
+  with pytest.raises(SegjaxError, match='c/2 cannot be written, .*which resumes from step 1$'):
+    checkpoints.close()
+  assert os.listdir(tmp_path / 'c') == ['1'], 'nothing half-written is left'
+  assert 'Traceback' not in caplog.text
+
+
+def test_a_read_only_directory_is_one_sentence(tmp_path, monkeypatch):
+  def read_only(*_args, **_kwargs):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  monkeypatch.setattr(ocp, 'CheckpointManager', read_only)
+  with pytest.raises(SegjaxError, match=r'c cannot be written \(Read-only file system\): make it'):
+    Checkpoints(tmp_path / 'c')
+
+
+def test_a_lock_that_was_lost_saves_nothing(tmp_path):
+  def lost():
+    raise SegjaxError('taken over')
+
+  checkpoints = Checkpoints(tmp_path / 'c', check=lost)
+  with pytest.raises(SegjaxError, match='taken over'):
+    checkpoints.save(make_state(1))
+  assert checkpoints.steps() == []
+  checkpoints.close()
+
+
+def test_checkpoints_in_a_bucket():
+  with fake_bucket.installed() as files:
+    place = storage.as_path('s3://bucket/run/checkpoints')
+    checkpoints = Checkpoints(place, keep=1, best_metric='iou')
+    states = {step: save(checkpoints, step, iou) for step, iou in ((1, 0.9), (2, 0.5), (3, 0.7))}
+    checkpoints.close()
+    assert {name.split('/')[4] for name in files} == {'1', '3'}
+    del files['/bucket/run/checkpoints/1/segjax_complete']  # as if it had been killed
+    checkpoints = Checkpoints(place, keep=1, best_metric='iou')
+    assert checkpoints.steps() == [3]
+    assert_equal(checkpoints.restore('latest', shapes('batch', True)).state, states[3])
+    checkpoints._corrupt.add(3)
+    again = save(checkpoints, 3)
+    checkpoints.close()
+    assert any(name.startswith('/bucket/run/checkpoints.corrupt/3-') for name in files)
+    reader = Checkpoints(place, read_only=True)
+    assert_equal(variables_from_arrays(reader.restore().state), eval_variables(again))
+    reader.close()
+
+
+def test_several_processes_cannot_save_to_it(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with fake_bucket.installed():
+    place = storage.as_path('s3://bucket/c')
+    with pytest.raises(SegjaxError, match='^s3://bucket/c takes no checkpoints of several proc'):
+      Checkpoints(place)
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+  """This process as the first of two; the other one sees what `seen` says."""
+  seen = []
+  monkeypatch.setattr(checkpoint, '_SEEN', 0.05)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(multihost_utils, 'broadcast_one_to_all', lambda value: value)
+  both = lambda value: np.array([value, *seen])
+  monkeypatch.setattr(multihost_utils, 'process_allgather', both)
+  return seen
+
+
+def test_a_shared_directory(tmp_path, two_processes):
+  two_processes.append(True)
+  check_shared(tmp_path)
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_is_not_shared(tmp_path, two_processes, monkeypatch):
+  two_processes.append(False)
+  message = r'is not the same directory for all processes \(not for 1 of 2\): set --workdir to one'
+  with pytest.raises(SegjaxError, match=message):
+    check_shared(tmp_path)
+  assert os.listdir(tmp_path) == []
+  two_processes[:] = [True]
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)  # which finds no file
+  with pytest.raises(SegjaxError, match='not for 0 of 2'):
+    check_shared(tmp_path)
 
 
 def test_digest_is_that_of_the_parameters(tmp_path):

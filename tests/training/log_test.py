@@ -1,17 +1,23 @@
 """The machine-readable record of a run."""
 
+import errno
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
 
+import fake_bucket
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+from segjax import storage
+from segjax.training import log as log_lib
 from segjax.training.log import RunLog
+from segjax.types import SegjaxError
 
 
 def lines(path):
@@ -42,6 +48,61 @@ def test_resuming_drops_what_the_new_steps_write_again(tmp_path):
   log.scalars(30, 'train', {'loss': 31})
   log.close()
   assert [(r['step'], r['loss']) for r in lines(tmp_path)] == [(10, 10), (20, 20), (30, 31)]
+
+
+def full(*_args, **_kwargs):
+  raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+  log = RunLog(tmp_path)
+  log.scalars(1, 'train', {'loss': 0.5})
+  written = (tmp_path / 'metrics.jsonl').read_text()
+
+  class Full(io.StringIO):
+    flush = full
+
+  file, log._lines._file = log._lines._file, Full()
+  message = r'metrics.jsonl cannot be written, because the disk is full \(\d+ bytes needed, .* free'
+  with pytest.raises(SegjaxError, match=message):
+    log.scalars(2, 'train', {'loss': 0.25})
+  log._lines._file = file
+  monkeypatch.setattr(log._events._writer, 'write', full)
+  message = 'tensorboard cannot be written, because the disk is full'
+  with pytest.raises(SegjaxError, match=message):
+    log.scalars(2, 'train', {'loss': 0.25})
+  log.close()
+  assert (tmp_path / 'metrics.jsonl').read_text().startswith(written)
+
+
+def test_the_error_that_ends_a_run_is_not_hidden_by_a_full_disk(tmp_path, monkeypatch):
+  with pytest.raises(KeyboardInterrupt), RunLog(tmp_path) as log:
+    writer = log._events._writer
+    monkeypatch.setattr(writer, 'close', full)
+    raise KeyboardInterrupt
+  writer._writer.close()
+
+
+def test_in_a_bucket_the_log_is_written_at_evaluations_and_at_the_end(monkeypatch):
+  with fake_bucket.installed() as files:
+    path = storage.as_path('s3://bucket/run')
+    log = RunLog(path)
+    log.scalars(5, 'train', {'loss': 0.5})
+    assert '/bucket/run/metrics.jsonl' not in files
+    log.flush()
+    assert [line['step'] for line in lines(path)] == [5]
+    log.scalars(6, 'train', {'loss': 0.5})
+    log.images(6, 'val', [('x', {'image': np.zeros((2, 3, 3), np.uint8)})])
+    assert [line['step'] for line in lines(path)] == [5, 6]
+    monkeypatch.setattr(log_lib, '_FLUSH', 0.0)
+    log.scalars(7, 'train', {'loss': 0.5})
+    assert [line['step'] for line in lines(path)] == [5, 6, 7]
+    log.close()
+    log = RunLog(path, start_step=6)
+    log.close()
+    assert [line['step'] for line in lines(path)] == [5, 6]
+    sizes = [content.size for name, content in files.items() if 'tfevents' in name]
+    assert len(sizes) == 2 and max(sizes) > 100, 'one file for each start'
 
 
 def events(path):

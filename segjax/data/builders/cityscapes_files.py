@@ -8,14 +8,15 @@ gtFine/SPLIT/CITY/STEM_gtFine_labelTrainIds.png   class index, 255 = void; made 
                                                   scripts, not in the archive
 """
 
+import functools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import raw
 from segjax.data.formats.coco import Category
 from segjax.types import SegjaxError
@@ -95,24 +96,26 @@ class CityscapesBuilder(raw.Builder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, CONTENT)
-    names = find_splits(source, INSTANCE_IDS)
-    return {split: self._generate_examples(source, split, names[split]) for split in names}
+    return {
+      split: records.Split(
+        [(PurePosixPath(name).name, (image_id, name)) for image_id, name in enumerate(names, 1)],
+        functools.partial(self._make, source, split),
+      )
+      for split, names in find_splits(source, INSTANCE_IDS).items()
+    }
 
-  def _generate_examples(
-    self, source: Path, split: str, names: list[str]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for image_id, name in enumerate(names, start=1):
-      path = source / 'leftImg8bit' / split / f'{name}{IMAGE}'
-      label_path = source / 'gtFine' / split / f'{name}{INSTANCE_IDS}'
-      encoded, segments = raw.read_bytes(path), ()
-      image = images.decode_image(encoded, 3, str(path))
-      if split != 'test':
-        label = images.decode_label(raw.read_bytes(label_path), str(label_path))
-        raw.check_same_size(image, path, label, label_path)
-        segments = _segments(label, label_path)
-      stem = path.name.removesuffix(IMAGE)
-      example = Example(stem, image_id, encoded, image.shape[:2], segments)
-      yield stem, self.describe(example)
+  def _make(self, source: Path, split: str, item: tuple[int, str]) -> dict[str, Any]:
+    image_id, name = item
+    path = source / 'leftImg8bit' / split / f'{name}{IMAGE}'
+    label_path = source / 'gtFine' / split / f'{name}{INSTANCE_IDS}'
+    encoded, segments = raw.read_bytes(path), ()
+    image = images.decode_image(encoded, 3, str(path))
+    if split != 'test':
+      label = images.decode_label(raw.read_bytes(label_path), str(label_path))
+      raw.check_same_size(image, path, label, label_path)
+      segments = _segments(label, label_path)
+    stem = path.name.removesuffix(IMAGE)
+    return self.describe(Example(stem, image_id, encoded, image.shape[:2], segments))
 
 
 def find_splits(source: Path, label: str) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import coco_layout, coco_looks, files, raw
 from segjax.data.formats import coco
 from segjax.types import SegjaxError, nearest
@@ -338,14 +338,25 @@ class CocoBuilder(raw.Builder, skip_registration=True):
       categories = choose_categories(found, self.options.classes, background=background)
     self.set_categories(self.info, categories)
     labels = {category.id: label for label, category in enumerate(categories)}
-    generators = {}
+    found_splits = {}
     for part, file in zip(parts, found, strict=True):
       listed = self._find_images(source, part, file)
       names = [image.file_name for image, _ in listed]
       for split, chosen in coco_layout.divide(names, part, self.options, source):
         entries = [listed[i] for i in chosen]
-        generators[split] = self._generate_examples(file, entries, labels, source, part)
-    return generators
+        found_splits[split] = self._split(file, entries, labels, source, part)
+    return found_splits
+
+  def _split(
+    self,
+    file: CocoFile,
+    listed: Sequence[tuple[CocoImage, Path]],
+    labels: Mapping[int, int],
+    source: Path,
+    part: coco_layout.Part,
+  ) -> records.Split:
+    """The split of some images of an annotation file, with the class index of each category id."""
+    raise NotImplementedError
 
   def _find_images(
     self, source: Path, part: coco_layout.Part, file: CocoFile

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import raw
 from segjax.data.formats import coco, common, panoptic
 from segjax.types import IGNORE_LABEL, NonNegativeInt, Range, SegjaxError
@@ -196,25 +196,40 @@ class FilesBuilder(raw.Builder, skip_registration=True):
       raise raw.missing_content(source, self.content)
     for split, items in found.items():
       _check_split(split, items)
-    return {split: self._generate_examples(split, items) for split, items in found.items()}
+    make = functools.partial(_make, self.options, self.builder_config.annotations[-1])
+    return {
+      split: records.Split(
+        [(item.name, (number, item)) for number, item in enumerate(items, 1)],
+        make,
+        functools.partial(self._finish, split, len(items)),
+      )
+      for split, items in found.items()
+    }
 
-  def _generate_examples(
-    self, split: str, items: Sequence[Item]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    make = EXAMPLES[self.builder_config.annotations[-1]]
+  def _finish(self, split: str, count: int, notes: Sequence[Any]) -> None:
     problems: dict[str, list[str]] = collections.defaultdict(list)
-    annotated = False
-    for number, item in enumerate(items, 1):
-      image, what = _read_image(item)
-      size = images.decode_image(image, self.options.channels, what).shape[:2]
-      content = item.read(size)
-      for problem in content.problems:
-        problems[problem].append(item.name)
-      annotated = annotated or _is_annotated(content, self.options)
-      yield item.name, make(self, item.name, number, image, size, content)
-    if not annotated:
-      _report_empty(split, len(items))
+    for name, found in notes:
+      for problem in found['problems']:
+        problems[problem].append(name)
+    if not any(found['annotated'] for _, found in notes):
+      _report_empty(split, count)
     _warn(problems)
+    coco.note_maskless(self.info, sum(found['maskless'] for _, found in notes))
+
+
+def _make(options: Any, kept: str, numbered: tuple[int, Item]) -> records.Noted:
+  """The example of an item for a task, whose last annotation is `kept`."""
+  number, item = numbered
+  image, what = _read_image(item)
+  size = images.decode_image(image, options.channels, what).shape[:2]
+  content = item.read(size)
+  note = {
+    'problems': list(content.problems),
+    'annotated': _is_annotated(content, options),
+    'maskless': sum(entry.counts is None for entry in content.objects or () if kept == 'objects'),
+  }
+  example = EXAMPLES[kept](options, item.name, number, image, size, content)
+  return records.Noted(example, [(item.name, note)])
 
 
 def _report_empty(split: str, count: int) -> None:
@@ -392,21 +407,21 @@ def _panoptic_info(builder: FilesBuilder) -> tfds.core.DatasetInfo:
 
 
 def _semantic_example(
-  builder: FilesBuilder, name: str, number: int, image: bytes, size: Size, content: Content
+  options: Any, name: str, number: int, image: bytes, size: Size, content: Content
 ) -> dict[str, Any]:
   del number
-  label, classes = label_of(content, size, builder.options), len(builder.options.classes)
+  label, classes = label_of(content, size, options), len(options.classes)
   stored = np.where(label == IGNORE_LABEL, common.stored_void(classes), label)
   encoded = common.encode_png(stored.astype(common.label_dtype(classes)))
   return {'file_name': name, 'image': image, 'label': encoded}
 
 
 def _instance_example(
-  builder: FilesBuilder, name: str, number: int, image: bytes, size: Size, content: Content
+  options: Any, name: str, number: int, image: bytes, size: Size, content: Content
 ) -> dict[str, Any]:
+  del options
   _need_objects(name, content, masks=False)
   objects = [_describe(entry, id) for id, entry in enumerate(content.objects, 1)]
-  coco.note_objects(builder.info, objects)
   return coco.instance_example(name, number, image, size, objects)
 
 
@@ -426,10 +441,10 @@ def _describe(entry: Object, id: int) -> dict[str, Any]:
 
 
 def _panoptic_example(
-  builder: FilesBuilder, name: str, number: int, image: bytes, size: Size, content: Content
+  options: Any, name: str, number: int, image: bytes, size: Size, content: Content
 ) -> dict[str, Any]:
   _need_objects(name, content, masks=True)
-  ids, listed = segments_of(content, size, builder.options)
+  ids, listed = segments_of(content, size, options)
   segments = [
     {
       'id': id,

@@ -6,19 +6,19 @@ TensorFlow.
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.formats import common
 from segjax.types import SegjaxError
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(records.Builder, skip_registration=True):
   """A data set of raw files; it has the name of the directory that its module is in."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -76,7 +76,7 @@ class SemanticBuilder(Builder, skip_registration=True):
   metadata: Mapping[str, Any] | None = None
 
   def find_files(self, source: Path) -> dict[str, Iterable[Any]]:
-    """The `Files` of each split below `source`, or what `_generate_examples` takes instead."""
+    """The `Files` of each split below `source`, or what `make` takes instead, its name first."""
     raise NotImplementedError
 
   def read_label(self, path: Path) -> np.ndarray:
@@ -103,15 +103,19 @@ class SemanticBuilder(Builder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     found = self.find_files(source_directory(dl_manager, self.content))
-    return {split: self._generate_examples(files) for split, files in found.items()}
+    return {
+      split: records.Split([(str(files[0]), files) for files in listed], self.make)
+      for split, listed in found.items()
+    }
 
-  def _generate_examples(self, files: Iterable[Files]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, image_path, label_path in files:
-      values, image = self.read_label(label_path), read_image(image_path, 'RGB')
-      label = map_label(values, label_path, len(self.classes), first=self.first, void=self.void)
-      check_same_size(image, image_path, label, label_path)
-      stored = self.encode_label(label_path, values, label)
-      yield name, {'file_name': name, 'image': image_path, 'label': stored}
+  def make(self, files: Files) -> dict[str, Any]:
+    """An example."""
+    name, image_path, label_path = files
+    values, image = self.read_label(label_path), read_image(image_path, 'RGB')
+    label = map_label(values, label_path, len(self.classes), first=self.first, void=self.void)
+    check_same_size(image, image_path, label, label_path)
+    stored = self.encode_label(label_path, values, label)
+    return {'file_name': name, 'image': image_path, 'label': stored}
 
 
 @dataclasses.dataclass(eq=False)

@@ -109,9 +109,9 @@ def set_categories(
     info.metadata['palette'] = [list(color) for color in colors]
 
 
-def note_objects(info: tfds.core.DatasetInfo, objects: Sequence[Mapping[str, Any]]) -> None:
-  """Counts in the metadata the objects without a mask, as `MASKLESS`, which a reader looks at."""
-  if count := sum(not entry['segmentation'] for entry in objects):
+def note_maskless(info: tfds.core.DatasetInfo, count: int) -> None:
+  """Adds objects without a mask to those in the metadata, `MASKLESS`, which a reader looks at."""
+  if count:
     info.metadata[MASKLESS] = info.metadata.get(MASKLESS, 0) + count
 
 

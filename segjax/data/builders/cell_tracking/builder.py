@@ -89,12 +89,12 @@ class Builder(raw.SemanticBuilder):
     for number, label_path in _labeled(root / f'{video}_{self.builder_config.truth}' / 'SEG'):
       yield f'{video}_t{number}', root / video / f't{number}.tif', label_path
 
-  def _generate_examples(self, files: Iterator[raw.Files]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, image_path, label_path in files:
-      image, instance = raw.read_image(image_path, 'L'), raw.read_image(label_path, 'I;16')
-      raw.check_same_size(image, image_path, instance, label_path)
-      label = separate_cells(instance)
-      yield name, common.encode_example(name, image=image, label=label, instance=instance)
+  def make(self, files: raw.Files) -> dict[str, Any]:
+    name, image_path, label_path = files
+    image, instance = raw.read_image(image_path, 'L'), raw.read_image(label_path, 'I;16')
+    raw.check_same_size(image, image_path, instance, label_path)
+    label = separate_cells(instance)
+    return common.encode_example(name, image=image, label=label, instance=instance)
 
 
 def separate_cells(instance: np.ndarray) -> np.ndarray:

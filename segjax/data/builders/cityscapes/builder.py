@@ -12,7 +12,7 @@ Cite Cordts et al., "The Cityscapes dataset for semantic urban scene understandi
 for non-commercial use, after registration.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,10 @@ class Builder(raw.SemanticBuilder):
       )
     return _TRAIN_IDS[values]
 
-  def _generate_examples(
-    self, files: Iterable[tuple[str, Path, Path | None]]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, image, label in files:
-      if label is None:
-        size = raw.read_image(image, 'RGB').shape[:2]
-        void = common.encode_png(np.full(size, common.VOID, np.uint8))
-        yield name, {'file_name': name, 'image': image, 'label': void}
-      else:
-        yield from super()._generate_examples([(name, image, label)])
+  def make(self, files: tuple[str, Path, Path | None]) -> dict[str, Any]:
+    name, image, label = files
+    if label is not None:
+      return super().make(files)
+    size = raw.read_image(image, 'RGB').shape[:2]
+    void = common.encode_png(np.full(size, common.VOID, np.uint8))
+    return {'file_name': name, 'image': image, 'label': void}

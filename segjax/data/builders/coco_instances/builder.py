@@ -33,15 +33,17 @@ CC BY 4.0; the images are from Flickr, whose terms of use apply.
 
 import collections
 import dataclasses
+import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from pycocotools import mask as mask_lib
 
+from segjax.data import records
 from segjax.data.builders import coco_files, coco_layout, files
 from segjax.data.formats import coco
 from segjax.types import SegjaxError
@@ -111,28 +113,70 @@ class Builder(coco_files.CocoBuilder):
   def read_file(self, path: Path) -> coco_files.CocoFile:
     return read_file(path, own=self.is_own)
 
-  def _generate_examples(
+  def _split(
     self,
     file: coco_files.CocoFile,
     listed: Sequence[tuple[coco_files.CocoImage, Path]],
     labels: Mapping[int, int],
     source: Path,
     part: coco_layout.Part,
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
+  ) -> records.Split:
     del source, part
+    items = [
+      (str(image.id), _Item(image, path, file.annotations[image.id])) for image, path in listed
+    ]
+    make = _Maker(file.path, labels, self.options, self.is_own, self.kept)
+    return records.Split(items, make, functools.partial(self._finish, file.path))
+
+  def _finish(self, path: Path, notes: Sequence[Any]) -> None:
     problems: Problems = collections.defaultdict(list)
-    for image, path in listed:
-      encoded, size = coco_files.read_image(path, image, file.path, self.options.channels)
-      reader = _Annotations(file.path, size, labels, problems, self.is_own)
-      objects = [found for a in file.annotations[image.id] if (found := reader.describe(a))]
-      yield str(image.id), self._example(image, encoded, size, objects)
-    _warn(file.path, problems)
+    maskless = 0
+    for found, count in notes:
+      maskless += count
+      for problem, numbers in found.items():
+        problems[problem] += numbers
+    _warn(path, problems)
+    if self.kept == 'objects':
+      coco.note_maskless(self.info, maskless)
+
+
+class _Item(NamedTuple):
+  image: coco_files.CocoImage
+  path: Path
+  annotations: Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+  """Makes the example of an image.
+
+  Attributes:
+    path: the JSON file.
+    labels: class index of each category id.
+    options: of the format.
+    is_own: whether the file is of a data set of one's own.
+    kept: see `Builder.kept`.
+  """
+
+  path: Path
+  labels: Mapping[int, int]
+  options: coco_layout.Options
+  is_own: bool
+  kept: str
+
+  def __call__(self, item: _Item) -> records.Noted:
+    encoded, size = coco_files.read_image(item.path, item.image, self.path, self.options.channels)
+    problems: Problems = collections.defaultdict(list)
+    reader = _Annotations(self.path, size, self.labels, problems, self.is_own)
+    objects = [found for a in item.annotations if (found := reader.describe(a))]
+    maskless = sum(not entry['segmentation'] for entry in objects)
+    noted = [(problems, maskless)] if problems or maskless else []
+    return records.Noted(self._example(item.image, encoded, size, objects), noted)
 
   def _example(
     self, image: coco_files.CocoImage, encoded: bytes, size: Size, objects: list[dict[str, Any]]
   ) -> dict[str, Any]:
     if self.kept == 'objects':
-      coco.note_objects(self.info, objects)
       return coco.instance_example(image.file_name, image.id, encoded, size, objects)
     content = files.Content(
       objects=[
@@ -141,7 +185,7 @@ class Builder(coco_files.CocoBuilder):
       ]
     )
     make = files.EXAMPLES[self.kept]
-    return make(self, image.file_name, image.id, encoded, size, content)
+    return make(self.options, image.file_name, image.id, encoded, size, content)
 
 
 def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:

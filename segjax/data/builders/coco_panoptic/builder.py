@@ -26,15 +26,16 @@ objects in context", ECCV 2014. The annotations are under CC BY 4.0; the images 
 whose terms of use apply.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import coco_files, coco_layout, raw
 from segjax.data.formats import coco, panoptic
 from segjax.types import SegjaxError
@@ -129,20 +130,32 @@ class Builder(coco_files.CocoBuilder):
       raise raw.missing_content(source, self.builder_config.content)
     return found
 
-  def _generate_examples(
+  def _split(
     self,
     file: coco_files.CocoFile,
     listed: Sequence[tuple[coco_files.CocoImage, Path]],
     labels: Mapping[int, int],
     source: Path,
     part: coco_layout.Part,
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
+  ) -> records.Split:
     directory = coco_files.first_directory(*coco_layout.png_directories(source, part))
     names = {image.id: file.annotations[image.id][0]['file_name'] for image, _ in listed}
     outside = self.options.outside
     pngs = {i: raw.inside(directory, n, file.path, outside=outside) for i, n in names.items()}
     coco_files.check_exist(file.path, 'PNGs', {path: i for i, path in pngs.items()})
-    return _generate_examples(file, listed, labels, pngs, self.options.channels)
+    items = [
+      (str(image.id), _Item(image, path, pngs[image.id], file.annotations[image.id][0]))
+      for image, path in listed
+    ]
+    make = functools.partial(_make, file.path, labels, self.options.channels)
+    return records.Split(items, make)
+
+
+class _Item(NamedTuple):
+  image: coco_files.CocoImage
+  path: Path
+  png: Path
+  annotation: Mapping[str, Any]
 
 
 def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
@@ -175,30 +188,20 @@ def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
   return content
 
 
-def _generate_examples(
-  file: coco_files.CocoFile,
-  listed: Sequence[tuple[coco_files.CocoImage, Path]],
-  labels: Mapping[int, int],
-  pngs: Mapping[int, Path],
-  channels: int,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  for image, image_path in listed:
-    encoded, size = coco_files.read_image(image_path, image, file.path, channels)
-    annotation, path = file.annotations[image.id][0], pngs[image.id]
-    png = raw.read_bytes(path)
-    ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
-    numbers = [entry['id'] for entry in annotation['segments_info']]
-    numbered, areas = panoptic.segment_map(ids, numbers, str(path), size)
-    segments = [
-      _describe(path, file.path, entry, numbered == place, pixels, labels)
-      for place, (entry, pixels) in enumerate(
-        zip(annotation['segments_info'], areas.tolist(), strict=True), 1
-      )
-    ]
-    yield (
-      str(image.id),
-      panoptic.panoptic_example(image.file_name, image.id, encoded, png, segments),
+def _make(listed_in: Path, labels: Mapping[int, int], channels: int, item: _Item) -> dict[str, Any]:
+  image, image_path, path, annotation = item
+  encoded, size = coco_files.read_image(image_path, image, listed_in, channels)
+  png = raw.read_bytes(path)
+  ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
+  numbers = [entry['id'] for entry in annotation['segments_info']]
+  numbered, areas = panoptic.segment_map(ids, numbers, str(path), size)
+  segments = [
+    _describe(path, listed_in, entry, numbered == place, pixels, labels)
+    for place, (entry, pixels) in enumerate(
+      zip(annotation['segments_info'], areas.tolist(), strict=True), 1
     )
+  ]
+  return panoptic.panoptic_example(image.file_name, image.id, encoded, png, segments)
 
 
 def _describe(

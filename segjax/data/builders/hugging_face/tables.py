@@ -1,9 +1,10 @@
 """Rows of arrow and parquet files, read one at a time with pyarrow.
 
-arrow files are mapped into memory; of parquet files the row group of the last row is kept.
+arrow files are mapped into memory; of parquet files the row groups of the last rows are kept.
 """
 
 import bisect
+import collections
 import contextlib
 import functools
 import itertools
@@ -22,6 +23,8 @@ from segjax.types import SegjaxError
 # All rows, where nothing tells a split.
 ALL = 'all'
 
+# Row groups are kept in memory up to this many bytes: rows are read in any order.
+_KEPT_BYTES = 2**28
 _STATE, _DICT = 'state.json', 'dataset_dict.json'
 
 
@@ -70,7 +73,12 @@ class Table:
         )
     self._parts = [part for path in paths for part in _parts(path)]
     self._ends = list(itertools.accumulate(part.rows for part in self._parts))
-    self._kept: tuple[int, tuple[str, ...], Any] | None = None
+    self._kept: collections.OrderedDict[tuple[int, tuple[str, ...]], Any] = (
+      collections.OrderedDict()
+    )
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**vars(self), '_kept': collections.OrderedDict()}
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -86,10 +94,14 @@ class Table:
   def read(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
     """The values of a row in some columns."""
     number = bisect.bisect_right(self._ends, row)
-    if self._kept is None or self._kept[:2] != (number, columns):
-      self._kept = number, columns, _load(self._parts[number], columns)
+    found = self._kept.pop((number, columns), None)
+    if found is None:
+      found = _load(self._parts[number], columns)
+      while self._kept and found.nbytes + sum(t.nbytes for t in self._kept.values()) > _KEPT_BYTES:
+        self._kept.popitem(last=False)
+    self._kept[number, columns] = found
     first = self._ends[number] - self._parts[number].rows
-    return self._kept[2].slice(row - first, 1).to_pylist()[0]
+    return found.slice(row - first, 1).to_pylist()[0]
 
   def values(self, column: str) -> list[Any]:
     """A whole column."""

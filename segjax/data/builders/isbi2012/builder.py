@@ -17,7 +17,6 @@ connectomics", 2015, and Cardona et al., PLoS Biology 8(10), 2010. The challenge
 non-commercial use.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,20 +63,18 @@ class Builder(raw.SemanticBuilder):
       found['val' if page[0] in self.builder_config.held_out else 'train'].append(page)
     return found
 
-  def _generate_examples(
-    self, slices: list[tuple[int, _Page, _Page]]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index, *pages in slices:
-      image, label = (raw.read_image(page.path, 'L', page.number) for page in pages)
-      image_path, label_path = (page.path for page in pages)
-      raw.check_same_size(image, image_path, label, label_path)
-      if not np.isin(label, (0, 255)).all():
-        raise SegjaxError(
-          f'{label_path} has label values other than 0 (membrane) and 255 (cell): '
-          'download the file again'
-        )
-      label = (label == 255).astype(np.uint8)
-      yield str(index), common.encode_example(str(index), image=image, label=label)
+  def make(self, files: tuple[int, _Page, _Page]) -> dict[str, Any]:
+    index, *pages = files
+    image, label = (raw.read_image(page.path, 'L', page.number) for page in pages)
+    image_path, label_path = (page.path for page in pages)
+    raw.check_same_size(image, image_path, label, label_path)
+    if not np.isin(label, (0, 255)).all():
+      raise SegjaxError(
+        f'{label_path} has label values other than 0 (membrane) and 255 (cell): '
+        'download the file again'
+      )
+    label = (label == 255).astype(np.uint8)
+    return common.encode_example(str(index), image=image, label=label)
 
 
 def _pages(source: Path, directory: str, volume: str) -> list[_Page]:

@@ -137,8 +137,13 @@ def _empty_items(
     name = files.name_below(root, path)
     if name in others or name in found:
       raise SegjaxError(f'{path} has the name of another image but for its suffix: rename one')
-    found[name] = files.Item(name, path, lambda size: files.Content(objects=[]))
+    found[name] = files.Item(name, path, _no_objects)
   return found
+
+
+def _no_objects(size: files.Size) -> files.Content:
+  del size
+  return files.Content(objects=[])
 
 
 def _image_of(path: Path, source: Path, options: Options) -> files.Readable | None:

@@ -15,16 +15,16 @@ JPEG of quality 95, as by tensorflow-datasets, with other rounding.
 Cite Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and dogs", CVPR 2012. CC BY-SA 4.0.
 """
 
+import functools
 import io
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import raw
 from segjax.types import SegjaxError
 
@@ -71,29 +71,29 @@ class Builder(raw.Builder):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     source = raw.source_directory(dl_manager, CONTENT)
     lists = {split: _read_list(source / 'annotations' / name) for split, name in _LISTS.items()}
-    return {split: self._generate_examples(source, rows) for split, rows in lists.items()}
+    make = functools.partial(_make, source)
+    return {
+      split: records.Split([(f'{row[0]}.jpg', row) for row in rows], make)
+      for split, rows in lists.items()
+    }
 
-  def _generate_examples(
-    self, source: Path, rows: list[tuple[str, int, int]]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, breed, species in rows:
-      path = source / 'images' / f'{name}.jpg'
-      trimap_path = source / 'annotations' / 'trimaps' / f'{name}.png'
-      encoded = raw.read_bytes(path, CONTENT)
-      image = images.decode_image(encoded, 3, str(path))
-      trimap = images.decode_label(raw.read_bytes(trimap_path, CONTENT), str(trimap_path))
-      raw.check_same_size(image, path, trimap, trimap_path)
-      yield (
-        f'{name}.jpg',
-        {
-          'image': _as_jpeg(encoded),
-          'label': breed,
-          'species': species,
-          'file_name': f'{name}.jpg',
-          'segmentation_mask': trimap_path,
-          'head_bbox': _read_box(source / 'annotations' / 'xmls' / f'{name}.xml'),
-        },
-      )
+
+def _make(source: Path, row: tuple[str, int, int]) -> dict[str, Any]:
+  name, breed, species = row
+  path = source / 'images' / f'{name}.jpg'
+  trimap_path = source / 'annotations' / 'trimaps' / f'{name}.png'
+  encoded = raw.read_bytes(path, CONTENT)
+  image = images.decode_image(encoded, 3, str(path))
+  trimap = images.decode_label(raw.read_bytes(trimap_path, CONTENT), str(trimap_path))
+  raw.check_same_size(image, path, trimap, trimap_path)
+  return {
+    'image': _as_jpeg(encoded),
+    'label': breed,
+    'species': species,
+    'file_name': f'{name}.jpg',
+    'segmentation_mask': trimap_path,
+    'head_bbox': _read_box(source / 'annotations' / 'xmls' / f'{name}.xml'),
+  }
 
 
 def _read_list(path: Path) -> list[tuple[str, int, int]]:

@@ -17,15 +17,15 @@ Cite Wang, Shi, Song, Shen, "Object detection combining recognition and segmenta
 See upstream for the terms of use.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data import images
+from segjax.data import images, records
 from segjax.data.builders import raw
 from segjax.data.formats import coco
 
@@ -58,25 +58,25 @@ class Builder(raw.Builder):
     by_hash = lambda entry: hashlib.sha256(entry[1].stem.encode()).digest()
     order = [number for number, _ in sorted(numbered, key=by_hash)]
     held_out = {order[position] for position in self.builder_config.held_out}
+    make = functools.partial(_make, source / 'PedMasks')
     return {
-      split: self._generate_examples(source, [e for e in numbered if (e[0] in held_out) == is_val])
+      split: records.Split([(e[1].stem, e) for e in numbered if (e[0] in held_out) == is_val], make)
       for split, is_val in (('train', False), ('val', True))
     }
 
-  def _generate_examples(
-    self, source: Path, numbered: list[tuple[int, Path]]
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, path in numbered:
-      mask_path = source / 'PedMasks' / f'{path.stem}_mask.png'
-      encoded = raw.read_bytes(path)
-      image = images.decode_image(encoded, 3, str(path))
-      people = images.decode_label(raw.read_bytes(mask_path), str(mask_path))
-      raw.check_same_size(image, path, people, mask_path)
-      objects = [
-        coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
-        for k in np.unique(people[people > 0]).tolist()
-      ]
-      yield (path.stem, coco.instance_example(path.stem, number, encoded, people.shape, objects))
+
+def _make(masks: Path, item: tuple[int, Path]) -> dict[str, Any]:
+  number, path = item
+  mask_path = masks / f'{path.stem}_mask.png'
+  encoded = raw.read_bytes(path)
+  image = images.decode_image(encoded, 3, str(path))
+  people = images.decode_label(raw.read_bytes(mask_path), str(mask_path))
+  raw.check_same_size(image, path, people, mask_path)
+  objects = [
+    coco.mask_object(people == k, id=1000 * number + k, label=0, category_id=1)
+    for k in np.unique(people[people > 0]).tolist()
+  ]
+  return coco.instance_example(path.stem, number, encoded, people.shape, objects)
 
 
 def _image_paths(directory: Path) -> list[Path]:

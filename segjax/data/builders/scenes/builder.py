@@ -15,12 +15,13 @@ Every image is annotated for three tasks, and the annotations agree pixel by pix
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data import records
 from segjax.data.builders.scenes import drawing
 from segjax.data.formats import common
 
@@ -35,7 +36,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
   seed: int = 0
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(records.Builder):
   """Renders the scenes data set; `scenes/tiny` is a small one for tests and first trials."""
 
   name = 'scenes'
@@ -82,25 +83,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     del dl_manager  # nothing to find
     config = self.builder_config
     return {
-      'train': self._generate_examples('train', (config.seed, 0), config.num_train),
-      'val': self._generate_examples('val', (config.seed, 1), config.num_val),
+      'train': _split('train', config.size, (config.seed, 0), config.num_train),
+      'val': _split('val', config.size, (config.seed, 1), config.num_val),
     }
 
-  def _generate_examples(
-    self, split: str, seed: tuple[int, int], number: int
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index in range(number):
-      file_name = f'scene_{split}_{index:06d}'
-      rng = np.random.default_rng((*seed, index))
-      scene = drawing.draw_scene(rng, self.builder_config.size)
-      panoptic = scene.label.astype(np.uint16) * 256 + scene.instance
-      objects = [
-        _describe(number, class_index, scene.instance == number)
-        for number, class_index in enumerate(scene.classes, start=1)
-      ]
-      maps = {'label': scene.label, 'instance': scene.instance, 'panoptic': panoptic}
-      encoded = common.encode_example(file_name, image=scene.image, **maps)
-      yield file_name, {**encoded, 'objects': objects}
+
+def _split(split: str, size: int, seed: tuple[int, int], number: int) -> records.Split:
+  names = [f'scene_{split}_{index:06d}' for index in range(number)]
+  items = [(name, (name, (*seed, index))) for index, name in enumerate(names)]
+  return records.Split(items, functools.partial(_make, size))
+
+
+def _make(size: int, item: tuple[str, tuple[int, ...]]) -> dict[str, Any]:
+  file_name, seed = item
+  scene = drawing.draw_scene(np.random.default_rng(seed), size)
+  panoptic = scene.label.astype(np.uint16) * 256 + scene.instance
+  objects = [
+    _describe(number, class_index, scene.instance == number)
+    for number, class_index in enumerate(scene.classes, start=1)
+  ]
+  maps = {'label': scene.label, 'instance': scene.instance, 'panoptic': panoptic}
+  encoded = common.encode_example(file_name, image=scene.image, **maps)
+  return {**encoded, 'objects': objects}
 
 
 def _describe(number: int, class_index: int, mask: np.ndarray) -> dict[str, Any]:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all mutate lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-all test-slurm mutate lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -31,6 +31,11 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
+
+# Debian's Slurm, on this machine and only while the test runs; needs root.
+test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed
+	apt-get install --yes --no-install-recommends slurm-wlm munge
+	SEGJAX_TEST_SLURM=1 $(BIN)/pytest tests/launch/on_slurm_test.py
 
 mutate: $(READY)  ## mutation testing; takes about half an hour
 	$(BIN)/python tests/mutation.py

@@ -5,6 +5,7 @@ once, and a command imports its own module when it is chosen.
 """
 
 import argparse
+import functools
 import gc
 import importlib
 import sys
@@ -51,6 +52,9 @@ COMMANDS = {
   ),
   'table': Command(
     'segjax.cli.table', "print a paper's table next to our results, or train the missing rows"
+  ),
+  'launch': Command(
+    'segjax.cli.launch', 'write or submit a training job for Slurm, GKE or TPU VMs', computes=False
   ),
   'list': Command(
     'segjax.cli.list',
@@ -136,32 +140,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command.
 
   Returns:
-    The exit code: 0 on success; 2 after an error that the user can fix, printed as one line on
-    standard error; 130 after Ctrl-C; 128 plus the signal number if a signal stopped training, after
-    its state was saved.
+    The exit code: 0 on success; the `exit_code` of an error that the user can fix, printed as one
+    line on standard error, 2 in general; 130 after Ctrl-C; 128 plus the signal number if a signal
+    stopped training, after its state was saved.
   """
   args = parse_arguments(sys.argv[1:] if argv is None else argv)
+  if getattr(args, 'distributed', None):
+    return _import('segjax.training.distributed').run(functools.partial(_run, args))
+  return _run(args)[0]
+
+
+def _run(args: argparse.Namespace) -> tuple[int, str]:
+  """Runs a command; the exit code, and the sentence of an error, which is printed."""
   from segjax.types import SegjaxError, StoppedError
 
+  sentence = ''
   try:
     if COMMANDS[args.command].computes:
       _import('segjax.run').start_process()
-    return args.run(args)
+    code = args.run(args)
   except (SegjaxError, OSError) as e:
     if args.debug:
       raise
+    code = e.exit_code if isinstance(e, SegjaxError) else SegjaxError.exit_code
     sentence = str(e) if isinstance(e, SegjaxError) else _sentence(e)
-    print(f'segjax: {sentence}', file=sys.stderr)
-    return 2
   except KeyboardInterrupt:
-    print('segjax: interrupted', file=sys.stderr)
-    return 130
+    code, sentence = 130, 'interrupted'
   except StoppedError as e:
-    print(
-      f'segjax: stopped by {e}; the state is saved: run the same command again to resume',
-      file=sys.stderr,
-    )
-    return 128 + e.signum
+    code = 128 + e.signum
+    _print(f'stopped by {e}; the state is saved: run the same command again to resume')
+  if sentence:
+    _print(sentence)
+  return code, sentence
+
+
+def _print(sentence: str) -> None:
+  print(f'segjax: {sentence}', file=sys.stderr, flush=True)
 
 
 def _sentence(error: OSError) -> str:

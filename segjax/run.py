@@ -310,6 +310,7 @@ def eval_batches(
     spec,
     run.experiment.input,
     split=split,
+    multiple=mesh.shape['data'],
     process_index=part.index,
     process_count=part.count,
   )
@@ -338,10 +339,33 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   return mesh
 
 
+def check_train_shapes(run: Run, builder: Any, mesh: jax.sharding.Mesh) -> None:
+  """Raises a SegjaxError where training batches do not divide over the mesh.
+
+  Parts of an accumulated batch may not: this is shown.
+  """
+  experiment = run.experiment
+  size = experiment.batch.size
+  sharding.check_rows(size, mesh)
+  if idle := sharding.describe_idle(size, experiment.optim.accumulate, mesh):
+    notify(idle)
+  if mesh.shape['space'] > 1:
+    shapes = pipeline.train_shapes(builder, run.spec, experiment.input)
+    sharding.check_heights(shapes, mesh, margin=getattr(run.model, 'margin', 0))
+
+
 class Evaluator:
-  """Evaluates variables of a run on a split; compiles once for each shape of a batch."""
+  """Evaluates variables of a run on a split; compiles once for each shape of a batch.
+
+  Raises:
+    SegjaxError: unknown split; no object of it has the mask that the task needs; its images do not
+      divide over the mesh.
+  """
 
   def __init__(self, run: Run, dataset: Dataset, split: str, mesh: jax.sharding.Mesh, images: int):
+    if mesh.shape['space'] > 1:
+      shapes = pipeline.eval_shapes(*dataset, run.experiment.input, split)
+      sharding.check_heights(shapes, mesh)
     pipeline.check_objects(*dataset, run.experiment.input, split, notify)
     # Of the losses, the states of metrics, the predictions, and the scores of the images.
     places = (None, None, sharding.by_rows(mesh), None)
@@ -351,9 +375,12 @@ class Evaluator:
     self._task, self._images = run.task, images
     self._part = sharding.own_part(run.experiment.mesh)
 
-  def __call__(self, variables: Mapping[str, Any]) -> evaluate.Evaluation:
-    """The metrics of the split, and the first and the worst images."""
+  def __call__(
+    self, variables: Mapping[str, Any], beat: Callable[[], None] = lambda: None
+  ) -> evaluate.Evaluation:
+    """The metrics of the split, and the first and the worst images; `beat` is called by batch."""
     batches, put = self._batches()
+    batches = (beat() or batch for batch in batches)
     options = {'num_images': self._images, 'part': self._part}
     return evaluate.evaluate(self._eval_step, variables, batches, self._task, put, **options)
 
@@ -373,6 +400,18 @@ def read_given(
   """The config file at `path`, or else the config of the workdir, with overrides put in place."""
   given = config_lib.read_file(path) if path else _read_config(workdir)
   return config_lib.override(given, overrides)
+
+
+def read_mesh(
+  workdir: Workdir, path: str | None, overrides: Sequence[tuple[str, str]]
+) -> sharding.MeshConfig:
+  """`config.mesh`, read without a word and without JAX: several processes start with it.
+
+  Raises:
+    SegjaxError: there is no such config, or its values are out of range.
+  """
+  given = config_lib.read_file(path) if path else workdir.read_config()
+  return check_group('mesh', config_lib.override(given, overrides))
 
 
 def resolve(given: Mapping[str, Any]) -> Experiment:

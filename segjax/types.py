@@ -146,8 +146,28 @@ class Segments(NamedTuple):
 class SegjaxError(Exception):
   """An error that the user can fix: one sentence with the file or key, and what to do.
 
-  The command line prints it without a traceback and exits with status 2.
+  The command line prints it without a traceback and exits with status `exit_code`.
   """
+
+  exit_code = 2
+
+
+class MissingProcessError(SegjaxError):
+  """One of several processes did not come, see `config.mesh.init_timeout`."""
+
+  exit_code = 69
+
+
+class LostProcessError(SegjaxError):
+  """One of several processes failed, died or does not answer, see `config.mesh.heartbeat`."""
+
+  exit_code = 75
+
+
+class HangingError(SegjaxError):
+  """Nothing makes progress any more, see `config.mesh.hang_timeout`."""
+
+  exit_code = 76
 
 
 class StoppedError(Exception):

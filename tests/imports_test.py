@@ -29,6 +29,7 @@ ALLOWED = {
   'report': {'types', 'data.statistics', 'storage'},
   'result': {'types', 'data', 'report'},
   'draw': {'types', 'data', 'metrics', 'report'},
+  'launch': {'types'},
   'tables': {'types', 'config', 'resources', 'workdir', 'storage', 'lock'},
   'recipes': {'types'},
   'config_file': {'recipes'},

@@ -14,7 +14,7 @@ from rich.console import Console
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.cli import options
+from segjax.cli import options, processes
 from segjax.data import statistics
 from segjax.experiment import Experiment
 from segjax.report import console, curves, html, values
@@ -40,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='search for the best thresholds of a panoptic network on the split, and print them',
   )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+  processes.start(args)
   command = _tune if args.tune else _evaluate
   command(args)
   return 0

@@ -19,6 +19,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
 
 
+def add_distributed(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,COUNT,INDEX',
+    help='run in several processes: detected by JAX (TPU pods, Slurm, …), or as given',
+  )
+
+
 def _which(text: str) -> Which:
   return int(text) if text.isdigit() else text
 

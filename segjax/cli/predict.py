@@ -3,22 +3,30 @@
 import argparse
 import functools
 import glob
+import io
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import TypeVar
+
+import jax
+from jax.experimental import multihost_utils
 
 from segjax import infer, storage
 from segjax import run as run_lib
-from segjax.cli import options, predict_files
+from segjax.cli import options, predict_files, processes
 from segjax.data import frames
 from segjax.predictor import Predictor, check_no_url, describe_unlike
 from segjax.report import console
 from segjax.result import Result
 from segjax.run import notify
 from segjax.trained import open_trained
+from segjax.training import sharding
 from segjax.types import SegjaxError
+
+T = TypeVar('T')
 
 EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images='photos/*.jpg' --output=out/
@@ -38,7 +46,8 @@ For a SegNet with dropout, --config.eval.samples=40 adds NAME_uncertainty.png (B
 The sub-folders of a directory, and of what ** matches, are kept in the output. The pages of a TIFF
 file and the frames of a video are images of their own, numbered from 1. What is written for each is
 in NAME/, as NAME_page1… or NAME_frame000001…; the overlays of a video are NAME_overlay.mp4. Files
-that cannot be read are listed at the end; the exit status is then 2."""
+that cannot be read are listed at the end; the exit status is then 2. With --distributed each
+process predicts its part of the files, and the first one writes the files for all images."""
 
 # What a Mac leaves beside the files of other file systems, with their suffixes.
 _RESOURCE_FORK = '._'
@@ -71,9 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--overwrite', action='store_true', help='write to a directory that has files'
   )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+  processes.start(args)
   output = storage.as_path(args.output)
   folders = find_images(args.images, output)
   sources = [frames.find_source(path) for path in folders]
@@ -82,11 +93,26 @@ def run(args: argparse.Namespace) -> int:
   place = predict_files.Place(output, folders)
   writer = predict_files.Writer(place, predictor, sources, predict_files.choose(args, predictor))
   predict_files.check_unused(output, args.overwrite)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('nothing is written yet')
   failed: dict[Path, str] = {}
-  if summary := _predict(predictor, writer, sources, failed, args.batch_size or None):
+  if summary := _predict(predictor, writer, own_part(sources), failed, args.batch_size or None):
     notify(f'{summary}: the predictions are in {output}')
-  _check_failed(failed, len(sources))
+  _check_failed(_gather_failed(failed), len(sources))
   return 0
+
+
+def own_part(items: Sequence[T]) -> Sequence[T]:
+  """The part of this process: parts follow each other, so that joined they are in order."""
+  index, count = jax.process_index(), jax.process_count()
+  return items[len(items) * index // count : len(items) * (index + 1) // count]
+
+
+def _gather_failed(failed: Mapping[Path, str]) -> dict[Path, str]:
+  """The files that any process could not read."""
+  pairs = [(str(path), sentence) for path, sentence in failed.items()]
+  gathered = sharding.gather_lists({'failed': pairs})['failed']
+  return {Path(path): sentence for path, sentence in gathered}
 
 
 def _predict(
@@ -96,21 +122,25 @@ def _predict(
   failed: infer.Failed,
   batch_size: int | None,
 ) -> str:
-  """Predicts and writes all images; how many, and how many a second, or '' of none."""
+  """Predicts and writes the images of this process; the summary of all, or '' without any."""
   probability = 'prob' in writer.saves
   found = predictor.predict_files(
     sources, failed=failed, batch_size=batch_size, probability=probability
   )
-  unlike, first, pace = 0, '', _Pace()
+  unlike, pace = [], _Pace()
   total = len(sources) if all(source.kind == 'image' for source in sources) else None
-  with writer, console.ImageProgress(total, sys.stderr) as progress:
+  stream = sys.stderr if jax.process_index() == 0 else io.StringIO()
+  with writer, console.ImageProgress(total, stream) as progress:
     for result in pace.count(writer.write_all(found)):
       progress.advance()
       if result.unlike_training:
-        unlike, first = unlike + 1, first or f'{result.name}: {result.unlike_training}'
-  if unlike:
-    notify(describe_unlike(first, unlike, pace.images))
-  return str(pace) if pace.images else ''
+        unlike.append(f'{result.name}: {result.unlike_training}' if not unlike else '')
+  every = sharding.gather_lists({'unlike': unlike, 'paces': [(pace.images, pace.rate)]})
+  images = sum(count for count, _ in every['paces'])
+  if every['unlike']:
+    first = next(filter(None, every['unlike']))
+    notify(describe_unlike(first, len(every['unlike']), images))
+  return _describe_pace(images, sum(rate for _, rate in every['paces']))
 
 
 class _Pace:
@@ -126,10 +156,17 @@ class _Pace:
       self.images += 1
       yield result
 
-  def __str__(self) -> str:
-    text = f'{self.images} image' + 's' * (self.images > 1)
+  @property
+  def rate(self) -> float:
+    """Images a second; 0 of less than two."""
     seconds = self._last - self._first
-    return f'{text}, {(self.images - 1) / seconds:.3g} images/s' if seconds else text
+    return (self.images - 1) / seconds if seconds else 0.0
+
+
+def _describe_pace(images: int, rate: float) -> str:
+  """Such as '12 images, 3.5 images/s'; '' without an image."""
+  text = f'{images} image' + 's' * (images > 1)
+  return (f'{text}, {rate:.3g} images/s' if rate else text) * (images > 0)
 
 
 def _check_failed(failed: Mapping[Path, str], count: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 import cv2
+import jax
 import numpy as np
 
 from segjax import infer, storage
@@ -25,6 +26,7 @@ from segjax.predictor import Predictor
 from segjax.report import overlays, png
 from segjax.result import Result
 from segjax.run import notify
+from segjax.training import sharding
 from segjax.types import SegjaxError, nearest
 
 # What each task can save, the default first.
@@ -207,6 +209,8 @@ class Writer:
       endings.append(_UNCERTAINTY)
     check_outputs(place, sources, endings, shared)
     rule = panoptic_image_ids if self._task == 'panoptic' else image_numbers
+    if jax.process_count() > 1 and 'json' in saves:
+      _check_countable(sources)
     self._id_of = _ids(sources, rule)
     self._entries: dict[str, list[Mapping[str, Any]]] = {}
     self._video = _Videos(place)
@@ -216,7 +220,10 @@ class Writer:
 
   def __exit__(self, kind: Any, *error: Any) -> None:
     self._video.close()
-    if kind is None and self._entries:
+    if kind is not None:
+      return
+    self._entries = gather_entries(self._entries)
+    if self._entries and jax.process_index() == 0:
       self._write_shared()
 
   def write_all(self, found: Iterable[tuple[Frame, Result]]) -> Iterator[Result]:
@@ -294,6 +301,12 @@ class Writer:
       contents[SEGMENTS] = {'annotations': contents[SEGMENTS]}
     for name, content in contents.items():
       storage.write_bytes(self._place.output / name, json.dumps(content).encode())
+
+
+def gather_entries(entries: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+  """The entries of all processes by the name of their file, in the order of the processes."""
+  names = sorted(set(sharding.gather_lists({'names': list(entries)})['names']))
+  return sharding.gather_lists({name: entries.get(name, []) for name in names})
 
 
 class _Videos:
@@ -422,6 +435,16 @@ def _categories(spec: DatasetSpec, task: str) -> list[dict[str, Any]]:
   return entries
 
 
+def _check_countable(sources: Sequence[Source]) -> None:
+  """Raises a SegjaxError for a video, whose frames nobody can count before they are read."""
+  for source in sources:
+    if source.kind == 'frame':
+      raise SegjaxError(
+        f'{source.path} is a video, whose frames several processes cannot number: leave out '
+        '--distributed, or json in --save'
+      )
+
+
 def _ids(
   sources: Sequence[Source], rule: Callable[[Sequence[Path]], Mapping[Path, Any]]
 ) -> Callable[[Frame], Any]:
@@ -429,8 +452,13 @@ def _ids(
   if all(source.kind == 'image' for source in sources):
     known = rule([source.path for source in sources])
     return lambda frame: known[frame.source.path]
-  counter = itertools.count(1)
-  return lambda frame: next(counter)
+  if any(source.kind == 'frame' for source in sources):
+    counter = itertools.count(1)
+    return lambda frame: next(counter)
+  # The same for whatever part of the files is read.
+  numbers = itertools.accumulate((len(source.pages) or 1 for source in sources), initial=1)
+  counters = {s.path: itertools.count(first) for s, first in zip(sources, numbers, strict=False)}
+  return lambda frame: next(counters[frame.source.path])
 
 
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:

@@ -17,7 +17,7 @@ import optax
 from segjax import config as config_lib
 from segjax import provenance
 from segjax import run as run_lib
-from segjax.cli import options
+from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
@@ -25,6 +25,7 @@ from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
 from segjax.training.state import TrainState, eval_variables, flat_arrays
+from segjax.training.watchdog import Watchdog
 from segjax.types import Batch, SegjaxError, nearest
 from segjax.workdir import Workdir
 
@@ -42,43 +43,13 @@ used."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   options.add_workdir(parser)
   parser.add_argument('--config', help='path or name of a config, such as unet/scenes')
-  parser.add_argument(
-    '--distributed',
-    nargs='?',
-    const='auto',
-    metavar='HOST:PORT,COUNT,INDEX',
-    help='train with several processes: detected by JAX (TPU pods, Slurm, …), or as given',
-  )
+  options.add_distributed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  if args.distributed:
-    start_distributed(args.distributed)
+  processes.start(args, saves=True)
   train(Workdir(args.workdir), args.config, args.overrides)
   return 0
-
-
-def start_distributed(how: str) -> None:
-  """Initializes multi-process JAX.
-
-  Args:
-    how: 'auto', or 'HOST:PORT,COUNT,INDEX': the coordinator's address, the number of processes and
-      the index of this one.
-
-  Raises:
-    SegjaxError: `how` has another form.
-  """
-  if how == 'auto':
-    jax.distributed.initialize()
-    return
-  try:
-    address, count, index = how.split(',')
-    count, index = int(count), int(index)
-  except ValueError:
-    raise SegjaxError(
-      f'--distributed={how} must be HOST:PORT,COUNT,INDEX, such as 10.0.0.1:1234,4,0'
-    ) from None
-  jax.distributed.initialize(address, count, index)
 
 
 def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[str, str]]) -> None:
@@ -107,6 +78,7 @@ def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
 def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
   """Trains an assembled run to its last step, with its checkpoints, log and report in `workdir`."""
   mesh = run_lib.make_mesh(run)
+  run_lib.check_train_shapes(run, builder, mesh)
   if run.experiment.mesh.fsdp:
     run = dataclasses.replace(run, task=sharding.gathered(run.task, mesh))
   # Config errors surface here, before anything is compiled.
@@ -132,8 +104,11 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run_log = None
     if jax.process_index() == 0:
       workdir.note_start({'step': start, **provenance.provenance()})
-      run_log = stack.enter_context(_open_log(run, workdir, start))
+      run_log = stack.enter_context(_open_log(run, workdir, start, prepared.evaluated))
     progress = stack.enter_context(_progress(run.experiment.train.steps, start))
+    # Of several processes the first one holds JAX's coordination service.
+    coordinates = jax.process_count() > 1 and jax.process_index() == 0
+    watchdog = stack.enter_context(Watchdog(run.experiment.mesh.hang_timeout, last=coordinates))
     current = loop.run(
       current,
       compile.announced(train_step, 'train step for another shape', progress.message),
@@ -143,9 +118,10 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       checkpoints=checkpoints,
       log=run_log,
       progress=progress,
-      evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress),
+      evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress, watchdog),
       evaluated=prepared.evaluated,
       refresh=refresh,
+      watchdog=watchdog,
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
   return current
@@ -235,10 +211,10 @@ def _beside(
     yield batch
 
 
-def _open_log(run: Run, workdir: Workdir, start: int) -> log.RunLog:
+def _open_log(run: Run, workdir: Workdir, start: int, evaluated: bool) -> log.RunLog:
   config, train_config = config_lib.dotted(run.experiment.to_dict()), run.experiment.train
   opened = loggers.open_loggers(train_config.loggers, workdir.path, config, notify)
-  run_log = log.RunLog(workdir.path, start_step=start, loggers=opened)
+  run_log = log.RunLog(workdir.path, start_step=start, evaluated=evaluated, loggers=opened)
   split = run.experiment.data.eval_split
   run_log.config(config, ['train/loss', f'{split}/{train_config.best_metric}'])
   return run_log
@@ -344,11 +320,12 @@ def _evaluate(
   evaluator: run_lib.Evaluator,
   run_log: log.RunLog | None,
   progress: console.TrainProgress,
+  watchdog: Watchdog,
   current: TrainState,
   now: int,
 ) -> dict[str, Any]:
   """Evaluates a state at step `now` and writes its metrics to the log, report and terminal."""
-  measured = evaluator(eval_variables(current))
+  measured = evaluator(eval_variables(current), beat=watchdog.beat)
   metrics = measured.metrics
   split = run.experiment.data.eval_split
   if run_log:

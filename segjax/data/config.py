@@ -180,7 +180,8 @@ class BatchConfig:
 
   Attributes:
     size: examples in a training step, over all hosts.
-    eval_size: examples in an evaluation step, over all hosts; None for `size`.
+    eval_size: examples in an evaluation step, over all hosts, rounded up to a multiple of the
+      devices along the batch; None for `size`.
     shuffle: whether each epoch has an order of its own.
     workers: processes that prepare training batches; 0 for threads of the main process.
     max_objects: N, maximum objects per image, of tasks with objects: of more the largest are kept,

@@ -212,6 +212,18 @@ class TrainOrder:
       shape, chosen = self._kept[epoch - first][step - self._ends[epoch]]
     return shape, [divmod(position, self._count) for position in chosen]
 
+  def shapes(self) -> dict[Size, int]:
+    """The padded shapes of the first epoch, and the index of an example of each."""
+    if self._shape is not None:
+      return {self._shape: 0}
+    return {self._fit(0, index): index for index in range(self._count)}
+
+  def _fit(self, epoch: int, index: int) -> Size:
+    """The padded shape of an example in an epoch."""
+    native = self._sizes[index]
+    size = train_size(native, self._config, self._seed, epoch, index, self._count)
+    return fit_shape(size, self._config, functools.partial(self._name, index))
+
   def _epoch(self, epoch: int) -> Sequence[int]:
     shuffle = self._config.batch.shuffle
     return permutation(self._seed, epoch, self._count) if shuffle else range(self._count)
@@ -221,9 +233,7 @@ class TrainOrder:
     epoch = len(self._ends) - 1
     batches = []
     for index in map(int, self._epoch(epoch)):
-      native = self._sizes[index]
-      size = train_size(native, self._config, self._seed, epoch, index, self._count)
-      shape = fit_shape(size, self._config, functools.partial(self._name, index))
+      shape = self._fit(epoch, index)
       filling = self._unfilled.setdefault(shape, [])
       filling.append(epoch * self._count + index)
       if len(filling) == self._config.batch.size:

@@ -126,6 +126,7 @@ def eval_batches(
   config: InputConfig,
   *,
   split: str | None = None,
+  multiple: int = 1,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Generator[NamedBatch, None, None]:
@@ -139,6 +140,8 @@ def eval_batches(
   Args:
     builder, spec, config, process_index, process_count: as for `train_batches`.
     split: in place of `config.data.eval_split`.
+    multiple: to which the size of a batch, in the config, is rounded up: that of the devices, and
+      so of the hosts.
 
   Yields:
     (batch, names) with image u8[b, H, W, C], label i32[b, H, W], valid bool[b], weight
@@ -148,13 +151,41 @@ def eval_batches(
   Raises:
     SegjaxError: as `train_batches`; while iterating, more than `config.batch.max_segments`.
   """
+  config = _rounded_up(config, multiple)
   examples = _Examples(builder, split or config.data.eval_split, spec, config)
-  size, reader = config.batch.eval_size, examples.reader
-  key = 'size' if size is None else 'eval_size'
-  rows = _host_rows(key, size or config.batch.size, process_index, process_count)
+  reader = examples.reader
+  rows = _host_rows('eval_size', config.batch.eval_size, process_index, process_count)
   batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
   make = functools.partial(_eval_batch, examples, rows)
   return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+
+
+def train_shapes(
+  builder: tfds.core.DatasetBuilder, spec: datasets.DatasetSpec, config: InputConfig
+) -> dict[Size, str]:
+  """The shapes of training batches without their margin; of each, the name of an example.
+
+  Where sizes are sampled, those of the first epoch.
+
+  Raises:
+    SegjaxError: an unknown or empty split; an image that fits into no shape.
+  """
+  reader = open_reader(builder, config.data.train_split, config, spec)
+  plan = order.TrainOrder(len(reader), lambda: reader.sizes, config, 0, reader.name)
+  return {shape: reader.name(index) for shape, index in plan.shapes().items()}
+
+
+def eval_shapes(
+  builder: tfds.core.DatasetBuilder, spec: datasets.DatasetSpec, config: InputConfig, split: str
+) -> dict[Size, str]:
+  """The shapes of a split's evaluation batches; of each, the name of an example.
+
+  Raises:
+    SegjaxError: an unknown or empty split; an image that fits into no shape.
+  """
+  reader = open_reader(builder, split, config, spec)
+  batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
+  return {chosen.shape: reader.name(chosen.indices[0]) for chosen in batches}
 
 
 def check_objects(
@@ -428,6 +459,13 @@ def _annotation(example: Example, size: Size) -> dict[str, Any]:
 
 
 # --- threads, processes and hosts -----------------------------------------------------------------
+
+
+def _rounded_up(config: InputConfig, multiple: int) -> InputConfig:
+  """The config with an evaluation batch of a multiple."""
+  size = config.batch.eval_size or config.batch.size
+  eval_size = -(-size // multiple) * multiple
+  return dataclasses.replace(config, batch=dataclasses.replace(config.batch, eval_size=eval_size))
 
 
 def _host_rows(key: str, batch_size: int, process_index: int, process_count: int) -> range:

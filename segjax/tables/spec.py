@@ -57,6 +57,8 @@ class Recipe:
   Attributes:
     differs: differences from the paper: data, weights, resolution or schedule.
     cost: training time and hardware.
+    hours: time limit of a cluster job, for each row and seed that it trains; at the limit it is
+      saved, requeued and resumes.
     config: path of a config file, relative to the parent of `experiments/`.
     script: path of a program that measures all its rows in one run, instead of a config.
     checkpoints: to evaluate: 'best', by the config's metric, and 'latest'.
@@ -64,6 +66,7 @@ class Recipe:
 
   differs: str
   cost: str
+  hours: PositiveFloat = 24.0
   config: str | None = None
   script: str | None = None
   checkpoints: tuple[str, ...] = ('best',)

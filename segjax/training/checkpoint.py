@@ -29,6 +29,8 @@ Which = Literal['latest', 'best'] | int
 
 # Of a checkpoint besides its arrays, at most: their names, shapes and digests.
 _OVERHEAD = 2**20
+# The file of the metrics of a state that was evaluated after it was saved.
+_LATER_METRICS = 'meta/metrics.json'
 # Seconds until each process has seen a file of the first one: network disks keep what they listed.
 _SEEN = 10.0
 
@@ -145,11 +147,27 @@ class Checkpoints:
     return value if self._best_mode == 'max' else -value
 
   def _meta(self, step: int) -> dict[str, Any]:
-    """The metadata saved with the arrays; empty if it cannot be read."""
+    """The metadata saved with the arrays, and later metrics; empty if it cannot be read."""
     try:
-      return json.loads((self._place / str(step) / 'meta' / 'metadata').read_text())
+      meta = json.loads((self._place / str(step) / 'meta' / 'metadata').read_text())
     except (OSError, ValueError):
       return {}
+    # Without the file, or with a damaged one, the state is evaluated again.
+    with contextlib.suppress(OSError, ValueError):
+      meta['metrics'] = json.loads((self._place / str(step) / _LATER_METRICS).read_text())
+    return meta
+
+  def add_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Adds the metrics of an evaluation to the checkpoint of its step, saved without any.
+
+    Raises:
+      SegjaxError: the checkpoint does not fit on the disk.
+    """
+    self.wait()
+    self._metrics[step] = metrics
+    if jax.process_index() == 0:
+      for directory in {self._place, self._directory}:
+        storage.write_text(directory / str(step) / _LATER_METRICS, json.dumps(_plain(metrics)))
 
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save `state` under its step; does nothing if the step is already saved.
@@ -297,6 +315,15 @@ class Checkpoints:
       raise CorruptCheckpointError(
         f'checkpoint {self._directory / str(step)} is corrupt ({type(e).__name__})'
       ) from e
+
+  def wait(self) -> None:
+    """Waits for pending saves.
+
+    Raises:
+      SegjaxError: the last one does not fit on the disk.
+    """
+    with self._explained():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for pending saves.

@@ -34,15 +34,23 @@ class RunLog:
   Args:
     workdir: of the run.
     start_step: the step that the run resumes from.
+    evaluated: whether its evaluation, if one was due, is complete; its lines are dropped otherwise.
     loggers: that get the same scalars and images.
 
   Raises:
     SegjaxError: the disk is full, or may not be written to.
   """
 
-  def __init__(self, workdir: Path, *, start_step: int = 0, loggers: Sequence[Logger] = ()):
+  def __init__(
+    self,
+    workdir: Path,
+    *,
+    start_step: int = 0,
+    evaluated: bool = True,
+    loggers: Sequence[Logger] = (),
+  ):
     self._loggers = loggers
-    self._lines = _Lines(workdir / 'metrics.jsonl', start_step)
+    self._lines = _Lines(workdir / 'metrics.jsonl', start_step, evaluated)
     self._tensorboard = _import_tensorboard()
     self._events = _Events(workdir / 'tensorboard', start_step + 1)
 
@@ -114,9 +122,9 @@ class _Lines:
   A file in a bucket cannot grow: it is kept here, and written as a whole.
   """
 
-  def __init__(self, path: Path, step: int):
+  def __init__(self, path: Path, step: int, evaluated: bool):
     self._path = path
-    kept = _lines_until(path, step)
+    kept = _lines_until(path, step, evaluated)
     if kept is not None:
       storage.write_text(path, ''.join(kept))
     self._kept, self._written = kept or [], time.monotonic()
@@ -149,14 +157,19 @@ class _Lines:
       self.flush()
 
 
-def _lines_until(path: Path, step: int) -> list[str] | None:
-  """The lines of a log up to a step, without one truncated by a kill; None if there is no log."""
+def _lines_until(path: Path, step: int, evaluated: bool) -> list[str] | None:
+  """The lines of a log up to a step, without one truncated by a kill; None if there is no log.
+
+  Where the step is not `evaluated`, it is again: its lines of an evaluation are left out.
+  """
   if not path.exists():
     return None
   kept = []
   for line in path.read_text(encoding='utf-8').splitlines():
     try:
-      if json.loads(line)['step'] <= step:
+      record = json.loads(line)
+      again = record['step'] == step and record['split'] != 'train' and not evaluated
+      if record['step'] <= step and not again:
         kept.append(line + '\n')
     except (ValueError, KeyError):
       continue

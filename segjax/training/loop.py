@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from segjax.training import sharding
 from segjax.training.checkpoint import Checkpoints
 from segjax.training.log import RunLog
 from segjax.training.state import TrainState
+from segjax.training.watchdog import Watchdog
 from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError, StoppedError
 
 
@@ -65,33 +67,43 @@ class Progress(Protocol):
 
 
 class _StopSignal:
-  """Records SIGTERM and SIGINT inside a `with` block; a second signal has its usual effect."""
+  """Records SIGTERM and SIGINT inside a `with` block, in which the state is saved.
+
+  SIGTERM may come again while the state is saved: schedulers send it to a command and to its
+  children. A second Ctrl-C has its usual effect. Of several processes it is enough that one gets a
+  signal: JAX's preemption notifier, which has taken SIGTERM, tells the others.
+  """
 
   def __enter__(self) -> '_StopSignal':
     self.received: int | None = None
-    # With several processes, JAX's preemption notifier handles SIGTERM.
-    # JAX watches over several processes; Python takes handlers in its main thread only.
-    ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGINT) if ours else ()
-    self._old = {s: signal.signal(s, self._handle) for s in signals}
+    self._several = jax.process_count() > 1
+    # Python takes handlers in its main thread only.
+    ours = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)
+    self._old = {s: signal.signal(s, self._handle) for s in signals} if ours else {}
     return self
 
   def __exit__(self, *exc: object) -> None:
-    self._restore()
+    for signum in list(self._old):
+      self._restore(signum)
 
   def _handle(self, signum: int, frame: FrameType | None) -> None:
     del frame
-    self.received = signum
-    self._restore()
+    if self.received is None:
+      self.received = signum
+      if self._several:
+        os.kill(os.getpid(), signal.SIGTERM)  # to JAX
+    self._restore(signal.SIGINT)
 
-  def _restore(self) -> None:
-    for signum, handler in self._old.items():
-      signal.signal(signum, handler)
+  def _restore(self, signum: int) -> None:
+    if signum in self._old:
+      signal.signal(signum, self._old.pop(signum))
 
   def agreed(self, step: int) -> int | None:
     """The signal to stop after this step, or None; several processes agree on the step."""
-    if jax.process_count() > 1:
-      return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+    if self._several:
+      stop = multihost_utils.reached_preemption_sync_point(step)
+      return (self.received or signal.SIGTERM) if stop else None
     return self.received
 
 
@@ -186,8 +198,12 @@ def run(
   evaluate: Callable[[TrainState, int], dict[str, Any]],
   evaluated: bool = True,
   refresh: Callable[[TrainState], TrainState] = lambda state: state,
+  watchdog: Watchdog | None = None,
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
+
+  A checkpoint that is due is saved before the evaluation of its step, so that nothing that happens
+  to the evaluation costs it.
 
   Args:
     state: on the mesh; its buffers are donated.
@@ -202,19 +218,23 @@ def run(
     evaluated: whether the evaluation due after `state.step`, if any, was done; a stopped run skips
       it.
     refresh: `state -> state`, applied before an evaluation; training continues with the result.
+    watchdog: hears of each step, evaluation and checkpoint as it starts.
 
   Returns:
-    The state after the last step.
+    The state after the last step, which is saved.
 
   Raises:
     StoppedError: on SIGTERM or SIGINT, after saving.
     SegjaxError: the loss is not finite.
   """
-  state = _evaluate_first(state, config, checkpoints, evaluate, evaluated, refresh)
-  start = step = int(state.step)
-  meter, clock = _Meter(config), _Clock(step, batch_size)
+  watchdog = watchdog or Watchdog(None)
+  measure = _Measure(checkpoints, log, evaluate, refresh, watchdog)
   with _StopSignal() as stop:
+    state = _evaluate_first(state, config, checkpoints, measure, evaluated)
+    start = step = int(state.step)
+    meter, clock = _Meter(config), _Clock(step, batch_size)
     while step < config.steps:
+      watchdog.at(f'step {step + 1}')
       batch, names = next(batches)
       state, scalars = train_step(state, batch)
       step += 1
@@ -233,36 +253,84 @@ def run(
           log.scalars(step, 'train', values)
         progress.update(step, values)
         clock.restart(step)
-      metrics = None
       if evaluating:
-        state = refresh(state)
-        metrics = evaluate(state, step)
-        saving = saving or checkpoints.is_better(metrics)
-      if saving:
-        if log:
-          log.flush()
-        checkpoints.save(state, metrics=metrics)
+        state = measure(state, step, saving=saving)
+      elif saving:
+        measure.save(state, step)
       if evaluating or saving:
         clock.restart(step)
       if stopping:
+        checkpoints.wait()
         raise StoppedError(step, stopping)
+    checkpoints.wait()
   return state
+
+
+class _Measure:
+  """Saves and evaluates states; see `run`."""
+
+  def __init__(
+    self,
+    checkpoints: Checkpoints,
+    log: RunLog | None,
+    evaluate: Callable[[TrainState, int], dict[str, Any]],
+    refresh: Callable[[TrainState], TrainState],
+    watchdog: Watchdog,
+  ):
+    self._checkpoints, self._log, self._watchdog = checkpoints, log, watchdog
+    self._evaluate, self._refresh = evaluate, refresh
+
+  def save(self, state: TrainState, step: int, metrics: Mapping[str, Any] | None = None) -> None:
+    """Starts to save a state."""
+    self._watchdog.at(f'saving the checkpoint of step {step}')
+    if self._log:
+      self._log.flush()
+    self._checkpoints.save(state, metrics=metrics)
+
+  def __call__(self, state: TrainState, step: int, *, saving: bool) -> TrainState:
+    """Evaluates a state; saves it before, if it is due, or after, if it is better than all others.
+
+    Returns:
+      The state that was evaluated, to go on from.
+    """
+    self._watchdog.at(f'the evaluation of step {step}')
+    state = self._refresh(state)
+    if saving:
+      self.save(state, step)
+      self._watchdog.at(f'the evaluation of step {step}')
+    metrics = self._evaluate(state, step)
+    if saving:
+      self._checkpoints.add_metrics(step, metrics)
+    elif self._checkpoints.is_better(metrics):
+      self.save(state, step, metrics)
+    return state
+
+  def restored(self, state: TrainState, step: int) -> TrainState:
+    """`__call__` for a state that was saved without an evaluation."""
+    self._watchdog.at(f'the evaluation of step {step}')
+    refreshed = self._refresh(state)
+    metrics = self._evaluate(refreshed, step)
+    # Of a stopped run the state before its refresh was saved: to resume from it is to do it again.
+    if refreshed is state or _equal(refreshed.model_state, state.model_state):
+      self._checkpoints.add_metrics(step, metrics)
+    return refreshed
+
+
+def _equal(tree: Any, other: Any) -> bool:
+  return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), tree, other)))
 
 
 def _evaluate_first(
   state: TrainState,
   config: TrainConfig,
   checkpoints: Checkpoints,
-  evaluate: Callable[[TrainState, int], dict[str, Any]],
+  measure: _Measure,
   evaluated: bool,
-  refresh: Callable[[TrainState], TrainState],
 ) -> TrainState:
   """Runs the evaluation that a stopped run skipped, or that of a run with 0 steps."""
   step = int(state.step)
   if step and not evaluated and _due(step, config):
-    state = refresh(state)
-    evaluate(state, step)
+    return measure.restored(state, step)
   if not config.steps and not checkpoints.steps():
-    state = refresh(state)
-    checkpoints.save(state, metrics=evaluate(state, 0))
+    return measure(state, 0, saving=True)
   return state

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.tasks.base import Task, Variables
-from segjax.types import Array, Batch, PositiveInt, SegjaxError
+from segjax.types import Array, Batch, PositiveFloat, PositiveInt, SegjaxError
 
 # Arrays of fewer elements stay replicated: all of a network's are a few kilobytes together, and to
 # gather each would take longer than it saves.
@@ -37,11 +37,18 @@ class MeshConfig:
     space: devices along the image height, in semantic tasks.
     fsdp: whether the devices of `data` share the parameters, gradients, optimizer state and moving
       average instead of each keeping a copy of all; the result is the same.
+    init_timeout: seconds in which all of several processes must have come.
+    heartbeat: seconds after which one of several processes that does not answer counts as dead.
+    hang_timeout: seconds after which a step, an evaluation or a checkpoint without progress ends
+      the process; None waits for ever.
   """
 
   data: Literal[-1] | PositiveInt = -1
   space: PositiveInt = 1
   fsdp: bool = False
+  init_timeout: PositiveInt = 300
+  heartbeat: PositiveInt = 100
+  hang_timeout: PositiveFloat | None = 1800.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +104,70 @@ def own_part(config: MeshConfig) -> Part:
   sharers = max(1, config.space // jax.local_device_count())
   index, rank = divmod(jax.process_index(), sharers)
   return Part(index, jax.process_count() // sharers, rank, sharers)
+
+
+def check_rows(size: int, mesh: Mesh) -> None:
+  """Checks that a training batch divides over the devices along it.
+
+  Args:
+    size: `config.batch.size`.
+    mesh: of devices.
+
+  Raises:
+    SegjaxError: it does not.
+  """
+  devices = mesh.shape['data']
+  if size % devices == 0:
+    return
+  remedies = [f'config.batch.size to {-(-size // devices) * devices}']
+  if jax.process_count() == 1:
+    fewer = next(n for n in range(devices, 0, -1) if size % n == 0)
+    remedies.append(f'config.mesh.data to {fewer}')
+  raise SegjaxError(
+    f'config.batch.size={size} does not divide over {devices} devices along the batch: set '
+    f'{" or ".join(remedies)}'
+  )
+
+
+def describe_idle(size: int, accumulate: int, mesh: Mesh) -> str:
+  """Says that the parts of an accumulated batch leave devices idle; '' if they do not.
+
+  Args:
+    size: `config.batch.size`.
+    accumulate: `config.optim.accumulate`, which divides it.
+    mesh: of devices.
+  """
+  devices, rows = mesh.shape['data'], size // accumulate
+  if rows % devices == 0:
+    return ''
+  # One always does: the whole batch.
+  better = max(n for n in range(1, accumulate) if size % n == 0 and size // n % devices == 0)
+  return (
+    f'config.optim.accumulate={accumulate} leaves {rows} of {size} examples in a part, which does '
+    f'not divide over {devices} devices along the batch: some of them are idle; set it to {better}'
+  )
+
+
+def check_heights(shapes: Mapping[tuple[int, int], str], mesh: Mesh, *, margin: int = 0) -> None:
+  """Checks that images divide over the devices along their height.
+
+  Args:
+    shapes: (height, width) of the images of batches; of each, the name of an example.
+    mesh: of devices.
+    margin: pixels that are added on each side.
+
+  Raises:
+    SegjaxError: one does not.
+  """
+  space = mesh.shape['space']
+  for (height, width), name in shapes.items():
+    if height % space or (height + 2 * margin) % space:
+      wide = f' and its margins of {margin}' * (margin > 0)
+      raise SegjaxError(
+        f'the height of {name}, {height} of {height}x{width} pixels{wide}, does not divide over '
+        f'config.mesh.space={space} devices: set config.data.size to a height that does, or '
+        'config.mesh.space to 1'
+      )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

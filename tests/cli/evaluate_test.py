@@ -24,13 +24,14 @@ def test_json_is_what_training_measured(semantic_run, capsys):
 
 
 def test_every_image_counts_once(semantic_run, capsys):
-  """For any batch size: 8 images in batches of 8, and in batches of 3 with padding."""
-  mesh = '--config.mesh.data=1'
-  eight, three = (
-    evaluate(semantic_run, capsys, mesh, f'--config.batch.eval_size={size}') for size in (8, 3)
+  """For any batch size: 8 images in batches of 8, of 3 with padding, of 3 on 4 devices."""
+  eight, three, four = (
+    evaluate(semantic_run, capsys, f'--config.mesh.data={data}', f'--config.batch.eval_size={size}')
+    for data, size in ((1, 8), (1, 3), (4, 3))
   )
-  assert eight['per_class'] == three['per_class']
+  assert eight['per_class'] == three['per_class'] == four['per_class']
   assert eight['loss'] == pytest.approx(three['loss'], rel=1e-5)
+  assert eight['loss'] == pytest.approx(four['loss'], rel=1e-5)
 
 
 @pytest.mark.parametrize('split', ['val', 'val[:1]', 'val[:4]'])

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from inputs import changed, input_config
 from small_datasets import ISTHING, OBJECT_SIZES, SEGMENT_SIZES, SEGMENTS
 
-from segjax.data import datasets, geometry, pipeline
+from segjax.data import datasets, geometry, order, pipeline
 from segjax.data.batch import mean_color
 from segjax.data.weight_map import border_weight_map
 from segjax.ops.masks import unpack_masks
@@ -362,6 +362,35 @@ def test_eval_hosts_have_as_many_batches_of_the_same_shapes(tiny, hosts):
     for step in zip(*parts, strict=True)
   ]
   assert_same(joined, whole)
+
+
+def test_eval_batches_are_rounded_up_to_a_multiple(tiny):
+  """To that of the devices: with real examples, of which each still comes once."""
+  config = changed(CONFIG, eval_batch_size=3)
+  (first, first_names), (second, second_names) = evaluate(tiny, config, multiple=4)
+  assert first['valid'].tolist() == [True] * 4
+  assert second['valid'].tolist() == [True] * 3 + [False]
+  assert sorted(first_names + second_names[:3]) == sorted(VAL)
+  parts = [
+    evaluate(tiny, config, multiple=4, process_index=i, process_count=2)[1][1] for i in (0, 1)
+  ]
+  assert parts == [second_names[:2], second_names[2:]]
+
+
+def test_shapes_of_batches(tiny):
+  """Each with the name of an example."""
+  spec = datasets.spec(tiny, CONFIG)
+  shapes = pipeline.eval_shapes(tiny, spec, input_config(batch_size=2), 'mixed')
+  found = [
+    batch['image'].shape[1:3]
+    for batch, _ in evaluate(tiny, input_config(batch_size=2), split='mixed')
+  ]
+  assert shapes.keys() == set(found)
+  for shape, name in shapes.items():
+    assert order.multiple_shape(MIXED[name][1].shape) == shape
+  assert pipeline.train_shapes(tiny, spec, changed(CONFIG, crop_size=(8, 8))).keys() == {(8, 8)}
+  mixed = input_config(batch_size=2, train_split='mixed')
+  assert pipeline.train_shapes(tiny, spec, mixed).keys() == shapes.keys()
 
 
 def test_eval_of_different_sizes(tiny):

@@ -50,6 +50,20 @@ def test_resuming_drops_what_the_new_steps_write_again(tmp_path):
   assert [(r['step'], r['loss']) for r in lines(tmp_path)] == [(10, 10), (20, 20), (30, 31)]
 
 
+def test_an_evaluation_that_is_made_again_is_logged_once(tmp_path):
+  """It was killed before the checkpoint had its metrics."""
+  log = RunLog(tmp_path)
+  for step in (10, 20):
+    log.scalars(step, 'train', {'loss': step})
+    log.scalars(step, 'val', {'mean_iou': step})
+  log.close()
+  log = RunLog(tmp_path, start_step=20, evaluated=False)
+  log.scalars(20, 'val', {'mean_iou': 21})
+  log.close()
+  entries = [(r['step'], r['split'], r.get('mean_iou')) for r in lines(tmp_path)]
+  assert entries == [(10, 'train', None), (10, 'val', 10), (20, 'train', None), (20, 'val', 21)]
+
+
 def full(*_args, **_kwargs):
   raise OSError(errno.ENOSPC, 'No space left on device')
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from segjax.training.checkpoint import Checkpoints
 from segjax.training.log import RunLog
 from segjax.training.state import init_state
 from segjax.training.step import make_train_step
+from segjax.training.watchdog import Watchdog
 from segjax.types import SegjaxError
 
 
@@ -50,6 +52,7 @@ def go(compiled, tmp_path):
     start=0,
     evaluated=True,
     keep_states=False,
+    evaluate=None,
     **kwargs,
   ):
     task, step, state = compiled
@@ -57,7 +60,7 @@ def go(compiled, tmp_path):
     batch = sharding.put_batch(make_batch(), mesh, task.batch_spec)
     seen = []
 
-    def evaluate(state, now):
+    def measure(state, now):
       seen.append((now, state) if keep_states else now)
       return {'mean_iou': (scores or {}).get(now, 0.0)}
 
@@ -73,7 +76,7 @@ def go(compiled, tmp_path):
         checkpoints=checkpoints,
         log=log,
         progress=Quiet(),
-        evaluate=evaluate,
+        evaluate=evaluate or measure,
         evaluated=evaluated,
         **kwargs,
       )
@@ -84,6 +87,14 @@ def go(compiled, tmp_path):
       go.saved = sorted(int(p.name) for p in (tmp_path / 'c').iterdir() if p.name.isdigit())
     return go.evaluated, go.saved
 
+  def metrics():
+    """Of each checkpoint, its metrics."""
+    checkpoints = Checkpoints(tmp_path / 'c', read_only=True)
+    found = {step: checkpoints.restore(step).metrics for step in checkpoints.steps()}
+    checkpoints.close()
+    return found
+
+  go.metrics = metrics
   return go
 
 
@@ -129,6 +140,73 @@ def test_a_signal_saves_and_stops(go, compiled, signum):
 def test_an_evaluation_that_a_stop_skipped_is_made_later(go, start, wanted):
   config = loop.TrainConfig(steps=6, eval_every=3)
   assert go(config, start=start, evaluated=False)[0] == wanted
+
+
+def test_a_failing_evaluation_does_not_cost_the_checkpoint(go):
+  """The checkpoint has no metrics: a resumed run evaluates it, and adds them."""
+
+  def fail(state, now):
+    raise SegjaxError('no evaluation')
+
+  config = loop.TrainConfig(steps=6, eval_every=3, checkpoint_every=3)
+  with pytest.raises(SegjaxError, match='no evaluation'):
+    go(config, evaluate=fail)
+  assert go.saved == [3]
+  assert go.metrics() == {3: None}
+  go(config, start=3, evaluated=False, scores={3: 0.5, 6: 0.25})
+  assert go.metrics() == {3: {'mean_iou': 0.5}, 6: {'mean_iou': 0.25}}
+
+
+@pytest.mark.parametrize(('mean', 'added'), [(1.0, [(3, {'mean_iou': 0.5})]), (2.0, [])])
+def test_metrics_are_those_of_the_state_that_was_saved(mean, added):
+  """A stopped run saves the state before its refresh, whose metrics nobody has measured."""
+  state, refreshed = (SimpleNamespace(model_state={'mean': np.float32(x)}) for x in (1.0, mean))
+  found = []
+  checkpoints = SimpleNamespace(add_metrics=lambda *args: found.append(args))
+  evaluate = lambda state, step: {'mean_iou': 0.5}
+  measure = loop._Measure(checkpoints, None, evaluate, lambda _: refreshed, Watchdog(None))
+  assert measure.restored(state, 3) is refreshed
+  assert found == added
+
+
+def test_sigterm_may_come_again_while_the_state_is_saved(go, compiled, monkeypatch):
+  task = compiled[0]
+  batch = sharding.put_batch(
+    make_batch(), sharding.make_mesh(sharding.MeshConfig(data=1)), task.batch_spec
+  )
+  save = Checkpoints.save
+
+  def save_and_terminate(self, state, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    save(self, state, **kwargs)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  def batches():
+    yield batch, ['a']
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield batch, ['b']
+
+  monkeypatch.setattr(Checkpoints, 'save', save_and_terminate)
+  with pytest.raises(loop.StoppedError) as stopped:
+    go(loop.TrainConfig(steps=100), batches=batches())
+  assert (stopped.value.step, stopped.value.signum) == (2, signal.SIGTERM)
+  assert go.saved == [2]
+
+
+def test_a_second_interrupt_ends_at_once(go, compiled):
+  task = compiled[0]
+  batch = sharding.put_batch(
+    make_batch(), sharding.make_mesh(sharding.MeshConfig(data=1)), task.batch_spec
+  )
+
+  def batches():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    yield batch, ['a']
+
+  with pytest.raises(KeyboardInterrupt):
+    go(loop.TrainConfig(steps=100), batches=batches())
+  assert go.saved == []
 
 
 def test_an_evaluation_that_was_made_is_not_made_again(go):

@@ -12,6 +12,9 @@ from segjax.training import sharding
 from segjax.training.sharding import (
   MeshConfig,
   Part,
+  check_heights,
+  check_rows,
+  describe_idle,
   fsdp_axis,
   make_mesh,
   own_part,
@@ -50,6 +53,40 @@ def test_what_does_not_divide_names_the_keys(shape):
     put_batch(
       {'image': np.zeros(shape)}, make_mesh(MeshConfig(2, 2)), {'image': P('data', 'space')}
     )
+
+
+def test_rows_that_do_not_divide_name_what_helps():
+  with pytest.raises(SegjaxError) as error:
+    check_rows(6, make_mesh(MeshConfig()))
+  assert str(error.value) == (
+    'config.batch.size=6 does not divide over 4 devices along the batch: set config.batch.size to '
+    '8 or config.mesh.data to 3'
+  )
+  check_rows(6, make_mesh(MeshConfig(data=3)))
+
+
+@pytest.mark.parametrize(
+  ('size', 'accumulate', 'rows', 'better'), [(20, 20, 1, 5), (8, 4, 2, 2), (12, 2, 6, 1)]
+)
+def test_parts_that_leave_devices_idle(size, accumulate, rows, better):
+  assert describe_idle(size, accumulate, make_mesh(MeshConfig())) == (
+    f'config.optim.accumulate={accumulate} leaves {rows} of {size} examples in a part, which does '
+    f'not divide over 4 devices along the batch: some of them are idle; set it to {better}'
+  )
+
+
+@pytest.mark.parametrize(('size', 'accumulate'), [(4, 1), (8, 2), (20, 5)])
+def test_parts_that_divide(size, accumulate):
+  assert describe_idle(size, accumulate, make_mesh(MeshConfig())) == ''
+
+
+def test_heights_that_do_not_divide_name_an_image():
+  mesh = make_mesh(MeshConfig(space=4))
+  check_heights({(32, 33): 'a', (64, 1): 'b'}, mesh, margin=2)
+  with pytest.raises(SegjaxError, match='the height of b, 30 of 30x64 pixels, does not divide'):
+    check_heights({(32, 64): 'a', (30, 64): 'b'}, mesh)
+  with pytest.raises(SegjaxError, match='pixels and its margins of 1, does not'):
+    check_heights({(32, 64): 'a'}, mesh, margin=1)
 
 
 def test_put_replicated():

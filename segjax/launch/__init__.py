@@ -1,0 +1,1 @@
+"""Jobs on clusters: Slurm, Google Kubernetes Engine, TPU VMs."""

@@ -23,6 +23,7 @@ PAGES = (
 SOURCES = (
   'configs/*/*.py',
   'experiments/*/*.py',
+  'experiments/gpu/wheels.txt',
   'experiments/speed/*.jsonl',
   'experiments/faults/*.jsonl',
   'experiments/*/*.svg',

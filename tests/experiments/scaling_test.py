@@ -27,12 +27,12 @@ def test_differences_are_the_largest():
   one = {
     'losses': np.array([1.0, 2.0]),
     'metrics': {'a': 0.5, 'b': np.nan},
-    'arrays': {'x': array, 'zero': np.zeros(2)},
+    'arrays': {'params.x': array, 'params.y': array / 8, 'zero': np.zeros(2)},
   }
   other = {
     'losses': np.array([1.0, 1.6]),
     'metrics': {'a': 0.25, 'b': np.nan},
-    'arrays': {'x': array + [0, 1], 'zero': np.zeros(2)},
+    'arrays': {'params.x': array + [0, 1], 'params.y': -array / 8, 'zero': np.zeros(2)},
   }
   assert differences(one, other) == {'loss': 0.25, 'arrays': 0.25, 'metrics': 0.25}
   assert differences(one, one) == {'loss': 0, 'arrays': 0, 'metrics': 0}
@@ -49,6 +49,17 @@ def test_metrics_that_differ_are_shown():
   assert rows == [['1', '4.00', '1.00', 'equal'], ['2', '2.00, 2.40', '0.55', 'DIFFER']]
 
 
+@pytest.mark.slow
+def test_two_processes_evaluate_objects_to_the_last_digit(tmp_path):
+  """Each pastes and compares its own images, and they have different numbers of images."""
+  from scaling import evaluation
+
+  one, two = evaluation.measure(str(tmp_path), images=21, counts=(1, 2))
+  [expected] = one['metrics']
+  assert two['metrics'] == [expected] * 2
+  assert 0.05 < expected['mask_ap'] < 0.95 and 0.05 < expected['box_ap'] < 0.95
+
+
 def test_each_process_gets_its_rows_of_each_batch():
   """Together they are the images of one process, in order."""
   from scaling import evaluation
@@ -63,4 +74,6 @@ def test_each_process_gets_its_rows_of_each_batch():
     for i in range(count)
   ]
   assert names[0] == [a + b for a, b in zip(names[1], names[2], strict=True)]
-  assert sum(names[0], []) == [str(i) for i in range(1, evaluation.IMAGES + 1)]
+  rows = len(names[0]) * evaluation.BATCH
+  assert sum(names[0], []) == [str(i) for i in range(1, rows + 1)]
+  assert evaluation.IMAGES < rows < evaluation.IMAGES + evaluation.BATCH

@@ -66,6 +66,7 @@ def test_the_share_that_every_process_has():
 )
 def test_the_parameters_are_those_of_the_configs(root, config, channels, work):
   from scaling.bounds import WORK
+
   from segjax import config as config_lib
   from segjax import run
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all test-slurm mutate lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -36,6 +36,13 @@ test-all: $(READY)  ## all tests, with full XLA optimization
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed
 	apt-get install --yes --no-install-recommends slurm-wlm munge
 	SEGJAX_TEST_SLURM=1 $(BIN)/pytest tests/launch/on_slurm_test.py
+
+# Two worker processes each, as `make test`; the first time, each environment is made.
+test-versions: $(READY)  ## the default tests on Python 3.12 and 3.13, with newest and lowest packages
+	$(BIN)/python tests/versions.py
+
+faults: $(READY)  ## break training runs, and count what they lose; takes a few hours
+	$(BIN)/python experiments/faults/run.py
 
 mutate: $(READY)  ## mutation testing; takes about half an hour
 	$(BIN)/python tests/mutation.py

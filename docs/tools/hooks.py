@@ -25,6 +25,7 @@ SOURCES = (
   'experiments/*/*.py',
   'experiments/gpu/wheels.txt',
   'experiments/speed/*.jsonl',
+  'experiments/faults/*.jsonl',
   'experiments/*/*.svg',
   'experiments/*/images/*.jpg',
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import evaluation, layouts, memory
+from scaling import bounds, evaluation, layouts, memory
 
 TOP = """# Scaling over devices and processes
 
@@ -60,8 +60,13 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
   return {result['row']: result for result in map(json.loads, lines)}
 
 
-def render(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """README.md."""
+def render(results: Mapping[str, Mapping[str, Any]], speed: Mapping[str, Any]) -> str:
+  """README.md.
+
+  Args:
+    results: by row.
+    speed: those of experiments/speed, by row.
+  """
   parts = [
     TOP,
     LAYOUTS,
@@ -72,6 +77,7 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     table(*memory_table(results, 'space')),
     EVALUATION.format(images=evaluation.IMAGES),
     table(*evaluation_table(results)),
+    bounds.render(results, speed),
     provenance(results),
   ]
   return '\n'.join(parts)

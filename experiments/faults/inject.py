@@ -3,10 +3,13 @@
   python experiments/faults/inject.py nan=7 train --config=unet/scenes --workdir=runs/scenes
 
 `nan=K`: the loss of step K is NaN, and so is its gradient.
+`clock=SEED`: `time.time` jumps by up to a day, every 0.2 seconds. (libfaketime, which would move
+the clock of libraries in C++ too, breaks their monotonic waits.)
 """
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ from segjax import run as run_lib  # noqa: E402
 
 # Key of a batch: f32[B], what each loss is multiplied by, less 1.
 _KEY = 'fault'
+# Seconds.
+_DAY = 86_400
+_BETWEEN_JUMPS = 0.2
 
 
 def nan(step: int) -> None:
@@ -57,7 +63,21 @@ def _faulty(losses: Callable[..., Any]) -> Callable[..., Any]:
   return call
 
 
-FAULTS = {'nan': lambda value: nan(int(value))}
+def clock(seed: int) -> None:
+  """Makes the clock jump: `time.time` and `time.time_ns`."""
+  now_ns, rng, state = time.time_ns, np.random.default_rng(seed), {'until': 0.0, 'offset': 0}
+
+  def jumping() -> int:
+    if time.monotonic() > state['until']:
+      seconds = int(rng.integers(-_DAY, _DAY))
+      state.update(until=time.monotonic() + _BETWEEN_JUMPS, offset=seconds * 10**9)
+    return now_ns() + state['offset']
+
+  time.time_ns = jumping
+  time.time = lambda: jumping() / 1e9
+
+
+FAULTS = {'nan': lambda value: nan(int(value)), 'clock': lambda value: clock(int(value))}
 
 
 if __name__ == '__main__':

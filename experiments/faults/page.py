@@ -26,8 +26,8 @@ python experiments/faults/run.py --rows='soak_*' --minutes=60
 ```
 
 The networks are small (`place.py`): a U-Net with dropout, elastic deformation and a moving average,
-and a Mask R-CNN. A full or read-only disk is a mount, which takes root; the clock jumps by
-libfaketime. The raw results are in [results.jsonl](results.jsonl).
+and a Mask R-CNN. A full or read-only disk is a mount, which takes root; the clock is Python's.
+The raw results are in [results.jsonl](results.jsonl).
 """
 
 

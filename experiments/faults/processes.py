@@ -4,9 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +12,6 @@ from faults import place as place_lib
 from faults.kills import targets
 from faults.place import Place, Recipe
 from faults.row import Options, Outcome
-
-# Seconds between two jumps of the clock.
-_BETWEEN_JUMPS = 0.2
-_FAKETIME = '/usr/lib/*/faketime/libfaketime.so.1'
 
 
 def two_runs(recipe: Recipe):
@@ -122,64 +115,24 @@ def nan(recipe: Recipe):
   return run
 
 
-def faketime() -> str | None:
-  """What is missing to make the clock jump."""
-  if any(Path('/').glob(_FAKETIME[1:])):
-    return None
-  return 'libfaketime is not installed (Debian: apt-get install libfaketime)'
-
-
 def clock(recipe: Recipe):
-  """The system's clock jumps by up to a day, back and forth, again and again."""
+  """The clock that Python reads jumps by up to a day, back and forth, again and again."""
 
   def run(place: Place, options: Options) -> Outcome:
-    outcome, whole, workdir = Outcome(), place.undisturbed(recipe), place.new('clock')
-    [library, *_] = Path('/').glob(_FAKETIME[1:])
-    with tempfile.NamedTemporaryFile('w') as offset:
-      Path(offset.name).write_text('+0d')
-      command = place.train(
-        recipe,
-        workdir,
-        LD_PRELOAD=str(library),
-        FAKETIME_TIMESTAMP_FILE=offset.name,
-        FAKETIME_NO_CACHE='1',
-        FAKETIME_DONT_FAKE_MONOTONIC='1',
-      )
-      with _jumping(Path(offset.name), options) as jumps:
-        ended = command.end()
-    outcome.tries = len(jumps)
-    outcome.happened[ended.describe()] += 1
-    if ended.code:
-      outcome.lost[f'the run ({ended.text.strip()[-200:]})'] += 1
-      return outcome
-    outcome.lost.update(place_lib.differences(workdir, whole))
-    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-    speeds = [json.loads(line).get('images_per_second', 1) for line in lines]
-    if not all(0 < speed < 1e6 for speed in speeds):
-      outcome.lost['the speed in the log'] += 1
-    days = {json.loads(line)['time'][:10] for line in lines}
-    outcome.notes['days in the log'] = len(days)
+    outcome, whole = Outcome(), place.undisturbed(recipe)
+    for count in range(options.tries):
+      workdir = place.new('clock')
+      ended = place.train(recipe, workdir, fault=[f'clock={options.seed + count}']).end()
+      outcome.tries += 1
+      outcome.happened[ended.describe()] += 1
+      if ended.code:
+        outcome.lost[f'the run ({ended.text.strip()[-200:]})'] += 1
+        continue
+      outcome.lost.update(place_lib.differences(workdir, whole))
+      lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+      speeds = [json.loads(line).get('images_per_second', 1) for line in lines]
+      if not all(0 < speed < 1e6 for speed in speeds):
+        outcome.lost['the speed in the log'] += 1
     return outcome
 
   return run
-
-
-@contextlib.contextmanager
-def _jumping(path: Path, options: Options) -> Iterator[list[float]]:
-  """Writes another offset of the clock again and again; yields those that were written."""
-  rng, jumps, ended = options.rng(), [], threading.Event()
-
-  def jump() -> None:
-    while not ended.wait(_BETWEEN_JUMPS):
-      jumps.append(rng.uniform(-86400, 86400))
-      temporary = path.with_suffix('.new')
-      temporary.write_text(f'{jumps[-1]:+.0f}')
-      temporary.replace(path)
-
-  thread = threading.Thread(target=jump)
-  thread.start()
-  try:
-    yield jumps
-  finally:
-    ended.set()
-    thread.join()

@@ -59,9 +59,7 @@ KINDS: Mapping[str, Mapping[str, Row]] = {
     'worker': Row('SIGKILL to a process that prepares batches', processes.worker(SEMANTIC), 5),
     'nan_semantic': Row('a loss that is NaN at step k, semantic', processes.nan(_SHORT), 3),
     'nan_instance': Row('a loss that is NaN at step k, instance', processes.nan(INSTANCE), 1),
-    'clock': Row(
-      'a clock that jumps by up to a day', processes.clock(SEMANTIC), needs=processes.faketime
-    ),
+    'clock': Row('a clock that jumps by up to a day, every 0.2 s', processes.clock(SEMANTIC), 3),
   },
   'Soak': {
     'soak_semantic': Row('a long training, semantic', soak.soak(SEMANTIC.but(**_ENDLESS))),

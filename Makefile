@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-optimized test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -31,6 +31,12 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
+
+# Where rounding may depend on the optimization, and the slow tests.
+test-optimized: $(READY)  ## numerical and slow tests, with full XLA optimization
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' \
+	  $(addprefix tests/,losses metrics models nn ops tasks training)
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m slow
 
 # Debian's Slurm, on this machine and only while the test runs; needs root.
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed

@@ -178,7 +178,8 @@ def preparing(name: str):
       ended = command.kill()
       if ended.code != -signal.SIGKILL:
         outcome.happened[f'ended before the kill ({ended.describe()})'] += 1
-      outcome.tries += ended.code == -signal.SIGKILL
+        continue
+      outcome.tries += 1
       left = _files(data) if data.exists() else {}
       outcome.happened['killed, something written' if left else 'killed, nothing written'] += 1
     ended = prepare(data).end()

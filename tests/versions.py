@@ -202,8 +202,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     '<!-- Written by: python tests/versions.py --page > experiments/versions/README.md -->',
     '',
     'The default tests (`make test`) with other versions of Python and of packages than those of '
-    '`constraints.txt` on Python 3.11: `make test-versions`. The bounds in `pyproject.toml` are '
-    'versions that were run.',
+    '`constraints.txt` on Python 3.11: `make test-versions`. A test compares the bounds in '
+    '`pyproject.toml` with the versions of `lowest` and `newest`.',
     '',
     '| run | Python | packages | passed | skipped | failed | processor time | command |',
     '| --- | --- | --- | --- | --- | --- | --- | --- |',

@@ -192,7 +192,7 @@ def preparing(name: str):
       outcome.lost['equal records'] += 1
     if more := sorted(set(found) - set(wanted)):
       outcome.lost[f'files of killed processes that stay, such as {more[0]}'] += len(more)
-    outcome.notes['examples'] = ended.text.strip().rpartition('\n')[2]
+    outcome.notes['goes on from whole files'] = 'which are kept' in ended.text
     return outcome
 
   return run

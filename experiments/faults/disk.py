@@ -12,7 +12,7 @@ from faults.place import Place, Recipe
 from faults.row import Options, Outcome
 
 # Bytes of the small disk.
-_SIZE = 24 * 2**20
+_SIZE = 64 * 2**20
 # Bytes that are left free where only large writes are to fail.
 _LITTLE = 64 * 2**10
 
@@ -38,7 +38,8 @@ def _fill(directory: Path, leave: int) -> Path:
   """Fills the disk of a directory but for `leave` bytes; the file that does so."""
   free = shutil.disk_usage(directory).free
   filler = directory / 'filler'
-  with filler.open('wb') as file:
+  # The run writes at the same time, so that the disk may be full sooner.
+  with contextlib.suppress(OSError), filler.open('wb', buffering=0) as file:
     file.write(bytes(max(0, free - leave)))
   return filler
 
@@ -61,7 +62,7 @@ def full(recipe: Recipe, leave: int = _LITTLE):
         outcome.happened['stopped, the sentence names the path' if named else ended.describe()] += 1
         if not named:
           outcome.lost['the sentence'] += 1
-        filler.unlink()
+        filler.unlink(missing_ok=True)
         outcome.lost.update(_started_again(place, recipe, workdir, whole))
     return outcome
 

@@ -48,6 +48,16 @@ class _Lives:
       self.again += max(0, self._reached - start)
       self._reached = max(self._reached, command.last_step() or 0)
 
+  def kill(self, command: Command, outcome: Outcome) -> bool:
+    """Kills a process; whether that ended it, and not something before."""
+    ended = command.kill()
+    self.note(command)
+    if ended.code != -signal.SIGKILL:
+      outcome.happened[f'ended before the kill ({ended.describe()})'] += 1
+      return False
+    outcome.tries += 1
+    return True
+
   def finish(self, outcome: Outcome) -> None:
     """The last process, to the end; what the run has lost."""
     command = self.start()
@@ -85,12 +95,8 @@ def training(recipe: Recipe):
         startup = time.monotonic() - begun
         command.wait_for_step(target)
         time.sleep(rng.uniform(0, _DELAY))
-      ended = command.kill()
-      lives.note(command)
-      if ended.code != -signal.SIGKILL:
-        outcome.happened[f'ended before the kill ({ended.describe()})'] += 1
+      if not lives.kill(command, outcome):
         continue
-      outcome.tries += 1
       outcome.happened['killed at a step' if command.last_step() else 'killed at the start'] += 1
     lives.finish(outcome)
     return outcome
@@ -111,12 +117,8 @@ def checkpoint_writing(recipe: Recipe):
       command.wait_for_step(target)
       place_lib.until(lambda: any('tmp' in p.name for p in checkpoints.iterdir()), 5, 0.0005)
       time.sleep(rng.uniform(0, _WRITING))
-      ended = command.kill()
-      lives.note(command)
-      if ended.code != -signal.SIGKILL:
-        outcome.happened[f'ended before the kill ({ended.describe()})'] += 1
+      if not lives.kill(command, outcome):
         continue
-      outcome.tries += 1
       inside = any('tmp' in path.name for path in checkpoints.iterdir())
       outcome.happened['killed while writing' if inside else 'killed just after'] += 1
       ended, out = place_lib.here('info', f'--workdir={lives.workdir}')

@@ -66,7 +66,7 @@ format: $(READY)
 # The pages of the site and what they are built from; a broken link or reference is an error.
 docs: $(VENV)/.docs  ## the site, in build/site
 	$(BIN)/python docs/tools/config_keys.py > docs/config_keys.md
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 	@echo 'build/site/index.html'
 
 docs-serve: $(VENV)/.docs  ## the site on http://127.0.0.1:8000, rebuilt while you write

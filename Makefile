@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all test-slurm mutate lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-optimized test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -32,10 +32,23 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
 
+# Where rounding may depend on the optimization, and the slow tests.
+test-optimized: $(READY)  ## numerical and slow tests, with full XLA optimization
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' \
+	  $(addprefix tests/,losses metrics models nn ops tasks training)
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m slow
+
 # Debian's Slurm, on this machine and only while the test runs; needs root.
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed
 	apt-get install --yes --no-install-recommends slurm-wlm munge
 	SEGJAX_TEST_SLURM=1 $(BIN)/pytest tests/launch/on_slurm_test.py
+
+# Two worker processes each, as `make test`; the first time, each environment is made.
+test-versions: $(READY)  ## the default tests on Python 3.12 and 3.13, with newest and lowest packages
+	$(BIN)/python tests/versions.py
+
+faults: $(READY)  ## break training runs, and count what they lose; takes a few hours
+	$(BIN)/python experiments/faults/run.py
 
 mutate: $(READY)  ## mutation testing; takes about half an hour
 	$(BIN)/python tests/mutation.py
@@ -53,7 +66,7 @@ format: $(READY)
 # The pages of the site and what they are built from; a broken link or reference is an error.
 docs: $(VENV)/.docs  ## the site, in build/site
 	$(BIN)/python docs/tools/config_keys.py > docs/config_keys.md
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 	@echo 'build/site/index.html'
 
 docs-serve: $(VENV)/.docs  ## the site on http://127.0.0.1:8000, rebuilt while you write

@@ -108,11 +108,12 @@ def test_a_lock_that_cannot_be_made(tmp_path):
 
 def test_a_lock_file_says_who_holds_it_and_beats(path):
   with lock.LockFile(path) as held:
-    first = json.loads(path.read_text())
-    assert first['pid'] == os.getpid() and first['host'] and first['time'].endswith('+00:00')
-    while (now := json.loads(path.read_text()))['beats'] < 2:
+    while (first := lock._parse(path.read_text())) is None:  # while it is being written
       held.check()
-    assert now['id'] == first['id']
+    assert first.pid == os.getpid() and first.host and first.time.endswith('+00:00')
+    while (now := lock._parse(path.read_text())) is None or now.beats < 2:
+      held.check()
+    assert now.id == first.id
   assert not path.exists()
 
 

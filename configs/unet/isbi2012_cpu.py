@@ -1,7 +1,8 @@
 r"""U-Net (arXiv 1505.04597) on the ISBI 2012 EM challenge, scaled down for 2 CPU cores.
 
 The paper's recipe in isbi2012.py with a quarter of the channels, BatchNorm and AdamW. Results:
-experiments/unet_table1. Cost: about two hours on 2 CPU cores.
+experiments/unet_table1. Cost: about 65 minutes on 2 busy CPU cores, four
+times what 1,000 steps took.
 
   segjax train --config=configs/unet/isbi2012_cpu.py --workdir=runs/isbi \
     --config.data.source=isbi2012/

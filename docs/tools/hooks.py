@@ -21,10 +21,11 @@ PAGES = (
   'experiments/*/ideas.md',
 )
 SOURCES = (
+  'Dockerfile',
   'configs/*/*.py',
   'experiments/*/*.py',
   'experiments/gpu/wheels.txt',
-  'experiments/speed/*.jsonl',
+  'experiments/*/*.jsonl',
   'experiments/*/*.svg',
   'experiments/*/images/*.jpg',
 )

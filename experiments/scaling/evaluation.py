@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,29 @@ from speed.row import Options  # noqa: E402
 from scaling import processes  # noqa: E402
 from segjax.training import evaluate, sharding  # noqa: E402
 
-IMAGES, BATCH = 400, 8
+# Not a multiple of the batch: the processes have different numbers of images.
+IMAGES, BATCH = 396, 8
 COUNTS = (1, 2, 4)
 
 
-def measure(cache: str) -> list[dict[str, Any]]:
+def measure(
+  cache: str, images: int = IMAGES, counts: Sequence[int] = COUNTS
+) -> list[dict[str, Any]]:
   """The processor time and the metrics of each number of processes."""
   rows = []
-  for count in COUNTS:
+  for count in counts:
     results = [Path(cache) / f'evaluation_{count}_{index}.json' for index in range(count)]
 
     def command(address: str, index: int, count: int = count, results: Any = results) -> list[str]:
-      return [sys.executable, __file__, address, str(count), str(index), str(results[index])]
+      return [
+        sys.executable,
+        __file__,
+        address,
+        str(count),
+        str(index),
+        str(results[index]),
+        str(images),
+      ]
 
     processes.run(command, count, 1)
     found = [json.loads(path.read_text()) for path in results]
@@ -62,10 +73,12 @@ def make_task() -> tuple[Any, list[tuple[dict[str, Any], dict[str, Any]]]]:
   return task, batches
 
 
-def local_batches(batches: Any, part: sharding.Part) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def local_batches(
+  batches: Any, part: sharding.Part, images: int = IMAGES
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
   """This process's rows of each batch; the simulated images come again and again."""
-  size = BATCH // part.count
-  numbered = enumerate(itertools.islice(itertools.cycle(batches), IMAGES), 1)
+  size, rows = BATCH // part.count, -(-images // BATCH) * BATCH
+  numbered = enumerate(itertools.islice(itertools.cycle(batches), rows), 1)
   while whole := list(itertools.islice(numbered, BATCH)):
     own = whole[part.index * size : (part.index + 1) * size]
     predictions = [predicted for _, (predicted, _) in own]
@@ -74,14 +87,14 @@ def local_batches(batches: Any, part: sharding.Part) -> Iterator[tuple[dict[str,
       {
         **{key: np.concatenate([p[key] for p in predictions]) for key in keys},
         'found': np.concatenate([p['valid'] for p in predictions]),
-        'valid': np.ones(size, bool),
+        'valid': np.array([i <= images for i, _ in own]),
         'annotations': [{**batch['annotations'][0], 'image_id': i} for i, (_, batch) in own],
       },
       [str(i) for i, _ in own],
     )
 
 
-def work(address: str, count: int, index: int, result: str) -> None:
+def work(address: str, count: int, index: int, result: str, images: int) -> None:
   """What one process does."""
   if count > 1:
     jax.distributed.initialize(address, count, index)
@@ -98,12 +111,12 @@ def work(address: str, count: int, index: int, result: str) -> None:
     predictions['valid'] = predictions.pop('found')
     return {}, (), predictions, None
 
-  def run(images: Any) -> dict[str, Any]:
+  def run(own: Any) -> dict[str, Any]:
     put = lambda batch: sharding.put_batch(batch, mesh, spec)
-    return evaluate.evaluate(eval_step, {}, images, task, put, part=part).metrics
+    return evaluate.evaluate(eval_step, {}, own, task, put, part=part).metrics
 
   run(itertools.islice(local_batches(batches, part), 1))
-  own = list(local_batches(batches, part))
+  own = list(local_batches(batches, part, images))
   start = time.process_time()
   metrics = run(own)
   seconds = time.process_time() - start
@@ -114,4 +127,4 @@ def work(address: str, count: int, index: int, result: str) -> None:
 ROWS = {'evaluation': measure}
 
 if __name__ == '__main__':
-  work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+  work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

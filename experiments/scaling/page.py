@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import layouts, memory
+from scaling import bounds, evaluation, layouts, memory
 
 TOP = """# Scaling over devices and processes
 
@@ -28,8 +28,9 @@ LAYOUTS = f"""## Layouts
 Each network is trained for {layouts.STEPS} steps with a moving average and then evaluated, with few
 channels, in each layout: processes × devices of each. Largest differences from one device: relative
 ones of the losses and of the arrays of the checkpoint (parameters, optimizer
-state, statistics, average; relative to the largest element), and absolute ones of the metrics. The
-merged network is evaluated only. `space` is for semantic tasks; the others refuse it by name.
+state, statistics, average; relative to the largest element of their kind), and absolute ones of the
+metrics. The merged network is evaluated only. `space` is for semantic tasks; the others refuse it
+by name.
 """
 
 FSDP = """## Bytes of a device with `config.mesh.fsdp`
@@ -48,7 +49,8 @@ EVALUATION = """## COCO evaluation by several processes
 
 Processor seconds of each process for {images} images with 100 detections each, boxes and masks:
 pasting, encoding, comparing and averaging. The network is left out. All metrics are compared with
-those of one process.
+those of one process. The rest of the time is what each process does for all images: the averages
+over the split, and the exchange of names and F1 after each batch.
 """
 
 
@@ -58,8 +60,13 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
   return {result['row']: result for result in map(json.loads, lines)}
 
 
-def render(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """README.md."""
+def render(results: Mapping[str, Mapping[str, Any]], speed: Mapping[str, Any]) -> str:
+  """README.md.
+
+  Args:
+    results: by row.
+    speed: those of experiments/speed, by row.
+  """
   parts = [
     TOP,
     LAYOUTS,
@@ -68,8 +75,9 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     table(*memory_table(results, 'fsdp')),
     SPACE,
     table(*memory_table(results, 'space')),
-    EVALUATION.format(images=400),
+    EVALUATION.format(images=evaluation.IMAGES),
     table(*evaluation_table(results)),
+    bounds.render(results, speed),
     provenance(results),
   ]
   return '\n'.join(parts)

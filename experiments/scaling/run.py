@@ -23,7 +23,7 @@ if not __package__:  # run as a script
   # The modules of this directory are the package `scaling`; segjax is that of this checkout.
   sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from scaling import evaluation, layouts, memory, page  # noqa: E402
+from scaling import bounds, evaluation, layouts, memory, page  # noqa: E402
 from segjax import provenance  # noqa: E402
 
 # Row -> the function that measures it: `cache directory -> plain JSON values`.
@@ -37,7 +37,8 @@ def main() -> None:
   if args.list:
     print('\n'.join(ROWS))
   elif args.page:
-    (HERE / 'README.md').write_text(page.render(page.read(HERE / 'results.jsonl')))
+    results, speed = page.read(HERE / 'results.jsonl'), bounds.read_speed(HERE.parent.parent)
+    (HERE / 'README.md').write_text(page.render(results, speed))
   elif args.child:
     found = {'row': args.child, **provenance.provenance(), 'values': ROWS[args.child](args.cache)}
     Path(args.result).write_text(json.dumps(found))

@@ -22,7 +22,9 @@ _TIFF = ('.tif', '.tiff')
 _CODECS = ('vp09', 'mp4v')
 # What is wrong with a video is an error here: FFmpeg and OpenCV have no lines of their own.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+_OPENCV_ERRORS = 2  # cv2.utils.logging.LOG_LEVEL_ERROR
+# OpenCV 5 has moved the function.
+(getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel)(_OPENCV_ERRORS)
 
 # Frames a second of a video that does not say it.
 _RATE = 25.0

@@ -27,6 +27,8 @@ from segjax.types import SegjaxError
 
 Which = Literal['latest', 'best'] | int
 
+# Seconds.
+_TEN_YEARS = 10 * 365 * 24 * 3600
 # Of a checkpoint besides its arrays, at most: their names, shapes and digests.
 _OVERHEAD = 2**20
 # The file of the metrics of a state that was evaluated after it was saved.
@@ -103,6 +105,7 @@ class Checkpoints:
     self._metrics: dict[int, Mapping[str, Any]] = {}
     policies = checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
+      async_options=_patient() if jax.process_count() == 1 else None,
       read_only=read_only,
       create=not read_only,
       cleanup_tmp_directories=not read_only,
@@ -421,6 +424,15 @@ class _KeepBest:
     del context
     best = self._checkpoints.best()
     return [best is not None and info.step == best[0] for info in checkpoints]
+
+
+def _patient() -> ocp.AsyncOptions:
+  """Options of one process, which waits for nothing but its own disk.
+
+  Orbax measures its time-outs by the system's clock: one that jumps would end a run. The time-out
+  of directories that are made beside a save cannot be set.
+  """
+  return ocp.AsyncOptions(timeout_secs=_TEN_YEARS, create_directories_asynchronously=False)
 
 
 def _fill(target: TrainState, arrays: Mapping[str, np.ndarray], name: str) -> TrainState:

@@ -20,8 +20,9 @@ _CPU_OPTIONS = {
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   ),
   # Without this pass the barriers of `jax.checkpoint` outlive scheduling. With it XLA computes the
-  # activations again early, and saves no memory.
-  'xla_disable_hlo_passes': 'cse_barrier_expander',
+  # activations again early, and saves no memory. But what makes a function of a small loop cannot
+  # compile a barrier in it ("Unhandled opcode", or a failed check that ends the process).
+  'xla_disable_hlo_passes': 'cse_barrier_expander,small-while-loop-hoisting',
 }
 
 

@@ -113,15 +113,15 @@ def test_boxes_and_masks_give_ap_and_ar_by_size(instance_run, tmp_path):
       loaded.run.task.forward(variables, batch, train=False)[0], batch
     )
   )
-  metric, state = coco_metrics(predictor.class_names), []
+  metric, parts = coco_metrics(predictor.class_names), []
   for entry in listed['images']:
     pixels = np.asarray(Image.open(images / entry['file_name']))
     batch, _ = pipeline.prepare_image(pixels, loaded.run.experiment.input)
     scale = (batch['size'][0] / batch['native'][0]).tolist()
     found = {k: np.asarray(v) for k, v in forward(loaded.variables, batch).items()}
     seen = {**annotation(entry, things[entry['id']]), 'scale': scale}
-    state += metric.from_batch(found, {'valid': np.array([True]), 'annotations': [seen]})
-  ours = metric.compute(state)
+    parts.append(metric.from_batch(found, {'valid': np.array([True]), 'annotations': [seen]}))
+  ours = metric.compute(metric.merge(*parts))
 
   every = [thing for entry in things.values() for thing in entry]
   sizes = {entry['id']: [entry['height'], entry['width']] for entry in listed['images']}

@@ -13,9 +13,10 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 from urllib import parse
+
+import http_server
 
 _OBJECT = re.compile(r'(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)$')
 _LIST = re.compile(r'/storage/v1/b/([^/]+)/o$')
@@ -102,145 +103,144 @@ class Server:
     return {'kind': 'storage#objects', 'items': items, 'prefixes': sorted(prefixes)}
 
 
-def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
-  class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
+class _Handler(http.server.BaseHTTPRequestHandler):
+  store: Server
 
-    def _handle(self) -> None:
-      parts = parse.urlsplit(self.path)
-      path, query = parts.path, dict(parse.parse_qsl(parts.query))
-      server.requests.append(f'{self.command} {path}')
-      body = self._body()
-      found = None
-      for pattern, method, answer in (
-        (_OBJECT, 'GET', self._get),
-        (_OBJECT, 'DELETE', self._delete),
-        (_LIST, 'GET', lambda query, body, bucket: self._json(server.list(bucket, query))),
-        (_BUCKET, 'GET', lambda query, body, bucket: self._json({'name': bucket, 'id': bucket})),
-        (_UPLOAD, 'POST', self._upload),
-        (_UPLOAD, 'PUT', self._resume),
-        (_UPLOAD, 'DELETE', lambda query, body, bucket: self._answer(204)),
-        (_REWRITE, 'POST', self._rewrite),
-        (_MOVE, 'POST', self._move),
-      ):
-        if method == self.command and (found := pattern.match(path)):
-          answer(query, body, *map(parse.unquote, found.groups()))
-          return
-      self._answer(404, b'not found')
+  protocol_version = 'HTTP/1.1'
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 (the names that it calls)
+  def _handle(self) -> None:
+    parts = parse.urlsplit(self.path)
+    path, query = parts.path, dict(parse.parse_qsl(parts.query))
+    self.store.requests.append(f'{self.command} {path}')
+    body = self._body()
+    found = None
+    for pattern, method, answer in (
+      (_OBJECT, 'GET', self._get),
+      (_OBJECT, 'DELETE', self._delete),
+      (_LIST, 'GET', lambda query, body, bucket: self._json(self.store.list(bucket, query))),
+      (_BUCKET, 'GET', lambda query, body, bucket: self._json({'name': bucket, 'id': bucket})),
+      (_UPLOAD, 'POST', self._upload),
+      (_UPLOAD, 'PUT', self._resume),
+      (_UPLOAD, 'DELETE', lambda query, body, bucket: self._answer(204)),
+      (_REWRITE, 'POST', self._rewrite),
+      (_MOVE, 'POST', self._move),
+    ):
+      if method == self.command and (found := pattern.match(path)):
+        answer(query, body, *map(parse.unquote, found.groups()))
+        return
+    self._answer(404, b'not found')
 
-    def _body(self) -> bytes:
-      if self.headers.get('Transfer-Encoding') != 'chunked':
-        return self.rfile.read(int(self.headers.get('Content-Length') or 0))
-      body = b''
-      while size := int(self.rfile.readline(), 16):
-        body += self.rfile.read(size)
-        self.rfile.readline()
+  do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 (the names that it calls)
+
+  def _body(self) -> bytes:
+    if self.headers.get('Transfer-Encoding') != 'chunked':
+      return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+    body = b''
+    while size := int(self.rfile.readline(), 16):
+      body += self.rfile.read(size)
       self.rfile.readline()
-      return body
+    self.rfile.readline()
+    return body
 
-    def _get(self, query: dict[str, str], body: bytes, bucket: str, name: str) -> None:
-      if (bucket, name) not in server.objects:
-        self._answer(404, b'No such object')
+  def _get(self, query: dict[str, str], body: bytes, bucket: str, name: str) -> None:
+    if (bucket, name) not in self.store.objects:
+      self._answer(404, b'No such object')
+      return
+    if query.get('alt') != 'media':
+      self._json(self.store.describe(bucket, name))
+      return
+    generation, content = self.store.objects[bucket, name]
+    if query.get('ifGenerationNotMatch') == str(generation):
+      self._answer(304)
+      return
+    headers = {
+      'X-Goog-Generation': str(generation),
+      'X-Goog-Hash': 'md5=' + self.store.describe(bucket, name)['md5Hash'],
+    }
+    if asked := self.headers.get('Range'):
+      first, last = re.fullmatch(r'bytes=(\d*)-(\d*)', asked).groups()
+      size = len(content)
+      start = int(first) if first else max(0, size - int(last))
+      end = min(int(last) + 1, size) if first and last else size
+      if start >= size:
+        self._answer(416, b'', {'Content-Range': f'bytes */{size}'})
         return
-      if query.get('alt') != 'media':
-        self._json(server.describe(bucket, name))
-        return
-      generation, content = server.objects[bucket, name]
-      if query.get('ifGenerationNotMatch') == str(generation):
-        self._answer(304)
-        return
-      headers = {
-        'X-Goog-Generation': str(generation),
-        'X-Goog-Hash': 'md5=' + server.describe(bucket, name)['md5Hash'],
-      }
-      if asked := self.headers.get('Range'):
-        first, last = re.fullmatch(r'bytes=(\d*)-(\d*)', asked).groups()
-        size = len(content)
-        start = int(first) if first else max(0, size - int(last))
-        end = min(int(last) + 1, size) if first and last else size
-        if start >= size:
-          self._answer(416, b'', {'Content-Range': f'bytes */{size}'})
-          return
-        headers['Content-Range'] = f'bytes {start}-{end - 1}/{size}'
-        self._answer(206, content[start:end], headers)
-      else:
-        self._answer(200, content, headers)
+      headers['Content-Range'] = f'bytes {start}-{end - 1}/{size}'
+      self._answer(206, content[start:end], headers)
+    else:
+      self._answer(200, content, headers)
 
-    def _delete(self, query: dict[str, str], body: bytes, bucket: str, name: str) -> None:
-      there = server.objects.get((bucket, name))
-      if there is None:
-        self._answer(404, b'No such object')
-      elif query.get('ifGenerationMatch', str(there[0])) != str(there[0]):
-        self._answer(412)
-      else:
-        server.objects.pop((bucket, name), None)
-        self._answer(204)
+  def _delete(self, query: dict[str, str], body: bytes, bucket: str, name: str) -> None:
+    there = self.store.objects.get((bucket, name))
+    if there is None:
+      self._answer(404, b'No such object')
+    elif query.get('ifGenerationMatch', str(there[0])) != str(there[0]):
+      self._answer(412)
+    else:
+      self.store.objects.pop((bucket, name), None)
+      self._answer(204)
 
-    def _upload(self, query: dict[str, str], body: bytes, bucket: str) -> None:
-      if 'upload_id' in query:
-        self._resume(query, body, bucket)
-        return
-      name, content, kind = query.get('name'), body, query['uploadType']
-      if kind == 'multipart':
-        described, content = _parts(body, self.headers['Content-Type'])
-        name = name or json.loads(described)['name']
-      elif kind == 'resumable':
-        name = name or json.loads(body)['name']
-        session = f's{len(server.sessions)}'
-        server.sessions[session] = (bucket, name, query, bytearray())
-        place = f'{server.url}/upload/storage/v1/b/{bucket}/o?upload_id={session}'
-        self._answer(200, b'', {'Location': place})
-        return
-      self._written(server.put(bucket, name, content, query))
+  def _upload(self, query: dict[str, str], body: bytes, bucket: str) -> None:
+    if 'upload_id' in query:
+      self._resume(query, body, bucket)
+      return
+    name, content, kind = query.get('name'), body, query['uploadType']
+    if kind == 'multipart':
+      described, content = _parts(body, self.headers['Content-Type'])
+      name = name or json.loads(described)['name']
+    elif kind == 'resumable':
+      name = name or json.loads(body)['name']
+      session = f's{len(self.store.sessions)}'
+      self.store.sessions[session] = (bucket, name, query, bytearray())
+      place = f'{self.store.url}/upload/storage/v1/b/{bucket}/o?upload_id={session}'
+      self._answer(200, b'', {'Location': place})
+      return
+    self._written(self.store.put(bucket, name, content, query))
 
-    def _resume(self, query: dict[str, str], body: bytes, bucket: str) -> None:
-      bucket, name, first, content = server.sessions[query['upload_id']]
-      content += body
-      total = self.headers.get('Content-Range', '/*').rpartition('/')[2]
-      if total != '*' and len(content) >= int(total):
-        self._written(server.put(bucket, name, bytes(content), first))
-      else:
-        self._answer(308, b'', {'Range': f'bytes=0-{len(content) - 1}'} if content else {})
+  def _resume(self, query: dict[str, str], body: bytes, bucket: str) -> None:
+    bucket, name, first, content = self.store.sessions[query['upload_id']]
+    content += body
+    total = self.headers.get('Content-Range', '/*').rpartition('/')[2]
+    if total != '*' and len(content) >= int(total):
+      self._written(self.store.put(bucket, name, bytes(content), first))
+    else:
+      self._answer(308, b'', {'Range': f'bytes=0-{len(content) - 1}'} if content else {})
 
-    def _rewrite(self, query: dict[str, str], body: bytes, *names: str) -> None:
-      if names[:2] not in server.objects:
-        self._answer(404, b'No such object')
-        return
-      written = server.put(names[2], names[3], server.objects[names[:2]][1], query)
-      self._json({'done': True, 'resource': written})
+  def _rewrite(self, query: dict[str, str], body: bytes, *names: str) -> None:
+    if names[:2] not in self.store.objects:
+      self._answer(404, b'No such object')
+      return
+    written = self.store.put(names[2], names[3], self.store.objects[names[:2]][1], query)
+    self._json({'done': True, 'resource': written})
 
-    def _move(self, query: dict[str, str], body: bytes, bucket: str, old: str, new: str) -> None:
-      if (bucket, old) not in server.objects:
-        self._answer(404, b'No such object')
-        return
-      self._written(server.put(bucket, new, server.objects.pop((bucket, old))[1], query))
+  def _move(self, query: dict[str, str], body: bytes, bucket: str, old: str, new: str) -> None:
+    if (bucket, old) not in self.store.objects:
+      self._answer(404, b'No such object')
+      return
+    self._written(self.store.put(bucket, new, self.store.objects.pop((bucket, old))[1], query))
 
-    def _written(self, described: dict[str, Any] | None) -> None:
-      if described is None:
-        self._answer(412, b'{"error": {"message": "conditionNotMet"}}')
-      else:
-        self._json(described)
+  def _written(self, described: dict[str, Any] | None) -> None:
+    if described is None:
+      self._answer(412, b'{"error": {"message": "conditionNotMet"}}')
+    else:
+      self._json(described)
 
-    def _json(self, content: Any) -> None:
-      self._answer(200, json.dumps(content).encode(), {'Content-Type': 'application/json'})
+  def _json(self, content: Any) -> None:
+    self._answer(200, json.dumps(content).encode(), {'Content-Type': 'application/json'})
 
-    def _answer(
-      self, status: int, content: bytes = b'', headers: dict[str, str] | None = None
-    ) -> None:
-      self.send_response(status)
-      for key, value in (headers or {}).items():
-        self.send_header(key, value)
-      self.send_header('Content-Length', str(len(content)))
-      self.end_headers()
-      if status not in (204, 304):
-        self.wfile.write(content)
+  def _answer(
+    self, status: int, content: bytes = b'', headers: dict[str, str] | None = None
+  ) -> None:
+    self.send_response(status)
+    for key, value in (headers or {}).items():
+      self.send_header(key, value)
+    self.send_header('Content-Length', str(len(content)))
+    self.end_headers()
+    if status not in (204, 304):
+      self.wfile.write(content)
 
-    def log_message(self, *_: Any) -> None:
-      pass
-
-  return Handler
+  def log_message(self, *_: Any) -> None:
+    pass
 
 
 def _parts(body: bytes, content_type: str) -> list[bytes]:
@@ -262,16 +262,7 @@ class _Threaded(http.server.ThreadingHTTPServer):
       super().handle_error(request, address)
 
 
-@contextlib.contextmanager
-def serve() -> Iterator[Server]:
+def serve() -> contextlib.AbstractContextManager[Server]:
   """A server that runs in the block."""
-  with _Threaded(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler) as running:
-    server = Server(f'http://127.0.0.1:{running.server_port}')
-    running.RequestHandlerClass = _handler(server)
-    thread = threading.Thread(target=running.serve_forever, kwargs={'poll_interval': 0.01})
-    thread.start()
-    try:
-      yield server
-    finally:
-      running.shutdown()
-      thread.join()
+  handler = lambda store: type('Handler', (_Handler,), {'store': store})
+  return http_server.running(_Threaded, Server, handler)

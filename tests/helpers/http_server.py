@@ -4,7 +4,10 @@ import contextlib
 import http.server
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar('T')
 
 
 class Server:
@@ -71,16 +74,31 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Server]:
-  """A server that runs in the block."""
-  # A server of threads would outlive the test by a connection that a client keeps open.
-  with http.server.HTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler) as running:
-    server = Server(f'http://127.0.0.1:{running.server_port}')
-    running.RequestHandlerClass = _handler(server)
-    thread = threading.Thread(target=running.serve_forever, kwargs={'poll_interval': 0.01})
+def running(
+  kind: type[http.server.HTTPServer],
+  make: Callable[[str], T],
+  handler: Callable[[T], type[http.server.BaseHTTPRequestHandler]],
+) -> Iterator[T]:
+  """What a server of this machine serves, while it runs in the block.
+
+  Args:
+    kind: of the server.
+    make: what it serves, from its address.
+    handler: of its requests, from what it serves.
+  """
+  with kind(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler) as started:
+    served = make(f'http://127.0.0.1:{started.server_port}')
+    started.RequestHandlerClass = handler(served)
+    thread = threading.Thread(target=started.serve_forever, kwargs={'poll_interval': 0.01})
     thread.start()
     try:
-      yield server
+      yield served
     finally:
-      running.shutdown()
+      started.shutdown()
       thread.join()
+
+
+def serve() -> contextlib.AbstractContextManager[Server]:
+  """A server that runs in the block."""
+  # A server of threads would outlive the test by a connection that a client keeps open.
+  return running(http.server.HTTPServer, Server, _handler)

@@ -208,10 +208,10 @@ def test_coco_reads_what_was_found_before_the_merging():
   pq, coco = task.metrics
   assert pq.device and not coco.device
   annotation = {'image_id': 1, 'height': 16, 'width': 12, 'scale': (0.5, 0.5), 'objects': []}
-  [result] = coco.from_batch(predictions, {**batch, 'annotations': [annotation]})
-  assert len(result['scores']) == 2
-  np.testing.assert_allclose(result['boxes'][0], [2, 2, 4, 4])
-  values = coco.compute([result])
+  state = coco.from_batch(predictions, {**batch, 'annotations': [annotation]})
+  assert len(state['score']) == 2
+  np.testing.assert_allclose(state['box_area'][0], 4 * 4)
+  values = coco.compute(state)
   assert set(values['per_thing']) == {'cat', 'dog'}
   assert 'per_class' not in values
 

@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import functools
+import itertools
 import os
 import shutil
+import time
 
 import fake_bucket
 import jax
@@ -76,6 +78,14 @@ def test_round_trip_is_exact(checkpoints):
   assert jax.tree.structure(restored.state) == jax.tree.structure(state)
   assert restored.step == 3
   assert restored.metrics['iou'] == 0.5
+
+
+def test_a_clock_that_jumps_is_no_time_out(checkpoints, monkeypatch):
+  now, jumps = time.time, itertools.count()
+  monkeypatch.setattr(time, 'time', lambda: now() + 86_400 * next(jumps))
+  state = save(checkpoints, 1)
+  assert_equal(checkpoints.restore('latest', shapes('batch', True)).state, state)
+  assert next(jumps) > 10
 
 
 def test_arrays_without_a_target_make_the_variables(checkpoints):

@@ -33,6 +33,19 @@ def test_same_gradient_as_plain_jit(once):
   np.testing.assert_allclose(fast, jax.jit(jax.grad(loss))(w), rtol=1e-5, atol=1e-4)
 
 
+def test_barriers_in_small_loops_compile():
+  """XLA makes functions of small loops, in which it cannot compile the barriers that we keep."""
+  x = jnp.linspace(0.1, 0.4, 4)
+  kept = lambda c, v: (c + jax.lax.optimization_barrier(v * x), None)
+  np.testing.assert_allclose(
+    compile_lib.jit(lambda x: jax.lax.scan(kept, x, x)[0])(x), x + x * x.sum(), rtol=1e-6
+  )
+  again = jax.checkpoint(lambda c, v: (jnp.sin(c * v), None))
+  loss = lambda x: jax.lax.scan(again, x, x)[0].sum()
+  fast = compile_lib.jit(jax.grad(loss))(x)
+  np.testing.assert_allclose(fast, jax.grad(loss)(x), rtol=1e-5)
+
+
 def test_an_option_that_this_jaxlib_does_not_have_is_left_out(monkeypatch):
   known = {'xla_backend_optimization_level': '1'}
   monkeypatch.setattr(compile_lib, '_CPU_OPTIONS', {'xla_no_such_option': 'true', **known})

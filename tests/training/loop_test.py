@@ -200,8 +200,9 @@ def test_a_second_interrupt_ends_at_once(go, compiled):
   )
 
   def batches():
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
+    # In this thread, so that the second one comes when the first one has been handled.
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
     yield batch, ['a']
 
   with pytest.raises(KeyboardInterrupt):

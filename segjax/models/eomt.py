@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.nn import vit
-from segjax.nn.conv import ConvTranspose
+from segjax.nn.conv import Conv, ConvTranspose
 from segjax.types import (
   Array,
   Fraction,
@@ -313,7 +313,7 @@ class Upscale(nn.Module):
   def __call__(self, x: Array) -> Array:
     x = ConvTranspose(self.width, 2, 2, dtype=self.dtype, name='up')(x)
     x = nn.gelu(x, approximate=False)
-    depthwise = nn.Conv(
+    depthwise = Conv(
       self.width,
       (3, 3),
       feature_group_count=self.width,

@@ -30,6 +30,10 @@ CASES = {
   'groups': ((2, 7, 9, 16), (3, 3), 4, (2, 2), SAME, ONE),
   'groups, uneven': ((2, 7, 9, 16), (3, 2), 2, (1, 2), ((2, 0), (0, 1)), (2, 3)),
   'groups, pointwise': ((2, 7, 9, 16), (1, 1), 8, ONE, NONE, ONE),
+  'depthwise': ((2, 7, 9, 24), (3, 3), 24, ONE, SAME, ONE),
+  'depthwise, uneven': ((2, 7, 9, 24), (3, 2), 24, ONE, ((3, 0), (0, 1)), (2, 3)),
+  'depthwise, cropped backwards': ((2, 7, 9, 24), (2, 1), 24, ONE, ((2, 3), (1, 0)), ONE),
+  'depthwise, strided': ((2, 7, 9, 24), (3, 3), 24, (2, 2), SAME, ONE),
   'rows and columns that no window sees': ((2, 7, 9, 16), (2, 2), 4, (3, 4), NONE, ONE),
 }
 IMAGE_FORMS = [
@@ -37,12 +41,14 @@ IMAGE_FORMS = [
   conv_lib.pointwise_image_gradient,
   conv_lib.spread_image_gradient,
   conv_lib.flipped_image_gradient,
+  conv_lib.shifted_image_gradient,
 ]
 KERNEL_FORMS = [
   conv_lib.tap_kernel_gradient,
   conv_lib.chunked_kernel_gradient,
   conv_lib.row_kernel_gradient,
   conv_lib.batch_kernel_gradient,
+  conv_lib.shifted_kernel_gradient,
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from segjax.models import fcn, segnet, unet
+from segjax.ops.conv import conv as segjax_conv
 from segjax.types import SegjaxError
 
 pytest.importorskip('onnx', reason="ONNX is not installed: pip install 'segjax[export]'")
@@ -75,6 +76,8 @@ FLOATS = {
   'best': lambda x: functools.reduce(jnp.add, lax.top_k(jnp.abs(jnp.round(x)), 2)),
   'product': lambda x: jnp.einsum('bhwc,bhvc->bvhw', x, jnp.cos(x)) + (x[0, 0] @ x[1, 0].T).sum(),
   'convolution': conv,
+  'depthwise': lambda x: segjax_conv(x, KERNEL[:, :, :1, :3], padding=((1, 1), (1, 1))),
+  'by platform': lambda x: lax.platform_dependent(x, tpu=lambda x: 2 * x, default=lambda x: 1 + x),
   'dilated': lambda x: conv(x, rhs_dilation=(2, 1), padding=((2, 1), (0, 3))),
   'strided': lambda x: conv(x, window_strides=(2, 2), padding='SAME'),
   'cut': lambda x: conv(x, padding=((-1, 2), (1, -1))),

@@ -26,9 +26,19 @@ def _call(g: Builder, eqn: Any, *inputs: str) -> list[str]:
   return g.inline(next(eqn.params[key] for key in keys if key in eqn.params), inputs)
 
 
+@rule('platform_index')
+def _platform(g: Builder, eqn: Any) -> list[str]:
+  """Not known; `_branch` does not read it."""
+  del eqn
+  return [g.constant(np.int32(0))]
+
+
 @rule('cond')
 def _branch(g: Builder, eqn: Any, index: str, *inputs: str) -> list[str]:
   branches = eqn.params['branches']
+  if platforms := eqn.params.get('branches_platforms'):
+    # Of `lax.platform_dependent`, the form that is for no platform in particular.
+    return g.inline(branches[platforms.index(None)], inputs)
 
   def choose(g: Builder, first: int) -> list[str]:
     if first == len(branches) - 1:

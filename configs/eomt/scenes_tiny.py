@@ -33,7 +33,7 @@ def get_config(task: str = 'panoptic') -> ml_collections.ConfigDict:
     'annealing': tuple(
       (int(STEPS * start), int(STEPS * end)) for start, end in ((0.2, 0.4), (0.4, 0.6), (0.6, 0.8))
     ),
-    'matching': {'points': 1024},
+    'matching': {'points': 512},
   }
   config.losses = {
     'query_class': {'scale': 2.0},

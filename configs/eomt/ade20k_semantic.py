@@ -1,0 +1,30 @@
+r"""EoMT as published (arXiv 2503.19108) on ADE20K's semantic task, at 512 x 512.
+
+The authors' model zoo: mean IoU on val 58.4 (large); the argument is the size, by default large;
+the others are not published. 100 queries, scales from 0.5 to 2, and the ViT starts from DINOv2.
+Otherwise as configs/eomt/ade20k_panoptic.py, with its schedule and its changes of color.
+
+Cost: needs 4 to 8 GPUs; not run yet. `weights/dinov2.pth` is DINOv2's file for the size.
+
+  segjax train --config=configs/eomt/ade20k_semantic.py --workdir=runs/eomt_ade20k_semantic \
+    --config.data.source=ADEChallengeData2016/ --config.init_from.path=weights/dinov2.pth
+"""
+
+import ml_collections
+
+from segjax.config import base_config
+
+
+def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
+  size, _, _ = argument.partition(',')
+  config = base_config(__file__, 'ade20k_panoptic.py', argument)
+  config.task = 'semantic'
+  config.model.update({'queries': 100, 'grid': (32, 32)})
+  config.init_from = {'path': 'weights/dinov2.pth', 'source': f'dinov2/{size}_reg4'}
+  config.eval.metrics = ('confusion',)
+  config.data.name = 'ade20k'
+  config.data.size.image_size = (512, 512)
+  config.augment.large_scale_jitter = (0.5, 2.0)
+  config.batch = {'size': 16}
+  config.train.best_metric = 'mean_iou'
+  return config

@@ -23,7 +23,9 @@ def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
   config = base_config(__file__, 'ade20k_semantic.py', f'{size},{steps}')
   config.model.update({'classes': 19, 'grid': (64, 64)})
   config.data.name = 'cityscapes'
-  config.data.size.image_size = (1024, 1024)
+  config.data.size.update(
+    {'image_size': (1024, 1024), 'short_side': (1024,), 'shapes': ((1024, 2048),)}
+  )
   # Every tenth epoch.
   config.train.update({'eval_every': 10 * STEPS_AN_EPOCH, 'checkpoint_every': 10 * STEPS_AN_EPOCH})
   return config

@@ -67,7 +67,7 @@ def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
   }
   config.eval = {'metrics': ('pq',)}
   config.data = coco.data
-  config.data.size = {'image_size': (640, 640), 'resize': 'fit', 'interpolation': 'bilinear'}
+  config.data.size = {'image_size': (640, 640), 'resize': 'fit', 'interpolation': 'area'}
   config.augment = {'large_scale_jitter': (0.1, 2.0), 'flip_horizontal': 0.5}
   config.batch = {'size': 16, 'max_segments': 200}
   config.optim = {

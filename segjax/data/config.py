@@ -21,6 +21,11 @@ ConfigSize = tuple[PositiveInt, PositiveInt]
 # What a task may want to be annotated on an image.
 Annotation = Literal['label', 'objects', 'segments']
 
+_BOTH = (
+  'config.data.size.image_size and short_side both resize: set one to none, or set '
+  'config.augment.large_scale_jitter, which trains at the first, and config.data.size.shapes'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SizeConfig:
@@ -31,7 +36,8 @@ class SizeConfig:
     resize: 'stretch' to `image_size`, or 'fit': keep the aspect ratio, and pad below and to the
       right with the mean color.
     short_side: in place of `image_size`: images are resized so that their shorter side is one of
-      these, sampled in training, the largest in evaluation.
+      these, sampled in training, the largest in evaluation. Where `augment.large_scale_jitter`
+      trains at `image_size`, it may be given too, with `shapes`, and is of evaluation alone.
     longest_side: but their longer side is no larger than this.
     interpolation: of the image; 'area' averages where it shrinks and is bilinear where it grows.
     crop_size: of the random crop to train on; None for the whole image.
@@ -48,10 +54,15 @@ class SizeConfig:
   shapes: tuple[ConfigSize, ...] | None = None
 
   def __post_init__(self):
-    if self.image_size is not None and self.short_side is not None:
-      raise SegjaxError('config.data.size.image_size and short_side both resize: set one to none')
+    if self.both and self.shapes is None:
+      raise SegjaxError(_BOTH)
     if self.short_side == () or self.shapes == ():
       raise SegjaxError('config.data.size.short_side and shapes must be none or name a size')
+
+  @property
+  def both(self) -> bool:
+    """Whether training and evaluation resize in their own ways."""
+    return self.image_size is not None and self.short_side is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +231,8 @@ class InputConfig:
       raise SegjaxError(
         "config.augment.large_scale_jitter: set config.data.size.image_size and resize='fit'"
       )
+    if self.augment.large_scale_jitter is None and self.data.size.both:
+      raise SegjaxError(_BOTH)
     if 'segments' in self.annotations and self.data.label_offset:
       raise SegjaxError(
         'config.data.label_offset is for label maps, and this task reads segments: leave it out'

@@ -556,7 +556,9 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
     return weights_lib.read_pretrained(str(file), init_from.source)
   restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
-  return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
+  # How much attention is masked is for the new run's schedule to say.
+  arrays = weights_lib.flat_paths({k: v for k, v in variables.items() if k != 'masked'})
+  return weights_lib.Pretrained(path, arrays)
 
 
 # --- after training -------------------------------------------------------------------------------

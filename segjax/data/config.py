@@ -216,6 +216,8 @@ class InputConfig:
     data, augment, batch: groups of the config.
     annotations: what the task reads: ('label',), ('objects',) or all three.
     masks: whether objects need their masks; without, one that has none is its box.
+    queries: the masks that the network can predict of an image, one for each object and each class
+      that is no object; None where their number has no limit.
   """
 
   data: DataConfig
@@ -223,6 +225,18 @@ class InputConfig:
   batch: BatchConfig = BatchConfig()
   annotations: tuple[Annotation, ...] = ('label',)
   masks: bool = True
+  queries: PositiveInt | None = None
+
+  @property
+  def most_objects(self) -> int:
+    """The objects of an image that a network is trained on."""
+    return min(self.batch.max_objects, self.queries or self.batch.max_objects)
+
+  @property
+  def most_objects_key(self) -> str:
+    """The key, with its value, that says `most_objects`."""
+    own = self.most_objects == self.batch.max_objects
+    return f'config.{"batch.max_objects" if own else "model.queries"}={self.most_objects}'
 
   def __post_init__(self):
     if self.augment.large_scale_jitter is not None and (

@@ -13,6 +13,7 @@ from segjax.nn import vit
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance, panoptic, queries, semantic
 from segjax.training.compile import jit
+from segjax.training.step import mean
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
 SIZE, CLASSES, THINGS = 32, 5, (1, 3, 4)
@@ -161,9 +162,55 @@ def test_of_more_classes_than_queries_the_largest_are_kept():
   )
 
 
-def test_more_objects_than_queries():
-  with pytest.raises(SegjaxError, match='max_objects=4 is more than config.model.queries=3'):
-    targets_of('instance', make_batch('instance'), most=3)
+@pytest.mark.parametrize('kind', ['instance', 'panoptic'])
+@pytest.mark.parametrize('most', [1, 2, 3])
+def test_of_more_masks_than_queries_the_largest_are_kept(kind, most):
+  """Objects and classes of stuff alike; each has a query."""
+  batch = make_batch(kind)
+  every, found = targets_of(kind, batch), targets_of(kind, batch, most=most)
+  areas = np.where(every.valid, whole_masks(every).round().sum((2, 3)), 0)
+  kept = np.where(found.valid, whole_masks(found).round().sum((2, 3)), 0)
+  for before, after in zip(areas, kept, strict=True):
+    assert sorted(after[after > 0]) == sorted(before[before > 0])[-most:]
+  keys = jax.random.split(jax.random.key(0), 2)
+  given = perfect(every, np.arange(8))
+  prediction = Prediction(given.classes[:, :most], given.masks[:, :most])
+  run = functools.partial(queries.match, config=MATCHING, example=np.ones(2, bool))
+  target = np.asarray(jit(run, once=True)([prediction], found, keys).target)[0]
+  for i in range(2):
+    classes = np.asarray(found.classes[i])[np.asarray(found.valid[i])]
+    assert sorted(target[i][target[i] != CLASSES]) == sorted(classes)
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_images_without_an_object_or_with_masks_without_a_pixel(kind):
+  """They are no targets, and losses and gradients are finite; without any, of classes alone."""
+  batch, task = make_batch(kind), make_task(kind)
+  nothing = (
+    {**batch, 'label': np.full_like(batch['label'], IGNORE_LABEL)} if 'label' in batch else batch
+  )
+  if kind != 'semantic':
+    objects = batch['instances']
+    nothing['instances'] = objects._replace(
+      masks=np.zeros_like(objects.masks), valid=np.ones_like(objects.valid)
+    )
+  halved = jax.tree.map(lambda full, none: np.concatenate([full[:1], none[1:]]), batch, nothing)
+  assert not np.asarray(targets_of(kind, nothing).valid).any()
+
+  @functools.partial(jit, once=True)
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def loss_of(params, batch):
+    outputs, _ = task.forward({'params': params}, batch, train=True, step=np.int32(0))
+    parts = task.losses(outputs, batch)
+    return sum(mean(part) for part in parts.values()), parts
+
+  params = random_variables()['params']
+  for given, count in ((nothing, 0), (halved, int(targets_of(kind, halved).valid.sum()))):
+    (loss, parts), gradient = loss_of(params, given)
+    assert np.isfinite(loss) and loss > 0 and parts['query_mask'].count == count
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    of_head = np.abs(gradient['head']['upscale_0']['up']['kernel']).max()
+    assert (of_head > 0) == (count > 0)
 
 
 def perfect(targets, order, queries_=8):
@@ -271,6 +318,20 @@ def test_symmetries_of_semantic_segmentation():
   )
   here, there = run(batch)['probability'], run(flipped)['probability']
   np.testing.assert_allclose(here, there[:, :, ::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_windows_of_semantic_segmentation():
+  """The mean of the scores of two windows, within the padding of the image, as published."""
+  wide = np.random.default_rng(0).normal(size=(1, SIZE, 64, 3)).astype(np.float32)
+  batch = {'image': wide, 'size': np.array([[SIZE, 52]], np.int32)}
+  task = make_task('semantic', window=(SIZE, SIZE))
+  run = jit(lambda batch: task.forward(random_variables(), batch, train=False)[0]['logits'])
+  found = np.exp(run(batch))[:, :, :52]
+  of_window = jit(lambda x: queries.Dense(make_model()).apply(random_variables(), x))
+  left, right = (np.exp(of_window(wide[:, :, x : x + SIZE])) for x in (0, 20))
+  both = (left[:, :, 20:] + right[:, :, :12]) / 2
+  expected = np.concatenate([left[:, :, :20], both, right[:, :, 12:]], 2)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ r"""EoMT as published (arXiv 2503.19108) on ADE20K's semantic task, at 512 x 512
 The authors' model zoo: mean IoU on val 58.4 (large); the argument is the size, by default large;
 the others are not published. 100 queries, scales from 0.5 to 2, and the ViT starts from DINOv2.
 Otherwise as configs/eomt/ade20k_panoptic.py, with its schedule and its changes of color. Images are
-evaluated with a shorter side of 512.
+evaluated with a shorter side of 512, by windows of 512 x 512 along the longer one.
 
 Cost: needs 4 to 8 GPUs; not run yet. `weights/dinov2.pth` is DINOv2's file for the size.
 
@@ -22,7 +22,7 @@ def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
   config.task = 'semantic'
   config.model.update({'queries': 100, 'grid': (32, 32)})
   config.init_from = {'path': 'weights/dinov2.pth', 'source': f'dinov2/{size}_reg4'}
-  config.eval.metrics = ('confusion',)
+  config.eval = {'metrics': ('confusion',), 'window': (512, 512)}
   config.data.name = 'ade20k'
   config.data.size.update(
     {
@@ -35,6 +35,6 @@ def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
     }
   )
   config.augment.large_scale_jitter = (0.5, 2.0)
-  config.batch = {'size': 16}
+  config.batch = {'size': 16, 'eval_size': 4}
   config.train.best_metric = 'mean_iou'
   return config

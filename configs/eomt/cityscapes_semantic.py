@@ -22,6 +22,7 @@ def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
   steps = steps or EPOCHS * STEPS_AN_EPOCH
   config = base_config(__file__, 'ade20k_semantic.py', f'{size},{steps}')
   config.model.update({'classes': 19, 'grid': (64, 64)})
+  config.eval.window = (1024, 1024)
   config.data.name = 'cityscapes'
   config.data.size.update(
     {'image_size': (1024, 1024), 'short_side': (1024,), 'shapes': ((1024, 2048),)}

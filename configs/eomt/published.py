@@ -3,8 +3,8 @@ r"""Published weights of EoMT (arXiv 2503.19108), evaluated without training.
 The argument is another config of this directory and its size: by default coco_panoptic,large, of
 which the authors report a PQ of 56.0 on val2017; see experiments/eomt_model_zoo for the others.
 
-Cost: inference on 5,000 images; not run yet. `weights/eomt.bin` is the authors' `pytorch_model.bin`,
-see docs/weights.md.
+Cost: inference on 5,000 images; not run yet. `weights/eomt.bin` is `pytorch_model.bin` of the
+authors' model zoo, see docs/weights.md.
 
   segjax train --config=configs/eomt/published.py --workdir=runs/eomt_published \
     --config.data.source=coco/ --config.init_from.path=weights/eomt.bin

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow_datasets as tfds
+
 from segjax.data.builders import coco_files, coco_layout
 from segjax.data.formats.coco import Category
 from segjax.types import SegjaxError
@@ -213,6 +215,12 @@ class Ade20kBuilder(coco_files.CocoBuilder, skip_registration=True):
     [config] = cls.BUILDER_CONFIGS
     files = [source / config.file.format(name=name) for name in config.splits.values()]
     return [source / 'images', *files, *(file.with_suffix('') for file in files)]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    # Unlike the classes of COCO's files these are known before they are read.
+    info = super()._info()
+    self.set_categories(info, self.categories)
+    return info
 
   @staticmethod
   def correct(tables: coco_files.Tables) -> None:

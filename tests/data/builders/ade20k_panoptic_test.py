@@ -54,6 +54,14 @@ def test_classes(prepare, source, tmp_path):
   assert metadata['category_ids'] == list(range(150)) and sum(metadata['isthing']) == 100
 
 
+def test_classes_are_known_before_the_files(tmp_path):
+  config = InputConfig(
+    DataConfig('ade20k_panoptic', dir=str(tmp_path)), annotations=('label', 'objects', 'segments')
+  )
+  spec = datasets.describe(config)
+  assert (spec.num_classes, len(spec.things), spec.class_names[12]) == (150, 100, 'person')
+
+
 def test_tasks_read_it(prepare, source):
   builder = prepare(ade20k_panoptic.Builder, source)
   data, batch = DataConfig('ade20k_panoptic'), BatchConfig(eval_size=1)

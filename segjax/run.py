@@ -335,9 +335,10 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   """
   mesh = sharding.make_mesh(run.experiment.mesh)
   if mesh.shape['space'] > 1 and not any('space' in spec for spec in run.task.batch_spec.values()):
+    network = f' with {type(run.model).__name__}' if run.experiment.input.queries else ''
     raise SegjaxError(
-      f'config.mesh.space={mesh.shape["space"]}: the task {run.experiment.task} does not split an '
-      'image: set it to 1'
+      f'config.mesh.space={mesh.shape["space"]}: the task {run.experiment.task}{network} does not '
+      'split an image: set it to 1'
     )
   return mesh
 

@@ -141,6 +141,9 @@ def test_the_mesh_splits_an_image_where_the_task_does():
   one = parse({**INSTANCE, 'mesh': {'data': 1, 'space': 2}})
   with pytest.raises(SegjaxError, match='config.mesh.space=2: the task instance does not split'):
     run_lib.make_mesh(run_lib.build(one, make_spec(2, (0, 1)), {}))
+  one = parse({**EOMT, 'mesh': {'data': 1, 'space': 2}})
+  with pytest.raises(SegjaxError, match='space=2: the task semantic with EoMT does not split'):
+    run_lib.make_mesh(run_lib.build(one, make_spec(4), {}))
 
 
 @pytest.fixture

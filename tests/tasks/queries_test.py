@@ -1,9 +1,11 @@
 """The three tasks around a network that predicts masks."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from networks import abstract, filled
 
@@ -12,8 +14,10 @@ from segjax.models.eomt import EoMT, MatchingConfig, Prediction
 from segjax.nn import vit
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance, panoptic, queries, semantic
+from segjax.training import sharding
 from segjax.training.compile import jit
-from segjax.training.step import mean
+from segjax.training.state import init_state
+from segjax.training.step import make_eval_step, make_train_step, mean
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
 SIZE, CLASSES, THINGS = 32, 5, (1, 3, 4)
@@ -41,6 +45,11 @@ def make_model(**keys):
     'matching': MATCHING,
   }
   return EoMT(CLASSES, **{**given, **keys})
+
+
+with pytest.MonkeyPatch.context() as _patch:
+  _patch.setitem(vit.SIZES, 'atom', vit.VitSize(12, 2, 3))
+  MASKED = make_model(annealing=((5, 9),))
 
 
 def make_task(kind, model=None, **keys):
@@ -345,3 +354,87 @@ def test_windows_of_semantic_segmentation():
 def test_keys_of_other_networks(kind, keys, message):
   with pytest.raises(SegjaxError, match=message):
     make_task(kind, **keys)
+
+
+# --- several devices ------------------------------------------------------------------------------
+
+
+@functools.cache
+def state_of(kind):
+  """Of a network whose attention is masked for half of the queries, on the host."""
+  task = dataclasses.replace(make_task(kind, MASKED), init=lambda key, batch: masked_variables())
+  return jax.device_get(init_state(task, optax.sgd(0.1), jax.random.key(0), {}, ema=False))
+
+
+def masked_variables():
+  shapes = abstract(MASKED, (1, SIZE, SIZE, 3))[0]
+  return {'params': filled(shapes['params']), 'masked': {'share': np.full(1, 0.5, np.float32)}}
+
+
+@functools.cache
+def trained(kind, mesh, accumulate):
+  """The state after a step on one batch, and its scalars."""
+  *mesh, fsdp = mesh
+  mesh = sharding.make_mesh(sharding.MeshConfig(*mesh, fsdp))
+  task, state = make_task(kind, MASKED), state_of(kind)
+  places = sharding.state_shardings(state, mesh, fsdp=fsdp)
+  if fsdp:
+    task = sharding.gathered(task, mesh)
+    shared = [x for x in jax.tree.leaves(places.params) if not x.is_fully_replicated]
+    assert len(shared) > 20
+  rate = optax.constant_schedule(0.1)
+  step = make_train_step(task, optax.sgd(0.1), rate, seed=0, accumulate=accumulate)
+  # Of one image there is a single object, so that devices and parts have different counts.
+  batch = make_batch(kind, count=8)
+  if 'instances' in batch:
+    batch['instances'].valid[0, 1:] = False
+  batch = sharding.put_batch(batch, mesh, task.batch_spec)
+  step = jit(step, once=True, out_shardings=(places, sharding.replicated(mesh)))
+  return jax.device_get(step(sharding.put(state, places), batch))
+
+
+# The first one has all at once.
+LAYOUTS = [((4, 1, True), 2), ((4, 1, False), 1), ((1, 1, False), 4)]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'mesh', 'accumulate'),
+  [
+    pytest.param(kind, *layout, marks=[pytest.mark.slow] * (i + j > 0))
+    for i, kind in enumerate(('panoptic', 'semantic', 'instance'))
+    for j, layout in enumerate(LAYOUTS)
+  ],
+)
+def test_devices_and_parts_change_nothing(monkeypatch, kind, mesh, accumulate):
+  """Four devices that share the parameters, and a batch in two parts; each of it alone.
+
+  Points and masked queries are drawn by image, and losses are sums and counts: the losses, and the
+  parameters after a step, which are the gradient, are those of one device to rounding.
+  """
+  monkeypatch.setattr(sharding, '_SMALLEST', 1)
+  one, scalars = trained(kind, (1, 1, False), 1)
+  state, other = trained(kind, mesh, accumulate)
+  assert scalars['finite'] and scalars['grad_norm'] > 0.1
+  assert len(scalars) == 8, 'three losses beside the others'
+  for name, value in scalars.items():
+    assert other[name] == pytest.approx(value, rel=1e-4), name
+  start = state_of(kind).params
+  for a, b, before in zip(*map(jax.tree.leaves, (state.params, one.params, start)), strict=True):
+    np.testing.assert_allclose(a - before, b - before, rtol=1e-3, atol=1e-5)
+  np.testing.assert_array_equal(state.model_state['masked']['share'], [1])
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_devices_do_not_change_the_result(kind):
+  """Of an evaluation, with attention that is masked."""
+  task, batch = make_task(kind, MASKED), make_batch(kind, count=4)
+  found = []
+  for devices in (1, 4):
+    mesh = sharding.make_mesh(sharding.MeshConfig(devices))
+    variables = sharding.put_replicated(masked_variables(), mesh)
+    step = jit(make_eval_step(task), once=True)
+    found.append(step(variables, sharding.put_batch(batch, mesh, task.batch_spec))[1:3])
+  (states, one), (other_states, four) = jax.device_get(found)
+  for a, b in zip(*map(jax.tree.leaves, (states, other_states)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), one, four)

@@ -3,7 +3,8 @@ r"""EoMT as published (arXiv 2503.19108) on ADE20K's semantic task, at 512 x 512
 The authors' model zoo: mean IoU on val 58.4 (large); the argument is the size, by default large;
 the others are not published. 100 queries, scales from 0.5 to 2, and the ViT starts from DINOv2.
 Otherwise as configs/eomt/ade20k_panoptic.py, with its schedule and its changes of color. Images are
-evaluated with a shorter side of 512, by windows of 512 x 512 along the longer one.
+evaluated with a shorter side of 512, by windows of 512 x 512 along the longer one; the mean IoU is
+computed at that size, and the authors' at the images' own.
 
 Cost: needs 4 to 8 GPUs; not run yet. `weights/dinov2.pth` is DINOv2's file for the size.
 

@@ -101,7 +101,9 @@ class Experiment:
     """What the batches are."""
     annotations = task_module(self.task).ANNOTATIONS
     masks = getattr(self.model, 'masks', True)
-    return InputConfig(self.data, self.augment, self.batch, annotations, masks)
+    predicts_masks = getattr(self.model, 'predicts_masks', False)
+    queries = self.model.queries if predicts_masks else None
+    return InputConfig(self.data, self.augment, self.batch, annotations, masks, queries)
 
   def to_dict(self) -> dict[str, Any]:
     """The complete config, which `parse` reads back."""
@@ -269,6 +271,8 @@ def _check_together(experiment: Experiment) -> None:
   neither the optimizer nor the losses matter.
   """
   experiment.input  # noqa: B018 -- checks itself: keys that the task does not read
+  if hasattr(experiment.model, 'patch'):
+    _check_patches(experiment)
   batch, optim, train = experiment.batch, experiment.optim, experiment.train
   if batch.size % optim.accumulate:
     raise SegjaxError(
@@ -296,3 +300,23 @@ def _check_together(experiment: Experiment) -> None:
       f'config.losses.mask.activation={ours!r} but config.model.mask_head.activation={theirs!r}: '
       'set both to the same'
     )
+
+
+def _check_patches(experiment: Experiment) -> None:
+  """Raises a SegjaxError for a size at which the network sees images that is no whole patches."""
+  patch, size = experiment.model.patch, experiment.data.size
+  tiles = {key: getattr(experiment.eval, key, None) for key in ('tile', 'window')}
+  sizes = {
+    **{f'data.size.{key}': getattr(size, key) for key in ('image_size', 'crop_size')},
+    **{f'data.size.shapes[{i}]': shape for i, shape in enumerate(size.shapes or ())},
+    **{f'eval.{key}': side for key, side in tiles.items()},
+  }
+  if tiles['tile'] is not None:
+    sizes['eval.overlap'] = (experiment.eval.overlap,)
+  for key, sides in sizes.items():
+    if any(side % patch for side in sides or ()):
+      shown = 'x'.join(map(str, sides))
+      raise SegjaxError(
+        f'config.{key}={shown} is no whole number of patches: set it to multiples of '
+        f'config.model.patch={patch}'
+      )

@@ -298,7 +298,8 @@ def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failur
   config, native = loaded.run.experiment.input, frame.pixels.shape[:2]
   # Resized images are as small as the config says.
   own_size = config.data.size.image_size is None and config.data.size.short_side is None
-  tiled = hasattr(loaded.run.experiment.eval, 'tile') and own_size
+  settings = loaded.run.experiment.eval
+  tiled = hasattr(settings, 'tile') and settings.window is None and own_size
   keys = _keys(config.annotations[-1], own_size, probability)
   if tiled and native[0] * native[1] > _WHOLE_PIXELS:
     return _Prepared(frame, None, native, lambda scores: scores, keys)

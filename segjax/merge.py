@@ -61,7 +61,7 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
       )
   theirs, seen = runs['semantic']['data'], runs['instance']['data']
   normalization = {key: seen[key] for key in ('mean', 'std')}
-  size = _size(seen['size'], given['data'].get('size') or {})
+  size = _size(_of_evaluation(seen['size']), given['data'].get('size') or {})
   data = {**normalization, **given['data'], 'size': size}
   for key, value in normalization.items():
     if tuple(data[key]) != tuple(value):
@@ -70,7 +70,7 @@ def merged_config(given: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]
         f'with {tuple(value)}: leave it out'
       )
   model = {
-    **_semantic_size(theirs['size'], size, paths),
+    **_semantic_size(_of_evaluation(theirs['size']), size, paths),
     **_renormalize(data, theirs),
     **given['model'],
     **{part: runs[part]['model'] for part in PARTS},
@@ -96,6 +96,11 @@ def _start(given: Mapping[str, Any], paths: Mapping[str, str]) -> Config:
       'config.init_from.reset: a merged network takes over all of its parts: leave it out'
     )
   return {'checkpoint': 'best', **init_from, 'path': dict(paths)}
+
+
+def _of_evaluation(size: Mapping[str, Any]) -> Config:
+  """A run's sizes without the one of training alone."""
+  return {**size, 'image_size': None} if size['short_side'] is not None else {**size}
 
 
 def _size(seen: Mapping[str, Any], given: Mapping[str, Any]) -> Config:

@@ -335,9 +335,10 @@ def make_mesh(run: Run) -> jax.sharding.Mesh:
   """
   mesh = sharding.make_mesh(run.experiment.mesh)
   if mesh.shape['space'] > 1 and not any('space' in spec for spec in run.task.batch_spec.values()):
+    network = f' with {type(run.model).__name__}' if run.experiment.input.queries else ''
     raise SegjaxError(
-      f'config.mesh.space={mesh.shape["space"]}: the task {run.experiment.task} does not split an '
-      'image: set it to 1'
+      f'config.mesh.space={mesh.shape["space"]}: the task {run.experiment.task}{network} does not '
+      'split an image: set it to 1'
     )
   return mesh
 
@@ -556,7 +557,9 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
     return weights_lib.read_pretrained(str(file), init_from.source)
   restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
-  return weights_lib.Pretrained(path, weights_lib.flat_paths(variables))
+  # How much attention is masked is for the new run's schedule to say.
+  arrays = weights_lib.flat_paths({k: v for k, v in variables.items() if k != 'masked'})
+  return weights_lib.Pretrained(path, arrays)
 
 
 # --- after training -------------------------------------------------------------------------------

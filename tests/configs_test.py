@@ -11,6 +11,7 @@ import pytest
 from segjax import config as config_lib
 from segjax import merge
 from segjax.data import datasets
+from segjax.data.builders.ade20k_files import THINGS as ADE20K_THINGS
 from segjax.experiment import CLASS_WEIGHTS, parse
 from segjax.run import build
 from segjax.training import optim
@@ -31,14 +32,17 @@ SPECS = {
   'sbd': (21, 3),
   'nyud': (40, 3),
   'sun_rgbd': (37, 3),
+  'ade20k': (150, 3),
+  'cityscapes': (19, 3),
 }
 # Number of thing classes in instance tasks.
 THINGS = {'scenes': 5, 'penn_fudan': 1, 'coco_instances': 80, 'cityscapes_instances': 8}
-# Number of classes and the thing classes in panoptic tasks; things come first in COCO, else last.
+# Number of classes and the thing classes in panoptic tasks.
 PANOPTIC = {
   'scenes': (9, range(4, 9)),
   'coco_panoptic': (133, range(80)),
   'cityscapes_panoptic': (19, range(11, 19)),
+  'ade20k_panoptic': (150, [category.id for category in ADE20K_THINGS]),
 }
 # Workdirs that a config merges, and the configs of these runs.
 RUNS = {
@@ -208,3 +212,31 @@ def test_none_takes_away_what_a_config_says(root, path, key):
   assert before.get(key, 'a group') is not None
   assert config_lib.flatten(one.to_dict())[key] is None
   assert parse(one.to_dict()) == one
+
+
+# First steps of the annealing in the authors' config files, and how long each lasts.
+ANNEALING = {
+  'coco_panoptic.py:small': ((29_564, 73_910, 118_256), 29_564),
+  'coco_panoptic.py:base': ((29_564, 73_910, 118_256), 29_564),
+  'coco_panoptic.py': ((14_782, 29_564, 44_346, 59_128), 14_782),
+  'coco_panoptic.py:giant': ((14_782, 25_869, 36_955, 48_042, 59_128), 14_782),
+  'coco_instance.py': ((14_782, 29_564, 44_346, 59_128), 14_782),
+  'ade20k_panoptic.py': ((6_520, 13_040, 19_560, 26_080), 6_520),
+  'ade20k_panoptic.py:giant': ((6_520, 11_410, 16_300, 21_190, 26_080), 6_520),
+  'ade20k_semantic.py': ((6_520, 13_040, 19_560, 26_080), 6_520),
+  'cityscapes_semantic.py': ((3_317, 6_634, 9_951, 13_268), 3_317),
+}
+
+
+@pytest.mark.parametrize('name', ANNEALING)
+def test_eomt_anneals_as_published(root, name):
+  starts, length = ANNEALING[name]
+  one = parse(config_lib.read_file(f'{root}/configs/eomt/{name}'))
+  assert one.model.annealing == tuple((start, start + length) for start in starts)
+  assert one.train.steps // 6 == length
+
+
+def test_eomt_anneals_in_proportion_to_other_lengths(root):
+  one = parse(config_lib.read_file(f'{root}/configs/eomt/cityscapes_semantic.py:large,6000'))
+  assert one.train.steps == 6_000
+  assert one.model.annealing == ((1_000, 2_000), (2_000, 3_000), (3_000, 4_000), (4_000, 5_000))

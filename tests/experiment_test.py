@@ -30,6 +30,12 @@ MASK_RCNN = {
   'data': {'name': 'scenes'},
   'batch': {'max_objects': 16},
 }
+EOMT = {
+  'task': 'semantic',
+  'model': {'name': 'eomt.EoMT', 'classes': 9, 'size': 'tiny'},
+  'losses': {'query_class': {}},
+  'data': {'name': 'scenes', 'size': {'image_size': (64, 64)}},
+}
 MERGED = {
   'task': 'panoptic',
   'model': {
@@ -47,7 +53,7 @@ def changed(given, *overrides):
   return config_lib.override(given, [(k, repr(v)) for k, v in overrides])
 
 
-@pytest.mark.parametrize('given', [UNET, MASK_RCNN, MERGED])
+@pytest.mark.parametrize('given', [UNET, MASK_RCNN, EOMT, MERGED])
 def test_an_experiment_reads_back(given):
   one = parse(given)
   content = json.loads(config_lib.to_json(one.to_dict()))
@@ -146,6 +152,19 @@ BAD = [
   (MASK_RCNN, 'eval.scales', (), 'set at least one scale'),
   (MASK_RCNN, 'eval.scales', (0.0,), '[0]=0.0 must be greater than 0'),
   (MASK_RCNN, 'eval.draw_threshold', 2.0, 'must be in [0, 1]'),
+  (
+    EOMT,
+    'data.size.image_size',
+    (64, 100),
+    '=64x100 is no whole number of patches: set it to mult',
+  ),
+  (EOMT, 'data.size.crop_size', (40, 32), '=40x32 is no whole number of patches'),
+  (EOMT, 'data.size.shapes', ((64, 64), (64, 72)), 'shapes[1]=64x72 is no whole number'),
+  (EOMT, 'eval.tile', (64, 50), '=64x50 is no whole number of patches'),
+  (EOMT, 'eval.window', (50, 50), '=50x50 is no whole number of patches'),
+  (EOMT, 'model.queries', 0, 'must be 1 or greater'),
+  (EOMT, 'model.patch', 14, 'it takes one of 4, 8, 16, 32'),
+  (UNET, 'eval', {'tile': (32, 32), 'window': (32, 32)}, 'config.eval.tile and window'),
   (MERGED, 'model.instance.box_head.samples', 0, 'must be 1 or greater'),
   (MERGED, 'model.semantic.width', 0, 'must be 1 or greater'),
 ]

@@ -96,6 +96,7 @@ FIT = {'image_size': (96, 128), 'resize': 'fit'}
     (FIT, {}, (None, (96, 128))),
     (FIT, {'short_side': None}, (None, (96, 128))),
     (FIT, {'short_side': (90,)}, ((90,), None)),
+    ({**FIT, 'short_side': (70,)}, {}, ((70,), None)),
     ({'short_side': (80,)}, {}, ((80,), None)),
     ({'short_side': (80,)}, FIT, (None, (96, 128))),
   ],

@@ -28,6 +28,12 @@ PANOPTIC = {
   'task': 'panoptic',
   'model': {'name': 'panoptic_fpn.PanopticFPN', 'classes': 2, 'stuff': 1},
 }
+EOMT = {
+  'task': 'semantic',
+  'model': {'name': 'eomt.EoMT', 'classes': 4, 'size': 'tiny'},
+  'losses': {'query_class': {}},
+  'data': {'name': 'scenes', 'size': {'image_size': (32, 32)}},
+}
 # Fewer channels than by default, for speed.
 NARROW = {'backbone': {'width': 4}, 'neck': {'features': 8}, 'box_head': {'hidden': 16}}
 HEADS = {'box/score', 'box/deltas', 'mask/score'}
@@ -69,6 +75,9 @@ def test_class_weights_are_counted_where_a_rule_is_named():
     (SEMANTIC, make_spec(4), 'config.model.classes=3 but the data set made has 4 classes: set'),
     (INSTANCE, make_spec(3, (0, 1, 2)), 'config.model.classes=2 but .* 3 classes'),
     (PANOPTIC, make_spec(3, (2,)), 'config.model.classes=2 but .* 1 classes of things'),
+    (EOMT, make_spec(3), 'config.model.classes=4 but the data set made has 3 classes'),
+    ({**EOMT, 'task': 'instance'}, make_spec(5, range(5)), 'config.model.classes=4 but .* 5 class'),
+    ({**EOMT, 'task': 'panoptic'}, make_spec(3, (2,)), 'config.model.classes=4 but .* 3 classes: '),
     (PANOPTIC, make_spec(4, (2, 3)), 'config.model.stuff=1 but .* 2 classes of stuff'),
     (
       {
@@ -132,6 +141,9 @@ def test_the_mesh_splits_an_image_where_the_task_does():
   one = parse({**INSTANCE, 'mesh': {'data': 1, 'space': 2}})
   with pytest.raises(SegjaxError, match='config.mesh.space=2: the task instance does not split'):
     run_lib.make_mesh(run_lib.build(one, make_spec(2, (0, 1)), {}))
+  one = parse({**EOMT, 'mesh': {'data': 1, 'space': 2}})
+  with pytest.raises(SegjaxError, match='space=2: the task semantic with EoMT does not split'):
+    run_lib.make_mesh(run_lib.build(one, make_spec(4), {}))
 
 
 @pytest.fixture

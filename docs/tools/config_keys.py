@@ -102,7 +102,7 @@ def _chapters() -> Iterator[tuple[str, str, list[Section]]]:
     'total is the sum. `class_weights` may be `median_frequency` or `natural`, which compute the '
     'weights from the training split.'
   )
-  yield 'config.losses', text, list(_losses(modules))
+  yield 'config.losses', text, list(_losses())
   text = (
     '`config.model.name` is one of these, or the module path of your own Linen module; the other '
     'keys are its fields.'
@@ -119,18 +119,18 @@ def _find(path: str) -> Any:
   return getattr(importlib.import_module(module), name)
 
 
-def _losses(modules: Mapping[str, types.ModuleType]) -> Iterator[Section]:
+def _losses() -> Iterator[Section]:
   """The functions that `config.losses` may name: they take what the task gives them."""
   tasks: dict[Any, list[str]] = {}
   inputs = {}
-  for task, module in modules.items():
-    losses = importlib.import_module(module.LOSSES)
+  for task, path, taken in listed.loss_modules():
+    losses = importlib.import_module(path)
     for name, function in inspect.getmembers(losses, inspect.isfunction):
       hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
-      given = tuple(parameters)[: len(module.LOSS_INPUTS)] == tuple(module.LOSS_INPUTS)
+      given = tuple(parameters)[: len(taken)] == tuple(taken)
       if given and hints.get('return') is SumCount and not name.startswith('_'):
         tasks.setdefault(function, []).append(task)
-        inputs[function] = module.LOSS_INPUTS
+        inputs[function] = taken
   for function, names in tasks.items():
     title = f'config.losses.{function.__name__} in {" and ".join(names)} tasks'
     yield Section(title, function, inputs[function])

@@ -101,7 +101,9 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
   colors = (
     {} if classes.objects else dict(zip(classes.names, classes.palette.tolist(), strict=True))
   )
-  most = subject.input.batch.max_objects if classes.objects and subject.experiment else None
+  most = None
+  if classes.objects and subject.experiment:
+    most = subject.input.most_objects_key, subject.input.most_objects
   notify('drawing examples')
   images = [
     (suspect.caption, draw_example(spec, readers[suspect.split][suspect.index]))

@@ -114,13 +114,23 @@ def sources() -> dict[str, str]:
 def losses() -> dict[str, str]:
   """The functions for `config.losses` -> what they are, and the tasks that have them."""
   lines, tasks = {}, {}
-  for name, task in _tasks().items():
-    module = importlib.import_module(task.LOSSES)
+  for name, path, inputs in loss_modules():
+    module = importlib.import_module(path)
     for loss, function in inspect.getmembers(module, inspect.isfunction):
-      if next(iter(inspect.signature(function).parameters), None) == task.LOSS_INPUTS[0]:
+      if next(iter(inspect.signature(function).parameters), None) == inputs[0]:
         lines[loss] = _first_paragraph(function.__doc__).removesuffix('.')
         tasks.setdefault(loss, []).append(name)
   return {loss: f'{line} ({", ".join(tasks[loss])})' for loss, line in lines.items()}
+
+
+def loss_modules() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+  """Each task with a module of its losses and what these get: its own, and those of networks."""
+  modules = [importlib.import_module(f'segjax.models.{name}') for name in _modules('segjax.models')]
+  networks = [network for module in modules for network in _networks(module)]
+  own = sorted({n.losses_module for n in networks if hasattr(n, 'losses_module')})
+  for name, task in _tasks().items():
+    yield name, task.LOSSES, task.LOSS_INPUTS
+    yield from ((name, path, ('outputs',)) for path in own)
 
 
 def metrics() -> dict[str, str]:

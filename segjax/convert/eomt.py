@@ -23,6 +23,8 @@ from segjax.nn import vit
 SIZES: tuple[vit.SizeName, ...] = ('small', 'base', 'large', 'giant')
 # Upscaling blocks for patches of 16.
 _UPSCALE = 2
+# How much attention is masked is for the training to say.
+_MASKED = (r'^masked/',)
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Arrays = Mapping[str, np.ndarray]
@@ -127,7 +129,7 @@ def authors_source(size: vit.SizeName) -> Source:
     ),
   )
   left_out = (r'^network\.(attn_mask_probs|encoder\.pixel_(mean|std))$', r'^criterion\.')
-  return Source(rows, left_out, new=(), spare=(), input=_input(size), resized=(_POSITION,))
+  return Source(rows, left_out, new=_MASKED, spare=(), input=_input(size), resized=(_POSITION,))
 
 
 def transformers_rows(size: vit.SizeName) -> Iterator[Row]:
@@ -160,7 +162,7 @@ def transformers_source(size: vit.SizeName) -> Source:
   return Source(
     tuple(transformers_rows(size)),
     left_out,
-    new=(),
+    new=_MASKED,
     spare=(),
     input=_input(size),
     renamed=((r'\.mlp\.down_proj\.', '.mlp.weights_out.'),),
@@ -177,7 +179,7 @@ def dinov2_source(size: vit.SizeName, *, registers: bool) -> Source:
   return Source(
     tuple(rows),
     left_out=(r'^mask_token$',),
-    new=(r'^params/(query$|head/(class_logits|mask_|upscale_))', r'^masked/'),
+    new=(r'^params/(query$|head/(class_logits|mask_|upscale_))', *_MASKED),
     spare=(),
     input=f'{_input(size)}, config.model.registers={4 if registers else 0}',
     prepare=_add_class_position,

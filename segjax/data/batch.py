@@ -50,7 +50,7 @@ def fields(
     margin: pixels that images extend beyond it on each side.
     canvas: to which segments are padded, in evaluation.
   """
-  n, s = config.batch.max_objects, config.batch.max_segments
+  n, s = config.most_objects, config.batch.max_segments
   around = tuple(side + 2 * margin for side in shape)
   objects = Instances(
     boxes=Field((n, 4), np.float32),
@@ -64,13 +64,16 @@ def fields(
     found['label'] = Field(shape, np.uint16, IGNORE_LABEL)
     if config.data.weight_map is not None:
       found['weight'] = Field(shape, np.float32)
+  if not train:
+    found['size'] = Field((2,), np.int32, shape)
   if train:
     found['seed'] = Field((), np.uint32)
   if 'objects' in config.annotations:
     found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
     if train:
-      left_out = Field((2,), np.int64)
-      found |= {'instances': objects, 'left_out': left_out}
+      found['instances'] = objects
+  if train and ('instances' in found or config.queries):
+    found['left_out'] = Field((3,), np.int64)
   if canvas is not None:
     found |= {'segments': segments_field(canvas, s), 'native': Field((2,), np.int32, canvas)}
   return found

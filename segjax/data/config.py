@@ -21,6 +21,11 @@ ConfigSize = tuple[PositiveInt, PositiveInt]
 # What a task may want to be annotated on an image.
 Annotation = Literal['label', 'objects', 'segments']
 
+_BOTH = (
+  'config.data.size.image_size and short_side both resize: set one to none, or set '
+  'config.augment.large_scale_jitter, which trains at the first, and config.data.size.shapes'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SizeConfig:
@@ -31,7 +36,8 @@ class SizeConfig:
     resize: 'stretch' to `image_size`, or 'fit': keep the aspect ratio, and pad below and to the
       right with the mean color.
     short_side: in place of `image_size`: images are resized so that their shorter side is one of
-      these, sampled in training, the largest in evaluation.
+      these, sampled in training, the largest in evaluation. Where `augment.large_scale_jitter`
+      trains at `image_size`, it may be given too, with `shapes`, and is of evaluation alone.
     longest_side: but their longer side is no larger than this.
     interpolation: of the image; 'area' averages where it shrinks and is bilinear where it grows.
     crop_size: of the random crop to train on; None for the whole image.
@@ -48,10 +54,15 @@ class SizeConfig:
   shapes: tuple[ConfigSize, ...] | None = None
 
   def __post_init__(self):
-    if self.image_size is not None and self.short_side is not None:
-      raise SegjaxError('config.data.size.image_size and short_side both resize: set one to none')
+    if self.both and self.shapes is None:
+      raise SegjaxError(_BOTH)
     if self.short_side == () or self.shapes == ():
       raise SegjaxError('config.data.size.short_side and shapes must be none or name a size')
+
+  @property
+  def both(self) -> bool:
+    """Whether training and evaluation resize in their own ways."""
+    return self.image_size is not None and self.short_side is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +216,8 @@ class InputConfig:
     data, augment, batch: groups of the config.
     annotations: what the task reads: ('label',), ('objects',) or all three.
     masks: whether objects need their masks; without, one that has none is its box.
+    queries: the masks that the network can predict of an image, one for each object and each class
+      that is no object; None where their number has no limit.
   """
 
   data: DataConfig
@@ -212,6 +225,18 @@ class InputConfig:
   batch: BatchConfig = BatchConfig()
   annotations: tuple[Annotation, ...] = ('label',)
   masks: bool = True
+  queries: PositiveInt | None = None
+
+  @property
+  def most_objects(self) -> int:
+    """The objects of an image that a network is trained on."""
+    return min(self.batch.max_objects, self.queries or self.batch.max_objects)
+
+  @property
+  def most_objects_key(self) -> str:
+    """The key, with its value, that says `most_objects`."""
+    own = self.most_objects == self.batch.max_objects
+    return f'config.{"batch.max_objects" if own else "model.queries"}={self.most_objects}'
 
   def __post_init__(self):
     if self.augment.large_scale_jitter is not None and (
@@ -220,6 +245,8 @@ class InputConfig:
       raise SegjaxError(
         "config.augment.large_scale_jitter: set config.data.size.image_size and resize='fit'"
       )
+    if self.augment.large_scale_jitter is None and self.data.size.both:
+      raise SegjaxError(_BOTH)
     if 'segments' in self.annotations and self.data.label_offset:
       raise SegjaxError(
         'config.data.label_offset is for label maps, and this task reads segments: leave it out'

@@ -100,6 +100,15 @@ _CITYSCAPES = Manual(
   '--source',
   terms='free for non-commercial use, no redistribution',
 )
+_ADE20K_TERMS = 'non-commercial research and education'
+_ADE20K = Archive(Remote('http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'))
+_ADE20K_OBJECTS = Manual(
+  steps=f'unpack {_ADE20K.remote.url}, unpack '
+  'http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar in its '
+  "directory ADEChallengeData2016, run Mask2Former's datasets/prepare_ade20k_pan_seg.py or "
+  'prepare_ade20k_ins_seg.py, and name ADEChallengeData2016 with --source',
+  terms=_ADE20K_TERMS,
+)
 
 # By name and config, or by name alone for all configs.
 SOURCES: dict[str, Source | Manual] = {
@@ -180,6 +189,9 @@ SOURCES: dict[str, Source | Manual] = {
     holds='annotations',
     terms=_COCO_TERMS,
   ),
+  'ade20k': Source(
+    directory='ade20k', archives=(_ADE20K,), holds='annotations', terms=_ADE20K_TERMS
+  ),
   'isbi2012': Source(
     directory='isbi2012',
     archives=(Archive(Remote('https://downloads.imagej.net/ISBI-2012-challenge.zip')),),
@@ -209,6 +221,7 @@ SOURCES: dict[str, Source | Manual] = {
   ),
   **dict.fromkeys(('cell_tracking/phc_u373', 'cell_tracking/phc_u373_silver'), _U373),
   **dict.fromkeys(('cell_tracking/dic_hela', 'cell_tracking/dic_hela_silver'), _HELA),
+  **dict.fromkeys(('ade20k_panoptic', 'ade20k_instances'), _ADE20K_OBJECTS),
   **dict.fromkeys(('cityscapes', 'cityscapes_instances', 'cityscapes_panoptic'), _CITYSCAPES),
 }
 

@@ -107,11 +107,11 @@ def known_shape(config: InputConfig, *, train: bool) -> Size | None:
 def _common_shape(sizes: Sequence[Size], config: InputConfig) -> Size | None:
   """The one size of all images, where they are without objects and nothing says a shape.
 
-  They are not padded then. Networks for objects want multiples of 32.
+  They are not padded then. Networks for objects and those with queries want multiples of 32.
   """
   short_side = config.data.size.short_side
   varied = short_side is not None and len(short_side) > 1
-  plain = 'objects' not in config.annotations and config.data.size.shapes is None
+  plain = not ('objects' in config.annotations or config.queries or config.data.size.shapes)
   return eval_size(sizes[0], config) if plain and not varied and len(set(sizes)) == 1 else None
 
 

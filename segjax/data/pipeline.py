@@ -116,7 +116,7 @@ def train_batches(
   report = report or (lambda text: None)
   for sentence in reader.left_out:
     report(sentence)
-  return _report_left_out(batches, config.batch.max_objects, report)
+  return _report_left_out(batches, config, report)
 
 
 def eval_batches(
@@ -365,13 +365,29 @@ class _Training:
       'seed': rng.integers(2**32, dtype=np.uint32),
     }
     if sample.objects is None:
-      return part
-    kept = batch.largest(sample.objects, config.batch.max_objects)
+      return {**part, 'left_out': (0, 0, self._beyond_queries(sample.label, 0))}
+    kept = batch.largest(sample.objects, config.most_objects)
+    count = len(kept.classes)
+    beyond = self._beyond_queries(sample.label, int((~kept.crowd).sum()))
     return {
       **part,
       'instances': batch.pack_objects(kept),
-      'left_out': (len(sample.objects.classes) - len(kept.classes), vanished),
+      'left_out': (len(sample.objects.classes) - count, vanished, beyond),
     }
+
+  def _beyond_queries(self, label: np.ndarray | None, objects: int) -> int:
+    """How many masks of an example, its objects and the other classes, have no query.
+
+    `segjax.tasks.queries.make_targets` leaves out the smallest.
+    """
+    spec, config = self.examples.spec, self.examples.config
+    things = spec.things if 'objects' in config.annotations else ()
+    most = config.queries
+    if most is None or label is None or objects + spec.num_classes - len(things) <= most:
+      return 0
+    found = np.bincount(label.ravel(), minlength=spec.num_classes)[: spec.num_classes] > 0
+    found[list(things)] = False
+    return max(0, objects + int(found.sum()) - most)
 
   def _vary(
     self, rng: np.random.Generator, example: Example, stored: Sample, epoch: int, shape: Size
@@ -395,19 +411,24 @@ class _Training:
 
 
 def _report_left_out(
-  batches: Generator[NamedBatch, None, None], most: int, report: Callable[[str], None]
+  batches: Generator[NamedBatch, None, None], config: InputConfig, report: Callable[[str], None]
 ) -> Generator[NamedBatch, None, None]:
   """The batches without `left_out`, which it reports at the first object and at the end."""
-  reasons = f'config.batch.max_objects={most}', 'no pixel left by resizing and augmentation'
-  objects, images = np.zeros((2, 2), np.int64)
+  reasons = (
+    config.most_objects_key,
+    'no pixel left by resizing and augmentation',
+    f'config.model.queries={config.queries}, one for each object and class; the largest are kept',
+  )
+  whats = 'objects', 'objects', 'masks'
+  objects, images = np.zeros((2, 3), np.int64)
   with contextlib.closing(batches):
     try:
       for found, names in batches:
-        counts = found.pop('left_out', np.zeros((0, 2), np.int64))
+        counts = found.pop('left_out', np.zeros((0, 3), np.int64))
         for kind in np.flatnonzero((objects == 0) & counts.any(0)):
           row = np.flatnonzero(counts[:, kind])[0]
           report(
-            f'{names[row]}: {counts[row, kind]} objects are left out ({reasons[kind]}), and '
+            f'{names[row]}: {counts[row, kind]} {whats[kind]} are left out ({reasons[kind]}), and '
             'others of other images (how many: at the end)'
           )
         objects += counts.sum(0)
@@ -416,8 +437,8 @@ def _report_left_out(
     finally:
       for kind in np.flatnonzero(objects):
         report(
-          f'{objects[kind]} objects of {images[kind]} images that this process trained on were '
-          f'left out ({reasons[kind]})'
+          f'{objects[kind]} {whats[kind]} of {images[kind]} images that this process trained on '
+          f'were left out ({reasons[kind]})'
         )
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -63,6 +64,66 @@ def overlap_tile(
   y = y.reshape(len(rows), len(cols), b, th, tw, -1).swapaxes(0, 1)
   y = _stitch(_stitch(y, step_w, axis=3), step_h, axis=1)
   return y[:, :h, :w]
+
+
+def mean_of_windows(
+  apply: Callable[[Array], Array], image: Array, size: Array, window: tuple[int, int]
+) -> Array:
+  """The mean over windows that are spread evenly over each image, of what they say of a pixel.
+
+  Along each axis there are as few windows as cover it; the first starts where the image does, and
+  the last ends there. Where the shorter side of an image is the window's, this is the inference of
+  EoMT (arXiv 2503.19108) and of others before it. Windows are processed sequentially.
+
+  Args:
+    apply: f[B, h, w, C] -> f[B, h, w, K].
+    image: f[B, H, W, C].
+    size: i32[B, 2], height and width of the images inside their padding.
+    window: rows and columns, h and w, at most H and W.
+
+  Returns:
+    f32[B, H, W, K], zeros in the padding where no window is.
+  """
+  starts, inside = zip(
+    *(_spread(size[:, i], image.shape[i + 1], window[i]) for i in (0, 1)), strict=True
+  )
+  counts = [len(start) for start in starts]
+  places = (
+    jnp.repeat(starts[0], counts[1], axis=0),
+    jnp.tile(starts[1], (counts[0], 1)),
+    jnp.repeat(inside[0].any(2), counts[1], axis=0) & jnp.tile(inside[1].any(2), (counts[0], 1)),
+  )
+  cut = jax.vmap(lambda x, top, left: lax.dynamic_slice(x, (top, left, 0), (*window, x.shape[2])))
+  put = jax.vmap(lambda x, y, top, left: lax.dynamic_update_slice(x, y, (top, left, 0)))
+
+  def add(total: Array, place: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    top, left, used = place
+    found = apply(cut(image, top, left)).astype(jnp.float32)
+    found = jnp.where(used[:, None, None, None], found, 0)
+    return put(total, cut(total, top, left) + found, top, left), None
+
+  shape = jax.eval_shape(apply, jax.eval_shape(cut, image, places[0][0], places[1][0])).shape
+  total = jnp.zeros((*image.shape[:3], shape[3]), jnp.float32)
+  total, _ = lax.scan(add, total, places)
+  rows, columns = (x.sum(0) for x in inside)
+  return total / jnp.maximum(rows[:, :, None] * columns[:, None], 1)[..., None]
+
+
+def _spread(side: Array, length: int, window: int) -> tuple[Array, Array]:
+  """Windows along an axis: their starts i32[n, B], and their pixels bool[n, B, length].
+
+  Args:
+    side: i32[B], of the images.
+    length: of the axis, with the padding. It may have room for more windows than an image needs:
+      those have no pixel.
+    window: pixels.
+  """
+  index = jnp.arange(-(-length // window))[:, None]
+  count = jnp.maximum(-(-side // window), 1)
+  start = index * jnp.maximum(side - window, 0) // jnp.maximum(count - 1, 1)
+  start = jnp.minimum(start, length - window)
+  pixel = jnp.arange(length) - start[..., None]
+  return start, (pixel >= 0) & (pixel < window) & (index < count)[..., None]
 
 
 def map_blocks(

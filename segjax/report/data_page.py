@@ -113,13 +113,16 @@ def caption_of(example: ExampleStatistics) -> str:
   return f'{example.name} ({", ".join(facts)})'
 
 
-def findings(splits: Sequence[Split], classes: Classes, most: int | None = None) -> list[str]:
+def findings(
+  splits: Sequence[Split], classes: Classes, most: tuple[str, int] | None = None
+) -> list[str]:
   """What looks wrong of whole splits, a sentence each.
 
   Args:
     splits: that were read.
     classes: of the data set.
-    most: objects of an image that a network is trained on; None for any number.
+    most: the objects of an image that a network is trained on, and before them the key, with its
+      value, that says so; None for any number.
   """
   found = []
   # Of instance tasks, whose pixels belong to several objects or to none, objects are compared.
@@ -137,10 +140,9 @@ def findings(splits: Sequence[Split], classes: Classes, most: int | None = None)
         f'{name}: less than {format_share(RARE)} of the {what}s are of '
         f'{_listed(classes.names, rare)}'
       )
-    if most and (many := sum(example.objects > most for example in statistics.examples)):
+    if most and (many := sum(example.objects > most[1] for example in statistics.examples)):
       found.append(
-        f'{name}: images with more than config.batch.max_objects={most} objects: {many}; training '
-        'keeps the largest'
+        f'{name}: images with more than {most[0]} objects: {many}; training keeps the largest'
       )
     if boxes := sum(example.without_mask for example in statistics.examples):
       found.append(f'{name}: objects that are boxes without a mask: {boxes:,}')

@@ -79,10 +79,12 @@ class Variation:
   Attributes:
     overrides: of the config, in addition to those of the row.
     init_from: replaces that of the row.
+    argument: of the config file's `get_config`.
   """
 
   overrides: Mapping[str, Any] | None = None
   init_from: str | None = None
+  argument: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Entry(NamedTuple):
   Attributes:
     row: name.
     recipe: name.
-    config: path of its config file, or None.
+    config: path of its config file, and after a colon the argument if it has one; or None.
     script: path of the program that measures it, or None.
     overrides: of the config, as text.
     init_from: the row of the same recipe that it starts from, or None.
@@ -327,10 +329,15 @@ def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
     recipe = table.recipes[recipe_name]
     variation = _fill(Variation, keys, where)
     overrides = {**(row.overrides or {}), **(variation.overrides or {})}
+    if variation.argument is not None and recipe.config is None:
+      raise SegjaxError(f'{where}.argument is of a config, and the recipe has none: leave it out')
+    config = recipe.config
+    if variation.argument is not None:
+      config = f'{config}:{variation.argument}'
     yield Entry(
       row=name,
       recipe=recipe_name,
-      config=recipe.config and table.root / recipe.config,
+      config=config and table.root / config,
       script=recipe.script and table.root / recipe.script,
       overrides=tuple((k, v if isinstance(v, str) else repr(v)) for k, v in overrides.items()),
       init_from=variation.init_from or row.init_from,

@@ -31,7 +31,7 @@ class Targets(NamedTuple):
 
   Attributes:
     classes: i32[n + m], as the network numbers them.
-    valid: bool[n + m], False for padding, for crowds, and for a class without a pixel.
+    valid: bool[n + m], False for padding, for crowds, and for what has no pixel.
     masks: u8[n, H, ceil(W / 8)], one bit a pixel.
     label: i32[H, W], of the batch.
     labels: i32[m], the value in the label of each of the m classes.
@@ -64,31 +64,32 @@ def make_targets(
     batch: with `instances` where there are things, and `label` where there are other classes.
     things: the class of each class of objects; None for no objects.
     by_label: the classes that have one mask an image.
-    most: number of masks of an image; of more classes, those with the most pixels are kept.
-
-  Raises:
-    SegjaxError: there are more objects than `most`.
+    most: masks of an image that are `valid`; of more, those with the most pixels are. (What is left
+      out is counted where batches are prepared, see `segjax.data.pipeline.train_batches`.)
   """
   image = batch['image']
   size, width = image.shape[:3], image.shape[2]
-  classes, valid = [], []
+  classes, areas = [], []
   masks = jnp.zeros((size[0], 0, size[1], -(-width // 8)), jnp.uint8)
   if things is not None:
     objects = batch['instances']
     masks = objects.masks
     classes.append(jnp.asarray(things, jnp.int32)[objects.classes])
-    valid.append(objects.valid & ~objects.crowd)
-  _check_count(masks.shape[1], most)
+    area = jax.lax.population_count(masks).sum((2, 3), dtype=jnp.int32)
+    areas.append(jnp.where(objects.valid & ~objects.crowd, area, 0))
   labels = jnp.broadcast_to(jnp.asarray(by_label, jnp.int32), (size[0], len(by_label)))
   label = batch['label'] if len(by_label) else jnp.zeros(size, jnp.int32)
   if len(by_label):
     pixels = (label[..., None] == labels[:, None, None]).sum((1, 2))
-    if (left := most - masks.shape[1]) < len(by_label):
-      pixels, index = jax.lax.top_k(pixels, left)
+    if most < len(by_label):
+      pixels, index = jax.lax.top_k(pixels, most)
       labels = jnp.take_along_axis(labels, index, 1)
     classes.append(labels)
-    valid.append(pixels > 0)
-  valid = jnp.concatenate(valid, 1)
+    areas.append(pixels)
+  areas = jnp.concatenate(areas, 1)
+  valid = areas > 0
+  if areas.shape[1] > most:
+    valid &= jnp.argsort(jnp.argsort(-areas, axis=1, stable=True), axis=1) < most
   if 'valid' in batch:
     valid &= batch['valid'][:, None]
   return Targets(jnp.concatenate(classes, 1), valid, masks, label, labels)
@@ -197,14 +198,6 @@ def forward(
   return {'matched': match(predictions, targets_of(batch), keys, model.matching, example)}, state
 
 
-def _check_count(objects: int, queries: int) -> None:
-  if objects > queries:
-    raise SegjaxError(
-      f'config.batch.max_objects={objects} is more than config.model.queries={queries}, one for '
-      'each object: lower it, which keeps the largest, or raise config.model.queries'
-    )
-
-
 # --- the three tasks ------------------------------------------------------------------------------
 
 
@@ -292,6 +285,10 @@ class Dense(NamedTuple):
     # Image by image: Q masks of the size of an image are large.
     found = jax.lax.map(scores, tuple(prediction))
     return jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
+
+  def scores(self, logits: Array) -> Array:
+    """The sums over the queries that the logits are of."""
+    return jnp.exp(logits)
 
 
 def predict_objects(model: Any, outputs: Mapping[str, Any], batch: Batch) -> dict[str, Array]:

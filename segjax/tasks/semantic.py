@@ -56,6 +56,8 @@ class EvalConfig:
     metrics: names in `METRICS`.
     tile: height and width of the tiles in tiled inference; None to process the image at once.
     overlap: context in pixels around a tile, for models without a `margin`.
+    window: in place of tiles, height and width of windows that are spread evenly over the image,
+      and whose probabilities are averaged where they overlap.
     test_time_augmentation: averages the probabilities over these symmetries of the image.
     samples: averages the probabilities over this many passes with dropout (Bayesian SegNet, arXiv
       1511.02680); 0 for one pass without. The model's `__call__` must accept `sample`.
@@ -64,11 +66,14 @@ class EvalConfig:
   metrics: tuple[str, ...] = ('confusion',)
   tile: tuple[PositiveInt, PositiveInt] | None = None
   overlap: NonNegativeInt = 0
+  window: tuple[PositiveInt, PositiveInt] | None = None
   test_time_augmentation: Literal['none', 'flip', 'dihedral'] = 'none'
   samples: NonNegativeInt = 0
 
   def __post_init__(self):
     check_metrics(self.metrics, METRICS)
+    if self.window is not None and (self.tile is not None or self.overlap):
+      raise SegjaxError('config.eval.tile and window both divide an image: set one to none')
 
 
 def make_task(
@@ -98,13 +103,19 @@ def make_task(
   `uncertainty` f32[B, h, w], see `monte_carlo`.
 
   Raises:
-    SegjaxError: `config.samples` is set for a model without dropout at test time.
+    SegjaxError: `config.samples` is set for a model without dropout at test time; or
+      `config.window` for one with a margin.
   """
   del things
   if config.samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
     raise SegjaxError(
       f'config.eval.samples={config.samples}: {type(model).__name__} has no dropout at test time: '
       'set it to 0, or use a model that has, such as segnet.SegNet'
+    )
+  if config.window is not None and getattr(model, 'margin', 0):
+    raise SegjaxError(
+      f'config.eval.window: the output of {type(model).__name__} is smaller than its input: set it '
+      "to none, or config.model.padding to 'same'"
     )
   metrics = tuple(METRICS[name](class_names) for name in config.metrics)
   visualize, drawn = functools.partial(_visualize, draw), ('label', 'uncertainty')
@@ -114,7 +125,7 @@ def make_task(
       model,
       losses,
       functools.partial(queries.make_targets, things=None, by_label=classes, most=model.queries),
-      batch_keys=('image', 'label', 'valid'),
+      batch_keys=('image', 'size', 'label', 'valid'),
       evaluate=functools.partial(_forward, queries.Dense(model), config, train=False),
       predict=_predict,
       metrics=metrics,
@@ -123,7 +134,10 @@ def make_task(
     )
   dense_keys = ('image', 'label', 'weight')
   return Task(
-    batch_spec={**dict.fromkeys(dense_keys, P('data', 'space')), 'valid': P('data')},
+    batch_spec={
+      **dict.fromkeys(dense_keys, P('data', 'space')),
+      **dict.fromkeys(('size', 'valid'), P('data')),
+    },
     init=lambda key, batch: model.init(key, batch['image']),
     forward=functools.partial(_forward, model, config),
     batch_statistics=functools.partial(_batch_statistics, model),
@@ -151,6 +165,8 @@ def _forward(
 
   def infer(**kwargs: Any) -> Array:
     network = functools.partial(model.apply, variables, **kwargs)
+    if config.window is not None:
+      return _windowed(network, model, config, batch)
     apply = functools.partial(_whole, network, model, config)
     return symmetric_average(apply, batch['image'], config.test_time_augmentation)
 
@@ -271,6 +287,22 @@ def _whole(apply: Callable[[Array], Array], model: Any, config: EvalConfig, imag
   stride = getattr(model, 'stride', 1)
   tile = (fit(max(height, stride)), fit(max(width, stride)))
   return tiles.overlap_tile(apply, image, tile, margin, stride=stride)
+
+
+def _windowed(
+  apply: Callable[[Array], Array], model: Any, config: EvalConfig, batch: Batch
+) -> Array:
+  """Logits whose softmax is the mean probability over the windows, see `EvalConfig.window`.
+
+  Of a network that predicts masks it is the mean of its scores, as published.
+  """
+  image = batch['image']
+  whole = image.shape[1:3]
+  size = batch.get('size', jnp.broadcast_to(jnp.asarray(whole, jnp.int32), (len(image), 2)))
+  window = tuple(min(sides) for sides in zip(config.window, whole, strict=True))
+  probability = getattr(model, 'scores', jax.nn.softmax)
+  seen = lambda x: probability(symmetric_average(apply, x, config.test_time_augmentation))
+  return _log(tiles.mean_of_windows(seen, image, size, window))
 
 
 def _masked_label(batch: Batch) -> Array:

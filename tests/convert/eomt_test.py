@@ -19,6 +19,7 @@ from segjax.ops import mask_sets
 from segjax.types import SegjaxError
 
 CLASSES, QUERIES, SIDE = 5, 6, 64
+OTHERS = {'size': 'atom', 'queries': QUERIES, 'query_blocks': 1, 'grid': (4, 4)}
 
 
 @functools.cache
@@ -134,6 +135,38 @@ def test_a_file_of_another_width(small, monkeypatch):
   monkeypatch.setitem(vit.SIZES, small, vit.VitSize(24, 2, 3))
   with pytest.raises(SegjaxError, match=r'shape .*12.* where this network has .*24'):
     load_dinov2(small, random_dinov2(), grid=(4, 4))
+
+
+@pytest.mark.parametrize('kind', ['eomt/{}', 'transformers/eomt_{}', 'dinov2/{}_reg4'])
+def test_a_file_of_another_size(kind):
+  arrays = {row.key: np.zeros((1, 1, 1)) for row in SOURCES[kind.format('large')].rows}
+  source = kind.format('small')
+  with pytest.raises(SegjaxError, match=rf'FILE is not {source}.*: use the source .*_?large'):
+    convert(arrays, SOURCES, source, 'FILE')
+
+
+@pytest.mark.parametrize(
+  ('keys', 'path'),
+  [({'patch': 8}, 'patches/kernel'), ({'queries': 9}, 'query'), ({'grid': (8, 8)}, 'position')],
+)
+def test_a_run_of_another_network(small, keys, path):
+  """But for how its attention is masked, which is the new run's to say."""
+  make = lambda **keys: EoMT(CLASSES, **{**OTHERS, **keys})
+  image = np.zeros((1, SIDE, SIDE, 3), np.float32)
+
+  def zeros(model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), dict(shapes))
+
+  pretrained = Pretrained('runs/a', flat_paths({'params': zeros(make())['params']}))
+  state = zeros(make(annealing=((0, 1),)))
+  _, state, report = load_into(state.pop('params'), state, pretrained)
+  assert report.new == ('masked/share',)
+  other = zeros(make(**keys))
+  with pytest.raises(
+    SegjaxError, match=f'runs/a has params/.*{path} of shape .*change config.model'
+  ):
+    load_into(other.pop('params'), {}, pretrained)
 
 
 # --- transformers ---------------------------------------------------------------------------------

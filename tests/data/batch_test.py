@@ -87,7 +87,7 @@ def test_many_zeros_are_aligned_zeros_that_can_be_written_to():
   ('annotations', 'train', 'canvas', 'keys'),
   [
     (('label',), True, None, {'image', 'label', 'seed'}),
-    (('label',), False, None, {'image', 'label'}),
+    (('label',), False, None, {'image', 'label', 'size'}),
     (('objects',), True, None, {'image', 'size', 'index', 'instances', 'seed', 'left_out'}),
     (('objects',), False, None, {'image', 'size', 'index'}),
     (

@@ -3,6 +3,7 @@
 import pytest
 from inputs import changed, input_config
 
+from segjax.data import order
 from segjax.data.config import Augment, SizeConfig
 from segjax.types import SegjaxError
 
@@ -50,6 +51,18 @@ def test_jitter_fits_an_image_size(keys):
 def test_two_sizes_exclude_each_other():
   with pytest.raises(SegjaxError, match='image_size and short_side both resize: set one to none'):
     SizeConfig(image_size=(8, 8), short_side=(8,))
+
+
+def test_two_sizes_of_training_and_of_evaluation():
+  sizes = {'image_size': (8, 8), 'resize': 'fit', 'short_side': (8,), 'shapes': ((8, 16), (16, 8))}
+  with pytest.raises(SegjaxError, match='both resize: set one to none, or set .*jitter'):
+    input_config(**sizes)
+  config = input_config(augment={'large_scale_jitter': (0.5, 2.0)}, **sizes)
+  name = lambda: 'an image'
+  assert order.known_shape(config, train=True) == (8, 8)
+  assert order.eval_size((30, 20), config) == (12, 8)
+  assert order.fit_shape((12, 8), config, name) == (16, 8)
+  assert order.train_size((30, 20), config, 0, 0, 0, 1)[0] < 17
 
 
 @pytest.mark.parametrize('keys', [{'short_side': ()}, {'shapes': ()}])

@@ -145,7 +145,7 @@ def test_what_killed_processes_left_is_deleted(tmp_path, isbi):
   [
     ('scnes', 'unknown data set: did you mean scenes'),
     ('oxford_iiit_pets', 'unknown data set: did you mean oxford_iiit_pet'),
-    ('qqqqqq', 'unknown data set: choose from camvid, .*, scenes, .*, voc'),
+    ('qqqqqq', 'unknown data set: choose from ade20k, .*, scenes, .*, voc'),
     ('isbi2012/fold7', 'has no config fold7: did you mean fold'),
   ],
 )

@@ -1,5 +1,6 @@
 """The streams of batches: what is in them, in which order, on how many hosts and workers."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -140,6 +141,7 @@ def test_train_batch_without_augmentation(tiny):
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
       'image': ((4, 16, 24, 3), np.uint8),
       'label': ((4, 16, 24), np.int32),
+      'seed': ((4,), np.uint32),
       'valid': ((4,), bool),
     }
     assert batch['valid'].all()
@@ -638,6 +640,42 @@ def test_objects_that_are_left_out_are_counted_and_reported(objects_builder):
     assert found['instances'].valid.sum(1).max() <= 5 and 'left_out' not in found
   reports.clear()
   train(objects_builder, 8, OBJECTS, report=reports.append)
+  assert not reports
+
+
+def test_of_more_objects_than_queries_the_largest_are_kept(objects_builder):
+  """As with `max_objects`, and the key that says so is the network's."""
+  reports = []
+  config = dataclasses.replace(changed(OBJECTS, max_objects=8), queries=5)
+  batches = train(objects_builder, 8, config, report=reports.append)
+  expected = train(objects_builder, 8, changed(OBJECTS, max_objects=5))
+  assert_same(batches, expected)
+  assert len(reports) == 2
+  assert all('objects' in text and '(config.model.queries=5)' in text for text in reports)
+
+
+def test_of_more_masks_than_queries_the_rest_is_counted_and_reported(tiny, segments_builder):
+  """Of classes, and of objects and classes of stuff together."""
+  reports = []
+  config = input_config(batch_size=4, shuffle=False)
+  [(found, _)] = train(tiny, 1, dataclasses.replace(config, queries=2), report=reports.append)
+  assert all(set(range(CLASSES)) < set(np.unique(label)) for label in found['label'])
+  assert found['image'].shape == (4, 32, 32, 3), 'whole patches, though all images are of one size'
+  assert ': 1 masks are left out (config.model.queries=2, one for each object and' in reports[0]
+  assert reports[1].startswith('4 masks of 4 images')
+
+  reports.clear()
+  config = dataclasses.replace(changed(PANOPTIC, max_objects=1), queries=1)
+  spec = datasets.spec(segments_builder, config)
+  [(found, _)] = train(segments_builder, 1, config, report=reports.append)
+  stuff = set(range(spec.num_classes)) - set(spec.things)
+  objects = found['instances']
+  count = (objects.valid & ~objects.crowd).sum(1)
+  count += [len(set(np.unique(label)) & stuff) for label in found['label']]
+  left_out = np.maximum(count - 1, 0)
+  assert left_out.any() and any(r.startswith(f'{left_out.sum()} masks of ') for r in reports)
+  reports.clear()
+  train(segments_builder, 1, dataclasses.replace(PANOPTIC, queries=20), report=reports.append)
   assert not reports
 
 

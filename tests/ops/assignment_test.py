@@ -54,6 +54,24 @@ def test_costs_that_are_not_finite_are_the_last_choice():
   assert len(set(np.asarray(assign(broken, np.ones(2, bool))).tolist())) == 2
 
 
-def test_more_objects_than_queries():
-  with pytest.raises(ValueError, match='3 objects cannot be assigned to 2 queries'):
-    assign(np.zeros((3, 2), np.float32), np.ones(3, bool))
+@pytest.mark.parametrize('seed', range(3))
+def test_more_rows_than_queries(seed):
+  """Padding goes without, whatever it costs and wherever it is."""
+  rng = np.random.default_rng(seed)
+  cost = rng.normal(size=(40, OBJECTS + 4, OBJECTS)).astype(np.float32)
+  cost[::2] = rng.integers(-2, 3, cost[::2].shape)
+  for i, count in enumerate(rng.integers(0, OBJECTS + 1, 40)):
+    valid = rng.permutation(OBJECTS + 4) < count
+    given = np.where(valid[:, None], cost[i], rng.choice([-1e9, 1e9, np.nan], OBJECTS))
+    query = np.asarray(run(given[None], valid[None]))[0]
+    assert sorted(set(query[valid])) == sorted(query[valid])
+    best = cost[i][valid][linear_sum_assignment(cost[i][valid])].sum()
+    np.testing.assert_allclose(cost[i][valid, query[valid]].sum(), best, rtol=0, atol=1e-5)
+
+
+def test_without_any_object():
+  """Of a batch of images, one has none; and there may be no row at all."""
+  cost = np.ones((2, 3, 4), np.float32)
+  found = np.asarray(run(cost, np.array([[False] * 3, [True, True, False]])))
+  assert all(len(set(row)) == 3 for row in found.tolist())
+  assert assign(np.zeros((0, 4), np.float32), np.zeros(0, bool)).shape == (0,)

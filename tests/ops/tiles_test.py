@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from jax import lax
 
 from segjax.ops.pooling import max_pool_2x2
-from segjax.ops.tiles import map_blocks, overlap_tile
+from segjax.ops.tiles import map_blocks, mean_of_windows, overlap_tile
 from segjax.ops.upsample import conv_transpose
 from segjax.types import SegjaxError
 
@@ -96,6 +98,50 @@ def test_tiles_start_at_multiples_of_the_stride(axis):
   jax.effects_barrier()
   np.testing.assert_array_equal(y, image)
   assert starts == [0, 4]  # And no third tile: the second reaches the end.
+
+
+def by_window(x):
+  """Differs by the place in the window."""
+  y, x_ = np.mgrid[: x.shape[1], : x.shape[2]]
+  return jnp.concatenate([x * (1 + y + 2 * x_)[..., None], x**2], -1)
+
+
+def mean_by_hand(image, window):
+  """EoMT's inference, as its public code has it: windows along the longer side of one image."""
+  height, width = image.shape[:2]
+  count = math.ceil(max(height, width) / window)
+  overlap = count * window - max(height, width)
+  step = window - (overlap / (count - 1) if overlap > 0 else 0)
+  total, times = np.zeros((height, width, 2)), np.zeros((height, width, 1))
+  for i in range(count):
+    start = int(i * step)
+    part = np.s_[start : start + window] if height > width else np.s_[:, start : start + window]
+    total[part] += by_window(image[part][None])[0]
+    times[part] += 1
+  return total / times
+
+
+@pytest.mark.parametrize(
+  'sizes',
+  [[(8, 8)], [(8, 16)], [(8, 21), (8, 9), (8, 8)], [(8, 20), (17, 8)], [(30, 8), (8, 23)]],
+)
+def test_windows_are_those_of_the_published_inference(sizes):
+  """Of each image inside its padding, which is as large as the largest one needs."""
+  canvas = tuple(-(-max(side) // 8) * 8 for side in zip(*sizes, strict=True))
+  images = normal(len(sizes), *canvas, 1)
+  run = jax.jit(lambda x, size: mean_of_windows(by_window, x, size, (8, 8)))
+  found = np.asarray(run(images, np.array(sizes, np.int32)))
+  for image, (height, width), one in zip(images, sizes, found, strict=True):
+    expected = mean_by_hand(image[:height, :width], 8)
+    np.testing.assert_allclose(one[:height, :width], expected, rtol=1e-5, atol=1e-5)
+    assert not one[height:].any() and not one[:, width:].any()
+
+
+def test_windows_along_both_axes():
+  """Each pixel is covered; what does not depend on the window is as it is without windows."""
+  image, size = normal(1, 20, 28, 1), np.array([[19, 27]], np.int32)
+  found = mean_of_windows(lambda x: 3 * x, image, size, (8, 12))[0, :19, :27]
+  np.testing.assert_allclose(found, 3 * image[0, :19, :27], rtol=1e-5)
 
 
 def test_a_tile_smaller_than_the_stride():

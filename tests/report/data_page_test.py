@@ -72,7 +72,7 @@ def test_findings_compare_pixels():
 def test_findings_compare_objects_in_instance_tasks():
   train = split(example('a', (1, 9000, 5), objects=7), example('b'), objects=(5, 0, 2))
   assert data_page.findings([train], INSTANCE) == ['train has no object of <cat>']
-  assert data_page.findings([train], INSTANCE, most=6)[1] == (
+  assert data_page.findings([train], INSTANCE, most=('config.batch.max_objects=6', 6))[1] == (
     'train: images with more than config.batch.max_objects=6 objects: 1; training keeps the largest'
   )
 

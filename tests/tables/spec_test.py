@@ -54,6 +54,18 @@ recipes.small.init_from = 'other'""",
   assert first.checkpoints == ('latest', 'best')
 
 
+def test_an_argument_of_the_config(folder):
+  text = tiny_table.TABLE.replace('= .', '= 0.')
+  line = "recipes.small.overrides.'eval.test_time_augmentation' = 'flip'"
+  (folder / 'table.toml').write_text(text.replace(line, "recipes.small.argument = 'wide'"))
+  table = spec.read_table(folder)
+  assert table.entries['first.small'].config == table.root / 'configs/tiny/small.py:wide'
+  wrong = text.replace('recipes.measured = {}', "recipes.measured.argument = 'wide'")
+  (folder / 'table.toml').write_text(wrong)
+  with pytest.raises(SegjaxError, match=r'rows\.first\.recipes\.measured\.argument is of a config'):
+    spec.read_table(folder)
+
+
 def test_ancestors(table):
   second, first, _ = table.entries.values()
   assert spec.ancestors(table, second) == [first]

@@ -1,9 +1,11 @@
 """The three tasks around a network that predicts masks."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from networks import abstract, filled
 
@@ -12,7 +14,10 @@ from segjax.models.eomt import EoMT, MatchingConfig, Prediction
 from segjax.nn import vit
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance, panoptic, queries, semantic
+from segjax.training import sharding
 from segjax.training.compile import jit
+from segjax.training.state import init_state
+from segjax.training.step import make_eval_step, make_train_step, mean
 from segjax.types import IGNORE_LABEL, Instances, SegjaxError, Segments
 
 SIZE, CLASSES, THINGS = 32, 5, (1, 3, 4)
@@ -40,6 +45,11 @@ def make_model(**keys):
     'matching': MATCHING,
   }
   return EoMT(CLASSES, **{**given, **keys})
+
+
+with pytest.MonkeyPatch.context() as _patch:
+  _patch.setitem(vit.SIZES, 'atom', vit.VitSize(12, 2, 3))
+  MASKED = make_model(annealing=((5, 9),))
 
 
 def make_task(kind, model=None, **keys):
@@ -161,9 +171,55 @@ def test_of_more_classes_than_queries_the_largest_are_kept():
   )
 
 
-def test_more_objects_than_queries():
-  with pytest.raises(SegjaxError, match='max_objects=4 is more than config.model.queries=3'):
-    targets_of('instance', make_batch('instance'), most=3)
+@pytest.mark.parametrize('kind', ['instance', 'panoptic'])
+@pytest.mark.parametrize('most', [1, 2, 3])
+def test_of_more_masks_than_queries_the_largest_are_kept(kind, most):
+  """Objects and classes of stuff alike; each has a query."""
+  batch = make_batch(kind)
+  every, found = targets_of(kind, batch), targets_of(kind, batch, most=most)
+  areas = np.where(every.valid, whole_masks(every).round().sum((2, 3)), 0)
+  kept = np.where(found.valid, whole_masks(found).round().sum((2, 3)), 0)
+  for before, after in zip(areas, kept, strict=True):
+    assert sorted(after[after > 0]) == sorted(before[before > 0])[-most:]
+  keys = jax.random.split(jax.random.key(0), 2)
+  given = perfect(every, np.arange(8))
+  prediction = Prediction(given.classes[:, :most], given.masks[:, :most])
+  run = functools.partial(queries.match, config=MATCHING, example=np.ones(2, bool))
+  target = np.asarray(jit(run, once=True)([prediction], found, keys).target)[0]
+  for i in range(2):
+    classes = np.asarray(found.classes[i])[np.asarray(found.valid[i])]
+    assert sorted(target[i][target[i] != CLASSES]) == sorted(classes)
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_images_without_an_object_or_with_masks_without_a_pixel(kind):
+  """They are no targets, and losses and gradients are finite; without any, of classes alone."""
+  batch, task = make_batch(kind), make_task(kind)
+  nothing = (
+    {**batch, 'label': np.full_like(batch['label'], IGNORE_LABEL)} if 'label' in batch else batch
+  )
+  if kind != 'semantic':
+    objects = batch['instances']
+    nothing['instances'] = objects._replace(
+      masks=np.zeros_like(objects.masks), valid=np.ones_like(objects.valid)
+    )
+  halved = jax.tree.map(lambda full, none: np.concatenate([full[:1], none[1:]]), batch, nothing)
+  assert not np.asarray(targets_of(kind, nothing).valid).any()
+
+  @functools.partial(jit, once=True)
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def loss_of(params, batch):
+    outputs, _ = task.forward({'params': params}, batch, train=True, step=np.int32(0))
+    parts = task.losses(outputs, batch)
+    return sum(mean(part) for part in parts.values()), parts
+
+  params = random_variables()['params']
+  for given, count in ((nothing, 0), (halved, int(targets_of(kind, halved).valid.sum()))):
+    (loss, parts), gradient = loss_of(params, given)
+    assert np.isfinite(loss) and loss > 0 and parts['query_mask'].count == count
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    of_head = np.abs(gradient['head']['upscale_0']['up']['kernel']).max()
+    assert (of_head > 0) == (count > 0)
 
 
 def perfect(targets, order, queries_=8):
@@ -273,6 +329,20 @@ def test_symmetries_of_semantic_segmentation():
   np.testing.assert_allclose(here, there[:, :, ::-1], rtol=1e-4, atol=1e-5)
 
 
+def test_windows_of_semantic_segmentation():
+  """The mean of the scores of two windows, within the padding of the image, as published."""
+  wide = np.random.default_rng(0).normal(size=(1, SIZE, 64, 3)).astype(np.float32)
+  batch = {'image': wide, 'size': np.array([[SIZE, 52]], np.int32)}
+  task = make_task('semantic', window=(SIZE, SIZE))
+  run = jit(lambda batch: task.forward(random_variables(), batch, train=False)[0]['logits'])
+  found = np.exp(run(batch))[:, :, :52]
+  of_window = jit(lambda x: queries.Dense(make_model()).apply(random_variables(), x))
+  left, right = (np.exp(of_window(wide[:, :, x : x + SIZE])) for x in (0, 20))
+  both = (left[:, :, 20:] + right[:, :, :12]) / 2
+  expected = np.concatenate([left[:, :, :20], both, right[:, :, 12:]], 2)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
   ('kind', 'keys', 'message'),
   [
@@ -284,3 +354,87 @@ def test_symmetries_of_semantic_segmentation():
 def test_keys_of_other_networks(kind, keys, message):
   with pytest.raises(SegjaxError, match=message):
     make_task(kind, **keys)
+
+
+# --- several devices ------------------------------------------------------------------------------
+
+
+@functools.cache
+def state_of(kind):
+  """Of a network whose attention is masked for half of the queries, on the host."""
+  task = dataclasses.replace(make_task(kind, MASKED), init=lambda key, batch: masked_variables())
+  return jax.device_get(init_state(task, optax.sgd(0.1), jax.random.key(0), {}, ema=False))
+
+
+def masked_variables():
+  shapes = abstract(MASKED, (1, SIZE, SIZE, 3))[0]
+  return {'params': filled(shapes['params']), 'masked': {'share': np.full(1, 0.5, np.float32)}}
+
+
+@functools.cache
+def trained(kind, mesh, accumulate):
+  """The state after a step on one batch, and its scalars."""
+  *mesh, fsdp = mesh
+  mesh = sharding.make_mesh(sharding.MeshConfig(*mesh, fsdp))
+  task, state = make_task(kind, MASKED), state_of(kind)
+  places = sharding.state_shardings(state, mesh, fsdp=fsdp)
+  if fsdp:
+    task = sharding.gathered(task, mesh)
+    shared = [x for x in jax.tree.leaves(places.params) if not x.is_fully_replicated]
+    assert len(shared) > 20
+  rate = optax.constant_schedule(0.1)
+  step = make_train_step(task, optax.sgd(0.1), rate, seed=0, accumulate=accumulate)
+  # Of one image there is a single object, so that devices and parts have different counts.
+  batch = make_batch(kind, count=8)
+  if 'instances' in batch:
+    batch['instances'].valid[0, 1:] = False
+  batch = sharding.put_batch(batch, mesh, task.batch_spec)
+  step = jit(step, once=True, out_shardings=(places, sharding.replicated(mesh)))
+  return jax.device_get(step(sharding.put(state, places), batch))
+
+
+# The first one has all at once.
+LAYOUTS = [((4, 1, True), 2), ((4, 1, False), 1), ((1, 1, False), 4)]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'mesh', 'accumulate'),
+  [
+    pytest.param(kind, *layout, marks=[pytest.mark.slow] * (i + j > 0))
+    for i, kind in enumerate(('panoptic', 'semantic', 'instance'))
+    for j, layout in enumerate(LAYOUTS)
+  ],
+)
+def test_devices_and_parts_change_nothing(monkeypatch, kind, mesh, accumulate):
+  """Four devices that share the parameters, and a batch in two parts; each of it alone.
+
+  Points and masked queries are drawn by image, and losses are sums and counts: the losses, and the
+  parameters after a step, which are the gradient, are those of one device to rounding.
+  """
+  monkeypatch.setattr(sharding, '_SMALLEST', 1)
+  one, scalars = trained(kind, (1, 1, False), 1)
+  state, other = trained(kind, mesh, accumulate)
+  assert scalars['finite'] and scalars['grad_norm'] > 0.1
+  assert len(scalars) == 8, 'three losses beside the others'
+  for name, value in scalars.items():
+    assert other[name] == pytest.approx(value, rel=1e-4), name
+  start = state_of(kind).params
+  for a, b, before in zip(*map(jax.tree.leaves, (state.params, one.params, start)), strict=True):
+    np.testing.assert_allclose(a - before, b - before, rtol=1e-3, atol=1e-5)
+  np.testing.assert_array_equal(state.model_state['masked']['share'], [1])
+
+
+@pytest.mark.parametrize('kind', TASKS)
+def test_devices_do_not_change_the_result(kind):
+  """Of an evaluation, with attention that is masked."""
+  task, batch = make_task(kind, MASKED), make_batch(kind, count=4)
+  found = []
+  for devices in (1, 4):
+    mesh = sharding.make_mesh(sharding.MeshConfig(devices))
+    variables = sharding.put_replicated(masked_variables(), mesh)
+    step = jit(make_eval_step(task), once=True)
+    found.append(step(variables, sharding.put_batch(batch, mesh, task.batch_spec))[1:3])
+  (states, one), (other_states, four) = jax.device_get(found)
+  for a, b in zip(*map(jax.tree.leaves, (states, other_states)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), one, four)

@@ -66,6 +66,29 @@ def test_tiles_equal_the_whole_image(variables, size):
     np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('symmetries', ['none', 'flip'])
+def test_windows_average_probabilities(symmetries):
+  """Of two windows of 16 on 24 columns; of symmetries within a window."""
+  model = UNet(classes=2, width=2, depth=1, padding='same')
+  image = images(1, 16, 24, 1)
+  variables = filled(abstract(model, image.shape)[0])
+  options = {'test_time_augmentation': symmetries}
+  found = outputs_of(model, variables, image, window=(16, 16), **options)['logits']
+  left, right = (
+    jax.nn.softmax(outputs_of(model, variables, part, **options)['logits'])
+    for part in (image[:, :, :16], image[:, :, 8:])
+  )
+  expected = np.concatenate(
+    [left[:, :, :8], (left[:, :, 8:] + right[:, :, :8]) / 2, right[:, :, 8:]], 2
+  )
+  np.testing.assert_allclose(jax.nn.softmax(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_not_for_networks_with_a_margin():
+  with pytest.raises(SegjaxError, match='eval.window: the output of UNet is smaller'):
+    task_of(UNPADDED, window=(16, 16))
+
+
 def test_same_padded_tiles_equal_the_whole_image_away_from_the_border():
   model = UNet(classes=2, width=2, depth=1, padding='same')
   image = images(1, 40, 40, 1)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import warnings
@@ -43,6 +44,10 @@ class CocoFile(NamedTuple):
   images: tuple[CocoImage, ...]
   annotations: Mapping[int, Sequence[Mapping[str, Any]]]
 
+
+# The lists `images`, `categories` and `annotations` of a JSON file.
+Tables = dict[str, list[dict[str, Any]]]
+Correct = Callable[[Tables], None]
 
 # What the value of a key must be, in words, and whether it is.
 Rule = tuple[str, Callable[[Any], bool]]
@@ -101,7 +106,9 @@ def optional(rules: Mapping[str, Rule]) -> dict[str, Rule]:
   return {key: relax(rule) for key, rule in rules.items()}
 
 
-def read_file(path: Path, kind: str, *, own: bool = False) -> CocoFile:
+def read_file(
+  path: Path, kind: str, *, own: bool = False, correct: Correct | None = None
+) -> CocoFile:
   """Reads `images`, `categories` and `annotations` of a JSON file of any of COCO's kinds.
 
   Args:
@@ -109,12 +116,15 @@ def read_file(path: Path, kind: str, *, own: bool = False) -> CocoFile:
     kind: that it should be, 'instances' or 'panoptic', for error messages.
     own: whether it is of a data set of one's own, in which sizes of images may be missing, and two
       categories may have one name if only one of them is used.
+    correct: changes the three lists where a tool is known to write them otherwise.
 
   Raises:
     SegjaxError: the file is missing, truncated or without one of the three; an image or a category
       lacks what it must have or comes twice; an annotation is of an image that is not listed.
   """
   tables = _read_tables(path, kind)
+  if correct is not None:
+    correct(tables)
   for entry in tables['categories']:
     check(path, f'category {entry.get("id")}', entry, {'name': _LINE, 'id': INTEGER})
   size = {'height': _SIZE, 'width': _SIZE}
@@ -144,7 +154,7 @@ def read_file(path: Path, kind: str, *, own: bool = False) -> CocoFile:
   )
 
 
-def _read_tables(path: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
+def _read_tables(path: Path, kind: str) -> Tables:
   try:
     content = json.loads(raw.read_bytes(path))
   except ValueError as e:  # no JSON, or no UTF-8
@@ -237,12 +247,14 @@ class CocoConfig(tfds.core.BuilderConfig):
   Attributes:
     splits: split to the name that its files have upstream; None for a data set of one's own.
     content: what the directory of raw files should hold, for messages.
-    options: of a data set of one's own.
+    file: the annotation file of a split, with {kind} and, for its name upstream, {name}.
+    options: of a data set of one's own; of another, where its images are.
     annotations: that it has; () for those of the files.
   """
 
   splits: dict[str, str] | None = None
   content: str = ''
+  file: str = 'annotations/{kind}_{name}.json'
   options: coco_layout.Options = coco_layout.Options()
   annotations: tuple[str, ...] = ()
 
@@ -262,10 +274,12 @@ class CocoBuilder(raw.Builder, skip_registration=True):
 
   Attributes:
     kind: of the files, 'instances' or 'panoptic'.
+    correct: see the function `read_file`.
   """
 
   Options = coco_layout.Options
   kind: str
+  correct: Correct | None = None
 
   def read_file(self, path: Path) -> CocoFile:
     """A file of that kind; what is wrong is an error that names it."""
@@ -317,8 +331,9 @@ class CocoBuilder(raw.Builder, skip_registration=True):
     if self.is_own:
       content = self.builder_config.content
       return coco_layout.find_parts(source, self.options, self.kind, content)
+    file = functools.partial(self.builder_config.file.format, kind=self.kind)
     return [
-      coco_layout.Part(source / 'annotations' / f'{self.kind}_{name}.json', name, split)
+      coco_layout.Part(source / file(name=name), name, split)
       for split, name in self.builder_config.splits.items()
     ]
 

@@ -61,6 +61,7 @@ class SemanticBuilder(Builder, skip_registration=True):
     classes: the names of the class indices.
     first: the raw value of class 0; the others follow it.
     void: the raw value of void.
+    modes: the pixel modes that an image may have, see `read_image`.
     palette: the color of each class; None for PASCAL VOC's colors of the raw values.
     image, features, metadata: see `common.semantic_info`.
   """
@@ -70,6 +71,7 @@ class SemanticBuilder(Builder, skip_registration=True):
   classes: Sequence[str]
   first: int = 0
   void: int
+  modes: tuple[str, ...] = ('RGB',)
   palette: Sequence[Sequence[int]] | None = None
   image: tfds.features.Image | None = None
   features: Mapping[str, Any] | None = None
@@ -111,7 +113,7 @@ class SemanticBuilder(Builder, skip_registration=True):
   def make(self, files: Files) -> dict[str, Any]:
     """An example."""
     name, image_path, label_path = files
-    values, image = self.read_label(label_path), read_image(image_path, 'RGB')
+    values, image = self.read_label(label_path), read_image(image_path, self.modes)
     label = map_label(values, label_path, len(self.classes), first=self.first, void=self.void)
     check_same_size(image, image_path, label, label_path)
     stored = self.encode_label(label_path, values, label)

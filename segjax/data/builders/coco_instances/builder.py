@@ -111,7 +111,7 @@ class Builder(coco_files.CocoBuilder):
       coco.set_categories(info, categories, self.options.colors)
 
   def read_file(self, path: Path) -> coco_files.CocoFile:
-    return read_file(path, own=self.is_own)
+    return read_file(path, own=self.is_own, correct=self.correct)
 
   def _split(
     self,
@@ -188,14 +188,17 @@ class _Maker:
     return make(self.options, image.file_name, image.id, encoded, size, content)
 
 
-def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+def read_file(
+  path: Path, *, own: bool, correct: coco_files.Correct | None = None
+) -> coco_files.CocoFile:
   """A file whose annotations are instances; what is wrong is an error that names it.
 
   Args:
     path: of the JSON file.
     own: whether it is of a data set of one's own.
+    correct: see `coco_files.read_file`.
   """
-  content = coco_files.read_file(path, 'instances', own=own)
+  content = coco_files.read_file(path, 'instances', own=own, correct=correct)
   categories = (category.id for category in content.categories)
   entries = [entry for of_image in content.annotations.values() for entry in of_image]
   if own:

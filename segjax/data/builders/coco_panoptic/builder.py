@@ -27,7 +27,7 @@ whose terms of use apply.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,12 @@ _NUMBERS: dict[str, coco_files.Rule] = {
 
 
 class Builder(coco_files.CocoBuilder):
-  """Prepares COCO panoptic 2017 or, as `coco_panoptic/custom`, a data set in its format."""
+  """Prepares COCO panoptic 2017 or, as `coco_panoptic/custom`, a data set in its format.
+
+  Attributes:
+    coverable: the ids of categories whose segments were listed before others were drawn over them:
+      their area and box are those of the PNG, and one that is covered completely is left out.
+  """
 
   BUILDER_CONFIGS = coco_files.make_configs(
     '118,287 train and 5,000 val images, 80 classes of things and 53 of stuff.',
@@ -82,6 +87,7 @@ class Builder(coco_files.CocoBuilder):
     'in NAME/ or images/',
   )
   kind = 'panoptic'
+  coverable: frozenset[int] = frozenset()
 
   @classmethod
   def own_config(
@@ -108,8 +114,8 @@ class Builder(coco_files.CocoBuilder):
       description='Images with a segment of a thing or of stuff for each pixel.',
       channels=self.options.channels,
       optional_splits={
-        split: f'put annotations/panoptic_{name}.json, its PNGs and its images into '
-        'config.data.source'
+        split: f'put {self.builder_config.file.format(kind=self.kind, name=name)}, its PNGs and '
+        'its images into config.data.source'
         for split, name in (self.builder_config.splits or {}).items()
       },
     )
@@ -122,7 +128,7 @@ class Builder(coco_files.CocoBuilder):
     panoptic.set_categories(info, categories)
 
   def read_file(self, path: Path) -> coco_files.CocoFile:
-    return read_file(path, own=self.is_own)
+    return read_file(path, own=self.is_own, correct=self.correct)
 
   def find_parts(self, source: Path) -> list[coco_layout.Part]:
     found = [part for part in super().find_parts(source) if self.is_own or part.path.is_file()]
@@ -147,7 +153,7 @@ class Builder(coco_files.CocoBuilder):
       (str(image.id), _Item(image, path, pngs[image.id], file.annotations[image.id][0]))
       for image, path in listed
     ]
-    make = functools.partial(_make, file.path, labels, self.options.channels)
+    make = functools.partial(_make, file.path, labels, self.options.channels, self.coverable)
     return records.Split(items, make)
 
 
@@ -158,14 +164,17 @@ class _Item(NamedTuple):
   annotation: Mapping[str, Any]
 
 
-def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
+def read_file(
+  path: Path, *, own: bool, correct: coco_files.Correct | None = None
+) -> coco_files.CocoFile:
   """A file with one annotation for each image; what is wrong is an error that names it.
 
   Args:
     path: of the JSON file.
     own: whether it is of a data set of one's own.
+    correct: see `coco_files.read_file`.
   """
-  content = coco_files.read_file(path, 'panoptic', own=own)
+  content = coco_files.read_file(path, 'panoptic', own=own, correct=correct)
   for category in content.categories:
     coco_files.check(path, f'category {category.id}', category._asdict(), _CATEGORY)
   categories = coco_files.one_of((category.id for category in content.categories), 'categories')
@@ -188,20 +197,40 @@ def read_file(path: Path, *, own: bool) -> coco_files.CocoFile:
   return content
 
 
-def _make(listed_in: Path, labels: Mapping[int, int], channels: int, item: _Item) -> dict[str, Any]:
+def _make(
+  listed_in: Path,
+  labels: Mapping[int, int],
+  channels: int,
+  coverable: Collection[int],
+  item: _Item,
+) -> dict[str, Any]:
   image, image_path, path, annotation = item
   encoded, size = coco_files.read_image(image_path, image, listed_in, channels)
   png = raw.read_bytes(path)
   ids = panoptic.rgb_to_ids(images.decode_image(png, 3, str(path)))
-  numbers = [entry['id'] for entry in annotation['segments_info']]
+  entries = annotation['segments_info']
+  if coverable:
+    entries = _visible(entries, ids, coverable)
+  numbers = [entry['id'] for entry in entries]
   numbered, areas = panoptic.segment_map(ids, numbers, str(path), size)
   segments = [
     _describe(path, listed_in, entry, numbered == place, pixels, labels)
-    for place, (entry, pixels) in enumerate(
-      zip(annotation['segments_info'], areas.tolist(), strict=True), 1
-    )
+    for place, (entry, pixels) in enumerate(zip(entries, areas.tolist(), strict=True), 1)
   ]
   return panoptic.panoptic_example(image.file_name, image.id, encoded, png, segments)
+
+
+def _visible(
+  entries: Sequence[Mapping[str, Any]], ids: np.ndarray, coverable: Collection[int]
+) -> list[Mapping[str, Any]]:
+  """The entries of segments; of `coverable` categories those in i[H, W], without numbers."""
+  there, found = set(np.unique(ids).tolist()), []
+  for entry in entries:
+    if entry['category_id'] not in coverable:
+      found.append(entry)
+    elif entry['id'] in there:
+      found.append({**entry, 'area': None, 'bbox': None})
+  return found
 
 
 def _describe(

@@ -12,7 +12,7 @@ from jax import lax
 from segjax.metrics.panoptic import count_pairs
 from segjax.ops import conv as conv_lib
 from segjax.ops import panoptic as panoptic_ops
-from segjax.ops.boxes import iou
+from segjax.ops.boxes import exceeds, iou
 from segjax.ops.nms import nms
 from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.roi_align import box_levels, roi_align
@@ -65,7 +65,7 @@ def pick_per_step(boxes: Any, scores: Any, classes: Any, *, threshold: float, si
   def step(state: Any) -> Any:
     count, left, kept = state
     best = jnp.argmax(left)
-    suppressed = (iou(boxes[best][None], boxes)[0] > threshold) & (classes == classes[best])
+    suppressed = exceeds(iou(boxes[best][None], boxes)[0], threshold) & (classes == classes[best])
     left = jnp.where(suppressed, -jnp.inf, left).at[best].set(-jnp.inf)
     return count + 1, left, kept.at[count].set(best)
 
@@ -83,7 +83,7 @@ def box_per_step(boxes: Any, scores: Any, classes: Any, *, threshold: float, siz
     place, count, kept = state
     i = order[place]
     rival = (jnp.arange(size) < count) & (classes[kept] == classes[i])
-    keep = ~(rival & (iou(boxes[i][None], boxes[kept])[0] > threshold)).any()
+    keep = ~(rival & exceeds(iou(boxes[i][None], boxes[kept])[0], threshold)).any()
     return place + 1, count + keep, kept.at[jnp.where(keep, count, size)].set(i, mode='drop')
 
   unfinished = lambda state: (state[0] < len(order)) & (state[1] < size)

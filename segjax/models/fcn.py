@@ -26,7 +26,7 @@ from segjax.nn.conv import Conv, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
 from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
-from segjax.ops.windows import Window, bilinear_crop, view
+from segjax.ops.windows import Window, bilinear_crop, missing, view
 from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
 
 
@@ -148,7 +148,9 @@ class FCNAlexNet(nn.Module):
   Attributes:
     classes: channels of the output.
     form: 'caffe' as in the authors' files; 'torchvision' matches torchvision's weights: different
-      channels, no groups and no local response normalization.
+      channels, no groups, no local response normalization, and pooling drops a partial last window.
+      Where the scores would then end before the image does, it is padded by up to 26 more rows and
+      columns at the bottom and right.
     width: multiplier of the channels of conv1 … conv5, rounded up to even numbers.
     fc_features: channels of fc6 and fc7 (paper: 4096).
     dropout: rate after fc6 and after fc7.
@@ -175,10 +177,13 @@ class FCNAlexNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> Array:
-    form = alexnet.FORMS[self.form]
+    form, size = alexnet.FORMS[self.form], image.shape[1:3]
+    if not form.partial:
+      pads = [(0, missing(view(self.windows), length)) for length in size]
+      image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
     x = alexnet.encode(image, form, width=self.width, padding=PAD, dtype=self.dtype)
     x = fc_layers(x, 6, self.fc_features, rate=self.dropout, train=train, dtype=self.dtype)
-    return upscore(score(x, self.classes, dtype=self.dtype), self.windows, image.shape[1:3])
+    return upscore(score(x, self.classes, dtype=self.dtype), self.windows, size)
 
 
 class FCNGoogLeNet(nn.Module):

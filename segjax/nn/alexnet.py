@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from segjax.nn.conv import Conv, he_normal, linen_conv, scaled
 from segjax.ops.normalize import local_response_norm
-from segjax.ops.pooling import caffe_max_pool
+from segjax.ops.pooling import max_pool
 from segjax.ops.windows import Window
 
 
@@ -49,17 +49,21 @@ class Form(NamedTuple):
     channels: of each convolution.
     groups: of each convolution.
     local_response: whether it has local response normalization.
+    partial: whether pooling keeps a partial last window, see `max_pool`.
   """
 
   channels: tuple[int, ...]
   groups: tuple[int, ...]
   local_response: bool
+  partial: bool
 
 
 FORMS = {
-  'caffe': Form((96, 256, 384, 384, 256), (1, 2, 1, 2, 2), local_response=True),
+  'caffe': Form((96, 256, 384, 384, 256), (1, 2, 1, 2, 2), local_response=True, partial=True),
   # Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks".
-  'torchvision': Form((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), local_response=False),
+  'torchvision': Form(
+    (64, 192, 384, 256, 256), (1, 1, 1, 1, 1), local_response=False, partial=False
+  ),
 }
 
 
@@ -82,6 +86,9 @@ def encode(image: jax.Array, form: Form, *, width: float, padding: int, dtype: A
     width: multiplier of all channels, rounded up to even numbers.
     padding: zero padding of conv1 on each side.
     dtype: of the convolutions; parameters are float32.
+
+  Raises:
+    ValueError: in a form without partial windows, the padded image is below 67 pixels.
   """
   x = image.astype(dtype)
   for layer, channels, groups in zip(LAYERS, form.channels, form.groups, strict=True):
@@ -99,7 +106,7 @@ def encode(image: jax.Array, form: Form, *, width: float, padding: int, dtype: A
     )(x)
     x = nn.relu(x)
     if layer.pooled:
-      x = caffe_max_pool(x, POOL)
+      x = max_pool(x, POOL, partial=form.partial)
     if layer.normed and form.local_response:
       x = local_response_norm(x)
   return x

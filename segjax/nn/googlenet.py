@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from segjax.nn.conv import Conv, he_normal, scaled
 from segjax.ops.normalize import local_response_norm
-from segjax.ops.pooling import caffe_max_pool
+from segjax.ops.pooling import max_pool
 from segjax.ops.windows import Window
 
 
@@ -118,11 +118,11 @@ def encode(
   first, reduce, second = STEM
 
   x = unit(image.astype(dtype), first, Window(7, stride=2, padding=padding), name='conv1')
-  x = norm(caffe_max_pool(x, pool1))
+  x = norm(max_pool(x, pool1, partial=True))
   x = unit(x, reduce, Window(1), name='conv2_reduce')
   x = norm(unit(x, second, Window(3, padding=1), name='conv2'))
   for pool, stage in zip(pools, STAGES, strict=True):
-    x = caffe_max_pool(x, pool)
+    x = max_pool(x, pool, partial=True)
     for name, channels in stage.items():
       x = inception(x, channels, Window(form.five, padding=form.five // 2), unit=unit, name=name)
   return x
@@ -146,7 +146,9 @@ def inception(
     unit(x, channels.one, Window(1), name=f'{name}_1x1'),
     unit(reduced, channels.three, Window(3, padding=1), name=f'{name}_3x3'),
     unit(fine, channels.five, five, name=f'{name}_5x5'),
-    unit(caffe_max_pool(x, SAME_POOL), channels.pool_proj, Window(1), name=f'{name}_pool_proj'),
+    unit(
+      max_pool(x, SAME_POOL, partial=True), channels.pool_proj, Window(1), name=f'{name}_pool_proj'
+    ),
   )
   return jnp.concatenate(branches, axis=-1)
 

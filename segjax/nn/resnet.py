@@ -18,7 +18,7 @@ from jax import lax
 from segjax.nn.conv import Conv as ConvLayer
 from segjax.nn.conv import make_norm
 from segjax.nn.remat import apply_block
-from segjax.ops.pooling import caffe_max_pool
+from segjax.ops.pooling import max_pool
 from segjax.ops.windows import Window
 from segjax.types import Fraction, NonNegativeFloat, PositiveInt, Range
 
@@ -316,6 +316,4 @@ class FrozenBatchNorm(nn.Module):
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
   """3x3 max pooling of stride 2, padded by 1: f[B, H, W, C] -> f[B, ceil(H/2), ceil(W/2), C]."""
-  height, width = ((n + 1) // 2 for n in x.shape[1:3])
-  # For even sizes Caffe has one more window, which starts at the last pixel.
-  return caffe_max_pool(x, Window(3, stride=2, padding=1))[:, :height, :width]
+  return max_pool(x, Window(3, stride=2, padding=1), partial=False)

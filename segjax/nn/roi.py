@@ -20,8 +20,9 @@ class RoIConfig:
   Attributes:
     op: the operation (Table 2c); RoIPool and RoIWarp need a single feature map.
     mode: average or maximum of the samples of a bin; RoIPool always takes the maximum.
-    sampling_ratio: samples per bin and axis of RoIAlign; 0 is adaptive.
-    max_samples: upper bound of the adaptive number; None allows a RoI as large as the map.
+    sampling_ratio: samples per bin and axis of RoIAlign and RoIWarp; 0 is adaptive.
+    max_samples: upper bound of the adaptive number per axis; larger RoIs are sampled more coarsely.
+      None allows a RoI as large as the finest map: exact, as RoIs are clipped to the image.
     aligned: half-pixel offset of RoIAlign, as in Detectron2 but not torchvision's default. With it
       mask targets are binary, without it fractional.
   """
@@ -51,7 +52,11 @@ def extract(
     resolution: P.
   """
   levels = [level.astype(jnp.float32) for level in levels]
-  sampling = {'sampling_ratio': config.sampling_ratio, 'mode': config.mode}
+  sampling = {
+    'sampling_ratio': config.sampling_ratio,
+    'mode': config.mode,
+    'max_samples': config.max_samples,
+  }
   if config.op == 'roi_align':
     return multilevel_roi_align(
       levels,
@@ -59,7 +64,6 @@ def extract(
       strides=strides,
       output_size=resolution,
       aligned=config.aligned,
-      max_samples=config.max_samples,
       **sampling,
     )
   [level], [stride] = levels, strides

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.types import Array
 
@@ -49,6 +50,19 @@ def ioa(a: Array, b: Array) -> Array:
     f32[N, M] in 0 to 1; 0 where either box is empty.
   """
   return _ratio(_intersection(a, b), area(a)[:, None])
+
+
+def exceeds(values: Array, threshold: float) -> Array:
+  """bool[...], whether values f32[...] are more than `threshold`, as a comparison in float64.
+
+  In float32 the threshold would be rounded too, perhaps up to the value of an exact tie: the IoU
+  3 / 10, rounded, is more than 0.3 but equal to 0.3 rounded. The threshold is rounded down instead,
+  since no float32 value lies between it and the result. A traced threshold is compared as it is.
+  """
+  if isinstance(threshold, float):
+    down = np.float32(threshold)
+    threshold = down if float(down) <= threshold else np.nextafter(down, np.float32(-np.inf))
+  return values > threshold
 
 
 def clip(boxes: Array, size: Sequence | Array) -> Array:

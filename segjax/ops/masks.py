@@ -46,7 +46,7 @@ def crop_masks(
   threshold: float | None,
   image_size: Array | None = None,
   sampling_ratio: int = 0,
-  max_samples: int | None = None,
+  max_samples: IntOrPair | None = None,
   zero_empty: bool = True,
   form: Literal['gather', 'matrix'] | None = None,
 ) -> Array:
@@ -67,7 +67,7 @@ def crop_masks(
     image_size: i32[2], or i32[B, 2]: rows and columns of the image without its padding, at whose
       border sampling ends as for a mask without padding; None for the size of the mask.
     sampling_ratio: as in `roi_align`.
-    max_samples: as in `roi_align`.
+    max_samples: as in `roi_align`; by default exact for boxes up to the size of the masks.
     zero_empty: as in `roi_align`.
     form: `gather` reads only the sampled bits; `matrix` unpacks one mask at a time and multiplies
       it with interpolation matrices. Default: the one that reads fewer pixels.

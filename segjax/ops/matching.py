@@ -42,6 +42,9 @@ def match(
   `low`. Padding and crowds are never matched; without other objects all boxes are negative. The
   objects are processed one by one, to avoid a matrix of all pairs.
 
+  IoUs and thresholds are compared in float32, as in PyTorch: an IoU of exactly 0.7 is at least
+  `high` = 0.7 and one of 0.3 is not less than `low` = 0.3, since both are rounded alike.
+
   A difference from torchvision: an object that overlaps no box has no positives, whereas with
   `low_quality` torchvision makes all boxes with IoU 0 positive.
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops.boxes import iou
+from segjax.ops.boxes import exceeds, iou
 from segjax.types import Array, Detections
 
 
@@ -35,7 +35,10 @@ def nms(
     classes: i32[A], or None. Boxes of different classes (or FPN levels) never suppress each other.
       Classes are compared directly; coordinate offsets, as in torchvision for few boxes, would lose
       precision.
-    threshold: at least 0; 0.7 for proposals, 0.5 for detections. An equal IoU does not suppress.
+    threshold: at least 0; 0.7 for proposals, 0.5 for detections. An equal IoU does not suppress,
+      where IoUs are float32 and the threshold float64, as in torchvision on a CPU: 0.5 and 0.7 let
+      boxes of this exact IoU pass, 0.3 and 0.6 do not, as rounding raises their IoU above them. See
+      `segjax.ops.boxes.exceeds`.
     size: K, maximum number of kept boxes; may exceed A.
     tile: boxes per step.
 
@@ -57,7 +60,7 @@ def nms(
 
   def suppresses(first, second):
     """bool[len(first), len(second)] of indices into the sorted boxes."""
-    overlap = iou(boxes[first], boxes[second]) > threshold
+    overlap = exceeds(iou(boxes[first], boxes[second]), threshold)
     return overlap if classes is None else overlap & (classes[first][:, None] == classes[second])
 
   def unfinished(state):

@@ -14,6 +14,13 @@ Two implementations (`form`) give the same result:
 
 The default is `gather`, which is faster on CPUs (experiments/speed). On TPUs the default is
 `matrix`, as scatters are slow there. The defaults for GPU and TPU were not measured.
+
+The adaptive number of samples depends on the box, but shapes are static: each bin of each box takes
+the time of `max_samples` samples per axis. Up to P · `max_samples` rows and Q · `max_samples`
+columns of the map, for P x Q bins, a box has the adaptive number exactly, as in torchvision. By
+default that is every box up to the size of the map, so every box clipped to the image. Each bin of
+a larger box has `max_samples` samples per axis, evenly spaced: farther apart than a pixel. For such
+boxes, `max_samples` is to be ceil(longest side on the map / bins).
 """
 
 import functools
@@ -55,7 +62,7 @@ def roi_align(
   mode: Mode = 'avg',
   border: Border = 'zero',
   zero_empty: bool = True,
-  max_samples: int | None = None,
+  max_samples: IntOrPair | None = None,
   form: Form | None = None,
 ) -> Array:
   """RoIAlign of one feature map.
@@ -79,8 +86,9 @@ def roi_align(
       with `clamp` also the border.
     zero_empty: whether empty boxes give zeros. If not, they are sampled like any other box, as in
       torchvision.
-    max_samples: upper bound of the adaptive number per axis; determines the cost, since shapes are
-      static. Default: the number for a box as large as the map.
+    max_samples: upper bound of the adaptive number, an int or (rows, columns); determines the cost.
+      Default: (ceil(H / P), ceil(W / Q)), exact for boxes up to the size of the map. Larger boxes
+      are sampled more coarsely, see above.
     form: `gather` or `matrix`; default: by platform, see above.
 
   Returns:
@@ -126,7 +134,7 @@ def multilevel_roi_align(
     canonical_scale: side length of the square box at `canonical_level`.
     canonical_level: level, as log2 of its stride.
     **options: as in `roi_align`. With the adaptive number set `max_samples`: boxes are rarely
-      larger than 28 pixels on their level, but the default assumes the finest level.
+      larger than 28 pixels on their level, but the default allows boxes as large as the finest.
 
   Returns:
     f[R, P, Q, C], or f[B, R, P, Q, C].
@@ -213,6 +221,7 @@ def roi_warp(
   spatial_scale: float,
   sampling_ratio: int,
   mode: Mode = 'avg',
+  max_samples: IntOrPair | None = None,
   form: Form | None = None,
 ) -> Array:
   """RoIWarp as in Mask R-CNN's Table 2c: RoIPool's rounded box, sampled bilinearly.
@@ -227,11 +236,15 @@ def roi_warp(
     spatial_scale: feature pixels per unit of the boxes: 1 / stride.
     sampling_ratio: as in `roi_align`.
     mode: as in `roi_align`.
+    max_samples: as in `roi_align`. Default: exact for boxes up to the size of the map, which are
+      one pixel larger than it when rounded.
     form: as in `roi_align`.
 
   Returns:
     f[R, P, Q, C], or f[B, R, P, Q, C], of the features' dtype.
   """
+  length = np.array(features.shape[-3:-1])
+  max_samples = sample_bounds(length + 1, output_size, max_samples)
   boxes, finite = _finite(lax.stop_gradient(boxes))
   start, size = _rounded(boxes, spatial_scale)
   edges = jnp.concatenate([start, start + size], axis=-1).astype(jnp.float32)
@@ -243,6 +256,7 @@ def roi_warp(
     sampling_ratio=sampling_ratio,
     aligned=True,
     mode=mode,
+    max_samples=max_samples,
     form=form,
   )
 
@@ -398,12 +412,13 @@ def _align_image(
 
 
 def sample_bounds(
-  size: tuple[int, int], output_size: IntOrPair, max_samples: int | None
+  size: tuple[int, int], output_size: IntOrPair, max_samples: IntOrPair | None
 ) -> tuple[int, int]:
-  """The adaptive numbers of a box as large as the map, or `max_samples` if given."""
+  """`max_samples` per axis if given, or the adaptive numbers of a box of `size`."""
+  if max_samples is not None:
+    return _pair(max_samples)
   return tuple(
-    max_samples or math.ceil(length / bins)
-    for length, bins in zip(size, _pair(output_size), strict=True)
+    math.ceil(length / bins) for length, bins in zip(size, _pair(output_size), strict=True)
   )
 
 

@@ -66,3 +66,15 @@ def bilinear_crop(seen: View) -> tuple[int, int]:
   if offset < 0:
     raise ValueError(f'the upsampled output starts {-offset:g} pixels within the image: pad more')
   return kernel, int(offset)
+
+
+def missing(seen: View, size: int) -> int:
+  """Rows to add below an image of `size` rows so that the upsampled scores reach its last row.
+
+  For layers without partial windows, which see (size - 1 - 2 · center) // stride + 1 scores, and
+  the upsampling of `bilinear_crop`. 0 if the scores are enough.
+  """
+  kernel, offset = bilinear_crop(seen)
+  # The 0 comes second: of a size that `jax.export` calls by a name, it is known not to be more.
+  steps = max(-((kernel - offset - size) // seen.stride), 0)
+  return max(int(2 * seen.center) + 1 + seen.stride * steps - size, 0)

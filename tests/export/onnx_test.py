@@ -180,6 +180,7 @@ NETWORKS = {
   **{f'FCN-{v}': fcn.FCN(3, variant=v, stages=STAGES, fc_features=4) for v in ('32s', '8s')},
   'FCN, learned': fcn.FCN(3, variant='16s', learned='all', stages=STAGES, fc_features=4),
   'FCN-AlexNet': fcn.FCNAlexNet(3, width=0.05, fc_features=4),
+  'FCN-AlexNet, torchvision': fcn.FCNAlexNet(3, 'torchvision', width=0.05, fc_features=4),
   'FCN-GoogLeNet': fcn.FCNGoogLeNet(3, width=0.05),
   'FCN-ResNet': fcn.FCNResNet(3, width=2),
   'SegNet': segnet.SegNet(3, stages=((4, 1), (4, 1))),

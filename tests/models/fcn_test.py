@@ -202,9 +202,10 @@ def test_any_size_goes_in_and_the_same_comes_out(variant, size):
 # --- AlexNet and GoogLeNet -----------------------------------------------------------------------
 
 AVERAGE_POOLING = Window(7)  # GoogLeNet's last, which FCN discards
-# Networks with few channels. AlexNet's forms have the same windows.
+# Networks with few channels.
 SMALL = {
   'alexnet': FCNAlexNet(1, width=1 / 64, fc_features=16),
+  'torchvision alexnet': FCNAlexNet(1, 'torchvision', width=1 / 64, fc_features=32),
   'googlenet': FCNGoogLeNet(1, width=1 / 64),
   'torchvision googlenet': FCNGoogLeNet(1, 'torchvision', width=1 / 64),
 }
@@ -323,6 +324,29 @@ def test_any_size_goes_into_the_others_too(name, size):
   assert logits.shape == (2, *size, 1)
   assert logits.dtype == jnp.float32
   assert SMALL[name].stride == 32
+
+
+@pytest.mark.parametrize('size', [(26, 27), (45, 46), (58, 59), (77, 78), (90, 91), (217, 333)])
+def test_torchvisions_alexnet_ends_where_the_image_does(size):
+  """Its scores reach less far than Caffe's, by up to 13 pixels; an image below 27 has none."""
+  _, logits = abstract(SMALL['torchvision alexnet'], (1, *size, 3))
+  assert logits.shape == (1, *size, 1)
+
+
+@pytest.mark.parametrize(('size', 'padded'), [((58, 46), (59, 59)), ((1, 60), (27, 60))])
+def test_torchvisions_alexnet_pads_images_that_its_scores_do_not_reach(size, padded):
+  model = FCNAlexNet(2, 'torchvision', width=1 / 32, fc_features=4)
+  image = np.random.default_rng(0).normal(size=(1, *size, 3)).astype('f4')
+  variables, _ = abstract(model, (1, 32, 32, 3))
+  rng = np.random.default_rng(1)
+  variables = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype('f4'), variables)
+  below, right = np.subtract(padded, size)
+  larger = np.pad(image, [(0, 0), (0, below), (0, right), (0, 0)])
+  apply = jax.jit(model.apply)
+  ours, theirs = apply(variables, image), apply(variables, larger)[:, : size[0], : size[1]]
+  assert ours.shape == (1, *size, 2)
+  assert np.std(theirs) > 0
+  np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """AlexNet's tables against the numbers of Krizhevsky et al. 2012 and of torchvision."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,8 @@ class Encoder(nn.Module):
     return alexnet.encode(image, form, width=self.width, padding=self.padding, dtype=self.dtype)
 
 
-def abstract(model, size):
-  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+def abstract(model, height, width=None):
+  image = jax.ShapeDtypeStruct((1, height, width or height, 3), jnp.float32)
   return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
 
 
@@ -42,6 +44,42 @@ def test_256_maps_of_6x6_come_out(form, size, padding, parameters):
   assert features.shape == (1, 6, 6, 256)
   assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
   assert view(alexnet.windows(padding)).size == 195
+
+
+def pytorch_size(size, padding, *, ceil):
+  """The sides of the features: five convolutions and three poolings, in the formula of PyTorch."""
+  for kernel, stride, pad in [(11, 4, padding), (3, 2, 0), (5, 1, 2), (3, 2, 0), (3, 2, 0)]:
+    rest = size + 2 * pad - kernel
+    size = (math.ceil(rest / stride) if ceil and kernel == 3 else rest // stride) + 1
+  return size
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize(
+  'size', [(217, 333), (63, 127), (75, 91), (224, 227), (259, 101), (300, 98)]
+)
+def test_caffes_pooling_rounds_up_and_torchvisions_down(form, size):
+  features, _ = abstract(Encoder(form, 2, width=1 / 64), *size)
+  expected = tuple(pytorch_size(n, 2, ceil=form == 'caffe') for n in size)
+  assert features.shape[1:3] == expected
+  if size == (217, 333):
+    assert expected == {'caffe': (6, 10), 'torchvision': (5, 9)}[form]
+
+
+def test_torchvisions_features_have_the_same_sizes():
+  torch, models = pytest.importorskip('torch'), pytest.importorskip('torchvision.models')
+  with torch.device('meta'):
+    theirs = models.AlexNet().features
+    for size in [(217, 333), (63, 64), (75, 91), (96, 97), (126, 127), (158, 159), (259, 101)]:
+      expected = tuple(theirs(torch.zeros(1, 3, *size)).shape[2:])
+      features, _ = abstract(Encoder('torchvision', 2, width=1 / 64), *size)
+      assert features.shape[1:3] == expected
+
+
+def test_an_image_without_a_whole_window_is_refused():
+  assert abstract(Encoder('torchvision', 2, width=1 / 64), 63)[0].shape == (1, 1, 1, 4)
+  with pytest.raises(ValueError, match='does not fit into 2 pixels: use a larger input'):
+    abstract(Encoder('torchvision', 2, width=1 / 64), 62)
 
 
 def test_groups_see_their_own_channels_alone():
@@ -61,7 +99,7 @@ def test_width_narrows_every_layer():
 
 def test_only_the_caffe_form_normalizes():
   """y = x / (1 + 2e-5 Σ x²)^0.75, twice, if every kernel averages its channels."""
-  image = jnp.full((1, 63, 63, 1), 1e4)
+  image = jnp.full((1, 67, 67, 1), 1e4)
   outputs = {}
   for form in FORMS:
     model = Encoder(form, 0, width=1e-9)

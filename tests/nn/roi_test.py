@@ -28,6 +28,12 @@ BOXES = np.float32([[[3, 5, 21, 30], [0, 0, 32, 32]]])
     ),
     ({'op': 'roi_pool'}, 1, roi_pool, {}),
     ({'op': 'roi_warp', 'mode': 'max'}, 1, roi_warp, {'sampling_ratio': 2, 'mode': 'max'}),
+    (
+      {'op': 'roi_warp', 'sampling_ratio': 0, 'max_samples': 1},
+      1,
+      roi_warp,
+      {'sampling_ratio': 0, 'max_samples': 1},
+    ),
   ],
 )
 def test_the_operation_is_that_of_the_config(fields, levels, operation, options):

@@ -60,6 +60,23 @@ def test_no_boxes():
   assert box_ops.iou(BOXES, np.zeros((0, 4), 'f4')).shape == (8, 0)
 
 
+def test_exceeds_compares_as_float64_does():
+  rng = np.random.default_rng(0)
+  thresholds = [0.0, 0.1, 0.25, 0.3, 1 / 3, 0.5, 0.6, 0.7, 1.0, -0.3, *rng.random(200).tolist()]
+  by_rounding = 0
+  for threshold in thresholds:
+    near = np.float32(threshold)
+    values = np.array([np.nextafter(near, -np.float32(9)), near, np.nextafter(near, np.float32(9))])
+    expected = values.astype(np.float64) > threshold
+    assert box_ops.exceeds(values, threshold).tolist() == expected.tolist() == [
+      False, float(near) > threshold, True,
+    ]  # fmt: skip
+    by_rounding += expected[1]
+  assert 50 < by_rounding < 150
+  traced = jax.jit(box_ops.exceeds)(np.float32([0.2, 0.3, 0.4]), 0.3)
+  assert traced.tolist() == [False, False, True]
+
+
 def test_clip_and_nonempty():
   boxes = np.array([[-5, -5, 5, 5], [1, 2, 30, 40], [50, 50, 60, 60], [1, 2, 3, 4]], np.float32)
   expected = [[0, 0, 5, 5], [1, 2, 20, 10], [20, 10, 20, 10], [1, 2, 3, 4]]

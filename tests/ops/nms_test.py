@@ -29,7 +29,7 @@ def defined(boxes, scores, valid=None, classes=None, *, threshold, size):
   kept = []
   for i in sorted(usable, key=lambda i: (-scores[i], i)):
     rivals = [j for j in kept if classes is None or classes[i] == classes[j]]
-    if not any(overlap(boxes[i], boxes[j]) > np.float32(threshold) for j in rivals):
+    if not any(float(overlap(boxes[i], boxes[j])) > threshold for j in rivals):
       kept.append(i)
   return kept[:size]
 
@@ -79,15 +79,76 @@ def test_long_chains_within_a_tile_and_over_its_border():
   assert check(boxes, -x) == list(range(0, COUNT, 2))
 
 
-@pytest.mark.parametrize('threshold, common', [(0.5, 5), (0.3, 3), (0.7, 7), (0.25, 2.5)])
-def test_an_iou_equal_to_the_threshold_does_not_suppress(threshold, common):
+@pytest.mark.parametrize(
+  # Rounded to float32, 3 / 10 and 6 / 10 are more than the float64 0.3 and 0.6, and 7 / 10 is less.
+  ('threshold', 'common', 'kept'),
+  [
+    (0.5, 5, [0, 1, 2]),
+    (0.25, 2.5, [0, 1, 2]),
+    (0.7, 7, [0, 1, 2]),
+    (0.3, 3, [0, 2]),
+    (0.6, 6, [0, 2]),
+  ],
+)
+def test_an_iou_equal_to_the_threshold_suppresses_where_rounding_raises_it(threshold, common, kept):
   boxes = np.zeros((COUNT, 4), np.float32)
   boxes[:3] = [[0, 0, 10, 10], [0, 0, common, 10], [100, 0, 100 + common, 10]]
   valid = np.arange(COUNT) < 3
   scores = np.arange(COUNT, 0, -1, dtype=np.float32)
-  assert check(boxes, scores, valid, threshold=threshold) == [0, 1, 2]
+  assert check(boxes, scores, valid, threshold=threshold) == kept
   boxes[1, 2] += 0.01
   assert check(boxes, scores, valid, threshold=threshold) == [0, 2]
+
+
+THRESHOLDS = (0.1, 0.2, 0.3, 1 / 3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def sets_of(threshold, count=40):
+  """Boxes f32[count, COUNT, 4] of integers, many with an IoU of the threshold, and their scores."""
+  rng = np.random.default_rng(round(1000 * threshold))
+  boxes = np.stack([random_boxes(rng) for _ in range(count)])
+  return boxes, np.stack([rng.permutation(COUNT) for _ in range(count)]).astype(np.float32)
+
+
+def greedy(boxes, scores, threshold, dtype):
+  """As `defined`, for boxes with areas; float32 IoUs and the threshold are compared as `dtype`."""
+  width, height = (
+    np.maximum(np.minimum.outer(b, b) - np.maximum.outer(a, a), np.float32(0))
+    for a, b in (boxes[:, ::2].T, boxes[:, 1::2].T)
+  )
+  area = np.diag(width * height)
+  ious = width * height / (np.add.outer(area, area) - width * height)
+  assert ious.dtype == np.float32
+  near = ious.astype(dtype) > dtype(threshold)
+  kept = []
+  for i in np.argsort(-scores):
+    if not near[i, kept].any():
+      kept.append(i)
+  return kept
+
+
+def test_ties_of_400_sets_are_decided_in_double_precision():
+  by_rounding = 0
+  for threshold in THRESHOLDS:
+    boxes, scores = sets_of(threshold)
+    options = {'threshold': threshold, 'size': COUNT, 'tile': TILE}
+    results = jax.jit(jax.vmap(functools.partial(nms, **options)))(boxes, scores)
+    for *arrays, indices, found in zip(boxes, scores, *map(np.asarray, results), strict=True):
+      expected = greedy(*arrays, threshold, np.float64)
+      assert_kept((indices, found), expected)
+      by_rounding += expected != greedy(*arrays, threshold, np.float32)
+  assert by_rounding > 50
+
+
+def test_ties_of_400_sets_are_torchvisions():
+  torch, ops = pytest.importorskip('torch'), pytest.importorskip('torchvision.ops')
+  for threshold in THRESHOLDS:
+    boxes, scores = sets_of(threshold)
+    options = {'threshold': threshold, 'size': COUNT, 'tile': TILE}
+    results = jax.jit(jax.vmap(functools.partial(nms, **options)))(boxes, scores)
+    for *arrays, indices, found in zip(boxes, scores, *map(np.asarray, results), strict=True):
+      theirs = ops.nms(*map(torch.tensor, arrays), threshold).tolist()
+      assert_kept((indices, found), theirs)
 
 
 def test_degenerate_boxes_neither_suppress_nor_are_suppressed():

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from segjax.ops.pooling import argmax_pool_2x2, caffe_max_pool, max_pool_2x2, unpool_2x2
+from segjax.ops.pooling import argmax_pool_2x2, max_pool, max_pool_2x2, unpool_2x2
 from segjax.ops.windows import Window
 
 
@@ -52,20 +53,24 @@ WINDOWS = [Window(3, 2), Window(2, 2), Window(3, 1, 1), Window(3, 2, 1), Window(
 
 
 @pytest.mark.parametrize('window', WINDOWS)
-@pytest.mark.parametrize('size', [(1, 2), (6, 7), (9, 4)])
-def test_caffe_max_pool_is_the_maximum_of_each_window(window, size):
+@pytest.mark.parametrize(
+  ('size', 'partial'),
+  [((1, 2), True), ((6, 7), True), ((9, 4), True), ((6, 7), False), ((9, 4), False)],
+)
+def test_max_pool_is_the_maximum_of_each_window(window, size, partial):
   """Of random negative numbers: a padded zero would win."""
   kernel, stride, padding = window
   x = -np.random.default_rng(0).uniform(1, 2, (2, *size, 3)).astype('f4')
-  starts = [
-    [stride * i - padding for i in range(max(0, -(-(n + 2 * padding - kernel) // stride)) + 1)]
-    for n in size
-  ]
+  starts = []
+  for n in size:
+    rest = n + 2 * padding - kernel
+    windows = max(0, math.ceil(rest / stride)) + 1 if partial else rest // stride + 1
+    starts.append([stride * i - padding for i in range(windows)])
   g = np.random.default_rng(1).normal(size=(2, *map(len, starts), 3)).astype('f4')
 
   @jax.jit
   def pool(x, g):
-    y, pullback = jax.vjp(lambda x: caffe_max_pool(x, window), x)
+    y, pullback = jax.vjp(lambda x: max_pool(x, window, partial=partial), x)
     return y, pullback(g)[0]
 
   y, actual = pool(x, g)
@@ -78,23 +83,33 @@ def test_caffe_max_pool_is_the_maximum_of_each_window(window, size):
   np.testing.assert_allclose(actual, gradient, atol=1e-6)
 
 
+@pytest.mark.parametrize('partial', [True, False])
 @pytest.mark.parametrize('window', WINDOWS)
-def test_caffe_max_pool_equals_torch_in_ceil_mode(window):
+def test_max_pool_equals_torch_in_either_mode(window, partial):
   torch = pytest.importorskip('torch')
   kernel, stride, padding = window
   x = np.random.default_rng(0).normal(size=(1, 8, 9, 2)).astype('f4')
   theirs = torch.nn.functional.max_pool2d(
-    torch.tensor(x.transpose(0, 3, 1, 2)), kernel, stride, padding, ceil_mode=True
+    torch.tensor(x.transpose(0, 3, 1, 2)), kernel, stride, padding, ceil_mode=partial
   )
-  np.testing.assert_array_equal(caffe_max_pool(x, window), theirs.numpy().transpose(0, 2, 3, 1))
+  ours = max_pool(x, window, partial=partial)
+  np.testing.assert_array_equal(ours, theirs.numpy().transpose(0, 2, 3, 1))
 
 
-def test_caffe_max_pool_has_no_empty_windows_and_keeps_the_type():
+@pytest.mark.parametrize('partial', [True, False])
+def test_max_pool_has_no_empty_windows_and_keeps_the_type(partial):
   with pytest.raises(ValueError, match='can be outside the input'):
-    caffe_max_pool(jnp.zeros((1, 4, 4, 1)), Window(2, 2, 1))
-  pooled = caffe_max_pool(jnp.full((1, 4, 4, 1), -2, jnp.bfloat16), Window(3, 2, 1))
+    max_pool(jnp.zeros((1, 4, 4, 1)), Window(2, 2, 1), partial=partial)
+  pooled = max_pool(jnp.full((1, 4, 4, 1), -2, jnp.bfloat16), Window(3, 2, 1), partial=partial)
   assert pooled.dtype == jnp.bfloat16
   assert np.unique(pooled).tolist() == [-2]
+
+
+def test_max_pool_without_partial_windows_needs_a_whole_one():
+  window, x = Window(3, 2), jnp.zeros((1, 4, 2, 1))
+  assert max_pool(x, window, partial=True).shape == (1, 2, 1, 1)
+  with pytest.raises(ValueError, match='does not fit into 2 pixels: use a larger input'):
+    max_pool(x, window, partial=False)
 
 
 # Even, odd in one axis, odd in both, and windows that are all partial.

@@ -86,8 +86,9 @@ def defined_bins(box, size, output_size, scale, ratio, aligned, border, zero_emp
   if not aligned:
     h, w = max(h, 1), max(w, 1)
   h, w = h / output_size[0], w / output_size[1]
-  tall = ratio if ratio > 0 else min(bound, max(0, math.ceil(h)))
-  wide = ratio if ratio > 0 else min(bound, max(0, math.ceil(w)))
+  most_rows, most_columns = np.broadcast_to(bound, 2)
+  tall = ratio if ratio > 0 else min(most_rows, max(0, math.ceil(h)))
+  wide = ratio if ratio > 0 else min(most_columns, max(0, math.ceil(w)))
   for (p, q), samples in bins.items():
     for i, j in itertools.product(range(tall), range(wide)):
       samples.append((y0 + h * (p + (i + 0.5) / tall), x0 + w * (q + (j + 0.5) / wide)))
@@ -302,6 +303,86 @@ def test_gradient_of_the_features_equals_torchvisions(aligned):
     options = OPTIONS | {'aligned': aligned, 'zero_empty': False, 'form': form}
     _, (ours, _) = run_both(roi_align, image, boxes, g=g, **options)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+# Of a 6 x 8 map, up to three times as large: both sides, one side, around it, and off it.
+LARGE_BOXES = [
+  [-5.3, -6.1, 12.6, 11.2],
+  [-3.7, 1.2, 19.9, 5.7],
+  [1.6, -11.4, 6.3, 6.2],
+  [0.3, 0.2, 22.1, 17.6],
+  [-15.2, -12.3, 8.4, 5.1],
+  [2.3, 1.4, 7.7, 4.9],
+  [9.5, 7.5, 30.2, 24.1],
+]
+# Exact up to the map for 1 x 3 bins; for all of them; for none above 3 x 9 pixels.
+BOUNDS = {None: (6, 3), (18, 8): (18, 8), 3: (3, 3)}
+
+
+def exact(boxes, bound):
+  """Which boxes have at most `bound` rows and columns of samples in each of 1 x 3 bins."""
+  sides = boxes[:, [3, 2]] - boxes[:, [1, 0]]
+  return (np.ceil(sides / (1, 3)) <= bound).all(-1)
+
+
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+@pytest.mark.parametrize('max_samples', BOUNDS, ids=str)
+def test_boxes_larger_than_the_map_up_to_the_bound_and_beyond(max_samples, mode):
+  """The adaptive number is exact up to the bound; a larger box has the bound, evenly spaced."""
+  image, boxes, bound = random_features(6, 8, 2), np.array(LARGE_BOXES, 'f4'), BOUNDS[max_samples]
+  options = {'ratio': 0, 'mode': mode}
+  bounded = defined(image, boxes, (1, 3), bound=bound, **options)
+  unbounded = defined(image, boxes, (1, 3), **options)
+  right = exact(boxes, bound)
+  assert right.sum() == {None: 1, (18, 8): 7, 3: 0}[max_samples]
+  different = np.abs(bounded - unbounded).max((1, 2, 3)) > 1e-3
+  assert not different[right].any()
+  assert different[~right].sum() >= (~right).sum() - 1  # The last box is off the map.
+  g = random_features(len(boxes), 1, 3, 2, seed=2)
+  results = [
+    run_both(
+      roi_align, image, boxes, g=g, output_size=(1, 3), spatial_scale=1.0, sampling_ratio=0,
+      aligned=True, mode=mode, max_samples=max_samples, form=form,
+    )
+    for form in FORMS
+  ]  # fmt: skip
+  for pooled, _ in results:
+    np.testing.assert_allclose(pooled, bounded, atol=1e-5)
+  for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+  # The gradients, by finite differences of the definition in float64.
+  loss = lambda image, boxes, g: (defined(image, boxes, (1, 3), bound=bound, **options) * g).sum()
+  _, (d_image, d_boxes) = results[0]
+  step, image = 1e-6, image.astype('f8')
+  for r, k in itertools.product((0, 3, 5), range(4)):
+    change = np.eye(4)[k] * step
+    slope = loss(image, [boxes[r] + change], g[r]) - loss(image, [boxes[r] - change], g[r])
+    np.testing.assert_allclose(d_boxes[r, k], slope / (2 * step), atol=1e-4)
+  change = np.random.default_rng(3).normal(size=image.shape) * step
+  slope = loss(image + change, boxes, g) - loss(image - change, boxes, g)
+  np.testing.assert_allclose((d_image * change).sum(), slope / 2, rtol=1e-3)
+
+
+def test_the_default_is_torchvisions_for_boxes_up_to_the_map_and_a_bound_for_any():
+  torch, ops_of = pytest.importorskip('torch'), pytest.importorskip('torchvision.ops')
+  image, boxes = random_features(12, 17, 2), random_boxes(4000, 48, 68)
+  g = random_features(4000, 3, 4, 2, seed=2)
+  theirs = torch.tensor(image.transpose(2, 0, 1)[None], requires_grad=True)
+  pooled = ops_of.roi_align(theirs, [torch.tensor(boxes)], (3, 4), 0.25, 0, True)
+  pooled.backward(torch.tensor(g.transpose(0, 3, 1, 2)))
+  pooled = pooled.detach().numpy().transpose(0, 2, 3, 1)
+  within = ((boxes[:, 2:] - boxes[:, :2]) / 4 <= (17, 12)).all(-1)
+  assert 100 < (~within).sum() < 1000
+  options = OPTIONS | {
+    'output_size': (3, 4), 'spatial_scale': 0.25, 'sampling_ratio': 0, 'zero_empty': False,
+  }  # fmt: skip
+  default = run(roi_align, image, boxes, **options)
+  np.testing.assert_allclose(default[within], pooled[within], atol=1e-5)
+  assert np.abs(default[~within] - pooled[~within]).max() > 0.01
+  # 1.5 times the map: 18 rows in 3 bins, 25.5 columns in 4.
+  ours, (d_image, _) = run_both(roi_align, image, boxes, g=g, max_samples=(6, 7), **options)
+  np.testing.assert_allclose(ours, pooled, atol=1e-5)
+  np.testing.assert_allclose(d_image, theirs.grad[0].numpy().transpose(1, 2, 0), atol=1e-3)
 
 
 BAD_BOXES = [
@@ -573,3 +654,15 @@ def test_roi_warp_is_roi_align_of_the_rounded_box(mode, form):
   np.testing.assert_allclose(warped[:-4], expected, atol=1e-5)
   assert not warped[-4:].any()
   assert not d_boxes.any()
+
+
+@pytest.mark.parametrize('max_samples', [None, 2])
+def test_roi_warp_takes_the_adaptive_number_of_a_box_as_large_as_the_map(max_samples):
+  """Rounded, it has 7 x 9 pixels on a map of 6 x 8, so 4 x 3 samples in each of 2 x 3 bins."""
+  image, box = random_features(6, 8, 2), np.array([[0, 0, 8, 6]], 'f4')
+  warped = run(
+    roi_warp, image, box, output_size=(2, 3), spatial_scale=1.0, sampling_ratio=0,
+    max_samples=max_samples,
+  )  # fmt: skip
+  expected = defined(image, [[0, 0, 9, 7]], (2, 3), ratio=0, bound=max_samples or 99)
+  np.testing.assert_allclose(warped, expected, atol=1e-5)

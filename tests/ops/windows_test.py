@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
-from segjax.ops.windows import View, Window, bilinear_crop, view
+from segjax.ops.windows import View, Window, bilinear_crop, missing, view
 
 STACKS = {
   'one pixel': [],
@@ -56,3 +56,29 @@ def test_an_unpadded_stack_cannot_be_cropped_to_its_image():
   # Output 0 is at 4.5 + 0.5 + 2 · 4.5 = 14; the kernel of stride 2 reaches 1 before it.
   with pytest.raises(ValueError, match='starts 13 pixels within the image: pad more'):
     bilinear_crop(view([Window(10), Window(2, 2), Window(10)]))
+
+
+PADDED = {
+  'even': [Window(3, 1, 1), Window(2, 2), Window(4, 2, 1)],
+  'odd': [Window(5, 2, 7), Window(3, 2), Window(3, 1, 1), Window(3, 1)],
+}
+
+
+@pytest.mark.parametrize('name', PADDED)
+def test_missing_is_the_least_with_which_the_scores_reach_the_last_row(name):
+  windows = PADDED[name]
+  seen = view(windows)
+  kernel, offset = bilinear_crop(seen)
+
+  def enough(image, size):
+    padding = [2 * w.padding for w in windows]
+    scores = image
+    for (step_kernel, stride, _), both in zip(windows, padding, strict=True):
+      scores = (scores + both - step_kernel) // stride + 1
+    return scores >= 1 and seen.stride * (scores - 1) + kernel - offset >= size
+
+  added = [missing(seen, size) for size in range(1, 60)]
+  assert {n > 0 for n in added} == {True, False}
+  for size, more in enumerate(added, 1):
+    assert enough(size + more, size)
+    assert more == 0 or not enough(size + more - 1, size)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.test_util import check_grads
 from networks import abstract, filled
 
 from segjax.losses import queries as losses
@@ -248,6 +249,23 @@ def test_each_object_is_matched_with_the_query_that_has_it(kind):
   assert values['query_class'].sum < 1e-4
   # At points where masks are least certain: between pixels, bits and logits are not the same.
   assert values['query_dice'].sum / values['query_dice'].count < 0.4
+
+
+def test_the_gradient_of_what_is_matched_is_a_finite_difference():
+  """With points at random, which do not move with the masks, and a matching that stays."""
+  targets = targets_of('panoptic', make_batch('panoptic'))
+  rng = np.random.default_rng(0)
+  given = jax.tree.map(lambda x: x.clip(-2, 2) + rng.normal(0, 0.1, x.shape).astype(np.float32),
+                       perfect(targets, np.arange(8)))  # fmt: skip
+  keys = jax.random.split(jax.random.key(0), 2)
+  config = dataclasses.replace(MATCHING, points=64, importance=0.0)
+
+  @functools.partial(jit, once=True)
+  def loss_of(prediction):
+    matched = queries.match([prediction] * 2, targets, keys, config, np.ones(2, bool))
+    return sum(mean(loss({'matched': matched})) for loss in LOSSES.values())
+
+  check_grads(loss_of, (given,), order=1, modes=['rev'], eps=1e-2, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize('kind', TASKS)

@@ -25,6 +25,7 @@ _PACKAGES = (
   'faster-coco-eval',
   'torch',
   'torchvision',
+  'transformers',
 )
 
 

@@ -10,6 +10,7 @@ from speed import (
   panoptic,
   pipeline,
   predict,
+  queries,
   startup,
 )
 from speed.row import Row
@@ -18,6 +19,7 @@ from speed.row import Row
 KINDS: dict[str, dict[str, Row]] = {
   'Dense networks': dense.ROWS,
   'Detection': detection.ROWS,
+  'Sets of masks': queries.ROWS,
   'Operations': ops.ROWS,
   'Input pipeline': pipeline.ROWS,
   'Evaluation': evaluation.ROWS | panoptic.ROWS,

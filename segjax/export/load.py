@@ -162,7 +162,7 @@ def _segments(found: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, A
   info = []
   for number in np.flatnonzero(areas).tolist():
     category = int(classes[number - 1])
-    isthing = category in spec.things
+    isthing, score = category in spec.things, float(scores[number - 1])
     entry = {
       'id': number,
       'category': category,
@@ -170,7 +170,7 @@ def _segments(found: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, A
       'isthing': isthing,
       'area': int(areas[number]),
     }
-    info.append(entry | ({'score': float(scores[number - 1])} if isthing else {}))
+    info.append(entry | ({'score': score} if isthing or score else {}))
   return {'segments': ids, 'segments_info': info}
 
 

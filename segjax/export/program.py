@@ -38,7 +38,7 @@ OUTPUTS: dict[str, dict[str, tuple[str, str, str]]] = {
   'segments': {
     'segments': ('int32', '[B, H, W]', 'segment id of each pixel, from 1 to S; 0 for none'),
     'segment_classes': ('int32', '[B, S]', 'class index of segment i + 1'),
-    'segment_scores': ('float32', '[B, S]', 'score of a thing; 0 for stuff'),
+    'segment_scores': ('float32', '[B, S]', 'score of segment i + 1; 0 if stuff has none'),
   },
 }
 

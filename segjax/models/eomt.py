@@ -181,7 +181,7 @@ class EoMT(nn.Module):
       mask = None
       if i == first:
         x = jnp.concatenate(
-          [jnp.broadcast_to(query.astype(x.dtype), (len(x), *query.shape)), x], axis=1
+          [jnp.broadcast_to(query.astype(x.dtype), (x.shape[0], *query.shape)), x], axis=1
         )
       if i >= first and (train or masked is not None):
         predictions.append(head(x, self.queries, grid))
@@ -233,9 +233,12 @@ def _attention_mask(
   """
   batch, queries = masks.shape[:2]
   allowed = center_values(jax.lax.stop_gradient(masks), grid).reshape(batch, queries, -1) > 0
+  draw_one = lambda key: jax.random.uniform(jax.random.fold_in(key, block), (queries,))
   if keys is None:
-    keys = jnp.broadcast_to(jax.random.key(0), (batch,))
-  draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, block), (queries,)))(keys)
+    with jax.ensure_compile_time_eval():  # a constant, which any format of an export has
+      draw = draw_one(jax.random.key(0))[None]
+  else:
+    draw = jax.vmap(draw_one)(keys)
   allowed |= (draw >= share)[..., None]
   rest = jnp.ones((batch, queries, tokens - allowed.shape[-1]), bool)
   others = jnp.ones((batch, tokens - queries, tokens), bool)
@@ -291,7 +294,7 @@ class MaskModule(nn.Module):
     classes = self.class_logits(query)
     for i, layer in enumerate(self.mask):
       query = layer(nn.gelu(query, approximate=False) if i else query)
-    patches = patches.reshape(len(x), *grid, self.width)
+    patches = patches.reshape(x.shape[0], *grid, self.width)
     for layer in self.upscale:
       patches = layer(patches)
     masks = jnp.einsum('bqc,bhwc->bqhw', query, patches)

@@ -92,8 +92,8 @@ class Embedding(nn.Module):
       registers = self.param('registers', nn.initializers.normal(1e-6), (self.registers, d))
       first = jnp.concatenate([first, registers])
     first = first.astype(x.dtype)
-    first = jnp.broadcast_to(first, (len(x), *first.shape))
-    return jnp.concatenate([first, x.reshape(len(x), -1, d)], axis=1)
+    first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
+    return jnp.concatenate([first, x.reshape(x.shape[0], -1, d)], axis=1)
 
 
 def resize_positions(position: Array, grid: tuple[int, int]) -> Array:

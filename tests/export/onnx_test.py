@@ -53,6 +53,7 @@ def window(x, **options):
 FLOATS = {
   'elements': lambda x: jnp.tanh(x) + jnp.exp(-jnp.abs(x)) * lax.rsqrt(1 + x**2) - x**3 / 2,
   'functions': lambda x: jax.nn.sigmoid(x) + jnp.log1p(x**2) + jnp.sign(x) * jnp.sqrt(jnp.abs(x)),
+  'errors': lambda x: lax.erf(x) + 2 * lax.erfc(x) + jax.nn.gelu(x, approximate=False),
   'rounding': lambda x: jnp.round(x * 2) + jnp.floor(x) - jnp.ceil(3 * x),
   'halves': lambda x: jnp.round(jnp.floor(4 * x) / 2),
   'choices': lambda x: jnp.where(x > 0, x, jnp.clip(x, -0.5, 2.0)),
@@ -129,6 +130,7 @@ INTEGER = {
   'divided': lambda x: (x - 3) // 2 + (x - 3) % 4,
   'bits': lambda x: (x & 5) | ~x,
   'types': lambda x: (x.astype(jnp.uint8) + jnp.uint8(3)).astype(jnp.float32) * (x > 2),
+  'first': lambda x: jnp.argmax(x > 2, 1) - jnp.argmin(x[::-1] > 2, 2)[:, :1],
   'counted': lambda x: jax.vmap(lambda a: jnp.bincount(a.ravel(), length=9))(x),
   'bool': lambda x: jnp.where(x > 2, x > 4, x == 1).at[:, 0].set(True, mode='drop'),
 }

@@ -1,8 +1,10 @@
 """Losses of matched queries, by hand and by what must not change them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from segjax.losses import queries
 from segjax.losses.queries import Matched
@@ -78,3 +80,33 @@ def test_perfect_predictions_cost_nothing():
   m = make_matched()
   sure = m._replace(classes=50 * jnp.eye(CLASSES + 1)[m.target], points=100 * m.mask - 50)
   np.testing.assert_allclose(means(sure), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['query_class', 'query_mask', 'query_dice'])
+def test_gradients_are_finite_differences(name):
+  """Of the mean; what is padding has none."""
+  m = make_matched()
+  field = 'classes' if name == 'query_class' else 'points'
+
+  def mean(values):
+    part = getattr(queries, name)({'matched': m._replace(**{field: values})})
+    return part.sum / part.count
+
+  given = getattr(m, field)
+  check_grads(jax.jit(mean), (given,), order=1, modes=['rev'], eps=1e-2, atol=1e-3, rtol=1e-2)
+  gradient = np.asarray(jax.grad(mean)(given))
+  assert (np.abs(gradient).max(-1) > 0)[:, m.valid].all() if field == 'points' else gradient.any()
+  if field == 'points':
+    assert not gradient[:, ~m.valid].any()
+
+
+@pytest.mark.parametrize('size', [1e3, 1e30])
+def test_logits_however_large_have_finite_losses_and_gradients(size):
+  m = make_matched()
+
+  def total(classes, points):
+    given = {'matched': m._replace(classes=classes, points=points)}
+    return sum(loss(given).sum for loss in LOSSES)
+
+  value, gradients = jax.value_and_grad(total, (0, 1))(size * m.classes, size * m.points)
+  assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from networks import abstract, apply, filled
 
+from segjax import run
 from segjax.models.eomt import EoMT, annealed_share, center_values
 from segjax.nn import vit
 from segjax.types import SegjaxError
@@ -80,6 +81,17 @@ def test_without_masks_it_is_a_plain_network(variables):
     np.testing.assert_allclose(found.masks, plain.masks, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.classes, plain.classes, rtol=1e-4, atol=1e-4)
   np.testing.assert_array_equal(state['masked']['share'], [0, 0])
+
+
+def test_inference_after_the_annealing_is_that_of_a_plain_vit(variables):
+  """The program is that of a network that never masked its attention; until then it is another."""
+  program = lambda model, variables: str(jax.make_jaxpr(model.apply)(variables, IMAGE))
+  plain = program(MODEL.clone(annealing=()), variables)
+  finished = run._without_masking(masked(variables, [0, 0]))
+  assert program(MODEL, finished) == plain
+  assert ' where ' not in plain and 'select_n' not in plain and 'random' not in plain
+  unfinished = run._without_masking(masked(variables, [0, 0.5]))
+  assert 'select_n' in program(MODEL, unfinished)
 
 
 def test_masks_change_what_queries_see(variables):

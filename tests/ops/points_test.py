@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy import ndimage
 
 from segjax.ops import points
@@ -60,3 +61,38 @@ def test_the_choice_of_points_has_no_gradient():
     return points.uncertain_points(jax.random.key(0), logits, 8, 1).sum()
 
   assert jax.grad(total)(0.5) == 0
+
+
+@EITHER
+def test_gradients_are_finite_differences(where):
+  """Also of points beyond the image, which give a map none."""
+  maps = RNG.normal(size=(3, HEIGHT, WIDTH)).astype(np.float32)
+  of_maps = lambda maps: jnp.sin(points.sample_maps(maps, where))
+  check_grads(jax.jit(of_maps), (maps,), order=1, modes=['rev'], eps=1e-2, atol=1e-2, rtol=1e-2)
+  gradient = jax.jit(jax.grad(lambda maps: points.sample_maps(maps, where + 2).sum()))(maps)
+  assert not np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 5), (4, 1)])
+def test_maps_of_a_row_or_a_column(size):
+  """At their centers they are as they are; in a corner, a quarter of the nearest value."""
+  maps = RNG.normal(size=(2, *size)).astype(np.float32)
+  y, x = (np.mgrid[: size[0], : size[1]].reshape(2, -1) + 0.5) / np.array(size)[:, None]
+  centers = np.stack([x, y], -1).astype(np.float32)
+  np.testing.assert_allclose(points.sample_maps(maps, centers), maps.reshape(2, -1), atol=1e-6)
+  corner = points.sample_maps(maps, np.ones((1, 2), np.float32))[:, 0]
+  np.testing.assert_allclose(corner, maps[:, -1, -1] / 4, rtol=1e-5)
+  label = np.zeros(size, np.int32)
+  values = points.sample_classes(label, np.array([0, 1], np.int32), centers)
+  np.testing.assert_allclose(values, [[1] * len(x), [0] * len(x)], atol=1e-6)
+
+
+@pytest.mark.parametrize('importance', [0.0, 1.0])
+@pytest.mark.parametrize('count', [1, 7])
+def test_all_points_at_random_or_none(importance, count):
+  logits = lambda at: at[..., 0] - 0.5
+  draw = functools.partial(points.uncertain_points, jax.random.key(0), logits, count, 3)
+  found = np.asarray(draw(oversample=9.0, importance=importance))
+  assert found.shape == (3, count, 2) and (found >= 0).all() and (found < 1).all()
+  if importance and count == 7:
+    assert np.abs(found[..., 0] - 0.5).max() < 0.2, 'the nearest ninth'

@@ -250,6 +250,31 @@ def test_each_object_is_matched_with_the_query_that_has_it(kind):
   assert values['query_dice'].sum / values['query_dice'].count < 0.4
 
 
+def test_the_gradient_of_what_is_matched_is_a_finite_difference():
+  """With points at random, which do not move with the masks, and a matching that stays."""
+  targets = targets_of('panoptic', make_batch('panoptic'))
+  rng = np.random.default_rng(0)
+  noisy = lambda x: x.clip(-2, 2) + rng.normal(0, 0.1, x.shape).astype(np.float32)
+  given = jax.tree.map(noisy, perfect(targets, np.arange(8)))
+  keys = jax.random.split(jax.random.key(0), 2)
+  config = dataclasses.replace(MATCHING, points=64, importance=0.0)
+
+  @functools.partial(jit, once=True)
+  @jax.value_and_grad
+  def loss_of(prediction):
+    matched = queries.match([prediction] * 2, targets, keys, config, np.ones(2, bool))
+    return sum(mean(loss({'matched': matched})) for loss in LOSSES.values())
+
+  move = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), given)
+  up, down = (
+    loss_of(jax.tree.map(lambda x, d, step=step: x + step * d, given, move))[0]
+    for step in (1e-2, -1e-2)
+  )
+  along = jax.tree.map(lambda g, d: (g * d).sum(), loss_of(given)[1], move)
+  assert abs(sum(along)) > 0.01
+  np.testing.assert_allclose((up - down) / 2e-2, sum(along), rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize('kind', TASKS)
 def test_the_result_of_perfect_predictions(kind):
   """Equal to the ground truth, which it came from."""

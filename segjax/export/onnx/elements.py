@@ -92,6 +92,11 @@ def _log1p(g: Builder, eqn: Any, x: str) -> str:
   return g.node('Log', [g.node('Add', [x, g.constant(np.float32(1))])])
 
 
+@rule('erfc', broadcasts=True)
+def _erfc(g: Builder, eqn: Any, x: str) -> str:
+  return g.node('Sub', [g.constant(np.float32(1)), g.node('Erf', [x])])
+
+
 @rule('round', broadcasts=True)
 def _round(g: Builder, eqn: Any, x: str) -> str:
   if eqn.params['rounding_method'] != lax.RoundingMethod.TO_NEAREST_EVEN:

@@ -41,6 +41,8 @@ def _reduce(g: Builder, eqn: Any, x: str) -> str:
 def _arg(g: Builder, eqn: Any, x: str) -> str:
   [axis] = eqn.params['axes']
   op = {'argmax': 'ArgMax', 'argmin': 'ArgMin'}[eqn.primitive.name]
+  if eqn.invars[0].aval.dtype.name in NARROW_TYPES:
+    x = cast(g, x, np.int32)
   return cast(g, g.node(op, [x], axis=axis, keepdims=0), eqn.params['index_dtype'])
 
 

@@ -49,8 +49,8 @@ EVALUATION = """## COCO evaluation by several processes
 
 Processor seconds of each process for {images} images with 100 detections each, boxes and masks:
 pasting, encoding, comparing and averaging. The network is left out. All metrics are compared with
-those of one process. The rest of the time is what each process does for all images: the averages
-over the split, and the exchange of names and F1 after each batch.
+those of one process. The averages are shared by class. The rest is what each process does for all
+images: the exchange of names and F1 after each batch, and of the numbers that are averaged.
 """
 
 

@@ -80,6 +80,7 @@ def measure_all(args: argparse.Namespace) -> int:
 def measure_alone(name: str, cache: Path, result: Path) -> dict[str, Any] | None:
   """Measures a row in a process of its own; None if it failed."""
   cache = cache.resolve()
+  cache.mkdir(parents=True, exist_ok=True)
   environment = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,9 @@ class Metric:
       higher the better, to find the worst images; NaN in padding and where an image has nothing to
       measure. Traceable by `jit` if `device`. None if there is none.
     image_measure: the name of that score.
+    share: `(state, index, count) -> dict of arrays`, the part of `compute` that the process `index`
+      of `count` does, if that is much; None if it is little.
+    join: `[dict of arrays of each process, …] -> {name: value}`, the rest of `compute`.
     confusion: `state -> i[C, C]`, pixels by true class (rows) and predicted class (columns); None
       if the metric does not count them.
   """
@@ -56,4 +59,6 @@ class Metric:
   reads: tuple[str, ...] | None = None
   image_scores: Callable[[Mapping[str, Any], Batch, State], Any] | None = None
   image_measure: str = ''
+  share: Callable[[State, int, int], Mapping[str, np.ndarray]] | None = None
+  join: Callable[[Sequence[Mapping[str, np.ndarray]]], dict[str, Any]] | None = None
   confusion: Callable[[State], np.ndarray] | None = None

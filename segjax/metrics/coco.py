@@ -15,7 +15,8 @@ Annotations are on the host, in `batch['annotations']`, one dict per image:
 
 Each process pastes, encodes and compares what is in its own images. What is left of them is a few
 numbers for each detection and object, `Columns`, which are all that the averages over the split
-need: they alone are merged and travel between processes.
+need: they are merged and travel between processes. Each process then computes the curves of its own
+classes, which travel in turn.
 """
 
 import functools
@@ -98,6 +99,8 @@ def coco_metrics(
     name='coco',
     from_batch=from_batch,
     compute=lambda state: scores(state, class_names, kinds),
+    share=lambda state, index, count: class_curves(state, kinds, len(class_names), index, count),
+    join=lambda parts: join_curves(parts, class_names, kinds),
     device=False,
     merge=merge_columns,
     reads=(*Detections._fields, 'regions', 'annotations'),
@@ -281,7 +284,22 @@ def scores(columns: Columns, class_names: Sequence[str], kinds: Sequence[str]) -
   Raises:
     SegjaxError: two images have the same id.
   """
-  curves = _curves(columns, kinds, len(class_names))
+  return join_curves([class_curves(columns, kinds, len(class_names))], class_names, kinds)
+
+
+def join_curves(
+  parts: Sequence[Mapping[str, np.ndarray]], class_names: Sequence[str], kinds: Sequence[str]
+) -> dict[str, Any]:
+  """`scores`, from the `class_curves` of each share of the classes, in order."""
+  curves = {
+    kind: Curves(
+      *(
+        _interleave([part[f'{kind}_{name}'] for part in parts], axis)
+        for name, axis in _CLASS_AXIS.items()
+      )
+    )
+    for kind in kinds
+  }
   summary = {
     f'{kind}_{name}': value
     for kind in kinds
@@ -323,15 +341,36 @@ def coco_results(
   ]
 
 
-def _curves(columns: Columns, kinds: Sequence[str], num_classes: int) -> dict[str, Curves]:
+# Of the fields of `Curves`.
+_CLASS_AXIS = {'precision': 2, 'recall': 1}
+
+
+def class_curves(
+  columns: Columns, kinds: Sequence[str], num_classes: int, index: int = 0, count: int = 1
+) -> dict[str, np.ndarray]:
+  """The curves of every `count`-th class from the class `index` on.
+
+  Args:
+    columns: of all images of a split.
+    kinds: of `KINDS`.
+    num_classes: C.
+    index, count: which classes; all by default.
+
+  Returns:
+    For each kind, such as `mask`, `mask_precision` and `mask_recall` as in `Curves`.
+
+  Raises:
+    SegjaxError: two images have the same id.
+  """
   ids = columns['image_id']
   if len(set(ids.tolist())) < len(ids):
     raise SegjaxError(
       'two images of the split have the same image_id: make them unique in the data set'
     )
+  columns = _of_classes(columns, kinds, index, count)
   # As in pycocotools, the id of the image ranks detections of equal score.
   rank = np.argsort(np.argsort(ids))
-  columns = {**columns, **{key: rank[columns[key]] for key in ('detection_image', 'object_image')}}
+  columns |= {key: rank[columns[key]] for key in ('detection_image', 'object_image')}
   order, detections = average_precision.order_detections(
     columns['detection_image'], columns['class'], columns['score']
   )
@@ -340,14 +379,50 @@ def _curves(columns: Columns, kinds: Sequence[str], num_classes: int) -> dict[st
   detection, thing = (
     _inverse(now, len(columns[key])) for now, key in ((order, 'score'), (places, 'crowd'))
   )
-  curves = {}
+  arrays = {}
   for kind in kinds:
     found = detection[columns[f'{kind}_detection']]
     pairs = Pairs(found, thing[columns[f'{kind}_object']], columns[f'{kind}_iou'])
     pairs = Pairs(*(field[found >= 0] for field in pairs))
     areas = columns[f'{kind}_area'][order]
-    curves[kind] = average_precision.curves(detections, areas, objects, pairs, num_classes)
-  return curves
+    curves = average_precision.curves(
+      detections, areas, objects, pairs, len(range(index, num_classes, count))
+    )
+    arrays |= {f'{kind}_{name}': value for name, value in curves._asdict().items()}
+  return arrays
+
+
+def _of_classes(columns: Columns, kinds: Sequence[str], index: int, count: int) -> Columns:
+  """The rows of every `count`-th class from `index` on, numbered from 0, without `image_id`."""
+  detection, thing = (columns[key] % count == index for key in ('class', 'category'))
+  rows = {
+    **dict.fromkeys(('detection_image', 'class', 'score'), detection),
+    **dict.fromkeys(('object_image', 'category', 'area', 'crowd'), thing),
+  }
+  for kind in kinds:
+    # A pair is of one class.
+    pairs = detection[columns[f'{kind}_detection']]
+    rows[f'{kind}_area'] = detection
+    rows |= dict.fromkeys((f'{kind}_{name}' for name in ('detection', 'object', 'iou')), pairs)
+  own = {name: columns[name][kept] for name, kept in rows.items()}
+  # Where each kept row is now.
+  places = {'score': np.cumsum(detection) - 1, 'crowd': np.cumsum(thing) - 1}
+  own |= {
+    name: places[table][own[name]]
+    for name, table in _ROWS_OF.items()
+    if table in places and name in own
+  }
+  return own | {name: own[name] // count for name in ('class', 'category')}
+
+
+def _interleave(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+  """One array, whose entries along an axis are of each part in turn."""
+  shape = list(parts[0].shape)
+  shape[axis] = sum(part.shape[axis] for part in parts)
+  whole = np.empty(shape)
+  for i, part in enumerate(parts):
+    np.moveaxis(whole, axis, 0)[i :: len(parts)] = np.moveaxis(part, axis, 0)
+  return whole
 
 
 def _order_objects(columns: Columns) -> tuple[np.ndarray, Objects]:

@@ -287,15 +287,18 @@ def _coco(class_names: Sequence[str], paste: coco.Paste) -> Metric:
   fields = Detections._fields
   metric = coco.coco_metrics(class_names, ('box', 'mask'), paste)
 
-  def compute(state: Any) -> dict[str, Any]:
-    values = dict(metric.compute(state))
-    per_thing = values.pop('per_class')
-    return {**values, 'per_thing': per_thing}
+  def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    return {'per_thing' if key == 'per_class' else key: value for key, value in values.items()}
 
   def from_batch(predictions: Mapping[str, Any], batch: Batch) -> Any:
     return metric.from_batch({key: predictions[key] for key in fields}, batch)
 
-  return dataclasses.replace(metric, from_batch=from_batch, compute=compute)
+  return dataclasses.replace(
+    metric,
+    from_batch=from_batch,
+    compute=lambda state: renamed(metric.compute(state)),
+    join=lambda parts: renamed(metric.join(parts)),
+  )
 
 
 def _grid(own: tuple[float, float, float]) -> tuple[tuple[float, ...], ...]:

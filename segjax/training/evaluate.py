@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.metrics.base import Metric
 from segjax.tasks.base import Task
 from segjax.training import sharding
 from segjax.training.state import TrainState, eval_variables
@@ -137,11 +138,19 @@ def evaluate(
   for metric, state, own in zip(task.metrics, states, parts, strict=True):
     if not metric.device:
       state = metric.merge(*sharding.gather_arrays(metric.merge(*own)))
-    metrics |= metric.compute(state)
+    metrics |= _compute(metric, state)
     if metric.confusion:
       confusion = metric.confusion(state)
   measure = task.ranking.image_measure if task.ranking else ''
   return Evaluation(metrics, gallery.examples, gallery.worst, measure, gallery.scores, confusion)
+
+
+def _compute(metric: Metric, state: Any) -> dict[str, Any]:
+  """`metric.compute` of a split, whose work the processes share."""
+  if metric.share is None:
+    return metric.compute(state)
+  own = metric.share(state, jax.process_index(), jax.process_count())
+  return metric.join(sharding.gather_arrays(own))
 
 
 def draw(

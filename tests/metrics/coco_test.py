@@ -222,6 +222,29 @@ def test_merging_batches_equals_one_batch_in_any_order():
   assert numbers(m.compute(m.merge(states[2], m.merge(states[1], states[0])))) == expected
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_classes_shared_between_processes_equal_all_at_once(count):
+  """Also where there are more processes than classes."""
+  rng = np.random.default_rng(count)
+  corners = rng.integers(0, 60, (12, 9, 2))
+  boxes = np.concatenate([corners, corners + rng.integers(8, 50, corners.shape)], -1)
+  images = [
+    (
+      annotated(
+        i, [(int(rng.integers(3)), tuple(box), bool(rng.random() < 0.1)) for box in own[:4]]
+      ),
+      [(int(rng.integers(3)), float(rng.random()), tuple(box)) for box in own[2:]],
+    )
+    for i, own in enumerate(boxes.tolist())
+  ]
+  m = metric()
+  state = m.from_batch(*batch_of(*images, slots=9))
+  expected = m.compute(state)
+  assert expected['mask_ap'] > 0
+  found = m.join([m.share(state, i, count) for i in range(count)])
+  np.testing.assert_equal(found, expected)
+
+
 def test_what_travels_between_processes_is_small():
   """A few numbers for each detection and object, whatever the size of the image and its masks."""
   state = metric().from_batch(*batch_of((annotated(3, [(0, SMALL), (1, MEDIUM)]), FOUND)))

@@ -49,7 +49,7 @@ def test_home_is_expanded(elsewhere, monkeypatch):
   [
     ('unet/scene', 'unet/scenes'),
     ('configs/unet/scnes.py', 'unet/scenes'),
-    ('scenes_tiny.py', 'mask_rcnn/scenes_tiny'),
+    ('scenes_tiny.py', 'eomt/scenes_tiny'),
     ('segnet/camvid_gpu', 'segnet/camvid_cpu'),
   ],
 )

@@ -1,4 +1,4 @@
-r"""A tiny EoMT (arXiv 2503.19108) that overfits four images of COCO's panoptic task, on 2 CPU cores.
+r"""A tiny EoMT (arXiv 2503.19108) that overfits four images of COCO panoptic, on 2 CPU cores.
 
 A sanity check of the whole pipeline on real annotations, including crowds and void: correct code
 can overfit four images, those of configs/panoptic_fpn/coco_overfit.py. The ViT is that of
@@ -17,14 +17,16 @@ STEPS = 800
 
 def get_config() -> ml_collections.ConfigDict:
   config = base_config(__file__, 'scenes_tiny.py')
-  config.model.update({
-    'classes': 133,
-    'patch': 16,
-    'queries': 100,
-    'grid': (32, 40),
-    'annealing': tuple((int(STEPS * i / 6), int(STEPS * (i + 1) / 6)) for i in (1, 2, 3)),
-    'matching': {'points': 4096},
-  })
+  config.model.update(
+    {
+      'classes': 133,
+      'patch': 16,
+      'queries': 100,
+      'grid': (32, 40),
+      'annealing': tuple((int(STEPS * i / 6), int(STEPS * (i + 1) / 6)) for i in (1, 2, 3)),
+      'matching': {'points': 4096},
+    }
+  )
   config.data = base_config(__file__, '../panoptic_fpn/coco_overfit.py').data
   del config.augment
   config.batch = {'size': 2, 'eval_size': 2, 'max_objects': 80, 'max_segments': 80}

@@ -30,8 +30,8 @@ def test_every_image_counts_once(semantic_run, capsys):
     for data, size in ((1, 8), (1, 3), (4, 3))
   )
   assert eight['per_class'] == three['per_class'] == four['per_class']
-  assert eight['loss'] == pytest.approx(three['loss'], rel=1e-5)
-  assert eight['loss'] == pytest.approx(four['loss'], rel=1e-5)
+  assert eight['loss'] == pytest.approx(three['loss'], rel=1e-4)
+  assert eight['loss'] == pytest.approx(four['loss'], rel=1e-4)
 
 
 @pytest.mark.parametrize('split', ['val', 'val[:1]', 'val[:4]'])

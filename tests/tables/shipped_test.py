@@ -57,7 +57,7 @@ def test_every_result_of_the_paper_is_a_number_with_its_source(name):
   sourced = all(row.source for row in table.rows.values() if row.paper)  # of no paper's table
   assert sourced or re.search(r'arXiv \d{4}\.\d{4,5}, (Table \d|model zoo)', table.file.source)
   values = [v for row in table.rows.values() for v in (row.paper or {}).values()]
-  assert values
+  assert values or table.file.source.startswith('Not in the paper')
   assert all(isinstance(v, int | decimal.Decimal) and v >= 0 for v in values)
   assert {n for n, row in table.rows.items() if row.unverified} <= UNVERIFIED
   titles = [row.title for row in table.rows.values()]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import jax
@@ -200,13 +201,19 @@ def test_a_second_interrupt_ends_at_once(go, compiled):
   )
 
   def batches():
-    # In this thread, so that the second one comes when the first one has been handled.
+    ours = signal.getsignal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
+    while signal.getsignal(signal.SIGINT) == ours:  # until the first one has been handled
+      time.sleep(0.01)
     signal.raise_signal(signal.SIGINT)
     yield batch, ['a']
 
-  with pytest.raises(KeyboardInterrupt):
-    go(loop.TrainConfig(steps=100), batches=batches())
+  old = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      go(loop.TrainConfig(steps=100), batches=batches())
+  finally:
+    signal.signal(signal.SIGINT, old)
   assert go.saved == []
 
 

@@ -6,9 +6,9 @@
   python experiments/speed/run.py --page
 
 Each row runs in a process of its own, where our program and the peers' take turns (ours, peer,
-ours, peer); its result is a line of `results.jsonl`. The peers of most rows are torch and
-torchvision, and of EoMT transformers: `pip install 'segjax[speed]'`. Without them a row says what
-is missing and measures ours alone. A row that fails is reported, and leaves the others alone.
+ours, peer); its result is a line of `results.jsonl`. The peers of most rows are torch, torchvision
+and transformers: `pip install 'segjax[speed]'`. Without them a row says what is missing and
+measures ours alone. A row that fails is reported, and leaves the others alone.
 """
 
 import argparse

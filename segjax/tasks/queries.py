@@ -113,42 +113,51 @@ def match(
     jnp.arange(layers)
   )
   of_image = functools.partial(_match_image, config=config)
-  of_batch = jax.vmap(of_image)
-  target, point_logits, mask = jax.vmap(of_batch, in_axes=(0, 0, None, 0))(
-    stacked.classes, stacked.masks, targets, keys
+  blocks = point_ops.find_blocks(targets.valid)
+  of_batch = jax.vmap(of_image, in_axes=(0, 0, 0, point_ops.Blocks(0, None), 0))
+  target, point_logits, mask = jax.vmap(of_batch, in_axes=(0, 0, None, None, 0))(
+    stacked.classes, stacked.masks, targets, blocks, keys
   )
   return Matched(stacked.classes, target, point_logits, mask, targets.valid, example)
 
 
 def _match_image(
-  classes: Array, masks: Array, targets: Targets, key: Array, *, config: Any
+  classes: Array,
+  masks: Array,
+  targets: Targets,
+  blocks: point_ops.Blocks,
+  key: Array,
+  *,
+  config: Any,
 ) -> tuple[Array, Array, Array]:
   """(classes i32[Q] of the queries, mask logits f32[N, P] at points, masks f32[N, P] there)."""
   point_key, loss_key = jax.random.split(key)
   everywhere = jax.random.uniform(point_key, (config.points, 2))
   fixed = jax.lax.stop_gradient(masks)
+  # Sampled once: XLA would do so again for each of the terms.
+  sampled = jax.lax.optimization_barrier(
+    (point_ops.sample_maps(fixed, everywhere), targets.values_at(everywhere))
+  )
   cost = matching_cost(
-    jax.lax.stop_gradient(classes),
-    point_ops.sample_maps(fixed, everywhere),
-    targets.classes,
-    targets.values_at(everywhere),
-    config,
+    jax.lax.stop_gradient(classes), sampled[0], targets.classes, sampled[1], config
   )
   query = assign(cost, targets.valid)
   none, queries = classes.shape[-1] - 1, len(classes)
   place = jnp.where(targets.valid, query, queries)
   target = jnp.full(queries, none, jnp.int32).at[place].set(targets.classes, mode='drop')
 
-  chosen = masks[query]
-  points = point_ops.uncertain_points(
-    loss_key,
-    functools.partial(point_ops.sample_maps, fixed[query]),
-    config.points,
-    len(query),
-    oversample=config.oversample,
-    importance=config.importance,
-  )
-  return target, point_ops.sample_maps(chosen, points), targets.values_at(points)
+  def choose(block: Array, query: Array) -> Array:
+    return point_ops.uncertain_points(
+      jax.random.fold_in(loss_key, block),
+      functools.partial(point_ops.sample_maps, fixed[query]),
+      config.points,
+      len(query),
+      oversample=config.oversample,
+      importance=config.importance,
+    )
+
+  points = point_ops.over_blocks(choose, blocks, query)
+  return target, point_ops.sample_valid(masks[query], points, blocks), targets.values_at(points)
 
 
 def matching_cost(

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.metrics.base import Metric
 from segjax.tasks.base import Task
 from segjax.training import sharding
 from segjax.training.state import TrainState, eval_variables
@@ -145,7 +144,7 @@ def evaluate(
   return Evaluation(metrics, gallery.examples, gallery.worst, measure, gallery.scores, confusion)
 
 
-def _compute(metric: Metric, state: Any) -> dict[str, Any]:
+def _compute(metric: Any, state: Any) -> dict[str, Any]:
   """`metric.compute` of a split, whose work the processes share."""
   if metric.share is None:
     return metric.compute(state)

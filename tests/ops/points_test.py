@@ -96,3 +96,41 @@ def test_all_points_at_random_or_none(importance, count):
   assert found.shape == (3, count, 2) and (found >= 0).all() and (found < 1).all()
   if importance and count == 7:
     assert np.abs(found[..., 0] - 0.5).max() < 0.2, 'the nearest ninth'
+
+
+@pytest.mark.parametrize('rows', [1, 8, 19])
+def test_blocks_without_a_valid_row_are_left_out(rows):
+  """Of a batch, as many as the image with the most needs; the others have zeros, if any."""
+  valid = RNG.random((3, rows)) < 0.2
+  valid[0], valid[2, -1] = False, True
+  x = RNG.normal(size=(3, rows, 2)).astype(np.float32)
+  blocks = points.find_blocks(jnp.asarray(valid))
+  used = [len({k // 8 for k in np.flatnonzero(row)}) for row in valid]
+  assert blocks.count == max(used) and blocks.order.shape == (3, -(-rows // 8))
+  twice = lambda order, x: points.over_blocks(
+    lambda block, x: 2 * x + 100 * block, points.Blocks(order, blocks.count), x
+  )
+  found = np.asarray(jax.vmap(twice)(blocks.order, x))
+  expected = 2 * x + 100 * (np.arange(rows) // 8)[:, None]
+  np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-6)
+  zero = (found == 0).all(-1)
+  np.testing.assert_allclose(found[~zero], expected[~zero], rtol=1e-6)
+  assert zero.sum() == 0 or max(used) < -(-rows // 8)
+
+
+def test_the_gradient_by_blocks_is_the_gradient():
+  """Of the valid rows, which alone have one from above."""
+  valid = RNG.random((2, 19)) < 0.4
+  maps = RNG.normal(size=(2, 19, 5, 6)).astype(np.float32)
+  where = RNG.uniform(-0.1, 1.1, (2, 19, 7, 2)).astype(np.float32)
+  order, count = points.find_blocks(jnp.asarray(valid))
+
+  def total(maps, sample):
+    values = jax.vmap(sample)(maps, where, order)
+    return (jnp.sin(values) * valid[..., None]).sum()
+
+  by_blocks = lambda maps, at, order: points.sample_valid(maps, at, points.Blocks(order, count))
+  whole = lambda maps, at, order: points.sample_maps(maps, at)
+  (a, da), (b, db) = (jax.value_and_grad(total)(maps, f) for f in (by_blocks, whole))
+  np.testing.assert_allclose(a, b, rtol=1e-6)
+  np.testing.assert_allclose(da, db, rtol=1e-5, atol=1e-6)

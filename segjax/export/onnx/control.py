@@ -1,6 +1,6 @@
 """Rules of functions, branches and loops."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,18 @@ def _while(g: Builder, eqn: Any, *inputs: str) -> list[str]:
   return g.node_with('Loop', ['', test(g, state)[1], *state], names, body=body)
 
 
+def _scan_inputs(params: Mapping[str, Any]) -> tuple[int, int]:
+  """How many of the inputs of a scan are constants, and how many its state."""
+  if 'num_consts' in params:
+    return params['num_consts'], params['num_carry']
+  constants, state, _ = params['ft_in'].unpack()  # from jax 0.12 on
+  return len(list(constants)), len(list(state))
+
+
 @rule('scan')
 def _scan(g: Builder, eqn: Any, *inputs: str) -> list[str]:
   params = eqn.params
-  a, b, length = params['num_consts'], params['num_carry'], params['length']
+  (a, b), length = _scan_inputs(params), params['length']
   constants, state, series = inputs[:a], inputs[a : a + b], inputs[a + b :]
 
   def make(g: Builder, names: list[str]) -> list[str]:

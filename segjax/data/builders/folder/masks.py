@@ -150,7 +150,7 @@ def map_values(values: np.ndarray, path: Path, options: Any) -> np.ndarray:
   """Class indices of the raw values of a mask; errors as `read_label`."""
   table = _table_of_values(options.class_values, options.void_values)
   in_table = (values >= 0) & (values < len(table))
-  label = table[np.where(in_table, values, len(table) - 1)]
+  label = table[np.where(in_table, values.astype(np.intp), len(table) - 1)]
   if (wrong := label == _UNKNOWN).any():
     value, *others = _commonest(values[wrong])
     raise SegjaxError(

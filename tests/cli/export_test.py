@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import fails, run
+from same_results import check_same
 
 import segjax
 from segjax import export
@@ -80,23 +81,6 @@ def test_an_export_predicts_as_the_run(exported, task, kind):
   for expected, found in zip(predictor(images, **options), other(images, **options), strict=True):
     assert np.array_equal(found.image, expected.image) and found.name == expected.name
     check_same(found, expected)
-
-
-def check_same(found, expected):
-  if expected.label is not None:
-    assert found.label.dtype == expected.label.dtype
-    assert (found.label == expected.label).mean() >= 0.999
-    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
-  if expected.boxes is not None:
-    assert len(expected.scores) and np.array_equal(found.classes, expected.classes)
-    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    assert (found.masks == expected.masks).mean() >= 0.999
-  if expected.segments is not None:
-    assert (found.segments == expected.segments).mean() >= 0.999
-    assert len(found.segments_info) == len(expected.segments_info) > 0
-    for a, b in zip(found.segments_info, expected.segments_info, strict=True):
-      assert (a['id'], a['category'], a['isthing']) == (b['id'], b['category'], b['isthing'])
 
 
 @pytest.fixture(scope='module', params=['c4', 'merged'])

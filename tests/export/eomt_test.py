@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from networks import abstract, filled
+from same_results import check_same
 
 from segjax import run as run_lib
 from segjax.data.datasets import DatasetSpec
@@ -63,23 +64,6 @@ def make_run(task, share=None, **model):
 def photograph(size):
   small = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
   return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def check_same(found, expected):
-  if expected.label is not None:
-    assert (found.label == expected.label).mean() >= 0.999
-    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
-  if expected.boxes is not None:
-    assert len(expected.scores) > 5 and np.array_equal(found.classes, expected.classes)
-    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    assert (found.masks == expected.masks).mean() >= 0.999
-  if expected.segments is not None:
-    assert (found.segments == expected.segments).mean() >= 0.999
-    assert len(found.segments_info) == len(expected.segments_info) > 0
-    for a, b in zip(found.segments_info, expected.segments_info, strict=True):
-      assert (a['id'], a['category'], a['isthing']) == (b['id'], b['category'], b['isthing'])
-      assert a['score'] == pytest.approx(b['score'], abs=1e-4), 'of stuff, too'
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ is written anew. The exit code is 1 if a row failed or something was lost.
 """
 
 import argparse
-import fnmatch
-import json
 import sys
 import tempfile
 import time
@@ -24,6 +22,8 @@ if not __package__:  # run as a script
   # The modules of this directory are the package `faults`; segjax is that of this checkout.
   sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
+import lines  # noqa: E402
+import runner  # noqa: E402
 from faults import page  # noqa: E402
 from faults.place import Place  # noqa: E402
 from faults.row import Options  # noqa: E402
@@ -68,20 +68,12 @@ def list_rows() -> None:
 
 
 def write_page() -> None:
-  (HERE / 'README.md').write_text(page.render(read(RESULTS), KINDS))
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-  """All lines, the oldest first; none if there is no file."""
-  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+  (HERE / 'README.md').write_text(page.render(lines.read(RESULTS), KINDS))
 
 
 def run_all(args: argparse.Namespace) -> int:
   """Runs the rows that are asked for; 1 if one failed or lost something."""
-  patterns = args.rows.split(',')
-  names = [name for name in ROWS if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-  if not names:
-    raise SystemExit(f'--rows={args.rows}: no such row, see --list')
+  names = runner.chosen(ROWS, args.rows)
   run_lib.start_process()  # quiet libraries
   bad = False
   with tempfile.TemporaryDirectory(prefix='segjax-faults-') as temporary:
@@ -95,8 +87,7 @@ def run_all(args: argparse.Namespace) -> int:
       print(page.describe(result), flush=True)
       bad = bad or 'error' in result or bool(result['lost'])
       if 'error' not in result:
-        with RESULTS.open('a') as file:
-          file.write(json.dumps(result, sort_keys=True) + '\n')
+        lines.append(RESULTS, result)
         write_page()
   return int(bad)
 

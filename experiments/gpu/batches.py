@@ -27,7 +27,7 @@ if not __package__:  # run as a script
 from speed import dense, detection, machine, ours  # noqa: E402
 from speed.row import Cost, Options, Program  # noqa: E402
 
-from gpu import lines  # noqa: E402
+import lines  # noqa: E402
 from segjax.models import fcn, segnet, unet  # noqa: E402
 from segjax.training import compile as compile_lib  # noqa: E402
 

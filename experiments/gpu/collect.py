@@ -24,10 +24,10 @@ if not __package__:  # run as a script
 
 from speed import growth  # noqa: E402
 from speed import page as speed_page  # noqa: E402
-from speed import results as speed_results  # noqa: E402
 from speed.rows import KINDS  # noqa: E402
 
-from gpu import lines, page  # noqa: E402
+import lines  # noqa: E402
+from gpu import page  # noqa: E402
 from gpu.plan import ROOT  # noqa: E402
 from gpu.slots import SLOTS  # noqa: E402
 from segjax.cli.table import update_pages  # noqa: E402
@@ -95,8 +95,8 @@ def write_pages(experiments: Path) -> None:
   text = page.render(lines.read(experiments / 'gpu/results.jsonl'), SLOTS)
   (experiments / 'gpu/README.md').write_text(text, encoding='utf-8')
   speed = experiments / 'speed'
-  grown = speed_results.read(speed / 'growth.jsonl')
-  measured = speed_results.read(speed / 'results.jsonl')
+  grown = lines.read(speed / 'growth.jsonl')
+  measured = lines.read(speed / 'results.jsonl')
   (speed / 'README.md').write_text(speed_page.render(measured, grown, KINDS), encoding='utf-8')
   growth.draw(grown, speed / 'growth.svg')
 

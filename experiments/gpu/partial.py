@@ -17,7 +17,7 @@ if not __package__:  # run as a script
     str(Path(__file__).resolve().parents[2]),
   ]
 
-from gpu import lines  # noqa: E402
+import lines  # noqa: E402
 from segjax import run as run_lib  # noqa: E402
 from segjax.cli.evaluate import evaluate_run  # noqa: E402
 from segjax.tables import results, spec  # noqa: E402

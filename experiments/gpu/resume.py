@@ -26,7 +26,7 @@ if not __package__:  # run as a script
     str(Path(__file__).resolve().parents[2]),
   ]
 
-from gpu import lines  # noqa: E402
+import lines  # noqa: E402
 from segjax import main as program  # noqa: E402
 from segjax.tables import results  # noqa: E402
 from segjax.training import log  # noqa: E402

@@ -30,7 +30,8 @@ if not __package__:  # run as a script
     str(Path(__file__).resolve().parents[2]),
   ]
 
-from gpu import lines, page, toy  # noqa: E402
+import lines  # noqa: E402
+from gpu import page, toy  # noqa: E402
 from gpu.pack import write_pack  # noqa: E402
 from gpu.plan import HERE, ROOT, Context, Step  # noqa: E402
 from gpu.slots import SLOTS, names  # noqa: E402

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Iterable
 
-from gpu import lines
+import lines
 from gpu.plan import HERE, ROOT, Context, Slot, Step
 from gpu.training import VGG16, place_table, train
 

@@ -26,9 +26,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segjax import provenance
+HERE = Path(__file__).resolve().parent
+if not __package__:  # run as a script; segjax is that of this checkout
+  sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
-HERE = Path(__file__).parent
+import lines  # noqa: E402
+from segjax import provenance  # noqa: E402
+
 RESULTS = HERE / 'results.jsonl'
 # COCO 2017: images and objects of train and val.
 COCO = {'train': (118_287, 860_001), 'val': (5_000, 36_781)}
@@ -287,16 +291,14 @@ def main() -> None:
     if args.flips:
       _record('flips', flips(root / 'small', root / 'flips', args.flips))
   if args.page:
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    (HERE / 'README.md').write_text(page(rows))
+    (HERE / 'README.md').write_text(page(lines.read(RESULTS)))
 
 
 def _record(kind: str, row: dict[str, Any]) -> None:
   facts = provenance.provenance()
   row |= {'kind': kind, 'load': os.getloadavg()[0], 'commit': facts['commit'][:7]}
   print(json.dumps(row), flush=True)
-  with RESULTS.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  lines.append(RESULTS, row)
 
 
 if __name__ == '__main__':

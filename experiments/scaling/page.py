@@ -1,10 +1,10 @@
 """Writes README.md from the results."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lines
 from scaling import bounds, evaluation, layouts, memory
 
 TOP = """# Scaling over devices and processes
@@ -56,8 +56,7 @@ images: the exchange of names and F1 after each batch, and of the numbers that a
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
   """The last result of each row."""
-  lines = path.read_text().splitlines() if path.exists() else []
-  return {result['row']: result for result in map(json.loads, lines)}
+  return {result['row']: result for result in lines.read(path)}
 
 
 def render(results: Mapping[str, Mapping[str, Any]], speed: Mapping[str, Any]) -> str:

@@ -9,10 +9,8 @@ Each row runs in a process of its own; its result is a line of `results.jsonl`.
 """
 
 import argparse
-import fnmatch
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +21,8 @@ if not __package__:  # run as a script
   # The modules of this directory are the package `scaling`; segjax is that of this checkout.
   sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
+import lines  # noqa: E402
+import runner  # noqa: E402
 from scaling import bounds, evaluation, layouts, memory, page  # noqa: E402
 from segjax import provenance  # noqa: E402
 
@@ -60,25 +60,20 @@ def parser() -> argparse.ArgumentParser:
 
 def measure_all(args: argparse.Namespace) -> int:
   """Measures the rows that are asked for; returns how many failed."""
-  patterns = args.rows.split(',')
-  names = [name for name in ROWS if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-  if not names:
-    raise SystemExit(f'--rows={args.rows}: no such row, see --list')
   failed = 0
   with tempfile.TemporaryDirectory() as temporary:
-    for name in names:
-      result = measure_alone(name, Path(args.cache or temporary), Path(temporary) / 'result.json')
-      print(f'{name}: {"failed" if result is None else "done"}', flush=True)
-      if result is None:
+    for name in runner.chosen(ROWS, args.rows):
+      result = measure_alone(name, Path(args.cache or temporary))
+      print(f'{name}: {result.get("error", "done")}', flush=True)
+      if 'error' in result:
         failed += 1
-        continue
-      with (HERE / 'results.jsonl').open('a') as file:
-        file.write(json.dumps(result, sort_keys=True) + '\n')
+      else:
+        lines.append(HERE / 'results.jsonl', result)
   return failed
 
 
-def measure_alone(name: str, cache: Path, result: Path) -> dict[str, Any] | None:
-  """Measures a row in a process of its own; None if it failed."""
+def measure_alone(name: str, cache: Path) -> dict[str, Any]:
+  """Measures a row in a process of its own; an `error` in place of its values if it fails."""
   cache = cache.resolve()
   cache.mkdir(parents=True, exist_ok=True)
   environment = {
@@ -87,10 +82,8 @@ def measure_alone(name: str, cache: Path, result: Path) -> dict[str, Any] | None
     'XLA_FLAGS': f'{FLAGS} {os.environ.get("XLA_FLAGS", "")}',
     'XDG_CACHE_HOME': str(cache),
   }
-  script = [sys.executable, __file__, f'--child={name}', f'--cache={cache}', f'--result={result}']
-  if subprocess.run(script, env=environment).returncode:
-    return None
-  return json.loads(result.read_text())
+  child = [f'--child={name}', f'--cache={cache}']
+  return runner.measure_alone(__file__, child, environment=environment)
 
 
 if __name__ == '__main__':

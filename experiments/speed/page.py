@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runner import Result
 from speed import growth
-from speed.results import Result, latest
+from speed.results import latest
 from speed.row import Row
 
 TOP = """# Speed

@@ -12,12 +12,9 @@ measures ours alone. A row that fails is reported, and leaves the others alone.
 """
 
 import argparse
-import fnmatch
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,10 @@ if not __package__:  # run as a script
   # The modules of this directory are the package `speed`; segjax is that of this checkout.
   sys.path[:1] = [str(HERE.parent), str(HERE.parent.parent)]
 
+import lines  # noqa: E402
+import runner  # noqa: E402
 from segjax.training import compile as compile_lib  # noqa: E402
-from speed import growth, harness, machine, page, results  # noqa: E402
+from speed import growth, harness, machine, page  # noqa: E402
 from speed.row import Options  # noqa: E402
 from speed.rows import KINDS, ROWS  # noqa: E402
 
@@ -59,8 +58,8 @@ def list_rows() -> None:
 
 
 def write_page() -> None:
-  grown = results.read(HERE / 'growth.jsonl')
-  text = page.render(results.read(HERE / 'results.jsonl'), grown, KINDS)
+  grown = lines.read(HERE / 'growth.jsonl')
+  text = page.render(lines.read(HERE / 'results.jsonl'), grown, KINDS)
   (HERE / 'README.md').write_text(text)
   growth.draw(grown, HERE / 'growth.svg')
 
@@ -92,10 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
 def measure_all(args: argparse.Namespace) -> int:
   """Measures the rows, or curves, that are asked for; returns how many failed."""
-  patterns, every = args.rows.split(','), growth.CURVES if args.growth else ROWS
-  names = [name for name in every if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-  if not names:
-    raise SystemExit(f'--rows={args.rows}: no such row, see --list')
+  names = runner.chosen(growth.CURVES if args.growth else ROWS, args.rows)
   out = Path(args.out or HERE / ('growth.jsonl' if args.growth else 'results.jsonl'))
   failed = 0
   for name in names:
@@ -106,7 +102,7 @@ def measure_all(args: argparse.Namespace) -> int:
     if 'error' in result:
       failed += 1
     elif not args.toy:
-      results.append(out, result)
+      lines.append(out, result)
   return failed
 
 
@@ -121,25 +117,10 @@ def describe(name: str, args: argparse.Namespace, result: dict[str, Any]) -> str
 
 def measure_alone(name: str, args: argparse.Namespace) -> dict[str, Any]:
   """Measures a row in a process of its own; an `error` in place of a measurement if it fails."""
-  with tempfile.TemporaryDirectory() as directory:
-    out = Path(directory) / 'result.json'
-    flags = [f'--{flag}' for flag in ('toy', 'compile', 'growth') if getattr(args, flag)]
-    child = [f'--child={name}', f'--rounds={args.rounds}', f'--dtype={args.dtype}']
-    try:
-      done = subprocess.run(
-        [sys.executable, str(HERE / 'run.py'), *child, f'--result={out}', *flags],
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=_GROWTH_SECONDS if args.growth else ROWS[name].limit,
-        check=False,
-      )
-    except subprocess.TimeoutExpired as error:
-      return {'error': f'not done after {error.timeout:.0f} s'}
-    if out.exists():
-      return json.loads(out.read_text())
-    sys.stderr.write(done.stderr)
-    lines = done.stderr.strip().splitlines() or ['']
-    return {'error': f'exit code {done.returncode}: {lines[-1][:300]}'}
+  flags = [f'--{flag}' for flag in ('toy', 'compile', 'growth') if getattr(args, flag)]
+  child = [f'--child={name}', f'--rounds={args.rounds}', f'--dtype={args.dtype}', *flags]
+  timeout = _GROWTH_SECONDS if args.growth else ROWS[name].limit
+  return runner.measure_alone(HERE / 'run.py', child, timeout=timeout)
 
 
 def command(name: str, args: argparse.Namespace) -> str:

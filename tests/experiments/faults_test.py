@@ -37,7 +37,9 @@ def test_the_page_is_of_the_results(root):
   from faults import page, run
   from faults.rows import KINDS
 
-  assert (run.HERE / 'README.md').read_text() == page.render(run.read(run.RESULTS), KINDS)
+  import lines
+
+  assert (run.HERE / 'README.md').read_text() == page.render(lines.read(run.RESULTS), KINDS)
 
 
 def test_the_page_says_what_was_lost_and_what_was_not_run():

@@ -269,7 +269,7 @@ def test_a_pack_has_no_checkpoints(tmp_path):
 
 
 def test_a_line_that_a_kill_truncated_is_left_out(tmp_path):
-  from gpu import lines
+  import lines
 
   path = tmp_path / 'a.jsonl'
   path.write_text('{"a": 1}\n{"a": 2')
@@ -277,8 +277,10 @@ def test_a_line_that_a_kill_truncated_is_left_out(tmp_path):
 
 
 def test_the_page_is_the_rendered_one():
-  from gpu import lines, page
+  from gpu import page
   from gpu.slots import SLOTS
+
+  import lines
 
   folder = ROOT / 'experiments/gpu'
   text = page.render(lines.read(folder / 'results.jsonl'), SLOTS)
@@ -300,8 +302,10 @@ def test_batches_grow_until_one_does_not_fit(most, largest, tried):
 
 def test_a_batch_that_does_not_fit_ends_the_measurement(tmp_path, monkeypatch):
   import jax
-  from gpu import batches, lines
+  from gpu import batches
   from speed.row import Options
+
+  import lines
 
   def measure(network, options, batch, steps):
     if batch > 2:
@@ -359,7 +363,7 @@ def test_a_slot_that_trains_records(out, letter):
 @pytest.mark.timeout(600)  # seconds where nothing else runs, but a Mask R-CNN is compiled
 @pytest.mark.parametrize('letter', 'degh')
 def test_a_slot_that_measures_runs(out, letter):
-  from gpu import lines
+  import lines
 
   assert set(run_toy(out, f'--slots={letter}', '--minutes=20')) == {'done'}
   measured = lines.read(out / 'measured.jsonl')

@@ -240,11 +240,13 @@ def test_the_page_has_the_last_result_of_each_row():
 
 
 def test_the_readme_is_up_to_date(root):
-  from speed import page, results
+  from speed import page
   from speed.rows import KINDS
 
+  import lines
+
   directory = root / 'experiments/speed'
-  found = (results.read(directory / f'{name}.jsonl') for name in ('results', 'growth'))
+  found = (lines.read(directory / f'{name}.jsonl') for name in ('results', 'growth'))
   assert (directory / 'README.md').read_text() == page.render(*found, KINDS), (
     'run: python experiments/speed/run.py --page'
   )

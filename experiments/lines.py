@@ -1,4 +1,4 @@
-"""Files of results: a JSON object a line."""
+"""Files of results: a JSON object a line, the oldest first."""
 
 import json
 from collections.abc import Mapping

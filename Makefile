@@ -32,11 +32,10 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
 
-# Where rounding may depend on the optimization, and the slow tests.
-test-optimized: $(READY)  ## numerical and slow tests, with full XLA optimization
+# Where rounding may depend on the optimization.
+test-optimized: $(READY)  ## numerical tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' \
 	  $(addprefix tests/,losses metrics models nn ops tasks training)
-	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m slow
 
 # Debian's Slurm, on this machine and only while the test runs; needs root.
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed

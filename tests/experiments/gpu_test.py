@@ -381,7 +381,9 @@ def test_a_slot_that_measures_runs(out, letter):
 @pytest.mark.slow
 def test_a_training_that_is_stopped_is_evaluated(tmp_path, monkeypatch):
   """In the midst of a million steps; what it reached is no record of the table."""
-  from gpu import lines, run, slots, toy
+  from gpu import run, slots, toy
+
+  import lines
 
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   long = {**toy.ENTRIES['segnet_table1']['segnet_basic_mfb.paper'], 'train.steps': 1_000_000}

@@ -169,6 +169,30 @@ def _max_pool(options: Options) -> Work:
   return _compare({name: functools.partial(both, form) for name, form in forms.items()}, (x, g))
 
 
+def _depthwise(options: Options) -> Work:
+  """3x3 convolution of each channel on its own, and both gradients."""
+  shape = options.pick((8, 32, 32, 96), (1, 4, 5, 2))
+  x, g, kernel = (dense.draw_image(size) for size in (shape, shape, (3, 3, 1, shape[-1])))
+  window = (1, 1), ((1, 1), (1, 1)), (1, 1)
+
+  def by_xla(x: Any, kernel: Any, g: Any) -> Any:
+    convolve = lambda x, kernel: lax.conv_general_dilated(
+      x,
+      kernel,
+      *window[:2],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=shape[-1],
+    )
+    y, pull = jax.vjp(convolve, x, kernel)
+    return y, pull(g)
+
+  def shifted(x: Any, kernel: Any, g: Any) -> Any:
+    y, pull = jax.vjp(lambda x, kernel: conv_lib.conv(x, kernel, *window), x, kernel)
+    return y, pull(g)
+
+  return _compare({'shifted products': shifted, 'XLA': by_xla}, (x, kernel, g))
+
+
 # --- panoptic segmentation ------------------------------------------------------------------------
 
 
@@ -282,6 +306,9 @@ ROWS = {
     for name, at in _IMAGES.items()
   },
   'form_max_pool': Row('2 × 2 max pooling and gradient, 2 × 256 × 256 × 64', _max_pool),
+  'form_depthwise': Row(
+    '3 × 3 depthwise convolution and gradients, 8 × 32 × 32 × 96: shifted products', _depthwise
+  ),
   'form_roi_align_7': Row(
     'RoIAlign 7², forward + backward: gathers', functools.partial(_roi_align, 7)
   ),

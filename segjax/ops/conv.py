@@ -153,7 +153,7 @@ def _depthwise(kernel, x, strides):
 def shifted_convolve(x: Array, kernel: Array, padding: Padding, dilation: Pair) -> Array:
   """`conv` of each channel on its own at stride 1, as kh · kw shifted products.
 
-  XLA's depthwise convolution on a CPU takes ten times as long, and its gradients more.
+  XLA's depthwise convolution on a CPU, and its gradients, take several times as long.
   """
   terms = [part * kernel[i, j, 0] for i, j, part in _shifts(x, kernel.shape, padding, dilation)]
   return sum(terms[1:], terms[0])

@@ -20,7 +20,7 @@ def corners(points: Array, size: tuple[int, int]) -> list[tuple[Array, Array]]:
   """The four pixels around each point, and their weights in bilinear interpolation.
 
   One after the other, as XLA on a CPU fuses what gathers a single pixel with what it is for, and
-  is 20 times as fast as with a gather of all four.
+  does not fuse a gather of all four.
 
   Args:
     points: f32[..., 2].

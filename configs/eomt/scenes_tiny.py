@@ -11,6 +11,8 @@ differs is what the data set has for it: its classes, and how many objects an im
 
 import ml_collections
 
+from segjax.config import base_config
+
 # Classes of scenes that the network tells apart: 4 of stuff, 5 of things.
 CLASSES = {'semantic': 9, 'instance': 5, 'panoptic': 9}
 BEST = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
@@ -40,13 +42,8 @@ def get_config(task: str = 'panoptic') -> ml_collections.ConfigDict:
     'query_mask': {'scale': 5.0},
     'query_dice': {'scale': 5.0},
   }
-  config.data = {
-    'name': 'scenes',
-    'train_split': 'train',
-    'eval_split': 'val',
-    'size': {'interpolation': 'bilinear', 'shapes': ((128, 128),)},
-  }
-  config.augment = {'flip_horizontal': 0.5, 'brightness': 0.1, 'contrast': 0.1}
+  detector = base_config(__file__, '../mask_rcnn/scenes_tiny.py')
+  config.data, config.augment = detector.data, detector.augment
   config.batch = {'size': 8, 'eval_size': 20}
   if task != 'semantic':
     config.batch.max_objects = 16

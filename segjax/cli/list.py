@@ -141,13 +141,17 @@ def metrics() -> dict[str, str]:
 
 
 def tables() -> dict[str, str]:
-  """The papers' tables -> their titles, and how many rows have results."""
-  from segjax.tables import results, spec
+  """The papers' tables -> their titles, and how many rows have results of their current config."""
+  from segjax.tables import results, runs, spec
 
   lines = {}
   for folder in resources.table_dirs():
     table = spec.read_table(folder)
-    measured = {record.entry for record in results.read_results(table)}
+    measured = {
+      record.entry
+      for record in results.read_results(table)
+      if (entry := table.entries.get(record.entry)) and not runs.is_earlier(record, entry)
+    }
     count = f'{len(measured)} of {len(table.entries)} rows measured' if table.entries else 'quoted'
     lines[table.name] = f'{table.file.title} ({count})'
   return lines

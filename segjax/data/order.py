@@ -86,10 +86,12 @@ def fit_shape(size: Size, config: InputConfig, name: Callable[[], str]) -> Size:
     return config.data.size.image_size or multiple_shape(size)
   fitting = [s for s in config.data.size.shapes if s[0] >= size[0] and s[1] >= size[1]]
   if not fitting:
+    resized = config.data.size.image_size or config.data.size.short_side
+    change = 'lower' if resized else 'resize by'
     raise SegjaxError(
       f'{name()} of {config.data.name} is {size[0]}x{size[1]} pixels (height x width) and fits '
       f'into none of config.data.size.shapes={config.data.size.shapes}: add a larger shape, or '
-      'lower config.data.size.image_size, short_side or longest_side'
+      f'{change} config.data.size.image_size, or short_side and longest_side'
     )
   return min(fitting, key=lambda shape: shape[0] * shape[1])
 

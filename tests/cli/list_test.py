@@ -10,6 +10,7 @@ from segjax.cli import list as listing
 from segjax.convert.load import SOURCES
 from segjax.data import datasets
 from segjax.experiment import parse
+from segjax.tables import runs
 
 
 @pytest.fixture(scope='module')
@@ -75,6 +76,11 @@ def test_tables_count_their_results():
   assert list(lines) == [folder.name for folder in resources.table_dirs()]
   assert lines['segnet_table6'].endswith('(3 of 3 rows measured)')
   assert lines['panoptic_table1'].endswith('(quoted)')
+
+
+def test_results_of_earlier_configs_are_not_counted(monkeypatch):
+  monkeypatch.setattr(runs, 'is_earlier', lambda record, entry: True)
+  assert listing.tables()['segnet_table6'].endswith('(0 of 3 rows measured)')
 
 
 def test_an_unknown_kind_names_the_known_ones(capsys):

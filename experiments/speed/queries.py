@@ -1,14 +1,17 @@
-"""EoMT beside transformers', with the same weights."""
+"""EoMT beside transformers', with the same weights; its matching beside SciPy's."""
 
 import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from segjax.losses import queries as losses
 from segjax.models import eomt
 from segjax.nn.vit import SizeName
+from segjax.ops.assignment import assign
 from segjax.tasks import instance
 from speed import detection, harness, ours
 from speed.row import Options, Row, Work
@@ -79,6 +82,24 @@ def _same_losses(count: int, found: list, others: Mapping[str, list]) -> str:
   return f'losses of two steps equal to {max(errors):.1%}, at points at random of {count} masks'
 
 
+def _matching(images: int, objects: int, queries: int, options: Options) -> Work:
+  """The assignment of objects to queries, on the device and on the host."""
+  shape = options.pick((images, objects, queries), (2, 3, 5))
+  cost = np.random.default_rng(0).random(shape, np.float32)
+  run, count = ours.call(jax.vmap(assign), cost, np.ones(shape[:2], bool))
+  on_host = lambda cost: np.stack([linear_sum_assignment(c)[1] for c in cost]).astype(np.int32)
+  expected = jax.ShapeDtypeStruct(shape[:2], np.int32)
+  by_callback, _ = ours.call(lambda cost: jax.pure_callback(on_host, expected, cost), cost)
+  others = {'SciPy': lambda: on_host(cost), 'SciPy, called from the device': by_callback}
+  return Work(run, others if options.peers else {}, _same_queries, count)
+
+
+def _same_queries(found: list, others: Mapping[str, list]) -> str:
+  for results in others.values():
+    np.testing.assert_array_equal(found[0], results[0])
+  return 'the same query for each object'
+
+
 def make_task(model: eomt.EoMT) -> Any:
   """Instance segmentation with the losses as published."""
 
@@ -109,7 +130,7 @@ def _variables(model: eomt.EoMT, image: np.ndarray, options: Options) -> tuple[A
   return {**variables, **peers.converted(model, peers.network(model))}, peers
 
 
-def _row(work: str, make: Any, *args: Any, target: float | None) -> Row:
+def _row(work: str, make: Any, *args: Any, target: float | None = None) -> Row:
   return Row(work, functools.partial(make, *args), target)
 
 
@@ -118,4 +139,5 @@ ROWS = {
   'eomt_s_train': _row('EoMT-S train step, 640², 8 objects', _training, 'small', 8, target=1.0),
   'eomt_l_infer': _row('EoMT-L inference, 640²', _inference, 'large', target=1.0),
   'eomt_l_train': _row('EoMT-L train step, 640², 8 objects', _training, 'large', 8, target=1.0),
+  'match': _row('matching 100 objects with 200 queries, 8 images', _matching, 8, 100, 200),
 }

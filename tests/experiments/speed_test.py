@@ -67,7 +67,7 @@ def result(**more):
 # --- rows -----------------------------------------------------------------------------------------
 
 # Those that compile little or nothing; the others are slow.
-QUICK = ('nms_2000', 'paste', 'pool_unpool', 'transposed_4_2', 'coco', 'boundary_f1')
+QUICK = ('nms_2000', 'paste', 'pool_unpool', 'transposed_4_2', 'coco', 'boundary_f1', 'match')
 # Their programs start processes, which tests/cli does, too.
 COMMANDS = ('predict', 'help', 'first_step_', 'compilations_')
 

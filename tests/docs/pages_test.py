@@ -10,6 +10,7 @@ import segjax
 from segjax import main as program
 from segjax.config import read_file
 from segjax.experiment import parse
+from segjax.models.eomt import EoMT
 
 
 @pytest.fixture(scope='module')
@@ -36,6 +37,23 @@ def test_the_config_to_fine_tune_is_valid(pages, root, tmp_path):
   own, tuned = (parse(read_file(tmp_path / name)) for name in ('my_config.py', 'fine_tune.py'))
   assert tuned.model.classes == own.model.classes
   assert tuned.model.backbone.name == 'resnet50' and tuned.init_from.reset == 'heads'
+
+
+@pytest.mark.parametrize(
+  ('own', 'classes'),
+  [('unet/scenes', 9), ('mask_rcnn/scenes_tiny', 5), ('panoptic_fpn/scenes_tiny', 9)],
+)
+def test_the_config_of_eomt_is_valid_for_each_task(pages, tmp_path, own, classes):
+  (block,) = (b for b in blocks(pages['fine_tune.md'], 'python') if 'eomt.py' in b)
+  (tmp_path / 'eomt.py').write_text(block)
+  (tmp_path / 'my_config.py').write_text(
+    'import ml_collections\nfrom segjax.config import read_file\n'
+    f'get_config = lambda: ml_collections.ConfigDict(read_file({own!r}))\n'
+  )
+  before, tuned = (parse(read_file(tmp_path / name)) for name in ('my_config.py', 'eomt.py'))
+  assert (tuned.task, tuned.data.name) == (before.task, before.data.name)
+  assert isinstance(tuned.model, EoMT) and tuned.model.classes == classes
+  assert tuned.model.grid == (32, 32) and tuned.init_from.source == 'dinov2/small_reg4'
 
 
 def test_commands_exist(pages):

@@ -13,9 +13,12 @@ import pytest
 from segjax.convert import eomt
 from segjax.convert.load import SOURCES, Pretrained, flat_paths, load_into
 from segjax.convert.table import convert
-from segjax.models.eomt import EoMT
+from segjax.losses import queries as losses
+from segjax.models.eomt import EoMT, MatchingConfig
 from segjax.nn import vit
 from segjax.ops import mask_sets
+from segjax.ops.masks import pack_masks
+from segjax.tasks import queries
 from segjax.types import SegjaxError
 
 CLASSES, QUERIES, SIDE = 5, 6, 64
@@ -224,6 +227,77 @@ def test_logits_are_those_of_transformers(pair):
       (found.masks, expected.masks_queries_logits),
     ):
       np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5 * np.abs(b.numpy()).max())
+
+
+def test_losses_and_gradients_are_those_of_transformers(pair, monkeypatch):
+  """With the same points, all queries masked in attention; in float64, but for the predictions."""
+  import torch
+  from transformers.models.eomt import modeling_eomt
+
+  theirs, model, variables = pair
+  count, objects, rng = 64, 3, np.random.default_rng(0)
+  image = rng.normal(size=(2, SIDE, SIDE, 3))
+  masks = rng.random((2, objects, SIDE, SIDE)) < 0.3
+  classes = rng.integers(0, CLASSES, (2, objects))
+  of_matching, of_losses = rng.random((2, count, 2))
+
+  # The criterion's points; of the matching, one set for all masks.
+  monkeypatch.setattr(modeling_eomt.torch, 'rand', lambda *_, **__: torch.tensor(of_matching)[None])
+  theirs.criterion.sample_points_using_uncertainty = lambda logits, *_: torch.tensor(
+    of_losses
+  ).expand(len(logits), -1, -1)
+  theirs.train()
+  theirs.attn_mask_probs.fill_(1.0)
+  out = theirs(
+    pixel_values=torch.tensor(image.transpose(0, 3, 1, 2)),
+    mask_labels=list(torch.tensor(masks).double()),
+    class_labels=list(torch.tensor(classes)),
+  )
+  out.loss.backward()
+  gradients = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+  source = {'it': eomt.transformers_source('atom')}
+  expected = convert(gradients, source, 'it', 'a file')
+
+  def uniform(key, shape, *_):
+    return jnp.asarray(of_matching) if shape == (count, 2) else jnp.zeros(shape)
+
+  monkeypatch.setattr(jax.random, 'uniform', uniform)
+  monkeypatch.setattr(
+    queries.point_ops,
+    'uncertain_points',
+    lambda key, logits_at, count, n, **_: jnp.broadcast_to(jnp.asarray(of_losses), (n, count, 2)),
+  )
+  model = model.clone(
+    annealing=((1, 2), (1, 2)), matching=MatchingConfig(points=count), dtype='float64'
+  )
+
+  def total(params):
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = {'params': params, 'masked': {'share': jnp.ones(2)}}
+    predictions, _ = model.apply(state, image, keys, step=0, train=True, mutable=['masked'])
+    none = jnp.zeros((2, 0), jnp.int32)
+    targets = queries.Targets(
+      jnp.asarray(classes, jnp.int32),
+      jnp.ones((2, objects), bool),
+      pack_masks(masks),
+      jnp.zeros((2, SIDE, SIDE), jnp.int32),
+      none,
+    )
+    matched = queries.match(predictions, targets, keys, model.matching, jnp.ones(2, bool))
+    terms = ((losses.query_class, 2), (losses.query_mask, 5), (losses.query_dice, 5))
+    parts = [(loss({'matched': matched}), scale) for loss, scale in terms]
+    return sum(scale * part.sum / part.count for part, scale in parts)
+
+  with jax.enable_x64(True):
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables['params'])
+    loss, found = jax.value_and_grad(total)(params)
+  np.testing.assert_allclose(loss, out.loss.item(), rtol=1e-6)
+  found = flat_paths({'params': found})
+  assert found.keys() == expected.keys()
+  largest = max(np.abs(x).max() for x in expected.values())
+  for path, gradient in expected.items():
+    tolerance = 1e-5 * max(np.abs(gradient).max(), 1e-3 * largest)
+    np.testing.assert_allclose(found[path], gradient, rtol=0, atol=tolerance, err_msg=path)
 
 
 @pytest.mark.parametrize('seed', range(4))

@@ -623,13 +623,17 @@ def load_run(
   Raises:
     SegjaxError: no such workdir or checkpoint, a corrupt one, or an override of what was trained.
   """
+  experiment = read_experiment(workdir)
+  of_model = [f'model.{key}' for key in getattr(experiment.model, 'inference_keys', ())]
   for key, _ in overrides:
-    if not key.startswith(_SET_LATER):
+    if not key.startswith(_SET_LATER) and key not in of_model:
       raise SegjaxError(
         f'config.{key} belongs to the training of {workdir.path}: for a trained network only '
         'config.data, config.batch, config.eval and config.mesh can be set'
+        + ''.join(f', config.{name}' for name in of_model)
       )
-  experiment = read_experiment(workdir, overrides)
+  if overrides:
+    experiment = read_experiment(workdir, overrides)
   dataset = workdir.read_dataset()
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(experiment, spec, dataset['class_weights'])

@@ -180,6 +180,15 @@ def test_what_was_trained_stays_as_it_is(frozen):
     run_lib.load_run(workdir, 'latest', [('batch.size', '0')])
 
 
+def test_thresholds_of_inference_can_be_set_later(frozen):
+  workdir = frozen('b', INSTANCE)
+  with pytest.raises(SegjaxError, match=r'only config\.data, .*config\.model\.box_head\.nms_iou, '):
+    run_lib.load_run(workdir, 'latest', [('model.box_head.samples', '8')])
+  # The key is read, and its value checked.
+  with pytest.raises(SegjaxError, match=r'config\.model\.box_head\.score_threshold=2'):
+    run_lib.load_run(workdir, 'latest', [('model.box_head.score_threshold', '2.0')])
+
+
 def test_without_a_checkpoint(frozen):
   workdir = frozen('a', SEMANTIC)
   assert not run_lib.is_trained(workdir)

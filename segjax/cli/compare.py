@@ -25,7 +25,7 @@ EXAMPLE = """examples:
   segjax compare runs/* --from-logs
 
 Each run is evaluated at its checkpoint. --config.KEY=VALUE can override config.data, config.batch,
-config.eval and config.mesh of all of them."""
+config.eval, config.mesh, and of config.model the thresholds of inference, of all of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

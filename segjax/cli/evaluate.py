@@ -27,7 +27,8 @@ EXAMPLE = """examples:
   segjax evaluate --workdir=runs/scenes --split=val --checkpoint=best --json
   segjax evaluate --workdir=runs/panoptic --split='train[:500]' --tune
 
---config.KEY=VALUE can override config.data, config.batch, config.eval and config.mesh."""
+--config.KEY=VALUE can override config.data, config.batch, config.eval, config.mesh, and of
+config.model the thresholds of inference."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,8 @@ def _tune(args: argparse.Namespace) -> None:
     f'{found["split"]} at step {found["step"]}, {len(found["tried"])} settings tried: best '
     f'{spell(best)}, config {spell(own)}'
   )
-  print('set it with ' + ' '.join(f'--config.eval.{key}={value}' for key, value in chosen.items()))
+  group = found['group']
+  print('set it with ' + ' '.join(f'--{group}.{key}={x}' for key, x in chosen.items()))
 
 
 class Evaluated(NamedTuple):
@@ -168,10 +170,11 @@ def tune_run(
   split: str | None = None,
   overrides: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-  """Grid search over thresholds of `config.eval` on a split.
+  """Grid search over thresholds of a config on a split.
 
   Returns:
-    `step`, `split` and `measure`, the name of the metric; `own` (the config's thresholds), `best`,
+    `step`, `split`, `group`, the part of the config that has the thresholds, such as 'config.eval',
+    and `measure`, the name of the metric; `own` (the config's thresholds), `best`,
     and `tried`, a list: each a mapping of the thresholds and the metric to their values.
 
   Raises:
@@ -198,7 +201,7 @@ def tune_run(
   # The first of a tie wins; NaN counts as the worst.
   best = max(tried, key=lambda entry: np.nan_to_num(entry[tuning.measure], nan=-np.inf))
   facts = {'step': loaded.restored.step, 'split': split, 'measure': tuning.measure}
-  return {**facts, 'own': tried[0], 'best': best, 'tried': tried}
+  return {**facts, 'group': f'config.{tuning.group}', 'own': tried[0], 'best': best, 'tried': tried}
 
 
 def write_report(workdir: Workdir, evaluated: Evaluated) -> None:

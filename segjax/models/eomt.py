@@ -124,6 +124,8 @@ class EoMT(nn.Module):
   predicts_masks = True
   # Of the functions in `config.losses`, whatever the task.
   losses_module = 'segjax.losses.queries'
+  # Keys of `config.model` that training does not read: they can be set for a trained network.
+  inference_keys = tuple(f'inference.{field.name}' for field in dataclasses.fields(InferenceConfig))
 
   def __post_init__(self):
     depth = vit.SIZES[self.size].depth

@@ -115,6 +115,12 @@ class MaskRCNN(nn.Module):
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   remat: bool = False
 
+  # Keys of `config.model` that training does not read: they can be set for a trained network.
+  inference_keys = (
+    'rpn.test_proposals',
+    *(f'box_head.{key}' for key in ('score_threshold', 'nms_iou', 'max_detections')),
+  )
+
   def __post_init__(self):
     maps, sizes = self._maps, self.rpn.anchor_sizes
     if maps.pyramid and len(sizes) != len(maps.strides) + 1:

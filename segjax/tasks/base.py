@@ -1,6 +1,7 @@
 """The interface between a task and the training loop: a frozen dataclass of pure functions."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ Variables = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-  """Thresholds in `config.eval` that a grid search tunes in one pass over a split.
+  """Thresholds of a config that a grid search tunes in one pass over a split.
 
   Attributes:
     names: of the n keys.
@@ -26,6 +27,7 @@ class Tuning:
     measure: the value of the metric to maximize.
     count: `(outputs, batch, settings f32[T, n]) -> states` of the metric, stacked along a leading
       axis of size T; traceable by `jit`.
+    group: of the config, which has the keys.
   """
 
   names: tuple[str, ...]
@@ -33,6 +35,18 @@ class Tuning:
   metric: Metric
   measure: str
   count: Callable[[Any, Batch, Array], Any]
+  group: str = 'eval'
+
+
+def grid(own: tuple[float, ...], tried: Sequence[Collection[float]]) -> tuple[Any, ...]:
+  """`Tuning.settings`: the config's own, so that it wins a tie, then all other combinations.
+
+  Args:
+    own: the config's n thresholds.
+    tried: for each of them, values besides the config's.
+  """
+  values = [sorted({one, *others}) for one, others in zip(own, tried, strict=True)]
+  return own, *(setting for setting in itertools.product(*values) if setting != own)
 
 
 @dataclasses.dataclass(frozen=True)

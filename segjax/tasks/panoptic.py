@@ -7,7 +7,6 @@ the original image size, for which PQ is defined.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from segjax.ops.panoptic import merge_segments
 from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.ops.resize import resize_inside
 from segjax.tasks import detection, queries
-from segjax.tasks.base import Task, Tuning, Variables, check_metrics
+from segjax.tasks.base import Task, Tuning, Variables, check_metrics, grid
 from segjax.types import (
   IGNORE_LABEL,
   Array,
@@ -114,6 +113,7 @@ def make_task(
   channels, channel_classes = _channels(len(class_names), things, model.semantic_things)
   merge = functools.partial(merge_segments, thing_classes=things, stuff_classes=channel_classes)
   own = tuple(getattr(config, name) for name in _TUNED)
+  areas = [part * (config.stuff_area or _STUFF_AREA) for part in _AREAS]
   metrics = _metrics(config, class_names, things)
   pq = metrics['pq']
   return Task(
@@ -129,7 +129,7 @@ def make_task(
     drawn=('segments',),
     tuning=Tuning(
       names=_TUNED,
-      settings=_grid(own),
+      settings=grid(own, (_SCORES, _OVERLAPS, areas)),
       metric=pq,
       measure='pq',
       count=functools.partial(_count, merge, pq),
@@ -163,6 +163,7 @@ def _query_task(
     batch_keys=keys,
     host_keys=('annotations',),
     predict=functools.partial(queries.predict_segments, model, things),
+    tuning=queries.make_tuning(model, things, metrics['pq']),
     metrics=tuple(metrics[name] for name in config.metrics),
     visualize=functools.partial(_visualize, draw),
     drawn=('segments',),
@@ -299,15 +300,3 @@ def _coco(class_names: Sequence[str], paste: coco.Paste) -> Metric:
     compute=lambda state: renamed(metric.compute(state)),
     join=lambda parts: renamed(metric.join(parts)),
   )
-
-
-def _grid(own: tuple[float, float, float]) -> tuple[tuple[float, ...], ...]:
-  """The config's thresholds first, so that they win a tie, then all other combinations."""
-  score, overlap, area = own
-  values = (
-    {score, *_SCORES},
-    {overlap, *_OVERLAPS},
-    {area, *(part * (area or _STUFF_AREA) for part in _AREAS)},
-  )
-  others = (s for s in itertools.product(*map(sorted, values)) if s != own)
-  return own, *others

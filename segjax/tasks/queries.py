@@ -16,12 +16,18 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from segjax.losses.queries import Matched
+from segjax.metrics.base import Metric
 from segjax.ops import mask_sets
 from segjax.ops import points as point_ops
 from segjax.ops.assignment import assign
-from segjax.tasks.base import Task, Variables
+from segjax.tasks.base import Task, Tuning, Variables, grid
 from segjax.types import Array, Batch, SegjaxError, Segments, SumCount
 
+# Thresholds of panoptic segments, and the values that `segjax evaluate --tune` tries.
+_TRIED = {
+  'score_threshold': (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+  'overlap_threshold': (0.4, 0.6, 0.8),
+}
 # Values of the masks at points, f32[P, 2] or f32[N, P, 2] -> f32[N, P].
 ValuesAt = Callable[[Array], Array]
 
@@ -312,11 +318,23 @@ def predict_objects(model: Any, outputs: Mapping[str, Any], batch: Batch) -> dic
 
 
 def predict_segments(
-  model: Any, things: Sequence[int], outputs: Mapping[str, Any], batch: Batch
+  model: Any,
+  things: Sequence[int],
+  outputs: Mapping[str, Any],
+  batch: Batch,
+  **tuned: float | Array,
 ) -> dict[str, Any]:
-  """`segments` at the original size, of which the k-th is query k; and `scores` f32[B, Q]."""
+  """`segments` at the original size, of which the k-th is query k; and `scores` f32[B, Q].
+
+  Args:
+    model: of the outputs.
+    things: the other classes are stuff.
+    outputs: with the last `prediction`.
+    batch: that it is of.
+    tuned: thresholds in place of those of the model.
+  """
   classes, masks = outputs['prediction']
-  thresholds = dataclasses.asdict(model.inference)
+  thresholds = dataclasses.asdict(model.inference) | tuned
   del thresholds['objects']
   find = functools.partial(mask_sets.find_segments, things=things, **thresholds)
   canvas, shape = batch['image'].shape[1:3], batch['segments'].ids.shape[1:]
@@ -325,3 +343,19 @@ def predict_segments(
     of_image, (classes, masks, batch['size'], batch['native'])
   )
   return {'segments': Segments(ids, kinds, jnp.zeros_like(valid), valid), 'scores': scores}
+
+
+def make_tuning(model: Any, things: Sequence[int], metric: Metric) -> Tuning:
+  """The thresholds of `predict_segments` that `segjax evaluate --tune` searches, by PQ."""
+  names = tuple(_TRIED)
+
+  def count(outputs: Mapping[str, Any], batch: Batch, settings: Array) -> Any:
+    def count_one(setting: Array) -> Any:
+      tuned = dict(zip(names, setting, strict=True))
+      return metric.from_batch(predict_segments(model, things, outputs, batch, **tuned), batch)
+
+    return jax.lax.map(count_one, settings)
+
+  own = tuple(getattr(model.inference, name) for name in names)
+  settings = grid(own, tuple(_TRIED.values()))
+  return Tuning(names, settings, metric, 'pq', count, group='model.inference')

@@ -95,6 +95,12 @@ def test_several_views(instance_run, capsys):
 
 
 @pytest.mark.slow
+def test_thresholds_of_inference_can_be_set(instance_run, capsys):
+  found = evaluate(instance_run, capsys, '--config.model.box_head.max_detections=1')
+  assert found['mask_ar100'] == found['mask_ar1']
+
+
+@pytest.mark.slow
 def test_evaluate_and_tune_agree(panoptic_run, capsys):
   """The metric of a setting in the search equals that of its evaluation."""
   plain = evaluate(panoptic_run, capsys)

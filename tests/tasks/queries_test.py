@@ -10,7 +10,7 @@ import pytest
 from networks import abstract, filled
 
 from segjax.losses import queries as losses
-from segjax.models.eomt import EoMT, MatchingConfig, Prediction
+from segjax.models.eomt import EoMT, InferenceConfig, MatchingConfig, Prediction
 from segjax.nn import vit
 from segjax.ops.masks import pack_masks
 from segjax.tasks import instance, panoptic, queries, semantic
@@ -307,6 +307,37 @@ def test_the_result_of_perfect_predictions(kind):
 
     logits = queries.Dense(Fixed()).apply({}, batch['image'])
     np.testing.assert_array_equal(np.argmax(logits, -1), batch['label'])
+
+
+def test_tuning_measures_each_setting_as_evaluation_does():
+  """Of uncertain queries, a lower threshold finds more; the best setting, set, has its PQ."""
+  batch = make_batch('panoptic')
+  classes, masks = perfect(targets_of('panoptic', batch), np.arange(8))
+  outputs = {'prediction': Prediction(classes / 12, masks)}
+  # One segment a class.
+  there = np.stack([(batch['label'] == k).any((1, 2)) for k in range(CLASSES)], 1)
+  numbers = np.tile(np.arange(CLASSES, dtype=np.int32), (2, 1))
+  batch['segments'] = Segments(batch['label'] + 1, numbers, np.zeros_like(there), there)
+
+  def measured(model):
+    tuning = make_task('panoptic', model).tuning
+    counted = jit(tuning.count, once=True)(outputs, batch, np.array(tuning.settings, np.float32))
+    each = [jax.tree.map(lambda x, i=i: x[i], counted) for i in range(len(tuning.settings))]
+    return tuning, [tuning.metric.compute(one)[tuning.measure] for one in each]
+
+  tuning, found = measured(make_model())
+  assert (tuning.group, tuning.names) == (
+    'model.inference',
+    ('score_threshold', 'overlap_threshold'),
+  )
+  assert tuning.settings[0] == (0.8, 0.8) and len(set(tuning.settings)) == len(tuning.settings)
+  best = tuning.settings[int(np.argmax(found))]
+  assert max(found) > found[0]
+  own = InferenceConfig(**dict(zip(tuning.names, best, strict=True)))
+  task = make_task('panoptic', make_model(inference=own))
+  (metric,) = task.metrics
+  counted = jit(lambda: metric.from_batch(task.predict(outputs, batch), batch), once=True)()
+  assert metric.compute(counted)['pq'] == max(found)
 
 
 @pytest.mark.parametrize('kind', TASKS)

@@ -13,7 +13,7 @@ import ml_collections
 
 from segjax.config import base_config
 
-STEPS = 1_500
+STEPS = 2_500
 
 
 def get_config() -> ml_collections.ConfigDict:

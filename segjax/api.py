@@ -36,7 +36,8 @@ def load(
     path: workdir of the run, or directory of the export.
     checkpoint: of a run: 'latest', 'best' (by `config.train.best_metric`), or a step.
     overrides: of a run: config keys under `data`, `batch`, `eval` and `mesh`, such as
-      `{'eval.samples': 40}` or `{'eval': {'samples': 40}}`.
+      `{'eval.samples': 40}` or `{'eval': {'samples': 40}}`, and of `model` the thresholds of
+      inference.
 
   Raises:
     SegjaxError: `path` is neither, has no such checkpoint, is corrupt, or was written by a newer

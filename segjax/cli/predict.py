@@ -33,6 +33,8 @@ EXAMPLE = """examples:
   segjax predict --workdir=runs/scenes --images photos/ more/a.jpg list.txt --output=out/
   segjax predict --workdir=runs/scenes --images=clip.mp4 --output=out/ --save=overlay
   segjax predict --workdir=exported/ --images=photos/ --output=out/
+  segjax predict --workdir=runs/instances --images=photos/ --output=out/ \\
+    --config.model.box_head.score_threshold=0.5
 
 --save names what is written of each image, by default all but npz and prob that a task has:
   label    NAME.png, whose pixel values are class indices (semantic tasks)

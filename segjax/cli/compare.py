@@ -105,7 +105,7 @@ def compare(
   """
   names = _check(workdirs, output, from_logs and (which != 'latest' or bool(overrides)))
   experiments = [run_lib.read_experiment(workdir) for workdir in workdirs]
-  logs = [curves.read_log(workdir.log) for workdir in workdirs]
+  logs = [curves.read_log(workdir.log, curves.MOST_SHOWN) for workdir in workdirs]
   trained: list[_Trained | None] = [None] * len(workdirs)
   if not from_logs:
     for i, workdir in enumerate(workdirs):

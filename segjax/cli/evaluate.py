@@ -206,7 +206,7 @@ def tune_run(
 
 def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
   """Writes the `report.html` of a workdir from its log and one evaluation."""
-  records, metrics = curves.read_log(workdir.log), evaluated.metrics
+  records, metrics = curves.read_log(workdir.log, curves.MOST_SHOWN), evaluated.metrics
   spec = evaluated.run.spec
   colors = dict(zip(spec.class_names, spec.palette.tolist(), strict=True))
   _, tables = values.split_metrics(metrics)

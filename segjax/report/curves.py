@@ -30,6 +30,12 @@ _DASHES = ('-', '--', ':')
 # The split whose values are those of the batches of training, and so noisy.
 TRAIN = 'train'
 
+# In the line of an entry of training.
+_OF_TRAINING = b'"split": "train"'
+
+# Entries of training that a page shows.
+MOST_SHOWN = 2_000
+
 # Plotted by matplotlib, then replaced with the text color of the page around the SVG.
 INK = '#123456'
 
@@ -53,22 +59,41 @@ class Curve(NamedTuple):
   values: np.ndarray
 
 
-def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_log(path: str | os.PathLike, most: int | None = None) -> list[dict[str, Any]]:
   """Reads `metrics.jsonl`; the log of a run that has not started is empty.
 
   Lines that are not JSON objects are skipped: a run killed while writing leaves a partial line.
+
+  Args:
+    path: of the log.
+    most: of the entries of training about this many are kept, evenly, and the last one: the time
+      and memory of a report do not grow with the length of a training. None for all.
   """
   try:
-    content = storage.as_path(path).read_bytes().decode('utf-8', errors='replace')
+    file = storage.as_path(path).open('rb')
   except FileNotFoundError:
     return []
-  records = [_parse(line) for line in content.split('\n')]
-  return [record for record in records if isinstance(record, dict)]
+  found, stride, seen, last = [], 1, 0, None  # of (number in training or 0, record)
+  with file:
+    for line in file:
+      number = 0
+      if most is not None and _OF_TRAINING in line:
+        seen += 1
+        number, last = seen, line
+        if number % stride:
+          continue
+      found.append((number, _parse(line)))
+      if most is not None and seen > 2 * most * stride:
+        stride *= 2
+        found = [entry for entry in found if entry[0] % stride == 0]
+  if seen % stride:
+    found.append((seen, _parse(last)))
+  return [record for _, record in found if isinstance(record, dict)]
 
 
-def _parse(line: str) -> Any:
+def _parse(line: bytes) -> Any:
   try:
-    return json.loads(line)
+    return json.loads(line.decode('utf-8', errors='replace'))
   except json.JSONDecodeError:
     return None
 

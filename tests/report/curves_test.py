@@ -33,6 +33,20 @@ def test_read_log_of_a_run_without_one_is_empty(tmp_path):
   assert curves.read_log(tmp_path / 'metrics.jsonl') == []
 
 
+@pytest.mark.parametrize('count', [7, 8, 9, 40, 41, 1000])
+def test_of_a_long_training_a_part_is_read_evenly(tmp_path, count):
+  train = [{'step': step, 'split': 'train', 'loss': 1.0} for step in range(1, count + 1)]
+  val = [{'step': step, 'split': 'val', 'loss': 1.0} for step in range(5, count, 5)]
+  log = sorted(train + val, key=lambda record: record['step'])
+  path = _write(tmp_path / 'metrics.jsonl', *map(json.dumps, log))
+  read = curves.read_log(path, most=4)
+  assert [record for record in read if record['split'] == 'val'] == val
+  *steps, last = (record['step'] for record in read if record['split'] == 'train')
+  assert last == count and 4 <= len(steps) + 1 <= 9
+  assert len(set(np.diff(steps))) == 1 and last - steps[-1] <= steps[0] == steps[1] - steps[0]
+  assert curves.read_log(path) == log
+
+
 def test_collect_curves_sorts_and_keeps_the_last_logged_value():
   log = [
     {'step': 10, 'split': 'train', 'time': 'x', 'learning_rate': 0.1, 'loss': 3.0},

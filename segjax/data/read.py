@@ -70,8 +70,7 @@ class Reader:
     for key in itertools.chain(*(source.keys for source in self.sources.values())):
       keys.add(getattr(data, key) if key.endswith('_key') else key)
     self._header, self._features = (
-      tfds.features.FeaturesDict({key: features[key] for key in sorted(names - {None})})
-      for names in (header, keys)
+      _select(features, tuple(sorted(names - {None}))) for names in (header, keys)
     )
     is_image = lambda key: isinstance(features[key], tfds.features.Image)
     self._encoded = {key for key in self._features if is_image(key)}
@@ -170,6 +169,14 @@ class Reader:
     record = features.deserialize_example_np(self._record(index), decoders=skip)
     key = self.config.data.name_key
     return record, f'example {index}' if key is None else record[key].decode()
+
+
+@functools.lru_cache(maxsize=64)
+def _select(
+  features: tfds.features.FeaturesDict, names: tuple[str, ...]
+) -> tfds.features.FeaturesDict:
+  """Some of the features: for all readers the same object, as TFDS keeps those it has parsed."""
+  return tfds.features.FeaturesDict({name: features[name] for name in names})
 
 
 def _open_split(

@@ -189,9 +189,11 @@ class Checkpoints:
     # A copy: on a CPU the host array is a view of the buffer that the next step overwrites.
     arrays = {name: np.array(a) for name, a in sharding.to_host(flat_arrays(state)).items()}
     meta = {'sha256': array_digests(arrays), 'metrics': metrics}
-    self._metrics[step] = metrics or {}
     with self._explained():
       self._manager.wait_until_finished()  # errors of the save before are of its step
+    kept = self._manager.all_steps()
+    self._metrics = {k: found for k, found in self._metrics.items() if k in kept}
+    self._metrics[step] = metrics or {}
     self._saving = step, sum(a.nbytes for a in arrays.values()) + _OVERHEAD
     self._check_fits()
     with self._explained():

@@ -117,6 +117,12 @@ def test_run_lengths_are_decoded(objects_builder):
     ]
 
 
+def test_readers_share_what_is_parsed(objects_builder):
+  """Each evaluation of a training opens a reader, and TFDS keeps the features that it has parsed."""
+  one, other = (reader(objects_builder, OBJECTS) for _ in range(2))
+  assert one._features is other._features and one._header is other._header
+
+
 def test_objects_of_other_classes_are_left_out(objects_builder):
   examples = reader(objects_builder, changed(OBJECTS, things=(1,)))
   for index in range(len(examples)):

@@ -122,6 +122,13 @@ def test_keeps_the_newest_and_the_best(checkpoints):
     checkpoints.restore(4)
 
 
+def test_what_is_deleted_is_forgotten(checkpoints):
+  """A long training saves thousands."""
+  for step in range(1, 9):
+    save(checkpoints, step, step / 10)
+  assert checkpoints._metrics.keys() <= {6, 7, 8}
+
+
 def test_is_better(tmp_path):
   for mode, better, worse in (('max', 0.6, 0.4), ('min', 0.4, 0.6)):
     checkpoints = Checkpoints(tmp_path / mode, best_metric='iou', best_mode=mode)

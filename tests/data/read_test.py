@@ -118,7 +118,7 @@ def test_run_lengths_are_decoded(objects_builder):
 
 
 def test_readers_share_what_is_parsed(objects_builder):
-  """Each evaluation of a training opens a reader, and TFDS keeps the features that it has parsed."""
+  """Each evaluation of a training opens one, and TFDS keeps the features that it has parsed."""
   one, other = (reader(objects_builder, OBJECTS) for _ in range(2))
   assert one._features is other._features and one._header is other._header
 

@@ -14,7 +14,7 @@ _SHORT = SEMANTIC.but(steps=60, train__eval_every=20)
 # Of a run that other processes have to find running.
 _SLOW = SEMANTIC.but(steps=800)
 # Of runs without an end, as measured by the time that they take.
-_ENDLESS = {'steps': 10_000_000, 'train__eval_every': 400, 'train__checkpoint_every': 2_000}
+_ENDLESS = {'steps': 10_000_000, 'train__eval_every': 400, 'train__checkpoint_every': 200}
 
 KINDS: Mapping[str, Mapping[str, Row]] = {
   'Kills and signals': {

@@ -33,7 +33,7 @@ TRAIN = 'train'
 # In the line of an entry of training.
 _OF_TRAINING = b'"split": "train"'
 
-# Entries of training that a page shows.
+# About as many entries of training are shown on a page, see `read_log`.
 MOST_SHOWN = 2_000
 
 # Plotted by matplotlib, then replaced with the text color of the page around the SVG.
@@ -66,8 +66,9 @@ def read_log(path: str | os.PathLike, most: int | None = None) -> list[dict[str,
 
   Args:
     path: of the log.
-    most: of the entries of training about this many are kept, evenly, and the last one: the time
-      and memory of a report do not grow with the length of a training. None for all.
+    most: of the entries of training at least as many are kept, and at most about twice as many,
+      evenly, and the last one: the memory and size of a report do not grow with a training. None
+      for all.
   """
   try:
     file = storage.as_path(path).open('rb')

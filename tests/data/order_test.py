@@ -100,7 +100,8 @@ def test_the_smallest_shape_that_fits_and_none():
   assert order.fit_shape((30, 50), config, str) == (32, 96)
   with pytest.raises(
     SegjaxError,
-    match=r'e3 of tiny is 65x9 pixels .* fits into none of config\.data\.size\.shapes=\(\(64, 64\)',
+    match=r'e3 of tiny is 65x9 pixels .* fits into none of config\.data\.size\.shapes=\(\(64, 64\)'
+    r'.*: add a larger shape, or resize by config\.data\.size\.image_size',
   ):
     order.fit_shape((65, 9), config, lambda: 'e3')
 

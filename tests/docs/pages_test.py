@@ -4,13 +4,16 @@ import ast
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 import segjax
 from segjax import main as program
 from segjax.config import read_file
+from segjax.data import datasets
 from segjax.experiment import parse
 from segjax.models.eomt import EoMT
+from segjax.run import build
 
 
 @pytest.fixture(scope='module')
@@ -40,10 +43,14 @@ def test_the_config_to_fine_tune_is_valid(pages, root, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('own', 'classes'),
-  [('unet/scenes', 9), ('mask_rcnn/scenes_tiny', 5), ('panoptic_fpn/scenes_tiny', 9)],
+  ('own', 'classes', 'things'),
+  [
+    ('unet/scenes', 9, None),
+    ('mask_rcnn/scenes_tiny', 5, None),
+    ('panoptic_fpn/scenes_tiny', 9, (4, 5, 6, 7, 8)),
+  ],
 )
-def test_the_config_of_eomt_is_valid_for_each_task(pages, tmp_path, own, classes):
+def test_the_config_of_eomt_is_valid_for_each_task(pages, tmp_path, own, classes, things):
   (block,) = (b for b in blocks(pages['fine_tune.md'], 'python') if 'eomt.py' in b)
   (tmp_path / 'eomt.py').write_text(block)
   (tmp_path / 'my_config.py').write_text(
@@ -54,6 +61,9 @@ def test_the_config_of_eomt_is_valid_for_each_task(pages, tmp_path, own, classes
   assert (tuned.task, tuned.data.name) == (before.task, before.data.name)
   assert isinstance(tuned.model, EoMT) and tuned.model.classes == classes
   assert tuned.model.grid == (32, 32) and tuned.init_from.source == 'dinov2/small_reg4'
+  names, palette = tuple(map(str, range(classes))), np.zeros((classes, 3), np.uint8)
+  spec = datasets.DatasetSpec('scenes', '1.0.0', names, palette, 3, {}, things)
+  assert build(tuned, spec, {}).task.metrics
 
 
 def test_commands_exist(pages):

@@ -1,11 +1,14 @@
 """A long training: whether memory, files, threads or compilations grow."""
 
+import collections
+import json
 import os
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tensorstore
 
 from faults.place import Command, Place, Recipe
 from faults.row import Options, Outcome
@@ -45,7 +48,7 @@ def sample(command: Command) -> Sample | None:
   try:
     # After the name of the program, which may have spaces.
     stat = (path / 'stat').read_text().rpartition(')')[2].split()
-    status = dict(line.split(':', 1) for line in (path / 'status').read_text().splitlines())
+    status = _status(path)
     files = len(list((path / 'fd').iterdir()))
   except OSError:
     return None
@@ -59,6 +62,10 @@ def sample(command: Command) -> Sample | None:
     compiled=sum('Finished XLA compilation' in line for line in list(command.lines)),
     step=command.last_step() or 0,
   )
+
+
+def _status(process: Path) -> dict[str, str]:
+  return dict(line.split(':', 1) for line in (process / 'status').read_text().splitlines())
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -78,7 +85,8 @@ def soak(recipe: Recipe):
 
   def run(place: Place, options: Options) -> Outcome:
     outcome, samples = Outcome(tries=1), []
-    command = place.train(recipe, place.new('soak'), JAX_LOG_COMPILES='1')
+    workdir = place.new('soak')
+    command = place.train(recipe, workdir, JAX_LOG_COMPILES='1')
     try:
       while found := sample(command):
         samples.append(found)
@@ -90,9 +98,29 @@ def soak(recipe: Recipe):
     if ended.code == 0 or ended.sentence() or not samples:
       raise RuntimeError(f'the run ended before its time: {ended.text[-500:]}')
     judge(samples, outcome)
+    kept = bytes_of_a_spec() * specs_of_a_save(workdir)
+    every = recipe.overrides['train.checkpoint_every']
+    outcome.notes['of them what TensorStore keeps of each save'] = round(kept / every)
     return outcome
 
   return run
+
+
+def bytes_of_a_spec(calls: int = 100_000) -> float:
+  """That TensorStore 0.1.86 keeps of a description of a place, after it was given as JSON."""
+  spec = tensorstore.KvStore.Spec({'driver': 'file', 'path': '/tmp/a/'})
+  used = []
+  for _ in range(2):  # the first fills what is kept once
+    collections.deque((spec.to_json() for _ in range(calls)), maxlen=0)
+    used.append(1024 * int(_status(Path('/proc/self'))['VmRSS'].split()[0]))
+  return max(used[1] - used[0], 0) / calls
+
+
+def specs_of_a_save(workdir: Path) -> int:
+  """That Orbax makes for a checkpoint: one for each array, as its newest one lists them."""
+  steps = [path for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]
+  newest = max(steps, key=lambda path: int(path.name))
+  return len(json.loads((newest / 'state' / '_METADATA').read_text())['tree_metadata'])
 
 
 def judge(samples: list[Sample], outcome: Outcome) -> None:

@@ -229,3 +229,14 @@ def test_a_nan_reaches_every_loss():
   fault[:] = np.nan
   found = losses(None, {'fault': fault})['a']
   assert np.isnan(found.sum) and found.count == 4
+
+
+def test_what_a_save_makes_tensorstore_describe(tmp_path):
+  from faults import soak
+
+  for step, names in ((9, 'a'), (10, 'abc'), ('11.tmp', '')):
+    state = tmp_path / 'checkpoints' / str(step) / 'state'
+    state.mkdir(parents=True)
+    (state / '_METADATA').write_text(json.dumps({'tree_metadata': dict.fromkeys(names)}))
+  assert soak.specs_of_a_save(tmp_path) == 3
+  assert soak.bytes_of_a_spec(calls=1_000) >= 0

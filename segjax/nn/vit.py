@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.nn.conv import Conv
+from segjax.ops.attention import attention
 from segjax.types import Array, NonNegativeInt, PositiveInt, SegjaxError
 
 # Epsilon of every LayerNorm.
@@ -167,8 +168,7 @@ class Attention(nn.Module):
       dense(width, self.dtype, name)(x).reshape(batch, tokens, self.heads, -1)
       for name in ('query', 'key', 'value')
     )
-    mask = None if mask is None else mask[:, None]
-    x = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    x = attention(query, key, value, mask)
     return dense(width, self.dtype, 'out')(x.reshape(batch, tokens, width))
 
 

@@ -299,7 +299,9 @@ class MaskModule(nn.Module):
     patches = patches.reshape(x.shape[0], *grid, self.width)
     for layer in self.upscale:
       patches = layer(patches)
-    masks = jnp.einsum('bqc,bhwc->bqhw', query, patches)
+    # Of pixels in a row: XLA transposes arrays of more axes on a CPU before the product.
+    pixels = patches.reshape(x.shape[0], -1, self.width)
+    masks = jnp.einsum('bqc,bnc->bqn', query, pixels).reshape(*query.shape[:2], *patches.shape[1:3])
     return Prediction(classes.astype(jnp.float32), masks.astype(jnp.float32))
 
 

@@ -1,10 +1,12 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from segjax.ops import conv as conv_lib
@@ -36,6 +38,7 @@ CASES = {
   'depthwise, strided': ((2, 7, 9, 24), (3, 3), 24, (2, 2), SAME, ONE),
   'rows and columns that no window sees': ((2, 7, 9, 16), (2, 2), 4, (3, 4), NONE, ONE),
 }
+FORMS = [conv_lib.xla_convolve, conv_lib.pointwise_convolve, conv_lib.shifted_convolve]
 IMAGE_FORMS = [
   conv_lib.xla_image_gradient,
   conv_lib.pointwise_image_gradient,
@@ -101,14 +104,40 @@ def test_equals_xla_forwards_and_backwards(name):
 
 def test_the_cases_take_every_form():
   """So that the test above compares all of them."""
-  images, kernels = set(), set()
+  forwards, images, kernels = set(), set(), set()
   for name in CASES:
     x, kernel, window = arrays(name)
+    forwards.add(conv_lib.convolve_form(kernel.shape, x.shape, *window[:2]))
     shapes = kernel.shape, gradient_of(x, kernel, window).shape, x.shape
     images.add(conv_lib.image_gradient_form(*shapes, *window))
     kernels.add(conv_lib.kernel_gradient_form(*shapes, *window))
+  assert forwards == set(FORMS)
   assert images == set(IMAGE_FORMS)
   assert kernels == set(KERNEL_FORMS)
+
+
+@pytest.mark.parametrize('name', ['pointwise, strided', 'depthwise'])
+def test_devices_share_the_batch_without_an_exchange(name):
+  x, kernel, window = arrays(name)
+  x = np.concatenate([x, x])
+  batch, whole = (
+    NamedSharding(jax.make_mesh((4,), ('data',)), PartitionSpec(*axes)) for axes in (('data',), ())
+  )
+  both = lambda x, kernel: jax.vjp(lambda x: conv(x, kernel, *window), x)[1](
+    conv(x, kernel, *window)
+  )
+  shared = jax.jit(both, in_shardings=(batch, whole)).lower(x, kernel).compile()
+  assert not re.search('all-gather|all-to-all|all-reduce', shared.as_text())
+  given = jax.device_put(x, batch), jax.device_put(kernel, whole)
+  for a, b in zip(shared(*given), both(x, kernel), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_depthwise_convolution_is_computed_once():
+  """Not again for each of its readers."""
+  x, kernel, window = arrays('depthwise')
+  function = lambda x: (y := conv(x, kernel, *window)) - y.mean(-1, keepdims=True)
+  assert jax.jit(function).lower(x).compile().as_text().count('call(') == 1
 
 
 @pytest.mark.parametrize('form', [conv_lib.row_kernel_gradient, conv_lib.chunked_kernel_gradient])

@@ -282,7 +282,7 @@ class MaskModule(nn.Module):
 
   def setup(self):
     dense = lambda features, name: vit.dense(features, self.dtype, name)
-    self.norm = vit.norm(None, self.dtype)
+    self.norm = vit.LayerNorm(self.dtype)
     self.class_logits = dense(self.classes + 1, None)
     self.mask = [dense(self.width, None) for _ in range(3)]
     self.upscale = [
@@ -328,4 +328,4 @@ class Upscale(nn.Module):
       dtype=self.dtype,
       name='depthwise',
     )
-    return vit.norm('norm', self.dtype)(depthwise(x))
+    return vit.LayerNorm(self.dtype, name='norm')(depthwise(x))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from segjax.nn.conv import Conv
 from segjax.ops.attention import attention
+from segjax.ops.normalize import layer_norm
 from segjax.types import Array, NonNegativeInt, PositiveInt, SegjaxError
 
 # Epsilon of every LayerNorm.
@@ -130,17 +131,29 @@ class Block(nn.Module):
     width, _, heads, swiglu = self.size
     attention = Attention(heads, dtype=self.dtype, name='attention')
     mlp = Mlp(mlp_width(width, swiglu), swiglu, dtype=self.dtype, name='mlp')
-    x = x + self._scale('scale1', width) * attention(norm('norm1', self.dtype)(x), mask)
-    return x + self._scale('scale2', width) * mlp(norm('norm2', self.dtype)(x))
+    x = x + self._scale('scale1', width) * attention(LayerNorm(self.dtype, name='norm1')(x), mask)
+    return x + self._scale('scale2', width) * mlp(LayerNorm(self.dtype, name='norm2')(x))
 
   def _scale(self, name: str, width: int) -> Array:
     init = nn.initializers.constant(self.layer_scale)
     return self.param(name, init, (width,)).astype(self.dtype)
 
 
-def norm(name: str, dtype: Any) -> nn.LayerNorm:
-  """LayerNorm over the channels."""
-  return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=dtype, name=name)
+class LayerNorm(nn.Module):
+  """f[..., D] -> f[..., D], normalized over the channels, with a learned `scale` and `bias`.
+
+  Attributes:
+    dtype: computation dtype; means and variances are float32.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    return layer_norm(x.astype(self.dtype), scale, bias, NORM_EPSILON)
 
 
 def mlp_width(width: int, swiglu: bool) -> int:

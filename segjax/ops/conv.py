@@ -133,12 +133,13 @@ def image_gradient_form(kernel, g, x, strides, padding, dilation):
 
 def kernel_gradient_form(kernel, g, x, strides, padding, dilation):
   """The form of the gradient with respect to the kernel for a CPU, by the shapes."""
+  # Loops read a part of the images at a time: devices that share them would gather them.
+  shared = jax.device_count() > 1
   if _depthwise(kernel, x, strides):
-    return shifted_kernel_gradient
+    return shifted_kernel_gradient if shared else shifted_rows_kernel_gradient
   if kernel[2] != x[-1] or _pointwise(kernel, padding):
     return tap_kernel_gradient
-  # The loops below read a part of the images at a time: devices that share them would gather them.
-  if jax.device_count() > 1:
+  if shared:
     return xla_kernel_gradient
   batch, height, width = g[:3]
   if strides != (1, 1) or dilation != (1, 1):
@@ -287,11 +288,24 @@ def shifted_image_gradient(g, kernel, shape, strides, padding, dilation):
 def shifted_kernel_gradient(x, g, shape, strides, padding, dilation):
   """`xla_kernel_gradient` of `shifted_convolve`: kh · kw sums of products."""
   del strides
+  return _sums_of_products(x, g, shape, padding, dilation).astype(x.dtype)
+
+
+def shifted_rows_kernel_gradient(x, g, shape, strides, padding, dilation):
+  """`shifted_kernel_gradient`, of a few rows of one image at a time.
+
+  XLA copies what each element of the kernel sees, which then stays in a cache.
+  """
+  part = lambda x, g: _sums_of_products(x, g, shape, ((0, 0), (0, 0)), dilation)
+  return _sum_over_rows(part, x, g, shape, strides, padding, dilation).astype(x.dtype)
+
+
+def _sums_of_products(x, g, shape, padding, dilation):
   sums = [
     jnp.einsum('bhwc,bhwc->c', part, g, preferred_element_type=jnp.float32)
     for _, _, part in _shifts(x, shape, padding, dilation)
   ]
-  return jnp.stack(sums).reshape(shape).astype(x.dtype)
+  return jnp.stack(sums).reshape(shape)
 
 
 def _pixels(x: Array) -> Array:

@@ -1,7 +1,9 @@
-"""Normalization of pixel values, local response and local contrast normalization."""
+"""Normalization of pixel values, layer, local response and local contrast normalization."""
 
+import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -26,6 +28,66 @@ def normalize_pixels(image: Array, mean: Sequence[float], std: Sequence[float]) 
   table = (pixels - np.float32(mean)) / np.float32(std)
   places = image.astype(jnp.int32) * channels + np.arange(channels, dtype=np.int32)
   return jnp.asarray(table.ravel()).at[places].get(mode='promise_in_bounds')
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-6) -> Array:
+  """(x - mean) / √(variance + ε) · scale + bias, over the channels (Ba et al., arXiv 1607.06450).
+
+  Supports reverse mode only.
+
+  Args:
+    x: f[..., C].
+    scale, bias: f[C].
+    epsilon: ε.
+
+  Returns:
+    f[..., C], of x's dtype; computed in float32 at least.
+  """
+  by_products = lambda x, scale, bias: _layer_norm(epsilon, x, scale, bias)
+  plain = lambda x, scale, bias: _normalized(epsilon, x, scale, bias)[0]
+  return lax.platform_dependent(x, scale, bias, cpu=by_products, default=plain)
+
+
+# With a gradient for CPUs: XLA's reads the arrays several times as often.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _layer_norm(epsilon, x, scale, bias):
+  return _normalized(epsilon, x, scale, bias)[0]
+
+
+def _normalized(epsilon, x, scale, bias):
+  """The result, the mean and 1 / √(variance + ε)."""
+  fine = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean = fine.mean(-1, keepdims=True)
+  variance = (fine * fine).mean(-1, keepdims=True) - mean * mean
+  inverse = lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
+  return ((fine - mean) * (inverse * scale) + bias).astype(x.dtype), mean, inverse
+
+
+def _layer_norm_forward(epsilon, x, scale, bias):
+  y, mean, inverse = _normalized(epsilon, x, scale, bias)
+  return y, (x, scale, bias, mean, inverse)
+
+
+def _layer_norm_backward(epsilon, residuals, g):
+  """With a = g · scale and y = (x - mean) · inverse, dx = inverse · (a - Σ a / C - y · Σ a y / C).
+
+  Sums are products with vectors, without an array for what is added up.
+  """
+  del epsilon
+  x, scale, bias, mean, inverse = residuals
+  channels = x.shape[-1]
+  x_rows, g_rows = (a.reshape(-1, channels).astype(mean.dtype) for a in (x, g))
+  mean, inverse = (a.reshape(-1, 1) for a in (mean, inverse))
+  a = g_rows * scale
+  average = g_rows @ scale[:, None].astype(mean.dtype) / channels
+  along = inverse * (jnp.einsum('nc,nc->n', a, x_rows)[:, None] / channels - mean * average)
+  dx = inverse * (a - average - (x_rows - mean) * inverse * along)
+  dscale = jnp.einsum('nc,nc->c', g_rows * inverse, x_rows) - ((mean * inverse).T @ g_rows)[0]
+  dbias = g_rows.sum(0)
+  return dx.reshape(x.shape).astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def local_response_norm(

@@ -51,7 +51,7 @@ KERNEL_FORMS = [
   conv_lib.chunked_kernel_gradient,
   conv_lib.row_kernel_gradient,
   conv_lib.batch_kernel_gradient,
-  conv_lib.shifted_kernel_gradient,
+  conv_lib.shifted_rows_kernel_gradient,
 ]
 
 
@@ -159,6 +159,19 @@ def test_several_devices_have_no_loop_over_images(monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
   assert conv_lib.kernel_gradient_form(*shapes, *window) is conv_lib.xla_kernel_gradient
   assert conv_lib.image_gradient_form(*shapes, *window) is conv_lib.xla_image_gradient
+  x, kernel, window = arrays('depthwise')
+  shapes = kernel.shape, gradient_of(x, kernel, window).shape, x.shape
+  assert conv_lib.kernel_gradient_form(*shapes, *window) is conv_lib.shifted_kernel_gradient
+
+
+@pytest.mark.parametrize('name', ['depthwise', 'depthwise, uneven', 'depthwise, cropped backwards'])
+def test_depthwise_forms_of_the_kernel_gradient_agree(name):
+  x, kernel, window = arrays(name)
+  g = gradient_of(x, kernel, window)
+  forms = conv_lib.shifted_kernel_gradient, conv_lib.xla_kernel_gradient
+  run = lambda x, g: [form(x, g, kernel.shape, *window) for form in forms]
+  a, b = jit(run, once=True)(x, g)
+  np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_the_gradient_is_defined_on_every_platform():

@@ -1,9 +1,17 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from segjax.ops.normalize import local_contrast_norm, local_response_norm, normalize_pixels
+from segjax.ops.normalize import (
+  layer_norm,
+  local_contrast_norm,
+  local_response_norm,
+  normalize_pixels,
+)
+from segjax.training.compile import jit
 
 
 def image(shape=(2, 6, 7, 3), scale=60.0):
@@ -24,6 +32,82 @@ def test_pixels_are_normalized_to_the_last_bit(channels, mean, std):
   assert found.dtype == jnp.float32
   expected = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
   np.testing.assert_array_equal(found, expected)
+
+
+def layer(shape, dtype='f4'):
+  """x, a scale and a bias."""
+  rng = np.random.default_rng(0)
+  x = 3 * rng.normal(size=shape) + 2
+  return tuple(a.astype(dtype) for a in (x, *rng.normal(size=(2, shape[-1]))))
+
+
+@pytest.mark.parametrize('shape', [(5, 1), (7, 16), (2, 3, 8), (2, 3, 4, 24)])
+def test_layers_are_normalized_by_the_definition(shape):
+  x, scale, bias = layer(shape, float)
+  mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+  expected = (x - mean) / np.sqrt(variance + 1e-3) * scale + bias
+  found = layer_norm(*layer(shape), 1e-3)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def linen(x, scale, bias):
+  return nn.LayerNorm(1e-6).apply({'params': {'scale': scale, 'bias': bias}}, x)
+
+
+@pytest.mark.parametrize('shape', [(7, 16), (2, 3, 8), (2, 3, 4, 24)])
+def test_layer_norm_equals_linen_forwards_and_backwards(shape):
+  g = np.random.default_rng(1).normal(size=shape).astype('f4')
+
+  def both(function, *args):
+    y, pullback = jax.vjp(function, *args)
+    return y, *pullback(g)
+
+  given = layer(shape)
+  run = jit(lambda *args: (both(layer_norm, *args), both(linen, *args)), once=True)
+  for a, b in zip(*run(*given), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_numerical_gradient_of_layer_norm_to_second_order():
+  x, scale, bias = layer((3, 6))
+  check_grads(jax.jit(layer_norm), (x, scale, bias), 2, ['rev'], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize('offset', [0, 100])
+def test_the_gradient_of_layer_norm_is_as_exact_as_linens(offset):
+  """Far from zero the mean cancels, in the same way."""
+  x, scale, _ = layer((50, 64), float)
+  x = x + offset
+  a = np.random.default_rng(1).normal(size=x.shape) * scale
+  inverse = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  y = (x - x.mean(-1, keepdims=True)) * inverse
+  exact = inverse * (a - a.mean(-1, keepdims=True) - y * (a * y).mean(-1, keepdims=True))
+
+  def error(function):
+    given = (jnp.asarray(v, jnp.float32) for v in (x, scale, 0 * scale))
+    return np.abs(
+      jax.vjp(function, *given)[1](jnp.asarray(a / scale, jnp.float32))[0] - exact
+    ).max()
+
+  assert error(layer_norm) < 1.5 * error(linen)
+
+
+def test_layer_norm_of_a_constant():
+  _, scale, bias = layer((1, 6))
+  x = jnp.full((2, 6), 7.0)
+  np.testing.assert_allclose(layer_norm(x, scale, bias), np.tile(bias, (2, 1)), atol=1e-6)
+  gradient = jax.grad(lambda x: (layer_norm(x, scale, bias) ** 2).sum())(x)
+  assert np.isfinite(gradient).all()
+
+
+def test_layer_norm_keeps_bfloat16():
+  x, scale, bias = layer((9, 16))
+  loss = lambda x, scale, bias: (layer_norm(x, scale, bias).astype(jnp.float32) ** 2).sum()
+  found = jax.grad(loss, (0, 1, 2))(jnp.asarray(x, jnp.bfloat16), scale, bias)
+  assert [a.dtype for a in found] == [jnp.bfloat16, jnp.float32, jnp.float32]
+  for a, b in zip(found, jax.grad(loss, (0, 1, 2))(x, scale, bias), strict=True):
+    assert np.abs(np.asarray(a, np.float32) - b).max() < 0.03 * np.abs(b).max()
 
 
 @pytest.mark.parametrize('channels', [1, 3, 8])

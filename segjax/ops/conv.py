@@ -1,4 +1,4 @@
-"""Convolution that is fast on CPUs, above all its gradients.
+"""Convolution with gradients that are fast on CPUs.
 
 XLA computes both gradients of a convolution as convolutions. On a CPU its gradient with respect to
 the kernel transposes the image and the gradient into shapes that its convolution reads slowly,
@@ -58,20 +58,17 @@ def conv(
 
 
 def _fast_convolve(x, kernel, strides, padding, dilation):
-  window = (strides, padding, dilation)
-  form = convolve_form(kernel.shape, x.shape, strides, padding)
-  if form is xla_convolve:
-    return xla_convolve(x, kernel, *window)
+  if not _depthwise(kernel.shape, x.shape, strides):
+    return _convolve(x, kernel, strides, padding, dilation)
   return lax.platform_dependent(
     x,
     kernel,
-    cpu=lambda x, kernel: form(x, kernel, *window),
-    default=lambda x, kernel: xla_convolve(x, kernel, *window),
+    cpu=lambda x, kernel: shifted_convolve(x, kernel, padding, dilation),
+    default=lambda x, kernel: _convolve(x, kernel, strides, padding, dilation),
   )
 
 
-def xla_convolve(x: Array, kernel: Array, strides: Pair, padding: Padding, dilation: Pair) -> Array:
-  """`conv`, as XLA computes it."""
+def _convolve(x, kernel, strides, padding, dilation):
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -108,13 +105,6 @@ def _backward(strides, padding, dilation, residuals, g):
 
 
 conv.defvjp(_forward, _backward)
-
-
-def convolve_form(kernel, x, strides, padding):
-  """The form of the convolution for a CPU, by the shapes of the kernel and of x."""
-  if kernel[2] == x[-1] and _pointwise(kernel, padding):
-    return pointwise_convolve
-  return shifted_convolve if _depthwise(kernel, x, strides) else xla_convolve
 
 
 def image_gradient_form(kernel, g, x, strides, padding, dilation):
@@ -162,22 +152,11 @@ def _depthwise(kernel, x, strides):
   return kernel[2] == 1 and kernel[3] == x[-1] > 1 and strides == (1, 1)
 
 
-def pointwise_convolve(x, kernel, strides, padding, dilation):
-  """`conv` with a 1x1 kernel without padding and groups: one product.
-
-  XLA's convolution with few channels runs on one core of a CPU.
-  """
-  del padding, dilation
-  x = x[:, :: strides[0], :: strides[1]]
-  return (_pixels(x) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
-
-
-def shifted_convolve(x, kernel, strides, padding, dilation):
+def shifted_convolve(x: Array, kernel: Array, padding: Padding, dilation: Pair) -> Array:
   """`conv` of each channel on its own at stride 1, as kh · kw shifted products.
 
   XLA's depthwise convolution on a CPU, and its gradients, take several times as long.
   """
-  del strides
   # Where XLA inlines the sum, it computes it again for each of its readers.
   with set_xla_metadata(inlineable='false'):
     return _sum_of_shifts(x, kernel, padding, dilation)
@@ -211,7 +190,7 @@ def xla_image_gradient(
     g: f[B, H', W', Cout], the gradient of the output.
     kernel: f[kh, kw, Cin, Cout].
   """
-  convolve = lambda x: xla_convolve(x, kernel, strides, padding, dilation)
+  convolve = lambda x: _convolve(x, kernel, strides, padding, dilation)
   return jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
 
@@ -275,14 +254,14 @@ def spread_image_gradient(g, kernel, shape, strides, padding, dilation):
 
 def shifted_image_gradient(g, kernel, shape, strides, padding, dilation):
   """`xla_image_gradient` of `shifted_convolve`: the same with the flipped kernel."""
-  del shape
+  del shape, strides
   pads = tuple(
     (reach - before, reach - after)
     for reach, (before, after) in zip(
       (d * (k - 1) for d, k in zip(dilation, kernel.shape[:2], strict=True)), padding, strict=True
     )
   )
-  return shifted_convolve(g, kernel[::-1, ::-1], strides, pads, dilation)
+  return shifted_convolve(g, kernel[::-1, ::-1], pads, dilation)
 
 
 def shifted_kernel_gradient(x, g, shape, strides, padding, dilation):
@@ -325,7 +304,7 @@ def xla_kernel_gradient(
     x: f[B, H, W, C], the input.
     g: f[B, H', W', Cout], the gradient of the output.
   """
-  convolve = lambda kernel: xla_convolve(x, kernel, strides, padding, dilation)
+  convolve = lambda kernel: _convolve(x, kernel, strides, padding, dilation)
   return jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, x.dtype))(g)[0]
 
 

@@ -44,7 +44,7 @@ def test_the_instance_part_is_that_of_mask_rcnn(variables):
   ours, theirs = both(variables, params)
   assert set(ours) == {*theirs, 'semantic'}
   for a, b in zip(ours['detections'], theirs['detections'], strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)  # boxes are in pixels
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
   assert ours['semantic'].shape == (2, SIZE, SIZE, 5)
 
 

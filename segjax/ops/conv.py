@@ -13,7 +13,6 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from segjax.types import Array
 
@@ -157,15 +156,10 @@ def shifted_convolve(x: Array, kernel: Array, padding: Padding, dilation: Pair) 
 
   XLA's depthwise convolution on a CPU, and its gradients, take several times as long.
   """
-  # Where XLA inlines the sum, it computes it again for each of its readers.
-  with set_xla_metadata(inlineable='false'):
-    return _sum_of_shifts(x, kernel, padding, dilation)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _sum_of_shifts(x, kernel, padding, dilation):
+  # The barriers keep XLA from computing x again for each product, and the sum for each reader.
+  x = lax.optimization_barrier(x)
   terms = [part * kernel[i, j, 0] for i, j, part in _shifts(x, kernel.shape, padding, dilation)]
-  return sum(terms[1:], terms[0])
+  return lax.optimization_barrier(sum(terms[1:], terms[0]))
 
 
 def _shifts(x, kernel, padding, dilation):

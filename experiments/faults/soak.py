@@ -100,14 +100,14 @@ def soak(recipe: Recipe):
     judge(samples, outcome)
     kept = bytes_of_a_spec() * specs_of_a_save(workdir)
     every = recipe.overrides['train.checkpoint_every']
-    outcome.notes['of them what TensorStore keeps of each save'] = round(kept / every)
+    outcome.notes['bytes a step, kept by TensorStore'] = round(kept / every)
     return outcome
 
   return run
 
 
 def bytes_of_a_spec(calls: int = 100_000) -> float:
-  """That TensorStore 0.1.86 keeps of a description of a place, after it was given as JSON."""
+  """That TensorStore keeps of a description of a place, after it was given as JSON."""
   spec = tensorstore.KvStore.Spec({'driver': 'file', 'path': '/tmp/a/'})
   used = []
   for _ in range(2):  # the first fills what is kept once
@@ -117,8 +117,10 @@ def bytes_of_a_spec(calls: int = 100_000) -> float:
 
 
 def specs_of_a_save(workdir: Path) -> int:
-  """That Orbax makes for a checkpoint: one for each array, as its newest one lists them."""
+  """That Orbax makes for a checkpoint: one for each array of the newest; 0 without any."""
   steps = [path for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]
+  if not steps:
+    return 0
   newest = max(steps, key=lambda path: int(path.name))
   return len(json.loads((newest / 'state' / '_METADATA').read_text())['tree_metadata'])
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.export
 import numpy as np
 
@@ -21,6 +20,7 @@ from segjax.ops.paste_masks import paste_regions
 from segjax.ops.run_lengths import encode_region
 from segjax.predictor import Predictor
 from segjax.result import Result
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 # u8[B, H, W, C] -> outputs by name, see `segjax.export.program.OUTPUTS`.
@@ -186,7 +186,7 @@ def _size_config(content: Mapping[str, Any]) -> SizeConfig:
 
 def _open_stablehlo() -> Callable[[Path], Run]:
   require('flatbuffers', 'a StableHLO export')
-  return lambda path: jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+  return lambda path: jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
 
 
 def _open_onnx() -> Callable[[Path], Run]:

@@ -129,9 +129,9 @@ class Block(nn.Module):
       mask: bool[B, T, T], which tokens (axis 2) each token (axis 1) attends to; None for all.
     """
     width, _, heads, swiglu = self.size
-    attention = Attention(heads, dtype=self.dtype, name='attention')
+    attend = Attention(heads, dtype=self.dtype, name='attention')
     mlp = Mlp(mlp_width(width, swiglu), swiglu, dtype=self.dtype, name='mlp')
-    x = x + self._scale('scale1', width) * attention(LayerNorm(self.dtype, name='norm1')(x), mask)
+    x = x + self._scale('scale1', width) * attend(LayerNorm(self.dtype, name='norm1')(x), mask)
     return x + self._scale('scale2', width) * mlp(LayerNorm(self.dtype, name='norm2')(x))
 
   def _scale(self, name: str, width: int) -> Array:
@@ -143,7 +143,7 @@ class LayerNorm(nn.Module):
   """f[..., D] -> f[..., D], normalized over the channels, with a learned `scale` and `bias`.
 
   Attributes:
-    dtype: computation dtype; means and variances are float32.
+    dtype: computation dtype; means and variances are float32 at least.
   """
 
   dtype: Any = jnp.float32

@@ -12,8 +12,8 @@ from segjax.types import Array
 def attention(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
   """softmax(Q Kᵀ / √d) V of each head: `jax.nn.dot_product_attention`, or `by_heads` on a CPU.
 
-  The scores are float32. A query whose mask is False for all keys attends to all alike. Supports
-  reverse mode only.
+  The softmax is computed in float32, on a CPU in float32 at least. A query whose mask is False for
+  all keys attends to all alike. Supports reverse mode only.
 
   Args:
     query: f[B, T, H, d].

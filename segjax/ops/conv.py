@@ -156,7 +156,8 @@ def shifted_convolve(x: Array, kernel: Array, padding: Padding, dilation: Pair) 
 
   XLA's depthwise convolution on a CPU, and its gradients, take several times as long.
   """
-  # The barriers keep XLA from computing x again for each product, and the sum for each reader.
+  # Barriers, which our compiler options keep (`training.compile`): else XLA computes x again for
+  # each product, and the sum for each of its readers.
   x = lax.optimization_barrier(x)
   terms = [part * kernel[i, j, 0] for i, j, part in _shifts(x, kernel.shape, padding, dilation)]
   return lax.optimization_barrier(sum(terms[1:], terms[0]))
@@ -274,8 +275,9 @@ def shifted_rows_kernel_gradient(x, g, shape, strides, padding, dilation):
 
 
 def _sums_of_products(x, g, shape, padding, dilation):
+  accumulator = jnp.promote_types(x.dtype, jnp.float32)
   sums = [
-    jnp.einsum('bhwc,bhwc->c', part, g, preferred_element_type=jnp.float32)
+    jnp.einsum('bhwc,bhwc->c', part, g, preferred_element_type=accumulator)
     for _, _, part in _shifts(x, shape, padding, dilation)
   ]
   return jnp.stack(sums).reshape(shape)

@@ -1,4 +1,4 @@
-"""Normalization of pixel values, layer, local response and local contrast normalization."""
+"""Normalization: of pixel values, over channels, of local response and of local contrast."""
 
 import functools
 from collections.abc import Sequence
@@ -69,22 +69,20 @@ def _layer_norm_forward(epsilon, x, scale, bias):
 
 
 def _layer_norm_backward(epsilon, residuals, g):
-  """With a = g · scale and y = (x - mean) · inverse, dx = inverse · (a - Σ a / C - y · Σ a y / C).
+  """With n = (x - mean) · inverse and a = g · scale: inverse · (a - Σ a / C - n · Σ a n / C).
 
-  Sums are products with vectors, without an array for what is added up.
+  Sums run over the channels. Those of products are contractions, so that no product is stored.
   """
   del epsilon
   x, scale, bias, mean, inverse = residuals
-  channels = x.shape[-1]
-  x_rows, g_rows = (a.reshape(-1, channels).astype(mean.dtype) for a in (x, g))
-  mean, inverse = (a.reshape(-1, 1) for a in (mean, inverse))
-  a = g_rows * scale
-  average = g_rows @ scale[:, None].astype(mean.dtype) / channels
-  along = inverse * (jnp.einsum('nc,nc->n', a, x_rows)[:, None] / channels - mean * average)
-  dx = inverse * (a - average - (x_rows - mean) * inverse * along)
-  dscale = jnp.einsum('nc,nc->c', g_rows * inverse, x_rows) - ((mean * inverse).T @ g_rows)[0]
-  dbias = g_rows.sum(0)
-  return dx.reshape(x.shape).astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+  fine, g = (a.astype(mean.dtype) for a in (x, g))
+  a, normal, channels = g * scale, (fine - mean) * inverse, x.shape[-1]
+  average = (g @ scale.astype(mean.dtype))[..., None] / channels
+  along = jnp.einsum('...c,...c->...', a, fine)[..., None] / channels - mean * average
+  dx = inverse * (a - average - normal * inverse * along)
+  dscale = jnp.einsum('...c,...c->c', g, normal)
+  dbias = g.sum(tuple(range(g.ndim - 1)))
+  return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

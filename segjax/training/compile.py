@@ -19,9 +19,10 @@ _CPU_OPTIONS = {
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   ),
-  # Without this pass the barriers of `jax.checkpoint` outlive scheduling. With it XLA computes the
-  # activations again early, and saves no memory. But what makes a function of a small loop cannot
-  # compile a barrier in it ("Unhandled opcode", or a failed check that ends the process).
+  # Without this pass the barriers of `jax.checkpoint` and of `ops.conv` outlive scheduling. With it
+  # XLA computes the activations again early, and saves no memory. But what makes a function of a
+  # small loop cannot compile a barrier in it ("Unhandled opcode", or a failed check that ends the
+  # process).
   'xla_disable_hlo_passes': 'cse_barrier_expander,small-while-loop-hoisting',
 }
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from segjax.ops.attention import attention, by_heads
+from segjax.ops.attention import attention
 from segjax.training.compile import jit
 
 # Name: B, T, S, H, d.
@@ -122,8 +122,20 @@ def test_devices_share_the_batch_without_an_exchange():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_backward_pass_keeps_no_scores():
-  """Of T · T for each head, on a CPU."""
-  x = jax.ShapeDtypeStruct((1, 100, 4, 2), jnp.float32)
-  _, pullback = jax.eval_shape(lambda *a: jax.vjp(by_heads, *a), x, x, x)
-  assert sum(leaf.size for leaf in jax.tree.leaves(pullback)) < 100 * 100
+def test_under_checkpoint():
+  given = arrays('heads and images', masked=True)
+  loss = lambda *a: (attention(*a) ** 2).sum()
+  again = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*given)
+  for a, b in zip(again, jax.grad(loss, (0, 1, 2))(*given), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_a_step_keeps_the_scores_of_no_head(masked):
+  """On a CPU: 24 heads, whose scores of T · T floats would be most of its memory."""
+  tokens, heads = 128, 24
+  x = jax.ShapeDtypeStruct((1, tokens, heads, 2), jnp.float32)
+  mask = (jax.ShapeDtypeStruct((1, tokens, tokens), bool),) if masked else ()
+  gradient = jit(jax.grad(lambda *a: attention(*a).sum(), (0, 1, 2)))
+  program = gradient.lower(x, x, x, *mask).compile()
+  assert program.memory_analysis().temp_size_in_bytes < heads / 2 * 4 * tokens**2

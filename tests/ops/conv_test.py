@@ -137,14 +137,22 @@ def test_a_depthwise_convolution_is_computed_once():
   assert len(re.findall(r' multiply\(', text)) < 2 * kernel[..., 0, 0].size
 
 
-@pytest.mark.parametrize('form', [conv_lib.row_kernel_gradient, conv_lib.chunked_kernel_gradient])
+@pytest.mark.parametrize(
+  ('form', 'cin', 'cout', 'dilation'),
+  [
+    (conv_lib.row_kernel_gradient, 3, 5, 1),
+    (conv_lib.chunked_kernel_gradient, 3, 5, 1),
+    (conv_lib.shifted_rows_kernel_gradient, 1, 3, 1),
+    (conv_lib.shifted_rows_kernel_gradient, 1, 3, 2),
+  ],
+)
 @pytest.mark.parametrize('size', [(1, 1), (5, 3), (9, 2), (13, 40)])
-def test_rows_that_do_not_divide_the_height(form, size, monkeypatch):
+def test_rows_that_do_not_divide_the_height(form, cin, cout, dilation, size, monkeypatch):
   """Parts of four rows, of one to thirteen."""
   monkeypatch.setattr(conv_lib, '_CHUNK', 1)
   rng = np.random.default_rng(0)
-  x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(3, 3, 3, 5))
-  window = (ONE, SAME, ONE)
+  x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(3, 3, cin, cout))
+  window = (ONE, ((1, 3), (2, 2)) if dilation == 2 else SAME, (dilation, dilation))
   y, pullback = jax.vjp(lambda kernel: plain(x, kernel, *window), kernel)
   ours = jit(lambda x, g: form(x, g, kernel.shape, *window), once=True)(x, y)
   np.testing.assert_allclose(ours, pullback(y)[0], rtol=1e-4, atol=1e-3)
@@ -171,33 +179,46 @@ def test_depthwise_forms_of_the_kernel_gradient_agree(name):
   np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_the_gradient_is_defined_on_every_platform():
-  x, kernel, window = arrays('groups')
+@pytest.mark.parametrize('name', ['groups', 'depthwise'])
+def test_the_gradient_is_defined_on_every_platform(name):
+  x, kernel, window = arrays(name)
   loss = lambda x, kernel: conv(x, kernel, *window).sum()
   program = jax.jit(jax.grad(loss, argnums=(0, 1)))
   exported = jax.export.export(program, platforms=('cpu', 'cuda', 'tpu'))(x, kernel)
   assert exported.platforms == ('cpu', 'cuda', 'tpu')
 
 
-@pytest.mark.parametrize('name', ['rows', 'strided', 'few pixels, a large kernel', 'pointwise'])
+@pytest.mark.parametrize(
+  'name', ['rows', 'strided', 'few pixels, a large kernel', 'pointwise', 'depthwise']
+)
 def test_numerical_gradient_to_second_order(name):
   shape, size, _, *window = CASES[name]
   rng = np.random.default_rng(0)
   shape = (1, shape[1] // 2, shape[2] // 2, 8) if name == 'rows' else (1, *shape[1:3], 2)
   x = rng.normal(size=shape).astype('f4')
-  kernel = rng.normal(size=(*size, shape[-1], 2)).astype('f4')
+  channels = 1 if name == 'depthwise' else shape[-1]
+  kernel = rng.normal(size=(*size, channels, 2)).astype('f4')
   function = jax.jit(lambda x, kernel: conv(x, kernel, *window).mean((1, 2)))
   check_grads(function, (x, kernel), 2, ['rev'], atol=2e-2, rtol=2e-2)
 
 
-def test_under_vmap():
-  x, kernel, window = arrays('rows')
+@pytest.mark.parametrize('name', ['rows', 'depthwise'])
+def test_under_vmap(name):
+  x, kernel, window = arrays(name)
   loss = lambda x, kernel: (conv(x, kernel, *window) ** 2).mean()
   gradient = jax.grad(loss, (0, 1))
   both = jit(jax.vmap(gradient), once=True)(np.stack([x, 2 * x]), np.stack([kernel, -kernel]))
   for i, arguments in enumerate([(x, kernel), (2 * x, -kernel)]):
     for a, b in zip(both, gradient(*arguments), strict=True):
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_depthwise_kernel_has_a_gradient_of_float64():
+  x, kernel, window = arrays('depthwise')
+  with jax.enable_x64(True):
+    x, kernel = x.astype(float), kernel.astype(float)
+    gradient = lambda function: jax.grad(lambda k: (function(x, k, *window) ** 2).sum())(kernel)
+    np.testing.assert_allclose(gradient(conv), gradient(plain), rtol=1e-12)
 
 
 def test_one_group_leaves_the_others_alone():
@@ -209,7 +230,9 @@ def test_one_group_leaves_the_others_alone():
   assert np.flatnonzero(moved).tolist() == list(range(6, 12))
 
 
-@pytest.mark.parametrize('name', ['groups', 'rows', 'pointwise', 'few pixels, a large kernel'])
+@pytest.mark.parametrize(
+  'name', ['groups', 'rows', 'pointwise', 'few pixels, a large kernel', 'depthwise']
+)
 def test_keeps_bfloat16(name):
   x, kernel, window = arrays(name)
   loss = lambda x, kernel: conv(x, kernel, *window).astype(jnp.float32).sum()

@@ -1,8 +1,11 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from segjax.ops.normalize import (
@@ -75,22 +78,68 @@ def test_numerical_gradient_of_layer_norm_to_second_order():
 
 
 @pytest.mark.parametrize('offset', [0, 100])
-def test_the_gradient_of_layer_norm_is_as_exact_as_linens(offset):
+def test_the_gradients_of_layer_norm_are_as_exact_as_linens(offset):
   """Far from zero the mean cancels, in the same way."""
-  x, scale, _ = layer((50, 64), float)
+  x, scale, bias = layer((50, 64), float)
   x = x + offset
-  a = np.random.default_rng(1).normal(size=x.shape) * scale
+  g = np.random.default_rng(1).normal(size=x.shape)
   inverse = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-  y = (x - x.mean(-1, keepdims=True)) * inverse
-  exact = inverse * (a - a.mean(-1, keepdims=True) - y * (a * y).mean(-1, keepdims=True))
+  y, a = (x - x.mean(-1, keepdims=True)) * inverse, g * scale
+  dx = inverse * (a - a.mean(-1, keepdims=True) - y * (a * y).mean(-1, keepdims=True))
+  exact = dx, (g * y).sum(0), g.sum(0)
 
-  def error(function):
-    given = (jnp.asarray(v, jnp.float32) for v in (x, scale, 0 * scale))
-    return np.abs(
-      jax.vjp(function, *given)[1](jnp.asarray(a / scale, jnp.float32))[0] - exact
-    ).max()
+  def errors(function):
+    given = (jnp.asarray(v, jnp.float32) for v in (x, scale, bias))
+    found = jax.vjp(function, *given)[1](jnp.asarray(g, jnp.float32))
+    return np.array([np.abs(a - b).max() for a, b in zip(found, exact, strict=True)])
 
-  assert error(layer_norm) < 1.5 * error(linen)
+  assert (errors(layer_norm) < 1.5 * errors(linen) + 1e-6).all()
+
+
+def test_layer_norm_of_float64():
+  with jax.enable_x64(True):
+    x, scale, bias = layer((7, 16), float)
+    gradient = lambda f: jax.grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2))(x, scale, bias)
+    for a, b in zip(gradient(layer_norm), gradient(linen), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_layer_norm_of_one_channel():
+  x, scale, bias = layer((5, 1))
+  found = jax.grad(lambda *a: layer_norm(*a).sum(), (0, 1, 2))(x, scale, bias)
+  for a, b in zip(found, (np.zeros((5, 1)), [0], [5]), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_layer_norm_under_vmap_and_checkpoint():
+  x, scale, bias = layer((3, 4, 8))
+  gradient = jax.grad(lambda *a: (layer_norm(*a) ** 2).sum(), (0, 1, 2))
+  again = jax.grad(jax.checkpoint(lambda *a: (layer_norm(*a) ** 2).sum()), (0, 1, 2))
+  whole, mapped = gradient(x, scale, bias), jax.vmap(gradient, (0, None, None))(x, scale, bias)
+  np.testing.assert_allclose(mapped[0], whole[0], rtol=1e-4, atol=1e-5)
+  for a, b, c in zip(mapped[1:], whole[1:], again(x, scale, bias)[1:], strict=True):
+    np.testing.assert_allclose(a.sum(0), b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(c, b, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_norm_is_defined_on_every_platform():
+  gradient = jax.grad(lambda *a: layer_norm(*a).sum(), (0, 1, 2))
+  exported = jax.export.export(jax.jit(gradient), platforms=('cpu', 'cuda', 'tpu'))
+  assert exported(*layer((3, 4, 8))).platforms == ('cpu', 'cuda', 'tpu')
+
+
+def test_devices_that_share_two_axes_gather_none_for_layer_norm():
+  x, scale, bias = layer((4, 6, 5, 8))
+  mesh = jax.make_mesh((2, 2), ('data', 'space'))
+  split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data', 'space'), ()))
+  gradient = jax.grad(lambda *a: (layer_norm(*a) ** 2).sum(), (0, 1, 2))
+  places = (split, whole, whole)
+  shared = jax.jit(gradient, in_shardings=places, out_shardings=places).lower(x, scale, bias)
+  shared = shared.compile()
+  assert not re.search('all-gather|all-to-all|collective-permute', shared.as_text())
+  given = jax.device_put((x, scale, bias), places)
+  for a, b in zip(shared(*given), gradient(x, scale, bias), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_norm_of_a_constant():

@@ -51,7 +51,16 @@ ALLOWED = {
 ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'training.compile'}
 ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
-ALLOWED['export'] = {'types', 'data', 'infer', 'ops', 'predictor', 'result', 'run'}
+ALLOWED['export'] = {
+  'types',
+  'data',
+  'infer',
+  'ops',
+  'predictor',
+  'result',
+  'run',
+  'training.compile',
+}
 ALLOWED['trained'] = {'types', 'predictor', 'run', 'storage', 'training.checkpoint', 'workdir'}
 ALLOWED['cli'] = set(ALLOWED)
 ALLOWED['api'] = set(ALLOWED)

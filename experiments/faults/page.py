@@ -32,9 +32,15 @@ The raw results are in [results.jsonl](results.jsonl).
 
 # Below the table of a kind.
 NOTES = {
-  'Soak': """Resident memory counts as growing from 2% an hour of processor time. A checkpoint every
-200 steps is far more often than a training needs, so that what each of them keeps is seen:
-TensorStore 0.1.86 keeps about 260 bytes of each array that Orbax saves. This prints it:
+  'Soak': """Memory, files, threads and compilations count as growing if the slope of a line through their
+samples is more than three times its error, memory from 2% an hour of processor time. (`soak_semantic`
+was judged before this held for counts: its threads went up and down, and the last sample had one more
+than the first.)
+
+A checkpoint every 200 steps is far more often than a training needs, so that what each of them keeps
+is seen. Most of what grows is of Orbax 0.11.39 and TensorStore 0.1.86: `soak_orbax` saves as many
+arrays without segjax. The half of that or more is TensorStore's answer to a question that Orbax asks
+for each array of each checkpoint. This prints it:
 
 ```python
 import collections, resource

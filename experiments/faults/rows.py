@@ -64,6 +64,7 @@ KINDS: Mapping[str, Mapping[str, Row]] = {
   'Soak': {
     'soak_semantic': Row('a long training, semantic', soak.soak(SEMANTIC.but(**_ENDLESS))),
     'soak_instance': Row('a long training, instance', soak.soak(INSTANCE.but(**_ENDLESS))),
+    'soak_orbax': Row('as many arrays saved by Orbax alone', soak.saves_alone(168, 388)),
   },
 }
 ROWS: Mapping[str, Row] = {name: row for rows in KINDS.values() for name, row in rows.items()}

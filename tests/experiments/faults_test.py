@@ -178,6 +178,18 @@ def test_a_soak_is_judged(growth, lost):
   assert slope == pytest.approx(growth.get('memory', 0) / 1e6 * 40, abs=1.5)
 
 
+def test_counts_that_go_up_and_down_do_not_grow():
+  from faults import soak
+  from faults.row import Outcome
+
+  outcome, rng = Outcome(), np.random.default_rng(0)
+  found = [s._replace(threads=90 + int(rng.integers(10))) for s in samples()]
+  found[10], found[-1] = found[10]._replace(threads=94), found[-1]._replace(threads=95)
+  soak.judge(found, outcome)
+  assert not outcome.lost
+  assert outcome.notes['threads'].endswith('94 then 95')
+
+
 def test_a_slope_and_its_error():
   from faults import soak
 
@@ -231,14 +243,21 @@ def test_a_nan_reaches_every_loss():
   assert np.isnan(found.sum) and found.count == 4
 
 
-def test_what_a_save_makes_tensorstore_describe(tmp_path):
+def test_arrays_of_the_newest_checkpoint(tmp_path):
   from faults import soak
 
   (tmp_path / 'checkpoints').mkdir()
-  assert soak.specs_of_a_save(tmp_path) == 0
+  assert soak.arrays_of_newest(tmp_path) == 0
   for step, names in ((9, 'a'), (10, 'abc'), ('11.tmp', '')):
     state = tmp_path / 'checkpoints' / str(step) / 'state'
     state.mkdir(parents=True)
     (state / '_METADATA').write_text(json.dumps({'tree_metadata': dict.fromkeys(names)}))
-  assert soak.specs_of_a_save(tmp_path) == 3
-  assert 0 <= soak.bytes_of_a_spec(calls=1_000) < 100_000
+  assert soak.arrays_of_newest(tmp_path) == 3
+
+
+def test_what_orbax_keeps_is_measured_alone(capsys):
+  from faults import orbax_alone
+
+  orbax_alone.main(['3', '--saves=10'])
+  found = json.loads(capsys.readouterr().out)
+  assert found['arrays'] == 3 and isinstance(found['bytes a save'], int)

@@ -1,4 +1,4 @@
-"""How much memory Orbax keeps of each checkpoint, without segjax.
+"""How much memory Orbax keeps of checkpoints like those of segjax, without segjax.
 
 python experiments/faults/orbax_alone.py 168
 """
@@ -34,13 +34,15 @@ def memory_of_saves(arrays: int, saves: int) -> float:
     saves: 10 or more; the newest three stay on the disk.
   """
   state = {f'array{i}': np.zeros(50, np.float32) for i in range(arrays)}
+  meta = ocp.args.JsonSave({'sha256': dict.fromkeys(state, 64 * '0')})
   folder = tempfile.mkdtemp(prefix='segjax-orbax-')
   options = ocp.CheckpointManagerOptions(max_to_keep=3, enable_async_checkpointing=True)
   used = []
   try:
     with ocp.CheckpointManager(Path(folder) / 'soak' / 'checkpoints', options=options) as manager:
       for step in range(saves):
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        saved = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=meta)
+        manager.save(step, args=saved)
         manager.wait_until_finished()
         used.append(_resident())
   finally:

@@ -40,9 +40,9 @@ sample had one more than the first.
 A checkpoint every 200 steps is far more often than a training needs, so that what each of them
 keeps is seen. `soak_orbax` saves as many arrays without segjax, as `orbax_alone.py` in this folder
 does: of the 438 bytes a step 346 are what Orbax 0.12.8 and TensorStore 0.1.86 keep, of the 1,021
-of the instance run 807. What keeps the rest, 26 and 21 MB an hour, was not found. Most of
-TensorStore's part is its answer to a question that Orbax asks for each array of each checkpoint.
-This prints it:
+of the instance run 807. What keeps the rest, 26 and 21 MB an hour, was not found. Most of what
+these two keep is TensorStore's answer to a question that Orbax asks for each array of each
+checkpoint. This prints it:
 
 ```python
 import collections, resource

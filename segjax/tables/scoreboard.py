@@ -29,11 +29,13 @@ class Score(NamedTuple):
   Attributes:
     table: of the row.
     line: of the table's page.
-    ours: the result in the table's headline column; None if it was not measured.
+    metric: the table's headline column; of a row without a result in it, the first with one.
+    ours: the result in this column; None if it was not measured.
   """
 
   table: Table
   line: Line
+  metric: str
   ours: Result | None
 
   @property
@@ -46,12 +48,12 @@ class Score(NamedTuple):
 
   @property
   def column(self) -> Column:
-    return self.table.columns[self.table.headline]
+    return self.table.columns[self.metric]
 
   @property
   def paper(self) -> int | decimal.Decimal | None:
     """The paper's result, as printed."""
-    return (self.row.paper or {}).get(self.table.headline)
+    return (self.row.paper or {}).get(self.metric)
 
   @property
   def distance(self) -> float | None:
@@ -70,11 +72,14 @@ def make_board(table: Table, records: Sequence[Record]) -> Board:
 def scores(boards: Iterable[Board]) -> list[Score]:
   """The measured rows of all tables."""
   return [
-    Score(table, line, line.results.get(table.headline))
-    for table, lines in boards
-    for line in lines.measured
-    if table.headline
+    _score(table, line) for table, lines in boards for line in lines.measured if table.headline
   ]
+
+
+def _score(table: Table, line: Line) -> Score:
+  columns = (table.headline, *table.measured)
+  metric = next((name for name in columns if line.results.get(name)), table.headline)
+  return Score(table, line, metric, line.results.get(metric))
 
 
 def to_json(boards: Sequence[Board]) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def to_json(boards: Sequence[Board]) -> dict[str, Any]:
       'title': found.row.title,
       'recipe': line.entry.recipe,
       'checkpoint': line.checkpoint,
-      'metric': page.heading(table.headline, found.column),
+      'metric': page.heading(found.metric, found.column),
       'lower_is_better': found.column.lower_is_better,
       'paper': None if found.paper is None else float(found.paper),
       'measured': found.ours and found.ours._asdict(),
@@ -137,7 +142,7 @@ def render_markdown(boards: Sequence[Board], others: Mapping[str, str]) -> str:
 
 
 def _cells(score: Score) -> dict[str, str]:
-  name, arrow = score.table.headline, '↓' if score.column.lower_is_better else '↑'
+  name, arrow = score.metric, '↓' if score.column.lower_is_better else '↑'
   distance = score.distance
   return {
     'table': _link(score.table),
@@ -163,7 +168,7 @@ def _legend(found: Iterable[Score]) -> list[str]:
     f'{term}: {meaning}'
     for score in found
     for term, meaning in (score.table.file.legend or {}).items()
-    if mentions(score.table.headline, term)
+    if mentions(score.metric, term)
   )
   line = '; '.join(terms)
   symbols = page.legend_symbols(

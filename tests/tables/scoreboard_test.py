@@ -42,6 +42,14 @@ def test_lower_is_better_and_several_seeds(table):
   assert 'unverified' in text
 
 
+def test_a_row_without_the_headline_has_its_first_result(table):
+  record = tiny_table.make_record(metrics={'per_class': {'sky': {'iou': 0.25}}})
+  board = board_of(table, record)
+  assert '| First | small | sky ↓ | – | 0.250 | – |' in scoreboard.render_markdown([board], {})
+  (row,) = scoreboard.to_json([board])['measured']
+  assert row['metric'] == 'sky' and row['measured']['mean'] == 0.25
+
+
 def test_an_earlier_config_is_marked(table):
   digest = runs.entry_digest(table.entries['first.small'])
   current = tiny_table.make_record(config_digest=digest)

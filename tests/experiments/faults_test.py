@@ -255,9 +255,12 @@ def test_arrays_of_the_newest_checkpoint(tmp_path):
   assert soak.arrays_of_newest(tmp_path) == 3
 
 
-def test_what_orbax_keeps_is_measured_alone(capsys):
+def test_what_orbax_keeps_is_the_slope_over_its_saves(capsys, monkeypatch):
   from faults import orbax_alone
 
+  # A first save that fills caches, then 1,000 bytes a save.
+  used = iter([0, *range(5_000_000, 6_000_000, 1000)])
+  monkeypatch.setattr(orbax_alone, '_resident', lambda: next(used))
   orbax_alone.main(['3', '--saves=10'])
   found = json.loads(capsys.readouterr().out)
-  assert found['arrays'] == 3 and isinstance(found['bytes a save'], int)
+  assert found == {'arrays': 3, 'saves': 10, 'bytes a save': 1000}

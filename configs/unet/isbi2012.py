@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     'flip_vertical': 0.5,
     'rotate': 180.0,
     'elastic_sigma': 10.0,
+    # Bilinear interpolation blurs the tiles, but not the images of an evaluation.
+    'interpolation': 'bicubic',
     'brightness': 0.1,
     'contrast': 0.2,
   }

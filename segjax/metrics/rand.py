@@ -27,6 +27,13 @@ from segjax.metrics.base import Metric
 from segjax.types import IGNORE_LABEL
 
 THRESHOLDS = tuple(k / 10 for k in range(10))
+# Of each score, the name under which its best threshold is reported.
+_BEST_THRESHOLDS = {
+  'pixel': 'pixel_threshold',
+  'rand': 'rand_threshold',
+  'v_rand': 'v_rand_threshold',
+  'v_info': 'v_info_threshold',
+}
 
 
 def isbi_metrics(foreground: int = 1) -> Metric:
@@ -34,6 +41,7 @@ def isbi_metrics(foreground: int = 1) -> Metric:
 
   The errors are 1 - F of the pixels inside cells, and of the pairs of pixels in the same segment.
   v_rand is F of these pairs after thinning, v_info the information score; higher is better.
+  pixel_threshold, rand_threshold, v_rand_threshold and v_info_threshold are the best thresholds.
   Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W] and
   `batch['valid']` bool[B]. Pixels of IGNORE_LABEL do not count.
 
@@ -72,17 +80,22 @@ def isbi_metrics(foreground: int = 1) -> Metric:
 def _compute(state: Mapping[str, np.ndarray]) -> dict[str, float]:
   images = int(state['images'])
   if not images:
-    return dict.fromkeys(('pixel_error', 'rand_error', 'v_rand', 'v_info'), float('nan'))
+    names = ('pixel_error', 'rand_error', 'v_rand', 'v_info')
+    return dict.fromkeys((*names, *_BEST_THRESHOLDS.values()), float('nan'))
 
-  def best_f(counts: np.ndarray) -> float:
+  def f_score(counts: np.ndarray) -> np.ndarray:
     both, truth, predicted = counts.T
-    return float((2 * both / (truth + predicted)).max())
+    return 2 * both / (truth + predicted)
 
+  scores = {name: f_score(state[name]) for name in ('pixel', 'rand', 'v_rand')}
+  scores['v_info'] = state['v_info'] / images
+  best = {name: float(score.max()) for name, score in scores.items()}
   return {
-    'pixel_error': 1 - best_f(state['pixel']),
-    'rand_error': 1 - best_f(state['rand']),
-    'v_rand': best_f(state['v_rand']),
-    'v_info': float(state['v_info'].max() / images),
+    'pixel_error': 1 - best['pixel'],
+    'rand_error': 1 - best['rand'],
+    'v_rand': best['v_rand'],
+    'v_info': best['v_info'],
+    **{name: THRESHOLDS[int(scores[of].argmax())] for of, name in _BEST_THRESHOLDS.items()},
   }
 
 

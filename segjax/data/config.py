@@ -151,7 +151,8 @@ class Augment:
     elastic_sigma: standard deviation in pixels of the displacements at the elastic grid's nodes
       (U-Net, section 3.1: 10).
     elastic_grid: nodes of the elastic grid along each axis, borders included (U-Net: 3).
-    interpolation: of the image where it is moved by parts of a pixel.
+    interpolation: of the image where it is moved by parts of a pixel. 'bilinear' smooths noise, so
+      that training images look softer than those of an evaluation; 'bicubic' smooths less.
     copy_paste: probability with which objects of another image are pasted (arXiv 2012.07177).
     brightness: add a value uniform in ±`brightness`, as a fraction of white.
     contrast: scale the distance from the image's mean gray by a factor uniform in 1±`contrast`.

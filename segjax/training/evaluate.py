@@ -17,36 +17,48 @@ from segjax.training.step import name_parts
 Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
 # See `segjax.training.step.make_eval_step`.
 EvalStep = Callable[..., tuple[dict, tuple, dict, Any]]
+# See `segjax.tasks.base.Task.batch_statistics`.
+BatchStatistics = Callable[[Mapping[str, Any], Any, jax.Array], Any]
 # The name of an image, and its panels by title, u8[H, W, 3].
 Example = tuple[str, dict[str, np.ndarray]]
 
 
-def recompute_statistics(
-  batch_statistics: Callable[[Mapping[str, Any], Any, jax.Array], Any],
-  state: TrainState,
+def average_statistics(
+  batch_statistics: BatchStatistics,
+  variables: Mapping[str, Any],
   batches: Iterable[Any],
-  *,
-  seed: int,
-) -> TrainState:
-  """`state` with batch-norm statistics averaged over `batches`.
-
-  Means and variances of the batches are averaged, as in SegNet's release
-  (compute_bn_statistics.py), instead of running averages over changing weights.
+  key: jax.Array,
+) -> Any:
+  """Batch-norm statistics of `variables`: means and variances, averaged over `batches`.
 
   Args:
     batch_statistics: `Task.batch_statistics`, compiled.
-    state: on the mesh.
+    variables: on the mesh.
     batches: on the mesh, without padding examples.
-    seed: for dropout.
+    key: for dropout.
   """
-  variables = eval_variables(state)
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
   total, count = None, 0
   for batch in batches:
     new = batch_statistics(variables, batch, jax.random.fold_in(key, count))
     total = new if total is None else jax.tree.map(jnp.add, total, new)
     count += 1
-  mean = jax.tree.map(lambda x: x / count, total)
+  return jax.tree.map(lambda x: x / count, total)
+
+
+def recompute_statistics(
+  batch_statistics: BatchStatistics, state: TrainState, batches: Iterable[Any], *, seed: int
+) -> TrainState:
+  """`state` with batch-norm statistics averaged over `batches`.
+
+  So does SegNet's release (compute_bn_statistics.py); running averages are over changing weights.
+
+  Args:
+    batch_statistics, batches: as for `average_statistics`.
+    state: on the mesh.
+    seed: for dropout.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  mean = average_statistics(batch_statistics, eval_variables(state), batches, key)
   return dataclasses.replace(state, model_state={**state.model_state, **mean})
 
 

@@ -1,7 +1,7 @@
 r"""U-Net (arXiv 1505.04597) on the ISBI 2012 EM challenge, scaled down for 2 CPU cores.
 
 The paper's recipe in isbi2012.py with a quarter of the channels, BatchNorm and AdamW. Results:
-experiments/unet_table1. Cost: not measured; 2 CPU cores.
+experiments/unet_table1. Cost: an hour on one busy core of 2.
 
   segjax train --config=configs/unet/isbi2012_cpu.py --workdir=runs/isbi \
     --config.data.source=isbi2012/

@@ -2,6 +2,7 @@ r"""What the errors of a U-Net on ISBI 2012 are made of.
 
   python experiments/unet/isbi.py statistics WORKDIR [--batches=50]
   python experiments/unet/isbi.py merges WORKDIR --output=merges.jpg
+  python experiments/unet/isbi.py weights WORKDIR
 
 WORKDIR is of isbi2012_cpu.py or a config like it. `statistics` evaluates it with batch norm's
 running averages, and with statistics averaged over training tiles of several kinds in their place.
@@ -10,6 +11,7 @@ levels. `merges` evaluates each slice at the threshold that is best for V_Rand o
 over the eight symmetries of the square; then again with one part of the slice cut along the true
 cells that it covers, the part whose cut removes the most wrong pairs of pixels. The picture has the
 two slices that gain most by it, with their cells and the predicted parts, at half their size.
+`weights` compares the total weight of the membranes in the loss with that of the cells.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import numpy as np
 
 from segjax import run as run_lib
 from segjax.data.config import Augment
+from segjax.data.weight_map import border_weight_map
 from segjax.metrics import rand
 from segjax.training import compile, evaluate, sharding
 from segjax.workdir import Workdir
@@ -154,16 +157,37 @@ def merges(args: argparse.Namespace) -> None:
   cv2.imwrite(args.output, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
+def weights(args: argparse.Namespace) -> None:
+  opened = Opened(args.workdir)
+  data = opened.run.experiment.data
+  batches, _ = run_lib.eval_batches(opened.run, opened.dataset, data.train_split, opened.mesh)
+  labels = [label for batch, _ in batches for label in batch['label'][batch['valid']]]
+  print('| border weights | membranes / cells |')
+  print('| --- | --- |')
+  own = data.weight_map['w0']
+  for name, w0, background_only in (
+    ('none', 0.0, False),
+    ('in the background only', own, True),
+    ('eq. 2 as printed', own, False),
+  ):
+    arguments = {**data.weight_map, 'w0': w0, 'background_only': background_only}
+    totals = np.zeros(2)
+    for label in labels:
+      weight = border_weight_map(label, **arguments)
+      totals += [weight[label == k].sum() for k in (1 - CELL, CELL)]
+    print(f'| {name} | {totals[0] / totals[1]:.2f} |')
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   commands = parser.add_subparsers(required=True)
-  for function in (statistics, merges):
+  for function in (statistics, merges, weights):
     command = commands.add_parser(function.__name__)
     command.set_defaults(function=function)
     command.add_argument('workdir')
     if function is statistics:
       command.add_argument('--batches', type=int, default=50, help='batches to average over')
-    else:
+    if function is merges:
       command.add_argument('--output', required=True, help='the picture to write')
   args = parser.parse_args()
   args.function(args)

@@ -25,6 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
     'weight_decay': 1e-4,
   }
   config.train.update({'steps': 2_500, 'eval_every': 500, 'checkpoint_every': 500, 'images': 5})
-  # The running averages are those of augmented tiles, which are smoother than the images.
+  # The running averages are those of augmented tiles, which are still smoother than the images.
   config.train.recompute_batch_norm = True
   return config

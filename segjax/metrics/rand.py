@@ -37,11 +37,12 @@ _BEST_THRESHOLDS = {
 
 
 def isbi_metrics(foreground: int = 1) -> Metric:
-  """The ISBI 2012 metrics, on the host: pixel_error, rand_error, v_rand and v_info.
+  """The ISBI 2012 metrics, on the host: pixel_error, rand_error, v_rand, v_info, thresholds.
 
   The errors are 1 - F of the pixels inside cells, and of the pairs of pixels in the same segment.
   v_rand is F of these pairs after thinning, v_info the information score; higher is better.
-  pixel_threshold, rand_threshold, v_rand_threshold and v_info_threshold are the best thresholds.
+  pixel_threshold, rand_threshold, v_rand_threshold and v_info_threshold are the thresholds at which
+  each is best, the lowest of ties: above it a pixel is inside a cell.
   Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W] and
   `batch['valid']` bool[B]. Pixels of IGNORE_LABEL do not count.
 

@@ -29,12 +29,12 @@ def average_statistics(
   batches: Iterable[Any],
   key: jax.Array,
 ) -> Any:
-  """Batch-norm statistics of `variables`: means and variances, averaged over `batches`.
+  """Batch-norm statistics of the network with `variables`, averaged over `batches`.
 
   Args:
     batch_statistics: `Task.batch_statistics`, compiled.
     variables: on the mesh.
-    batches: on the mesh, without padding examples.
+    batches: one or more, on the mesh, without padding examples.
     key: for dropout.
   """
   total, count = None, 0
@@ -50,7 +50,8 @@ def recompute_statistics(
 ) -> TrainState:
   """`state` with batch-norm statistics averaged over `batches`.
 
-  So does SegNet's release (compute_bn_statistics.py); running averages are over changing weights.
+  Means and variances of the batches are averaged, as in SegNet's release
+  (compute_bn_statistics.py), instead of running averages over changing weights.
 
   Args:
     batch_statistics, batches: as for `average_statistics`.

@@ -39,8 +39,8 @@ class TrainConfig:
     max_skipped: with 'skip', maximum number of skipped updates before the run stops.
     images: number of examples drawn in each evaluation.
     recompute_batch_norm: whether to recompute the batch-norm statistics over the training split,
-      without augmentation, before each evaluation, where running averages over augmented images do
-      not fit those of an evaluation; the model needs `bn_momentum`.
+      without augmentation, before each evaluation; the model needs `bn_momentum`. Use it where
+      running averages over augmented images do not match the evaluation images.
     loggers: also log to Weights & Biases ('wandb') or 'mlflow', see `segjax.training.loggers`.
   """
 

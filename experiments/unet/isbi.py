@@ -4,14 +4,14 @@ r"""What the errors of a U-Net on ISBI 2012 are made of.
   python experiments/unet/isbi.py merges WORKDIR --output=merges.jpg
   python experiments/unet/isbi.py weights WORKDIR
 
-WORKDIR: a run of isbi2012_cpu.py or of a similar config. `statistics` evaluates it with the batch-norm
-statistics of its checkpoint, and with statistics averaged over training tiles of several kinds in their
-place. `merges` averages probabilities over the eight symmetries of the square and thresholds each
-slice at the value that is best for V_Rand over all slices; then again with one predicted part of
-the slice cut along the true cells that it covers, the part whose cut removes the most wrong pairs
-of pixels. The image has the two slices that gain most by it, with their cells and the predicted
-parts, at half their size. `weights` compares the total weight of the membranes in the loss with
-that of the cells, for a run with border weights.
+WORKDIR: a run of isbi2012_cpu.py or of a similar config. `statistics` evaluates it with the batch-
+norm statistics of its checkpoint, and with statistics averaged over training tiles of several kinds
+in their place. `merges` averages probabilities over the eight symmetries of the square and
+thresholds each slice at the value that is best for V_Rand over all slices; then again with one
+predicted part of the slice cut along the true cells that it covers, the part whose cut removes the
+most wrong pairs of pixels. The image has the two slices that gain most by it, with their cells and
+the predicted parts, at half their size. `weights` compares the total weight of the membranes in the
+loss with that of the cells, for a run with border weights.
 """
 
 import argparse

@@ -27,13 +27,7 @@ from segjax.metrics.base import Metric
 from segjax.types import IGNORE_LABEL
 
 THRESHOLDS = tuple(k / 10 for k in range(10))
-# Of each score, the name under which its best threshold is reported.
-_BEST_THRESHOLDS = {
-  'pixel': 'pixel_threshold',
-  'rand': 'rand_threshold',
-  'v_rand': 'v_rand_threshold',
-  'v_info': 'v_info_threshold',
-}
+_SCORES = ('pixel', 'rand', 'v_rand', 'v_info')
 
 
 def isbi_metrics(foreground: int = 1) -> Metric:
@@ -80,24 +74,25 @@ def isbi_metrics(foreground: int = 1) -> Metric:
 
 def _compute(state: Mapping[str, np.ndarray]) -> dict[str, float]:
   images = int(state['images'])
-  if not images:
-    names = ('pixel_error', 'rand_error', 'v_rand', 'v_info')
-    return dict.fromkeys((*names, *_BEST_THRESHOLDS.values()), float('nan'))
-
-  def f_score(counts: np.ndarray) -> np.ndarray:
-    both, truth, predicted = counts.T
-    return 2 * both / (truth + predicted)
-
-  scores = {name: f_score(state[name]) for name in ('pixel', 'rand', 'v_rand')}
-  scores['v_info'] = state['v_info'] / images
-  best = {name: float(score.max()) for name, score in scores.items()}
+  best = thresholds = dict.fromkeys(_SCORES, float('nan'))
+  if images:
+    scores = {name: _f_score(state[name]) for name in ('pixel', 'rand', 'v_rand')}
+    scores['v_info'] = state['v_info'] / images
+    best = {name: float(score.max()) for name, score in scores.items()}
+    thresholds = {name: THRESHOLDS[score.argmax()] for name, score in scores.items()}
   return {
     'pixel_error': 1 - best['pixel'],
     'rand_error': 1 - best['rand'],
     'v_rand': best['v_rand'],
     'v_info': best['v_info'],
-    **{name: THRESHOLDS[int(scores[of].argmax())] for of, name in _BEST_THRESHOLDS.items()},
+    **{f'{name}_threshold': thresholds[name] for name in _SCORES},
   }
+
+
+def _f_score(counts: np.ndarray) -> np.ndarray:
+  """F of i64[T, 3], counts in both, in the truth and in the prediction."""
+  both, truth, predicted = counts.T
+  return 2 * both / (truth + predicted)
 
 
 def segments(mask: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from segjax.data import weight_map
 from segjax.data.weight_map import border_weight_map
 from segjax.types import IGNORE_LABEL
 
@@ -88,3 +89,14 @@ def test_another_foreground():
   np.testing.assert_array_equal(
     border_weight_map(1 - label, foreground=0), border_weight_map(label)
   )
+
+
+def test_the_work_of_a_cell_is_in_its_neighborhood(monkeypatch):
+  label = cells(512, 150)
+  assert 100 < ndimage.label(label)[1] < 200
+  pixels, transform = [], cv2.distanceTransform
+  count = lambda outside, *args: pixels.append(outside.size) or transform(outside, *args)
+  monkeypatch.setattr(weight_map.cv2, 'distanceTransform', count)
+  border_weight_map(label)
+  assert len(pixels) > 100
+  assert np.mean(pixels) < label.size / 10

@@ -144,6 +144,8 @@ def test_a_perfect_prediction():
   assert result['rand_error'] == 0
   assert result['v_rand'] == pytest.approx(1, abs=0.02)  # Thinning moves a few pixels.
   assert result['v_info'] == pytest.approx(1, abs=0.02)
+  # All thresholds are as good.
+  assert [result[f'{name}_threshold'] for name in ('pixel', 'rand', 'v_rand', 'v_info')] == [0] * 4
 
 
 def test_values_by_definition():

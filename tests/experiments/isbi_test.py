@@ -26,3 +26,13 @@ def test_cut_is_that_which_adds_most_to_v_rand(root, monkeypatch):
   np.testing.assert_array_equal(new, with_cut(best))
   inside = np.bincount(truth[(parts == best) & (truth > 0)])
   assert len(sizes) > 1 and sizes == sorted(inside[inside > inside.max() / 10], reverse=True)
+
+
+def test_a_large_part_of_one_cell_is_not_cut(root, monkeypatch):
+  monkeypatch.syspath_prepend(root / 'experiments')
+  from unet import isbi
+
+  truth = np.repeat([[1, 2, 3]], [50, 12, 10], axis=1)
+  new, sizes = isbi.cut(truth, np.where(truth == 1, 1, 2))
+  assert rand.pair_counts(truth, new).tolist() == rand.pair_counts(truth, truth).tolist()
+  assert sizes == [12, 10]

@@ -259,8 +259,8 @@ class _Partners:
     if said['index'] != self._index:
       name = _name([said['index']], self._hosts)
       self.failure = f'{name} ended with status {said["code"]} ({said["sentence"]})'
-      time.sleep(_GRACE)
-      self.end(self.failure)
+      if not self._closed.wait(_GRACE):
+        self.end(self.failure)
 
   def service_lost(self) -> NoReturn:
     """Ends this process, as the coordination service has reported an error or is gone."""
@@ -274,7 +274,8 @@ class _Partners:
       _exit(LostProcessError.exit_code, f'{sentence}: {_AGAIN}')
 
   def tell(self, code: int, sentence: str) -> None:
-    """Tells the others that this process fails."""
+    """Tells the others that this process fails, which from here on ends with its own code."""
+    self._closed.set()
     said = {'index': self._index, 'code': code, 'sentence': sentence}
     with contextlib.suppress(RuntimeError):  # another one was faster
       self._client.key_value_set(_FAILED, json.dumps(said))

@@ -1,11 +1,15 @@
 """What a process says of the others; `tests/cli/partners_test.py` really takes them away."""
 
+import json
+import threading
+import types
+
 import jax
 import pytest
 
 from segjax.training import distributed
 from segjax.training.sharding import MeshConfig
-from segjax.types import SegjaxError
+from segjax.types import LostProcessError, SegjaxError
 
 BARRIER = """DEADLINE_EXCEEDED: Barrier timed out. Id: segjax/alive::3.
 # of tasks that reached the barrier: 2/12.
@@ -79,3 +83,43 @@ def test_a_command_alone_has_its_own_exit_code():
   assert distributed.run(lambda: (2, 'wrong')) == 2
   with pytest.raises(KeyError):
     distributed.run(lambda: {}['x'])
+
+
+class Client:
+  """JAX's client in process 0 of two, where process 1 fails first."""
+
+  def __init__(self):
+    self.failed = threading.Event()
+
+  def key_value_set(self, key, value):
+    if key == distributed._FAILED:
+      self.failed.set()
+      raise RuntimeError('ALREADY_EXISTS')
+
+  def key_value_dir_get(self, prefix):
+    return [(f'{prefix}{i}', 'here') for i in (0, 1)]
+
+  def wait_at_barrier(self, name, milliseconds):
+    pass
+
+  def blocking_key_value_get(self, key, milliseconds):
+    self.failed.wait()
+    return json.dumps({'index': 1, 'code': 2, 'sentence': 'theirs'})
+
+
+@pytest.mark.parametrize('fails', [True, False])
+def test_a_process_that_fails_itself_is_not_ended_by_another(fails, monkeypatch):
+  """So that it has its own exit code; one that does not fail has that of a lost process."""
+  ended, codes, client = threading.Event(), [], Client()
+  monkeypatch.setattr(distributed, '_GRACE', 0.1)
+  monkeypatch.setattr(distributed, '_LINGER', 1.0)
+  monkeypatch.setattr(distributed, '_exit', lambda code, _: (codes.append(code), ended.set()))
+  state = types.SimpleNamespace(client=client, process_id=0, coordinator_address='h:1')
+  partners = distributed._Partners(state, MeshConfig())
+  if fails:
+    partners.tell(2, 'ours')  # while the thread that listens could end the process
+  else:
+    client.failed.set()
+    assert ended.wait(60)
+  partners._closed.set()
+  assert codes == ([] if fails else [LostProcessError.exit_code])

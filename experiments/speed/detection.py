@@ -26,7 +26,7 @@ def network(
   """Our network; small at toy size."""
   if options.toy:
     more |= {
-      'backbone': mask_rcnn.ResNetConfig(width=4),
+      'backbone': mask_rcnn.ResNetConfig('resnet18', width=4),
       'neck': mask_rcnn.FPNConfig(8),
       'rpn': mask_rcnn.RPNConfig(train_proposals=(40, 20), test_proposals=(40, 20)),
       'box_head': mask_rcnn.BoxHeadConfig(hidden=16, max_detections=5),

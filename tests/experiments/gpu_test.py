@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -327,9 +328,14 @@ def out(tmp_path_factory):
   return tmp_path_factory.mktemp('gpu')
 
 
+def one_device():
+  """The XLA_FLAGS of the test run, but for one device, as on a machine with one GPU."""
+  return re.sub(r'\S+device_count=\d+', '', os.environ['XLA_FLAGS'])
+
+
 def run_toy(out, *args):
-  """Runs slots in a process of its own, as on a GPU; one device as there."""
-  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  """Runs slots in a process of its own, as on a GPU."""
+  env = {**os.environ, 'XLA_FLAGS': one_device()}
   command = [sys.executable, str(SCRIPT), '--toy', f'--out={out}', *args]
   done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=580)
   logs = '\n'.join(path.read_text() for path in out.glob('logs/*.log'))
@@ -385,7 +391,7 @@ def test_a_training_that_is_stopped_is_evaluated(tmp_path, monkeypatch):
 
   import lines
 
-  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  monkeypatch.setenv('XLA_FLAGS', one_device())
   long = {**toy.ENTRIES['segnet_table1']['segnet_basic_mfb.paper'], 'train.steps': 1_000_000}
   monkeypatch.setitem(toy.ENTRIES, 'segnet_table1', {'segnet_basic_mfb.paper': long})
   found = run.make_context(run.parser().parse_args(['--toy', f'--out={tmp_path}']))

@@ -39,9 +39,9 @@ MOST_SHOWN = 2_000
 # Plotted by matplotlib, then replaced with the text color of the page around the SVG.
 INK = '#123456'
 
-# Left, bottom, width and height of a plot's axes, with room for labels such as −0.000125. All plots
-# have the same, as they stand beside each other, and to fit each one takes longer than to draw it.
-_AXES = 0.17, 0.11, 0.79, 0.85
+# Left, bottom, width and height of a plot's axes, with room for labels such as −1.25e+08. All plots
+# have the same, as they stand beside each other; to fit each one is to lay it out before drawing.
+_AXES = 0.18, 0.11, 0.79, 0.85
 
 # Fewer points than these are marked one by one and not smoothed.
 _FEW_POINTS = 20

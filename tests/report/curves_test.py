@@ -109,6 +109,31 @@ def test_a_wide_range_of_positive_values_gets_a_logarithmic_axis():
   assert all(f'>{tick}</text>' in svg for tick in ('0.001', '0.01', '0.1'))
 
 
+@pytest.mark.parametrize(
+  'values',
+  [
+    np.linspace(-2e-4, -1e-4, 100),
+    np.linspace(0, 1e-5, 100),
+    np.geomspace(1e-5, 10, 100),
+    np.linspace(100_000, 120_034, 100),
+    np.full(100, -1.25e8),
+  ],
+)
+def test_labels_of_any_length_are_inside_the_plot(values, monkeypatch):
+  from matplotlib.figure import Figure
+
+  boxes, savefig = [], Figure.savefig
+
+  def save(figure, *args, **kwargs):
+    savefig(figure, *args, **kwargs)
+    boxes.append((figure.get_tightbbox().extents, figure.bbox_inches.extents))
+
+  monkeypatch.setattr(Figure, 'savefig', save)
+  _drawn('grad_norm', values=values)
+  [(drawn, whole)] = boxes
+  assert (drawn[:2] >= whole[:2]).all() and (drawn[2:] <= whole[2:]).all()
+
+
 def test_iou_has_an_axis_in_percent():
   svg = _drawn('mean_iou', values=np.linspace(0, 0.8, 100))
   assert all(f'>{tick}</text>' in svg for tick in ('0%', '40%', '80%'))

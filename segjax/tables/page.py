@@ -3,9 +3,10 @@
 import dataclasses
 import decimal
 import html
+import itertools
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segjax.tables.results import Record, look_up
@@ -22,7 +23,7 @@ class Result(NamedTuple):
   Attributes:
     mean: over the seeds.
     spread: sample standard deviation; None for one seed.
-    seeds: number of seeds.
+    seeds: number of seeds; of a row that is a mean, the number of its rows.
   """
 
   mean: float
@@ -35,8 +36,9 @@ class Line(NamedTuple):
 
   Attributes:
     row: name.
-    entry: None if no recipe trains the row.
-    checkpoint: likewise.
+    entry: None if no recipe trains the row; of a row that is a mean, that of its first row, under
+      the name of the mean.
+    checkpoint: None if no recipe trains the row.
     results: by column; None if missing.
     records: of the measured results; empty if not run.
     earlier: digest of the config that the records were measured with, if the recipe has had another
@@ -77,8 +79,8 @@ def make_lines(
       there are such columns.
   """
   computes = any(column.computed for column in table.columns.values())
-  lines = []
-  for name in table.rows:
+  by_row: dict[str, list[Line]] = {name: [] for name in table.rows}
+  for name, lines in by_row.items():
     entries = [entry for entry in table.entries.values() if entry.row == name]
     for entry in entries:
       known = facts(entry) if computes else {}
@@ -88,9 +90,36 @@ def make_lines(
           facts_of = known if digest is None else {}
           shown = {n: _result(c, found, facts_of) for n, c in table.columns.items() if c.key}
           lines.append(Line(name, entry, checkpoint, shown, tuple(found), digest))
-    if not entries:
+  for name, lines in by_row.items():
+    parts = [line for row in table.rows[name].mean_of or () for line in by_row[row]]
+    lines += _means(table, name, parts)
+    if not lines:
       lines.append(Line(name, None, None, {}, ()))
-  return lines
+  return list(itertools.chain.from_iterable(by_row.values()))
+
+
+def _means(table: Table, name: str, parts: Iterable[Line]) -> Iterator[Line]:
+  """The lines of a row that is the mean of others, from the lines of those."""
+  groups: dict[tuple[str, str], list[Line]] = {}
+  for line in parts:
+    if line.entry and line.earlier is None:
+      groups.setdefault((line.entry.recipe, line.checkpoint), []).append(line)
+  for (_, checkpoint), lines in groups.items():
+    if len(lines) < len(table.rows[name].mean_of):
+      continue
+    shown = {
+      n: _mean(c, [line.results[n] for line in lines]) for n, c in table.columns.items() if c.key
+    }
+    run = all(line.records for line in lines)
+    records = tuple(record for line in lines for record in line.records) if run else ()
+    yield Line(name, lines[0].entry._replace(row=name), checkpoint, shown, records)
+
+
+def _mean(column: Column, results: Sequence[Result | None]) -> Result | None:
+  """The mean of the rows' means; None if one has none, or if what is computed is not the same."""
+  if column.computed:
+    return results[0] if len(set(results)) == 1 else None
+  return None if None in results else _summary([result.mean for result in results])
 
 
 def _by_config(
@@ -121,8 +150,10 @@ def _result(
   source = [known] if column.computed else [record.metrics for record in records]
   found = [look_up(metrics, column.key) for metrics in source]
   values = [value * column.scale for value in found if value is not None]
-  if not values:
-    return None
+  return _summary(values) if values else None
+
+
+def _summary(values: Sequence[float]) -> Result:
   spread = statistics.stdev(values) if len(values) > 1 else None
   return Result(statistics.fmean(values), spread, len(values))
 
@@ -273,6 +304,8 @@ def _making(table: Table, lines: Sequence[Line]) -> list[str]:
   """The sections on recipes, configs and provenance."""
   name = table.name
   configs = [f'- `{entry.name}`: {_made_by(table, entry)}' for entry in table.entries.values()]
+  # A mean has the records of its rows, which stand there.
+  trained = [r for line in lines if not table.rows[line.row].mean_of for r in line.records]
   return [
     '## Recipes',
     '\n'.join(_recipe(*item) for item in table.recipes.items()),
@@ -281,7 +314,7 @@ def _making(table: Table, lines: Sequence[Line]) -> list[str]:
     f'`segjax table {name} --run` all rows without a result.',
     fold(f'ROW.RECIPE ({len(configs)})', '\n'.join(configs)),
     '## Provenance of the measured results',
-    '\n'.join(provenance(record) for line in lines for record in line.records) or 'None yet.',
+    '\n'.join(provenance(record) for record in trained) or 'None yet.',
   ]
 
 
@@ -313,7 +346,7 @@ def legend(table: Table, lines: Sequence[Line]) -> list[str]:
 def legend_symbols(*, spread: bool, earlier: bool, unverified: bool) -> list[str]:
   """Explains those symbols of the cells that occur."""
   return [
-    *['- a ± b (n = c): mean and sample standard deviation over c seeds'] * spread,
+    *['- a ± b (n = c): mean and sample standard deviation over c seeds, or over c rows'] * spread,
     *[f'- {EARLIER}: measured with a config, given by its digest, that the recipe no longer has']
     * earlier,
     *['- unverified: quoted from memory'] * unverified,

@@ -167,14 +167,18 @@ def find_start(workdir: Path, trained: Config) -> Path | None:
 def select(table: Table, names: Sequence[str]) -> list[Entry]:
   """The entries that match `ROW.RECIPE`, `ROW`, or a pattern such as '*.cpu'; all if no names.
 
+  A row that is a mean stands for its rows.
+
   Raises:
     SegjaxError: a name matches no entry.
   """
+  means = {name: row.mean_of for name, row in table.rows.items() if row.mean_of}
   chosen = set()
   for name in names:
-    fits = {n for n, e in table.entries.items() if e.row == name or fnmatch.fnmatchcase(n, name)}
+    rows = means.get(name, (name,))
+    fits = {n for n, e in table.entries.items() if e.row in rows or fnmatch.fnmatchcase(n, name)}
     if not fits:
-      rows = {entry.row for entry in table.entries.values()}
+      rows = {*means, *(entry.row for entry in table.entries.values())}
       hint = nearest(name, {*table.entries, *rows}, shown=table.entries)
       raise SegjaxError(f'unknown entry {name} of {table.name}{hint}')
     chosen |= fits

@@ -100,6 +100,8 @@ class Row:
     init_from: a row of the same recipe whose best checkpoint this one starts from.
     checkpoints: replace those of the recipe.
     recipes: that train the row, by name, each with its `Variation`; None for all.
+    mean_of: rows, such as the folds of a cross-validation, whose mean and standard deviation this
+      one shows for each recipe and checkpoint that all of them have; it is not trained itself.
   """
 
   title: str
@@ -110,6 +112,7 @@ class Row:
   init_from: str | None = None
   checkpoints: tuple[str, ...] | None = None
   recipes: Mapping[str, Any] | None = None
+  mean_of: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +251,7 @@ def read_table(folder: str | Path) -> Table:
   for name, row in rows.items():
     _check_checkpoints(row.checkpoints or (), f'{path}: rows.{name}')
     _check_values(row.paper or {}, columns, f'{path}: rows.{name}.paper')
+    _check_mean(rows, row, f'{path}: rows.{name}')
   entries = {e.name: e for name, row in rows.items() for e in _entries(table, name, row, path)}
   table = dataclasses.replace(table, entries=entries)
   for entry in entries.values():
@@ -320,7 +324,23 @@ def _check_values(values: Mapping[str, Any], columns: Mapping[str, Any], where: 
       )
 
 
+def _check_mean(rows: Mapping[str, Row], row: Row, where: str) -> None:
+  if row.mean_of is None:
+    return
+  trained = [name for name, other in rows.items() if other.mean_of is None]
+  for name in row.mean_of:
+    if name not in trained:
+      raise SegjaxError(f'{where}.mean_of: {name} is not a trained row{nearest(name, trained)}')
+  if len(set(row.mean_of)) < 2:
+    raise SegjaxError(f'{where}.mean_of needs two different rows or more')
+  keys = ('overrides', 'init_from', 'checkpoints', 'recipes')
+  if given := [key for key in keys if getattr(row, key) is not None]:
+    raise SegjaxError(f'{where} is a mean and not trained: leave out {", ".join(given)}')
+
+
 def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
+  if row.mean_of is not None:
+    return
   recipes = dict.fromkeys(table.recipes, {}) if row.recipes is None else row.recipes
   for recipe_name, keys in recipes.items():
     where = f'{path}: rows.{name}.recipes.{recipe_name}'

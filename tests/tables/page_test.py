@@ -4,7 +4,7 @@ import json
 import pytest
 import tiny_table
 
-from segjax.tables import page, runs
+from segjax.tables import page, runs, spec
 
 
 def facts(entry):
@@ -203,3 +203,50 @@ def test_json_has_null_without_a_result(table):
 )
 def test_spell_seconds(seconds, text):
   assert page.spell_seconds(seconds) == text
+
+
+# 'Second' and 'First' as two folds, of which no one starts from the other.
+MEAN = tiny_table.TABLE.replace("init_from = 'first'\n", '').replace(
+  '[rows.other]', "[rows.both]\ntitle = 'Mean'\nmean_of = ['first', 'second']\n\n[rows.other]"
+)
+
+
+def mean_line(lines):
+  return next(line for line in lines if line.row == 'both')
+
+
+def test_a_row_that_is_the_mean_of_others(tmp_path):
+  table = spec.read_table(tiny_table.write_table(tmp_path, MEAN))
+  make = lambda row, value, **more: tiny_table.make_record(
+    row=row, metrics={'mean_iou': value}, **more
+  )
+  first = [make('first', value, seed=seed) for seed, value in enumerate((0.1, 0.3))]
+  second = make('second', 0.6)
+  lines = lines_of(table, *first, second)
+  # Of the rows' means, 20 and 60, whatever the number of their seeds.
+  assert cell(table, lines, 'both', 'mIoU (%), measured') == '40.0 ± 28.3 (n = 2)'
+  assert cell(table, lines, 'both', 'sky, measured') == '–'
+  assert cell(table, lines, 'both', 'size, computed') == '1.23'
+  assert mean_line(lines).records == (*first, second)
+  assert page.sort_lines(lines).measured[-1] == mean_line(lines)
+  # Only `first` has the other recipe.
+  assert [line.entry.recipe for line in lines if line.row == 'both'] == ['small']
+  text = page.render_markdown(table, lines)
+  assert [text.count(f'`{row}.small`: seed') for row in ('first', 'second', 'both')] == [2, 1, 0]
+
+
+@pytest.mark.parametrize('digest', ['0' * 12, None], ids=['earlier', 'missing'])
+def test_a_mean_needs_each_of_its_rows(tmp_path, digest):
+  table = spec.read_table(tiny_table.write_table(tmp_path, MEAN))
+  records = [tiny_table.make_record()]
+  if digest:
+    records.append(tiny_table.make_record(row='second', config_digest=digest))
+  line = mean_line(lines_of(table, *records))
+  assert line in page.sort_lines(lines_of(table, *records)).not_run
+  assert (line.records, line.results['mIoU']) == ((), None)
+
+
+def test_what_is_computed_is_shown_of_a_mean_if_it_is_the_same(tmp_path):
+  table = spec.read_table(tiny_table.write_table(tmp_path, MEAN))
+  lines = page.make_lines(table, [], lambda entry: {'parameters': len(entry.row)})
+  assert mean_line(lines).results['size'] is None

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -177,6 +178,9 @@ def test_select(table):
     select('frist')
   with pytest.raises(SegjaxError, match='unknown entry other'):
     select('other')
+  mean = dataclasses.replace(table.rows['other'], mean_of=('first', 'second'))
+  table = dataclasses.replace(table, rows={**table.rows, 'other': mean})
+  assert select('other') == list(table.entries)
 
 
 def test_plan_is_in_order_and_of_missing_jobs(table, entries):

@@ -108,6 +108,21 @@ def test_ancestors(table):
     ("split = 'val'", "headline = 'mIuO'", 'mIuO is not a measured column: did you mean mIoU?'),
     ("split = 'val'", "headline = 'size'", 'size is not a measured column'),
     ("mIoU = 'mean", "IoU = 'mean", 'legend.IoU is in no heading and no title of a row'),
+    (
+      "'mIoU' = 50 }\nrecipes = {}",
+      "'mIoU' = 50 }\nmean_of = ['frist', 'second']",
+      'rows.other.mean_of: frist is not a trained row: did you mean first?',
+    ),
+    (
+      "'mIoU' = 50 }\nrecipes = {}",
+      "'mIoU' = 50 }\nmean_of = ['first', 'first']",
+      'rows.other.mean_of needs two different rows',
+    ),
+    (
+      "'mIoU' = 50 }\n",
+      "'mIoU' = 50 }\nmean_of = ['first', 'second']\n",
+      'rows.other is a mean and not trained: leave out recipes',
+    ),
   ],
 )
 def test_what_is_wrong_is_one_sentence(tmp_path, old, new, message):

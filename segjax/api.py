@@ -82,7 +82,7 @@ def train(
 
   Raises:
     SegjaxError: whatever the user can fix, such as a workdir of another config.
-    loop.StoppedError: SIGTERM or Ctrl-C, after the state was saved; call again to resume.
+    segjax.types.StoppedError: SIGTERM or Ctrl-C, after the state was saved; call again to resume.
   """
   run_lib.start_process()
   place, pairs = Workdir(workdir), _pairs(overrides)
@@ -123,7 +123,8 @@ def _pairs(overrides: Overrides | None) -> list[tuple[str, str]]:
     return []
   if not isinstance(overrides, Mapping):
     return list(overrides)
-  return [(key, repr(value)) for key, value in config_lib.flatten(overrides).items()]
+  values = config_lib.flatten(config_lib.plain(overrides))
+  return [(key, repr(value)) for key, value in values.items()]
 
 
 def _last_metrics(workdir: Workdir) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import runpy
 import types
 import typing
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 
 from segjax import resources
 from segjax.types import Range, SegjaxError, nearest
@@ -122,7 +124,7 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
   Keys that the file leaves out may be set too: `complete` knows whether they exist. 'none' takes a
   whole group away, and a dict such as "{'train': 1.0}" takes its place.
   """
-  config = _copy(config)
+  config = plain(config)
   for path, text in overrides:
     *parents, last = path.split('.')
     node = config
@@ -140,8 +142,15 @@ def override(config: dict[str, Any], overrides: Iterable[tuple[str, str]]) -> di
   return config
 
 
-def _copy(value: Any) -> Any:
-  return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+def plain(value: Any) -> Any:
+  """A copy with the types of config files: dicts, text for paths, numbers for NumPy's scalars."""
+  if isinstance(value, Mapping):
+    return {k: plain(v) for k, v in value.items()}
+  if type(value) in (list, tuple):
+    return type(value)(map(plain, value))
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  return value.item() if isinstance(value, np.generic) else value
 
 
 def locate(name: str, package: str, where: str) -> Any:
@@ -258,8 +267,11 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
   """
   converted = _convert(value, hint, where)
   if isinstance(converted, _Wrong):
+    takes = _spell(hint)
+    if isinstance(value, int | float) and 'str' in takes.split():
+      takes += f': on a command line, write {where}="\'{value}\'"'
     raise SegjaxError(
-      converted.sentence or f'{where}={value!r} has the wrong type: it takes {_spell(hint)}'
+      converted.sentence or f'{where}={value!r} has the wrong type: it takes {takes}'
     )
   return converted
 
@@ -345,7 +357,7 @@ def _convert_mapping(value: Any, args: Sequence[Any], where: str) -> Any:
   if not isinstance(value, Mapping):
     return _Wrong()
   hint = args[1] if args else Any
-  items = {k: _convert(_copy(v), hint, f'{where}.{k}') for k, v in value.items()}
+  items = {k: _convert(plain(v), hint, f'{where}.{k}') for k, v in value.items()}
   return next((i for i in items.values() if isinstance(i, _Wrong)), items)
 
 

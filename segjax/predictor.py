@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segjax import infer
+from segjax import infer, storage
 from segjax.data import frames, images
 from segjax.data.datasets import DatasetSpec
 from segjax.data.frames import Frame, Source
@@ -238,7 +238,7 @@ def check_no_url(path: str) -> None:
 
 def _find_file(path: str | os.PathLike[str]) -> Source:
   check_no_url(os.fspath(path))
-  path = Path(path)
+  path = storage.user_path(path)
   if path.is_dir():
     raise SegjaxError(
       f'{path} is a directory: give its files, such as sorted(pathlib.Path(…).iterdir())'

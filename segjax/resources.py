@@ -9,6 +9,7 @@ import difflib
 import importlib.resources
 from pathlib import Path
 
+from segjax import storage
 from segjax.types import SegjaxError
 
 
@@ -49,7 +50,7 @@ def config_path(name: str) -> Path:
   Raises:
     SegjaxError: there is no such file; the sentence names the nearest config.
   """
-  path = Path(name).expanduser()
+  path = storage.user_path(name)
   if path.is_file():
     return path
   short = name.removeprefix('./').removeprefix('configs/').removesuffix('.py')

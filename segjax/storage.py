@@ -41,7 +41,7 @@ def as_path(name: StrPath) -> Path:
   """The path of a file or a directory on a disk or in a bucket.
 
   Args:
-    name: 'runs/a', or an address such as 'gs://bucket/runs/a'.
+    name: 'runs/a', '~/runs/a', or an address such as 'gs://bucket/runs/a'.
 
   Raises:
     SegjaxError: an address of another kind; the library for it is not installed; the bucket cannot
@@ -49,7 +49,7 @@ def as_path(name: StrPath) -> Path:
   """
   text = _COLLAPSED.sub(r'\1://', os.fspath(name), count=1)
   if not (match := _URL.match(text)):
-    return Path(text)
+    return user_path(text)
   scheme = match[1].lower()
   if scheme not in BUCKETS:
     raise SegjaxError(
@@ -77,7 +77,12 @@ def local_path(name: StrPath, key: str) -> Path:
   """
   if _URL.match(os.fspath(name)) or _COLLAPSED.match(os.fspath(name)):
     raise SegjaxError(f'{key}={name} must be on a local disk: copy it to or from there')
-  return Path(name)
+  return user_path(name)
+
+
+def user_path(name: StrPath) -> Path:
+  """The path that a user names: '~' is the home directory, which no shell puts into `--key=~/a`."""
+  return Path(os.path.expanduser(name))
 
 
 def is_bucket(path: StrPath) -> bool:

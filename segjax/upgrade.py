@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.config import plain
 from segjax.types import SegjaxError
 
 # Group -> its keys that were elsewhere, each as `new=old`, or alone where only the group is new.
@@ -56,7 +57,7 @@ def upgrade(old: Mapping[str, Any]) -> dict[str, Any]:
   Networks and their weights mean the same. So do the batches of semantic tasks; those of others
   are resized by the same rule, and vary at random in another way.
   """
-  config = _move(_copy(old), MOVED)
+  config = _move(plain(old), MOVED)
   config['model'] = _upgrade_model(config['model'])
   size, augment = config['data'].setdefault('size', {}), config.get('augment') or {}
   size['interpolation'] = 'area' if config['task'] == 'semantic' else 'bilinear'
@@ -102,11 +103,7 @@ def _put(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     if not isinstance(config.get(name), dict):
       config[name] = {}
     config = config[name]
-  config[path[-1]] = _copy(value)
-
-
-def _copy(value: Any) -> Any:
-  return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+  config[path[-1]] = plain(value)
 
 
 def check_moved(given: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Thing:
   part: Part = Part(width=4)
   other: Part | None = None
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  name: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +197,7 @@ def test_complete_fills_and_converts():
     'part': Part(width=4),
     'other': None,
     'made': {},
+    'name': '',
   }
   assert config.complete(Thing, {'size': 'none'}, 'c')['size'] is None
   pairs = config.complete(Thing, {'pairs': [['bias', 2]]}, 'c')['pairs']
@@ -223,6 +225,7 @@ def test_complete_fills_and_converts():
     ({'other': 3}, 'c.other=3 has the wrong type: it takes a group of keys or none'),
     ({'made': 3}, 'c.made=3 has the wrong type: it takes a group of keys'),
     (3, 'c=3 has the wrong type: it takes a group of keys'),
+    ({'name': 2024}, 'c.name=2024 has the wrong type: it takes str: .*write c.name="\'2024\'"'),
   ],
 )
 def test_complete_names_the_key(given, message):

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _read_experiment(args: argparse.Namespace) -> Experiment:
   """That of the config, with its data set in the directories of the command line."""
   places = {'dir': args.data_dir, 'source': args.source}
-  overrides = [(f'data.{key}', value) for key, value in places.items() if value is not None]
+  overrides = [(f'data.{key}', repr(value)) for key, value in places.items() if value is not None]
   given = config_lib.override(config_lib.read_file(args.config), [*args.overrides, *overrides])
   return run_lib.resolve(given)
 

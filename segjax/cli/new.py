@@ -52,9 +52,10 @@ _NETWORKS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   tasks = ('semantic', 'instance', 'panoptic')
   parser.add_argument('--task', required=True, choices=tasks, help='what to train for')
-  parser.add_argument('--images', type=Path, help='directory of images, or of a whole export')
-  parser.add_argument('--labels', type=Path, help='directory or file of the annotations')
-  parser.add_argument('--output', type=Path, default=Path('my_config.py'), help='file to write')
+  path, output = storage.user_path, Path('my_config.py')
+  parser.add_argument('--images', type=path, help='directory of images, or of a whole export')
+  parser.add_argument('--labels', type=path, help='directory or file of the annotations')
+  parser.add_argument('--output', type=path, default=output, help='file to write')
   parser.add_argument('--data_dir', help='directory to write prepared data sets to')
   parser.add_argument('--force', action='store_true', help='overwrite the file')
 
@@ -141,7 +142,7 @@ def look_at(
   """
   # Absolute, so that the config works from any directory.
   data: dict[str, Any] = {'name': found.name, 'source': os.path.abspath(found.source)}
-  data |= {'dir': data_dir} if data_dir else {}
+  data |= {'dir': str(storage.absolute(storage.as_path(data_dir)))} if data_dir else {}
   data |= {'files': found.files} if found.files else {}
   named = [pair for pair in overrides if pair[0].startswith('data.')]
   given = config_lib.override({'data': data}, named)

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from segjax import infer, storage
 from segjax import run as run_lib
 from segjax.cli import options, predict_files, processes
-from segjax.data import frames
+from segjax.data import frames, images
 from segjax.predictor import Predictor, check_no_url, describe_unlike
 from segjax.report import console
 from segjax.result import Result
@@ -199,7 +199,7 @@ def find_images(patterns: Sequence[str], output: Path) -> dict[Path, PurePath]:
     SegjaxError: a URL; a list that cannot be read; no images match one of them.
   """
   found: dict[Path, PurePath] = {}
-  for pattern in patterns:
+  for pattern in map(os.path.expanduser, patterns):
     check_no_url(pattern)
     matching = _find(pattern, output)
     if not matching:
@@ -221,7 +221,8 @@ def _find(pattern: str, output: Path) -> dict[Path, PurePath]:
     place = storage.resolved(output)
     inside = place != path.resolve()
     written = functools.partial(_is_inside, directory=place) if inside else None
-    paths = (p for p in path.rglob('*') if not (written and written(p)))
+    below = images.walk(path, frames.SUFFIXES)
+    paths = (p for p in below if not (written and written(p)))
     return _only_images(paths, path)
   if path.exists() or path.is_symlink():  # a file's name may have the characters of patterns
     return _only_images([path], path.parent)
@@ -230,10 +231,11 @@ def _find(pattern: str, output: Path) -> dict[Path, PurePath]:
 
 def _read_list(path: Path) -> dict[Path, PurePath]:
   try:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    # Notepad of Windows writes a byte order mark.
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
   except UnicodeDecodeError:
     raise SegjaxError(f'{path} is not a text file with a path on each line: correct it') from None
-  found = [line.strip() for line in lines if line.strip()]
+  found = [os.path.expanduser(line.strip()) for line in lines if line.strip()]
   for image in found:
     check_no_url(image)
     if Path(image).suffix.lower() not in frames.SUFFIXES:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from segjax import download
+from segjax import download, storage
 from segjax.download import Remote
 from segjax.types import SegjaxError
 
@@ -123,7 +123,7 @@ def directory(remote: Remote) -> Path:
   Detectron and Detectron2 have different files of one name.
   """
   named = os.environ.get('SEGJAX_WEIGHTS_DIR')
-  root = Path(named).expanduser() if named else download.cache_dir() / 'weights'
+  root = storage.user_path(named) if named else download.cache_dir() / 'weights'
   parts = urlsplit(remote.url)
   return root / parts.netloc / Path(parts.path).parent.relative_to('/')
 

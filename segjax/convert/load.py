@@ -161,11 +161,8 @@ def convert_file(
   if weights is None:
     weights = addresses.get(source, report)
   arrays = convert(read_weights(weights), SOURCES, source, str(weights))
-  output.parent.mkdir(parents=True, exist_ok=True)
-  temporary = output.with_name(output.name + '.tmp')
   notes = {_NOTE: source, 'input': SOURCES[source].input}
-  safetensors.numpy.save_file(arrays, temporary, notes)
-  temporary.replace(output)
+  storage.write_bytes(output, safetensors.numpy.save(arrays, notes))
   return len(arrays)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segjax import storage
 from segjax.convert.caffe_file import read_caffemodel
 from segjax.convert.pickle_file import read_pkl
 from segjax.types import SegjaxError
@@ -53,7 +54,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     SegjaxError: the file is missing, has an unknown suffix, is truncated or corrupt, contains
       anything but tensors, or is a pickle that would execute code.
   """
-  path = Path(path)
+  path = storage.user_path(path)
   readers = {
     '.safetensors': _read_safetensors,
     '.pth': _read_pth,

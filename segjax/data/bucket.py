@@ -96,6 +96,6 @@ def open_root(directory: storage.StrPath) -> Root:
   """
   path = storage.as_path(directory)
   if not storage.is_bucket(path):
-    return Root(path.expanduser())
+    return Root(path)
   scheme, _, rest = str(path).partition('://')
   return Root(download.cache_dir() / 'buckets' / scheme / rest, path)

@@ -120,7 +120,7 @@ def load(
   warnings_to, report = report, report or (lambda text: None)
   root = bucket.open_root(data_dir or default_data_dir())
   if source is not None:
-    source = storage.local_path(source, 'config.data.source').expanduser()
+    source = storage.local_path(source, 'config.data.source')
     if not source.is_dir():
       raise SegjaxError(
         f'config.data.source={source} is not a directory: name the one of the raw files'
@@ -207,7 +207,7 @@ def describe(config: InputConfig) -> DatasetSpec:
     SegjaxError: as `load`.
   """
   data = config.data
-  source = None if data.source is None else Path(data.source).expanduser()
+  source = None if data.source is None else storage.user_path(data.source)
   with tfds_patches.quiet():
     root = bucket.open_root(data.dir or default_data_dir()).local
     builder = _make_builder(data.name, root, source, data.files, config.annotations)

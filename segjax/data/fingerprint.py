@@ -23,7 +23,9 @@ def fingerprint(paths: Iterable[Path], without: Path | None = None) -> str:
   sha, skipped = hashlib.sha256(), without and without.resolve()
   for root in paths:
     for path, status in itertools.islice(_walk(root.resolve(), '', skipped), MOST_FILES):
-      sha.update(f'{path}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode())
+      sha.update(
+        f'{path}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode(errors='surrogateescape')
+      )
   return sha.hexdigest()[:16]
 
 

@@ -8,9 +8,10 @@ profiles are not applied). A file with several pages or frames is not one image,
 import contextlib
 import contextvars
 import io
+import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,10 @@ from segjax.types import SegjaxError
 Size = tuple[int, int]
 
 # Suffixes of image files that are looked for in directories.
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+SUFFIXES = (
+  *('.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm'),
+  *('.tif', '.tiff', '.webp'),
+)
 # Pillow's own limit, twice the size at which it warns: a file of a few bytes may unpack to more.
 MAX_PIXELS = 178_956_970
 
@@ -155,6 +159,35 @@ def read_size(encoded: bytes, what: str) -> Size:
     width, height = image.size
     turned = _flag(image, encoded) in _QUARTER_TURNS and image.format != 'TIFF'
   return (width, height) if turned else (height, width)
+
+
+def walk(directory: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[Path]:
+  """The files below a directory with one of these suffixes (lower case), also behind links.
+
+  Without hidden ones, whose name, or whose directory's, starts with a dot: `._im0.jpg` of a Mac.
+
+  Raises:
+    SegjaxError: a name is not UTF-8, as of an archive that was made on another system.
+  """
+  for root, inner, names in os.walk(directory, followlinks=True):
+    inner[:] = sorted(n for n in inner if not n.startswith('.') and not _leads_back(root, n))
+    for name in sorted(names):
+      path = Path(root, name)
+      if path.suffix.lower() not in suffixes or name.startswith('.'):
+        continue
+      try:
+        str(path).encode()
+      except UnicodeEncodeError as e:
+        raise SegjaxError(
+          f'{os.fsencode(path)!r} is not UTF-8: rename the file or directory'
+        ) from e
+      yield path
+
+
+def _leads_back(root: str, name: str) -> bool:
+  """Whether a directory is a link to one that it is in."""
+  path = os.path.join(root, name)
+  return os.path.islink(path) and Path(root).resolve().is_relative_to(os.path.realpath(path))
 
 
 def find_pages(path: Path) -> list[int]:

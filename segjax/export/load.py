@@ -9,7 +9,7 @@ from typing import Any
 import jax.export
 import numpy as np
 
-from segjax import infer
+from segjax import infer, storage
 from segjax.data import unusual
 from segjax.data.config import SizeConfig
 from segjax.data.datasets import DatasetSpec
@@ -34,7 +34,7 @@ def load_exported(path: str | Path) -> 'Exported':
     SegjaxError: the directory is no export, was written by a newer version or is corrupt, or the
       library that runs its format is not installed.
   """
-  return Exported(Path(path))
+  return Exported(storage.user_path(path))
 
 
 class Exported(Predictor):

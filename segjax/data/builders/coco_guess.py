@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segjax.data import guess
+from segjax.data import images as images_lib
 from segjax.data.builders import coco_files, coco_layout, files
 
 # In which splits are listed.
 _ORDER = ('train', 'val', 'test')
 # Files that are in COCO format, by their names.
 _NAMED_PLACES = ('annotations/instances_*.json', '*/_annotations.coco*.json')
-_IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 class _File(NamedTuple):
@@ -147,8 +147,8 @@ def _problems(file: _File, listed: Collection[Path], relative: Callable[[Path], 
   """What looks wrong, without decoding an image; `listed` is in one of the annotation files."""
   where, content = relative(file.part.path), file.content
   missing = [path for path in file.images.paths if not path.is_file()]
-  there = (p for p in file.images.directory.rglob('*') if p.suffix.lower() in _IMAGES)
-  unlisted = [path for path in there if path not in listed and not path.name.startswith('.')]
+  there = files.find_files(file.images.directory, images_lib.SUFFIXES)
+  unlisted = [path for path in there if path not in listed]
   empty = [image for image in content.images if not content.annotations[image.id]]
   entries = [e for of_image in content.annotations.values() for e in of_image]
   maskless = [

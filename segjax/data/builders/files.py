@@ -36,7 +36,6 @@ SPLIT_NAMES = {
 }
 # The splits of data that has none.
 FRACTIONS = {'train': 0.8, 'val': 0.2}
-IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
 # How many images a warning names.
 _NAMED = 5
 
@@ -283,7 +282,8 @@ def _check_split(split: str, items: Sequence[Item]) -> None:
 
 def sort_by_hash(names: Sequence[str], seed: int = 0) -> list[str]:
   """The names in an order as by chance that is the same on every machine."""
-  return sorted(names, key=lambda name: hashlib.sha256(f'{seed}:{name}'.encode()).digest())
+  digest = lambda name: hashlib.sha256(f'{seed}:{name}'.encode()).digest()
+  return sorted(names, key=digest)
 
 
 def fraction_splits(
@@ -579,17 +579,8 @@ def class_index(who: str, name: str, options: Any) -> int:
 
 
 def find_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
-  """The files below a directory with one of these suffixes (lower case), without hidden ones.
-
-  Hidden are those whose name, or whose directory's, starts with a dot: `._im0.jpg` of a Mac.
-  """
-  return sorted(
-    path
-    for path in directory.rglob('*')
-    if path.suffix.lower() in suffixes
-    and not any(part.startswith('.') for part in path.relative_to(directory).parts)
-    and path.is_file()
-  )
+  """The files below a directory with one of these suffixes (lower case), see `images.walk`."""
+  return sorted(images.walk(directory, suffixes))
 
 
 def name_below(directory: Path, path: Path) -> str:

@@ -107,7 +107,7 @@ def _check_files(images: Path, labels: Path | None) -> None:
   """Raises a SegjaxError if directories have no images, or no mask is named as an image."""
   first = lambda directory: next((path for path, _ in patterns.walk(directory)), None)
   if (image := first(images)) is None:
-    suffixes = ', '.join(patterns.SUFFIXES)
+    suffixes = ', '.join(images_lib.SUFFIXES)
     raise SegjaxError(f'{images} has no images ({suffixes}): correct --images, or add them')
   if labels is not None and (mask := first(labels)) and not images.samefile(labels):
     raise SegjaxError(
@@ -474,7 +474,10 @@ def _class_names(source: Path) -> list[str]:
         return table
     for name in _NAME_FILES:
       if (path := directory / name).is_file():
-        lines = [line.strip() for line in path.read_text(errors='replace').splitlines()]
+        lines = [
+          line.strip()
+          for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+        ]
         if (names := [line for line in lines if line]) and len(set(names)) == len(names):
           return names
   return []
@@ -483,7 +486,7 @@ def _class_names(source: Path) -> list[str]:
 def _read_table(path: Path) -> Table | None:
   """Kaggle's class_dict.csv (name,r,g,b) or CVAT's labelmap.txt (name:r,g,b:parts:actions)."""
   table, colors = Table(), []
-  for row in csv.reader(path.read_text(errors='replace').splitlines()):
+  for row in csv.reader(path.read_text(encoding='utf-8-sig', errors='replace').splitlines()):
     match = re.fullmatch(r'\s*([^:,#]+?)\s*[:,]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\D*', ','.join(row))
     if match and all(int(value) < 256 for value in match.groups()[1:]):
       table.append(match[1])

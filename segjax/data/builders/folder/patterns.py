@@ -9,7 +9,6 @@ files of any format.
 """
 
 import functools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import NamedTuple
 from segjax.data import images
 from segjax.types import SegjaxError, nearest
 
-SUFFIXES = (*images.SUFFIXES, '.gif', '.jp2', '.pgm', '.pnm', '.ppm')
 _PLACEHOLDER = re.compile(r'\{(.*?)\}')
 
 
@@ -104,12 +102,8 @@ def _after_base(pattern: str) -> str:
 
 def walk(root: Path) -> Iterator[tuple[Path, str]]:
   """The image files below a directory, hidden ones aside, and their paths relative to it."""
-  for directory, inner, names in os.walk(root, followlinks=True):
-    inner[:] = sorted(name for name in inner if not name.startswith('.'))
-    for name in sorted(names):
-      path = Path(directory, name)
-      if not name.startswith('.') and path.suffix.lower() in SUFFIXES:
-        yield path, path.relative_to(root).as_posix()
+  for path in images.walk(root):
+    yield path, path.relative_to(root).as_posix()
 
 
 @functools.lru_cache
@@ -131,7 +125,7 @@ def _regex(pattern: str, classes: tuple[str, ...]) -> re.Pattern[str]:
     seen.add(key)
     end = match.end()
   last = pattern[end:]
-  suffix = '' if last.lower().endswith(SUFFIXES) else r'\.[^./]+'
+  suffix = '' if last.lower().endswith(images.SUFFIXES) else r'\.[^./]+'
   return re.compile(text + re.escape(last) + suffix)
 
 

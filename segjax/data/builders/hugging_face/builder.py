@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from segjax.data import images
 from segjax.data.builders import files, raw
 from segjax.data.builders.folder import builder as folder
 from segjax.data.builders.folder import masks
@@ -104,7 +105,7 @@ def example_names(table: tables.Table, options: Options) -> list[str]:
 def _stem(value: Any) -> str:
   """The last part of a path, without the suffix of an image."""
   path = PureWindowsPath('' if value is None else str(value))
-  return path.stem if path.suffix.lower() in files.IMAGE_SUFFIXES else path.name
+  return path.stem if path.suffix.lower() in images.SUFFIXES else path.name
 
 
 def _splits(

@@ -105,7 +105,7 @@ def find_items(source: Path, options: Options, *, semantic: bool) -> dict[str, f
   image_root = files.sub_directory(source, options.images, 'images')
   label_root = files.sub_directory(source, options.labels, 'labels')
   pictures: dict[str, list[Path]] = {}
-  for path in files.find_files(image_root, files.IMAGE_SUFFIXES):
+  for path in files.find_files(image_root, images.SUFFIXES):
     pictures.setdefault(files.name_below(image_root, path), []).append(path)
   items, used = {}, set()
   for path in files.find_files(label_root, {'.json'}):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data import guess as types
+from segjax.data import images as images_lib
 from segjax.data.builders import files, guessing
 from segjax.data.builders.labelme import builder
 from segjax.types import SegjaxError
@@ -40,7 +41,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     problems.append(odd)
     options['unpaired'] = 'skip'
   kinds = guessing.counts(kind for _, kind in entries)
-  pictures = files.find_files(image_root, files.IMAGE_SUFFIXES)
+  pictures = files.find_files(image_root, images_lib.SUFFIXES)
   found = [
     f'{guessing.count(len(pictures), "image")} in {options["images"]}/',
     f'{guessing.count(len(paths), "JSON file")} of LabelMe in {options["labels"]}/: {kinds}',

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from segjax.data import images as images_lib
 from segjax.data.builders import files, polygons, raw
 from segjax.types import IGNORE_LABEL, SegjaxError
 
@@ -112,7 +113,7 @@ def find_images(source: Path, options: Options) -> tuple[tuple[str, ...], dict[s
   if options.yaml is None:
     directory = files.sub_directory(source, options.images, 'images')
     names = tuple(name for name in options.classes if name != files.BACKGROUND)
-    return names, {'all': files.find_files(directory, files.IMAGE_SUFFIXES)}
+    return names, {'all': files.find_files(directory, images_lib.SUFFIXES)}
   path = source / options.yaml
   content = read_yaml(path)
   names = class_names(path, content)
@@ -186,7 +187,7 @@ def _find_place(
       'correct it'
     )
   if place.is_dir():
-    return files.find_files(place, files.IMAGE_SUFFIXES)
+    return files.find_files(place, images_lib.SUFFIXES)
   roots.insert(0, place.parent)
   listed = {
     line: _first_below(source, place, line, roots, outside=outside)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data import guess as types
+from segjax.data import images as images_lib
 from segjax.data.builders import files, guessing
 from segjax.data.builders.yolo import builder
 from segjax.types import SegjaxError
@@ -29,7 +30,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   if not listed.is_file() or not any(path != listed for path in labels.rglob('*.txt')):
     return None
   source, names = guessing.common_directory(images, labels), files.read_names(listed)
-  pictures = files.find_files(images, files.IMAGE_SUFFIXES)
+  pictures = files.find_files(images, images_lib.SUFFIXES)
   splits = guessing.find_splits(files.name_below(images, path) for path in pictures)
   place = guessing.relative(source, images.absolute())
   # Names are below the source, and begin with the directory of the images.

@@ -97,20 +97,21 @@ class Matches(NamedTuple):
 
 
 def order_detections(
-  images: np.ndarray, classes: np.ndarray, scores: np.ndarray
+  images: np.ndarray, classes: np.ndarray, scores: np.ndarray, most: int = MAX_DETECTIONS[-1]
 ) -> tuple[np.ndarray, Detections]:
-  """Sorts detections and drops those that never count.
+  """Sorts detections and drops those that do not count.
 
   Args:
     images, classes: i[K].
     scores: f[K]; of equal ones in an image the first comes first.
+    most: detections of an image and class that count, by default those that AP and AR consider.
 
   Returns:
     i[D], the index of each sorted detection; and the sorted detections.
   """
   order = np.lexsort((-scores, images, classes))
   ranks = _ranks(images[order], classes[order])
-  kept = ranks < MAX_DETECTIONS[-1]
+  kept = ranks < most
   order = order[kept]
   return order, Detections(images[order], classes[order], scores[order], ranks[kept])
 

@@ -14,6 +14,23 @@ from segjax.types import Batch
 State = Any  # A pytree of arrays.
 
 
+def quotient(a: Any, b: Any) -> np.ndarray:
+  """a / b, NaN where b is 0."""
+  return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
+
+
+def mean_known(values: np.ndarray) -> float:
+  """The mean of the values that are not NaN; NaN if all are."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float('nan')
+
+
+def crop_padding(array: np.ndarray, batch: Mapping[str, np.ndarray], row: int) -> np.ndarray:
+  """[h, w, …] of the image `row` in an array [B, H, W, …], without padding: see `batch['size']`."""
+  height, width = batch['size'][row]
+  return array[row, :height, :width]
+
+
 def add(*states: State) -> State:
   """The sum of states, leaf-wise, in int64 or float64 on the host."""
   return jax.tree.map(lambda *leaves: functools.reduce(operator.add, map(widen, leaves)), *states)

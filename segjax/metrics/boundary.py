@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segjax.metrics.base import Metric
+from segjax.metrics.base import Metric, crop_padding, quotient
 from segjax.types import IGNORE_LABEL
 
 # Types of sets of classes, and the number of classes in a set of the largest.
@@ -36,7 +36,8 @@ def boundary_metrics(
 
   With `present='either'`, the names are `boundary_f1_either` and `boundary_per_class_either`.
 
-  Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W] and `batch['valid']` bool[B].
+  Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W], `batch['size']` i[B, 2], the
+  height and the width of the image inside its padding, and `batch['valid']` bool[B].
   The value of a class is its mean over the images that count it. Images that count no class are
   excluded; NaN if all are.
 
@@ -61,7 +62,10 @@ def boundary_metrics(
     }
     for i in np.flatnonzero(batch['valid']):
       f1, of_truth, of_prediction = boundary_f1(
-        predictions['label'][i], batch['label'][i], classes, tolerance
+        crop_padding(predictions['label'], batch, i),
+        crop_padding(batch['label'], batch, i),
+        classes,
+        tolerance,
       )
       counted = of_truth if present == 'truth' else of_truth | of_prediction
       state['class_sum'] += np.where(counted, f1, 0)
@@ -72,15 +76,21 @@ def boundary_metrics(
     return state
 
   def compute(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    by_class = _divide(state['class_sum'], state['class_images'])
+    by_class = quotient(state['class_sum'], state['class_images'])
     return {
-      f'boundary_f1{ending}': float(_divide(state['sum'], state['images'])),
+      f'boundary_f1{ending}': float(quotient(state['sum'], state['images'])),
       f'boundary_per_class{ending}': {
         name: {'boundary_f1': float(by_class[i])} for i, name in enumerate(class_names)
       },
     }
 
-  return Metric(name=f'boundary{ending}', from_batch=from_batch, compute=compute, device=False)
+  return Metric(
+    name=f'boundary{ending}',
+    from_batch=from_batch,
+    compute=compute,
+    device=False,
+    reads=('label', 'size', 'valid'),
+  )
 
 
 def boundary_f1(
@@ -117,8 +127,8 @@ def boundary_f1(
       contours.ravel()[places[other]] = bits[on_contour[other]]
       near = spread(contours, reach).ravel()[places[side]] & bits[on_contour[side]]
       hits[side] += np.bincount(on_contour[side][near > 0], minlength=num_classes)
-  recall, precision = _divide(hits, total, nothing=0.0)
-  f1 = _divide(2 * precision * recall, precision + recall, nothing=0.0)
+  recall, precision = np.nan_to_num(quotient(hits, total))
+  f1 = np.nan_to_num(quotient(2 * precision * recall, precision + recall))
   return f1, *has_contour
 
 
@@ -165,7 +175,3 @@ def _class_bits(classes: np.ndarray, num_classes: int) -> np.ndarray:
   bits = np.zeros(num_classes + 1, dtype)
   bits[classes] = np.left_shift(dtype(1), np.arange(len(classes), dtype=dtype))
   return bits
-
-
-def _divide(a: Any, b: Any, nothing: float = np.nan) -> np.ndarray:
-  return np.divide(a, b, out=np.full(np.shape(a), nothing), where=np.asarray(b) > 0)

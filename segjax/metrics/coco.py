@@ -82,6 +82,7 @@ def coco_metrics(
     min_score: detections with a lower score do not count in the F1 of an image, see `image_f1`.
   """
   kind = 'mask' if 'mask' in kinds else 'box'
+  fields = [name for name in Detections._fields if name != 'masks' or kind == 'mask']
 
   def image_scores(
     predictions: Mapping[str, np.ndarray], batch: Mapping[str, Any], state: Columns
@@ -103,7 +104,7 @@ def coco_metrics(
     join=lambda parts: join_curves(parts, class_names, kinds),
     device=False,
     merge=merge_columns,
-    reads=(*Detections._fields, 'regions', 'annotations'),
+    reads=(*fields, 'regions', 'annotations'),
     image_scores=image_scores,
     image_measure='f1',
   )
@@ -196,7 +197,10 @@ def compare(results: Sequence[ImageResult], kinds: Sequence[str]) -> Columns:
     'area': np.array([thing['area'] for thing in things], np.float64),
     'crowd': np.array([thing['iscrowd'] for thing in things], bool),
   }
-  order, detections = average_precision.order_detections(images, classes, values)
+  # All: AP takes the first 100 of a class, the F1 of an image each one.
+  order, detections = average_precision.order_detections(
+    images, classes, values, most=max(1, len(values))
+  )
   places, objects = _order_objects(columns)
   groups = average_precision.common_groups(detections, objects)
   for kind in kinds:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.metrics.base import Metric, widen
+from segjax.metrics.base import Metric, mean_known, quotient, widen
 from segjax.types import IGNORE_LABEL, Array, Batch
 
 
@@ -103,28 +103,18 @@ def scores(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
   """
   n = widen(matrix)
   hit, truth, predicted = np.diagonal(n), n.sum(1), n.sum(0)
-  iou = _divide(hit, truth + predicted - hit)
-  accuracy = _divide(hit, truth)
-  dice = _divide(2 * hit, truth + predicted)
+  iou = quotient(hit, truth + predicted - hit)
+  accuracy = quotient(hit, truth)
+  dice = quotient(2 * hit, truth + predicted)
   present = truth > 0
   return {
-    'pixel_accuracy': float(_divide(hit.sum(), n.sum())),
-    'mean_class_accuracy': _mean(accuracy),
-    'mean_iou': _mean(iou),
-    'frequency_weighted_iou': float(_divide((truth * iou)[present].sum(), n.sum())),
-    'mean_dice': _mean(dice),
+    'pixel_accuracy': float(quotient(hit.sum(), n.sum())),
+    'mean_class_accuracy': mean_known(accuracy),
+    'mean_iou': mean_known(iou),
+    'frequency_weighted_iou': float(quotient((truth * iou)[present].sum(), n.sum())),
+    'mean_dice': mean_known(dice),
     'per_class': {
       name: {'iou': float(iou[i]), 'accuracy': float(accuracy[i]), 'dice': float(dice[i])}
       for i, name in enumerate(class_names)
     },
   }
-
-
-def _divide(a: Any, b: Any) -> np.ndarray:
-  return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-  """The mean of the values that are not NaN; NaN if all are."""
-  values = values[~np.isnan(values)]
-  return float(values.mean()) if values.size else float('nan')

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.metrics.base import Metric, widen
+from segjax.metrics.base import Metric, mean_known, quotient, widen
 from segjax.types import Array, Batch, SegjaxError, Segments
 
 # An IoU is DIGITS digits of BITS bits, where 1 is the digit 2^BITS. int32 sums overflow at 2^16
@@ -302,15 +302,15 @@ def scores(
   iou = add_up(state['iou'])
   measured = tp + fp + fn > 0
   weight = tp + fp / 2 + fn / 2
-  sq = _quotient(iou, tp)
+  sq = quotient(iou, tp)
   if unmatched_sq == 'zero':
     sq = np.where(measured & (tp == 0), 0.0, sq)
-  values = {'pq': _quotient(iou, weight), 'sq': sq, 'rq': _quotient(tp, weight)}
+  values = {'pq': quotient(iou, weight), 'sq': sq, 'rq': quotient(tp, weight)}
   things = np.asarray(isthing, bool)
   groups = {'': measured, '_things': measured & things, '_stuff': measured & ~things}
   return {
     **{
-      f'{name}{group}': _mean(value[chosen])
+      f'{name}{group}': mean_known(value[chosen])
       for group, chosen in groups.items()
       for name, value in values.items()
     },
@@ -324,13 +324,3 @@ def scores(
       for i, class_name in enumerate(class_names)
     },
   }
-
-
-def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-  """The mean of the values that are not NaN; NaN if all are."""
-  values = values[~np.isnan(values)]
-  return float(values.mean()) if values.size else float('nan')

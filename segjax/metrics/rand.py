@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from segjax.metrics.base import Metric
+from segjax.metrics.base import Metric, crop_padding
 from segjax.types import IGNORE_LABEL
 
 THRESHOLDS = tuple(k / 10 for k in range(10))
@@ -37,8 +37,9 @@ def isbi_metrics(foreground: int = 1) -> Metric:
   v_rand is F of these pairs after thinning, v_info the information score; higher is better.
   pixel_threshold, rand_threshold, v_rand_threshold and v_info_threshold are the thresholds at which
   each is best, the lowest of ties: above it a pixel is inside a cell.
-  Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W] and
-  `batch['valid']` bool[B]. Pixels of IGNORE_LABEL do not count.
+  Reads `predictions['probability']` f[B, H, W, C], `batch['label']` i[B, H, W], `batch['size']`
+  i[B, 2], the height and the width of the image inside its padding, and `batch['valid']` bool[B].
+  Pixels of IGNORE_LABEL do not count.
 
   Args:
     foreground: the class of the inside of cells.
@@ -55,7 +56,8 @@ def isbi_metrics(foreground: int = 1) -> Metric:
       'images': np.zeros((), np.int64),
     }
     for i in np.flatnonzero(batch['valid']):
-      probability, label = predictions['probability'][i, ..., foreground], batch['label'][i]
+      label = crop_padding(batch['label'], batch, i)
+      probability = crop_padding(predictions['probability'], batch, i)[..., foreground]
       inside, labeled = label == foreground, label != IGNORE_LABEL
       state['images'] += inside.any()
       truth = segments(inside)
@@ -69,7 +71,13 @@ def isbi_metrics(foreground: int = 1) -> Metric:
         state['v_info'][t] += information_score(truth, thinned)
     return state
 
-  return Metric(name='isbi', from_batch=from_batch, compute=_compute, device=False)
+  return Metric(
+    name='isbi',
+    from_batch=from_batch,
+    compute=_compute,
+    device=False,
+    reads=('probability', 'label', 'size', 'valid'),
+  )
 
 
 def _compute(state: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from segjax.types import (
   SegjaxError,
 )
 
-# L2 of the paper's networks, by the size of the ViT.
+# L2 of the paper's networks by the size of the ViT, and of 'tiny', which is ours.
 QUERY_BLOCKS = {'tiny': 3, 'small': 3, 'base': 3, 'large': 4, 'giant': 5}
 # Exponent of the annealing of masked attention.
 _POWER = 0.9
@@ -264,9 +264,9 @@ def center_values(masks: Array, grid: tuple[int, int]) -> Array:
 class MaskModule(nn.Module):
   """Classes and masks of the queries (§3.2, the mask module of Fig. 2).
 
-  The final norm of the ViT, `norm`; `class` on queries; `mask1` to `mask3`, an MLP on queries; and
-  `upscale1`, `upscale2`, … on patches, until these are at a quarter of the image's size. A mask is
-  the product of both at each place.
+  The final norm of the ViT, `norm`; `class_logits` on queries; `mask_0` to `mask_2`, an MLP on
+  queries; and `upscale_0`, `upscale_1`, … on patches, until these are at a quarter of the image's
+  size. A mask is the product of both at each place.
 
   Attributes:
     classes: C.
@@ -301,8 +301,9 @@ class MaskModule(nn.Module):
       patches = layer(patches)
     # Of pixels in a row: XLA transposes arrays of more axes on a CPU before the product.
     pixels = patches.reshape(x.shape[0], -1, self.width)
-    masks = jnp.einsum('bqc,bnc->bqn', query, pixels).reshape(*query.shape[:2], *patches.shape[1:3])
-    return Prediction(classes.astype(jnp.float32), masks.astype(jnp.float32))
+    masks = jnp.einsum('bqc,bnc->bqn', query, pixels, preferred_element_type=jnp.float32)
+    masks = masks.reshape(*query.shape[:2], *patches.shape[1:3])
+    return Prediction(classes.astype(jnp.float32), masks)
 
 
 class Upscale(nn.Module):

@@ -13,6 +13,7 @@ network with only the score layer trained: `optim.multipliers = ONLY_SCORE`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -201,6 +202,7 @@ class FCNGoogLeNet(nn.Module):
       convolutions, and a 2x2 pool4.
     width: multiplier of all channels before the scores, rounded up to even numbers.
     dropout: rate before the scores; GoogLeNet's is 0.4.
+    bn_momentum: of the running means and variances, with form 'torchvision'.
     dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
       after the scores are float32.
   """
@@ -209,6 +211,7 @@ class FCNGoogLeNet(nn.Module):
   form: Literal['caffe', 'torchvision'] = 'caffe'
   width: PositiveFloat = 1.0
   dropout: Dropout = 0.4
+  bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @property
@@ -224,7 +227,15 @@ class FCNGoogLeNet(nn.Module):
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> Array:
     form = googlenet.FORMS[self.form]
-    x = googlenet.encode(image, form, width=self.width, padding=PAD, train=train, dtype=self.dtype)
+    x = googlenet.encode(
+      image,
+      form,
+      width=self.width,
+      padding=PAD,
+      train=train,
+      momentum=self.bn_momentum,
+      dtype=self.dtype,
+    )
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return upscore(score(x, self.classes, dtype=self.dtype), self.windows, image.shape[1:3])
 
@@ -305,7 +316,8 @@ def bilinear_upsample(x: Array, stride: int, kernel_size: int | None = None) -> 
   """
   k = kernel_size or 2 * stride
   rows, columns = (_interpolation(n, stride, k).astype(x.dtype) for n in x.shape[1:3])
-  return jnp.einsum('vw,buwc->buvc', columns, jnp.einsum('uh,bhwc->buwc', rows, x))
+  multiply = functools.partial(jnp.einsum, precision='highest')
+  return multiply('vw,buwc->buvc', columns, multiply('uh,bhwc->buwc', rows, x))
 
 
 def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray | Array:
@@ -347,8 +359,8 @@ class FCNResNet(nn.Module):
     width: channels of the ResNet's stem; all other channels but the scores scale with it.
     norm: of the ResNet: 'batch', 'frozen' or 'group'. With 'frozen', the classifier uses 'batch'.
     dilate: stages among 3, 4, 5 with dilation instead of stride; () gives stride 32.
-    auxiliary: whether there is an auxiliary classifier, on stage 4. `__call__` computes it with
-      `with_auxiliary`; its loss is up to the caller (torchvision: weight 0.5).
+    auxiliary: whether training has an auxiliary classifier, on stage 4, with losses of its own.
+    auxiliary_scale: factor of these losses; 0.5 as in torchvision.
     dropout: rate before the scores.
     bn_momentum: of the running means and variances.
     dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
@@ -363,6 +375,7 @@ class FCNResNet(nn.Module):
   norm: resnet.Norm = 'batch'
   dilate: tuple[resnet.HalvingStage, ...] = (4, 5)
   auxiliary: bool = False
+  auxiliary_scale: PositiveFloat = 0.5
   dropout: Dropout = 0.1
   bn_momentum: Fraction = 0.9
   dtype: Literal['float32', 'bfloat16'] = 'float32'

@@ -28,7 +28,7 @@ class Merged(nn.Module):
     semantic_resize: 'stretch' to that size, or 'fit': keep the aspect ratio and pad.
     semantic_scale, semantic_shift: the input of the semantic network is `image * scale + shift`,
       one value or one per channel, if the two were trained with different means or standard
-      deviations. Padding is 0, as in training.
+      deviations. Padding is 0, which in training is the mean color, rounded to an integer.
   """
 
   semantic: Any

@@ -98,7 +98,14 @@ def windows(form: Form, padding: int) -> tuple[Window, ...]:
 
 
 def encode(
-  image: jax.Array, form: Form, *, width: float, padding: int, train: bool, dtype: Any
+  image: jax.Array,
+  form: Form,
+  *,
+  width: float,
+  padding: int,
+  train: bool,
+  momentum: float = 0.9,
+  dtype: Any,
 ) -> jax.Array:
   """f[B, H, W, C] -> f[B, h, w, 1024 · width]; the layers belong to the calling module.
 
@@ -108,10 +115,16 @@ def encode(
     width: multiplier of all channels, rounded up to even numbers.
     padding: zero padding of conv1 on each side.
     train: whether batch normalization uses batch statistics.
+    momentum: of its running means and variances; torchvision's is 0.9.
     dtype: of the convolutions; parameters are float32.
   """
   unit = functools.partial(
-    conv_relu, width=width, batch_norm=form.batch_norm, train=train, dtype=dtype
+    conv_relu,
+    width=width,
+    batch_norm=form.batch_norm,
+    train=train,
+    momentum=momentum,
+    dtype=dtype,
   )
   norm = local_response_norm if form.local_response else lambda x: x
   pool1, *pools = (Window(kernel, stride=2) for kernel in form.pools)
@@ -161,6 +174,7 @@ def conv_relu(
   width: float,
   batch_norm: bool,
   train: bool,
+  momentum: float,
   dtype: Any,
   name: str,
 ) -> jax.Array:
@@ -177,8 +191,11 @@ def conv_relu(
     name=name,
   )(x)
   if batch_norm:
-    # Momentum and epsilon as in torchvision.
     x = nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=dtype, name=f'{name}_bn'
+      use_running_average=not train,
+      momentum=momentum,
+      epsilon=1e-3,  # torchvision's
+      dtype=dtype,
+      name=f'{name}_bn',
     )(x)
   return nn.relu(x)

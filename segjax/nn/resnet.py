@@ -161,7 +161,7 @@ class ResNet(nn.Module):
     frozen_stages: stages up to this one are frozen, and norm 'batch' is 'frozen' in them. Weight
       decay must exclude them, see `frozen_parameters`.
     bn_momentum: of the running means and variances, with norm 'batch'.
-    bn_epsilon: added to the variance, with norm 'batch' or 'frozen'.
+    bn_epsilon: added to the variance.
     dtype: computation dtype ('float32' or 'bfloat16'); parameters are float32.
     remat: compute the activations inside each block again in the backward pass instead of keeping
       them.

@@ -209,6 +209,8 @@ class Mlp(nn.Module):
     return dense(width, self.dtype, 'fc2')(nn.silu(gate) * value)
 
 
-def dense(features: int, dtype: Any, name: str, init: Callable[..., Array] = trunc_normal) -> Any:
-  """A linear layer over the channels."""
+def dense(
+  features: int, dtype: Any, name: str | None, init: Callable[..., Array] = trunc_normal
+) -> nn.Dense:
+  """A linear layer f[..., D] -> f[..., features]; `name` is None in `setup`."""
   return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)

@@ -10,7 +10,8 @@ from segjax.types import Array
 def assign(cost: Array, valid: Array) -> Array:
   """The query of each object, all different, with the least sum of costs over the valid objects.
 
-  The Hungarian algorithm, on the device. Costs that are not finite count as the highest there is.
+  The Hungarian algorithm, on the device. NaN and +inf count as the highest cost there is, -inf as
+  the lowest.
 
   Args:
     cost: f32[N, Q], of giving the object n to the query q.

@@ -40,8 +40,8 @@ def conv(
 ) -> Array:
   """Convolution, with G = C // Cin groups.
 
-  Equal to `lax.conv_general_dilated`, but for the rounding of its gradients on a CPU. Supports
-  reverse mode only.
+  Equal to `lax.conv_general_dilated`, but for the rounding of its gradients on a CPU, and there of
+  depthwise convolution itself. Supports reverse mode only.
 
   Args:
     x: f[B, H, W, C].
@@ -158,9 +158,11 @@ def shifted_convolve(x: Array, kernel: Array, padding: Padding, dilation: Pair) 
   """
   # Barriers, which our compiler options keep (`training.compile`): else XLA computes x again for
   # each product, and the sum for each of its readers.
-  x = lax.optimization_barrier(x)
-  terms = [part * kernel[i, j, 0] for i, j, part in _shifts(x, kernel.shape, padding, dilation)]
-  return lax.optimization_barrier(sum(terms[1:], terms[0]))
+  dtype = jnp.promote_types(x.dtype, jnp.float32)  # of the sum
+  seen = _shifts(lax.optimization_barrier(x), kernel.shape, padding, dilation)
+  kernel = kernel.astype(dtype)
+  terms = [part.astype(dtype) * kernel[i, j, 0] for i, j, part in seen]
+  return lax.optimization_barrier(sum(terms[1:], terms[0]).astype(x.dtype))
 
 
 def _shifts(x, kernel, padding, dilation):

@@ -37,7 +37,8 @@ def corners(points: Array, size: tuple[int, int]) -> list[tuple[Array, Array]]:
     for column in (left, left + 1):
       inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
       weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column))
-      index = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
+      # In integers: floats do not count beyond 2^24.
+      index = jnp.where(inside, row.astype(jnp.int32) * width + column.astype(jnp.int32), 0)
       found.append((index, jnp.where(inside, weight, 0)))
   return found
 
@@ -66,7 +67,7 @@ def sample_maps(maps: Array, points: Array) -> Array:
 
 
 class Blocks(NamedTuple):
-  """Which of N rows are worth the time, by blocks of a few: images have room for many objects.
+  """Blocks of the N rows of an image, of which those without a valid row are left out.
 
   Attributes:
     order: i32[N / rows, rounded up], those with a valid row first.

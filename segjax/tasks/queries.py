@@ -286,7 +286,7 @@ class Dense(NamedTuple):
 
   @property
   def stride(self) -> int:
-    """Of its input's size."""
+    """Side of a patch, which the input's sides must be multiples of."""
     return self.model.patch
 
   def apply(self, variables: Variables, image: Array) -> Array:

@@ -99,8 +99,9 @@ def make_task(
       {title: u8[H, W, 3]}`.
     things: not used.
 
-  `forward` returns a dict with `logits` f32[B, h, w, classes] and, with `config.samples`,
-  `uncertainty` f32[B, h, w], see `monte_carlo`.
+  `forward` returns a dict with `logits` f32[B, h, w, classes]; with `config.samples`, `uncertainty`
+  f32[B, h, w], see `monte_carlo`; and in training, of a model with an auxiliary classifier, its
+  logits `auxiliary`, whose losses are added, times `model.auxiliary_scale`.
 
   Raises:
     SegjaxError: `config.samples` is set for a model without dropout at test time; or
@@ -141,7 +142,7 @@ def make_task(
     init=lambda key, batch: model.init(key, batch['image']),
     forward=functools.partial(_forward, model, config),
     batch_statistics=functools.partial(_batch_statistics, model),
-    losses=functools.partial(_compute_losses, losses),
+    losses=functools.partial(_compute_losses, losses, getattr(model, 'auxiliary_scale', 0.0)),
     predict=_predict,
     metrics=metrics,
     visualize=visualize,
@@ -177,17 +178,25 @@ def _forward(
 
 
 def _batch_statistics(model: Any, variables: Variables, batch: Batch, key: Array) -> Variables:
+  if not variables.get('batch_stats'):
+    raise SegjaxError(
+      f'config.train.recompute_batch_norm: this {type(model).__name__} has no batch normalization: '
+      'set it to false'
+    )
   if not hasattr(model, 'bn_momentum'):
     raise SegjaxError(
-      f'config.train.recompute_batch_norm: {type(model).__name__} has no batch normalization (no '
-      'bn_momentum): set it to false'
+      f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum: add it, or '
+      'set the key to false'
     )
   # Without momentum the running statistics are those of the batch.
   return _train_outputs(model.clone(bn_momentum=0.0), variables, batch, key)[1]
 
 
 def _compute_losses(
-  losses: Mapping[str, Callable[..., SumCount]], outputs: Mapping[str, Array], batch: Batch
+  losses: Mapping[str, Callable[..., SumCount]],
+  auxiliary_scale: float,
+  outputs: Mapping[str, Array],
+  batch: Batch,
 ) -> dict[str, SumCount]:
   logits, label = outputs['logits'], _masked_label(batch)
   if logits.shape[:3] != label.shape:
@@ -196,7 +205,13 @@ def _compute_losses(
       f"the model's output is {height}x{width} for labels of {label.shape[1]}x{label.shape[2]}: "
       'set config.data.size.crop_size to a size that it can output'
     )
-  return {name: loss(logits, label, batch.get('weight')) for name, loss in losses.items()}
+  weight = batch.get('weight')
+  found = {name: loss(logits, label, weight) for name, loss in losses.items()}
+  if 'auxiliary' in outputs:
+    for name, loss in losses.items():
+      total, count = loss(outputs['auxiliary'], label, weight)
+      found[f'auxiliary_{name}'] = SumCount(auxiliary_scale * total, count)
+  return found
 
 
 def _predict(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
@@ -225,10 +240,16 @@ def _visualize(
 def _train_outputs(
   model: Any, variables: Variables, batch: Batch, key: Array
 ) -> tuple[dict[str, Array], Variables]:
-  logits, new = model.apply(
-    variables, batch['image'], train=True, rngs={'dropout': key}, mutable=['batch_stats']
+  auxiliary = getattr(model, 'auxiliary', False)
+  found, new = model.apply(
+    variables,
+    batch['image'],
+    train=True,
+    rngs={'dropout': key},
+    mutable=['batch_stats'],
+    **({'with_auxiliary': True} if auxiliary else {}),
   )
-  return {'logits': logits}, new
+  return dict(zip(('logits', 'auxiliary'), found if auxiliary else (found,), strict=False)), new
 
 
 def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Array]:

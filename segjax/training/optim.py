@@ -50,7 +50,7 @@ class OptimConfig:
       all matches multiply. (('bias$', 2.0),) gives biases 2x the learning rate; 0 freezes.
     late: triples (regular expression for parameter paths, start, steps): these parameters rest
       until the step `start`, then their rate is warmed up from 0 over `steps` and follows the
-      schedule.
+      schedule; 'poly' and 'cosine' decay from there on.
     clip_norm: maximum global gradient norm; None disables clipping.
     accumulate: microbatches for gradient accumulation; the result is that of the full batch.
     ema: decay of an exponential moving average of the parameters, used in evaluation; None disables
@@ -83,13 +83,17 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   """The learning rate at each step of a run of `steps` steps, but for parameters that are late."""
   after = max(steps - config.warmup_steps, 1)
   rate = config.learning_rate
+  if config.schedule == 'step':  # a product: steps may come before the end of warm-up
+    decays = dict.fromkeys(config.boundaries, config.decay_factor)
+    stepped = optax.piecewise_constant_schedule(rate, decays)
+    if not config.warmup_steps:
+      return stepped
+    factor = optax.linear_schedule(config.warmup_factor, 1.0, config.warmup_steps)
+    return lambda step: factor(step) * stepped(step)
   main = {
     'constant': lambda: optax.constant_schedule(rate),
     'poly': lambda: optax.polynomial_schedule(rate, 0.0, config.power, after),
     'cosine': lambda: optax.cosine_decay_schedule(rate, after),
-    'step': lambda: optax.piecewise_constant_schedule(
-      rate, {b - config.warmup_steps: config.decay_factor for b in config.boundaries}
-    ),
   }[config.schedule]()
   if not config.warmup_steps:
     return main

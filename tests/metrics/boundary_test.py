@@ -20,10 +20,11 @@ def example(images=2, size=(19, 26)):
   return prediction, label
 
 
-def evaluate(prediction, label, valid=None, **kwargs):
+def evaluate(prediction, label, valid=None, size=None, **kwargs):
   metric = boundary_metrics(NAMES, **kwargs)
   valid = np.ones(len(label), bool) if valid is None else np.asarray(valid)
-  return metric.from_batch({'label': prediction}, {'label': label, 'valid': valid})
+  size = np.tile(size or label.shape[1:], (len(label), 1))
+  return metric.from_batch({'label': prediction}, {'label': label, 'valid': valid, 'size': size})
 
 
 def scores(prediction, label, **kwargs):
@@ -188,6 +189,24 @@ def test_states_add_and_padding_leaves_no_trace():
   assert merged['boundary_per_class'] == {
     k: pytest.approx(v) for k, v in whole['boundary_per_class'].items()
   }
+
+
+def pad(array, value):
+  return np.pad(array, [(0, 0), (0, 13), (0, 38)], constant_values=value)
+
+
+def test_padding_of_an_image_does_not_matter():
+  """Its line is no contour, and it does not lengthen the diagonal of the tolerance."""
+  prediction, label = example()
+  flat = columns('sky', 'sky', 'sky', 'sky')
+  for truth, guess, tolerance in ((label, prediction, 0.05), (flat, flat, 0.0075)):
+    padded = evaluate(
+      pad(guess, 1), pad(truth, IGNORE_LABEL), size=truth.shape[1:], tolerance=tolerance
+    )
+    alone = evaluate(guess, truth, tolerance=tolerance)
+    for key, value in alone.items():
+      np.testing.assert_array_equal(padded[key], value, err_msg=key)
+  assert alone['images'] == 0, 'an image of one class has no contour'
 
 
 def test_the_task_knows_it_by_name():

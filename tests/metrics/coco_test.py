@@ -526,3 +526,15 @@ def test_the_score_of_an_image_is_its_f1(kinds):
   expected = [f1 for _, _, f1 in CASES.values()]
   expected[1] = np.nan
   np.testing.assert_allclose(metric.image_scores(predictions, batch, state), expected)
+
+
+def test_each_detection_of_a_crowded_image_counts_in_its_f1():
+  """AP takes 100 detections of a class; the worst images are not those with the most objects."""
+  boxes = [(2 * (i % 40), 3 * (i // 40), 2 * (i % 40) + 2, 3 * (i // 40) + 3) for i in range(130)]
+  image = annotated(0, [(0, b) for b in boxes]), [(0, 0.9, b) for b in boxes]
+  predictions, batch = batch_of(image, slots=130)
+  whole = metric(kinds=('box',))
+  state = whole.from_batch(predictions, batch)
+  np.testing.assert_array_equal(whole.image_scores(predictions, batch, state), [1])
+  # As with 100 found of 130 objects: the recall ends at 100/130.
+  assert whole.compute(state)['box_ap'] == pytest.approx(77 / 101)

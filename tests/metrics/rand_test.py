@@ -25,10 +25,14 @@ def example(images=2):
   return np.stack([1 - inside, inside], -1), label
 
 
-def evaluate(probability, label, valid=None):
-  metric = rand.isbi_metrics()
-  valid = np.ones(len(label), bool) if valid is None else np.asarray(valid)
-  return metric.from_batch({'probability': probability}, {'label': label, 'valid': valid})
+def evaluate(probability, label, valid=None, size=None, **kwargs):
+  metric = rand.isbi_metrics(**kwargs)
+  batch = {
+    'label': label,
+    'valid': np.ones(len(label), bool) if valid is None else np.asarray(valid),
+    'size': np.tile(size or label.shape[1:], (len(label), 1)),
+  }
+  return metric.from_batch({'probability': probability}, batch)
 
 
 def with_singletons(parts):
@@ -178,12 +182,9 @@ def test_values_by_definition():
 
 def test_the_foreground_is_the_named_class():
   probability, label = example()
-  flipped = rand.isbi_metrics(foreground=0)
-  state = flipped.from_batch(
-    {'probability': probability[..., ::-1]}, {'label': 1 - label, 'valid': np.ones(2, bool)}
-  )
+  flipped = evaluate(probability[..., ::-1], 1 - label, foreground=0)
   expected = rand.isbi_metrics().compute(evaluate(probability, label))
-  assert flipped.compute(state) == expected
+  assert rand.isbi_metrics(foreground=0).compute(flipped) == expected
 
 
 def test_states_add_and_padding_leaves_no_trace():
@@ -195,6 +196,19 @@ def test_states_add_and_padding_leaves_no_trace():
     evaluate(probability[1:], label[1:], valid=[False, True]),
   ]
   assert metric.compute(metric.merge(*parts)) == pytest.approx(whole, rel=1e-12)
+
+
+def test_padding_of_an_image_does_not_matter():
+  """Two cells that touch the border do not meet behind it, whatever is predicted there."""
+  probability, label = example()
+  inside = np.pad(probability[..., 1], [(0, 0), (0, 8), (0, 2)], constant_values=1)
+  padded = evaluate(
+    np.stack([1 - inside, inside], -1),
+    np.pad(label, [(0, 0), (0, 8), (0, 2)], constant_values=IGNORE_LABEL),
+    size=label.shape[1:],
+  )
+  for key, value in evaluate(probability, label).items():
+    np.testing.assert_array_equal(padded[key], value, err_msg=key)
 
 
 def test_ignored_pixels_are_in_no_count():

@@ -242,3 +242,13 @@ def test_keeps_bfloat16(name):
     assert a.dtype == jnp.bfloat16
     error = np.abs(np.asarray(a, np.float32) - b)
     assert error.max() < 0.02 * np.abs(b).max()
+
+
+def test_a_depthwise_sum_of_bfloat16_is_rounded_once():
+  """As matrix products are: 49 terms added in bfloat16 would lose several bits."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(1, 9, 9, 4)), jnp.bfloat16)
+  kernel = jnp.asarray(1 + 0.1 * rng.normal(size=(7, 7, 1, 4)), jnp.bfloat16)
+  run = functools.partial(jit, once=True)(lambda x, kernel: conv(x, kernel, padding=((3, 3),) * 2))
+  exact = run(x.astype(jnp.float32), kernel.astype(jnp.float32))
+  np.testing.assert_array_equal(run(x, kernel), exact.astype(jnp.bfloat16))

@@ -98,31 +98,53 @@ def test_all_points_at_random_or_none(importance, count):
     assert np.abs(found[..., 0] - 0.5).max() < 0.2, 'the nearest ninth'
 
 
-@pytest.mark.parametrize('rows', [1, 8, 19])
-def test_blocks_without_a_valid_row_are_left_out(rows):
-  """Of a batch, as many as the image with the most needs; the others have zeros, if any."""
-  valid = RNG.random((3, rows)) < 0.2
-  valid[0], valid[2, -1] = False, True
-  x = RNG.normal(size=(3, rows, 2)).astype(np.float32)
+def test_the_index_of_a_pixel_is_exact():
+  """Of maps with more pixels than a float32 counts."""
+  size = (4097, 4099)
+  last = jnp.array([[(size[1] - 1.5) / size[1], 1 - 0.5 / size[0]]], jnp.float32)
+  found = [int(index[0]) for index, _ in points.corners(last, size)]
+  assert found[:2] == [4096 * 4099 + 4097, 4096 * 4099 + 4098]
+
+
+# By image, the rows that are valid; of 20 rows there are three blocks.
+VALID = [(), (17,), (0, 3, 19)]
+
+
+def test_blocks_without_a_valid_row_are_left_out():
+  """Of a batch, as many as the image with the most needs; the others have zeros."""
+  rng, valid = np.random.default_rng(0), np.zeros((3, 20), bool)
+  for row, columns in zip(valid, VALID, strict=True):
+    row[list(columns)] = True
+  x = rng.normal(size=(3, 20, 2)).astype(np.float32)
   blocks = points.find_blocks(jnp.asarray(valid))
-  used = [len({k // 8 for k in np.flatnonzero(row)}) for row in valid]
-  assert blocks.count == max(used) and blocks.order.shape == (3, -(-rows // 8))
+  assert blocks.count == 2
+  assert blocks.order.tolist() == [[0, 1, 2], [2, 0, 1], [0, 2, 1]]
   twice = lambda order, x: points.over_blocks(
     lambda block, x: 2 * x + 100 * block, points.Blocks(order, blocks.count), x
   )
   found = np.asarray(jax.vmap(twice)(blocks.order, x))
-  expected = 2 * x + 100 * (np.arange(rows) // 8)[:, None]
-  np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-6)
-  zero = (found == 0).all(-1)
-  np.testing.assert_allclose(found[~zero], expected[~zero], rtol=1e-6)
-  assert zero.sum() == 0 or max(used) < -(-rows // 8)
+  block = np.arange(20) // 8
+  expected = 2 * x + 100 * block[:, None]
+  for image, left_out in enumerate((2, 1, 1)):
+    expected[image, block == left_out] = 0
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('rows', [1, 8])
+def test_a_single_block(rows):
+  blocks = points.find_blocks(jnp.ones((2, rows), bool))
+  assert blocks.count == 1 and blocks.order.tolist() == [[0], [0]]
+  one = points.Blocks(blocks.order[0], blocks.count)
+  x = np.arange(rows, dtype=np.float32)
+  np.testing.assert_array_equal(points.over_blocks(lambda _, x: x + 1, one, x), x + 1)
 
 
 def test_the_gradient_by_blocks_is_the_gradient():
-  """Of the valid rows, which alone have one from above."""
-  valid = RNG.random((2, 19)) < 0.4
-  maps = RNG.normal(size=(2, 19, 5, 6)).astype(np.float32)
-  where = RNG.uniform(-0.1, 1.1, (2, 19, 7, 2)).astype(np.float32)
+  """Of the valid rows, which alone have one from above; a block is left out."""
+  rng, valid = np.random.default_rng(0), np.zeros((2, 19), bool)
+  valid[0, [0, 2, 18]], valid[1, 9] = True, True
+  maps = rng.normal(size=(2, 19, 5, 6)).astype(np.float32)
+  where = rng.uniform(-0.1, 1.1, (2, 19, 7, 2)).astype(np.float32)
   order, count = points.find_blocks(jnp.asarray(valid))
 
   def total(maps, sample):
@@ -131,6 +153,9 @@ def test_the_gradient_by_blocks_is_the_gradient():
 
   by_blocks = lambda maps, at, order: points.sample_valid(maps, at, points.Blocks(order, count))
   whole = lambda maps, at, order: points.sample_maps(maps, at)
+  assert count == 2
+  everything = jax.grad(lambda maps: jax.vmap(by_blocks)(maps, where, order).sum())(maps)
+  assert everything[0, :8].any() and not everything[0, 8:16].any(), 'its block is left out'
   (a, da), (b, db) = (jax.value_and_grad(total)(maps, f) for f in (by_blocks, whole))
   np.testing.assert_allclose(a, b, rtol=1e-6)
   np.testing.assert_allclose(da, db, rtol=1e-5, atol=1e-6)

@@ -10,9 +10,10 @@ from networks import abstract, filled
 from tiny_task import make_batch, make_task
 
 from segjax.losses import dense
-from segjax.models.fcn import FCN
+from segjax.models.fcn import FCN, FCNResNet
 from segjax.models.segnet import SegNetBasic
 from segjax.models.unet import UNet
+from segjax.nn import resnet
 from segjax.tasks import semantic
 from segjax.training.compile import jit
 from segjax.types import SegjaxError
@@ -226,6 +227,33 @@ def test_batch_statistics_are_those_of_the_batch():
 
 
 def test_batch_statistics_of_a_model_that_keeps_none_name_the_key():
-  task = task_of(FCN(classes=2))
-  with pytest.raises(SegjaxError, match='config.train.recompute_batch_norm: FCN has no batch norm'):
-    task.batch_statistics({}, {}, jax.random.key(0))
+  for model in (FCN(classes=2), UNet(classes=2, norm='group')):
+    with pytest.raises(SegjaxError, match=r'recompute_batch_norm: this \w+ has no batch norm'):
+      task_of(model).batch_statistics({'params': {}}, {}, jax.random.key(0))
+
+
+def test_an_auxiliary_classifier_has_losses_in_training(monkeypatch):
+  monkeypatch.setitem(resnet.VARIANTS, 'shallow', resnet.Variant('basic', (1, 1, 1, 1)))
+  model = FCNResNet(classes=2, variant='shallow', width=4, auxiliary=True, auxiliary_scale=0.4)
+  task, batch = task_of(model), {'image': images(2, 32, 32, 3), 'label': np.zeros((2, 32, 32), int)}
+  variables = filled(jax.eval_shape(task.init, jax.random.key(0), batch))
+
+  @functools.partial(jit, once=True)
+  def run(params, batch):
+    def total(params):
+      key = jax.random.key(0)
+      outputs, _ = task.forward({**variables, 'params': params}, batch, train=True, key=key)
+      losses = task.losses(outputs, batch)
+      return sum(loss.sum / loss.count for loss in losses.values()), (outputs, losses)
+
+    return jax.grad(total, has_aux=True)(params)
+
+  gradient, (outputs, losses) = run(variables['params'], batch)
+  assert losses.keys() == {'softmax_cross_entropy', 'auxiliary_softmax_cross_entropy'}
+  alone = LOSSES['softmax_cross_entropy'](outputs['auxiliary'], batch['label'], None)
+  found = losses['auxiliary_softmax_cross_entropy']
+  np.testing.assert_allclose([found.sum, found.count], [0.4 * alone.sum, alone.count], rtol=1e-5)
+  assert np.abs(gradient['aux_classifier_score']['kernel']).max() > 0
+  # Outside training it is not computed.
+  outside = task.forward(variables, batch, train=False)[0]
+  assert outside.keys() == {'logits'}

@@ -40,14 +40,30 @@ def test_sgd_momentum_and_decay_by_hand():
     np.testing.assert_allclose(params[path[0]][path[1]], w, rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['adam', 'adamw'])
-def test_adam_against_optax(name):
-  config = OptimConfig(name=name, learning_rate=0.1, weight_decay=0.0)
-  expected, state = PARAMS, optax.adam(0.1).init(PARAMS)
+def test_nesterov_looks_ahead_by_hand():
+  params = run(OptimConfig(learning_rate=0.1, momentum=0.9, nesterov=True))
+  w, g, v = np.asarray(PARAMS['norm']['scale']), np.asarray(GRADS['norm']['scale']), 0.0
   for _ in range(2):
-    updates, state = optax.adam(0.1).update(GRADS, state, expected)
-    expected = optax.apply_updates(expected, updates)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), run(config), expected)
+    v = 0.9 * v + g
+    w = w - 0.1 * (g + 0.9 * v)
+  np.testing.assert_allclose(params['norm']['scale'], w, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_adam_by_hand(name):
+  """Adam's decay is part of the gradient of which the moments are; AdamW's is not."""
+  b1, b2, eps, decay = 0.8, 0.95, 1e-3, 0.3
+  params = run(
+    OptimConfig(name=name, learning_rate=0.1, b1=b1, b2=b2, eps=eps, weight_decay=decay), steps=3
+  )
+  w, gradient = (np.asarray(tree['conv']['kernel'], np.float64) for tree in (PARAMS, GRADS))
+  mean = square = np.zeros_like(w)
+  for step in (1, 2, 3):
+    g = gradient + decay * w * (name == 'adam')
+    mean, square = b1 * mean + (1 - b1) * g, b2 * square + (1 - b2) * g**2
+    move = mean / (1 - b1**step) / (np.sqrt(square / (1 - b2**step)) + eps)
+    w = w - 0.1 * (move + decay * w * (name == 'adamw'))
+  np.testing.assert_allclose(params['conv']['kernel'], w, rtol=1e-5)
 
 
 def test_adamw_decays_kernels_only_and_apart_from_the_moments():
@@ -101,6 +117,22 @@ def test_late_parameters_rest_then_warm_up():
   np.testing.assert_allclose(those, [0, 0, 0, 0.25, 0.5, 0.75, *(1 - np.arange(4) / 4)], atol=1e-6)
 
 
+def test_steps_come_at_the_same_time_for_late_parameters():
+  late = (('^conv/', 2, 4),)
+  config = OptimConfig(
+    momentum=0.0, learning_rate=1.0, schedule='step', boundaries=(1, 7), late=late
+  )
+  optimizer = make_optimizer(config, 10, PARAMS)
+  state, rates = optimizer.init(PARAMS), []
+  for _ in range(10):
+    updates, state = optimizer.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
+    rates.append((-float(updates['norm']['scale'][0]), -float(updates['conv']['bias'][0])))
+  common, those = zip(*rates, strict=True)
+  np.testing.assert_allclose(common, [1, *[0.1] * 6, *[0.01] * 3], rtol=1e-5)
+  warm = [0, 0, 0, 0.025, 0.05, 0.075, 0.1, *[0.01] * 3]
+  np.testing.assert_allclose(those, warm, rtol=1e-5, atol=1e-8)
+
+
 def test_late_keeps_the_state_of_the_optimizer():
   """So that a run goes on with another warm-up."""
   plain, late = (
@@ -133,6 +165,11 @@ def test_clip_norm_scales_to_the_norm():
     ({'warmup_steps': 10}, {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0}),
     ({'warmup_steps': 10, 'warmup_factor': 0.5}, {0: 0.5, 10: 1.0}),
     ({'schedule': 'step', 'boundaries': (30,), 'warmup_steps': 10}, {29: 1.0, 30: 0.1}),
+    # Warm-up does not bring back a step that comes before its end.
+    (
+      {'schedule': 'step', 'boundaries': (5, 30), 'warmup_steps': 10},
+      {4: 0.4, 5: 0.05, 9: 0.09, 10: 0.1, 29: 0.1, 30: 0.01},
+    ),
     ({'schedule': 'cosine', 'warmup_steps': 20}, {20: 1.0, 60: 0.5, 100: 0.0}),
   ],
 )

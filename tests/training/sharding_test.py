@@ -33,10 +33,16 @@ def test_mesh_shapes(config, shape):
   assert tuple(make_mesh(MeshConfig(*config)).shape.values()) == shape
 
 
-@pytest.mark.parametrize('config', [(8, 1), (4, 2), (-1, 8)])
+@pytest.mark.parametrize('config', [(8, 1), (4, 2), (1, 8)])
 def test_mesh_larger_than_the_machine(config):
   with pytest.raises(SegjaxError, match='config.mesh needs .* but 4 are'):
     make_mesh(MeshConfig(*config))
+
+
+def test_a_height_that_leaves_devices_over_names_the_key():
+  with pytest.raises(SegjaxError, match='config.mesh.space=3 does not divide the 4 devices'):
+    make_mesh(MeshConfig(-1, 3))
+  assert tuple(make_mesh(MeshConfig(1, 3)).shape.values()) == (1, 3)
 
 
 def test_put_batch_splits_batch_and_height():

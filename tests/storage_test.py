@@ -31,6 +31,15 @@ def test_a_local_path_is_one_of_pathlib():
   assert not storage.is_bucket(storage.as_path('/x:/y'))
 
 
+@pytest.mark.parametrize('name', ['~/runs/a', pathlib.Path('~/runs/a')])
+def test_the_home_directory_of_a_key(name, tmp_path, monkeypatch):
+  """Which shells leave as it is in `--workdir=~/runs/a`."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for path in (storage.as_path(name), storage.local_path(name, '--output')):
+    assert path == tmp_path / 'runs/a'
+  assert storage.as_path('runs/~a') == pathlib.Path('runs/~a')
+
+
 @pytest.mark.parametrize('name', ['s3://bucket/runs/a', pathlib.Path('s3://bucket/runs/a')])
 def test_an_address_is_never_a_local_path(bucket, name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

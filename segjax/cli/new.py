@@ -17,10 +17,11 @@ from segjax import run as run_lib
 from segjax import storage
 from segjax.config_file import Code, printable, render
 from segjax.data import datasets, guess, source_reader, statistics
+from segjax.data import images as images_lib
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.statistics import Statistics
 from segjax.recipes import Facts, Machine, Note, make_recipe
-from segjax.types import SegjaxError
+from segjax.types import PositiveInt, SegjaxError
 
 EXAMPLE = """examples:
   segjax new --task=semantic --images=my/images --labels=my/masks --output=my_config.py
@@ -62,12 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   _check_output(args.output, force=args.force)
-  found = guess.guess(args.task, args.images, args.labels)
-  _show(found.found)
-  look = look_at(found, args.task, args.data_dir, args.overrides)
-  _show(describe(look))
-  text = write_config(look, args.output, args.overrides)
-  problems = [*found.problems, *find_problems(look)]
+  with images_lib.pixel_limit(_max_pixels(args.overrides)):
+    found = guess.guess(args.task, args.images, args.labels)
+    _show(found.found)
+    look = look_at(found, args.task, args.data_dir, args.overrides)
+    _show(describe(look))
+    text = write_config(look, args.output, args.overrides)
+    problems = [*found.problems, *find_problems(look)]
   if problems:
     _show(['', 'what looks wrong:', *(f'  - {problem}' for problem in problems)])
   experiment = _check(text, args.output)
@@ -82,6 +84,15 @@ def run(args: argparse.Namespace) -> int:
     ]
   )
   return 0
+
+
+def _max_pixels(overrides: Sequence[tuple[str, str]]) -> int:
+  """`config.data.max_pixels`, which counts before there is a config."""
+  key = 'data.max_pixels'
+  given = dict(overrides).get(key)
+  if given is None:
+    return images_lib.MAX_PIXELS
+  return config_lib.check_value(config_lib.parse_value(given), PositiveInt, f'config.{key}')
 
 
 def _check_output(output: Path, *, force: bool) -> None:

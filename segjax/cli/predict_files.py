@@ -219,9 +219,10 @@ class Writer:
     return self
 
   def __exit__(self, kind: Any, *error: Any) -> None:
-    self._video.close()
     if kind is not None:
+      self._video.discard()
       return
+    self._video.close()
     self._entries = gather_entries(self._entries)
     if self._entries and jax.process_index() == 0:
       self._write_shared()
@@ -346,6 +347,14 @@ class _Videos:
         storage.copy_file(self._video.path, self._path)
         self._temporary.cleanup()
       notify(f'{self._source.path} -> {self._path}, {self._count} frames')
+    self._video, self._temporary, self._count = None, None, 0
+
+  def discard(self) -> None:
+    """Leaves out the last video, which is not whole."""
+    if self._video is not None:
+      self._video.discard()
+    if self._temporary is not None:
+      self._temporary.cleanup()
     self._video, self._temporary, self._count = None, None, 0
 
 

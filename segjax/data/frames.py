@@ -163,27 +163,35 @@ class _Capture:
 
 
 class VideoWriter:
-  """Writes frames of one size as an MP4 file; a context manager.
+  """Writes frames of one size as an MP4 file, which is there once it is whole; a context manager.
 
   Args:
-    path: ends in .mp4; an existing file is replaced.
+    path: on a disk, ends in .mp4; `close` replaces an existing file.
     rate: frames a second.
   """
 
   def __init__(self, path: Path, rate: float):
     self.path, self._rate = path, rate
+    self._part = path.with_name(f'.{path.stem}.{os.getpid()}.part.mp4')
     self._writer: cv2.VideoWriter | None = None
 
   def __enter__(self) -> 'VideoWriter':
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    self.close()
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    self.close() if kind is None else self.discard()
 
   def close(self) -> None:
     """Completes the file."""
     if self._writer is not None:
       self._writer.release()
+      self._part.replace(self.path)
+
+  def discard(self) -> None:
+    """Removes what was written, and leaves a file of the same name as it was."""
+    if self._writer is not None:
+      self._writer.release()
+    self._part.unlink(missing_ok=True)
 
   def write(self, rgb: np.ndarray) -> None:
     """Appends u8[H, W, 3]; an odd side grows by a repeated pixel, as codecs need even ones.
@@ -200,7 +208,7 @@ class VideoWriter:
   def _open(self, size: Sequence[int]) -> cv2.VideoWriter:
     for codec in _CODECS:
       code = cv2.VideoWriter.fourcc(*codec)
-      writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, code, self._rate, size)
+      writer = cv2.VideoWriter(str(self._part), cv2.CAP_FFMPEG, code, self._rate, size)
       if writer.isOpened():
         return writer
     raise SegjaxError(

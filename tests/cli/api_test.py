@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import segjax
+from segjax import api
 from segjax import config as config_lib
 from segjax.types import SegjaxError
 
@@ -100,6 +101,14 @@ def test_overrides_are_flat_or_nested_or_the_pairs_of_a_command(semantic_run):
   np.testing.assert_array_equal(nested, pairs)
   with pytest.raises(SegjaxError, match='config.model.width belongs to the training'):
     segjax.load(semantic_run, overrides={'model.width': 3})
+
+
+def test_overrides_that_are_not_of_a_config_file_become_it(tmp_path):
+  pairs = api._pairs({'data': {'dir': tmp_path, 'mean': (np.float32(0.5),)}, 'optim.ema': None})
+  assert config_lib.override({}, pairs) == {
+    'data': {'dir': str(tmp_path), 'mean': (0.5,)},
+    'optim': {'ema': None},
+  }
 
 
 def test_evaluate_is_what_the_command_prints(semantic_run, capsys):

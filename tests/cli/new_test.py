@@ -159,6 +159,24 @@ def test_what_looks_wrong(tmp_path, capsys):
     assert f'  - {sentence}' in out
 
 
+def test_images_of_few_bits(tmp_path, capsys):
+  write_split(tmp_path, 'train', [noise(0)] * 3, boxes(3))
+  write_split(tmp_path, 'val', [noise(1)], boxes(1, 1))
+  for path in tmp_path.glob('*/*.png'):  # as of a camera of 12 bits
+    Image.fromarray(np.full(SIZE, 4000, np.uint16)).save(path)
+  make(tmp_path, tmp_path / 'a.py', tmp_path / 'prepared', task='instance')
+  assert 'images have 16 bits and no value above 4000' in capsys.readouterr().out
+
+
+def test_the_limit_of_pixels_counts_while_files_are_looked_at(files, tmp_path, data_dir, capsys):
+  pixels = SIZE[0] * SIZE[1]
+  output, key = tmp_path / 'a.py', '--config.data.max_pixels'
+  assert make(files, output, tmp_path / 'prepared', f'{key}={pixels - 1}') == 2
+  assert f'set config.data.max_pixels={pixels} to read it' in capsys.readouterr().err
+  assert make(files, output, data_dir, f'{key}={pixels}') == 0
+  assert config_lib.read_file(output)['data']['max_pixels'] == pixels
+
+
 def test_a_rare_class(files, tmp_path, data_dir, capsys):
   """`dot` has 36 pixels of one of 12 images, which is 0.16%; below 0.1% it is rare."""
   assert make(files, tmp_path / 'a.py', data_dir) == 0

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -27,7 +28,7 @@ CLASSES = {'ball', 'box', 'tree', 'ring', 'star'}
 
 def write_images(folder, sizes):
   """Noise, u8[H, W, 3] or u8[H, W], by file name."""
-  folder.mkdir(exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   rng = np.random.default_rng(0)
   for name, size in sizes.items():
     cv2.imwrite(str(folder / name), rng.integers(0, 256, size, np.uint8))
@@ -344,6 +345,34 @@ def test_files_directories_patterns_and_lists(tmp_path):
     'c/2.JPG': '.',
     'c/1.png': '.',
   }
+
+
+def test_directories_behind_links_and_hidden_files(tmp_path):
+  for folder in ('photos', 'photos/.ipynb_checkpoints', 'disk/more'):
+    write_images(tmp_path / folder, {'1.png': (4, 4, 3), '._1.png': (4, 4, 3)})
+  (tmp_path / 'photos' / 'linked').symlink_to(tmp_path / 'disk')
+  (tmp_path / 'disk' / 'back').symlink_to(tmp_path / 'disk')
+  found = find(tmp_path / 'photos')
+  assert [p.relative_to(tmp_path).as_posix() for p in found] == [
+    'photos/1.png',
+    'photos/linked/more/1.png',
+  ]
+
+
+def test_names_as_people_write_them(tmp_path, monkeypatch):
+  """With a home directory, and in a list that Notepad has saved."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  write_images(tmp_path / 'a', {'1.png': (4, 4, 3)})
+  (tmp_path / 'list.txt').write_bytes(f'\ufeff{tmp_path}/a/1.png\r\n'.encode())
+  expected = [tmp_path / 'a/1.png']
+  for pattern in ('~/a', '~/a/*.png', '~/a/1.png', '~/list.txt'):
+    assert list(find(pattern)) == expected, pattern
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+  (tmp_path / os.fsdecode(b'M\xfcller.png')).write_bytes(b'')
+  with pytest.raises(SegjaxError, match=r'M.xfcller.png.* is not UTF-8: rename the file'):
+    find(tmp_path)
 
 
 @pytest.mark.parametrize(

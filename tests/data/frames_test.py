@@ -126,6 +126,16 @@ def test_a_video_that_cannot_be_written(tmp_path, capfd):
   capfd.readouterr()
 
 
+def test_a_video_is_whole_or_as_it_was(tmp_path):
+  path = tmp_path / 'out.mp4'
+  path.write_bytes(b'earlier')
+  with pytest.raises(KeyboardInterrupt), frames.VideoWriter(path, 10.0) as writer:
+    writer.write(np.zeros((*SIZE, 3), np.uint8))
+    assert path.read_bytes() == b'earlier'
+    raise KeyboardInterrupt
+  assert [p.name for p in tmp_path.iterdir()] == ['out.mp4'] and path.read_bytes() == b'earlier'
+
+
 def test_nothing_is_left_of_a_video_without_frames(tmp_path):
   with frames.VideoWriter(tmp_path / 'out.mp4', 10.0):
     pass

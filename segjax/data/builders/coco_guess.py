@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from segjax.data import guess
 from segjax.data import images as images_lib
-from segjax.data.builders import coco_files, coco_layout, files
+from segjax.data.builders import coco_files, coco_layout, files, guessing
 
 # In which splits are listed.
 _ORDER = ('train', 'val', 'test')
@@ -144,7 +144,7 @@ def _describe(file: _File, relative: Callable[[Path], str]) -> str:
 
 
 def _problems(file: _File, listed: Collection[Path], relative: Callable[[Path], str]) -> list[str]:
-  """What looks wrong, without decoding an image; `listed` is in one of the annotation files."""
+  """What looks wrong; `listed` is in one of the annotation files."""
   where, content = relative(file.part.path), file.content
   missing = [path for path in file.images.paths if not path.is_file()]
   there = files.find_files(file.images.directory, images_lib.SUFFIXES)
@@ -166,4 +166,5 @@ def _problems(file: _File, listed: Collection[Path], relative: Callable[[Path], 
       f'{len(maskless)} of {len(entries)} objects of {where} are boxes without a mask: for '
       'config.model.masks=False'
     )
-  return sentences
+  there = [path for path in file.images.paths if path.is_file()]
+  return [*sentences, *guessing.narrow(there)]

@@ -4,14 +4,45 @@ import collections
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from segjax.data import guess
-from segjax.data.builders import files
+from segjax.data import images as images_lib
+from segjax.data.builders import files, raw
+
+T = TypeVar('T')
 
 ALL_THINGS = (
   'the files do not say which classes are stuff: all are taken as things, until '
   'config.data.files.stuff lists the others'
 )
+# Images that are looked into; of more, so many that are spread over all.
+IMAGES_LOOKED_AT = 50
+# Images of 16 bits with lower values alone keep fewer than 6 bits of them.
+_NARROW = 2**14
+
+
+def sample(items: Sequence[T], most: int) -> list[T]:
+  """At most so many items, spread over all."""
+  return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
+def narrow(images: Sequence[files.Readable]) -> list[str]:
+  """A sentence on images of 16 bits whose values, as of a camera of 12 bits, use few of them."""
+  highest = 0
+  for image in sample(images, IMAGES_LOOKED_AT):
+    mode, pixels = images_lib.decode_stored(raw.read_bytes(image), str(image))
+    if not mode.startswith('I;16'):
+      return []
+    highest = max(highest, int(pixels.max()))
+  if not images or highest >= _NARROW:
+    return []
+  return [
+    f'images have 16 bits and no value above {highest}, and are read as their upper 8 bits, which '
+    'are almost black: multiply their values, so that they reach 65,535'
+  ]
 
 
 def common_directory(*places: Path | None) -> Path:

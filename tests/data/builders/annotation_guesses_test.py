@@ -138,14 +138,15 @@ def test_problems_of_yolo(tmp_path):
   yaml = (tmp_path / 'data.yaml').read_text().replace('val: images/val', '') + '  2: cat\n'
   (tmp_path / 'data.yaml').write_text(yaml)
   found = guess_yolo('instance', tmp_path, None)
-  assert found.files['splits'] == FRACTIONS and found.files['unpaired'] == 'skip'
+  # Images without a text file stay: they have no object.
+  assert found.files['splits'] == FRACTIONS and 'unpaired' not in found.files
   assert found.problems == [
-    f"{labels}/other.txt has no image (left out by config.data.files.unpaired='skip')",
-    '1 image without an object, such as images/train/im02.jpg',
+    f'1 text file without an image, such as {labels}/other.txt: not used',
+    '2 images without an object, such as images/train/im02.jpg',
     '2 of 12 objects are boxes without a mask: for config.model.masks=False',
     'no object of the classes cat',
   ]
-  assert sum(sizes(yolo, found, 'instance').values()) == 7
+  assert sum(sizes(yolo, found, 'instance').values()) == 8
 
 
 def test_yolo_with_a_yaml_of_another_name(tmp_path):

@@ -309,6 +309,9 @@ def test_suspicious_objects_are_counted(load, tmp_path):
     54: {'segmentation': None, 'bbox': [2, 2, 5, 5]},
     55: {'segmentation': [[]], 'bbox': [2, 2, 5, 5]},
     56: {'segmentation': [[1, 1, 5, 5]]},
+    # Boxes that tools write of any mask; without one there is nothing.
+    57: {'segmentation': [coco_export.rectangle(2, 3, 4, 5)], 'bbox': [0, 0, 0, 0]},
+    58: {'segmentation': [[]], 'bbox': [3, 3, 0, 5]},
   }
 
   def change(written):
@@ -323,6 +326,7 @@ def test_suspicious_objects_are_counted(load, tmp_path):
     builder = load(splits={'train': 1.0}, unpaired='skip')
   assert [str(warning.message).partition('default.json: ')[2] for warning in caught] == [
     '1 of 20 images are left out, as they are missing (config.data.files.unpaired=skip)',
+    '1 annotations are left out, as their box has no area (58); '
     '1 annotations are left out, as they have no polygon of three points or more (56); '
     '2 annotations are left out, as their mask or box covers no pixel of the image (50, 53); '
     '2 annotations are kept as boxes without a mask (54, 55); '
@@ -331,7 +335,9 @@ def test_suspicious_objects_are_counted(load, tmp_path):
   ]
   examples = read(builder)
   assert len(examples) == 19
-  assert [int(id) for id in examples['001.png']['objects']['id']] == [2, 3, 51, 52, 54, 55]
+  objects = examples['001.png']['objects']
+  assert [int(id) for id in objects['id']] == [2, 3, 51, 52, 54, 55, 57]
+  assert objects['bbox'][-1].tolist() == [2, 3, 4, 5], 'of the mask'
 
 
 def test_crossing_edges():

@@ -276,6 +276,14 @@ def test_images_elsewhere(tmp_path, image_path, message):
     labelme.find_items(root, options(images='images', labels='labels'), semantic=True)
 
 
+def test_an_image_that_is_elsewhere_is_taken_from_the_file(tmp_path):
+  image, shapes = draw(np.random.default_rng(0))
+  for i, path in enumerate(('C:\\photos\\a.png', '../../../a.png', '/home/a.png')):
+    write(tmp_path / f'{i}.json', shapes, image_path=path, image_data=encode(image))
+  items = labelme.find_items(tmp_path, options(images='.', labels='.'), semantic=True)
+  assert [item.image.read_bytes() for item in items.values()] == [encode(image)] * 3
+
+
 def corrupt(name, content):
   return lambda root: (root / name).write_bytes(content)
 

@@ -190,9 +190,25 @@ def test_unpaired(source):
   with pytest.raises(SegjaxError, match=message):
     found(source, unpaired='error')
   (source / 'images' / 'val' / 'im00.jpg').unlink()
+  for unpaired in ('empty', 'skip'):
+    assert found(source, unpaired=unpaired)['val'] == BOTH['val'][1:]
+  (source / 'labels' / 'train' / 'im01.txt').write_text('')
   with pytest.raises(SegjaxError, match=r'labels/val/im00\.txt has no image: add it'):
+    found(source, unpaired='error')
+
+
+def test_directories_that_are_links(source, tmp_path):
+  """As on clusters, where images are on another disk; a list may not name what is elsewhere."""
+  write_yaml(source, *LAYOUTS['path'])
+  disk = tmp_path / 'disk'
+  (source / 'images').rename(disk)
+  (source / 'images').symlink_to(disk)
+  (disk / 'train' / 'again').symlink_to(disk)  # leads back to where it is
+  assert found(source) == BOTH
+  (source / 'list.txt').write_text('images/train/im00.jpg\n')
+  write_yaml(source, 'train: list.txt', 'val: images/val')
+  with pytest.raises(SegjaxError, match=r'list\.txt names .*, a link to a file that is not below'):
     found(source)
-  assert found(source, unpaired='skip')['val'] == BOTH['val'][1:]
 
 
 def test_images_without_any_text_file(source):

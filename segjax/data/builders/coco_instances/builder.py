@@ -247,7 +247,10 @@ class _Annotations:
     """The entry of `objects` of an annotation; None, and a problem, to leave it out."""
     number, box = annotation['id'], annotation.get('bbox')
     if box is not None and min(box[2:]) <= 0:
-      return self._leave_out('empty box', number)
+      mask = annotation.get('segmentation')
+      if not self.is_own or not (any(mask) if isinstance(mask, list) else mask):
+        return self._leave_out('empty box', number)
+      box = None  # as some tools write it of any mask, whose own box is taken
     parts, no_mask = self._parts(annotation)
     if no_mask:
       return self._box_object(annotation)

@@ -20,9 +20,8 @@ from segjax.data.builders.folder.pairing import Pair
 from segjax.data.guess import Guess, Task
 from segjax.types import SegjaxError
 
-# Masks and images that are looked into; of more, so many that are spread over all.
+# Masks that are looked into; of more, so many that are spread over all.
 _LOOKED_AT = 2000
-_IMAGES_LOOKED_AT = 50
 # More values or colors than these are no classes.
 _MOST_CLASSES = 1000
 _MOST_COLORS = 256
@@ -30,8 +29,6 @@ _MOST_COLORS = 256
 _DIVISOR = 1000
 # Values that are void where they are the highest, and the others are indices.
 _VOID = (255, 65_535)
-# Images of 16 bits with lower values alone keep fewer than 6 bits of them.
-_NARROW = 2**14
 # Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
 _NEAR = 32
 _LISTS = ('{}.txt', 'splits/{}.txt', 'ImageSets/Segmentation/{}.txt', 'ImageSets/{}.txt')
@@ -99,7 +96,8 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
     'splits': _splits(found.source, [pair.name for pair in pairs]),
     'unpaired': 'skip' if problems else 'error',
   }
-  problems += [*wrong_sizes(pairs), *narrow(pairs), *reading.problems]
+  narrow = guessing.narrow([pair.image for pair in pairs])
+  problems += [*wrong_sizes(pairs), *narrow, *reading.problems]
   return Guess('folder', found.source, files, [_describe(found, pairs, reading)], problems)
 
 
@@ -145,14 +143,9 @@ def _pairs_of(found: layout.Layout) -> tuple[list[Pair], list[str]]:
     return pairs, [f'{str(e).partition(": add")[0]}: such files are left out']
 
 
-def _sample(items: Sequence[Any], most: int) -> list[Any]:
-  """At most so many items, spread over all."""
-  return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
-
-
 def find_channels(pairs: Sequence[Pair]) -> int:
   """1 where all images are gray, else 3."""
-  for pair in _sample(pairs, _IMAGES_LOOKED_AT):
+  for pair in guessing.sample(pairs, guessing.IMAGES_LOOKED_AT):
     mode, _ = images_lib.decode_stored(raw.read_bytes(pair.image), str(pair.image))
     if mode not in ('1', 'L', 'LA', 'I') and not mode.startswith('I;'):
       return 3
@@ -197,22 +190,6 @@ def wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
   return [f'{len(wrong)} images have masks of another size, such as {wrong[0]}']
 
 
-def narrow(pairs: Sequence[Pair]) -> list[str]:
-  """A sentence on images of 16 bits whose values, as of a camera of 12 bits, use few of them."""
-  highest = 0
-  for pair in _sample(pairs, _IMAGES_LOOKED_AT):
-    mode, pixels = images_lib.decode_stored(raw.read_bytes(pair.image), str(pair.image))
-    if not mode.startswith('I;16'):
-      return []
-    highest = max(highest, int(pixels.max()))
-  if not pairs or highest >= _NARROW:
-    return []
-  return [
-    f'images have 16 bits and no value above {highest}, and are read as their upper 8 bits, which '
-    'are almost black: multiply their values, so that they reach 65,535'
-  ]
-
-
 # --- classes --------------------------------------------------------------------------------------
 
 
@@ -227,7 +204,7 @@ def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Readi
   Raises:
     SegjaxError: the masks cannot be of classes or objects.
   """
-  looked_at = _sample(pairs, _LOOKED_AT)
+  looked_at = guessing.sample(pairs, _LOOKED_AT)
   if found.instances is None:
     return _read_classes(found, looked_at)
   if task == 'semantic' or found.labels is None:

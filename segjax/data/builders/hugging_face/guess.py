@@ -53,7 +53,8 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     options['splits'] = splits
   lines = [f'{split}: {guessing.count(len(table), "row")}' for split, table in found.items()]
   lines.append(f'columns {" and ".join(columns.values())}: {reading.found}')
-  problems = [*folder.wrong_sizes(pairs), *reading.problems]
+  narrow = guessing.narrow([pair.image for pair in pairs])
+  problems = [*folder.wrong_sizes(pairs), *narrow, *reading.problems]
   return types.Guess('hugging_face', source, options, lines, problems)
 
 

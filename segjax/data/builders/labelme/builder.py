@@ -13,6 +13,7 @@ semantic tasks a shape covers those before it in the file.
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import functools
 import json
@@ -154,9 +155,11 @@ def _image_of(path: Path, source: Path, options: Options) -> files.Readable | No
     # What a JSON file in a directory of its own names is next to that: '../images/im0.jpg'.
     if not PureWindowsPath(name).anchor:
       name = posixpath.normpath(posixpath.join(os.path.relpath(path.parent, source), name))
-    found = raw.inside(source, name, path)
-    if found.is_file():
-      return found
+    # What is elsewhere, or was on another machine, is not needed where it is embedded.
+    with contextlib.suppress(*[SegjaxError] * bool(content.get('imageData'))):
+      found = raw.inside(source, name, path)
+      if found.is_file():
+        return found
   if content.get('imageData'):
     return Embedded(path)
   if options.unpaired == 'skip':

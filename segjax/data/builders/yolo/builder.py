@@ -55,7 +55,8 @@ class Options(files.Options):
       objects are left out.
     outside: whether data.yaml and list files may name images that are not below
       `config.data.source`.
-    unpaired: 'empty' takes an image without a text file as one without objects.
+    unpaired: 'empty' takes an image without a text file as one without objects, and leaves out a
+      text file without an image.
   """
 
   yaml: str | None = 'data.yaml'
@@ -186,7 +187,7 @@ def _find_place(
       f'{path}: {split} is {value}, which is neither below {" nor below ".join(map(str, roots))}: '
       'correct it'
     )
-  if place.is_dir():
+  if place.is_dir():  # also one that is a link, which is its user's doing
     return files.find_files(place, images_lib.SUFFIXES)
   roots.insert(0, place.parent)
   listed = {
@@ -213,6 +214,8 @@ def _first_below(
   if not there:
     return None
   found = (below or there)[0]
+  if below and found.is_dir():
+    return found
   return raw.inside(source, os.path.relpath(found, source), listed_in, outside=outside)
 
 
@@ -248,14 +251,14 @@ def pair(source: Path, images: Sequence[Path], options: Options) -> dict[Path, P
       f'{len(left)} of {len(images)} images have no text file, such as {left[0]}: add '
       f"{labels[left[0]]}, or set config.data.files.unpaired to 'empty' or 'skip'"
     )
-  if options.unpaired != 'skip' and (odd := next(_without_image(labels), None)):
+  if options.unpaired == 'error' and (odd := next(without_image(labels), None)):
     raise SegjaxError(
       f"{odd} has no image: add it, delete the file, or set config.data.files.unpaired='skip'"
     )
   return there if options.unpaired == 'skip' else labels
 
 
-def _without_image(labels: Mapping[Path, Path]) -> Iterator[Path]:
+def without_image(labels: Mapping[Path, Path]) -> Iterator[Path]:
   """The text files that are not of an image, in the directories that have no other text files."""
   directories = {path.parent: image.parent for image, path in labels.items()}
   for directory, image_directory in sorted(directories.items()):

@@ -78,19 +78,16 @@ def _complete(task: types.Task, source: Path, options: dict[str, Any]) -> types.
   """The guess, with what reading all text files tells."""
   names, splits = builder.find_images(source, builder.Options(**options))
   every = [image for images in splits.values() for image in images]
-  problems = []
-  try:
-    labels = builder.pair(source, every, builder.Options(**options))
-  except SegjaxError as e:
-    problems.append(guessing.left_out(e))
-    options['unpaired'] = 'skip'
-    labels = builder.pair(source, every, builder.Options(**options))
+  labels, problems = builder.pair(source, every, builder.Options(**options)), []
+  if odd := list(builder.without_image(labels)):
+    count = guessing.count(len(odd), 'text file')
+    problems.append(f'{count} without an image, such as {odd[0]}: not used')
   rows, empty = [], []
   for image, path in labels.items():
     of_image = builder.read_rows(path, len(names))[0] if path.is_file() else []
     rows += of_image
     empty += [] if of_image else [image]
-  problems += _problems(task, source, names, rows, empty)
+  problems += [*_problems(task, source, names, rows, empty), *guessing.narrow(every)]
   found = [
     f'YOLO {split}: {guessing.count(len(images), "image")}' for split, images in splits.items()
   ]

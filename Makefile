@@ -32,10 +32,11 @@ test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
 
-# Where rounding may depend on the optimization.
+# Where rounding may depend on the optimization: operations, layers, and a train step of each task.
+OPTIMIZED := losses nn ops metrics/confusion_test.py metrics/panoptic_test.py \
+  $(addprefix training/,optim_test.py optimized_test.py step_test.py)
 test-optimized: $(READY)  ## numerical tests, with full XLA optimization
-	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' \
-	  $(addprefix tests/,losses metrics models nn ops tasks training)
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' $(addprefix tests/,$(OPTIMIZED))
 
 # Debian's Slurm, on this machine and only while the test runs; needs root.
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed

@@ -33,6 +33,11 @@ if _STARTED_HERE:
 
 import pytest  # noqa: E402
 
+if os.environ.get('SEGJAX_TEST_OPTIMIZED'):
+  from segjax.training import compile
+
+  compile._ONCE_OPTIONS = compile._CPU_OPTIONS
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

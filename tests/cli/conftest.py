@@ -6,19 +6,6 @@ import pytest
 from segjax.training import compile
 from segjax.training.log import RunLog
 
-# Fixtures that train: tests that use the same one run on the same pytest-xdist worker.
-TRAINED = ('panoptic_run', 'instance_run', 'semantic_run', 'filled')
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-  if not config.pluginmanager.hasplugin('xdist'):
-    return
-  for item in items:
-    used = [name for name in TRAINED if name in getattr(item, 'fixturenames', ())]
-    if used:
-      item.add_marker(pytest.mark.xdist_group(used[0]))
-
 
 @pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):

@@ -21,7 +21,13 @@ _OBJECTS = [
   'batch.max_objects=4',
   'batch.eval_size=4',
 ]
-_SAME = {'semantic': ['data.size.image_size=(32,32)'], 'instance': _OBJECTS, 'panoptic': _OBJECTS}
+# Constants of the program, which `segjax new` measures.
+_PIXELS = ['data.mean=(127.5,)', 'data.std=(127.5,)']
+_SAME = {
+  'semantic': [*_PIXELS, 'data.size.image_size=(32,32)'],
+  'instance': [*_PIXELS, *_OBJECTS],
+  'panoptic': [*_PIXELS, *_OBJECTS],
+}
 _OF_SCENES = ('data.name', 'data.eval_split', 'data.mean', 'data.std', 'train.', 'data.size')
 _EVERY = ['train.steps=2', 'train.eval_every=2', 'train.checkpoint_every=2', 'train.images=1']
 
@@ -33,6 +39,8 @@ def shrink(task: str) -> list[str]:
   return kept + [f'--config.{key}' for key in (*_SAME[task], *_EVERY)]
 
 
+# The commands after training read no files of the format: they run for one format of each task.
+COMPLETE = ('class indices', 'COCO of Roboflow', 'labels and instances')
 METRICS = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
 
 
@@ -59,11 +67,13 @@ def test_from_files_to_predictions(tmp_path, name, capsys):
   described = json.loads((workdir / 'dataset.json').read_text())['spec']
   assert tuple(described['class_names']) == kind.classes
   assert sum(described['splits'].values()) == COUNT
-  assert [r['step'] for r in read_log(workdir) if r['split'] == 'train'][-1] == 2
-
-  found = output(capsys, 'evaluate', f'--workdir={workdir}')
-  assert METRICS[kind.task] in found
-
+  log = read_log(workdir)
+  assert [r['step'] for r in log if r['split'] == 'train'][-1] == 2
+  # A split without annotations would have no value.
+  assert [r for r in log if r['split'] == 'val'][-1][METRICS[kind.task]] is not None
+  if name not in COMPLETE:
+    return
+  assert output(capsys, 'evaluate', f'--workdir={workdir}')[METRICS[kind.task]] is not None
   images, predictions = tmp_path / 'new_images', tmp_path / 'predictions'
   for i in range(2):
     save(images / f'{i}.png', np.full((48, 48, 3), 100 * i, np.uint8))
@@ -76,8 +86,7 @@ def test_from_files_to_predictions(tmp_path, name, capsys):
   }
 
 
-@pytest.mark.parametrize('value', [pytest.param(1, marks=pytest.mark.slow), 255])
-def test_a_folder_of_masks_is_learned(tmp_path, value, capsys):
+def test_a_folder_of_masks_is_learned(tmp_path, capsys):
   """The question asked most: images/*.jpg and masks/*.png, two classes."""
   rng = np.random.default_rng(0)
   for i in range(24):
@@ -87,7 +96,7 @@ def test_a_folder_of_masks_is_learned(tmp_path, value, capsys):
     image = np.where(mask[..., None] > 0, [220, 40, 40], [30, 30, 60])
     image = (image + rng.integers(0, 20, (64, 64, 3))).astype(np.uint8)
     save(tmp_path / f'images/im{i:02}.jpg', image, quality=95)
-    save(tmp_path / f'masks/im{i:02}.png', mask * np.uint8(value))
+    save(tmp_path / f'masks/im{i:02}.png', mask * np.uint8(255))
   config, workdir = tmp_path / 'mine.py', tmp_path / 'run'
   places = [f'--images={tmp_path}/images', f'--labels={tmp_path}/masks']
   assert run('new', '--task=semantic', *places, f'--output={config}') == 0

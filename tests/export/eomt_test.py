@@ -83,7 +83,7 @@ def test_an_export_predicts_as_the_run(tmp_path, task, kind):
   [plan] = export_run(loaded, tmp_path / 'out', kind, **options)
   assert plan.native is None and plan.batch is None
   predictor, other = Predictor(loaded), load_exported(tmp_path / 'out')
-  for size in SIZES:
+  for size in SIZES if kind == 'onnx' else SIZES[:2]:
     image = photograph(size)
     check_same(other(image, **options), predictor(image, **options))
 

@@ -1,13 +1,17 @@
 """EoMT: a plain ViT with queries, whose masked attention is annealed away."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from networks import abstract, apply, filled
 
 from segjax import run
+from segjax.models import eomt
 from segjax.models.eomt import EoMT, annealed_share, center_values
 from segjax.nn import vit
+from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 ATOM = vit.VitSize(12, 3, 3)
@@ -147,3 +151,56 @@ def test_remat_and_bfloat16(variables):
 def test_keys_that_do_not_fit(keys, message):
   with pytest.raises(SegjaxError, match=message):
     EoMT(5, **{**KEYWORDS, **keys})
+
+
+def test_what_a_query_attends_to_by_its_definition():
+  """Queries see all tokens but the patches in whose center their mask is not positive."""
+  rng = np.random.default_rng(0)
+  masks, grid = rng.normal(size=(2, 3, 4, 6)).astype(np.float32), (2, 3)
+  queries, patches, between = 3, 6, 2
+  tokens = queries + between + patches
+  keys = jax.random.split(jax.random.key(1), 2)
+  draws = [jax.random.uniform(jax.random.fold_in(key, 7), (queries,)) for key in keys]
+  share = np.float32(np.sort(np.ravel(draws))[2:4].mean())  # three of the six are masked
+  find = lambda share, keys: np.asarray(eomt._attention_mask(masks, grid, tokens, share, keys, 7))
+  found, all_masked, none_masked = (find(np.float32(s), keys) for s in (share, 1, 0))
+  for image in range(2):
+    for token in range(tokens):
+      for other in range(tokens):
+        positive = True
+        if token < queries and other >= tokens - patches:
+          row, column = divmod(other - (tokens - patches), grid[1])
+          middle = masks[image, token, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+          positive = middle.mean() > 0
+        drawn = token >= queries or draws[image][token] < share
+        assert all_masked[image, token, other] == positive
+        assert found[image, token, other] == (positive or not drawn)
+  assert none_masked.all()
+  assert (~found).any(2).sum() <= 3 < (~all_masked).any(2).sum()
+  # Without keys each image is masked as the others.
+  same = eomt._attention_mask(np.stack([masks[0]] * 2), grid, tokens, np.float32(0.5), None, 7)
+  np.testing.assert_array_equal(same[0], same[1])
+
+
+def test_gradients_with_remat(variables):
+  """Activations that are computed again give the same gradient, and each block is."""
+
+  def loss(model):
+    def total(params):
+      (last,) = model.apply({'params': params}, IMAGE)
+      return (last.masks**2).mean() + (last.classes**2).mean()
+
+    return total
+
+  plain, again = MODEL.clone(annealing=()), MODEL.clone(annealing=(), remat=True)
+  count = lambda model: str(jax.make_jaxpr(jax.grad(loss(model)))(variables['params'])).count(
+    'prevent_cse'
+  )
+  assert (count(plain), count(again)) == (0, ATOM.depth)
+  expected, found = (
+    jit(jax.grad(loss(model)), once=True)(variables['params']) for model in (plain, again)
+  )
+  # That of a key's bias is 0 but for rounding.
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5 * largest)
+  jax.tree.map(same, found, expected)

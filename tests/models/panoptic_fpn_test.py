@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from instance_batch import KEYS, SHALLOW, SIZE, TINY, make_batch, make_model
-from networks import abstract, count, filled
+from networks import abstract, apply, count, filled
 
 from segjax.losses import panoptic as losses
 from segjax.models.panoptic_fpn import PanopticFPN, SemanticBranch, SemanticBranchConfig
@@ -90,3 +90,42 @@ def test_keys_that_do_not_fit_each_other():
     make_model(FIELDS | BRANCH | {'feature_maps': 'c4'}, PanopticFPN)
   with pytest.raises(SegjaxError, match='config.model.semantic.groups=3 must divide features=8'):
     SemanticBranchConfig(8, 3)
+
+
+def test_the_branch_by_hand():
+  """Fig. 3 in NumPy, on levels of odd sizes: a level is doubled after each of its convolutions."""
+  rng = np.random.default_rng(0)
+  branch = SemanticBranch(3, SemanticBranchConfig(features=4, groups=2))
+  sizes = [(9, 11), (5, 6), (3, 3), (2, 2)]
+  levels = [rng.normal(size=(1, h, w, 2)).astype(np.float32) for h, w in sizes]
+  params = filled(abstract(branch, levels)[0])['params']
+
+  def convolve(x, name):
+    windows = np.lib.stride_tricks.sliding_window_view(
+      np.pad(x, [(1, 1), (1, 1), (0, 0)]), (3, 3), axis=(0, 1)
+    )
+    x = np.einsum('hwcij,ijco->hwo', windows, params[name]['kernel'])
+    for group in (slice(0, 2), slice(2, 4)):
+      part = x[..., group]
+      x[..., group] = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+    return np.maximum(x * params[f'{name}_norm']['scale'] + params[f'{name}_norm']['bias'], 0)
+
+  def double(x, size):
+    """Bilinear, with centers of pixels aligned; cut to the size."""
+    for axis in (0, 1):
+      at = (np.arange(2 * x.shape[axis]) + 0.5) / 2 - 0.5
+      low = np.floor(at).astype(int)
+      weight = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
+      first, second = (np.take(x, np.clip(i, 0, x.shape[axis] - 1), axis) for i in (low, low + 1))
+      x = first * (1 - weight) + second * weight
+    return x[: size[0], : size[1]]
+
+  total = convolve(levels[0][0], 'conv2_1')
+  for level in (1, 2, 3):
+    x = levels[level][0]
+    for i in range(level):
+      x = double(convolve(x, f'conv{level + 2}_{i + 1}'), sizes[level - i - 1])
+    total = total + x
+  expected = total @ params['score']['kernel'][0, 0] + params['score']['bias']
+  found = apply(branch, {'params': params}, levels)
+  np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)

@@ -146,3 +146,62 @@ def test_center_crop_and_pad_to_multiple():
   x = jnp.arange(5.0).reshape(1, 5, 1, 1)
   np.testing.assert_array_equal(center_crop(x, 2, 1)[0, :, 0, 0], [1, 2])
   np.testing.assert_array_equal(pad_to_multiple(x, 4)[0, :, 0, 0], [0, 1, 2, 3, 4, 4, 3, 2])
+
+
+def reference(params, x, padding, statistics=None):
+  """Fig. 1 in NumPy: logits [h, w, classes] of an image [H, W, C]; depth 2.
+
+  `statistics`: running means and variances of a network with batch normalization.
+  """
+
+  def convolve(x, kernel):
+    size = kernel.shape[:2]
+    if padding == 'same' and size == (3, 3):
+      x = np.pad(x, [(1, 1), (1, 1), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=(0, 1))
+    return np.einsum('hwcij,ijco->hwo', windows, kernel)
+
+  def double_conv(x, name):
+    layers = params[name]
+    for i in (1, 2):
+      x = convolve(x, layers[f'conv{i}']['kernel'])
+      if statistics is None:
+        x = x + layers[f'conv{i}']['bias']
+      else:
+        norm, running = layers[f'norm{i}'], statistics[name][f'norm{i}']
+        x = (x - running['mean']) / np.sqrt(running['var'] + 1e-5) * norm['scale'] + norm['bias']
+      x = np.maximum(x, 0)
+    return x
+
+  skips = []
+  for level in (0, 1):
+    x = double_conv(x, f'down{level}')
+    skips.append(x)
+    x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max((1, 3))
+  x = double_conv(x, 'down2')
+  for level in (1, 0):
+    layer = params[f'upconv{level}']
+    up = np.zeros((2 * x.shape[0], 2 * x.shape[1], layer['kernel'].shape[-1]))
+    for i in (0, 1):
+      for j in (0, 1):
+        up[i::2, j::2] = x @ layer['kernel'][i, j] + layer['bias']
+    top, left = ((skips[level].shape[axis] - up.shape[axis]) // 2 for axis in (0, 1))
+    skip = skips[level][top : top + up.shape[0], left : left + up.shape[1]]
+    x = double_conv(np.concatenate([skip, up], -1), f'up{level}')
+  return convolve(x, params['head']['kernel']) + params['head']['bias']
+
+
+@pytest.mark.parametrize(
+  ('padding', 'norm', 'size'),
+  [('valid', 'none', (44, 52)), ('same', 'none', (12, 20)), ('same', 'batch', (12, 20))],
+)
+def test_equals_the_figure_computed_by_hand(padding, norm, size):
+  model = tiny(padding=padding, norm=norm)
+  image = images(1, *size, 3)
+  variables = filled(abstract(model, image.shape)[0])
+  double = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+  statistics = double.get('batch_stats')
+  expected = reference(double['params'], image[0].astype(np.float64), padding, statistics)
+  found = apply(model, variables, image)
+  assert np.abs(expected).max() > 0.1
+  np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

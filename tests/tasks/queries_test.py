@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -220,6 +221,30 @@ def test_images_without_an_object_or_with_masks_without_a_pixel(kind):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     of_head = np.abs(gradient['head']['upscale_0']['up']['kernel']).max()
     assert (of_head > 0) == (count > 0)
+
+
+def test_the_cost_of_a_match_by_its_definition():
+  """Mask2Former, §3.2: -p(class), binary cross-entropy and dice over the points, by loops."""
+  rng = np.random.default_rng(0)
+  logits, masks = rng.normal(size=(4, 6)), 2 * rng.normal(size=(4, 9))
+  classes, truth = np.array([5, 0, 2]), (rng.random((3, 9)) < 0.4).astype(float)
+  truth[2] = 0  # without a pixel
+  terms = {'class_weight': [], 'mask_weight': [], 'dice_weight': []}
+  for n, q in itertools.product(range(3), range(4)):
+    p, t = 1 / (1 + np.exp(-masks[q])), truth[n]
+    terms['class_weight'].append(-np.exp(logits[q, classes[n]]) / np.exp(logits[q]).sum())
+    terms['mask_weight'].append(-np.mean(t * np.log(p) + (1 - t) * np.log(1 - p)))
+    terms['dice_weight'].append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+  weights = {'class_weight': 2.0, 'mask_weight': 5.0, 'dice_weight': 3.0}
+  arrays = [np.asarray(x, np.float32) for x in (logits, masks)]
+  found = lambda **keys: queries.matching_cost(
+    *arrays, classes, truth.astype(np.float32), MatchingConfig(**keys)
+  )
+  expected = sum(weight * np.reshape(terms[key], (3, 4)) for key, weight in weights.items())
+  np.testing.assert_allclose(found(**weights), expected, rtol=1e-5)
+  for key in weights:  # each alone
+    alone = dict.fromkeys(weights, 0.0) | {key: 1.0}
+    np.testing.assert_allclose(found(**alone), np.reshape(terms[key], (3, 4)), rtol=1e-5)
 
 
 def perfect(targets, order, queries_=8):

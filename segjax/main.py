@@ -8,6 +8,7 @@ import argparse
 import functools
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Container, Sequence
 from types import ModuleType
@@ -159,7 +160,10 @@ def _run(args: argparse.Namespace) -> tuple[int, str]:
     if COMMANDS[args.command].computes:
       _import('segjax.run').start_process()
     code = args.run(args)
+    sys.stdout.flush()
   except (SegjaxError, OSError) as e:
+    if isinstance(e, BrokenPipeError) and _nobody_reads():
+      return 0, ''
     if args.debug:
       raise
     code = e.exit_code if isinstance(e, SegjaxError) else SegjaxError.exit_code
@@ -172,6 +176,17 @@ def _run(args: argparse.Namespace) -> tuple[int, str]:
   if sentence:
     _print(sentence)
   return code, sentence
+
+
+def _nobody_reads() -> bool:
+  """Whether standard output is a pipe that is closed: `segjax table --all | head`."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Flushing once more at exit would fail, too.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+  return False
 
 
 def _print(sentence: str) -> None:

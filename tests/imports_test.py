@@ -8,9 +8,9 @@ import pytest
 # Part -> the parts of segjax that it may import; `run`, `cli` and `api` see all of them.
 ALLOWED = {
   'types': set(),
-  'resources': {'types'},
+  'resources': {'types', 'storage'},
   'config': {'types', 'resources'},
-  'upgrade': {'types'},
+  'upgrade': {'types', 'config'},
   'storage': {'types'},
   'lock': {'types', 'storage'},
   'workdir': {'config', 'types', 'upgrade', 'storage', 'lock'},
@@ -50,7 +50,7 @@ ALLOWED = {
 }
 ALLOWED['run'] = set(ALLOWED)
 ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'training.compile'}
-ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer'}
+ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer', 'storage'}
 ALLOWED['export'] = {
   'types',
   'data',
@@ -59,6 +59,7 @@ ALLOWED['export'] = {
   'predictor',
   'result',
   'run',
+  'storage',
   'training.compile',
 }
 ALLOWED['trained'] = {'types', 'predictor', 'run', 'storage', 'training.checkpoint', 'workdir'}

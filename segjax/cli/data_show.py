@@ -115,7 +115,7 @@ def write_page(path: Path, subject: Subject, *, examples: int, limit: int | None
     *(data_page.classes_section(split, classes, collapsed=i > 0) for i, split in enumerate(splits)),
     data_page.distributions_section(splits, classes),
     html.images_section('Images to check, drawn', images, colors, lossy=True),
-    *_example_sections(subject, readers, splits, examples, colors),
+    *_example_sections(subject, readers, examples, colors),
     data_page.names_section(splits, found),
     *_config_section(subject.experiment),
   ]
@@ -201,7 +201,6 @@ def _read(part: Part, reader: Any, limit: int | None) -> data_page.Split:
 def _example_sections(
   subject: Subject,
   readers: Sequence[Any],
-  splits: Sequence[data_page.Split],
   count: int,
   colors: Mapping[str, Sequence[int]],
 ) -> Iterator[html.Section]:

@@ -224,7 +224,7 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
   html.write_report(
     workdir.report,
     title=workdir.path.name,
-    summary=_summary(workdir, evaluated, records),
+    summary=_summary(evaluated, records),
     sections=sections,
     command=[
       *('segjax', 'evaluate', f'--workdir={workdir.path}', f'--split={evaluated.split}'),
@@ -257,9 +257,7 @@ def _images(
   return [worst, html.images_section('Examples', captioned(measured.examples), colors)]
 
 
-def _summary(
-  workdir: Workdir, evaluated: Evaluated, records: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
+def _summary(evaluated: Evaluated, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   """The summary at the top of a report."""
   experiment, spec = evaluated.run.experiment, evaluated.run.spec
   return {

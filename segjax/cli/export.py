@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  run_lib.start_process()
   loaded = run_lib.load_run(Workdir(args.workdir), args.checkpoint, args.overrides)
   output = storage.local_path(args.output, '--output')
   with storage.explained(output):

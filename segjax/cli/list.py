@@ -6,10 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import json
-import os
 import pkgutil
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,10 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   lines = KINDS[args.kind]()
-  try:
-    print(json.dumps(lines, ensure_ascii=False) if args.json else render(lines), flush=True)
-  except BrokenPipeError:  # `segjax list data | head`: flushing once more at exit would fail, too
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  print(json.dumps(lines, ensure_ascii=False) if args.json else render(lines))
   return 0
 
 

@@ -15,7 +15,6 @@ import jax
 from jax.experimental import multihost_utils
 
 from segjax import infer, storage
-from segjax import run as run_lib
 from segjax.cli import options, predict_files, processes
 from segjax.data import frames, images
 from segjax.predictor import Predictor, check_no_url, describe_unlike
@@ -90,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
   output = storage.as_path(args.output)
   folders = find_images(args.images, output)
   sources = [frames.find_source(path) for path in folders]
-  run_lib.start_process()
   predictor = open_trained(args.workdir, args.checkpoint, args.overrides)
   place = predict_files.Place(output, folders)
   writer = predict_files.Writer(place, predictor, sources, predict_files.choose(args, predictor))

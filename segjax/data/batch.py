@@ -69,7 +69,7 @@ def fields(
   if train:
     found['seed'] = Field((), np.uint32)
   if 'objects' in config.annotations:
-    found |= {'size': Field((2,), np.int32, shape), 'index': Field((), np.int32)}
+    found['size'] = Field((2,), np.int32, shape)
     if train:
       found['instances'] = objects
   if train and ('instances' in found or config.queries):

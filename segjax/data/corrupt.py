@@ -6,12 +6,12 @@ Every record has a checksum of the file format's, which is compared whenever it 
 import concurrent.futures
 import contextlib
 import json
-import os
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segjax import storage
 from segjax.types import SegjaxError
 
 # Threads that read a split, and how many records one takes at a time.
@@ -103,10 +103,8 @@ def find(split: Split) -> list[int]:
       'corrupt: delete the directory and prepare the data set again'
     )
   _found[path] = found
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  with contextlib.suppress(OSError):
-    temporary.write_text(json.dumps(found))
-    temporary.replace(path)
+  with contextlib.suppress(OSError, SegjaxError):
+    storage.write_text(path, json.dumps(found))
   return found['corrupt']
 
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from segjax import storage
+
 # Next to the prepared files.
 FILE = 'source.json'
 # Of more files than this, the first ones in alphabetical order count.
@@ -49,9 +51,8 @@ def _walk(path: Path, name: str, skipped: Path | None) -> Iterator[tuple[str, os
 
 def write(directory: Path, source: Path, digest: str) -> None:
   """Notes in `directory`, atomically, what it was prepared from."""
-  temporary = directory / f'{FILE}.tmp'
-  temporary.write_text(json.dumps({'source': str(source.absolute()), 'digest': digest}))
-  temporary.replace(directory / FILE)
+  told = {'source': str(source.absolute()), 'digest': digest}
+  storage.write_text(directory / FILE, json.dumps(told))
 
 
 def read(directory: Path) -> dict[str, str] | None:

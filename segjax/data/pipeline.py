@@ -8,7 +8,7 @@ of hosts and workers.
 Batches are dicts of what `segjax.types.Batch` says, with the pixels of images as they are: the
 network's program normalizes them. With each come the names of its examples. In training they have
 `seed` u32[B], the seed of what the network samples for each example. With objects they also have
-`size` i32[B, 2], of the image inside its padding, `index` i32[B], of the example in its split, and
+`size` i32[B, 2], of the image inside its padding, and
 
   in training    `instances`
   in evaluation  `annotations`, a list with the entry of each example that `segjax.metrics.coco`
@@ -112,7 +112,7 @@ def train_batches(
   plan = order.TrainOrder(len(reader), lambda: reader.sizes, config, seed, reader.name)
   steps = grain.MapDataset.range(start_step, 2**62)
   training = _Training(examples, plan, seed, margin, rows)
-  batches = _stream(steps.map(training.batch), config, config.batch.workers)
+  batches = _stream(steps.map(training.batch), config.batch.workers)
   report = report or (lambda text: None)
   for sentence in reader.left_out:
     report(sentence)
@@ -156,7 +156,7 @@ def eval_batches(
   rows = _host_rows('eval_size', config.batch.eval_size, process_index, process_count)
   batches = order.eval_order(len(reader), lambda: reader.sizes, config, reader.name)
   make = functools.partial(_eval_batch, examples, rows)
-  return _stream(grain.MapDataset.source(batches).map(make), config, workers=0)
+  return _stream(grain.MapDataset.source(batches).map(make), workers=0)
 
 
 def train_shapes(
@@ -361,7 +361,6 @@ class _Training:
     part = {
       **sample._asdict(),
       'size': sample.size,
-      'index': example.index,
       'seed': rng.integers(2**32, dtype=np.uint32),
     }
     if sample.objects is None:
@@ -455,7 +454,7 @@ def _eval_batch(examples: _Examples, rows: range, chosen: order.EvalBatch) -> Na
     example = examples.reader[index]
     stored = example.sample(train=False)
     sample = examples.resize(index, stored, order.eval_size(stored.size, config))
-    part = {**sample._asdict(), 'size': sample.size, 'index': index, 'native': stored.size}
+    part = {**sample._asdict(), 'size': sample.size, 'native': stored.size}
     if sample.segments is not None:
       most = config.batch.max_segments
       part['segments'] = batch.pack_segments(sample.segments, most, example.name)
@@ -504,7 +503,7 @@ def _host_rows(key: str, batch_size: int, process_index: int, process_count: int
 
 
 def _stream(
-  batches: grain.MapDataset[NamedBatch], config: InputConfig, workers: int
+  batches: grain.MapDataset[NamedBatch], workers: int
 ) -> Generator[NamedBatch, None, None]:
   """The batches in order, prepared ahead by threads or by worker processes."""
   if workers:

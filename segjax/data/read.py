@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax import storage
 from segjax.data import corrupt, datasets, images
 from segjax.data.config import InputConfig
 from segjax.data.formats import coco, common, panoptic
@@ -115,11 +116,8 @@ class Reader:
           return list(map(tuple, kept.tolist()))
     sizes = [self._size(index) for index in range(len(self))]
     if path is not None:
-      temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-      with contextlib.suppress(OSError):
-        with open(temporary, 'wb') as file:
-          np.save(file, np.array(sizes, np.int32))
-        os.replace(temporary, path)
+      with contextlib.suppress(OSError, SegjaxError), storage.writing(path) as file:
+        np.save(file, np.array(sizes, np.int32))
     return sizes
 
   def _count_maskless(self, builder: tfds.core.DatasetBuilder, split: str) -> int:

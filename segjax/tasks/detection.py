@@ -13,7 +13,7 @@ from segjax.tasks.base import Variables
 from segjax.types import Array, Batch, Detections, SumCount
 
 # Keys of a batch with objects whose first axis is the image.
-BATCH_KEYS = ('image', 'size', 'instances', 'index', 'valid', 'seed')
+BATCH_KEYS = ('image', 'size', 'instances', 'valid', 'seed')
 
 # A test-time view of an image: its scale, and whether it is flipped horizontally.
 View = tuple[float, bool]

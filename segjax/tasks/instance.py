@@ -89,7 +89,7 @@ def make_task(
       model,
       losses,
       functools.partial(queries.make_targets, things=classes, by_label=(), most=model.queries),
-      batch_keys=('image', 'size', 'instances', 'index', 'valid'),
+      batch_keys=('image', 'size', 'instances', 'valid'),
       host_keys=('annotations',),
       predict=functools.partial(queries.predict_objects, model),
       metrics=metrics,

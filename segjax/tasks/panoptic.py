@@ -155,7 +155,7 @@ def _query_task(
   things = tuple(things or ())
   stuff = [i for i in range(len(class_names)) if i not in things]
   metrics = _metrics(config, class_names, things)
-  keys = ('image', 'size', 'instances', 'index', 'valid', 'native', 'label', 'segments')
+  keys = ('image', 'size', 'instances', 'valid', 'native', 'label', 'segments')
   return queries.make_task(
     model,
     losses,

@@ -27,7 +27,6 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'label',
     'weight',
     'size',
-    'index',
     'instances',
     'seed',
     'left_out',
@@ -41,7 +40,6 @@ def test_everything_is_in_the_upper_left_corner_of_what_fills_it():
     'instances': batch.pack_objects(objects),
     'size': (9, 13),
     'seed': np.uint32(2**32 - 1),
-    'index': 5,
     'left_out': (1, 2),
     'segments': None,
   }
@@ -88,13 +86,13 @@ def test_many_zeros_are_aligned_zeros_that_can_be_written_to():
   [
     (('label',), True, None, {'image', 'label', 'seed'}),
     (('label',), False, None, {'image', 'label', 'size'}),
-    (('objects',), True, None, {'image', 'size', 'index', 'instances', 'seed', 'left_out'}),
-    (('objects',), False, None, {'image', 'size', 'index'}),
+    (('objects',), True, None, {'image', 'size', 'instances', 'seed', 'left_out'}),
+    (('objects',), False, None, {'image', 'size'}),
     (
       ('label', 'objects', 'segments'),
       False,
       (9, 9),
-      {'image', 'size', 'index', 'segments', 'native'},
+      {'image', 'size', 'segments', 'native'},
     ),
   ],
 )

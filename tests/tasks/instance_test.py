@@ -62,7 +62,6 @@ def make_batch(images=4, padding=0, seed=0):
     'image': rng.normal(size=(images, SIZE, SIZE, 3)).astype(np.float32),
     'size': np.array([[SIZE, SIZE], [50, 60]] * images, np.int32)[:images],
     'instances': Instances(boxes, classes, packed, np.zeros_like(valid), valid),
-    'index': np.arange(images, dtype=np.int32),
     'seed': rng.integers(2**32, size=images, dtype=np.uint32),
     'valid': np.ones(images, bool),
   }

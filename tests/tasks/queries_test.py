@@ -88,7 +88,6 @@ def make_batch(kind, count=2, objects=3, seed=0):
     'size': np.full((count, 2), SIZE, np.int32),
     'native': np.full((count, 2), SIZE, np.int32),
     'segments': Segments(ids, np.zeros((count, 1), np.int32), blank, blank),
-    'index': np.arange(count, dtype=np.int32),
     'seed': rng.integers(2**32, size=count, dtype=np.uint32),
     'valid': np.ones(count, bool),
   }

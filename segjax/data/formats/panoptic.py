@@ -23,9 +23,7 @@ listed twice, or not at all, or has no pixels, or another area than in the PNG (
 others), is an error that names the file and the segment.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,50 +157,6 @@ def read_example(
     crowd=np.array(crowd, bool),
     valid=np.ones(len(listed), bool),
   )
-
-
-def encode_result(
-  segments: Segments, *, file_name: str, image_id: int | str, category_ids: Sequence[int]
-) -> tuple[bytes, dict[str, Any]]:
-  """A prediction in COCO's format, which the public evaluation reads.
-
-  Args:
-    segments: without the batch axis, in the size of the original image.
-    file_name: of the image; the PNG's is the same with another suffix.
-    image_id: as the data set has it.
-    category_ids: the data set's id of each class index.
-
-  Returns:
-    The PNG, and its entry of `annotations`: file_name, image_id, segments_info (id, category_id).
-  """
-  ids, classes, _, valid = (np.asarray(field) for field in segments)
-  shown = np.concatenate([[False], valid])[ids]
-  ids = np.where(shown, ids, 0)
-  numbers = np.setdiff1d(ids, [0]).tolist()
-  entry = {
-    'file_name': f'{Path(file_name).stem}.png',
-    'image_id': image_id,
-    'segments_info': [
-      {'id': number, 'category_id': int(category_ids[classes[number - 1]])} for number in numbers
-    ],
-  }
-  return encode_ids(ids), entry
-
-
-def write_results(path: Path, results: Iterable[tuple[bytes, dict[str, Any]]]) -> None:
-  """Writes `encode_result` of each image: NAME.json, and next to it the directory NAME of PNGs.
-
-  Args:
-    path: ends in .json.
-    results: read one by one.
-  """
-  directory = path.with_suffix('')
-  directory.mkdir(parents=True, exist_ok=True)
-  entries = []
-  for encoded, entry in results:
-    (directory / entry['file_name']).write_bytes(encoded)
-    entries.append(entry)
-  path.write_text(json.dumps({'annotations': entries}))
 
 
 def panoptic_info(

@@ -17,7 +17,6 @@ from segjax import config as config_lib
 from segjax import types
 from segjax.data import datasets, pipeline
 from segjax.data.builders import coco_layout
-from segjax.data.builders.coco_instances import builder as coco_instances
 from segjax.data.builders.coco_instances.guess import guess as guess_instances
 from segjax.data.builders.coco_panoptic.guess import guess as guess_panoptic
 from segjax.data.formats import coco
@@ -338,19 +337,6 @@ def test_suspicious_objects_are_counted(load, tmp_path):
   objects = examples['001.png']['objects']
   assert [int(id) for id in objects['id']] == [2, 3, 51, 52, 54, 55, 57]
   assert objects['bbox'][-1].tolist() == [2, 3, 4, 5], 'of the mask'
-
-
-def test_crossing_edges():
-  crosses = coco_instances.crosses_itself
-  star = np.array([[0, 3], [9, 3], [2, 9], [5, 0], [8, 9]])
-  assert crosses(star)
-  assert crosses(np.array([[0, 0], [4, 4], [4, 0], [0, 4]]))
-  assert not crosses(np.array([[0, 0], [4, 0], [4, 4], [0, 4]]))
-  assert not crosses(np.array([[0, 0], [4, 0], [2, 1]]))
-  # Touches itself, as where two parts are one polygon.
-  assert not crosses(np.array([[0, 0], [2, 2], [4, 0], [4, 4], [2, 2], [0, 4]]))
-  assert not crosses(np.array([[0, 0], [0, 0], [4, 0], [4, 0], [4, 4], [0, 4]]))
-  assert not crosses(np.tile(star, (300, 1)))  # too many corners to look
 
 
 OTHERS = {

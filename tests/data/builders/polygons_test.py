@@ -87,3 +87,9 @@ def test_touching_sides_do_not_cross():
   assert not polygons.crosses_itself(np.array([[0, 0], [4, 0], [4, 4], [0, 0], [-2, 3]], float))
   bridge = [[0, 0], [2, 0], [2, 2], [6, 2], [6, 4], [2, 2], [0, 2]]  # two parts joined by a line
   assert not polygons.crosses_itself(np.array(bridge, float))
+
+
+def test_long_polygons_are_not_searched():
+  star = np.array([[0, 3], [9, 3], [2, 9], [5, 0], [8, 9]], float)
+  assert polygons.crosses_itself(star)
+  assert not polygons.crosses_itself(np.tile(star, (polygons._LONGEST_CHECKED // 5 + 1, 1)))

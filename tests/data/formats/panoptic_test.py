@@ -1,7 +1,6 @@
 """Panoptic PNGs and lists: reading each kind of example, results, and what is wrong in them."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -152,30 +151,3 @@ def some_segments():
     np.array([False, True, False]),
     np.ones(3, bool),
   )
-
-
-def test_results_are_in_the_public_format(tmp_path):
-  segments = some_segments()._replace(
-    classes=np.array([2, 0, 1]), valid=np.array([True, False, True])
-  )
-  # A valid segment without pixels has no entry.
-  segments = segments._replace(
-    classes=np.append(segments.classes, 1), valid=np.append(segments.valid, True)
-  )
-  results = [
-    panoptic.encode_result(
-      segments, file_name=f'{name}.jpg', image_id=name, category_ids=[1, 90, 200]
-    )
-    for name in ('a_b', 'c.d')
-  ]
-  panoptic.write_results(tmp_path / 'out' / 'mine.json', iter(results))
-  content = json.loads((tmp_path / 'out' / 'mine.json').read_text())
-  names = [entry['file_name'] for entry in content['annotations']]
-  assert names == ['a_b.png', 'c.d.png']
-  for entry, name in zip(content['annotations'], ('a_b', 'c.d'), strict=True):
-    assert entry['image_id'] == name
-    assert entry['segments_info'] == [{'id': 1, 'category_id': 200}, {'id': 3, 'category_id': 90}]
-    png = decode((tmp_path / 'out' / 'mine' / entry['file_name']).read_bytes())
-    ids = panoptic.rgb_to_ids(png)
-    np.testing.assert_array_equal(ids, np.where(np.array(NUMBERED) == 2, 0, NUMBERED))
-    panoptic.segment_map(ids, [s['id'] for s in entry['segments_info']], name)

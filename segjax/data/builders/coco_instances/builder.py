@@ -45,6 +45,7 @@ from pycocotools import mask as mask_lib
 
 from segjax.data import records
 from segjax.data.builders import coco_files, coco_layout, files
+from segjax.data.builders import polygons as polygons_lib
 from segjax.data.formats import coco
 from segjax.types import SegjaxError
 
@@ -52,8 +53,6 @@ Size = tuple[int, int]
 
 # How many annotations a warning names.
 _NAMED = 5
-# Polygons of more corners are not searched for crossings, which takes the square of that.
-_MOST_CORNERS = 1000
 
 _PROBLEMS = {
   'empty box': 'left out, as their box has no area',
@@ -318,28 +317,11 @@ class _Annotations:
     limit = np.array(self.size[::-1]) + 1
     if any((xy < -1).any() or (xy > limit).any() for xy in corners):
       self.problems['beyond'].append(number)
-    if any(crosses_itself(xy) for xy in corners):
+    if any(polygons_lib.crosses_itself(xy) for xy in corners):
       self.problems['crossing'].append(number)
 
   def _leave_out(self, problem: str, number: int) -> None:
     self.problems[problem].append(number)
-
-
-def crosses_itself(corners: np.ndarray) -> bool:
-  """Whether two edges of a closed polygon f[n, 2] cross; edges that touch do not."""
-  count = len(corners)
-  if not 3 < count <= _MOST_CORNERS:
-    return False
-  start = np.asarray(corners, np.float64)
-  end = np.roll(start, -1, axis=0)
-
-  def side(points: np.ndarray) -> np.ndarray:
-    """f[n, n]: on which side of edge i point j is."""
-    edge, to_point = end - start, points[None] - start[:, None]
-    return edge[:, None, 0] * to_point[..., 1] - edge[:, None, 1] * to_point[..., 0]
-
-  apart = side(start) * side(end) < 0  # edge j has its ends on both sides of edge i
-  return bool((apart & apart.T).any())
 
 
 def _warn(path: Path, problems: Problems) -> None:

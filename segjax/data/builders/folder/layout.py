@@ -80,7 +80,7 @@ def find(task: str, images: Path, labels: Path | None) -> Layout | None:
   source = Path(os.path.commonpath([images, labels]) or '.')
   if images.is_absolute() != labels.is_absolute():  # which commonpath refuses
     source = Path(os.path.commonpath([images.absolute(), labels.absolute()]))
-  return _of_directories(task, source, images, *_kinds_of(task, labels))
+  return _of_directories(source, images, *_kinds_of(task, labels))
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -111,7 +111,7 @@ def _plain(name: str) -> str:
 
 
 def _of_directories(
-  task: str, source: Path, images: Path, classes: Path | None, objects: Path | None
+  source: Path, images: Path, classes: Path | None, objects: Path | None
 ) -> Layout | None:
   """The layout of images in one directory and masks in others."""
   image_pattern, found = None, {}
@@ -239,7 +239,7 @@ def _masks_in(task: str, root: Path) -> tuple[Path | None, Path | None]:
 def _by_directories(task: str, root: Path) -> Layout | None:
   """`images/` and `masks/`, with or without directories of splits in them."""
   images = _named(root, IMAGES)
-  return images and _of_directories(task, root, images, *_masks_in(task, root))
+  return images and _of_directories(root, images, *_masks_in(task, root))
 
 
 def _splits_in(root: Path) -> list[Path]:

@@ -169,3 +169,14 @@ def test_what_has_no_entry(result, kind, message):
 )
 def test_the_highest_value_of_a_label_map_is_left_for_void(classes, expected):
   assert label_type(classes) is expected
+
+
+@pytest.mark.parametrize('name', ['Straße', 'Ώmega', 'пешеход'])
+def test_names_of_any_alphabet_are_written(name):
+  """No letter looks as another one that the font does not have."""
+  label, palette = np.zeros((40, 60), int), PALETTE[:1]
+  draw = lambda text: overlays.legend(512, label, palette, [text])
+  drawn = draw(name)
+  for i in range(len(name)):
+    other = name[:i] + '\uffff' + name[i + 1 :]
+    assert drawn.shape != draw(other).shape or (drawn != draw(other)).any(), name[i]

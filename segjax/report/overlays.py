@@ -4,6 +4,9 @@ All functions work on one image in NumPy. `label` is i[H, W] with a class index 
 pixel, `palette` is u8[C, 3] with the RGB color of each class, a visualization is u8[H, W, 3].
 """
 
+import functools
+import importlib.util
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from segjax.types import IGNORE_LABEL
 
@@ -22,7 +25,8 @@ ERROR_COLOR = (220, 38, 38)
 _VOID_8, _VOID_16 = 255, 65_535
 # Approximate size in pixels of visualizations with text.
 _READABLE = 512
-_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+# Of a font in matplotlib, which has Latin, Greek, Cyrillic and Arabic letters; in pixels.
+_FONT, _FONT_SIZE = 'mpl-data/fonts/ttf/DejaVuSans.ttf', 11
 # Height of a line of a legend, in pixels.
 _LINE = 18
 # Rows of an image that are worked on at once: what is between takes many bytes a pixel.
@@ -127,8 +131,7 @@ def legend(
   height: int, label: npt.ArrayLike, palette: npt.ArrayLike, class_names: Sequence[str]
 ) -> np.ndarray:
   """The legend of `with_legend`, u8[height, w, 3]."""
-  # Characters that OpenCV's font lacks become question marks, one for each.
-  names = [name.encode('ascii', 'replace').decode() for name in class_names]
+  names = class_names
   widest = max((_text_size(name)[0] for name in names), default=0)
   canvas = np.full((height, widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
   counts = count_labels(label, len(names))
@@ -303,13 +306,25 @@ def _write(
 
 def _text_size(text: str) -> tuple[int, int, int]:
   """Width, height, and what is below the baseline, in pixels."""
-  (width, height), below = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
-  return width, height, below
+  return math.ceil(_font().getlength(text)), *_font().getmetrics()
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+  # Importing matplotlib for it would take half a second.
+  folder = importlib.util.find_spec('matplotlib').submodule_search_locations[0]
+  return ImageFont.truetype(f'{folder}/{_FONT}', _FONT_SIZE)
 
 
 def _put(canvas: np.ndarray, text: str, corner: tuple[int, int], ink: int) -> None:
-  """Writes gray text with its lower left corner at `corner`."""
-  cv2.putText(canvas, text, corner, _FONT, _FONT_SCALE, (ink,) * 3, 1, cv2.LINE_AA)
+  """Writes gray text with the left end of its baseline at `corner`."""
+  x, y = corner
+  width, height, below = _text_size(text)
+  top, left = max(0, y - height), max(0, x)
+  part = canvas[top : y + below + 1, left : left + width + 1]
+  drawn = Image.fromarray(np.ascontiguousarray(part))
+  ImageDraw.Draw(drawn).text((x - left, y - top), text, (ink,) * 3, _font(), anchor='ls')
+  part[:] = np.asarray(drawn)
 
 
 def heat(values: npt.ArrayLike) -> np.ndarray:

@@ -205,12 +205,14 @@ def forward(
   Points and masked queries are drawn by a seed per image, `batch['seed']`, so that they do not
   depend on the number of devices or on gradient accumulation.
   """
-  keys = jax.vmap(jax.random.key)(batch['seed'])
+  keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch['seed'])
   predictions, state = model.apply(
-    variables, batch['image'], keys, step=step, train=True, mutable=['masked']
+    variables, batch['image'], keys[:, 0], step=step, train=True, mutable=['masked']
   )
   example = batch.get('valid', jnp.ones(len(batch['image']), bool))
-  return {'matched': match(predictions, targets_of(batch), keys, model.matching, example)}, state
+  return {
+    'matched': match(predictions, targets_of(batch), keys[:, 1], model.matching, example)
+  }, state
 
 
 # --- the three tasks ------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ class Look(NamedTuple):
     train, val: the splits to train and to evaluate on, in TFDS's notation.
     seen: statistics of these splits.
     sizes: (height, width) of all of their images.
+    counts: their numbers of examples, all of which need not have been looked at.
   """
 
   task: str
@@ -126,6 +127,7 @@ class Look(NamedTuple):
   val: str
   seen: Mapping[str, Statistics]
   sizes: Sequence[tuple[int, int]]
+  counts: Mapping[str, int]
 
   @property
   def annotations(self) -> tuple[str, ...]:
@@ -178,7 +180,8 @@ def look_at(
   }
   sizes = [size for reader in readers.values() for size in reader.sizes]
   seen = {split: statistics.collect(reader, _LIMIT) for split, reader in readers.items()}
-  look = Look(task, data, spec, train, val, seen, sizes)
+  counts = {split: len(reader) for split, reader in readers.items()}
+  look = Look(task, data, spec, train, val, seen, sizes, counts)
   _check_annotated(look)
   return look
 
@@ -383,17 +386,12 @@ def _facts(look: Look) -> Facts:
     stuff=spec.num_classes - things,
     channels=spec.channels,
     sizes=look.sizes,
-    examples=_count(look, look.train),
+    examples=look.counts[look.train],
     most_objects=look.largest,
     boxes=np.concatenate([example.boxes for example in seen.examples]),
     masks=look.task != 'instance' or not all(e.without_mask == e.objects for e in seen.examples),
     rare=tuple(rare_classes(look)) if look.task == 'semantic' else (),
   )
-
-
-def _count(look: Look, split: str) -> int:
-  """Number of examples of a split, all of which need not have been looked at."""
-  return look.spec.splits.get(split, len(look.seen[split].examples))
 
 
 def this_machine() -> Machine:

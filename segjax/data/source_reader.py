@@ -87,10 +87,18 @@ def _check(sample: Sample, channels: int, name: str) -> Sample:
     raise SegjaxError(
       f'the image of {name} is {image.dtype}{list(image.shape)}: return uint8[H, W, {channels}]'
     )
-  label = sample.label
-  if label is not None and np.asarray(label).dtype.kind not in 'ui':
-    raise SegjaxError(f'the label of {name} is {np.asarray(label).dtype}: return whole numbers')
-  return sample._replace(image=image, label=None if label is None else np.asarray(label, np.uint16))
+  if sample.label is None:
+    return sample._replace(image=image)
+  label = np.asarray(sample.label)
+  if label.dtype.kind not in 'ui':
+    raise SegjaxError(f'the label of {name} is {label.dtype}: return whole numbers')
+  if label.size and (label.min() < 0 or label.max() > IGNORE_LABEL):
+    wrong = label.min() if label.min() < 0 else label.max()
+    raise SegjaxError(
+      f'the label of {name} has the value {wrong}: return class indices, and {IGNORE_LABEL} for '
+      'pixels without a class'
+    )
+  return sample._replace(image=image, label=label.astype(np.uint16))
 
 
 class SourceExample(Example):

@@ -145,6 +145,8 @@ def test_tfds_builder_outside(tmp_path):
     ('return Sample(', 'return tuple(', r'is a tuple: return a segjax\.data\.sample\.Sample'),
     ('.astype(np.uint8)', '', r'is uint16\[64, 64, 3\]: return uint8'),
     ('x + 20] = 1', 'x + 20] = 7', 'has the value 7 in 400 pixels: classes are 0 to 1'),
+    ('label=label,', 'label=label.astype(int) - 100,', 'has the value -100: return class indices'),
+    ('label=label,', 'label=label.astype(int) + 65535,', 'has the value 65536: return class'),
     ('classes=[0]', 'classes=[1]', 'has a class outside 0 to 0'),
     ('objects=objects', 'objects=None', 'has no objects, which the task reads'),
   ],

@@ -29,6 +29,7 @@ CASES = {
   'one image, a strided stem': ((1, 64, 48, 3), (7, 7), 1, (2, 2), ((3, 3), (3, 3)), ONE),
   'a batch in parts': ((6, 15, 12, 4), (3, 2), 1, ONE, ((1, 1), (0, 2)), ONE),
   'a batch that parts do not divide': ((5, 15, 12, 4), (3, 2), 1, ONE, ((1, 1), (0, 2)), ONE),
+  'a large batch in parts': ((65, 5, 4, 3), (2, 2), 1, ONE, SAME, ONE),
   'groups': ((2, 7, 9, 16), (3, 3), 4, (2, 2), SAME, ONE),
   'groups, uneven': ((2, 7, 9, 16), (3, 2), 2, (1, 2), ((2, 0), (0, 1)), (2, 3)),
   'groups, pointwise': ((2, 7, 9, 16), (1, 1), 8, ONE, NONE, ONE),

@@ -27,7 +27,7 @@ def initial_variables(norm):
 
 
 @functools.cache
-def compiled(*, ema=None, accumulate=1, optimizer=SGD, mesh=(1, 1), norm='none', **keys):
+def compiled(*, ema=None, accumulate=1, optimizer=SGD, mesh=(1, 1), norm='none', seed=0, **keys):
   """A task, its initial state and its step, compiled once for all tests; `keys` as `make_task`."""
   *mesh, fsdp = (*mesh, False)[:3]
   task = make_task(norm, **keys)
@@ -38,7 +38,7 @@ def compiled(*, ema=None, accumulate=1, optimizer=SGD, mesh=(1, 1), norm='none',
   state = sharding.put(jax.device_get(state), places)
   task = sharding.gathered(task, mesh) if fsdp else task
   rate = optax.constant_schedule(0.1)
-  step = make_train_step(task, optimizer, rate, seed=0, accumulate=accumulate, ema=ema)
+  step = make_train_step(task, optimizer, rate, seed=seed, accumulate=accumulate, ema=ema)
   # What `tests/conftest.py` chooses to compile fast gives wrong gradients of BatchNorm where the
   # image height is split (jaxlib 0.10); with the default they are right.
   fast = 'xla_cpu_use_fusion_emitters' in os.environ['XLA_FLAGS']
@@ -179,6 +179,8 @@ def test_dropout_depends_on_seed_and_step_only():
   # With a learning rate of 0, only dropout can change the loss.
   _, frozen = run(make_batch(), dropout=0.5, optimizer=optax.set_to_zero())
   assert len({h['loss'] for h in frozen}) == 3
+  _, other = run(make_batch(), dropout=0.5, optimizer=optax.set_to_zero(), seed=1, steps=1)
+  assert other[0]['loss'] not in {h['loss'] for h in frozen}
 
 
 def test_ema_is_what_evaluation_uses():

@@ -1,8 +1,5 @@
 """Bit-packed masks, and mask targets cropped from them."""
 
-import math
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +10,6 @@ from segjax.ops.roi_align import (
   interpolation_matrices,
   mean_weights,
   sample_bounds,
-  sum_of_samples,
 )
 from segjax.types import Array
 
@@ -45,10 +41,6 @@ def crop_masks(
   aligned: bool,
   threshold: float | None,
   image_size: Array | None = None,
-  sampling_ratio: int = 0,
-  max_samples: IntOrPair | None = None,
-  zero_empty: bool = True,
-  form: Literal['gather', 'matrix'] | None = None,
 ) -> Array:
   """Mask targets: RoIAlign of one mask per box.
 
@@ -66,11 +58,6 @@ def crop_masks(
     threshold: targets are True from this average; None returns the averages.
     image_size: i32[2], or i32[B, 2]: rows and columns of the image without its padding, at whose
       border sampling ends as for a mask without padding; None for the size of the mask.
-    sampling_ratio: as in `roi_align`.
-    max_samples: as in `roi_align`; by default exact for boxes up to the size of the masks.
-    zero_empty: as in `roi_align`.
-    form: `gather` reads only the sampled bits; `matrix` unpacks one mask at a time and multiplies
-      it with interpolation matrices. Default: the one that reads fewer pixels.
 
   Returns:
     f32[R, P, Q] without a threshold, bool[R, P, Q] with one; with a leading axis B for batches.
@@ -90,33 +77,22 @@ def crop_masks(
       boxes,
       jnp.broadcast_to(image_size, (boxes.shape[0], 2)),
       output_size=size,
-      sampling_ratio=sampling_ratio,
-      max_samples=sample_bounds(shape, size, max_samples),
+      sampling_ratio=0,
+      # Exact for boxes up to the size of the masks.
+      max_samples=sample_bounds(shape, size, None),
       aligned=aligned,
       border='zero',
-      zero_empty=zero_empty,
+      zero_empty=True,
     )
-    reads = math.prod(rows.pixels.shape[1:]) * math.prod(cols.pixels.shape[1:])
-    chosen = form or ('gather' if reads < shape[0] * shape[1] else 'matrix')
-    return _FORMS[chosen](packed, index, width, rows, cols)
+    return _crop_by_matrices(packed, index, width, rows, cols)
 
   crops = (crop if packed.ndim == 3 else jax.vmap(crop))(packed, boxes, index, image_size)
   return crops if threshold is None else crops >= threshold
 
 
-def _gather(packed, index, width, rows, cols) -> Array:
-  _, height, row_bytes = packed.shape
-  data = packed.reshape(-1)
+def _crop_by_matrices(packed, index, width, rows, cols) -> Array:
+  """Unpacks one mask at a time, and multiplies it with interpolation matrices."""
 
-  def read(bit: Array) -> Array:
-    byte = jnp.take(data, bit // 8, mode='clip').astype(jnp.int32)
-    return (byte >> (7 - bit % 8) & 1).astype(jnp.float32)
-
-  row_bits = (index[:, None, None, None] * height + rows.pixels) * (row_bytes * 8)
-  return sum_of_samples(read, row_bits, cols.pixels, mean_weights(rows), mean_weights(cols))
-
-
-def _matrix(packed, index, width, rows, cols) -> Array:
   def crop(region: tuple) -> Array:
     i, *axes = region
     mask = unpack_masks(packed[i], width).astype(jnp.float32)
@@ -127,6 +103,3 @@ def _matrix(packed, index, width, rows, cols) -> Array:
     return jnp.einsum('ph,hw,qw->pq', y, mask, x, precision='highest')
 
   return lax.map(crop, (index, rows, cols))
-
-
-_FORMS = {'gather': _gather, 'matrix': _matrix}

@@ -63,21 +63,21 @@ def test_the_first_pixel_is_the_highest_bit():
   assert pack_masks(np.array([True] + [False] * 9)).tolist() == [128, 0]
 
 
-@pytest.mark.parametrize('form', ['gather', 'matrix'])
-@pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('convention', CONVENTIONS)
-def test_equals_roi_align_of_the_unpacked_masks(convention, ratio, form):
+def test_equals_roi_align_of_the_unpacked_masks(convention):
   masks, boxes = discs(4, 21, 30), random_boxes(40, 21, 30)
   index = np.arange(40) % 4
   options = dict(CONVENTIONS[convention])
   crops = crop(
-    pack_masks(masks), boxes, index, size=(5, 7), width=30, sampling_ratio=ratio, form=form,
+    pack_masks(masks),
+    boxes,
+    index,
+    size=(5, 7),
+    width=30,
     **options,
-  )  # fmt: skip
-  threshold = options.pop('threshold')
-  align = compiled(
-    roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=ratio, **options
   )
+  threshold = options.pop('threshold')
+  align = compiled(roi_align, output_size=(5, 7), spatial_scale=1.0, sampling_ratio=0, **options)
   expected = np.zeros((40, 5, 7), 'f4')
   for i in range(4):
     expected[index == i] = align(masks[i, :, :, None].astype('f4'), boxes[index == i])[..., 0]
@@ -105,11 +105,8 @@ def test_equals_torchvisions_project_masks_on_boxes():
   theirs = heads.project_masks_on_boxes(
     torch.tensor(masks), torch.tensor(boxes), torch.tensor(index), 14
   )
-  for form in ('gather', 'matrix'):
-    ours = crop(
-      pack_masks(masks), boxes, index, size=14, width=90, form=form, **CONVENTIONS['torchvision']
-    )
-    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+  ours = crop(pack_masks(masks), boxes, index, size=14, width=90, **CONVENTIONS['torchvision'])
+  np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
 
 
 def test_equals_detectron2s_crop_and_resize():
@@ -127,14 +124,13 @@ def test_equals_detectron2s_crop_and_resize():
   np.testing.assert_array_equal(ours[~near], (theirs >= 0.5)[~near])
 
 
-@pytest.mark.parametrize('form', ['gather', 'matrix'])
 @pytest.mark.parametrize('convention', CONVENTIONS)
-def test_padding_changes_no_target(convention, form):
+def test_padding_changes_no_target(convention):
   """Of boxes that end where the image does, too."""
   masks, boxes = np.ones((2, 21, 30), bool), random_boxes(40, 21, 30)
   boxes[:20, 2:] = 30, 21
   index = np.arange(40) % 2
-  options = {'size': (11, 15), 'form': form, **CONVENTIONS[convention]}
+  options = {'size': (11, 15), **CONVENTIONS[convention]}
   alone = crop(pack_masks(masks), boxes, index, width=30, **options)
   padded = pack_masks(np.pad(masks, [(0, 0), (0, 11), (0, 4)]))
   batch = np.stack([padded] * 2), np.stack([boxes] * 2), np.stack([index] * 2)
@@ -144,24 +140,26 @@ def test_padding_changes_no_target(convention, form):
     assert not np.allclose(crops[1], alone, atol=0.1)
 
 
-@pytest.mark.parametrize('form', ['gather', 'matrix'])
-def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full(form):
+def test_the_box_of_a_rectangle_is_full_and_its_double_is_half_full():
   masks = np.zeros((2, 20, 24), bool)
   masks[1, 4:12, 6:14] = True
   boxes = np.array([[6, 4, 14, 12], [6, 4, 22, 12], [6, 4, 14, 12]], 'f4')
   crops = crop(
-    pack_masks(masks), boxes, np.array([1, 1, 0]), size=4, width=24, form=form,
+    pack_masks(masks),
+    boxes,
+    np.array([1, 1, 0]),
+    size=4,
+    width=24,
     **CONVENTIONS['detectron2'],
-  )  # fmt: skip
+  )
   assert crops[0].all()
   np.testing.assert_array_equal(crops[1], np.tile([True, True, False, False], (4, 1)))
   assert not crops[2].any()
 
 
-@pytest.mark.parametrize('form', ['gather', 'matrix'])
-def test_bad_boxes_no_boxes_and_a_batch(form):
+def test_bad_boxes_no_boxes_and_a_batch():
   masks = np.stack([discs(3, 12, 20), discs(6, 12, 20)[3:]])
-  options = {'size': (6, 10), 'width': 20, 'form': form, **CONVENTIONS['torchvision']}
+  options = {'size': (6, 10), 'width': 20, **CONVENTIONS['torchvision']}
   packed = pack_masks(masks)
   bad = np.array([[math.nan, 0, 5, 5], [0, 0, math.inf, 5], [5, 5, 5, 9], [9, 9, 3, 3]], 'f4')
   assert not crop(packed[0], bad, np.zeros(4, int), **options).any()
@@ -174,23 +172,14 @@ def test_bad_boxes_no_boxes_and_a_batch(form):
     np.testing.assert_allclose(both[i], one, atol=1e-6)
 
 
-def test_the_form_is_the_one_that_reads_fewer_pixels(monkeypatch):
-  masks = discs(1, 64, 64)
-  chosen = []
-  spy = lambda name: lambda *args: chosen.append(name) or np.zeros((1, 4, 4), 'f4')
-  monkeypatch.setattr('segjax.ops.masks._FORMS', {n: spy(n) for n in ('gather', 'matrix')})
-  for ratio in (2, 0):
-    form = functools.partial(
-      crop_masks, size=4, width=64, sampling_ratio=ratio, **CONVENTIONS['torchvision']
-    )
-    jax.eval_shape(form, pack_masks(masks), random_boxes(1, 64, 64), np.zeros(1, int))
-  assert chosen == ['gather', 'matrix']
-
-
 def test_a_wrong_width_is_an_error():
   packed = pack_masks(discs(1, 4, 20))
   with pytest.raises(ValueError, match='have 2 bytes, not 3'):
     crop_masks(
-      packed, np.zeros((1, 4), 'f4'), np.zeros(1, int), size=2, width=16,
+      packed,
+      np.zeros((1, 4), 'f4'),
+      np.zeros(1, int),
+      size=2,
+      width=16,
       **CONVENTIONS['torchvision'],
-    )  # fmt: skip
+    )

@@ -9,6 +9,8 @@ import functools
 import gc
 import importlib
 import os
+import select
+import signal
 import sys
 from collections.abc import Container, Sequence
 from types import ModuleType
@@ -160,10 +162,10 @@ def _run(args: argparse.Namespace) -> tuple[int, str]:
     if COMMANDS[args.command].computes:
       _import('segjax.run').start_process()
     code = args.run(args)
-    sys.stdout.flush()
+    print(end='', flush=True)
   except (SegjaxError, OSError) as e:
     if isinstance(e, BrokenPipeError) and _nobody_reads():
-      return 0, ''
+      return 128 + signal.SIGPIPE, ''
     if args.debug:
       raise
     code = e.exit_code if isinstance(e, SegjaxError) else SegjaxError.exit_code
@@ -181,12 +183,16 @@ def _run(args: argparse.Namespace) -> tuple[int, str]:
 def _nobody_reads() -> bool:
   """Whether standard output is a pipe that is closed: `segjax table --all | head`."""
   try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # Flushing once more at exit would fail, too.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
-  return False
+    pipe = sys.stdout.fileno()
+  except (AttributeError, OSError, ValueError):  # of a notebook, or there is none
+    return False
+  poll = select.poll()
+  poll.register(pipe, 0)  # a closed one is told in any case
+  if not poll.poll(0):
+    return False
+  # What is still in the buffer is flushed at exit, which would fail, too.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+  return True
 
 
 def _print(sentence: str) -> None:

@@ -65,11 +65,10 @@ AnyFloat: TypeAlias = Annotated[float, Range()]
 #   label  i32[B, h, w]     class index or IGNORE_LABEL
 #   weight f32[B, h, w]     loss weight per pixel, only if the config asks for one
 #   valid  bool[B]          False for padding of an evaluation batch
+#   size   i32[B, 2]        height and width of the image without its padding, in evaluation
 #   seed   u32[B]           of what the network samples for each image, in training
-# Instance tasks use image, valid, and
-#   size      i32[B, 2]     height and width of the image without its padding
+# Instance tasks use image, valid, size, in training too, and
 #   instances `Instances`
-#   index     i32[B]        of the example in its split
 # Panoptic tasks also use
 #   label     i32[B, H, W]  as above, in training
 #   segments  `Segments`    in evaluation, at the original image sizes, padded

@@ -225,7 +225,7 @@ def test_complete_fills_and_converts():
     ({'other': 3}, 'c.other=3 has the wrong type: it takes a group of keys or none'),
     ({'made': 3}, 'c.made=3 has the wrong type: it takes a group of keys'),
     (3, 'c=3 has the wrong type: it takes a group of keys'),
-    ({'name': 2024}, 'c.name=2024 has the wrong type: it takes str: .*write c.name="\'2024\'"'),
+    ({'name': 2024}, 'c.name=2024 has the wrong type: it takes str: .*write --c.name="\'2024\'"'),
   ],
 )
 def test_complete_names_the_key(given, message):

@@ -172,7 +172,7 @@ def test_the_highest_value_of_a_label_map_is_left_for_void(classes, expected):
 
 
 @pytest.mark.parametrize('name', ['Straße', 'Ώmega', 'пешеход'])
-def test_names_of_any_alphabet_are_written(name):
+def test_latin_greek_and_cyrillic_names_are_written(name):
   """No letter looks as another one that the font does not have."""
   label, palette = np.zeros((40, 60), int), PALETTE[:1]
   draw = lambda text: overlays.legend(512, label, palette, [text])

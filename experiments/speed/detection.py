@@ -186,7 +186,6 @@ def make_batch(image: np.ndarray, objects: Instances) -> dict[str, Any]:
     'image': image,
     'size': np.array([image.shape[1:3]] * count, np.int32),
     'instances': objects,
-    'index': np.arange(count, dtype=np.int32),
     'seed': np.arange(count, dtype=np.uint32),
     'valid': np.ones(count, bool),
   }

@@ -259,4 +259,4 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _is_inside(path: Path, directory: Path) -> bool:
-  return Path(os.path.abspath(path)).is_relative_to(directory)
+  return Path(os.path.realpath(path)).is_relative_to(directory)

@@ -91,6 +91,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     stack.callback(checkpoints.close)
     prepared = _prepare(run, builder, checkpoints, mesh, stack)
     current = prepared.state
+    _check_batch_norm(run, current)
     start, batches = int(current.step), prepared.batches
     _notify_start(run, workdir, start, current.params, mesh)
     if start == 0:
@@ -345,6 +346,13 @@ def _check_best_metric(name: str, metrics: Mapping[str, Any]) -> float:
     hint = nearest(name, numbers)
     raise SegjaxError(f'config.train.best_metric={name} is an unknown metric{hint}')
   return metrics[name]
+
+
+def _check_batch_norm(run: Run, current: TrainState) -> None:
+  if run.experiment.train.recompute_batch_norm and not current.model_state.get('batch_stats'):
+    raise SegjaxError(
+      'config.train.recompute_batch_norm: the network has no batch normalization: set it to false'
+    )
 
 
 def _make_refresh(

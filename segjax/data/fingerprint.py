@@ -24,15 +24,21 @@ def fingerprint(paths: Iterable[Path], without: Path | None = None) -> str:
   """
   sha, skipped = hashlib.sha256(), without and without.resolve()
   for root in paths:
-    for path, status in itertools.islice(_walk(root.resolve(), '', skipped), MOST_FILES):
+    found = _walk(root.resolve(), '', skipped, {root.resolve()})
+    for path, status in itertools.islice(found, MOST_FILES):
       sha.update(
         f'{path}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode(errors='surrogateescape')
       )
   return sha.hexdigest()[:16]
 
 
-def _walk(path: Path, name: str, skipped: Path | None) -> Iterator[tuple[str, os.stat_result]]:
-  """The files at or below a path, in an order that depends on their names alone."""
+def _walk(
+  path: Path, name: str, skipped: Path | None, linked: set[Path]
+) -> Iterator[tuple[str, os.stat_result]]:
+  """The files at or below a path, in an order that depends on their names alone.
+
+  Of several links to a directory the first one counts, so that none leads round in circles.
+  """
   if path == skipped:
     return
   if not path.is_dir():
@@ -44,7 +50,11 @@ def _walk(path: Path, name: str, skipped: Path | None) -> Iterator[tuple[str, os
   for entry in entries:
     inner = f'{name}/{entry.name}'
     if entry.is_dir():
-      yield from _walk(Path(entry.path), inner, skipped)
+      if entry.is_symlink():
+        if (real := Path(entry.path).resolve()) in linked:
+          continue
+        linked.add(real)
+      yield from _walk(Path(entry.path), inner, skipped, linked)
     elif entry.is_file():
       yield inner, entry.stat()
 

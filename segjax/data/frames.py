@@ -185,12 +185,14 @@ class VideoWriter:
     """Completes the file."""
     if self._writer is not None:
       self._writer.release()
+      self._writer = None
       self._part.replace(self.path)
 
   def discard(self) -> None:
     """Removes what was written, and leaves a file of the same name as it was."""
     if self._writer is not None:
       self._writer.release()
+      self._writer = None
     self._part.unlink(missing_ok=True)
 
   def write(self, rgb: np.ndarray) -> None:

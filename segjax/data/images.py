@@ -162,15 +162,28 @@ def read_size(encoded: bytes, what: str) -> Size:
 
 
 def walk(directory: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[Path]:
-  """The files below a directory with one of these suffixes (lower case), also behind links.
+  """The files below a directory with one of these suffixes (lower case), each of them once.
 
-  Without hidden ones, whose name, or whose directory's, starts with a dot: `._im0.jpg` of a Mac.
+  Also those behind links to directories elsewhere, but without hidden ones, whose name, or whose
+  directory's, starts with a dot: `._im0.jpg` of a Mac.
 
   Raises:
     SegjaxError: a name is not UTF-8, as of an archive that was made on another system.
   """
+  read = [Path(directory).resolve()]
+
+  def is_new(path: Path) -> bool:
+    if not path.is_symlink():
+      return True
+    real = path.resolve()
+    if any(real.is_relative_to(other) for other in read) or read[0].is_relative_to(real):
+      return False
+    read.append(real)
+    return True
+
   for root, inner, names in os.walk(directory, followlinks=True):
-    inner[:] = sorted(n for n in inner if not n.startswith('.') and not _leads_back(root, n))
+    shown = sorted(name for name in inner if not name.startswith('.'))
+    inner[:] = [name for name in shown if is_new(Path(root, name))]
     for name in sorted(names):
       path = Path(root, name)
       if path.suffix.lower() not in suffixes or name.startswith('.'):
@@ -182,12 +195,6 @@ def walk(directory: Path, suffixes: Collection[str] = SUFFIXES) -> Iterator[Path
           f'{os.fsencode(path)!r} is not UTF-8: rename the file or directory'
         ) from e
       yield path
-
-
-def _leads_back(root: str, name: str) -> bool:
-  """Whether a directory is a link to one that it is in."""
-  path = os.path.join(root, name)
-  return os.path.islink(path) and Path(root).resolve().is_relative_to(os.path.realpath(path))
 
 
 def find_pages(path: Path) -> list[int]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax import storage
 from segjax.data.config import DataConfig
 from segjax.types import SegjaxError
 
@@ -45,7 +46,7 @@ def find(name: str) -> type:
   try:
     if '.py:' in name:
       path, _, attribute = name.rpartition(':')
-      found = getattr(_import_file(Path(path)), attribute, None)
+      found = getattr(_import_file(storage.user_path(path)), attribute, None)
     else:
       path, _, attribute = name.rpartition('.')
       found = getattr(importlib.import_module(path), attribute, None)

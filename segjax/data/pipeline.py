@@ -7,8 +7,8 @@ of hosts and workers.
 
 Batches are dicts of what `segjax.types.Batch` says, with the pixels of images as they are: the
 network's program normalizes them. With each come the names of its examples. In training they have
-`seed` u32[B], the seed of what the network samples for each example. With objects they also have
-`size` i32[B, 2], of the image inside its padding, and
+`seed` u32[B], the seed of what the network samples for each example. In evaluation, and with
+objects, they have `size` i32[B, 2], of the image inside its padding. With objects they also have
 
   in training    `instances`
   in evaluation  `annotations`, a list with the entry of each example that `segjax.metrics.coco`

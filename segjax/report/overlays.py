@@ -25,7 +25,7 @@ ERROR_COLOR = (220, 38, 38)
 _VOID_8, _VOID_16 = 255, 65_535
 # Approximate size in pixels of visualizations with text.
 _READABLE = 512
-# Of a font in matplotlib, which has Latin, Greek, Cyrillic and Arabic letters; in pixels.
+# Of a font in matplotlib, which has Latin, Greek and Cyrillic letters; in pixels.
 _FONT, _FONT_SIZE = 'mpl-data/fonts/ttf/DejaVuSans.ttf', 11
 # Height of a line of a legend, in pixels.
 _LINE = 18
@@ -131,10 +131,9 @@ def legend(
   height: int, label: npt.ArrayLike, palette: npt.ArrayLike, class_names: Sequence[str]
 ) -> np.ndarray:
   """The legend of `with_legend`, u8[height, w, 3]."""
-  names = class_names
-  widest = max((_text_size(name)[0] for name in names), default=0)
+  widest = max((_text_size(name)[0] for name in class_names), default=0)
   canvas = np.full((height, widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
-  counts = count_labels(label, len(names))
+  counts = count_labels(label, len(class_names))
   present = [k for k in np.argsort(-counts, kind='stable') if counts[k]]
   lines = max(1, height // _LINE)
   if len(present) > lines:  # the last line says how many are left out
@@ -143,7 +142,7 @@ def legend(
     top = row * _LINE + 3
     color = np.asarray(palette)[k].tolist()
     cv2.rectangle(canvas, (4, top), (4 + _LINE - 6, top + _LINE - 6), color, -1)
-    _put(canvas, names[k], (_LINE + 4, top + _LINE - 7), 0)
+    _put(canvas, class_names[k], (_LINE + 4, top + _LINE - 7), 0)
   if left := int(np.count_nonzero(counts)) - len(present):
     _put(canvas, f'+ {left}', (_LINE + 4, len(present) * _LINE + _LINE - 4), 0)
   return canvas

@@ -175,8 +175,9 @@ def select(table: Table, names: Sequence[str]) -> list[Entry]:
   means = {name: row.mean_of for name, row in table.rows.items() if row.mean_of}
   chosen = set()
   for name in names:
-    rows = means.get(name, (name,))
-    fits = {n for n, e in table.entries.items() if e.row in rows or fnmatch.fnmatchcase(n, name)}
+    row, _, recipe = name.partition('.')
+    names = [f'{part}.{recipe or "*"}' for part in means.get(row, (row,))]
+    fits = {n for n in table.entries if any(fnmatch.fnmatchcase(n, part) for part in names)}
     if not fits:
       rows = {*means, *(entry.row for entry in table.entries.values())}
       hint = nearest(name, {*table.entries, *rows}, shown=table.entries)

@@ -331,8 +331,8 @@ def _check_mean(rows: Mapping[str, Row], row: Row, where: str) -> None:
   for name in row.mean_of:
     if name not in trained:
       raise SegjaxError(f'{where}.mean_of: {name} is not a trained row{nearest(name, trained)}')
-  if len(set(row.mean_of)) < 2:
-    raise SegjaxError(f'{where}.mean_of needs two different rows or more')
+  if len(set(row.mean_of)) < max(2, len(row.mean_of)):
+    raise SegjaxError(f'{where}.mean_of needs two rows or more, each of them once')
   keys = ('overrides', 'init_from', 'checkpoints', 'recipes')
   if given := [key for key in keys if getattr(row, key) is not None]:
     raise SegjaxError(f'{where} is a mean and not trained: leave out {", ".join(given)}')

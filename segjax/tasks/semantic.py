@@ -142,7 +142,7 @@ def make_task(
     init=lambda key, batch: model.init(key, batch['image']),
     forward=functools.partial(_forward, model, config),
     batch_statistics=functools.partial(_batch_statistics, model),
-    losses=functools.partial(_compute_losses, losses, getattr(model, 'auxiliary_scale', 0.0)),
+    losses=functools.partial(_compute_losses, losses, model),
     predict=_predict,
     metrics=metrics,
     visualize=visualize,
@@ -178,11 +178,6 @@ def _forward(
 
 
 def _batch_statistics(model: Any, variables: Variables, batch: Batch, key: Array) -> Variables:
-  if not variables.get('batch_stats'):
-    raise SegjaxError(
-      f'config.train.recompute_batch_norm: this {type(model).__name__} has no batch normalization: '
-      'set it to false'
-    )
   if not hasattr(model, 'bn_momentum'):
     raise SegjaxError(
       f'config.train.recompute_batch_norm: {type(model).__name__} has no bn_momentum: add it, or '
@@ -194,7 +189,7 @@ def _batch_statistics(model: Any, variables: Variables, batch: Batch, key: Array
 
 def _compute_losses(
   losses: Mapping[str, Callable[..., SumCount]],
-  auxiliary_scale: float,
+  model: Any,
   outputs: Mapping[str, Array],
   batch: Batch,
 ) -> dict[str, SumCount]:
@@ -210,7 +205,7 @@ def _compute_losses(
   if 'auxiliary' in outputs:
     for name, loss in losses.items():
       total, count = loss(outputs['auxiliary'], label, weight)
-      found[f'auxiliary_{name}'] = SumCount(auxiliary_scale * total, count)
+      found[f'auxiliary_{name}'] = SumCount(model.auxiliary_scale * total, count)
   return found
 
 

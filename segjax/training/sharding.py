@@ -80,17 +80,17 @@ def make_mesh(config: MeshConfig) -> Mesh:
   """
   # Contiguous by process, whatever order the hardware has: a process reads contiguous rows.
   devices = sorted(jax.devices(), key=lambda device: device.process_index)
-  if config.data == -1 and len(devices) % config.space:
+  if config.data == -1 and config.space <= len(devices) and len(devices) % config.space:
     raise SegjaxError(
       f'config.mesh.space={config.space} does not divide the {len(devices)} devices: change it, or '
       'set config.mesh.data to how many times as many are used'
     )
-  data = len(devices) // config.space if config.data == -1 else config.data
+  data = max(1, len(devices) // config.space) if config.data == -1 else config.data
   used = data * config.space
   several = jax.process_count() > 1
   if used < 1 or used > len(devices) or (several and used != len(devices)):
     raise SegjaxError(
-      f'config.mesh needs {config.data} x {config.space} devices, but {len(devices)} are '
+      f'config.mesh needs {data} x {config.space} devices, but {len(devices)} are '
       'available: change config.mesh.data or config.mesh.space'
     )
   local = jax.local_device_count()

@@ -1,6 +1,9 @@
 """`segjax list`: names that a config can use, each with a line of what it is."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from commands import run
@@ -29,6 +32,25 @@ def test_each_name_has_one_line(kind, capsys):
   column = max(map(len, lines)) + 2
   assert [(row[:column].strip(), row[column:]) for row in plain] == list(lines.items())
   assert all(len(line) > 10 for line in lines.values())
+
+
+@pytest.mark.parametrize('both', [False, True], ids=['output', 'output and errors'])
+def test_nobody_reads_the_output(both):
+  """`segjax list data | head` ends as other programs do, by SIGPIPE, and without a traceback."""
+  read, write = os.pipe()
+  os.close(read)
+  errors = write if both else subprocess.PIPE
+  command = [sys.executable, '-m', 'segjax.main', 'list', 'configs']
+  with subprocess.Popen(command, stdout=write, stderr=errors) as process:
+    os.close(write)
+    said = b'' if both else process.stderr.read()
+    assert (process.wait(), said) == (141, b'')
+
+
+def test_no_output_at_all():
+  command = [sys.executable, '-m', 'segjax.main', 'list', 'configs']
+  closed = subprocess.run(['bash', '-c', '"$@" >&-', 'bash', *command], capture_output=True)
+  assert (closed.returncode, closed.stderr) == (0, b'')
 
 
 def test_the_models_of_all_configs_are_listed(configs):

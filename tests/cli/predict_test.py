@@ -359,6 +359,14 @@ def test_directories_behind_links_and_hidden_files(tmp_path):
   ]
 
 
+def test_an_output_that_is_a_link_is_not_read(tmp_path):
+  write_images(tmp_path / 'photos', {'1.png': (4, 4, 3)})
+  write_images(tmp_path / 'disk', {'1_overlay.png': (4, 4, 3)})
+  (tmp_path / 'photos' / 'out').symlink_to(tmp_path / 'disk')
+  found = find(tmp_path / 'photos', output=tmp_path / 'photos' / 'out')
+  assert list(found) == [tmp_path / 'photos/1.png']
+
+
 def test_names_as_people_write_them(tmp_path, monkeypatch):
   """With a home directory, and in a list that Notepad has saved."""
   monkeypatch.setenv('HOME', str(tmp_path))

@@ -326,6 +326,27 @@ def test_the_jpeg_of_a_phone_is_its_first_image():
 # --- size -----------------------------------------------------------------------------------------
 
 
+def test_each_file_below_a_directory_once(tmp_path):
+  for name in ('a/1.png', 'a/.2.png', '.c/3.png', 'b/4.JPG', 'b/notes.txt', '../disk/in/5.png'):
+    path = (tmp_path / 'root' / name).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'')
+  root, disk = tmp_path / 'root', tmp_path / 'disk'
+  for link, target in {
+    root / 'a/to_b': root / 'b',  # which is read by itself
+    root / 'b/to_a': root / 'a',
+    root / 'up': tmp_path,  # and so the root again
+    root / 'disk': disk,
+    root / 'disk_again': disk / 'in',
+    disk / 'back': root,
+    disk / 'in/round': disk,
+  }.items():
+    link.symlink_to(target)
+  found = [path.relative_to(root).as_posix() for path in images.walk(root)]
+  assert found == ['a/1.png', 'b/4.JPG', 'disk/in/5.png']
+  assert list(images.walk(root, {'.txt'})) == [root / 'b/notes.txt']
+
+
 def test_more_pixels_than_the_limit_are_an_error_until_it_is_raised():
   data = encoded(Image.fromarray(RGB))
   with images.pixel_limit(53):

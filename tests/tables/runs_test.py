@@ -181,6 +181,7 @@ def test_select(table):
   mean = dataclasses.replace(table.rows['other'], mean_of=('first', 'second'))
   table = dataclasses.replace(table, rows={**table.rows, 'other': mean})
   assert select('other') == list(table.entries)
+  assert select('other.small') == ['second.small', 'first.small']
 
 
 def test_plan_is_in_order_and_of_missing_jobs(table, entries):

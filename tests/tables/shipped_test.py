@@ -20,8 +20,6 @@ from segjax.tables import page, results, runs, scoreboard, spec
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / 'experiments'
 NAMES = sorted(p.parent.name for p in EXPERIMENTS.glob('*/table.toml'))
-# Tests of one table in one process of pytest-xdist, which then traces each network once.
-TABLES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 UNVERIFIED = {'fcn32s_fixed_pami'}  # quoted from memory
 
 
@@ -36,7 +34,7 @@ def test_the_tables_of_the_papers():
   assert set(NAMES) >= {f'{paper}_table{n}' for paper, numbers in there.items() for n in numbers}
 
 
-@pytest.mark.parametrize('name', TABLES)
+@pytest.mark.parametrize('name', NAMES)
 def test_every_config_builds_and_every_path_exists(name):
   """Traced with the overrides of the row; `read_table` checks the paths of recipes."""
   table = read(name)
@@ -81,7 +79,7 @@ def test_every_column_is_a_metric_of_its_configs(name):
   assert all(c.computed == (c.key in ('parameters', 'stride', 'receptive_field')) for c in columns)
 
 
-@pytest.mark.parametrize('name', TABLES)
+@pytest.mark.parametrize('name', NAMES)
 def test_readme_is_the_rendered_table(name):
   table = read(name)
   lines = page.make_lines(table, results.read_results(table), entry_facts)

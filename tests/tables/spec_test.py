@@ -116,7 +116,7 @@ def test_ancestors(table):
     (
       "'mIoU' = 50 }\nrecipes = {}",
       "'mIoU' = 50 }\nmean_of = ['first', 'first']",
-      'rows.other.mean_of needs two different rows',
+      'rows.other.mean_of needs two rows or more',
     ),
     (
       "'mIoU' = 50 }\n",

@@ -33,7 +33,7 @@ def test_mesh_shapes(config, shape):
   assert tuple(make_mesh(MeshConfig(*config)).shape.values()) == shape
 
 
-@pytest.mark.parametrize('config', [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize('config', [(8, 1), (4, 2), (-1, 8)])
 def test_mesh_larger_than_the_machine(config):
   with pytest.raises(SegjaxError, match='config.mesh needs .* but 4 are'):
     make_mesh(MeshConfig(*config))

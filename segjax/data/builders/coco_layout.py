@@ -10,13 +10,13 @@ In these, `valid` and `validation` are the split val. Anything else, `config.dat
 """
 
 import dataclasses
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from segjax.data import images
 from segjax.data.builders import files, raw
 from segjax.types import SegjaxError
 
@@ -266,9 +266,8 @@ def _locate(
 def _search(directory: Path, paths: Sequence[Path], listed_in: Path, outside: bool) -> list[Path]:
   """The one file below `directory` that has the name of each path, else the path."""
   found: dict[str, list[str]] = {}
-  for root, _, names in os.walk(directory):
-    for name in names:
-      found.setdefault(name, []).append(os.path.relpath(os.path.join(root, name), directory))
+  for path in images.walk(directory):
+    found.setdefault(path.name, []).append(path.relative_to(directory).as_posix())
   matches = [found.get(path.name, ()) for path in paths]
   return [
     raw.inside(directory, match[0], listed_in, outside=outside) if len(match) == 1 else path

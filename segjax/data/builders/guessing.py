@@ -26,7 +26,8 @@ _NARROW = 2**14
 
 def sample(items: Sequence[T], most: int) -> list[T]:
   """At most so many items, spread over all."""
-  return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+  chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+  return [items[i] for i in chosen]
 
 
 def narrow(images: Sequence[files.Readable]) -> list[str]:

@@ -151,6 +151,14 @@ def test_guess_says_what_looks_wrong(tmp_path):
   ]
 
 
+def test_guess_where_all_images_are_missing(tmp_path):
+  coco_export.cvat(tmp_path)
+  for path in (tmp_path / 'images').iterdir():
+    path.unlink()
+  problems = guess_instances('instance', tmp_path, None).problems
+  assert problems[0].startswith('20 of 20 images of annotations/instances_default.json are missing')
+
+
 @pytest.mark.parametrize(
   'text', ['{', '[]', '{"shapes": [], "imagePath": "a.png"}', '{"images": [], "annotations": 1}']
 )

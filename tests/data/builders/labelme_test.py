@@ -11,6 +11,7 @@ from synthetic_labelme import SIZE, draw, encode, mask_shape, shape, write, writ
 from segjax.data import datasets
 from segjax.data.builders import files, polygons
 from segjax.data.builders.labelme import builder as labelme
+from segjax.data.builders.labelme.guess import guess
 from segjax.data.formats import coco
 from segjax.types import IGNORE_LABEL, SegjaxError
 
@@ -282,6 +283,7 @@ def test_an_image_that_is_elsewhere_is_taken_from_the_file(tmp_path):
     write(tmp_path / f'{i}.json', shapes, image_path=path, image_data=encode(image))
   items = labelme.find_items(tmp_path, options(images='.', labels='.'), semantic=True)
   assert [item.image.read_bytes() for item in items.values()] == [encode(image)] * 3
+  assert guess('semantic', tmp_path, None).problems == []
 
 
 def corrupt(name, content):

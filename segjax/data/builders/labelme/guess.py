@@ -42,7 +42,8 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     options['unpaired'] = 'skip'
   kinds = guessing.counts(kind for _, kind in entries)
   pictures = files.find_files(image_root, images_lib.SUFFIXES)
-  problems += guessing.narrow(pictures)
+  items = builder.find_items(source, builder.Options(**options), semantic=True)
+  problems += guessing.narrow([item.image for item in items.values()])
   found = [
     f'{guessing.count(len(pictures), "image")} in {options["images"]}/',
     f'{guessing.count(len(paths), "JSON file")} of LabelMe in {options["labels"]}/: {kinds}',

@@ -17,6 +17,7 @@ objects, as in ultralytics. Each row is an object, in fractions of the image's w
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -86,6 +87,10 @@ class Builder(files.FilesBuilder):
     names, splits = find_images(source, options)
     every = list(dict.fromkeys(path for paths in splits.values() for path in paths))
     labels = pair(source, every, options)
+    if odd := list(without_image(labels)):
+      warnings.warn(
+        f'{len(odd)} text files have no image, such as {odd[0]}: not used', stacklevel=2
+      )
     semantic = annotations[-1] == 'label'
     items = {
       _name(source, image): files.Item(
@@ -253,7 +258,7 @@ def pair(source: Path, images: Sequence[Path], options: Options) -> dict[Path, P
     )
   if options.unpaired == 'error' and (odd := next(without_image(labels), None)):
     raise SegjaxError(
-      f"{odd} has no image: add it, delete the file, or set config.data.files.unpaired='skip'"
+      f"{odd} has no image: add it, delete the file, or set config.data.files.unpaired='empty'"
     )
   return there if options.unpaired == 'skip' else labels
 

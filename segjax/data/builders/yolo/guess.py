@@ -27,7 +27,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   listed = labels / 'classes.txt'
   if not listed.is_file():
     listed = labels.parent / 'classes.txt'
-  if not listed.is_file() or not any(path != listed for path in labels.rglob('*.txt')):
+  if not listed.is_file() or not any(path != listed for path in files.find_files(labels, {'.txt'})):
     return None
   source, names = guessing.common_directory(images, labels), files.read_names(listed)
   pictures = files.find_files(images, images_lib.SUFFIXES)

@@ -18,7 +18,7 @@ from segjax.cli.evaluate import Evaluated, evaluate_run
 from segjax.cli.train import train
 from segjax.data import datasets
 from segjax.experiment import CLASS_WEIGHTS, Experiment, parse
-from segjax.ops.windows import view
+from segjax.ops.windows import receptive_field
 from segjax.report import curves, html, picture, values
 from segjax.run import is_trained, notify
 from segjax.tables import launch, page, results, runs, scoreboard
@@ -198,7 +198,7 @@ def entry_facts(entry: Entry) -> dict[str, float | None]:
   return {
     'parameters': run_lib.parameter_count(experiment, spec.channels),
     'stride': getattr(model, 'stride', None),
-    'receptive_field': view(model.windows).size if hasattr(model, 'windows') else None,
+    'receptive_field': receptive_field(model.windows).size if hasattr(model, 'windows') else None,
   }
 
 

@@ -27,7 +27,7 @@ from segjax.nn.conv import Conv, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
 from segjax.ops.pooling import max_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
-from segjax.ops.windows import Window, bilinear_crop, missing, view
+from segjax.ops.windows import Window, bilinear_crop, bottom_padding, receptive_field
 from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
 
 
@@ -114,7 +114,7 @@ class FCN(nn.Module):
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the coarsest feature map."""
-    return view(self.windows).stride
+    return receptive_field(self.windows).stride
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> Array:
@@ -174,13 +174,13 @@ class FCNAlexNet(nn.Module):
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the coarsest feature map."""
-    return view(self.windows).stride
+    return receptive_field(self.windows).stride
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> Array:
     form, size = alexnet.FORMS[self.form], image.shape[1:3]
     if not form.partial:
-      pads = [(0, missing(view(self.windows), length)) for length in size]
+      pads = [(0, bottom_padding(receptive_field(self.windows), length)) for length in size]
       image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
     x = alexnet.encode(image, form, width=self.width, padding=PAD, dtype=self.dtype)
     x = fc_layers(x, 6, self.fc_features, rate=self.dropout, train=train, dtype=self.dtype)
@@ -222,7 +222,7 @@ class FCNGoogLeNet(nn.Module):
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the coarsest feature map."""
-    return view(self.windows).stride
+    return receptive_field(self.windows).stride
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool = False) -> Array:
@@ -282,7 +282,7 @@ def score(x: Array, classes: int, *, dtype: Any, name: str = 'score_fr') -> Arra
 
 def upscore(scores: Array, windows: Iterable[Window], size: tuple[int, int]) -> Array:
   """Upsamples scores computed by `windows` to the image grid: -> f32[B, *size, classes]."""
-  seen = view(windows)
+  seen = receptive_field(windows)
   kernel_size, offset = bilinear_crop(seen)
   return crop(bilinear_upsample(scores, seen.stride, kernel_size), offset, size)
 
@@ -412,7 +412,7 @@ class FCNResNet(nn.Module):
     def classify(x: Array, name: str) -> Array:
       x = resnet.conv_norm(
         x,
-        resnet.Conv(x.shape[-1] // 4, 3),
+        resnet.ConvSpec(x.shape[-1] // 4, 3),
         norm='batch' if self.norm == 'frozen' else self.norm,
         train=train,
         momentum=self.bn_momentum,

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.nn.conv import Conv as ConvLayer
-from segjax.nn.conv import make_norm
+from segjax.nn.conv import Conv, make_norm
 from segjax.nn.remat import apply_block
 from segjax.ops.pooling import max_pool
 from segjax.ops.windows import Window
@@ -36,7 +35,7 @@ FrozenStages = Annotated[int, Range(0, 5)]
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-class Conv(NamedTuple):
+class ConvSpec(NamedTuple):
   """A same-padded convolution without bias."""
 
   features: int
@@ -49,8 +48,8 @@ class Conv(NamedTuple):
 class Block(NamedTuple):
   """A residual block: `convs` in sequence, plus the projection `shortcut` or the identity."""
 
-  convs: tuple[Conv, ...]
-  shortcut: Conv | None
+  convs: tuple[ConvSpec, ...]
+  shortcut: ConvSpec | None
 
 
 class Variant(NamedTuple):
@@ -100,23 +99,23 @@ def stage_blocks(
   features = first[-1].features
   projects = stage in HALVING or features != width
   return (
-    Block(first, Conv(features, stride=stride) if projects else None),
+    Block(first, ConvSpec(features, stride=stride) if projects else None),
     *(Block(rest, None) for _ in range(variant.blocks[stage - 2] - 1)),
   )
 
 
 def _convs(
   variant: Variant, channels: int, stride: int, dilation: int, stride_in_1x1: bool
-) -> tuple[Conv, ...]:
+) -> tuple[ConvSpec, ...]:
   if variant.block == 'basic':
-    return (Conv(channels, 3, stride, dilation), Conv(channels, 3, dilation=dilation))
+    return (ConvSpec(channels, 3, stride, dilation), ConvSpec(channels, 3, dilation=dilation))
   # At least one channel per group, in narrow networks.
   inner = max(1, channels * variant.group_width // 64) * variant.groups
   first, second = (stride, 1) if stride_in_1x1 else (1, stride)
   return (
-    Conv(inner, stride=first),
-    Conv(inner, 3, second, dilation, variant.groups),
-    Conv(4 * channels),
+    ConvSpec(inner, stride=first),
+    ConvSpec(inner, 3, second, dilation, variant.groups),
+    ConvSpec(4 * channels),
   )
 
 
@@ -218,7 +217,7 @@ class ResNet(nn.Module):
     self, x: jax.Array, stage: int, unit: Callable[..., jax.Array], *, remat: bool
   ) -> jax.Array:
     if stage == 1:
-      return max_pool_3x3(nn.relu(unit(x, Conv(self.width, 7, stride=2), name='stem')))
+      return max_pool_3x3(nn.relu(unit(x, ConvSpec(self.width, 7, stride=2), name='stem')))
     blocks = stage_blocks(
       VARIANTS[self.variant],
       stage,
@@ -259,7 +258,7 @@ def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name
 
 def conv_norm(
   x: jax.Array,
-  conv: Conv,
+  conv: ConvSpec,
   *,
   norm: Norm,
   train: bool,
@@ -269,7 +268,7 @@ def conv_norm(
   epsilon: float = 1e-5,
 ) -> jax.Array:
   """A convolution named `name` and its norm, named `name`_norm."""
-  x = ConvLayer(
+  x = Conv(
     conv.features,
     (conv.kernel, conv.kernel),
     strides=conv.stride,

@@ -18,7 +18,7 @@ class Window(NamedTuple):
   padding: int = 0
 
 
-class View(NamedTuple):
+class ReceptiveField(NamedTuple):
   """The receptive field of output i: `size` input pixels, centered at pixel stride·i + center.
 
   Attributes:
@@ -32,7 +32,7 @@ class View(NamedTuple):
   size: int
 
 
-def view(windows: Iterable[Window]) -> View:
+def receptive_field(windows: Iterable[Window]) -> ReceptiveField:
   """The receptive field of stacked `windows`, from the image on.
 
   For parallel branches pass the one with the largest kernel: same-padded branches have the same
@@ -43,10 +43,10 @@ def view(windows: Iterable[Window]) -> View:
     center += stride * ((kernel - 1) / 2 - padding)
     size += stride * (kernel - 1)
     stride *= step
-  return View(stride, center, size)
+  return ReceptiveField(stride, center, size)
 
 
-def bilinear_crop(seen: View) -> tuple[int, int]:
+def bilinear_crop(field: ReceptiveField) -> tuple[int, int]:
   """Kernel and crop of a bilinear upsampling that aligns outputs with their receptive fields.
 
   Input i of a transposed convolution of kernel k is centered at stride·i + (k - 1) / 2 of its
@@ -59,8 +59,8 @@ def bilinear_crop(seen: View) -> tuple[int, int]:
   Raises:
     ValueError: the output would start inside the image, which needs more padding.
   """
-  kernel = 2 * seen.stride
-  offset = (kernel - 1) / 2 - seen.center
+  kernel = 2 * field.stride
+  offset = (kernel - 1) / 2 - field.center
   if offset % 1:
     kernel, offset = kernel - 1, offset - 0.5
   if offset < 0:
@@ -68,13 +68,13 @@ def bilinear_crop(seen: View) -> tuple[int, int]:
   return kernel, int(offset)
 
 
-def missing(seen: View, size: int) -> int:
+def bottom_padding(field: ReceptiveField, size: int) -> int:
   """Rows to add below an image of `size` rows so that the upsampled scores reach its last row.
 
   For layers without partial windows, which see (size - 1 - 2 · center) // stride + 1 scores, and
   the upsampling of `bilinear_crop`. 0 if the scores are enough.
   """
-  kernel, offset = bilinear_crop(seen)
+  kernel, offset = bilinear_crop(field)
   # The 0 comes second: of a size that `jax.export` calls by a name, it is known not to be more.
-  steps = max(-((kernel - offset - size) // seen.stride), 0)
-  return max(int(2 * seen.center) + 1 + seen.stride * steps - size, 0)
+  steps = max(-((kernel - offset - size) // field.stride), 0)
+  return max(int(2 * field.center) + 1 + field.stride * steps - size, 0)

@@ -277,7 +277,7 @@ def check_unused(config: Any, keys: Sequence[str], instead: str) -> None:
       )
 
 
-class Dense(NamedTuple):
+class PerPixelModel(NamedTuple):
   """A network that predicts masks, as one that classifies pixels.
 
   Attributes:

@@ -127,7 +127,7 @@ def make_task(
       losses,
       functools.partial(queries.make_targets, things=None, by_label=classes, most=model.queries),
       batch_keys=('image', 'size', 'label', 'valid'),
-      evaluate=functools.partial(_forward, queries.Dense(model), config, train=False),
+      evaluate=functools.partial(_forward, queries.PerPixelModel(model), config, train=False),
       predict=_predict,
       metrics=metrics,
       visualize=visualize,

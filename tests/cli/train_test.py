@@ -242,7 +242,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'optim.accumulate=3', 'config.optim.accumulate=3 does not divide config.batch.si'),
     ('semantic', 'optim.accumulate=0', 'config.optim.accumulate=0'),
     ('semantic', 'mesh.space=0', 'config.mesh.space=0'),
-    ('semantic', 'mesh.space=3', '32 of 32x32 pixels, does not divide over config.mesh.space=3'),
+    ('semantic', 'mesh.space=3', 'config.mesh.space=3 does not divide the 4 devices'),
     ('semantic', 'train.eval_every=0', 'config.train.eval_every=0 must be 1 or greater'),
     ('semantic', 'train.steps=-1', 'config.train.steps=-1'),
     ('semantic', 'train.seed=99999999999999999999', 'config.train.seed=99999999999999999999 must'),

@@ -21,7 +21,7 @@ from segjax.models.fcn import (
 )
 from segjax.nn.vgg import VGG16, conv_layers
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
-from segjax.ops.windows import Window, bilinear_crop, view
+from segjax.ops.windows import Window, bilinear_crop, receptive_field
 from segjax.training import optim
 from segjax.training.compile import jit
 
@@ -228,7 +228,7 @@ def test_table_1_parameters(model, millions):
   ],
 )
 def test_table_1_receptive_fields_and_the_crops(windows, sees, upsampling):
-  seen = view(windows)
+  seen = receptive_field(windows)
   assert (seen.size, seen.stride) == (sees, 32)
   assert bilinear_crop(seen) == upsampling
 
@@ -237,7 +237,7 @@ def test_table_1_receptive_fields_and_the_crops(windows, sees, upsampling):
 def response(name):
   """(variables -> logits of eight images of one row, the width of these, the shapes)."""
   model = SMALL[name]
-  width = view(model.windows).size + 4 * model.stride
+  width = receptive_field(model.windows).size + 4 * model.stride
   variables, _ = abstract(model, (8, 1, width, 1))
   return (
     jit(lambda v, rows: model.apply(v, rows[:, None, :, None])[:, 0, :, 0], once=True),
@@ -280,7 +280,7 @@ def test_a_score_sees_what_the_windows_say(name):
   At the pixel of a score, the bilinear kernels of the other scores are zero.
   """
   respond, width, shapes = response(name)
-  seen = view(SMALL[name].windows)
+  seen = receptive_field(SMALL[name].windows)
   columns, rows, pixels = np.arange(width), [], []
   middle = int((width // 2 - seen.center) // seen.stride)
   for score in (middle, middle + 1):
@@ -298,7 +298,7 @@ def test_a_score_sees_what_the_windows_say(name):
 def test_a_delta_comes_out_where_it_was(name):
   """Responses to deltas on both sides of the pixel of a score are centered on it, on average."""
   respond, width, shapes = response(name)
-  seen = view(SMALL[name].windows)
+  seen = receptive_field(SMALL[name].windows)
   pixel = int(seen.stride * ((width // 2 - seen.center) // seen.stride) + seen.center)
   offsets = np.array([-16, -11, -6, -1, 1, 6, 11, 16])
   columns = np.arange(width)

@@ -11,7 +11,7 @@ from jax import lax
 
 from segjax.nn import alexnet
 from segjax.nn.alexnet import FORMS, conv_of_groups
-from segjax.ops.windows import view
+from segjax.ops.windows import receptive_field
 
 
 class Encoder(nn.Module):
@@ -43,7 +43,7 @@ def test_256_maps_of_6x6_come_out(form, size, padding, parameters):
   features, variables = abstract(Encoder(form, padding), size)
   assert features.shape == (1, 6, 6, 256)
   assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
-  assert view(alexnet.windows(padding)).size == 195
+  assert receptive_field(alexnet.windows(padding)).size == 195
 
 
 def pytorch_size(size, padding, *, ceil):

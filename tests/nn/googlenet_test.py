@@ -10,7 +10,7 @@ import pytest
 
 from segjax.nn import googlenet
 from segjax.nn.googlenet import FORMS, STAGES, Inception, inception
-from segjax.ops.windows import Window, view
+from segjax.ops.windows import Window, receptive_field
 
 
 class Encoder(nn.Module):
@@ -82,7 +82,7 @@ def test_a_module_is_four_branches_side_by_side():
 
 @pytest.mark.parametrize(('form', 'sees'), [('caffe', 715), ('torchvision', 379)])
 def test_windows_of_the_forms(form, sees):
-  assert view(googlenet.windows(FORMS[form], padding=3))[::2] == (32, sees)
+  assert receptive_field(googlenet.windows(FORMS[form], padding=3))[::2] == (32, sees)
 
 
 def test_width_narrows_every_layer():

@@ -14,7 +14,7 @@ from networks import apply, count, filled
 
 from segjax.nn import resnet
 from segjax.nn.resnet import VARIANTS, FrozenBatchNorm, ResNet, Variant, max_pool_3x3, stage_blocks
-from segjax.ops.windows import Window, view
+from segjax.ops.windows import Window, receptive_field
 from segjax.training.compile import jit
 
 # Parameter counts in torchvision's documentation, with the classifier for 1000 classes.
@@ -142,7 +142,7 @@ def seen(name, **kwargs):
       for conv in block.convs:
         kernel = conv.dilation * (conv.kernel - 1) + 1
         windows.append(Window(kernel, conv.stride, kernel // 2))
-    views[f'c{stage}'] = view(windows)
+    views[f'c{stage}'] = receptive_field(windows)
   return views
 
 

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
-from segjax.ops.windows import View, Window, bilinear_crop, missing, view
+from segjax.ops.windows import (
+  ReceptiveField,
+  Window,
+  bilinear_crop,
+  bottom_padding,
+  receptive_field,
+)
 
 STACKS = {
   'one pixel': [],
@@ -28,7 +34,7 @@ def reached(windows, pixels):
 
 @pytest.mark.parametrize('name', STACKS)
 def test_view_is_what_each_output_reaches(name):
-  seen, inside = view(STACKS[name]), 0
+  seen, inside = receptive_field(STACKS[name]), 0
   for i, pixels in enumerate(reached(STACKS[name], 120)):
     first, last = seen.stride * i + seen.center + (seen.size - 1) / 2 * np.array([-1, 1])
     if first >= 0 and last < len(pixels):
@@ -38,7 +44,14 @@ def test_view_is_what_each_output_reaches(name):
 
 
 @pytest.mark.parametrize(
-  'seen', [View(2, -3.5, 9), View(2, -4.0, 9), View(4, 1.5, 1), View(4, 1.0, 1), View(1, 0.0, 1)]
+  'seen',
+  [
+    ReceptiveField(2, -3.5, 9),
+    ReceptiveField(2, -4.0, 9),
+    ReceptiveField(4, 1.5, 1),
+    ReceptiveField(4, 1.0, 1),
+    ReceptiveField(1, 0.0, 1),
+  ],
 )
 def test_bilinear_crop_puts_outputs_on_the_pixels_they_see(seen):
   """A ramp sampled at the centers, upsampled and cropped, is the ramp again."""
@@ -55,7 +68,7 @@ def test_bilinear_crop_puts_outputs_on_the_pixels_they_see(seen):
 def test_an_unpadded_stack_cannot_be_cropped_to_its_image():
   # Output 0 is at 4.5 + 0.5 + 2 · 4.5 = 14; the kernel of stride 2 reaches 1 before it.
   with pytest.raises(ValueError, match='starts 13 pixels within the image: pad more'):
-    bilinear_crop(view([Window(10), Window(2, 2), Window(10)]))
+    bilinear_crop(receptive_field([Window(10), Window(2, 2), Window(10)]))
 
 
 PADDED = {
@@ -67,7 +80,7 @@ PADDED = {
 @pytest.mark.parametrize('name', PADDED)
 def test_missing_is_the_least_with_which_the_scores_reach_the_last_row(name):
   windows = PADDED[name]
-  seen = view(windows)
+  seen = receptive_field(windows)
   kernel, offset = bilinear_crop(seen)
 
   def enough(image, size):
@@ -77,7 +90,7 @@ def test_missing_is_the_least_with_which_the_scores_reach_the_last_row(name):
       scores = (scores + both - step_kernel) // stride + 1
     return scores >= 1 and seen.stride * (scores - 1) + kernel - offset >= size
 
-  added = [missing(seen, size) for size in range(1, 60)]
+  added = [bottom_padding(seen, size) for size in range(1, 60)]
   assert {n > 0 for n in added} == {True, False}
   for size, more in enumerate(added, 1):
     assert enough(size + more, size)

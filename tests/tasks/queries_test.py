@@ -329,7 +329,7 @@ def test_the_result_of_perfect_predictions(kind):
       def apply(self, variables, image):
         return (prediction,)
 
-    logits = queries.Dense(Fixed()).apply({}, batch['image'])
+    logits = queries.PerPixelModel(Fixed()).apply({}, batch['image'])
     np.testing.assert_array_equal(np.argmax(logits, -1), batch['label'])
 
 
@@ -416,7 +416,7 @@ def test_windows_of_semantic_segmentation():
   task = make_task('semantic', window=(SIZE, SIZE))
   run = jit(lambda batch: task.forward(random_variables(), batch, train=False)[0]['logits'])
   found = np.exp(run(batch))[:, :, :52]
-  of_window = jit(lambda x: queries.Dense(make_model()).apply(random_variables(), x))
+  of_window = jit(lambda x: queries.PerPixelModel(make_model()).apply(random_variables(), x))
   left, right = (np.exp(of_window(wide[:, :, x : x + SIZE])) for x in (0, 20))
   both = (left[:, :, 20:] + right[:, :, :12]) / 2
   expected = np.concatenate([left[:, :, :20], both, right[:, :, 12:]], 2)

@@ -198,9 +198,7 @@ def compare(results: Sequence[ImageResult], kinds: Sequence[str]) -> Columns:
     'crowd': np.array([thing['iscrowd'] for thing in things], bool),
   }
   # All: AP takes the first 100 of a class, the F1 of an image each one.
-  order, detections = average_precision.order_detections(
-    images, classes, values, most=max(1, len(values))
-  )
+  order, detections = average_precision.order_detections(images, classes, values, len(values))
   places, objects = _order_objects(columns)
   groups = average_precision.common_groups(detections, objects)
   for kind in kinds:

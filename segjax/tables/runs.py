@@ -176,8 +176,8 @@ def select(table: Table, names: Sequence[str]) -> list[Entry]:
   chosen = set()
   for name in names:
     row, _, recipe = name.partition('.')
-    names = [f'{part}.{recipe or "*"}' for part in means.get(row, (row,))]
-    fits = {n for n in table.entries if any(fnmatch.fnmatchcase(n, part) for part in names)}
+    patterns = [f'{part}.{recipe or "*"}' for part in means.get(row, (row,))]
+    fits = {n for n in table.entries if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
     if not fits:
       rows = {*means, *(entry.row for entry in table.entries.values())}
       hint = nearest(name, {*table.entries, *rows}, shown=table.entries)

@@ -244,7 +244,10 @@ def _train_outputs(
     mutable=['batch_stats'],
     **({'with_auxiliary': True} if auxiliary else {}),
   )
-  return dict(zip(('logits', 'auxiliary'), found if auxiliary else (found,), strict=False)), new
+  if not auxiliary:
+    return {'logits': found}, new
+  logits, of_auxiliary = found
+  return {'logits': logits, 'auxiliary': of_auxiliary}, new
 
 
 def monte_carlo(infer: Callable[[Array], Array], samples: int) -> dict[str, Array]:

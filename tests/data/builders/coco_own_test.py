@@ -317,7 +317,7 @@ def test_suspicious_objects_are_counted(load, tmp_path):
     55: {'segmentation': [[]], 'bbox': [2, 2, 5, 5]},
     56: {'segmentation': [[1, 1, 5, 5]]},
     # Boxes that tools write of any mask; without one there is nothing.
-    57: {'segmentation': [coco_export.rectangle(2, 3, 4, 5)], 'bbox': [0, 0, 0, 0]},
+    57: {'segmentation': [coco_export.rectangle(2, 3, 4, 5)], 'bbox': [0, 0, 0, 0], 'area': 0},
     58: {'segmentation': [[]], 'bbox': [3, 3, 0, 5]},
   }
 
@@ -345,6 +345,7 @@ def test_suspicious_objects_are_counted(load, tmp_path):
   objects = examples['001.png']['objects']
   assert [int(id) for id in objects['id']] == [2, 3, 51, 52, 54, 55, 57]
   assert objects['bbox'][-1].tolist() == [2, 3, 4, 5], 'of the mask'
+  assert objects['area'][-1] == 20, 'of the mask'
 
 
 OTHERS = {

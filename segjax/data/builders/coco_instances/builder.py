@@ -298,7 +298,9 @@ class _Annotations:
   def _entry(
     self, annotation: Mapping[str, Any], box: Any, area: float, counts: str
   ) -> dict[str, Any]:
-    given = annotation.get('area') or None  # 0 where a tool has not measured it
+    given = annotation.get('area')
+    if self.is_own and not given:  # 0 where a tool has not measured it
+      given = None
     return {
       'id': annotation['id'],
       'label': self.labels[annotation['category_id']],

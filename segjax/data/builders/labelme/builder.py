@@ -156,7 +156,8 @@ def _image_of(path: Path, source: Path, options: Options) -> files.Readable | No
     if not PureWindowsPath(name).anchor:
       name = posixpath.normpath(posixpath.join(os.path.relpath(path.parent, source), name))
     # What is elsewhere, or was on another machine, is not needed where it is embedded.
-    with contextlib.suppress(*[SegjaxError] * bool(content.get('imageData'))):
+    needless = (SegjaxError,) if content.get('imageData') else ()
+    with contextlib.suppress(*needless):
       found = raw.inside(source, name, path)
       if found.is_file():
         return found

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,11 @@ def chosen(names: Iterable[str], patterns: str) -> list[str]:
   if not found:
     raise SystemExit(f'--rows={patterns}: no such row, see --list')
   return found
+
+
+def end_children() -> None:
+  """From now on SIGTERM raises SystemExit, at which `subprocess.run` ends the process it runs."""
+  signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
 
 
 def measure_alone(

@@ -38,7 +38,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('pack', type=Path)
   parser.add_argument('--commit', help='of the code that ran, where it is not known')
-  parser.add_argument('--note', help='of the records without one')
+  parser.add_argument('--note', help='of the results without one, such as "shared GPU"')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as directory:
     out = args.pack
@@ -59,7 +59,8 @@ def collect(out: Path, experiments: Path, commit: str | None, note: str | None) 
     if (folder / 'results.jsonl').exists():
       added = add_records(folder, experiments / folder.name, commit, note)
       print(f'{folder.name}: {", ".join(added)}')
-  fill = lambda line: {**line, 'commit': line['commit'] or commit}
+  noted = {'note': note} if note else {}
+  fill = lambda line: {**noted, **line, 'commit': line['commit'] or commit}
   measured = [*lines.read(out / 'measured.jsonl'), *_partial(out)]
   for name, found in (('speed', lines.read(out / 'speed.jsonl')), ('gpu', measured)):
     path = experiments / name / 'results.jsonl'

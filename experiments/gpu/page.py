@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpu.plan import Slot
+from gpu.plan import ROOT, Slot
+from segjax.tables import page, results, spec
 
 _TOP = """# An hour with a GPU
 
@@ -48,11 +49,34 @@ directory, `--weights='VGG16 (ImageNet, then HED)'` the weights in the records.
 | `PennFudanPed/` (170 images as JPEG, quality 95, and masks) | 12.7 MiB | c |
 | `vgg16_features.safetensors` (VGG16's convolutions, float16) | 28.1 MiB | a, f |
 
-Together with the wheels 116 MiB, and with CamVid alone 69: where only so much can be sent at once,
-send wheels, weights and the small data sets first, then CamVid. What a slot lacks is left out, and
-the log says so. Data sets are prepared there: CamVid's raw files are smaller than the prepared ones
-(60.0 MiB). `--pack` holds the records, curves, reports and logs, but no checkpoints: trainings go
-on only where `--out` stays.
+Together with the wheels 116 MiB, and the checkout 8 more: where only so much can be sent at once,
+send wheels, the small data sets and a part of CamVid first, then the rest. What a slot lacks is
+left out, and the log says so. Data sets are prepared there: CamVid's raw files are smaller than the
+prepared ones (60.0 MiB). `--pack` holds the records, curves, reports and logs, but no checkpoints:
+trainings go on only where `--out` stays.
+"""
+
+_AT_ONCE = """Several runs at once fill a large card, each with an `--out` of its own and
+`XLA_PYTHON_CLIENT_PREALLOCATE=false`; the card's times then belong to none of them, so slots d, e
+and h run alone. Start those that compile long, such as Mask R-CNN, before the others.
+"""
+
+# Read off the logs of that session; the results themselves are below and in the tables.
+_SESSION = """### The first session
+
+Fourteen minutes on an H200 (2026-11-27, commit bc8f87f), with slots a, b, c and g at once, b paused
+while a was late:
+
+- SegNet-Basic was done: 294 images/s where nothing else ran (slot a).
+- The paper's U-Net was stopped at step 11,296 of 20,000: 109 images/s before slot a began, and 4
+  steps/s to 33 beside it (slot b).
+- Mask R-CNN was stopped at step 230 of 1,500. Its train step was compiled for three shapes in 101,
+  137 and 81 s while the others filled the memory that XLA asks for to choose algorithms; then it
+  trained at up to 58 images/s (slot c).
+- The U-Net on scenes resumed bit for bit. Mask R-CNN on tiny scenes logged the same values in all
+  steps of its second run, and in the last three of its resumed run; the time was over before their
+  parameters were compared (slot g).
+- Speed (slot d) began 30 s before the end, and has no result.
 """
 
 _COMMAND = (
@@ -73,10 +97,12 @@ def render(results: Sequence[Mapping[str, Any]], slots: Mapping[str, Slot]) -> s
     '<!-- Written by: python experiments/gpu/run.py --page -->',
     _TOP,
     _slots(slots),
+    _AT_ONCE,
     _SETUP,
     '## Measured\n',
     'Trainings that were finished are in their [tables](../../docs/tables.md), rows of speed on\n'
     'the [speed page](../speed/README.md).\n',
+    _SESSION,
     '### Trainings that were stopped\n',
     _partial(of('partial')),
     '### Kill and resume (slot g)\n',
@@ -94,9 +120,10 @@ def _slots(slots: Mapping[str, Slot]) -> str:
   ]
   commands = ''.join(f'{_COMMAND.format(slot.letter)}\n' for slot in slots.values())
   said = (
-    "The times are estimates that nobody has measured: trainings by XLA's count of the operations\n"
-    'of their steps at 60 TFLOP/s, without start, compilation and evaluation (about two minutes);\n'
-    'the others are guesses. `--slots=b,c` runs several, `--list` prints all.\n'
+    "The times are estimates: of trainings by XLA's count of the operations of their steps at 60\n"
+    'TFLOP/s, without start, compilation and evaluation (about two minutes); the others are\n'
+    'guesses. What was measured is [below](#measured). `--slots=b,c` runs several slots, `--list`\n'
+    'prints all.\n'
   )
   table = _table(['slot', 'name', 'what', 'data', 'estimate'], rows)
   return f'```\n{commands}```\n\n{table}\n{said}'
@@ -108,12 +135,24 @@ def _partial(lines: Sequence[Mapping[str, Any]]) -> str:
       line['table'],
       f'`{line["entry"]}`',
       f'{line["checkpoint"]}, step {line["step"]:,} of {line["steps"]:,}',
-      ', '.join(f'{k} {v:.4f}' for k, v in line['metrics'].items() if isinstance(v, float)),
+      _metrics(line),
       _where(line),
     ]
     for line in lines
   ]
   return _table(['table', 'entry', 'checkpoint', 'metrics', 'on'], rows) if rows else _NONE
+
+
+def _metrics(line: Mapping[str, Any]) -> str:
+  """The results in the columns of the line's table."""
+  columns = spec.read_table(ROOT / 'experiments' / line['table']).columns
+  measured = {name: c for name, c in columns.items() if c.key and not c.computed}
+  values = {name: results.look_up(line['metrics'], c.key) for name, c in measured.items()}
+  return ', '.join(
+    f'{page.heading(name, measured[name])} {value * measured[name].scale:.{measured[name].digits}f}'
+    for name, value in values.items()
+    if value is not None
+  )
 
 
 def _resumed(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -163,7 +202,8 @@ def _gigabytes(count: int | None) -> str:
 
 def _where(line: Mapping[str, Any]) -> str:
   dirty = ' with uncommitted changes' if line.get('dirty') else ''
-  return f'{line["hardware"]}, commit {(line["commit"] or "unknown")[:7]}{dirty}'
+  note = f', {line["note"]}' if line.get('note') else ''
+  return f'{line["hardware"]}, commit {(line["commit"] or "unknown")[:7]}{dirty}{note}'
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

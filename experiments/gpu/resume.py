@@ -27,6 +27,7 @@ if not __package__:  # run as a script
   ]
 
 import lines  # noqa: E402
+import runner  # noqa: E402
 from segjax import main as program  # noqa: E402
 from segjax.tables import results  # noqa: E402
 from segjax.training import log  # noqa: E402
@@ -39,6 +40,7 @@ def main() -> None:
   args, overrides = parser().parse_known_args()
   if args.workdir:
     sys.exit(train_here(args, overrides))
+  runner.end_children()
   compare(args, overrides)
 
 

@@ -43,6 +43,7 @@ def main() -> None:
     found = {'row': args.child, **provenance.provenance(), 'values': ROWS[args.child](args.cache)}
     Path(args.result).write_text(json.dumps(found))
   else:
+    runner.end_children()
     sys.exit(measure_all(args))
 
 

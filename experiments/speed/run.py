@@ -44,6 +44,7 @@ def main() -> None:
     compile_lib.enable_cache()
     Path(args.result).write_text(json.dumps({**machine.facts(), **measure_here(args)}))
   else:
+    runner.end_children()
     sys.exit(measure_all(args))
 
 

@@ -238,9 +238,11 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   page = (experiments / 'gpu/README.md').read_text()
   assert page.count('step 9,000 of 40,000') == 1
   assert 'step 1,000 of' not in page
-  assert 'mean_iou 0.5000' in page
+  assert '| mIoU (%) 50.00 |' in page
   assert 'others, killed at 5' in page
-  assert '| 16 | 32.0 | 500.0 ms | 20.0 | 2.00 GB |  | 1 x NVIDIA X, commit abcdefg |' in page
+  assert (
+    '| 16 | 32.0 | 500.0 ms | 20.0 | 2.00 GB |  | 1 x NVIDIA X, commit abcdefg, a GPU |' in page
+  )
   assert '- segnet, bfloat16: 16 images fit, 32 do not' in page
   assert 'Not run yet' not in page
 
@@ -286,6 +288,24 @@ def test_the_page_is_the_rendered_one():
   folder = ROOT / 'experiments/gpu'
   text = page.render(lines.read(folder / 'results.jsonl'), SLOTS)
   assert (folder / 'README.md').read_text() == text, 'run: python experiments/gpu/run.py --page'
+
+
+def test_a_script_that_is_stopped_ends_what_it_runs(tmp_path):
+  code = (
+    'import runner, subprocess, sys; runner.end_children();'
+    "subprocess.run([sys.executable, '-c', sys.argv[1]])"
+  )
+  inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+  command = [sys.executable, '-c', code, inner]
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT / 'experiments')}
+  script = subprocess.Popen(command, cwd=tmp_path, env=environment)
+  pid = tmp_path / 'pid'
+  while not (pid.exists() and pid.read_text()):
+    time.sleep(0.05)
+  script.terminate()
+  assert script.wait(30) == 128 + signal.SIGTERM
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(pid.read_text()), 0)
 
 
 # --- memory ---------------------------------------------------------------------------------------

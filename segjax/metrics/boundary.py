@@ -10,8 +10,9 @@ images.
 Ignored pixels belong to no class, in the truth and in the prediction: predictions there have no
 effect, and both have a contour along them.
 
-SegNet's released script differs: it matches the contour pixels one to one (as the BSDS benchmark),
-which is stricter, and it counts predictions on ignored pixels.
+SegNet's released script differs: it counts classes of the prediction too (`present='either'`), it
+matches the contour pixels one to one, as the BSDS benchmark (`matching='one_to_one'`), and it
+counts predictions on ignored pixels. The first two are stricter.
 """
 
 import math
@@ -19,10 +20,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from segjax.metrics.base import Metric, crop_padding, quotient
 from segjax.types import IGNORE_LABEL
 
+Matching = Literal['any', 'one_to_one']
+# Choices that do not show in names.
+_DEFAULTS = ('truth', 'any')
 # Types of sets of classes, and the number of classes in a set of the largest.
 _SETS, _CLASSES = (np.uint8, np.uint16, np.uint32, np.uint64), 64
 
@@ -31,10 +37,12 @@ def boundary_metrics(
   class_names: Sequence[str],
   tolerance: float = 0.0075,
   present: Literal['truth', 'either'] = 'truth',
+  matching: Matching = 'any',
 ) -> Metric:
   """Boundary F1 on the host: `boundary_f1`, and per class in `boundary_per_class`.
 
-  With `present='either'`, the names are `boundary_f1_either` and `boundary_per_class_either`.
+  With other choices than the defaults the names of the metric and of both values end with them, as
+  in `boundary_f1_either` and `boundary_f1_either_one_to_one`.
 
   Reads `predictions['label']` i[B, H, W], `batch['label']` i[B, H, W], `batch['size']` i[B, 2], the
   height and the width of the image inside its padding, and `batch['valid']` bool[B].
@@ -47,9 +55,10 @@ def boundary_metrics(
     present: count a class in an image if it has a contour in the 'truth', as in the papers, or in
       'either' the truth or the prediction, as in SegNet's released script. A class that fills the
       image has no contour.
+    matching: which pixels of a contour match, see `boundary_f1`.
   """
   classes = len(class_names)
-  ending = '' if present == 'truth' else f'_{present}'
+  ending = ''.join(f'_{choice}' for choice in (present, matching) if choice not in _DEFAULTS)
 
   def from_batch(
     predictions: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
@@ -66,6 +75,7 @@ def boundary_metrics(
         crop_padding(batch['label'], batch, i),
         classes,
         tolerance,
+        matching,
       )
       counted = of_truth if present == 'truth' else of_truth | of_prediction
       state['class_sum'] += np.where(counted, f1, 0)
@@ -94,7 +104,11 @@ def boundary_metrics(
 
 
 def boundary_f1(
-  prediction: np.ndarray, label: np.ndarray, num_classes: int, tolerance: float
+  prediction: np.ndarray,
+  label: np.ndarray,
+  num_classes: int,
+  tolerance: float,
+  matching: Matching = 'any',
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """BF of each class in one image.
 
@@ -103,6 +117,9 @@ def boundary_f1(
     label: i[H, W], class indices or IGNORE_LABEL.
     num_classes: C.
     tolerance: as a fraction of the image diagonal, sqrt(H² + W²).
+    matching: a pixel of a contour matches if 'any' pixel of the other contour is within the
+      tolerance; 'one_to_one': if a pixel of the other contour is its partner, and no other pixel's,
+      in the matching with most pairs.
 
   Returns:
     f1: f64[C], 0 if the class has no contour in the truth or the prediction.
@@ -118,18 +135,77 @@ def boundary_f1(
   on_contour = [classes.ravel()[place] for classes, place in zip(maps, places, strict=True)]
   total = np.stack([np.bincount(classes, minlength=num_classes) for classes in on_contour])
   has_contour = total > 0
-  hits = np.zeros_like(total)
   both = np.flatnonzero(has_contour.all(0))
-  for start in range(0, len(both), _CLASSES):
-    bits = _class_bits(both[start : start + _CLASSES], num_classes)
-    for side, other in ((0, 1), (1, 0)):
-      contours = np.zeros(label.shape, bits.dtype)
-      contours.ravel()[places[other]] = bits[on_contour[other]]
-      near = spread(contours, reach).ravel()[places[side]] & bits[on_contour[side]]
-      hits[side] += np.bincount(on_contour[side][near > 0], minlength=num_classes)
+  hits = np.zeros_like(total)
+  hits[:, both] = _MATCHINGS[matching](places, on_contour, both, label.shape, reach)
   recall, precision = np.nan_to_num(quotient(hits, total))
   f1 = np.nan_to_num(quotient(2 * precision * recall, precision + recall))
   return f1, *has_contour
+
+
+def _near(
+  places: Sequence[np.ndarray],
+  on_contour: Sequence[np.ndarray],
+  classes: np.ndarray,
+  size: tuple[int, int],
+  reach: int,
+) -> np.ndarray:
+  """Contour pixels that are near any of the other contour.
+
+  Args:
+    places: of the truth and of the prediction, flat indices of the pixels on contours.
+    on_contour: their classes.
+    classes: i[K], those to count.
+    size: (H, W).
+    reach: the square of the distance in pixels.
+
+  Returns:
+    i[2, K], for the truth and the prediction.
+  """
+  count = 1 + max(on.max(initial=-1) for on in on_contour)
+  hits = np.zeros((2, count), np.int64)
+  for start in range(0, len(classes), _CLASSES):
+    bits = _class_bits(classes[start : start + _CLASSES], count)
+    for side, other in ((0, 1), (1, 0)):
+      contours = np.zeros(size, bits.dtype)
+      contours.ravel()[places[other]] = bits[on_contour[other]]
+      near = spread(contours, reach).ravel()[places[side]] & bits[on_contour[side]]
+      hits[side] += np.bincount(on_contour[side][near > 0], minlength=count)
+  return hits[:, classes]
+
+
+def _one_to_one(
+  places: Sequence[np.ndarray],
+  on_contour: Sequence[np.ndarray],
+  classes: np.ndarray,
+  size: tuple[int, int],
+  reach: int,
+) -> np.ndarray:
+  """As `_near`, of contour pixels that have a partner in the matching with most pairs."""
+  pairs = np.zeros(len(classes), np.int64)
+  for i, k in enumerate(classes):
+    points = (place[on == k] for place, on in zip(places, on_contour, strict=True))
+    partners = csgraph.maximum_bipartite_matching(_edges(*points, size, reach))
+    pairs[i] = (partners >= 0).sum()
+  return np.stack([pairs, pairs])
+
+
+def _edges(a: np.ndarray, b: np.ndarray, size: tuple[int, int], reach: int) -> sparse.csr_array:
+  """[A, B], nonzero where the flat indices of two pixels i[A] and i[B] are near: see `_near`."""
+  pad = math.isqrt(reach)
+  index = np.full((size[0] + 2 * pad, size[1] + 2 * pad), -1)
+  y, x = np.divmod(b, size[1])
+  index[y + pad, x + pad] = np.arange(len(b))
+  y, x = np.divmod(a, size[1])
+  down, right = np.mgrid[-pad : pad + 1, -pad : pad + 1].reshape(2, -1)
+  disk = down**2 + right**2 <= reach
+  found = index[y[:, None] + pad + down[disk], x[:, None] + pad + right[disk]]
+  rows, _ = np.nonzero(found >= 0)
+  columns = found[found >= 0]
+  return sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), (len(a), len(b)))
+
+
+_MATCHINGS = {'any': _near, 'one_to_one': _one_to_one}
 
 
 def contour(classes: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.ops.resize import resize_inside, shrink_inside
+from segjax.ops.resize import inside_mask, resize_images, resize_inside
 from segjax.types import AnyFloat, Array, PositiveFloat, PositiveInt, SegjaxError
 
 
@@ -82,13 +82,12 @@ class Merged(nn.Module):
     scale, shift = jnp.array(self.semantic_scale), jnp.array(self.semantic_shift)
     image = image * scale + shift
     if self.semantic_size is None:
-      rows, columns = (jnp.arange(n) < size[:, i, None] for i, n in enumerate(image.shape[1:3]))
-      inside = (rows[:, :, None] & columns[:, None])[..., None]
-      return self.semantic(jnp.where(inside, image, 0), train=False)
+      inside = inside_mask(size, image.shape[1:3])
+      return self.semantic(jnp.where(inside[..., None], image, 0), train=False)
     limit = jnp.array(self.semantic_size)
     seen = jnp.broadcast_to(limit, size.shape)
     if self.semantic_resize == 'fit':
       ratio = (limit / size).min(1, keepdims=True)
       seen = jnp.clip(jnp.round(size * ratio).astype(jnp.int32), 1, limit)
-    scores = self.semantic(shrink_inside(image, size, seen, self.semantic_size), train=False)
+    scores = self.semantic(resize_images(image, size, seen, self.semantic_size), train=False)
     return resize_inside(scores, seen, size, image.shape[1:3])

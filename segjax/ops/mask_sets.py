@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.resize import resize_inside
+from segjax.ops.resize import inside_mask, resize_inside
 from segjax.types import Array
 
 # Added to the pixels of a mask when its mean probability is taken, as in the public code.
@@ -66,7 +66,7 @@ def find_objects(
   number = classes.shape[1] - 1
   best, index = jax.lax.top_k(jax.nn.softmax(classes)[:, :-1].reshape(-1), count)
   query, kind = index // number, index % number
-  inside = (jnp.arange(canvas[0])[:, None] < size[0]) & (jnp.arange(canvas[1]) < size[1])
+  inside = inside_mask(size, canvas)
 
   def measure(mask: Array) -> tuple[Array, Array]:
     """The mean probability of a mask f32[h, w], and the box around it."""
@@ -137,7 +137,7 @@ def find_segments(
   usable = (kind < number) & (score > score_threshold)
   large = jnp.moveaxis(enlarge_masks(masks, canvas), 0, -1)[None]
   large = jax.nn.sigmoid(resize_inside(large, size[None], native[None], shape)[0])
-  inside = (jnp.arange(shape[0])[:, None] < native[0]) & (jnp.arange(shape[1]) < native[1])
+  inside = inside_mask(native, shape)
 
   best = jnp.argmax(jnp.where(usable, score * large, -1), -1)
   sure = (large >= mask_threshold) & inside[..., None]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segjax.ops.resize import inside_mask
 from segjax.types import Array, Detections, Segments
 
 # As in `segjax.ops.paste_masks`: prevents overflow for finite boxes.
@@ -70,7 +71,7 @@ def merge_segments(
   if jnp.issubdtype(label.dtype, jnp.floating):
     label = jnp.argmax(label, axis=-1)
   batch, count = detections.scores.shape
-  inside = _inside(size, label.shape)
+  inside = jnp.ones(label.shape, bool) if size is None else inside_mask(size, label.shape[1:])
   usable = detections.valid & (detections.scores >= score_threshold)
   ids = _lay_down(detections, usable, inside, overlap_threshold, mask_threshold)
   stuff, table = _stuff_table(stuff_classes)
@@ -243,15 +244,6 @@ def _interpolate(values: Array, before: Array, fraction: Array) -> Array:
   chosen = (before[:, None] == jnp.arange(values.shape[0] - 1)).astype(values.dtype)
   weights = jnp.concatenate([chosen, chosen * fraction[:, None]], axis=1)
   return jnp.matmul(weights, table, precision='highest')
-
-
-def _inside(size: Array | None, shape: tuple[int, ...]) -> Array:
-  """bool[B, H, W]: False for padding."""
-  batch, height, width = shape
-  if size is None:
-    return jnp.ones((batch, height, width), bool)
-  rows = jnp.arange(height)[:, None] < size[:, 0, None, None]
-  return rows & (jnp.arange(width) < size[:, 1, None, None])
 
 
 def _pixels(mask: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Bilinear resizing of feature maps: by an integer factor, or of padded images to given sizes.
+"""Bilinear resizing of feature maps, by an integer factor, and of images inside their padding.
 
 Half-pixel centers, as in `jax.image.resize`, torch's `align_corners=False` and OpenCV: pixel i of n
 covers i / n to (i + 1) / n of its axis. Values are extended beyond the outermost centers.
@@ -8,6 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from segjax.types import Array
+
+
+def inside_mask(size: Array, shape: tuple[int, int]) -> Array:
+  """Which pixels are no padding.
+
+  Args:
+    size: i32[…, 2], height and width of images without padding.
+    shape: (H, W), with padding.
+
+  Returns:
+    bool[…, H, W].
+  """
+  rows, columns = (jnp.arange(length) < size[..., i, None] for i, length in enumerate(shape))
+  return rows[..., :, None] & columns[..., None, :]
 
 
 def enlarge(x: Array, factor: int) -> Array:
@@ -56,10 +70,10 @@ def resize_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
   return jax.vmap(resize_one)(x, size, new_size)
 
 
-def shrink_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
-  """As `resize_inside`, but with area averaging along axes that shrink, and zero padding.
+def resize_images(x: Array, size: Array, new_size: Array, shape: tuple[int, int]) -> Array:
+  """As `resize_inside`, but as `segjax.data.geometry.resize_image` resizes images.
 
-  Equal to the resizing of images in `segjax.data.geometry.resize_image`.
+  That is with area averaging along axes that shrink; and the padding is zero.
   """
 
   def weights(size: Array, new: Array, old_length: int, new_length: int) -> Array:
@@ -72,9 +86,9 @@ def shrink_inside(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
     linear = jnp.clip(1 - jnp.abs(position - column), 0)
     return jnp.where((row < new) & (column < size), jnp.where(new < size, area, linear), 0)
 
-  def shrink_one(x: Array, size: Array, new_size: Array) -> Array:
+  def resize_one(x: Array, size: Array, new_size: Array) -> Array:
     rows, columns = (weights(size[i], new_size[i], x.shape[i], shape[i]) for i in (0, 1))
     # Most weights are 0, so that low-precision types lose no accuracy in the sum.
     return jnp.einsum('yh,xw,hwc->yxc', rows, columns, x, precision='highest').astype(x.dtype)
 
-  return jax.vmap(shrink_one)(x, size, new_size)
+  return jax.vmap(resize_one)(x, size, new_size)

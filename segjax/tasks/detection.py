@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from segjax.ops import boxes as box_ops
 from segjax.ops.nms import best_detections
+from segjax.ops.resize import resize_images
 from segjax.tasks.base import Variables
 from segjax.types import Array, Batch, Detections, SumCount
 
@@ -90,8 +91,8 @@ def detect_in_views(
   """
   seen = [_view(image, size, *view) for view in views]
   found = [
-    _in_image(apply(*shown)['detections'], size, view)
-    for shown, view in zip(seen, views, strict=True)
+    _in_image(apply(*shown)['detections'], size, shown[1], flip)
+    for shown, (_, flip) in zip(seen, views, strict=True)
   ]
   options = {'nms_iou': model.box_head.nms_iou, 'count': model.box_head.max_detections}
   fields = [(f.boxes, f.classes, f.scores, f.valid) for f in found]
@@ -100,28 +101,21 @@ def detect_in_views(
   if not model.masks:
     return merged
   masks = 0.0
-  for shown, view in zip(seen, views, strict=True):
-    given = merged._replace(boxes=_to_view(merged.boxes, size, view))
+  for shown, (_, flip) in zip(seen, views, strict=True):
+    given = merged._replace(boxes=_to_view(merged.boxes, size, shown[1], flip))
     mask = apply(*shown, given=given)['detections'].masks
-    masks += mask[..., ::-1] if view[1] else mask
+    masks += mask[..., ::-1] if flip else mask
   return merged._replace(masks=masks / len(views))
 
 
 def _view(image: Array, size: Array, scale: float, flip: bool) -> tuple[Array, Array]:
-  """The image, scaled and flipped within its padding, and its new size."""
+  """The image, scaled and flipped within its padding, and its new size in whole pixels."""
   if flip:
     image = flip_inside(image, size)
   if scale != 1:
     shape = tuple(-(-int(side * scale) // 32) * 32 for side in image.shape[1:3])
-    image = jax.image.scale_and_translate(
-      image,
-      (image.shape[0], *shape, image.shape[3]),
-      (1, 2),
-      jnp.full(2, scale, jnp.float32),
-      jnp.zeros(2),
-      'linear',
-    )
-    size = jnp.floor(size * scale).astype(jnp.int32)
+    new_size = jnp.maximum(jnp.round(size * scale).astype(jnp.int32), 1)
+    image, size = resize_images(image, size, new_size, shape), new_size
   return image, size
 
 
@@ -133,14 +127,17 @@ def flip_inside(image: Array, size: Array) -> Array:
   return jnp.where((source >= 0)[:, None, :, None], flipped, 0)
 
 
-def _in_image(found: Detections, size: Array, view: View) -> Detections:
-  """Detections of a view with their boxes mapped back to the image of this `size`."""
-  scale, flip = view
-  boxes = found.boxes / scale
+def _in_image(found: Detections, size: Array, seen: Array, flip: bool) -> Detections:
+  """Detections of a view of size `seen` with their boxes mapped back to the image of `size`."""
+  boxes = found.boxes * _ratio(seen, size)
   return found._replace(boxes=box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
 
 
-def _to_view(boxes: Array, size: Array, view: View) -> Array:
-  """Maps boxes f32[B, K, 4] from the image to a view."""
-  scale, flip = view
-  return scale * (box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
+def _to_view(boxes: Array, size: Array, seen: Array, flip: bool) -> Array:
+  """Maps boxes f32[B, K, 4] from the image to a view of size `seen`."""
+  return (box_ops.flip(boxes, size[:, 1:]) if flip else boxes) * _ratio(size, seen)
+
+
+def _ratio(size: Array, new_size: Array) -> Array:
+  """f32[B, 1, 4]: what scales boxes, (x, y, x, y), from images of a size to another."""
+  return jnp.tile((new_size / size)[:, None, ::-1], 2)

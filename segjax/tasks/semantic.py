@@ -36,6 +36,9 @@ LOSS_INPUTS = ('logits', 'label', 'weight')
 METRICS = {
   'boundary': lambda class_names: boundary.boundary_metrics(class_names),
   'boundary_either': lambda class_names: boundary.boundary_metrics(class_names, present='either'),
+  'boundary_either_one_to_one': lambda class_names: boundary.boundary_metrics(
+    class_names, present='either', matching='one_to_one'
+  ),
   'confusion': lambda class_names: confusion.confusion_metrics(class_names),
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from segjax.metrics import boundary
 from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, spread
@@ -60,6 +60,12 @@ def brute_force(prediction, label, classes, radius):
       p, r = part(predicted, truth), part(truth, predicted)
       result.append(2 * p * r / (p + r) if p + r else 0.0)
   return result
+
+
+def inner(mask):
+  """The pixels of a mask with a 4-neighbor in the image that is outside it."""
+  outside = np.pad(~mask, 1)
+  return mask & (outside[:-2, 1:-1] | outside[2:, 1:-1] | outside[1:-1, :-2] | outside[1:-1, 2:])
 
 
 @pytest.mark.parametrize('radius', [0.5, 1.0, 1.5, 3.0])
@@ -154,6 +160,40 @@ def test_which_classes_count():
   assert np.isnan(scores(prediction, label)['boundary_per_class']['car']['boundary_f1'])
 
 
+@pytest.mark.parametrize('radius', [0.5, 1.0, 2.5, 3.0])
+def test_one_to_one_equals_an_assignment(radius):
+  """The matching with most pairs is an assignment of the least cost."""
+  (prediction, *_), (label, *_) = example()
+  f1, *_ = boundary_f1(prediction, label, 3, radius / np.hypot(*label.shape), 'one_to_one')
+  loose, *_ = boundary_f1(prediction, label, 3, radius / np.hypot(*label.shape))
+  known = label != IGNORE_LABEL
+  for k in range(3):
+    a, b = (np.argwhere(inner(m)) for m in (label == k, (prediction == k) & known))
+    near = ((a[:, None] - b) ** 2).sum(-1) <= radius**2
+    rows, columns = optimize.linear_sum_assignment(near, maximize=True)
+    pairs = near[rows, columns].sum()
+    assert f1[k] == pytest.approx(2 * pairs / (len(a) + len(b)))
+  assert (f1 <= loose).all()
+  assert (f1 < loose).any() == (radius >= 1)  # within less than a pixel there is one at most
+
+
+def test_one_to_one_counts_a_contour_that_is_drawn_twice_once():
+  label = np.zeros((9, 9), int)
+  label[4] = 1
+  prediction = label.copy()
+  prediction[6] = 1
+  near, *_ = boundary_f1(prediction, label, 2, 3 / np.hypot(9, 9))
+  once, *_ = boundary_f1(prediction, label, 2, 3 / np.hypot(9, 9), 'one_to_one')
+  assert near[1] == 1
+  assert once[1] == pytest.approx(2 * 9 / (9 + 18))
+
+
+def test_one_to_one_of_a_class_without_contour_is_zero():
+  label = columns('sky', 'sky', 'road', 'road')
+  f1, of_truth, _ = boundary_f1(label[0] * 0, label[0], 3, 0.1, 'one_to_one')
+  assert (f1.tolist(), of_truth.tolist()) == ([0, 0, 0], [True, True, False])
+
+
 def test_the_mean_is_over_the_classes_of_an_image_first():
   two = columns('sky', 'sky', 'road', 'road')
   three = columns('sky', 'road', 'car', 'car')
@@ -217,6 +257,15 @@ def test_the_task_knows_it_by_name():
     'boundary_f1',
     'boundary_per_class',
   }
+  released = METRICS['boundary_either_one_to_one'](NAMES)
+  assert released.name == 'boundary_either_one_to_one'
+  assert (
+    0
+    < scores(*example(), present='either', matching='one_to_one')[
+      released.name.replace('boundary', 'boundary_f1')
+    ]
+    < 1
+  )
 
 
 def test_more_classes_than_a_byte_holds():

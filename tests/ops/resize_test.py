@@ -11,7 +11,7 @@ from segjax.data.geometry import resize_image
 from segjax.ops import resize
 
 resize_inside = jax.jit(resize.resize_inside, static_argnums=3)
-shrink_inside = jax.jit(resize.shrink_inside, static_argnums=3)
+resize_images = jax.jit(resize.resize_images, static_argnums=3)
 
 
 def random(*shape):
@@ -50,12 +50,20 @@ def test_resize_inside_is_opencv(new):
 
 
 @pytest.mark.parametrize('new', [(3, 3), (4, 7), (6, 3), (9, 14), (1, 1), (5, 4)])
-def test_shrink_inside_is_how_images_are_resized(new):
+def test_resize_images_is_how_images_are_resized(new):
   x = random(2, 8, 9, 2)
   x[0, 6:], x[0, :, 7:] = 100, 100
   sizes = np.array([[6, 7], [8, 9]])
-  found = shrink_inside(x, sizes, np.array([new, (4, 9)]), (10, 15))
+  found = resize_images(x, sizes, np.array([new, (4, 9)]), (10, 15))
   expected = resize_image(x[0, :6, :7], new)
   np.testing.assert_allclose(found[0, : new[0], : new[1]], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(found[1, :4, :9], x[1].reshape(4, 2, 9, 2).mean(1), atol=1e-5)
   assert not found[0, new[0] :].any() and not found[1, :, 9:].any()
+
+
+def test_inside_mask_is_the_size():
+  found = resize.inside_mask(np.array([[[2, 3], [0, 1]], [[4, 5], [9, 5]]]), (4, 5))
+  for mask, (h, w) in zip(found.reshape(4, 4, 5), [(2, 3), (0, 1), (4, 5), (4, 5)], strict=True):
+    expected = np.zeros((4, 5), bool)
+    expected[:h, :w] = True
+    np.testing.assert_array_equal(mask, expected)

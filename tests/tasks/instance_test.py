@@ -320,7 +320,7 @@ def test_one_view_through_the_merging_is_that_view(variables):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_views_of_several_scales_are_averaged(variables):
+def test_several_scales_have_one_set_of_detections(variables):
   found = detect(variables, make_batch(2), scales=(0.5, 1.0))
   assert found.boxes.shape == (2, 6, 4)
   assert found.masks.shape == (2, 6, 28, 28)

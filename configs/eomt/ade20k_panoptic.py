@@ -1,8 +1,8 @@
 r"""EoMT as published (arXiv 2503.19108) on ADE20K's panoptic task, at 640 x 640.
 
 The authors' model zoo: PQ on val 50.6 (large) and 51.3 (giant), from their weights for COCO without
-the layer of classes; the argument is the size, by default large; small and base are not published.
-31 epochs of 1,262 steps, and random changes of color: in the authors' code brightness, contrast,
+the class head; the argument is the size, by default large; small and base are not published.
+31 epochs of 1,262 steps, and color jitter: in the authors' code brightness, contrast,
 saturation and hue each with probability 1/2, here all of them at once. Otherwise as
 configs/eomt/coco_panoptic.py.
 

@@ -3,8 +3,8 @@ r"""EoMT as published (arXiv 2503.19108) on COCO's panoptic task, at 640 x 640.
 The authors' model zoo: PQ on val2017 46.7 (small, 24 epochs), 51.6 (base, 24 epochs), 56.0 (large)
 and 57.0 (giant); the argument is the size, by default large. The ViT starts from DINOv2 with
 register tokens. Recipe: AdamW, 16 images, 12 epochs of 7,391 steps, learning rate 1e-4 with poly
-decay of power 0.9, 0.8 times for each block further from the last, weight decay 0.05; the ViT rests
-for 500 steps and is warmed up over 1,000 more; large-scale jitter from 0.1 to 2; gradients are
+decay of power 0.9, 0.8 times for each block further from the last, weight decay 0.05; the ViT is
+frozen for 500 steps and warmed up over 1,000 more; large-scale jitter from 0.1 to 2; gradients are
 clipped to a norm of 0.01. Masked attention is annealed in the blocks one after the other, each over
 a sixth of the training, from one sixth of it to five. All of this is in the authors' code and
 configs. Here the computation is in bfloat16 instead of float16 with loss scaling, and images are

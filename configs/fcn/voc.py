@@ -19,7 +19,7 @@ Each network is initialized from the previous one:
     --config.init_from.path=runs/fcn16s --config.init_from.source=none
 
 FCN-32s-fixed, with only the score layer trained:
---config.optim.multipliers="(('^(?!score_)', 0.0),)".
+--config.optim.multipliers="(('^(?!score_)', 0.0), ('bias$', 2.0))".
 Cost: needs a GPU; not run yet.
 """
 

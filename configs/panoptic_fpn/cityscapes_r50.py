@@ -2,9 +2,9 @@ r"""Panoptic FPN as published (arXiv 1901.02446) on Cityscapes, fine annotations
 
 Paper: PQ 57.7, PQ of things 51.6, of stuff 62.2, AP 32.0 and mIoU 75.0 on val. The paper trains for
 65,000 steps on 32 crops of 512 x 1024, from images scaled by 0.5 to 2, at a learning rate of 0.01,
-divided by 10 at 40,000 and 55,000 (quoted from memory). Here a batch has as many pixels: 8 full
-images with a short side sampled from 800 to 1024. The paper's oversampling of rare classes and its
-color augmentation are omitted, and the loss weights, 1 and 1, are ours. Otherwise as
+divided by 10 at 40,000 and 55,000. Here a batch has as many pixels: 8 full images with a short side
+sampled from 800 to 1024. The paper's semantic branch predicts all classes of things in place of one
+class "other", and its loss weights for ResNet-50 are 0.5 and 1 in place of 1 and 1. Otherwise as
 configs/mask_rcnn/cityscapes_r50_fpn.py.
 
 Cost: needs 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.

@@ -8,7 +8,7 @@ loss converges; our schedule is 10,000 steps. Other decoders: --config.model.var
 VARIANTS in segjax/models/segnet.py). Without class balancing:
 --config.losses.softmax_cross_entropy.class_weights=none.
 
-Cost: 9 minutes on an H200 (294 images/s); for 2 CPU cores see basic_camvid_cpu.py.
+Cost: 9 minutes on an H200 beside other trainings; for 2 CPU cores see basic_camvid_cpu.py.
 
   segjax train --config=configs/segnet/basic_camvid.py --workdir=runs/basic \
     --config.data.source=CamVid/

@@ -14,8 +14,8 @@ lack and measures what a CPU cannot, the most interesting first. Afterwards, in 
 
 Every step is a process of its own and leaves its result in `--out` at once. Run the same command
 again, and what is there is not run again; a training goes on from its last checkpoint. When the
-minutes are over, or on SIGTERM, the running training saves its state, and what it has learned so
-far is evaluated (up to 45 seconds late). Nothing is written into the checkout.
+minutes are over, the running training saves its state, and what it has learned so far is evaluated
+(up to 45 seconds late); on SIGTERM it only saves. Nothing is written into the checkout.
 """
 
 _SETUP = """## Before
@@ -67,9 +67,9 @@ _SESSION = """### The first session
 Fourteen minutes on an H200 (2026-11-27, commit bc8f87f), with slots a, b, c and g at once, b paused
 while a was late:
 
-- SegNet-Basic was done: 294 images/s where nothing else ran (slot a).
-- The paper's U-Net was stopped at step 11,296 of 20,000: 109 images/s before slot a began, and 4
-  steps/s to 33 beside it (slot b).
+- SegNet-Basic was done, at 219 images/s on average, and at 294 after the others had ended (slot a).
+- The paper's U-Net was stopped at step 11,296 of 20,000: 109 steps/s before slot a began, and 4 to
+  33 beside it (slot b).
 - Mask R-CNN was stopped at step 230 of 1,500. Its train step was compiled for three shapes in 101,
   137 and 81 s while the others filled the memory that XLA asks for to choose algorithms; then it
   trained at up to 58 images/s (slot c).

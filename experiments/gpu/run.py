@@ -7,9 +7,9 @@
 
 Every step is a process of its own, and leaves its result in the output directory at once. What is
 there already is not run again, and a training goes on where it was stopped: run the same command
-again. When the minutes are over, or on SIGTERM, the running training saves its state, and what it
-has learned so far is evaluated. `--pack` writes all but checkpoints and data to one file, after
-each step, for `collect.py`.
+again. When the minutes are over, the running training saves its state, and what it has learned so
+far is evaluated; on SIGTERM it only saves. `--pack` writes all but checkpoints and data to one
+file, after each step, for `collect.py`.
 """
 
 import argparse

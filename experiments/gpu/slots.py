@@ -201,7 +201,7 @@ SLOTS = {
   'resume': Slot(
     'g',
     'kill and resume, bit for bit, with and without deterministic operations',
-    (),
+    ('camvid',),
     '2 min a row',
     _resume,
   ),

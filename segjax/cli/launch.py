@@ -56,10 +56,13 @@ def _describe(cls: type) -> str:
 
 EXAMPLE = """examples:
   segjax launch --cluster=slurm --config=mask_rcnn/coco_r50_fpn --workdir=runs/coco \\
+    --config.data.source=/shared/coco --config.init_from.path=/shared/resnet50.pth \\
     --option nodes=2 --option sbatch=--partition=gpu --dry-run
   segjax launch --cluster=gke --config=mask_rcnn/coco_r50_fpn --workdir=gs://bucket/coco \\
+    --config.data.dir=gs://bucket/data --config.init_from.path=none \\
     --option image=REGISTRY/segjax --option accelerator=v6e --option topology=4x4 --dry-run
   segjax launch --cluster=tpu-vm --config=mask_rcnn/coco_r50_fpn --workdir=gs://bucket/coco \\
+    --config.data.dir=gs://bucket/data --config.init_from.path=none \\
     --option tpu=NAME --option zone=us-east5-b --option type=v6e-16 --dry-run
 
 """ + '\n\n'.join(

@@ -35,7 +35,8 @@ EXAMPLE = """examples:
   segjax predict --workdir=runs/instances --images=photos/ --output=out/ \\
     --config.model.box_head.score_threshold=0.5
 
---save names what is written of each image, by default all but npz and prob that a task has:
+--save names what is written of each image, by default label,overlay in semantic tasks and
+overlay,json in others:
   label    NAME.png, whose pixel values are class indices (semantic tasks)
   overlay  NAME_overlay.png, the prediction drawn on the image
   json     NAME.json; of objects and segments also one file for all images in COCO's format:
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--save',
     type=lambda text: tuple(text.split(',')),
     metavar='label,overlay,json,npz,prob',
-    help='what to write of each image; default: all but npz and prob that the task has',
+    help='what to write of each image; default: label,overlay (semantic) or overlay,json',
   )
   parser.add_argument(
     '--batch_size',

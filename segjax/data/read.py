@@ -197,8 +197,8 @@ def _columns(features: tfds.features.FeaturesDict, record: bytes, key: str) -> t
 
 def _needs_masks(what: str) -> SegjaxError:
   return SegjaxError(
-    f'{what} has a mask, only boxes: set config.model.masks=False, config.losses.mask=none and '
-    "config.eval.metrics=('coco_box',), or name data with masks"
+    f'{what} has a mask, only boxes: set config.model.masks=False, config.losses.mask=none, '
+    "config.eval.metrics=('coco_box',) and config.train.best_metric=box_ap, or name data with masks"
   )
 
 

@@ -11,7 +11,7 @@ from segjax.types import SegjaxError
 MISTAKE = 2
 # 128 plus SIGINT or SIGTERM, which save, or SIGUSR1 or SIGUSR2: somebody stopped it.
 STOPPED = (130, 138, 140, 143)
-# A process did not come, was lost or hung.
+# A process did not connect, was lost or hung.
 LOST = (69, 75, 76)
 # The names of pods have at most 63 characters: this one, the replicated job's and two indices.
 _LONGEST = 40

@@ -70,7 +70,7 @@ VARIANTS = {
 }
 
 # `config.optim.multipliers` that freezes all parameters but the score layers.
-ONLY_SCORE = (('^(?!score_)', 0.0),)
+ONLY_SCORE = (('^(?!score_)', 0.0), ('bias$', 2.0))
 
 # Padding of the image at the first convolution, on each side.
 PAD = 100

@@ -23,7 +23,7 @@ def paste_masks(
   boxes: np.ndarray,
   size: tuple[int, int],
   *,
-  rule: Rule = 'torchvision',
+  rule: Rule | Literal['logits'] = 'torchvision',
   threshold: float = 0.5,
 ) -> np.ndarray:
   """Pastes masks into the image.
@@ -36,7 +36,7 @@ def paste_masks(
     rule: `torchvision`: the box, expanded by one mask cell on each side, is truncated to integer
       pixels (at least one), and the mask is resized to it; pixels above the threshold are set.
       `detectron2`: the mask is sampled at pixel centers; pixels with at least the threshold are
-      set, and empty boxes have none.
+      set, and empty boxes have none. `logits`: see `paste_regions`.
     threshold: for the bilinearly interpolated probability.
 
   Returns:

@@ -161,7 +161,7 @@ def _scale_by_rate(config: OptimConfig, steps: int, paths: Any) -> optax.Gradien
 
 
 def _late_schedule(config: OptimConfig, steps: int, start: int, warmup: int) -> optax.Schedule:
-  """The schedule of a parameter that rests until `start`."""
+  """The schedule of a parameter that is frozen until `start`."""
   boundaries = tuple(boundary - start for boundary in config.boundaries)
   later = dataclasses.replace(config, warmup_steps=warmup, warmup_factor=0.0, boundaries=boundaries)
   rest = optax.constant_schedule(0.0)

@@ -374,6 +374,7 @@ def test_a_slot_that_trains_records(out, letter):
   assert set(outcomes) == {'done'}
   steps = SLOTS[LETTERS[letter]].steps(context(out, toy=True))
   assert len(steps) == len(outcomes)
+  assert all(step.done() for step in steps)
   for name in toy.ENTRIES:
     if (out / 'tables/experiments' / name / 'results.jsonl').exists():
       table = spec.read_table(out / 'tables/experiments' / name)
@@ -382,7 +383,8 @@ def test_a_slot_that_trains_records(out, letter):
         assert (table.folder / record.image).exists()
         keys = [c.key for c in table.columns.values() if c.key and not c.computed]
         assert all(results.look_up(record.metrics, key) is not None for key in keys)
-  assert set(run_toy(out, f'--slots={letter}')) == {'there already'}
+  if letter == 'b':
+    assert set(run_toy(out, f'--slots={letter}')) == {'there already'}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,8 +27,27 @@ def chosen(names: Iterable[str], patterns: str) -> list[str]:
 
 
 def end_children() -> None:
-  """From now on SIGTERM raises SystemExit, at which `subprocess.run` ends the process it runs."""
+  """From now on SIGTERM raises SystemExit, at which `run` ends what it runs."""
   signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+
+
+def run(
+  command: Sequence[str], *, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess:
+  """`subprocess.run`, but what the process has started ends with it if this one is stopped.
+
+  Args:
+    command: the words.
+    timeout: seconds, after which subprocess.TimeoutExpired is raised; or None.
+    options: of `subprocess.Popen`.
+  """
+  with subprocess.Popen(command, start_new_session=True, **options) as process:
+    try:
+      out, error = process.communicate(timeout=timeout)
+    except BaseException:
+      os.killpg(process.pid, signal.SIGKILL)
+      raise
+  return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
 def measure_alone(
@@ -51,13 +71,12 @@ def measure_alone(
   with tempfile.TemporaryDirectory() as directory:
     out = Path(directory) / 'result.json'
     try:
-      done = subprocess.run(
+      done = run(
         [sys.executable, str(script), *arguments, f'--result={out}'],
         env=None if environment is None else dict(environment),
         stderr=subprocess.PIPE,
         text=True,
         timeout=timeout,
-        check=False,
       )
     except subprocess.TimeoutExpired as error:
       return {'error': f'not done after {error.timeout:.0f} s'}

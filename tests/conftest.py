@@ -3,8 +3,9 @@
 Most of a test's time is compilation, and most of what it compiles runs once. So programs are
 compiled without LLVM's optimization and by XLA's older emitters of fusions, which are faster, and
 kept for the other processes of this run (xdist's workers, commands that tests spawn) in a directory
-of the run. `SEGJAX_TEST_CACHE=<directory>` keeps them between runs instead, for who runs one file
-again and again; `SEGJAX_TEST_OPTIMIZED=1` compiles as for users, which `make test-all` does.
+of the run. `SEGJAX_TEST_CACHE=<directory>` keeps them between runs instead, and the trained runs of
+the command tests, by a digest of the code, for who runs one file again and again;
+`SEGJAX_TEST_OPTIMIZED=1` compiles as for users, which `make test-all` does.
 """
 
 import importlib.metadata

@@ -11,7 +11,7 @@ Cost: needs 8 GPUs; not run yet. `weights/resnet50.pth` is torchvision's file.
     --config.data.source=cityscapes/ --config.init_from.path=weights/resnet50.pth
 
 From COCO weights, with randomly initialized class-specific layers and 4,000 steps:
---config.train.steps=4_000 --config.optim.boundaries=(3_000,) --config.model.roi.aligned=false
+--config.train.steps=4_000 --config.optim.boundaries="(3_000,)" --config.model.roi.aligned=false
 --config.model.backbone.bn_epsilon=0
 --config.init_from.source=torchvision/maskrcnn_resnet50_fpn_body
 --config.init_from.path=weights/maskrcnn_resnet50_fpn.pth.

@@ -3,7 +3,7 @@ r"""Mask R-CNN (arXiv 1703.06870) on Penn-Fudan pedestrians, from scratch, for 2
 A ResNet-18 of half the width with group normalization, an FPN of 64 channels, short side 224 to 288
 pixels; 120 training images. Results: experiments/penn_fudan.
 
-Cost: 23 minutes on 2 busy CPU cores.
+Cost: 25 minutes on 2 busy CPU cores, 40 on one.
 
   segjax train --config=configs/mask_rcnn/penn_fudan_cpu.py --workdir=runs/penn_fudan \
     --config.data.source=PennFudanPed/

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,17 @@ def collect(out: Path, experiments: Path, commit: str | None, note: str | None) 
   for name, found in (('speed', lines.read(out / 'speed.jsonl')), ('gpu', measured)):
     path = experiments / name / 'results.jsonl'
     known = lines.read(path)
-    new = [line for line in map(fill, found) if line not in known]  # packs may overlap
+    bare = [_bare(line) for line in known]
+    new = [line for line in map(fill, found) if _bare(line) not in bare]  # packs may overlap
     for line in new:
       lines.append(path, line)
     print(f'{name}: {len(new)} lines')
   write_pages(experiments)
+
+
+def _bare(line: Mapping[str, Any]) -> dict[str, Any]:
+  """A result without its note."""
+  return {key: value for key, value in line.items() if key != 'note'}
 
 
 def _partial(out: Path) -> list[dict[str, Any]]:

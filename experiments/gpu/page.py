@@ -57,15 +57,15 @@ trainings go on only where `--out` stays.
 """
 
 _AT_ONCE = """Several runs at once fill a large card, each with an `--out` of its own and
-`XLA_PYTHON_CLIENT_PREALLOCATE=false`; the card's times then belong to none of them, so slots d, e
-and h run alone. Start those that compile long, such as Mask R-CNN, before the others.
+`XLA_PYTHON_CLIENT_PREALLOCATE=false`; their times are then not those of one run alone, so slots d,
+e and h run by themselves. Start those that compile long, such as Mask R-CNN, before the others.
 """
 
 # Read off the logs of that session; the results themselves are below and in the tables.
 _SESSION = """### The first session
 
-Fourteen minutes on an H200 (2026-11-27, commit bc8f87f), with slots a, b, c and g at once, b paused
-while a was late:
+Fourteen minutes on an H200 (2026-11-27, commit bc8f87f), with slots a, b, c and g, partly at once;
+b was paused where a fell behind:
 
 - SegNet-Basic was done, at 219 images/s on average, and at 294 after the others had ended (slot a).
 - The paper's U-Net was stopped at step 11,296 of 20,000: 109 steps/s before slot a began, and 4 to

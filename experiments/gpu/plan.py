@@ -84,7 +84,7 @@ class Slot(NamedTuple):
     letter: for `--slots`.
     title: what it shows.
     needs: what it reads of the data directory.
-    estimate: of its time; nobody has measured it.
+    estimate: of its time.
     steps: makes its steps, the most important first.
   """
 

@@ -121,7 +121,7 @@ def train_in_process(
   env = {**os.environ, 'XLA_FLAGS': f'{FLAG} {flags}'.strip() if args.deterministic else flags}
   command = [sys.executable, __file__, f'--config={args.config}', f'--steps={args.steps}']
   command += [f'--workdir={workdir}', f'--kill_at={kill_at}', *overrides]
-  return subprocess.run(command, env=env, check=False).returncode
+  return runner.run(command, env=env).returncode
 
 
 def digest(workdir: Path) -> str:

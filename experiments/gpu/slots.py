@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import lines
 from gpu.plan import HERE, ROOT, Context, Slot, Step
@@ -98,7 +99,14 @@ def _operations(context: Context) -> list[Step]:
   return [_speed_row(context, row, 'float32', [], _EXACT) for row in rows]
 
 
-def _resume_step(context: Context, config: str, flags: list[str], *, deterministic: bool) -> Step:
+def _resume_step(
+  context: Context,
+  config: str,
+  flags: list[str],
+  required: tuple[Path, ...],
+  *,
+  deterministic: bool,
+) -> Step:
   words = [f'--config={config}', f'--work={context.runs / "resume"}', f'--out={context.measured}']
   words += ['--deterministic'] if deterministic else []
   there = lambda: any(
@@ -111,22 +119,26 @@ def _resume_step(context: Context, config: str, flags: list[str], *, determinist
     (sys.executable, str(HERE / 'resume.py'), *words, prepared, *flags),
     there,
     _SHARED,
+    required=required,
   )
 
 
 def _resume(context: Context) -> list[Step]:
   source = context.data / 'camvid'
-  configs = {'unet/scenes': [], 'mask_rcnn/scenes_tiny': []}
-  if source.is_dir():
-    configs['segnet/basic_camvid'] = [f'--config.data.source={source}', '--steps=80']
+  camvid = [f'--config.data.source={source}', '--steps=80'], (source,)
+  configs = {
+    'unet/scenes': ([], ()),
+    'mask_rcnn/scenes_tiny': ([], ()),
+    'segnet/basic_camvid': camvid,
+  }
   if context.toy:
     tiny = ['data.name=scenes/tiny', 'data.size.image_size=(32,32)', 'optim.warmup_steps=0']
     tiny = [f'--config.{key}' for key in (*tiny, 'model.width=2')]
-    configs = {'unet/scenes': [*tiny, '--steps=8']}
+    configs = {'unet/scenes': ([*tiny, '--steps=8'], ())}
   return [
-    _resume_step(context, config, flags, deterministic=deterministic)
+    _resume_step(context, config, flags, required, deterministic=deterministic)
     for deterministic in (True, False)[: 1 if context.toy else None]
-    for config, flags in configs.items()
+    for config, (flags, required) in configs.items()
   ]
 
 

@@ -30,6 +30,8 @@ Matching = Literal['any', 'one_to_one']
 # Choices that do not show in names.
 _DEFAULTS = ('truth', 'any')
 # Types of sets of classes, and the number of classes in a set of the largest.
+# Pixels whose partners are looked up at once.
+_BLOCK = 4096
 _SETS, _CLASSES = (np.uint8, np.uint16, np.uint32, np.uint64), 64
 
 
@@ -193,7 +195,8 @@ def _most_pairs(a: np.ndarray, b: np.ndarray, size: tuple[int, int], reach: int)
   """The most pairs of near pixels, given as flat indices i[A] and i[B]; each is in one at most.
 
   It is the maximum flow from a source through the pixels of `a` and their partners to a sink: SciPy
-  computes that in milliseconds for contours for which its bipartite matching takes seconds.
+  computes that in milliseconds for contours of 360 x 480 pixels for which its bipartite matching
+  takes seconds.
   """
   pad = math.isqrt(reach)
   index = np.full((size[0] + 2 * pad, size[1] + 2 * pad), -1)
@@ -202,9 +205,13 @@ def _most_pairs(a: np.ndarray, b: np.ndarray, size: tuple[int, int], reach: int)
   y, x = np.divmod(a, size[1])
   down, right = np.mgrid[-pad : pad + 1, -pad : pad + 1].reshape(2, -1)
   disk = down**2 + right**2 <= reach
-  partner = index[y[:, None] + pad + down[disk], x[:, None] + pad + right[disk]]
-  of_a, nth = np.nonzero(partner >= 0)
-  of_b = partner[of_a, nth]
+  pairs = []
+  for start in range(0, len(a), _BLOCK):
+    rows = slice(start, start + _BLOCK)
+    partner = index[y[rows, None] + pad + down[disk], x[rows, None] + pad + right[disk]]
+    of_block, nth = np.nonzero(partner >= 0)
+    pairs.append((start + of_block, partner[of_block, nth]))
+  of_a, of_b = (np.concatenate(part) for part in zip(*pairs, strict=True))
   # Nodes: the pixels of a, those of b, the source, the sink.
   source, sink = len(a) + len(b), len(a) + len(b) + 1
   in_b = len(a) + np.arange(len(b))

@@ -69,7 +69,7 @@ VARIANTS = {
   '8s-at-once': Variant(8, 31, (Skip(4, 5, 0.01), Skip(3, 9, 0.0001))),
 }
 
-# `config.optim.multipliers` that freezes all parameters but the score layers.
+# `config.optim.multipliers` that freeze all but the score layers, whose biases learn twice as fast.
 ONLY_SCORE = (('^(?!score_)', 0.0), ('bias$', 2.0))
 
 # Padding of the image at the first convolution, on each side.

@@ -113,8 +113,9 @@ def _view(image: Array, size: Array, scale: float, flip: bool) -> tuple[Array, A
   if flip:
     image = flip_inside(image, size)
   if scale != 1:
-    shape = tuple(-(-int(side * scale) // 32) * 32 for side in image.shape[1:3])
-    new_size = jnp.maximum(jnp.round(size * scale).astype(jnp.int32), 1)
+    shape = tuple(-(-max(1, round(side * scale)) // 32) * 32 for side in image.shape[1:3])
+    # At most the shape, whatever the device rounds.
+    new_size = jnp.clip(jnp.round(size * scale).astype(jnp.int32), 1, jnp.array(shape))
     image, size = resize_images(image, size, new_size, shape), new_size
   return image, size
 

@@ -18,6 +18,25 @@ from segjax.training.log import RunLog
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
+def code_digest():
+  """Of what decides how a run of a fixture ends."""
+  packages = (f'{one.name}=={one.version}' for one in importlib.metadata.distributions())
+  found = hashlib.sha256('\n'.join([os.environ['XLA_FLAGS'], *sorted(packages)]).encode())
+  files = [
+    *ROOT.glob('segjax/**/*.py'),
+    *ROOT.glob('configs/**/*.py'),
+    *ROOT.glob('tests/helpers/*'),
+  ]
+  for path in sorted({*files, pathlib.Path(__file__)}):
+    if path.is_file():
+      found.update(path.read_bytes())
+  return found.hexdigest()[:16]
+
+
+# When the code is imported, which may be edited while the tests run.
+_DIGEST = code_digest()
+
+
 @pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):
   """Prepared data and compiled programs of this test run, separate from the user's."""
@@ -36,30 +55,15 @@ COMPILED = {}
 def kept(tmp_path_factory):
   """A directory of all workers and, with SEGJAX_TEST_CACHE, of all test runs of this code."""
   if cache := os.environ.get('SEGJAX_TEST_CACHE'):
-    return pathlib.Path(cache) / f'runs-{code_digest()}'
+    return pathlib.Path(cache) / f'runs-{_DIGEST}'
   base = tmp_path_factory.getbasetemp()
   return (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'kept'
-
-
-def code_digest():
-  """Of what decides how a run of a fixture ends."""
-  found = hashlib.sha256(os.environ['XLA_FLAGS'].encode())
-  found.update(importlib.metadata.version('jaxlib').encode())
-  files = [
-    *ROOT.glob('segjax/**/*.py'),
-    *ROOT.glob('configs/**/*.py'),
-    *ROOT.glob('tests/helpers/*'),
-  ]
-  for path in sorted({*files, pathlib.Path(__file__)}):
-    if path.is_file():
-      found.update(path.read_bytes())
-  return found.hexdigest()[:16]
 
 
 def trained(tmp_path_factory, kept, task, *args, **kwargs):
   """A workdir of this worker: trained here, or a copy of what another one has trained."""
   workdir = tmp_path_factory.mktemp('runs') / task
-  data, run = datasets.default_data_dir(), kept / task
+  data, run = datasets.default_data_dir() / 'scenes/tiny', kept / task
   kept.mkdir(parents=True, exist_ok=True)
   with (kept / f'{task}.lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,9 +77,8 @@ def trained(tmp_path_factory, kept, task, *args, **kwargs):
       part.rename(run)
   if not workdir.exists():
     shutil.copytree(run / 'workdir', workdir)
-    for name in os.listdir(run / 'data'):
-      if not (data / name).exists():
-        shutil.copytree(run / 'data' / name, data / name)
+    if not data.exists():
+      shutil.copytree(run / 'data', data)
   COMPILED[workdir] = json.loads((run / 'compiled.json').read_text())
   return workdir
 

@@ -72,13 +72,12 @@ def test_slots_are_named_by_letter_or_name_and_run_in_their_order():
 def test_every_step_of_every_slot_can_be_made_and_has_no_result_yet(tmp_path):
   from gpu.slots import SLOTS
 
-  data = tmp_path / 'data'
-  (data / 'camvid').mkdir(parents=True)
-  steps = [step for slot in SLOTS.values() for step in slot.steps(context(tmp_path / 'out'))]
-  assert len({step.name for step in steps}) == len(steps)
-  assert not any(step.done() for step in steps)
-  needed = {path.name for step in steps for path in step.required}
-  assert needed == {name for slot in SLOTS.values() for name in slot.needs}
+  steps = {slot: slot.steps(context(tmp_path / 'out')) for slot in SLOTS.values()}
+  every = [step for found in steps.values() for step in found]
+  assert len({step.name for step in every}) == len(every)
+  assert not any(step.done() for step in every)
+  for slot, found in steps.items():
+    assert {path.name for step in found for path in step.required} == set(slot.needs)
 
 
 def test_every_row_of_speed_exists():
@@ -228,8 +227,8 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   from gpu import collect
 
   write_run(tmp_path / 'out')
-  for _ in range(2):  # the second time nothing is new
-    collect.collect(tmp_path / 'out', experiments, None, 'a GPU')
+  for note in ('a GPU', 'a GPU', None):  # the second time nothing is new, whatever the note
+    collect.collect(tmp_path / 'out', experiments, None, note)
   table = spec.read_table(experiments / 'unet_table1')
   record = next(r for r in results.read_results(table) if r.entry == 'unet.paper')
   assert (record.commit, record.note, record.metrics['rand_error']) == ('abcdefgh', 'a GPU', 0.0625)
@@ -291,21 +290,30 @@ def test_the_page_is_the_rendered_one():
 
 
 def test_a_script_that_is_stopped_ends_what_it_runs(tmp_path):
+  """Also what that has started."""
+  last = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+  inner = 'import subprocess, sys; subprocess.run([sys.executable, "-c", sys.argv[1]])'
   code = (
-    'import runner, subprocess, sys; runner.end_children();'
-    "subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    'import runner, sys; runner.end_children();'
+    "runner.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
   )
-  inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
-  command = [sys.executable, '-c', code, inner]
+  command = [sys.executable, '-c', code, inner, last]
   environment = {**os.environ, 'PYTHONPATH': str(ROOT / 'experiments')}
-  script = subprocess.Popen(command, cwd=tmp_path, env=environment)
   pid = tmp_path / 'pid'
-  while not (pid.exists() and pid.read_text()):
-    time.sleep(0.05)
-  script.terminate()
-  assert script.wait(30) == 128 + signal.SIGTERM
-  with pytest.raises(ProcessLookupError):
-    os.kill(int(pid.read_text()), 0)
+  with subprocess.Popen(command, cwd=tmp_path, env=environment) as script:
+    try:
+      while not (pid.exists() and pid.read_text()):
+        assert script.poll() is None
+        time.sleep(0.05)
+      script.terminate()
+      assert script.wait(30) == 128 + signal.SIGTERM
+    finally:
+      script.kill()
+  for _ in range(100):  # an orphan is gone once its new parent has seen it end
+    if not pathlib.Path(f'/proc/{pid.read_text()}').exists():
+      return
+    time.sleep(0.1)
+  raise AssertionError('the process that the script had started runs on')
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -87,6 +87,15 @@ def test_a_view_is_the_image_resized_without_its_padding(scale):
     assert not shown[:, width:].any()
 
 
+@pytest.mark.parametrize(('side', 'scale'), [(1088, 0.53), (1344, 0.81), (288, 0.67), (32, 0.01)])
+def test_a_view_fits_into_its_canvas(side, scale):
+  image, size = jnp.zeros((1, side, 32, 1)), jnp.array([[side, 32]])
+  found, seen = jax.jit(lambda *inputs: detection._view(*inputs, scale, False))(image, size)
+  assert (np.asarray(seen[0]) <= found.shape[1:3]).all()
+  assert (np.asarray(seen[0]) >= 1).all()
+  assert abs(int(seen[0, 0]) - side * scale) < 1
+
+
 @pytest.mark.parametrize('flip', [False, True])
 def test_boxes_follow_the_image_to_whole_pixels_and_back(flip):
   size, seen = jnp.array([[31, 43]]), jnp.array([[23, 32]])

@@ -145,14 +145,13 @@ def _partial(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _metrics(line: Mapping[str, Any]) -> str:
   """The results in the columns of the line's table."""
-  columns = spec.read_table(ROOT / 'experiments' / line['table']).columns
-  measured = {name: c for name, c in columns.items() if c.key and not c.computed}
-  values = {name: results.look_up(line['metrics'], c.key) for name, c in measured.items()}
-  return ', '.join(
-    f'{page.heading(name, measured[name])} {value * measured[name].scale:.{measured[name].digits}f}'
-    for name, value in values.items()
-    if value is not None
-  )
+  found = []
+  for name, column in spec.read_table(ROOT / 'experiments' / line['table']).columns.items():
+    value = results.look_up(line['metrics'], column.key) if column.key else None
+    if value is not None:
+      result = page.Result(value * column.scale, None, 1)
+      found.append(f'{page.heading(name, column)} {page.result_cell(result, column)}')
+  return ', '.join(found)
 
 
 def _resumed(lines: Sequence[Mapping[str, Any]]) -> str:

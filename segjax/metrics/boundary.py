@@ -17,7 +17,7 @@ counts predictions on ignored pixels. The first two are stricter.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -27,11 +27,11 @@ from segjax.metrics.base import Metric, crop_padding, quotient
 from segjax.types import IGNORE_LABEL
 
 Matching = Literal['any', 'one_to_one']
+# Pixels whose partners are looked up at once.
+_BLOCK = 4096
 # Choices that do not show in names.
 _DEFAULTS = ('truth', 'any')
 # Types of sets of classes, and the number of classes in a set of the largest.
-# Pixels whose partners are looked up at once.
-_BLOCK = 4096
 _SETS, _CLASSES = (np.uint8, np.uint16, np.uint32, np.uint64), 64
 
 
@@ -139,54 +139,49 @@ def boundary_f1(
   has_contour = total > 0
   both = np.flatnonzero(has_contour.all(0))
   hits = np.zeros_like(total)
-  hits[:, both] = _MATCHINGS[matching](places, on_contour, both, label.shape, reach)
+  hits[:, both] = _MATCHINGS[matching](_Contours(places, on_contour, label.shape, reach), both)
   recall, precision = np.nan_to_num(quotient(hits, total))
   f1 = np.nan_to_num(quotient(2 * precision * recall, precision + recall))
   return f1, *has_contour
 
 
-def _near(
-  places: Sequence[np.ndarray],
-  on_contour: Sequence[np.ndarray],
-  classes: np.ndarray,
-  size: tuple[int, int],
-  reach: int,
-) -> np.ndarray:
-  """Contour pixels that are near any of the other contour.
+class _Contours(NamedTuple):
+  """The contours of the truth and of the prediction, and when their pixels are near.
 
-  Args:
-    places: of the truth and of the prediction, flat indices of the pixels on contours.
-    on_contour: their classes.
-    classes: i[K], those to count.
+  Attributes:
+    places: of each of the two, flat indices of the pixels on contours.
+    classes: of these pixels.
     size: (H, W).
     reach: the square of the distance in pixels.
-
-  Returns:
-    i[2, K], for the truth and the prediction.
   """
-  count = 1 + max(on.max(initial=-1) for on in on_contour)
+
+  places: Sequence[np.ndarray]
+  classes: Sequence[np.ndarray]
+  size: tuple[int, int]
+  reach: int
+
+
+def _near(contours: _Contours, counted: np.ndarray) -> np.ndarray:
+  """i[2, K]: pixels of the classes `counted` i[K] that are near any of the other contour."""
+  places, classes, size, reach = contours
+  count = 1 + max(on.max(initial=-1) for on in classes)
   hits = np.zeros((2, count), np.int64)
-  for start in range(0, len(classes), _CLASSES):
-    bits = _class_bits(classes[start : start + _CLASSES], count)
+  for start in range(0, len(counted), _CLASSES):
+    bits = _class_bits(counted[start : start + _CLASSES], count)
     for side, other in ((0, 1), (1, 0)):
-      contours = np.zeros(size, bits.dtype)
-      contours.ravel()[places[other]] = bits[on_contour[other]]
-      near = spread(contours, reach).ravel()[places[side]] & bits[on_contour[side]]
-      hits[side] += np.bincount(on_contour[side][near > 0], minlength=count)
-  return hits[:, classes]
+      sets = np.zeros(size, bits.dtype)
+      sets.ravel()[places[other]] = bits[classes[other]]
+      near = spread(sets, reach).ravel()[places[side]] & bits[classes[side]]
+      hits[side] += np.bincount(classes[side][near > 0], minlength=count)
+  return hits[:, counted]
 
 
-def _one_to_one(
-  places: Sequence[np.ndarray],
-  on_contour: Sequence[np.ndarray],
-  classes: np.ndarray,
-  size: tuple[int, int],
-  reach: int,
-) -> np.ndarray:
-  """As `_near`, of contour pixels that have a partner in the matching with most pairs."""
-  pairs = np.zeros(len(classes), np.int64)
-  for i, k in enumerate(classes):
-    points = (place[on == k] for place, on in zip(places, on_contour, strict=True))
+def _one_to_one(contours: _Contours, counted: np.ndarray) -> np.ndarray:
+  """As `_near`, of pixels that have a partner in the matching with most pairs."""
+  places, classes, size, reach = contours
+  pairs = np.zeros(len(counted), np.int64)
+  for i, k in enumerate(counted):
+    points = (place[on == k] for place, on in zip(places, classes, strict=True))
     pairs[i] = _most_pairs(*points, size, reach)
   return np.stack([pairs, pairs])
 
@@ -206,11 +201,11 @@ def _most_pairs(a: np.ndarray, b: np.ndarray, size: tuple[int, int], reach: int)
   down, right = np.mgrid[-pad : pad + 1, -pad : pad + 1].reshape(2, -1)
   disk = down**2 + right**2 <= reach
   pairs = []
-  for start in range(0, len(a), _BLOCK):
-    rows = slice(start, start + _BLOCK)
-    partner = index[y[rows, None] + pad + down[disk], x[rows, None] + pad + right[disk]]
-    of_block, nth = np.nonzero(partner >= 0)
-    pairs.append((start + of_block, partner[of_block, nth]))
+  for first in range(0, len(a), _BLOCK):
+    block = slice(first, first + _BLOCK)
+    partner = index[y[block, None] + pad + down[disk], x[block, None] + pad + right[disk]]
+    row, nth = np.nonzero(partner >= 0)
+    pairs.append((first + row, partner[row, nth]))
   of_a, of_b = (np.concatenate(part) for part in zip(*pairs, strict=True))
   # Nodes: the pixels of a, those of b, the source, the sink.
   source, sink = len(a) + len(b), len(a) + len(b) + 1

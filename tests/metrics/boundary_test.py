@@ -177,6 +177,15 @@ def test_one_to_one_equals_an_assignment(radius):
   assert (f1 < loose).any() == (radius >= 1)  # within less than a pixel there is one at most
 
 
+def test_one_to_one_in_blocks_is_the_same(monkeypatch):
+  (prediction, *_), (label, *_) = example()
+  whole, *_ = boundary_f1(prediction, label, 3, 0.08, 'one_to_one')
+  monkeypatch.setattr(boundary, '_BLOCK', 7)
+  blocks, *_ = boundary_f1(prediction, label, 3, 0.08, 'one_to_one')
+  np.testing.assert_array_equal(blocks, whole)
+  assert (whole > 0).all()
+
+
 def test_one_to_one_counts_a_contour_that_is_drawn_twice_once():
   label = np.zeros((9, 9), int)
   label[4] = 1
@@ -259,13 +268,10 @@ def test_the_task_knows_it_by_name():
   }
   released = METRICS['boundary_either_one_to_one'](NAMES)
   assert released.name == 'boundary_either_one_to_one'
-  assert (
-    0
-    < scores(*example(), present='either', matching='one_to_one')[
-      released.name.replace('boundary', 'boundary_f1')
-    ]
-    < 1
-  )
+  assert scores(*example(), present='either', matching='one_to_one').keys() == {
+    'boundary_f1_either_one_to_one',
+    'boundary_per_class_either_one_to_one',
+  }
 
 
 def test_more_classes_than_a_byte_holds():

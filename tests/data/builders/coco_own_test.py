@@ -614,7 +614,8 @@ def test_a_task_with_masks_leaves_boxes_out(load, lists, tmp_path):
   for split in ('val', 'val[:50%]'):
     message = (
       rf'none of the \d objects of {re.escape(split)} of coco_instances/custom has a mask, only '
-      r'boxes: set config\.model\.masks=False, config\.losses\.mask=none and config\.eval\.metrics'
+      r'boxes: set config\.model\.masks=False, config\.losses\.mask=none, config\.eval\.metrics='
+      r"\('coco_box',\) and config\.train\.best_metric=box_ap, or name data with masks"
     )
     with pytest.raises(types.SegjaxError, match=message):
       pipeline.check_objects(builder, spec, config, split, told.append)

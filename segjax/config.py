@@ -7,7 +7,6 @@ types and defaults are the schema: there is no second list of keys to keep in st
 import ast
 import dataclasses
 import hashlib
-import importlib
 import inspect
 import json
 import math
@@ -151,41 +150,6 @@ def plain(value: Any) -> Any:
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   return value.item() if isinstance(value, np.generic) else value
-
-
-def locate(name: str, package: str, where: str) -> Any:
-  """The object that a config calls `name`: `'unet.UNet'` in `package`, or an absolute module path.
-
-  Args:
-    name: `module.attribute`, looked up in `package` first, then as it is.
-    package: for example `'segjax.models'`.
-    where: the config key, for the error.
-
-  Raises:
-    SegjaxError: nothing of that name; the sentence names the nearest right one.
-  """
-  module_name, _, attribute = name.rpartition('.')
-  if not module_name:
-    raise SegjaxError(f'{where}={name!r} needs a module and a name, such as unet.UNet')
-  for candidate in (f'{package}.{module_name}', module_name):
-    try:
-      module = importlib.import_module(candidate)
-    except ModuleNotFoundError as e:
-      # Only the path in the config may be missing; a missing import inside it is a real error.
-      if e.name and (candidate == e.name or candidate.startswith(e.name + '.')):
-        continue
-      raise
-    if callable(getattr(module, attribute, None)):
-      return getattr(module, attribute)
-    known = [
-      n
-      for n, v in vars(module).items()
-      if callable(v) and getattr(v, '__module__', None) == module.__name__
-    ]
-    raise SegjaxError(f'{where}: {candidate} has no {attribute}{nearest(attribute, known)}')
-  folder = Path(importlib.import_module(package).__file__).parent
-  modules = [p.stem for p in folder.glob('*.py') if p.stem != '__init__']
-  raise SegjaxError(f'{where}: unknown module {module_name}{nearest(module_name, modules)}')
 
 
 def arguments(target: Callable[..., Any], *, injected: Sequence[str] = ()) -> dict[str, Any]:

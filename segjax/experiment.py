@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +18,7 @@ from segjax.data import datasets
 from segjax.data.augment import find_transform
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
+from segjax.lookup import locate
 from segjax.losses import dense
 from segjax.training.loop import TrainConfig
 from segjax.training.optim import OptimConfig
@@ -55,11 +56,13 @@ class Loss:
     scale: multiplies the mean.
     arguments: keyword arguments of `function`, complete; `class_weights` may be a rule's name.
     function: what the task gives a loss -> `SumCount`.
+    name: of the function, where it is not that of the entry.
   """
 
   scale: float
   arguments: Mapping[str, Any]
   function: Callable[..., SumCount]
+  name: str | None = None
 
   @property
   def rule(self) -> str | None:
@@ -108,7 +111,10 @@ class Experiment:
   def to_dict(self) -> dict[str, Any]:
     """The complete config, which `parse` reads back."""
     groups = {key: getattr(self, key) for key in ('eval', *GROUPS)}
-    losses = {n: {'scale': loss.scale, **loss.arguments} for n, loss in self.losses.items()}
+    losses = {
+      key: {**({'name': loss.name} if loss.name else {}), 'scale': loss.scale, **loss.arguments}
+      for key, loss in self.losses.items()
+    }
     return {
       'task': self.task,
       'model': dict(self.model_config),
@@ -139,6 +145,8 @@ def parse(given: Mapping[str, Any]) -> Experiment:
   groups = {key: check_group(key, given) for key in GROUPS}
   groups['data'] = fill_files(_fill_weight_map(groups['data']))
   groups['augment'] = _fill_transforms(groups['augment'])
+  evaluation = config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval')
+  groups['train'] = _fill_best_metric(groups['train'], module, evaluation.metrics)
   model_config, model = _parse_model(given['model'], 'config.model')
   losses = given.get('losses')
   # 'none' is how an override takes a loss away.
@@ -148,7 +156,7 @@ def parse(given: Mapping[str, Any]) -> Experiment:
     model=model,
     model_config=model_config,
     losses={name: _parse_loss(name, loss, module, model) for name, loss in losses.items()},
-    eval=config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval'),
+    eval=evaluation,
     **groups,
   )
   _check_together(experiment)
@@ -174,7 +182,7 @@ def check_group(key: str, given: Mapping[str, Any]) -> Any:
 
 def task_module(task: str) -> ModuleType:
   """The module that `config.task` names."""
-  make_task = config_lib.locate(f'{task}.make_task', 'segjax.tasks', 'config.task')
+  make_task = locate(f'{task}.make_task', 'config.task', 'segjax.tasks')
   return importlib.import_module(make_task.__module__)
 
 
@@ -223,13 +231,33 @@ def _fill_transforms(augment: Augment) -> Augment:
   return dataclasses.replace(augment, transforms=tuple(full))
 
 
+def measures(task: ModuleType, metrics: Sequence[str]) -> tuple[str, ...] | None:
+  """The numbers of these metrics of a task, in their order; None where one is the user's own."""
+  if any(name not in task.MEASURES for name in metrics):
+    return None
+  return tuple(measure for name in metrics for measure in task.MEASURES[name])
+
+
+def _fill_best_metric(train: TrainConfig, task: ModuleType, metrics: Sequence[str]) -> TrainConfig:
+  """`config.train` with the metric that selects the best checkpoint, by default the first."""
+  if train.best_metric is not None:
+    return train
+  known = measures(task, metrics)
+  if not known:
+    raise SegjaxError(
+      f'config.train.best_metric is missing, with config.eval.metrics={tuple(metrics)}: name a '
+      'number that they compute, or loss with config.train.best_mode=min'
+    )
+  return dataclasses.replace(train, best_metric=known[0])
+
+
 def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
   """A network's complete config, and the network; of those that it is made of too."""
   if not isinstance(given, Mapping):
     raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys')
   given = dict(given)
   name = config_lib.check_value(given.pop('name', None), str, f'{where}.name')
-  model_class = config_lib.locate(name, 'segjax.models', f'{where}.name')
+  model_class = locate(name, f'{where}.name', 'segjax.models')
   full = config_lib.complete(model_class, given, where, injected=LINEN)
   parts = {
     part: _parse_model(full[part], f'{where}.{part}') for part in getattr(model_class, 'parts', ())
@@ -245,22 +273,27 @@ def _parse_loss(name: str, given: Any, task: ModuleType, model: Any) -> Loss:
     raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys, or none')
   given = dict(given)
   scale = config_lib.check_value(given.pop('scale', 1.0), NonNegativeFloat, f'{where}.scale')
+  named = config_lib.check_value(given.pop('name', name), str, f'{where}.name')
   rule = given.get('class_weights')
-  rule = {'class_weights': rule} if isinstance(rule, str) and rule != 'none' else {}
+  rule = rule if isinstance(rule, str) and rule != 'none' else None
   if rule:
-    named = given.pop('class_weights')
-    if named not in CLASS_WEIGHTS:
+    del given['class_weights']
+    if rule not in CLASS_WEIGHTS:
       raise SegjaxError(
-        f'{where}.class_weights={named!r} is an unknown rule{nearest(named, CLASS_WEIGHTS)}'
+        f'{where}.class_weights={rule!r} is an unknown rule{nearest(rule, CLASS_WEIGHTS)}'
       )
   # A network that predicts masks has the same losses in all tasks.
   own = getattr(model, 'losses_module', None)
-  package, _, module = (own or task.LOSSES).rpartition('.')
-  function = config_lib.locate(f'{module}.{name}', package, 'config.losses')
+  if '.' in named:
+    function = locate(named, f'{where}.name')
+  else:
+    package, _, module = (own or task.LOSSES).rpartition('.')
+    function = locate(f'{module}.{named}', 'config.losses', package)
   full = config_lib.complete(
     function, given, where, injected=('outputs',) if own else task.LOSS_INPUTS
   )
-  return Loss(scale, {**full, **rule}, function)
+  rule = {'class_weights': rule} if rule else {}
+  return Loss(scale, {**full, **rule}, function, None if named == name else named)
 
 
 def _check_together(experiment: Experiment) -> None:

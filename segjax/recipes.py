@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, nearest
 
 Size = tuple[int, int]
 
@@ -56,11 +56,13 @@ class Machine(NamedTuple):
 
   Attributes:
     accelerator: whether it has a GPU or a TPU.
-    memory: bytes of the device that trains.
+    memory: bytes of a device that trains.
+    devices: that train, each on its part of the batch.
   """
 
   accelerator: bool
   memory: int
+  devices: int = 1
 
 
 class Scale(NamedTuple):
@@ -204,6 +206,51 @@ OBJECTS_ACCELERATOR = Scale(
   },
 )
 
+
+class Weights(NamedTuple):
+  """Published weights that a recipe can start from, of RGB images.
+
+  Attributes:
+    tasks: that have a network with them.
+    variant: of its ResNet.
+    origin: what they are.
+    whole: whether they are of all layers, trained on other classes, or of the ResNet alone.
+    backbone: keys of the ResNet of networks that detect.
+  """
+
+  tasks: tuple[str, ...]
+  variant: str
+  origin: str
+  whole: bool = False
+  backbone: dict[str, Any] = {}
+
+
+# By their names in `segjax.convert.load.SOURCES`.
+WEIGHTS = {
+  **{
+    f'torchvision/{variant}': Weights(
+      ('semantic', 'instance', 'panoptic'), variant, 'weights of ImageNet for the ResNet'
+    )
+    for variant in ('resnet18', 'resnet34', 'resnet50', 'resnet101')
+  },
+  **{
+    f'torchvision/fcn_{variant}': Weights(
+      ('semantic',), variant, 'weights of COCO for all layers but the scores', whole=True
+    )
+    for variant in ('resnet50', 'resnet101')
+  },
+  'torchvision/maskrcnn_resnet50_fpn': Weights(
+    ('instance',),
+    'resnet50',
+    'weights of COCO for all layers but those of the classes',
+    whole=True,
+    backbone={'bn_epsilon': 0.0},
+  ),
+}
+WEIGHTS_MEAN, WEIGHTS_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# XLA reports 4,900 to 5,300 bytes per pixel of a step of FCNResNet with ResNet-50.
+_FCN_BYTES = 5_300
+
 # Fraction of the memory that a training step may take: on a CPU the rest of the machine's work and
 # the data pipeline share it.
 _CPU_SHARE, _ACCELERATOR_SHARE = 0.4, 0.8
@@ -218,37 +265,55 @@ _ANCHORS = (1, 2, 4, 8, 16)
 _HALVES = tuple(1 / k for k in range(2, 9))
 
 
-def choose_scale(facts: Facts, machine: Machine) -> Scale:
+def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None) -> Scale:
   """The scale of the machine: on a CPU, the smallest one that sees the images as they are."""
   semantic = facts.task == 'semantic'
-  if machine.accelerator:
-    return SEMANTIC_ACCELERATOR if semantic else OBJECTS_ACCELERATOR
+  accelerator = SEMANTIC_ACCELERATOR if semantic else OBJECTS_ACCELERATOR
   scales = SEMANTIC if semantic else OBJECTS
+  if weights:
+    name = f'ResNet-{weights.variant.removeprefix("resnet")}'
+    network = f"torchvision's FCN on a {name}" if semantic else f'{name}-FPN'
+    own = {'bytes_per_pixel': _FCN_BYTES, 'model': {}} if semantic else {}
+    return (accelerator if machine.accelerator else scales[-1])._replace(
+      why=f'{network}, from {weights.origin}. These numbers were not measured.',
+      epochs=accelerator.epochs // 2,
+      # Of configs/fcn/camvid_cpu.py, whose weights are published ones, the half.
+      optim={'learning_rate': 1e-4, 'weight_decay': 1e-4},
+      **{'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model, **own},
+    )
+  if machine.accelerator:
+    return accelerator
   longest = max(max(size) for size in facts.sizes)
   return next((scale for scale in scales if longest <= scale.longest_side), scales[-1])
 
 
-def make_recipe(facts: Facts, machine: Machine) -> dict[str, Any]:
+def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> dict[str, Any]:
   """A config without its data set, as nested dicts with a `Note` where there is something to say.
 
   Args:
     facts: of the data.
     machine: that trains.
+    weights: a name in `WEIGHTS` to start from; None to start from scratch.
 
   Raises:
-    SegjaxError: there are no images.
+    SegjaxError: there are no images; or the task has no network with these weights.
   """
   if not facts.sizes or not facts.examples:
     raise SegjaxError('there are no training images: add some')
-  scale = choose_scale(facts, machine)
+  start = find_weights(weights, facts.task, facts.masks) if weights else None
+  scale = choose_scale(facts, machine, start)
   size = image_sizes(facts, scale)
   batch, why = _batch_size(facts, machine, scale, size)
   steps = _steps(facts, scale, batch)
   epochs = steps * batch / facts.examples
-  model = _unet(facts, scale, size) if facts.task == 'semantic' else _mask_rcnn(facts, scale, size)
+  if facts.task != 'semantic':
+    model = _mask_rcnn(facts, scale, size, start)
+  else:
+    model = _fcn(facts, start) if start else _unet(facts, scale, size)
   return {
     'task': facts.task,
     'model': Note(model, scale.why),
+    **({'init_from': _init_from(weights, start)} if start else {}),
     **_losses(facts),
     'data': {'size': size},
     'augment': _augment(facts, scale),
@@ -371,8 +436,56 @@ def _unet(facts: Facts, scale: Scale, size: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _mask_rcnn(facts: Facts, scale: Scale, size: dict[str, Any]) -> dict[str, Any]:
+def find_weights(name: str, task: str, masks: bool = True) -> Weights:
+  """The entry of `WEIGHTS`.
+
+  Args:
+    name: of the weights.
+    task: to train for.
+    masks: whether objects have masks.
+
+  Raises:
+    SegjaxError: they have no network for the task.
+  """
+  fitting = [
+    other
+    for other, weights in WEIGHTS.items()
+    if task in weights.tasks and (masks or not weights.whole)
+  ]
+  if name not in fitting:
+    boxes = '' if masks else ', of objects without masks'
+    raise SegjaxError(
+      f'--weights={name} has no network for the task {task}{boxes}{nearest(name, fitting)}'
+    )
+  return WEIGHTS[name]
+
+
+def _init_from(name: str, weights: Weights) -> Note:
+  why = 'They are downloaded; for a file of your own set the key path, too.'
+  return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
+
+
+def _fcn(facts: Facts, weights: Weights) -> dict[str, Any]:
+  # As batches are small, with the statistics of the weights.
+  return {
+    'name': 'fcn.FCNResNet',
+    'classes': facts.classes,
+    'variant': weights.variant,
+    'norm': 'frozen',
+  }
+
+
+def _mask_rcnn(
+  facts: Facts, scale: Scale, size: dict[str, Any], weights: Weights | None
+) -> dict[str, Any]:
   panoptic, parts = facts.task == 'panoptic', scale.model
+  backbone = parts['backbone']
+  if weights:
+    # As published: the statistics of the weights; the stem and the first stage are frozen.
+    frozen = {'norm': 'frozen', 'frozen_stages': 2}
+    backbone = {'name': weights.variant, **frozen, **weights.backbone}
+  # The RPN of weights for all layers knows the default anchors.
+  anchors = {} if weights and weights.whole else _anchors(facts, size)
   most = _most_detections(facts)
   masks = {'mask_head': parts['mask_head']} if facts.masks and parts['mask_head'] else {}
   without = {} if facts.masks else {'masks': Note(False, 'Objects have boxes alone: Faster R-CNN.')}
@@ -380,9 +493,9 @@ def _mask_rcnn(facts: Facts, scale: Scale, size: dict[str, Any]) -> dict[str, An
     'name': 'panoptic_fpn.PanopticFPN' if panoptic else 'mask_rcnn.MaskRCNN',
     'classes': facts.classes,
     **({'stuff': facts.stuff} if panoptic else {}),
-    'backbone': parts['backbone'],
+    'backbone': backbone,
     'neck': parts['neck'],
-    'rpn': {**_anchors(facts, size), **parts['rpn']},
+    'rpn': {**anchors, **parts['rpn']},
     'roi': {'aligned': True},
     'box_head': {
       **parts['box_head'],
@@ -499,13 +612,14 @@ def _batch_size(
   """The scale's, but no more than fit into memory or there are examples."""
   share = _ACCELERATOR_SHARE if machine.accelerator else _CPU_SHARE
   needed = scale.bytes_per_pixel * math.prod(_shape(size))
-  fit = max(int(share * machine.memory / needed), 1)
-  batch = min(scale.batch, fit, facts.examples)
-  why = (
-    f'A step takes about {_gibibytes(batch * needed)} of {_gibibytes(machine.memory)} of memory.'
-  )
-  if batch == facts.examples < min(scale.batch, fit):
+  most = min(scale.batch, machine.devices * max(int(share * machine.memory / needed), 1))
+  part = max(min(most, facts.examples) // machine.devices, 1)
+  batch = part * machine.devices
+  why = f'A step takes about {_gibibytes(part * needed)} of {_gibibytes(machine.memory)} of memory.'
+  if batch == facts.examples < most:
     why = 'There are no more training images.'
+  if machine.devices > 1:
+    why += f' Each of {machine.devices} devices takes {part}.'
   return batch, why
 
 

@@ -106,6 +106,7 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     SegjaxError: the network has other numbers of classes than the data set.
   """
   _check_classes(experiment, spec)
+  _check_normalization(experiment, spec)
   draw = functools.partial(_DRAW[experiment.input.annotations[-1]], spec)
   task = task_module(experiment.task).make_task(
     experiment.model,
@@ -140,6 +141,16 @@ def _check_classes(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
       raise SegjaxError(
         f'config.model.{key}={flat.get(key)} but the data set {spec.name} has {number} {what}: set '
         f'config.model.{key}={number}'
+      )
+
+
+def _check_normalization(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
+  for key in ('mean', 'std'):
+    count = len(getattr(experiment.data, key))
+    if count not in (1, spec.channels):
+      raise SegjaxError(
+        f'config.data.{key} has {count} numbers but the images of {spec.name} have {spec.channels} '
+        f'channel{"s" * (spec.channels > 1)}: give one number, or one for each channel'
       )
 
 

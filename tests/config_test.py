@@ -306,19 +306,6 @@ def test_numbers_in_their_range():
   assert isinstance(full['share'], float) and isinstance(full['any'], float)
 
 
-def test_locate():
-  from segjax.models.unet import UNet
-
-  assert config.locate('unet.UNet', 'segjax.models', 'k') is UNet
-  assert config.locate('collections.Counter', 'segjax.models', 'k').__name__ == 'Counter'
-  with pytest.raises(SegjaxError, match='k: segjax.models.unet has no Unet: did you mean UNet'):
-    config.locate('unet.Unet', 'segjax.models', 'k')
-  with pytest.raises(SegjaxError, match='k: unknown module unett: did you mean unet'):
-    config.locate('unett.UNet', 'segjax.models', 'k')
-  with pytest.raises(SegjaxError, match='needs a module and a name'):
-    config.locate('UNet', 'segjax.models', 'k')
-
-
 def test_differences_sees_through_json():
   a = {'x': {'size': (1, 2), 'rate': 1.0}}
   assert config.differences(a, {'x': {'size': [1, 2], 'rate': 1.0}}) == {}

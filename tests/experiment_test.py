@@ -100,6 +100,61 @@ def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
     parse(given)
 
 
+LOSSES = """
+def brightness(logits, label, weight=None, *, power: float = 2.0): ...
+"""
+
+
+def test_losses_of_ones_own_and_one_loss_twice(tmp_path, monkeypatch):
+  (tmp_path / 'own_losses.py').write_text(LOSSES)
+  monkeypatch.syspath_prepend(tmp_path)
+  losses = {
+    'softmax_cross_entropy': {},
+    'bright': {'name': 'own_losses.brightness', 'scale': 0.5},
+    'brighter': {'name': f'{tmp_path}/own_losses.py:brightness', 'power': 3},
+    'dice_of_two': {'name': 'dice', 'scale': 2},
+  }
+  one = parse({**UNET, 'losses': losses})
+  assert {key: loss.function.__name__ for key, loss in one.losses.items()} == {
+    'softmax_cross_entropy': 'softmax_cross_entropy',
+    'bright': 'brightness',
+    'brighter': 'brightness',
+    'dice_of_two': 'dice',
+  }
+  assert one.losses['bright'].arguments == {'power': 2.0}
+  assert one.losses['brighter'].arguments == {'power': 3.0}
+  assert 'name' not in one.to_dict()['losses']['softmax_cross_entropy']
+  assert parse(one.to_dict()) == one
+  for change, message in (
+    ({'pwoer': 1}, r'losses\.bright\.pwoer is not a key: did you mean power'),
+    ({'name': 'own_losses.brightnes'}, r'losses\.bright\.name: own_losses has no brightnes'),
+    ({'name': 3}, r'config\.losses\.bright\.name=3 has the wrong type'),
+  ):
+    with pytest.raises(SegjaxError, match=message):
+      parse({**UNET, 'losses': {'bright': {**losses['bright'], **change}}})
+
+
+@pytest.mark.parametrize(
+  ('given', 'metrics', 'best'),
+  [
+    (UNET, ('confusion',), 'mean_iou'),
+    (UNET, ('boundary', 'confusion'), 'boundary_f1'),
+    (UNET, ('isbi',), 'v_rand'),
+    (MASK_RCNN, ('coco',), 'mask_ap'),
+    (MASK_RCNN, ('coco_box',), 'box_ap'),
+    (MERGED, ('pq', 'coco'), 'pq'),
+  ],
+)
+def test_the_best_metric_is_the_first_of_the_metrics(given, metrics, best):
+  given = {**given, 'eval': {'metrics': metrics}}
+  one = parse(given)
+  assert one.train.best_metric == one.to_dict()['train']['best_metric'] == best
+  with pytest.raises(SegjaxError, match=r'config\.train\.best_metric is missing'):
+    parse({**given, 'eval': {'metrics': ()}})
+  other = parse({**given, 'train': {**given.get('train', {}), 'best_metric': 'loss'}})
+  assert other.train.best_metric == 'loss'
+
+
 # Values of the right type that are out of range or inconsistent.
 BAD = [
   (UNET, 'train.seed', 99999999999999999999, 'must be in [0, 4294967295]'),
@@ -200,7 +255,7 @@ def put(given, key, value):
     ({'init_from': 'runs/c'}, "config.init_from='runs/c' has the wrong type"),
     ({'eval': {'tiel': 3}}, 'config.eval.tiel is not a key: did you mean tile'),
     ({'task': 3}, 'config.task=3 has the wrong type'),
-    ({'task': 'semantics'}, 'config.task: unknown module semantics: did you mean semantic'),
+    ({'task': 'semantics'}, 'config.task: there is no module semantics: did you mean semantic'),
     ({'model': {**UNET['model'], 'name': None}}, 'config.model.name=None has the wrong type'),
   ],
 )

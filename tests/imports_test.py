@@ -9,6 +9,7 @@ import pytest
 ALLOWED = {
   'types': set(),
   'resources': {'types', 'storage'},
+  'lookup': {'types', 'storage'},
   'config': {'types', 'resources'},
   'upgrade': {'types', 'config'},
   'storage': {'types'},
@@ -23,9 +24,9 @@ ALLOWED = {
   'convert': {'types', 'nn', 'models', 'download', 'storage'},
   'losses': {'types', 'ops'},
   'metrics': {'types', 'ops'},
-  'tasks': {'types', 'ops', 'losses', 'metrics'},
+  'tasks': {'types', 'ops', 'losses', 'metrics', 'lookup'},
   'training': {'types', 'tasks.base', 'storage'},
-  'data': {'types', 'download', 'lock', 'storage'},
+  'data': {'types', 'download', 'lock', 'storage', 'lookup'},
   'report': {'types', 'data.statistics', 'storage'},
   'result': {'types', 'data', 'report'},
   'draw': {'types', 'data', 'metrics', 'report'},
@@ -36,6 +37,7 @@ ALLOWED = {
   'experiment': {
     'types',
     'config',
+    'lookup',
     'upgrade',
     'convert.load',
     'data.augment',

@@ -3,13 +3,15 @@
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import experiment, recipes
+from segjax import experiment, recipes, run
+from segjax.convert import load
 from segjax.data import order
-from segjax.recipes import Facts, Machine, Note, make_recipe
+from segjax.recipes import WEIGHTS, Facts, Machine, Note, make_recipe
 from segjax.types import SegjaxError
 
 GIB = 2**30
@@ -98,6 +100,52 @@ def test_pedestrians_get_their_own_config(root):
   assert ours.data.size == theirs.data.size
   assert (ours.optim, ours.augment) == (theirs.optim, theirs.augment)
   assert (ours.batch.size, ours.train.steps) == (theirs.batch.size, theirs.train.steps)
+
+
+STARTS = [(name, task) for name, weights in WEIGHTS.items() for task in weights.tasks]
+
+
+@pytest.mark.parametrize(('weights', 'task'), STARTS)
+@pytest.mark.parametrize('machine', [LAPTOP, GPU], ids=['cpu', 'gpu'])
+def test_published_weights_fit_the_network_of_their_recipe(weights, task, machine):
+  """By the paths of all arrays; that shapes are equal is tested with the tables of the source."""
+  facts = make_facts(task, SIZES['similar'])
+  config = plain(make_recipe(facts, machine, weights))
+  one = experiment.parse({**config, 'data': {'name': 'scenes', **config['data']}})
+  assert one.init_from.source == weights and one.init_from.path is None
+  assert one.train.best_metric == {'semantic': 'mean_iou', 'instance': 'mask_ap'}.get(task, 'pq')
+  shapes = run._variables(one, one.model, channels=3)
+  variables = jax.tree.map(lambda x: np.broadcast_to(x.dtype.type(0), x.shape), dict(shapes))
+  ours, source = load.flat_paths(variables), load.SOURCES[weights]
+  nothing = np.zeros(())
+  arrays = {row.path: ours.get(row.path, nothing) for row in source.rows}
+  reset = run.class_specific(one, 3) if one.init_from.reset else ()
+  pretrained = load.Pretrained('FILE', arrays, source.new, source.spare)
+  *_, report = load.load_into(variables.pop('params'), variables, pretrained, reset)
+  of_resnet = {path for path in ours if '/backbone/' in path}
+  assert of_resnet <= set(report.loaded)
+  if WEIGHTS[weights].whole:
+    assert not report.new and set(report.loaded) | set(report.reset) == ours.keys()
+
+
+def test_weights_of_another_task_are_refused():
+  semantic, boxes = make_facts('semantic', SIZES['one']), make_facts('instance', SIZES['one'])
+  name = 'torchvision/maskrcnn_resnet50_fpn'
+  with pytest.raises(SegjaxError, match=f'--weights={name} has no network for the task semantic'):
+    make_recipe(semantic, GPU, name)
+  with pytest.raises(SegjaxError, match='of objects without masks'):
+    make_recipe(boxes._replace(masks=False), GPU, name)
+  assert make_recipe(boxes._replace(masks=False), GPU, 'torchvision/resnet50')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_each_device_takes_as_many_images(task):
+  facts = make_facts(task, [(256, 256)] * 3, examples=100)
+  batch = lambda machine: make_recipe(facts, machine)['batch']['size'].value
+  one, four = batch(GPU), batch(GPU._replace(devices=4))
+  assert one == four and four % 4 == 0
+  assert batch(GPU._replace(devices=3)) % 3 == 0
+  assert batch(Machine(True, 2**20)) == 1 and batch(Machine(True, 2**20, devices=4)) == 4
 
 
 @pytest.mark.parametrize('task', TASKS)

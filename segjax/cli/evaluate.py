@@ -97,6 +97,7 @@ class Evaluated(NamedTuple):
     measured: the metrics and the images to show.
     counts: of the classes in the split; None in the course of a training, which shows them once.
     median: the image with the median score; None if it was not asked for, or no image has a score.
+    options: of the command that repeats it, besides its workdir and split.
   """
 
   run: Run
@@ -106,6 +107,7 @@ class Evaluated(NamedTuple):
   measured: evaluate.Evaluation
   counts: statistics.ClassCounts | None = None
   median: evaluate.Example | None = None
+  options: Sequence[str] = ()
 
   @property
   def metrics(self) -> dict[str, Any]:
@@ -141,7 +143,8 @@ def evaluate_run(
   parameters = run_lib.size_of(loaded.variables['params'])
   counts = run_lib.count_classes(run, dataset, split)
   shown = _draw_median(evaluator, variables, measured.scores) if median else None
-  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts, shown)
+  options = (f'--checkpoint={which}', *(f'--config.{key}={value}' for key, value in overrides))
+  return Evaluated(run, split, loaded.restored.step, parameters, measured, counts, shown, options)
 
 
 def _draw_median(
@@ -228,6 +231,7 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
     sections=sections,
     command=[
       *('segjax', 'evaluate', f'--workdir={workdir.path}', f'--split={evaluated.split}'),
+      *evaluated.options,
     ],
   )
 

@@ -20,12 +20,22 @@ from segjax.data import datasets, guess, source_reader, statistics
 from segjax.data import images as images_lib
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.statistics import Statistics
-from segjax.recipes import Facts, Machine, Note, make_recipe
+from segjax.recipes import (
+  WEIGHTS,
+  WEIGHTS_MEAN,
+  WEIGHTS_STD,
+  Facts,
+  Machine,
+  Note,
+  find_weights,
+  make_recipe,
+)
 from segjax.types import PositiveInt, SegjaxError
 
 EXAMPLE = """examples:
   segjax new --task=semantic --images=my/images --labels=my/masks --output=my_config.py
   segjax new --task=instance --images=export/ --output=cells.py --config.data.files.split_seed=1
+  segjax new --task=instance --images=export/ --weights=torchvision/maskrcnn_resnet50_fpn
 
 --config.KEY=VALUE sets a key of the config that is written."""
 
@@ -44,6 +54,7 @@ _TRAIN, _EVAL = ('train',), ('val', 'test')
 # Names of classes that files have by number alone.
 _NUMBERED = re.compile(r'class[ _]?\d+')
 _NETWORKS = {
+  'fcn.FCNResNet': 'FCN on a ResNet',
   'unet.UNet': 'U-Net',
   'mask_rcnn.MaskRCNN': 'Mask R-CNN',
   'panoptic_fpn.PanopticFPN': 'Panoptic FPN',
@@ -57,24 +68,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--images', type=path, help='directory of images, or of a whole export')
   parser.add_argument('--labels', type=path, help='directory or file of the annotations')
   parser.add_argument('--output', type=path, default=output, help='file to write')
+  parser.add_argument(
+    '--weights',
+    choices=WEIGHTS,
+    metavar='NAME',
+    help='published weights to start from instead of from scratch, by default none: '
+    + ', '.join(WEIGHTS),
+  )
+  parser.add_argument(
+    '--gpu_memory',
+    type=float,
+    metavar='GIB',
+    help='write for a GPU of so much memory instead of for this machine',
+  )
   parser.add_argument('--data_dir', help='directory to write prepared data sets to')
   parser.add_argument('--force', action='store_true', help='overwrite the file')
 
 
 def run(args: argparse.Namespace) -> int:
   _check_output(args.output, force=args.force)
+  if args.weights:
+    find_weights(args.weights, args.task)
+  machine = this_machine() if args.gpu_memory is None else _gpu(args.gpu_memory)
   with images_lib.pixel_limit(_max_pixels(args.overrides)):
     found = guess.guess(args.task, args.images, args.labels)
     _show(found.found)
+    if args.weights:
+      found = with_weights(found)
     look = look_at(found, args.task, args.data_dir, args.overrides)
     _show(describe(look))
-    text = write_config(look, args.output, args.overrides)
+    text = write_config(look, args.output, args.overrides, machine, args.weights)
     problems = [*found.problems, *find_problems(look)]
   if problems:
     _show(['', 'what looks wrong:', *(f'  - {problem}' for problem in problems)])
   experiment = _check(text, args.output)
   path, run_name = shlex.quote(str(args.output)), shlex.quote(f'runs/{args.output.stem}')
-  network = _NETWORKS.get(experiment.model_config['name'], experiment.model_config['name'])
+  network = _network_name(experiment.model_config['name'])
   _show(
     [
       '',
@@ -84,6 +113,18 @@ def run(args: argparse.Namespace) -> int:
     ]
   )
   return 0
+
+
+def with_weights(found: guess.Guess) -> guess.Guess:
+  """The files as published weights take them: gray images are read as RGB."""
+  gray = (found.files or {}).get('channels') == 1
+  return found._replace(files={**found.files, 'channels': 3}) if gray else found
+
+
+def _gpu(gibibytes: float) -> Machine:
+  if not gibibytes > 0:
+    raise SegjaxError(f'--gpu_memory={gibibytes:g} must be more than 0: give the GiB of a GPU')
+  return Machine(True, int(gibibytes * 2**30))
 
 
 def _max_pixels(overrides: Sequence[tuple[str, str]]) -> int:
@@ -344,6 +385,7 @@ def write_config(
   output: Path,
   overrides: Sequence[tuple[str, str]] = (),
   machine: Machine | None = None,
+  weights: str | None = None,
 ) -> str:
   """The source of the config for a data set.
 
@@ -352,17 +394,26 @@ def write_config(
     output: the file's path, for the commands in its docstring.
     overrides: `(key, value)` pairs, put in place of what the recipe says.
     machine: that trains; None for this one.
+    weights: to start from, a name in `segjax.recipes.WEIGHTS`.
   """
-  recipe = make_recipe(_facts(look), this_machine() if machine is None else machine)
+  recipe = make_recipe(_facts(look), this_machine() if machine is None else machine, weights)
   constants, names = _constants(look)
-  model = recipe['model']
-  recipe['model'] = model._replace(value={**model.value, **_class_counts(look, names)})
+  counts = _class_counts(look, names)
+  recipe['model'] = recipe['model']._replace(value={**recipe['model'].value, **counts})
   recipe['data'] = _data(look, recipe['data']['size'], names)
+  if weights:
+    mean = Note(WEIGHTS_MEAN, 'Of the images that the weights were trained on.')
+    recipe['data'] |= {'mean': mean, 'std': WEIGHTS_STD}
+  own = recipe['model'].value
+  if (other := dict(overrides).get('model.name', own['name'])) != own['name']:
+    # The other keys are those of the recipe's network.
+    counted = {key: own[key] for key in ('classes', 'stuff') if key in own}
+    recipe['model'] = {'name': other, **counted}
   for key, text in overrides:
     if not key.startswith('data.files.'):  # those are what was looked at
       _set(recipe, key, config_lib.parse_value(text))
   name, run_name = (shlex.quote(text) for text in (str(output), f'runs/{output.stem}'))
-  network = _NETWORKS[recipe['model'].value['name']]
+  network = _network_name(_plain_group(recipe['model'])['name'])
   count = look.spec.num_classes
   return render(
     recipe,
@@ -399,12 +450,12 @@ def this_machine() -> Machine:
   device = jax.local_devices()[0]
   if device.platform != 'cpu':
     limit = (device.memory_stats() or {}).get('bytes_limit')
-    return Machine(True, limit or 16 * 2**30)
+    return Machine(True, limit or 16 * 2**30, jax.local_device_count())
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
     if os.path.exists(path) and (text := Path(path).read_text().strip()).isdigit():
       memory = min(memory, int(text))
-  return Machine(False, memory)
+  return Machine(False, memory, jax.local_device_count())
 
 
 def _constants(look: Look) -> tuple[dict[str, Any], dict[str, Code]]:
@@ -470,10 +521,18 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     config[name] = value
     return
   group = config.get(name)
-  inner = group.value if isinstance(group, Note) else group
+  inner = _plain_group(group)
   inner = dict(inner) if isinstance(inner, Mapping) else {}
   _set(inner, rest, value)
   config[name] = group._replace(value=inner) if isinstance(group, Note) else inner
+
+
+def _plain_group(group: Any) -> Any:
+  return group.value if isinstance(group, Note) else group
+
+
+def _network_name(name: str) -> str:
+  return _NETWORKS.get(name, name)
 
 
 def _check(text: str, output: Path) -> experiment_lib.Experiment:

@@ -21,6 +21,7 @@ from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
+from segjax.experiment import Experiment, measures, task_module
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
@@ -83,9 +84,11 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run = dataclasses.replace(run, task=sharding.gathered(run.task, mesh))
   # Config errors surface here, before anything is compiled.
   loggers.check(run.experiment.train.loggers)
+  _check_best_metric(run.experiment)
+  optim.check_schedule(run.experiment.optim)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   evaluator = _make_evaluator(run, eval_dataset, mesh)
-  refresh = _make_refresh(run, builder, mesh)
+  refresh = _make_refresh(run, builder, mesh)  # also checks that the task has one
   with contextlib.ExitStack() as stack:
     checkpoints = _open_checkpoints(run, workdir)
     stack.callback(checkpoints.close)
@@ -121,7 +124,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       progress=progress,
       evaluate=functools.partial(_evaluate, run, workdir, evaluator, run_log, progress, watchdog),
       evaluated=prepared.evaluated,
-      refresh=refresh,
+      refresh=functools.partial(refresh, watchdog.beat),
       watchdog=watchdog,
     )
   notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
@@ -334,13 +337,21 @@ def _evaluate(
     run_log.images(now, split, measured.examples)
     write_report(workdir, Evaluated(run, split, now, size_of(current.params), measured))
   metric = run.experiment.train.best_metric
-  value = _check_best_metric(metric, metrics)
+  value = _best_value(metric, metrics)
   loss = f' loss={metrics["loss"]:.4f}' if 'loss' in metrics else ''
   progress.message(f'step {now}: {split} {metric}={values.format_metric(metric, value)}{loss}')
   return metrics
 
 
-def _check_best_metric(name: str, metrics: Mapping[str, Any]) -> float:
+def _check_best_metric(experiment: Experiment) -> None:
+  """Raises a SegjaxError where no evaluation computes `config.train.best_metric`."""
+  known = measures(task_module(experiment.task), experiment.eval.metrics)
+  if known is not None:
+    losses = step.name_parts(dict.fromkeys(experiment.losses))
+    _best_value(experiment.train.best_metric, dict.fromkeys((*known, 'loss', *losses), 0.0))
+
+
+def _best_value(name: str, metrics: Mapping[str, Any]) -> float:
   if not isinstance(metrics.get(name), float):
     numbers = [key for key, value in metrics.items() if isinstance(value, float)]
     hint = nearest(name, numbers)
@@ -357,14 +368,17 @@ def _check_batch_norm(run: Run, current: TrainState) -> None:
 
 def _make_refresh(
   run: Run, builder: Any, mesh: jax.sharding.Mesh
-) -> Callable[[TrainState], TrainState]:
-  """A function applied to a state before evaluation, see `config.train.recompute_batch_norm`."""
+) -> Callable[[Callable[[], None], TrainState], TrainState]:
+  """`(beat, state) -> state` before an evaluation, see `config.train.recompute_batch_norm`.
+
+  `beat` is called with each batch.
+  """
   if not run.experiment.train.recompute_batch_norm:
-    return lambda current: current
+    return lambda _, current: current
   if run.task.batch_statistics is None:
     raise SegjaxError(
-      f'config.train.recompute_batch_norm is not supported by the task {run.experiment.task}: '
-      "set it to false, or set the network's norm to 'frozen' or 'group'"
+      f'config.train.recompute_batch_norm is not supported by {type(run.model).__name__}: set it '
+      'to false'
     )
   data = run.experiment.data
   config = dataclasses.replace(_without_workers(run), augment=Augment())
@@ -372,13 +386,14 @@ def _make_refresh(
   count = max(examples // run.experiment.batch.size, 1)
   statistics = compile.jit(run.task.batch_statistics, out_shardings=sharding.replicated(mesh))
 
-  def refresh(current: TrainState) -> TrainState:
+  def refresh(beat: Callable[[], None], current: TrainState) -> TrainState:
+    def put(batches: Iterator[tuple[Batch, Any]]) -> Iterator[Batch]:
+      for batch, _ in itertools.islice(batches, count):
+        beat()
+        yield sharding.put_batch(batch, mesh=mesh, spec=run.task.batch_spec)
+
     with contextlib.closing(run_lib.train_batches(run, builder, config=config)) as batches:
-      put = (
-        sharding.put_batch(batch, mesh=mesh, spec=run.task.batch_spec)
-        for batch, _ in itertools.islice(batches, count)
-      )
       seed = run.experiment.train.seed
-      return evaluate.recompute_statistics(statistics, current, put, seed=seed)
+      return evaluate.recompute_statistics(statistics, current, put(batches), seed=seed)
 
   return refresh

@@ -207,9 +207,12 @@ def load_into(
   for path in loaded:
     theirs, ours = tuple(arrays[path].shape), tuple(target[path].shape)
     if theirs != ours:
+      remedy = 'for other classes set config.init_from.reset=heads'
+      if len(ours) == 4 and (theirs[2], ours[2]) == (3, 1):
+        remedy = 'to read gray images as RGB set config.data.files.channels=3'
       raise SegjaxError(
         f'{where} has {path} of shape {theirs} where this network has {ours}: change config.model '
-        'or config.init_from, or for other classes set config.init_from.reset=heads'
+        f'or config.init_from, or {remedy}'
       )
   new, unused = sorted(target.keys() - arrays.keys()), sorted(arrays.keys() - target.keys())
   missing = [path for path in new if not matches(path, pretrained.new)]

@@ -3,8 +3,6 @@
 Every function takes the generator that is its only source of randomness.
 """
 
-import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from segjax.data.config import Augment
 from segjax.data.geometry import Warp
 from segjax.data.masks import Masks, Window, concatenate
 from segjax.data.sample import Objects, Sample, Size
+from segjax.lookup import locate
 from segjax.types import SegjaxError
 
 Transform = Callable[..., Sample]
@@ -181,24 +180,9 @@ def _join(first: Objects, second: Objects) -> Objects:
 # --- the user's own -------------------------------------------------------------------------------
 
 
-@functools.lru_cache
-def find_transform(path: str) -> Transform:
-  """The function at a module path, 'package.module.function'.
-
-  Raises:
-    SegjaxError: there is none.
-  """
-  key = f'config.augment.transforms: {path}'
-  module, _, name = path.rpartition('.')
-  if not module:
-    raise SegjaxError(f'{key} must be the path of a function: package.module.function')
-  try:
-    function = getattr(importlib.import_module(module), name, None)
-  except ImportError as e:
-    raise SegjaxError(f'{key}: cannot import {module} ({e}): check the name and PYTHONPATH') from e
-  if not callable(function):
-    raise SegjaxError(f'{key}: {module} has no function {name}: check the name')
-  return function
+def find_transform(name: str) -> Transform:
+  """The function that an entry of `config.augment.transforms` names, see `segjax.lookup`."""
+  return locate(name, 'config.augment.transforms')
 
 
 def apply_transforms(

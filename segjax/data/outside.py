@@ -10,9 +10,6 @@ A random-access source is a class with `class_names`, `__init__(split, **config.
   sizes          the (height, width) of each image; without it they are read where they are needed
 """
 
-import functools
-import importlib
-import importlib.util
 import re
 import sys
 import types
@@ -23,8 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax import storage
 from segjax.data.config import DataConfig
+from segjax.lookup import is_file, locate
 from segjax.types import SegjaxError
 
 _SPLITS = ('train', 'val')
@@ -32,38 +29,19 @@ _SPLITS = ('train', 'val')
 
 def is_outside(name: str) -> bool:
   """Whether `config.data.name` is a path: `module.Class` or `path/file.py:Class`."""
-  return bool(re.fullmatch(r'.+\.py:\w+', name) or re.fullmatch(r'[A-Za-z_]\w*(\.\w+)+', name))
+  return is_file(name) or bool(re.fullmatch(r'[A-Za-z_]\w*(\.\w+)+', name))
 
 
-@functools.cache
 def find(name: str) -> type:
   """The class at a path.
 
   Raises:
     SegjaxError: there is none, or importing it fails.
   """
-  where = f'config.data.name={name}'
-  try:
-    if '.py:' in name:
-      path, _, attribute = name.rpartition(':')
-      found = getattr(_import_file(storage.user_path(path)), attribute, None)
-    else:
-      path, _, attribute = name.rpartition('.')
-      found = getattr(importlib.import_module(path), attribute, None)
-  except (ImportError, OSError, SyntaxError) as e:
-    raise SegjaxError(f'{where}: cannot import {path} ({e}): check the path and PYTHONPATH') from e
+  found = locate(name, 'config.data.name')
   if not isinstance(found, type):
-    raise SegjaxError(f'{where}: {path} has no class {attribute}: check the name')
+    raise SegjaxError(f'config.data.name={name} is no class: name a source or a TFDS builder')
   return found
-
-
-def _import_file(path: Path) -> types.ModuleType:
-  name = f'segjax_outside_{path.stem}'
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[name] = module  # dataclasses look their module up
-  spec.loader.exec_module(module)
-  return module
 
 
 class SourceBuilder:

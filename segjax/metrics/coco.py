@@ -62,6 +62,11 @@ _Shapes: TypeAlias = np.ndarray | list[Mapping[str, Any]]
 _PART = 255
 
 
+def measures(*kinds: str) -> tuple[str, ...]:
+  """Names of the numbers of `coco_metrics`, such as `mask_ap`."""
+  return tuple(f'{kind}_{name}' for kind in kinds for name in STATS)
+
+
 def coco_metrics(
   class_names: Sequence[str],
   kinds: Sequence[str] = ('box', 'mask'),

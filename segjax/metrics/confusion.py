@@ -10,6 +10,15 @@ import numpy as np
 from segjax.metrics.base import Metric, mean_known, quotient, widen
 from segjax.types import IGNORE_LABEL, Array, Batch
 
+# Names of the numbers of `confusion_metrics`.
+MEASURES = (
+  'mean_iou',
+  'pixel_accuracy',
+  'mean_class_accuracy',
+  'frequency_weighted_iou',
+  'mean_dice',
+)
+
 
 def confusion_metrics(class_names: Sequence[str]) -> Metric:
   """Pixel accuracy, IoU and others (FCN, section 5), on the device; see `scores`.

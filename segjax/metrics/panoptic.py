@@ -50,6 +50,11 @@ Crowds = Literal['last', 'all']
 Forgiven = Literal['sum', 'each']
 UnmatchedSq = Literal['zero', 'skip']
 
+# Names of the numbers of `panoptic_metrics`.
+MEASURES = tuple(
+  f'{name}{group}' for group in ('', '_things', '_stuff') for name in ('pq', 'sq', 'rq')
+)
+
 
 def panoptic_metrics(
   class_names: Sequence[str],
@@ -145,9 +150,9 @@ def image_counts(
       f'{tuple(truth.ids.shape)} (images, height, width): resize one of them'
     )
   if truth.valid.size > _MOST_PAIRS:
-    raise ValueError(
-      f'{truth.valid.size} true segments in a batch, more than the {_MOST_PAIRS} that int32 '
-      'sums support: reduce the batch size'
+    raise SegjaxError(
+      f'a batch has room for {truth.valid.size} true segments, more than the {_MOST_PAIRS} that '
+      'int32 sums support: lower config.batch.eval_size or config.batch.max_segments'
     )
 
   def count(prediction: Segments, truth: Segments) -> dict[str, Array]:

@@ -28,6 +28,14 @@ from segjax.types import IGNORE_LABEL
 
 THRESHOLDS = tuple(k / 10 for k in range(10))
 _SCORES = ('pixel', 'rand', 'v_rand', 'v_info')
+# Names of the numbers of `isbi_metrics`.
+MEASURES = (
+  'v_rand',
+  'v_info',
+  'rand_error',
+  'pixel_error',
+  *(f'{name}_threshold' for name in _SCORES),
+)
 
 
 def isbi_metrics(foreground: int = 1) -> Metric:

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from segjax.lookup import locate
 from segjax.metrics.base import Metric
 from segjax.ops.normalize import normalize_pixels
 from segjax.types import Array, Batch, SegjaxError, SumCount, nearest
 
 Variables = Mapping[str, Any]
+
+_METRICS = 'config.eval.metrics'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,28 @@ def from_pixels(task: Task, mean: Sequence[float], std: Sequence[float]) -> Task
 
 
 def check_metrics(names: Collection[str], known: Collection[str]) -> None:
-  """Raises a SegjaxError for a metric of `config.eval.metrics` that a task does not have."""
+  """Raises a SegjaxError for a name in `config.eval.metrics` that is no metric of a task.
+
+  Args:
+    names: of the metrics.
+    known: those of the task. A name with a dot is that of a function of the user's.
+  """
   for name in names:
-    if name not in known:
-      raise SegjaxError(f'config.eval.metrics: unknown metric {name}{nearest(name, known)}')
+    if '.' in name:
+      locate(name, _METRICS)
+    elif name not in known:
+      raise SegjaxError(f'{_METRICS}: unknown metric {name}{nearest(name, known)}')
+
+
+def own_metric(name: str, class_names: Sequence[str]) -> Metric:
+  """What the user's function `class_names -> Metric` of this name returns.
+
+  Raises:
+    SegjaxError: it cannot be found, or returns something else.
+  """
+  metric = locate(name, _METRICS)(class_names)
+  if not isinstance(metric, Metric):
+    raise SegjaxError(
+      f'{_METRICS}: {name} returned a {type(metric).__name__}: return a segjax.metrics.base.Metric'
+    )
+  return metric

@@ -12,7 +12,7 @@ from segjax.metrics import coco
 from segjax.metrics.base import Metric
 from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.tasks import detection, queries
-from segjax.tasks.base import Task, check_metrics
+from segjax.tasks.base import Task, check_metrics, own_metric
 from segjax.types import Array, Batch, Fraction, PositiveFloat, SegjaxError, SumCount
 
 # Annotations in a batch.
@@ -23,6 +23,8 @@ LOSS_INPUTS = ('outputs',)
 
 # Choices of `config.eval.metrics` -> IoU types of COCO's evaluation.
 METRICS = {'coco': ('box', 'mask'), 'coco_box': ('box',)}
+# The numbers of each metric; by default the first selects the best checkpoint.
+MEASURES = {'coco': coco.measures('mask', 'box'), 'coco_box': coco.measures('box')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +32,11 @@ class EvalConfig:
   """Keys of `config.eval`.
 
   Attributes:
-    metrics: names in `METRICS`.
+    metrics: names in `METRICS`, or of functions of your own, `class_names -> Metric`.
     paste: how masks are pasted into the image, see `segjax.ops.paste_masks`.
-    test_time_augmentation: 'flip' averages over the image and its horizontal flip.
-    scales: averages over the image at these scales.
+    test_time_augmentation: 'flip' detects in the image and in its horizontal flip. The detections
+      of all views go through NMS together; their masks are averaged.
+    scales: detects in the image at these scales, in the same way.
     draw_threshold: panels show detections with at least this score.
   """
 
@@ -67,7 +70,7 @@ def make_task(
     class_names: one per thing class.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
       sum of their means.
-    draw: `(image f32[H, W, C], size (h, w), annotation, detections, *, paste, threshold) ->
+    draw: `(image u8[H, W, C], size (h, w), annotation, detections, *, paste, threshold) ->
       {title: u8[H, W, 3]}`; `paste` is `paste_regions` with the rule `config.paste`.
     things: not used; all classes are things.
 
@@ -135,6 +138,8 @@ def _visualize(
 def _metric(
   name: str, class_names: Sequence[str], paste: coco.Paste, model: Any, min_score: float
 ) -> Metric:
+  if name not in METRICS:
+    return own_metric(name, class_names)
   kinds = METRICS[name]
   if 'mask' in kinds and not getattr(model, 'masks', True):
     raise SegjaxError(

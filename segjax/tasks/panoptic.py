@@ -21,7 +21,7 @@ from segjax.ops.panoptic import merge_segments
 from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.ops.resize import resize_inside
 from segjax.tasks import detection, queries
-from segjax.tasks.base import Task, Tuning, Variables, check_metrics, grid
+from segjax.tasks.base import Task, Tuning, Variables, check_metrics, grid, own_metric
 from segjax.types import (
   IGNORE_LABEL,
   Array,
@@ -41,6 +41,8 @@ LOSSES = 'segjax.losses.panoptic'
 LOSS_INPUTS = ('outputs',)
 
 METRICS = ('pq', 'coco')
+# The numbers of each metric; by default the first selects the best checkpoint.
+MEASURES = {'pq': panoptic.MEASURES, 'coco': coco.measures('mask', 'box')}
 
 # Keys of `config.eval` that `segjax evaluate --tune` searches, and the values that it tries in
 # addition to the config's. Areas are multiples of the config's, or of the default if that is 0.
@@ -57,7 +59,8 @@ class EvalConfig:
 
   Attributes:
     metrics: 'pq', on the device, at the original image sizes; 'coco', AP on the host, of the
-      detections before merging, against the thing segments.
+      detections before merging, against the thing segments; or names of functions of your own,
+      `class_names -> Metric`.
     score_threshold: detections with a lower score are dropped.
     overlap_threshold: detections with more than this fraction already covered are dropped.
     stuff_area: stuff segments with fewer pixels become void; 4096 suits images of about 640 x 480,
@@ -98,7 +101,7 @@ def make_task(
     class_names: one per class.
     losses: name -> `outputs -> SumCount`, of the model's outputs in training; the total loss is the
       sum of their means.
-    draw: `(image f32[H, W, C], size (h, w), native (h, w), truth, prediction) -> {title: u8[H', W',
+    draw: `(image u8[H, W, C], size (h, w), native (h, w), truth, prediction) -> {title: u8[H', W',
       3]}`, the last two `Segments` without the batch axis.
     things: indices of the thing classes, in the order of the model's detection classes.
 
@@ -186,9 +189,11 @@ def _metrics(
   isthing = [i in things for i in range(len(class_names))]
   rules = {key: getattr(config, key) for key in ('crowds', 'forgiven', 'unmatched_sq')}
   paste = functools.partial(paste_regions, rule=config.paste)
+  own = {name: own_metric(name, class_names) for name in config.metrics if name not in METRICS}
   return {
     'pq': panoptic.panoptic_metrics(class_names, isthing, **rules),
     'coco': _coco([class_names[i] for i in things], paste),
+    **own,
   }
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import boundary, confusion, rand
+from segjax.metrics.base import crop_padding
 from segjax.ops import tiles
 from segjax.tasks import queries
-from segjax.tasks.base import Task, Variables, check_metrics
+from segjax.tasks.base import Task, Variables, check_metrics, own_metric
 from segjax.types import (
   IGNORE_LABEL,
   Array,
@@ -43,6 +44,15 @@ METRICS = {
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }
 
+# The numbers of each metric; by default the first selects the best checkpoint.
+MEASURES = {
+  'boundary': ('boundary_f1',),
+  'boundary_either': ('boundary_f1_either',),
+  'boundary_either_one_to_one': ('boundary_f1_either_one_to_one',),
+  'confusion': confusion.MEASURES,
+  'isbi': rand.MEASURES,
+}
+
 # Symmetries of the square that test-time augmentation averages over, as (quarter turns, flip).
 SYMMETRIES = {
   'none': ((0, False),),
@@ -56,12 +66,14 @@ class EvalConfig:
   """Keys of `config.eval`.
 
   Attributes:
-    metrics: names in `METRICS`.
+    metrics: names in `METRICS`, or of functions of your own, `class_names -> Metric`.
     tile: height and width of the tiles in tiled inference; None to process the image at once.
     overlap: context in pixels around a tile, for models without a `margin`.
     window: in place of tiles, height and width of windows that are spread evenly over the image,
       and whose probabilities are averaged where they overlap.
-    test_time_augmentation: averages the probabilities over these symmetries of the image.
+    test_time_augmentation: averages the probabilities over these symmetries of the image. The
+      loss of an evaluation that averages, here, over windows or samples, is that of the averaged
+      softmax, also where the loss of the training is of sigmoids.
     samples: averages the probabilities over this many passes with dropout (Bayesian SegNet, arXiv
       1511.02680); 0 for one pass without. The model's `__call__` must accept `sample`.
   """
@@ -98,7 +110,7 @@ def make_task(
     class_names: one per class.
     losses: name -> `(logits, label, weight or None) -> SumCount`; the total loss is the sum of
       their means.
-    draw: `(image f32[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
+    draw: `(image u8[H, W, C], truth i[H, W], prediction i[H, W], uncertainty f32[H, W] or None) ->
       {title: u8[H, W, 3]}`.
     things: not used.
 
@@ -111,17 +123,17 @@ def make_task(
       `config.window` for one with a margin.
   """
   del things
-  if config.samples and 'sample' not in inspect.signature(type(model).__call__).parameters:
-    raise SegjaxError(
-      f'config.eval.samples={config.samples}: {type(model).__name__} has no dropout at test time: '
-      'set it to 0, or use a model that has, such as segnet.SegNet'
-    )
+  if config.samples:
+    _check_dropout(model, config.samples)
   if config.window is not None and getattr(model, 'margin', 0):
     raise SegjaxError(
       f'config.eval.window: the output of {type(model).__name__} is smaller than its input: set it '
       "to none, or config.model.padding to 'same'"
     )
-  metrics = tuple(METRICS[name](class_names) for name in config.metrics)
+  metrics = tuple(
+    METRICS[name](class_names) if name in METRICS else own_metric(name, class_names)
+    for name in config.metrics
+  )
   visualize, drawn = functools.partial(_visualize, draw), ('label', 'uncertainty')
   if getattr(model, 'predicts_masks', False):
     classes = range(len(class_names))
@@ -151,6 +163,20 @@ def make_task(
     visualize=visualize,
     drawn=drawn,
   )
+
+
+def _check_dropout(model: Any, samples: int) -> None:
+  name = type(model).__name__
+  if 'sample' not in inspect.signature(type(model).__call__).parameters:
+    raise SegjaxError(
+      f'config.eval.samples={samples}: {name} has no dropout at test time: set it to 0, or use a '
+      'model that has, such as segnet.SegNet'
+    )
+  if getattr(model, 'dropout', 1) == 0:
+    raise SegjaxError(
+      f'config.eval.samples={samples}: all samples of a {name} with config.model.dropout=0 are '
+      'equal: set config.eval.samples=0, or train with dropout'
+    )
 
 
 def _forward(
@@ -228,11 +254,11 @@ def _visualize(
   predictions: Mapping[str, np.ndarray],
   rows: Sequence[int],
 ) -> list[dict[str, np.ndarray]]:
-  uncertainty = predictions.get('uncertainty', [None] * len(batch['valid']))
-  return [
-    draw(batch['image'][i], batch['label'][i], predictions['label'][i], uncertainty[i])
-    for i in rows
-  ]
+  panels = []
+  for i in rows:
+    arrays = batch['image'], batch['label'], predictions['label'], predictions.get('uncertainty')
+    panels.append(draw(*(None if a is None else crop_padding(a, batch, i) for a in arrays)))
+  return panels
 
 
 def _train_outputs(

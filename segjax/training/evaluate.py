@@ -31,18 +31,25 @@ def average_statistics(
 ) -> Any:
   """Batch-norm statistics of the network with `variables`, averaged over `batches`.
 
+  Those that no batch changes, as of frozen layers, stay as they are.
+
   Args:
     batch_statistics: `Task.batch_statistics`, compiled.
     variables: on the mesh.
     batches: one or more, on the mesh, without padding examples.
     key: for dropout.
   """
-  total, count = None, 0
+  total = changed = None
+  count = 0
   for batch in batches:
     new = batch_statistics(variables, batch, jax.random.fold_in(key, count))
+    old = {name: variables[name] for name in new}
+    differs = jax.tree.map(lambda a, b: (a != b).any(), new, old)
     total = new if total is None else jax.tree.map(jnp.add, total, new)
+    changed = differs if changed is None else jax.tree.map(jnp.logical_or, changed, differs)
     count += 1
-  return jax.tree.map(lambda x: x / count, total)
+  choose = lambda is_new, sum_, old: jnp.where(is_new, sum_ / count, old)
+  return jax.tree.map(choose, changed, total, old)
 
 
 def recompute_statistics(
@@ -59,7 +66,8 @@ def recompute_statistics(
     seed: for dropout.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
-  mean = average_statistics(batch_statistics, eval_variables(state), batches, key)
+  variables = eval_variables(state)
+  mean = average_statistics(batch_statistics, variables, batches, key)
   return dataclasses.replace(state, model_state={**state.model_state, **mean})
 
 

@@ -33,7 +33,8 @@ class TrainConfig:
     eval_every: steps between evaluations; the last step is always evaluated.
     checkpoint_every: steps between checkpoints; the last step is always saved.
     keep: number of latest checkpoints to keep, in addition to the best.
-    best_metric: evaluation metric that selects the best checkpoint.
+    best_metric: evaluation metric that selects the best checkpoint; None for the first one of
+      `config.eval.metrics`, such as mean_iou, mask_ap or pq.
     best_mode: 'max' or 'min'.
     nonfinite: on a non-finite loss or gradient, 'stop' the run or 'skip' the update.
     max_skipped: with 'skip', maximum number of skipped updates before the run stops.
@@ -50,7 +51,7 @@ class TrainConfig:
   eval_every: PositiveInt = 500
   checkpoint_every: PositiveInt = 500
   keep: PositiveInt = 2
-  best_metric: str = 'mean_iou'
+  best_metric: str | None = None
   best_mode: Literal['max', 'min'] = 'max'
   nonfinite: Literal['stop', 'skip'] = 'stop'
   max_skipped: NonNegativeInt = 10
@@ -116,6 +117,7 @@ class _Meter:
     self._sums: dict[str, float] = collections.defaultdict(float)
     self._count = 0
     self._last_finite: dict[str, float] = {}
+    self._levels: dict[str, float] = {}
     self._pending: list[tuple[int, Mapping[str, jax.Array], Sequence[str]]] = []
 
   def push(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
@@ -129,6 +131,7 @@ class _Meter:
 
   def _add(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
     values = {k: float(v) for k, v in sharding.to_host(dict(scalars)).items()}
+    self._levels = {k: values[k] for k in ('learning_rate', 'skipped') if values.get(k)}
     if not values.pop('finite'):
       self._check_skip(step, values, names)
       return
@@ -153,11 +156,10 @@ class _Meter:
     """The means since the last call; `learning_rate` and `skipped` have their latest value."""
     self._read()
     means = {k: v / self._count for k, v in self._sums.items()} if self._count else {}
-    levels = {k: self._last_finite[k] for k in ('learning_rate', 'skipped') if means.get(k)}
     means.pop('skipped', None)
     self._sums.clear()
     self._count = 0
-    return {**means, **levels}
+    return {**means, **self._levels}
 
 
 class _Clock:
@@ -204,7 +206,7 @@ def run(
   """Trains from `state.step` to `config.steps`.
 
   A checkpoint that is due is saved before the evaluation of its step, so that nothing that happens
-  to the evaluation costs it.
+  to the evaluation costs it; but after the refresh, as training goes on from there.
 
   Args:
     state: on the mesh; its buffers are donated.
@@ -218,7 +220,8 @@ def run(
     evaluate: `(state, step) -> metrics` on the evaluation split.
     evaluated: whether the evaluation due after `state.step`, if any, was done; a stopped run skips
       it.
-    refresh: `state -> state`, applied before an evaluation; training continues with the result.
+    refresh: `state -> state`, applied before an evaluation and to the last state; training
+      continues with the result.
     watchdog: hears of each step, evaluation and checkpoint as it starts.
 
   Returns:
@@ -257,6 +260,8 @@ def run(
       if evaluating:
         state = measure(state, step, saving=saving)
       elif saving:
+        if step == config.steps:  # stopped: no later evaluation would refresh what is saved
+          state = measure.refresh(state, step)
         measure.save(state, step)
       if evaluating or saving:
         clock.restart(step)
@@ -288,14 +293,18 @@ class _Measure:
       self._log.flush()
     self._checkpoints.save(state, metrics=metrics)
 
+  def refresh(self, state: TrainState, step: int) -> TrainState:
+    """The state as it is evaluated."""
+    self._watchdog.at(f'the evaluation of step {step}')
+    return self._refresh(state)
+
   def __call__(self, state: TrainState, step: int, *, saving: bool) -> TrainState:
     """Evaluates a state; saves it before, if it is due, or after, if it is better than all others.
 
     Returns:
       The state that was evaluated, to go on from.
     """
-    self._watchdog.at(f'the evaluation of step {step}')
-    state = self._refresh(state)
+    state = self.refresh(state, step)
     if saving:
       self.save(state, step)
       self._watchdog.at(f'the evaluation of step {step}')
@@ -308,8 +317,7 @@ class _Measure:
 
   def restored(self, state: TrainState, step: int) -> TrainState:
     """`__call__` for a state that was saved without an evaluation."""
-    self._watchdog.at(f'the evaluation of step {step}')
-    refreshed = self._refresh(state)
+    refreshed = self.refresh(state, step)
     metrics = self._evaluate(refreshed, step)
     # Of a stopped run the state before its refresh was saved: to resume from it is to do it again.
     if refreshed is state or _equal(refreshed.model_state, state.model_state):
@@ -330,7 +338,7 @@ def _evaluate_first(
 ) -> TrainState:
   """Runs the evaluation that a stopped run skipped, or that of a run with 0 steps."""
   step = int(state.step)
-  if step and not evaluated and _due(step, config):
+  if not evaluated and (step or not config.steps) and _due(step, config):
     return measure.restored(state, step)
   if not config.steps and not checkpoints.steps():
     return measure(state, 0, saving=True)

@@ -47,12 +47,14 @@ class OptimConfig:
     weight_decay: coefficient.
     decay_exclude: names of parameters without weight decay; by default biases and norm scales.
     multipliers: pairs (regular expression for parameter paths, factor of the update); factors of
-      all matches multiply. (('bias$', 2.0),) gives biases 2x the learning rate; 0 freezes.
+      all matches multiply. (('bias$', 2.0),) gives biases 2x the learning rate; 0 freezes, but the
+      gradients count in `clip_norm`.
     late: triples (regular expression for parameter paths, start, steps): these parameters rest
       until the step `start`, then their rate is warmed up from 0 over `steps` and follows the
-      schedule; 'poly' and 'cosine' decay from there on.
+      schedule; 'poly' and 'cosine' decay from there on. Of several that match, the last one counts.
     clip_norm: maximum global gradient norm; None disables clipping.
-    accumulate: microbatches for gradient accumulation; the result is that of the full batch.
+    accumulate: microbatches for gradient accumulation; the result is that of the full batch but for
+      batch normalization, whose statistics are those of each microbatch.
     ema: decay of an exponential moving average of the parameters, used in evaluation; None disables
       it.
   """
@@ -77,6 +79,19 @@ class OptimConfig:
   clip_norm: PositiveFloat | None = None
   accumulate: PositiveInt = 1
   ema: Decay | None = None
+
+
+def check_schedule(config: OptimConfig) -> None:
+  """Raises a SegjaxError where `boundaries` and `schedule` do not go together."""
+  decays, boundaries = config.schedule == 'step', config.boundaries
+  if decays != bool(boundaries):
+    remedy = 'name the steps' if decays else "set it to (), or config.optim.schedule to 'step'"
+    raise SegjaxError(
+      f'config.optim.boundaries={boundaries} with config.optim.schedule={config.schedule!r}: '
+      f'{remedy}'
+    )
+  if list(boundaries) != sorted(set(boundaries)):
+    raise SegjaxError(f'config.optim.boundaries={boundaries}: name each step once, in order')
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:

@@ -121,10 +121,11 @@ def make_eval_step(
   """`(variables, batch) -> (losses, states of the device metrics, predictions, image scores)`.
 
   The scores f[B] are those of `task.ranking`, or None if it is not a device metric.
-  Predictions stay on the device until they are drawn or a host metric reads them.
+  The predictions are those that are drawn or that a host metric reads, and stay on the device until
+  then.
   """
-
   ranking = task.ranking
+  readers = [task.drawn, *(metric.reads for metric in task.metrics if not metric.device)]
 
   def eval_step(variables: Mapping[str, Any], batch: Batch):
     outputs, _ = task.forward(variables, batch, train=False)
@@ -135,6 +136,9 @@ def make_eval_step(
     if ranking in metrics:
       state = states[metrics.index(ranking)]
       scores = ranking.image_scores(predictions, batch, state)
+    if None not in readers:
+      wanted = set().union(*readers)
+      predictions = {name: value for name, value in predictions.items() if name in wanted}
     return task.losses(outputs, batch), states, predictions, scores
 
   return eval_step

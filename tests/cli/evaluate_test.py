@@ -1,11 +1,13 @@
 """`segjax evaluate`: metrics, threshold tuning, and overrides for trained networks."""
 
 import re
+import shutil
 
 import pytest
 from commands import fails, output, read_log, run
 
 from segjax.cli.evaluate import evaluate_run
+from segjax.experiment import measures, task_module
 from segjax.report import picture
 from segjax.report.values import format_metric
 from segjax.workdir import Workdir
@@ -138,6 +140,27 @@ def test_a_task_without_thresholds_has_none_to_tune(semantic_run, capsys):
 )
 def test_mistakes_are_one_sentence(semantic_run, capsys, args, message):
   assert message in fails(capsys, 'evaluate', f'--workdir={semantic_run}', *args)
+
+
+@pytest.mark.parametrize('task', ['semantic', 'instance', 'panoptic'])
+def test_the_numbers_of_each_metric_are_known_before(request, task):
+  workdir = Workdir(str(request.getfixturevalue(f'{task}_run')))
+  known = task_module(task).MEASURES
+  assert list(known) == sorted(task_module(task).METRICS) or task == 'panoptic'
+  overrides = [('eval.metrics', str(tuple(known)))]
+  found = evaluate_run(workdir, 'latest', 'val[:2]', overrides).metrics
+  numbers = {key for key, value in found.items() if isinstance(value, float)}
+  losses = {key for key in numbers if key.startswith('loss')}
+  assert numbers - losses == set(measures(task_module(task), tuple(known)))
+
+
+def test_the_report_says_how_to_repeat_it(semantic_run, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  shutil.copytree(semantic_run, workdir)
+  evaluate(workdir, capsys, '--checkpoint=best', '--config.eval.test_time_augmentation=flip')
+  words = re.sub(r'<[^>]*>|\s+', ' ', (workdir / 'report.html').read_text())
+  options = '--split=val --checkpoint=best --config.eval.test_time_augmentation=flip'
+  assert f'segjax evaluate --workdir={workdir} {options}' in re.sub(' +', ' ', words)
 
 
 def test_the_report_has_the_worst_images_and_the_confusion_matrix(semantic_run, capsys):

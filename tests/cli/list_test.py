@@ -13,6 +13,7 @@ from segjax.cli import list as listing
 from segjax.convert.load import SOURCES
 from segjax.data import datasets
 from segjax.experiment import parse
+from segjax.lookup import locate
 from segjax.tables import runs
 
 
@@ -57,7 +58,7 @@ def test_the_models_of_all_configs_are_listed(configs):
   models = listing.models()
   assert {given['model']['name'] for given in configs} <= set(models)
   for name in models:
-    assert config.locate(name, 'segjax.models', 'config.model.name')
+    assert locate(name, 'config.model.name', 'segjax.models')
   assert models['unet.UNet'] == 'U-Net (Fig. 1), arXiv 1505.04597'
   assert not {'unet.DoubleConv', 'fcn.Upsample', 'panoptic_fpn.SemanticBranch'} & set(models)
 

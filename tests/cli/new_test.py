@@ -79,15 +79,13 @@ def data_dir(tmp_path_factory):
   return tmp_path_factory.mktemp('prepared')
 
 
-def make(files, output, data_dir, *args, task='semantic'):
-  return run(
-    'new',
-    f'--task={task}',
-    f'--images={files}',
-    f'--output={output}',
-    f'--data_dir={data_dir}',
-    *args,
-  )
+def args_of(files, output, data_dir, *args, task='semantic'):
+  places = f'--images={files}', f'--output={output}', f'--data_dir={data_dir}'
+  return 'new', f'--task={task}', *places, *args
+
+
+def make(*args, **kwargs):
+  return run(*args_of(*args, **kwargs))
 
 
 @pytest.mark.parametrize('task', ['semantic', 'instance'])
@@ -273,7 +271,7 @@ def test_one_image_is_trained_and_evaluated_on(tmp_path, capsys):
   assert 'the evaluation is on the training images' in capsys.readouterr().out
   config = config_lib.read_file(output)
   assert config['data']['eval_split'] == config['data']['train_split'] == 'train'
-  assert config['batch']['size'] == 1
+  assert config['batch']['size'] == jax.local_device_count()  # each device takes one
 
 
 @pytest.mark.parametrize(
@@ -306,3 +304,41 @@ def test_a_machine_with_an_accelerator_gets_a_larger_network(files, tmp_path, da
     for accelerator in (False, True)
   ]
   assert "'width': 16," in texts[0] and "'width': 32," in texts[1]
+
+
+def test_published_weights(files, tmp_path, data_dir, capsys):
+  output = tmp_path / 'a.py'
+  weights = '--weights=torchvision/fcn_resnet50'
+  assert make(files, output, data_dir, weights, '--gpu_memory=24') == 0
+  assert 'FCN on a ResNet, ' in capsys.readouterr().out
+  config = config_lib.read_file(output)
+  assert config['init_from'] == {'source': 'torchvision/fcn_resnet50', 'reset': 'heads'}
+  assert config['data']['mean'] == (123.675, 116.28, 103.53)
+  assert config['model'] == {
+    'name': 'fcn.FCNResNet',
+    'classes': 3,
+    'variant': 'resnet50',
+    'norm': 'frozen',
+  }
+  assert config['train']['steps'] == 2_000  # of a GPU
+  message = fails(capsys, *args_of(files, output, data_dir, weights, '--force', task='instance'))
+  assert f'{weights} has no network for the task instance' in message
+  with pytest.raises(SystemExit):
+    make(files, output, data_dir, '--weights=torchvision/vgg61', '--force')
+  message = fails(capsys, *args_of(files, output, data_dir, '--gpu_memory=0', '--force'))
+  assert '--gpu_memory=0 must be more than 0' in message
+
+
+def test_gray_images_are_read_as_rgb_for_published_weights(tmp_path):
+  found = guess.Guess('folder', tmp_path, {'channels': 1}, [], [])
+  assert new.with_weights(found).files == {'channels': 3}
+
+
+def test_another_network(files, tmp_path, data_dir, capsys):
+  output = tmp_path / 'a.py'
+  assert make(files, output, data_dir, '--config.model.name=fcn.FCN') == 0
+  assert 'fcn.FCN, ' in capsys.readouterr().out
+  assert config_lib.read_file(output)['model'] == {'name': 'fcn.FCN', 'classes': 3}
+  whole = "--config.model={'name': 'segnet.SegNetBasic', 'classes': 3}"
+  assert make(files, output, data_dir, whole, '--force') == 0
+  assert 'segnet.SegNetBasic on' in output.read_text()

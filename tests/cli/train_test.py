@@ -267,7 +267,7 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     (
       'instance',
       'train.recompute_batch_norm=true',
-      'config.train.recompute_batch_norm is not supported by the task instance',
+      'config.train.recompute_batch_norm is not supported by MaskRCNN',
     ),
     ('panoptic', 'model.classes=9', 'config.model.classes=9 but the data set scenes/tiny has 5'),
     ('panoptic', 'model.stuff=5', 'config.model.stuff=5 but the data set scenes/tiny has 4 classe'),
@@ -284,8 +284,55 @@ def test_a_wrong_config_is_one_sentence(tmp_path, capsys, task, override, messag
 
 
 def test_misspelt_best_metric(tmp_path, capsys):
-  message = fails(capsys, *train_args(tmp_path / 'run', '--config.train.best_metric=mean_io'))
+  """It is refused before anything is trained, so that the same command can be corrected."""
+  workdir = tmp_path / 'run'
+  message = fails(capsys, *train_args(workdir, '--config.train.best_metric=mean_io'))
   assert 'config.train.best_metric=mean_io is an unknown metric: did you mean mean_iou?' in message
+  assert not (workdir / 'checkpoints').exists()
+
+
+OWN = """
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.metrics.base import Metric
+from segjax.types import SumCount
+
+
+def squares(logits, label, weight=None, *, factor: float = 1.0):
+  return SumCount(factor * (logits**2).sum(), jnp.float32(logits.size))
+
+
+def background(class_names):
+  def from_batch(predictions, batch):
+    seen = np.asarray(predictions['label'])[np.asarray(batch['valid'])]
+    return np.array([(seen == 0).sum(), seen.size])
+
+  return Metric(
+    name='background',
+    from_batch=from_batch,
+    compute=lambda state: {'background_share': float(state[0] / state[1])},
+    device=False,
+    reads=('label', 'valid'),
+  )
+"""
+
+
+def test_a_loss_and_a_metric_of_ones_own(tmp_path, capsys, monkeypatch):
+  """From a file in the working directory, which is on no path."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'segjax_test_own.py').write_text(OWN)
+  workdir = tmp_path / 'run'
+  status = train(
+    workdir,
+    "--config.losses.small={'name': 'segjax_test_own.py:squares', 'factor': 2.0, 'scale': 0.5}",
+    '--config.eval.metrics=("confusion","segjax_test_own.py:background")',
+    '--config.train.best_metric=background_share',
+  )
+  assert status == 0
+  last = read_log(workdir)[-1]
+  assert 0 <= last['background_share'] <= 1 and last['loss_small'] > 0
+  assert fails(capsys, 'evaluate', f'--workdir={workdir}', '--config.eval.metrics=("a.py:b",)')
 
 
 def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The semantic task: sizes, tiles, symmetries, masking."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ from tiny_task import make_batch, make_task
 
 from segjax.losses import dense
 from segjax.models.fcn import FCN, FCNResNet
-from segjax.models.segnet import SegNetBasic
+from segjax.models.segnet import SegNet, SegNetBasic
 from segjax.models.unet import UNet
 from segjax.nn import resnet
 from segjax.tasks import semantic
@@ -152,7 +153,7 @@ def test_padded_examples_leave_no_trace():
 
 
 def test_pictures_are_of_the_chosen_examples():
-  task, batch = make_task(), make_batch(3)
+  task, batch = make_task(), {**make_batch(3), 'size': np.array([(8, 8)] * 3)}
   predictions = {'label': batch['label']}
   images = task.visualize(batch, predictions, [2, 0])
   np.testing.assert_array_equal([p['image'] for p in images], batch['image'][[2, 0]])
@@ -195,7 +196,7 @@ def test_samples_differ_where_the_network_drops():
 
   plain = outputs_of(model, variables, image)
   assert 'uncertainty' not in plain
-  outputs = outputs_of(bayesian(0.0), variables, image, samples=3)
+  outputs = outputs_of(bayesian(1e-12), variables, image, samples=3)
   np.testing.assert_allclose(outputs['uncertainty'], 0, atol=1e-10)
   a, b = (np.exp(o['logits'] - o['logits'].max(-1, keepdims=True)) for o in (outputs, plain))
   a, b = (x / x.sum(-1, keepdims=True) for x in (a, b))
@@ -205,6 +206,23 @@ def test_samples_differ_where_the_network_drops():
 def test_samples_of_a_network_without_dropout_at_test_time_name_the_key():
   with pytest.raises(SegjaxError, match='config.eval.samples=4: UNet has no dropout at test time'):
     make_task(samples=4)
+  with pytest.raises(SegjaxError, match=r'samples of a SegNet with config\.model\.dropout=0 are'):
+    semantic.make_task(
+      SegNet(classes=3, dropout=0.0), semantic.EvalConfig(samples=4), class_names='abc', losses={}
+    )
+
+
+def test_panels_are_of_the_image_without_its_padding():
+  seen = []
+  task = dataclasses.replace(
+    make_task(),
+    visualize=functools.partial(semantic._visualize, lambda *arrays: seen.append(arrays) or {}),
+  )
+  batch = {**make_batch(2), 'size': np.array([(8, 8), (5, 6)], np.int32)}
+  uncertainty = np.zeros((2, 8, 8), np.float32)
+  task.visualize(batch, {'label': batch['label'], 'uncertainty': uncertainty}, [1])
+  assert [array.shape for array in seen[0]] == [(5, 6, 3), (5, 6), (5, 6), (5, 6)]
+  np.testing.assert_array_equal(seen[0][0], batch['image'][1, :5, :6])
 
 
 def test_batch_statistics_are_those_of_the_batch():

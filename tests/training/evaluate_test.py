@@ -1,5 +1,6 @@
 """Batch-norm statistics averaged over batches; what is copied to the host."""
 
+import functools
 import types
 
 import jax
@@ -31,6 +32,22 @@ def test_recomputed_statistics_are_the_mean_over_batches():
     new.model_state['batch_stats']['down0']['norm1']['mean'],
     single[0]['batch_stats']['down0']['norm1']['mean'],
   )
+
+
+def test_statistics_that_no_batch_changes_stay_as_they_are():
+  """Those of frozen layers: the mean of n equal numbers is not always the number."""
+  frozen, moving = np.float32(0.1), np.float32(3.0)
+  statistics = lambda variables, batch, key: {
+    'batch_stats': {'frozen': variables['batch_stats']['frozen'], 'moving': batch}
+  }
+  found = evaluate.average_statistics(
+    statistics,
+    {'params': {}, 'batch_stats': {'frozen': frozen, 'moving': moving}},
+    [np.float32(x) for x in range(7)],
+    jax.random.key(0),
+  )['batch_stats']
+  assert functools.reduce(np.add, [frozen] * 7) / np.float32(7) != frozen
+  assert (found['frozen'], found['moving']) == (frozen, 3.0)
 
 
 def host_metric(name, reads, seen, **keys):

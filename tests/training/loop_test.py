@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import signal
 import time
@@ -109,6 +110,18 @@ def test_without_steps_the_first_state_is_evaluated_and_saved_once(go):
   config = loop.TrainConfig(steps=0)
   assert go(config) == ([0], [0])
   assert go(config) == ([], [0])
+
+
+def test_without_steps_an_evaluation_that_was_cut_off_is_made_again(go):
+  def fail(state, now):
+    raise SegjaxError('no evaluation')
+
+  config = loop.TrainConfig(steps=0)
+  with pytest.raises(SegjaxError, match='no evaluation'):
+    go(config, evaluate=fail)
+  assert go.metrics() == {0: None}
+  assert go(config, evaluated=False, scores={0: 0.5}) == ([0], [0])
+  assert go.metrics() == {0: {'mean_iou': 0.5}}
 
 
 def test_a_better_evaluation_is_saved(go):
@@ -227,6 +240,36 @@ def test_what_is_refreshed_is_evaluated_and_saved(go):
   config = loop.TrainConfig(steps=6, eval_every=3)
   seen, _ = go(config, start=3, evaluated=False, refresh=refresh, keep_states=True)
   assert [(step, int(state.skipped)) for step, state in seen] == [(3, 1), (6, 2)]
+
+
+def test_the_last_state_is_refreshed_also_where_a_stop_skips_its_evaluation(go, compiled):
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  batch = sharding.put_batch(make_batch(), mesh, compiled[0].batch_spec)
+
+  def batches():
+    for step in itertools.count(1):
+      if step == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch, ['a']
+
+  refreshed = []
+  refresh = lambda state: refreshed.append(int(state.step)) or state
+  with pytest.raises(loop.StoppedError):
+    go(loop.TrainConfig(steps=6, eval_every=3), batches=batches(), refresh=refresh)
+  assert (refreshed, go.evaluated, go.saved) == ([3, 6], [3], [3, 6])
+
+
+def test_skipped_updates_are_in_the_log_of_their_step(go, compiled, tmp_path):
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  put = lambda batch: sharding.put_batch(batch, mesh, compiled[0].batch_spec)
+  broken = {**make_batch(), 'image': np.full((8, 8, 8, 3), np.nan, np.float32)}
+  good, bad = (put(make_batch()), ['a']), (put(broken), ['b'])
+  config = loop.TrainConfig(steps=3, log_every=1, nonfinite='skip')
+  go(config, batches=iter([good, bad, good]))
+  lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  lines = [line for line in lines if line['split'] == 'train']
+  assert [line.get('skipped') for line in lines] == [None, 1, 1]
+  assert ['loss' in line for line in lines] == [True, False, True]
 
 
 def test_nonfinite_names_step_metrics_and_examples(go, compiled):

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from segjax.training.optim import OptimConfig, make_optimizer, make_schedule, update_ema
+from segjax.training.optim import (
+  OptimConfig,
+  check_schedule,
+  make_optimizer,
+  make_schedule,
+  update_ema,
+)
 from segjax.types import SegjaxError
 
 PARAMS = {
@@ -26,6 +32,21 @@ def run(config, steps=2, grads=GRADS):
     updates, state = optimizer.update(grads, state, params)
     params = optax.apply_updates(params, updates)
   return params
+
+
+@pytest.mark.parametrize(
+  ('keys', 'message'),
+  [
+    ({'schedule': 'step'}, r"boundaries=\(\) with config\.optim\.schedule='step': name the steps"),
+    ({'boundaries': (5,)}, r"with config\.optim\.schedule='constant': set it to \(\)"),
+    ({'schedule': 'step', 'boundaries': (5, 3)}, 'name each step once, in order'),
+    ({'schedule': 'step', 'boundaries': (5, 5)}, 'name each step once, in order'),
+  ],
+)
+def test_boundaries_that_do_nothing_are_an_error(keys, message):
+  with pytest.raises(SegjaxError, match=message):
+    check_schedule(OptimConfig(**keys))
+  check_schedule(OptimConfig(schedule='step', boundaries=(3, 5)))
 
 
 def test_sgd_momentum_and_decay_by_hand():

@@ -12,6 +12,7 @@ import optax
 import pytest
 from tiny_task import make_batch, make_task
 
+from segjax.metrics.base import Metric
 from segjax.training import sharding
 from segjax.training.state import TrainState, eval_variables, init_state
 from segjax.training.step import make_eval_step, make_train_step, mean, name_parts, sum_losses
@@ -208,6 +209,21 @@ def test_mean_and_its_gradient_where_nothing_was_counted():
   assert mean(SumCount(jnp.array(6.0), jnp.array(3.0))) == 2
   value, gradient = jax.value_and_grad(lambda x: mean(SumCount(x, jnp.array(0.0))))(1.0)
   assert (value, gradient) == (0, 0)
+
+
+def test_eval_step_returns_what_is_drawn_or_read_on_the_host():
+  task, batch = make_task(), make_batch(4)
+  variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+  names = lambda task: set(jax.eval_shape(make_eval_step(task), variables, batch)[2])
+  assert names(task) == {'label'}
+  reader = Metric(
+    name='a', from_batch=None, compute=None, device=False, reads=('probability', 'valid')
+  )
+  metrics = (*task.metrics, reader)
+  assert names(dataclasses.replace(task, metrics=metrics)) == {'label', 'probability'}
+  metrics = (*task.metrics, dataclasses.replace(reader, reads=None))
+  assert names(dataclasses.replace(task, drawn=(), metrics=metrics)) == {'label', 'probability'}
+  assert names(dataclasses.replace(task, drawn=())) == set()
 
 
 def test_eval_step_counts_valid_examples_only():

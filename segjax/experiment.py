@@ -239,16 +239,16 @@ def measures(task: ModuleType, metrics: Sequence[str]) -> tuple[str, ...] | None
 
 
 def _fill_best_metric(train: TrainConfig, task: ModuleType, metrics: Sequence[str]) -> TrainConfig:
-  """`config.train` with the metric that selects the best checkpoint, by default the first."""
+  """`config.train` with the number that selects the best checkpoint, by default the first."""
   if train.best_metric is not None:
     return train
-  known = measures(task, metrics)
-  if not known:
+  first = next((task.MEASURES[name][0] for name in metrics if name in task.MEASURES), None)
+  if first is None:
     raise SegjaxError(
       f'config.train.best_metric is missing, with config.eval.metrics={tuple(metrics)}: name a '
       'number that they compute, or loss with config.train.best_mode=min'
     )
-  return dataclasses.replace(train, best_metric=known[0])
+  return dataclasses.replace(train, best_metric=first)
 
 
 def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:

@@ -40,7 +40,8 @@ overlay,json in others:
   label    NAME.png, whose pixel values are class indices (semantic tasks)
   overlay  NAME_overlay.png, the prediction drawn on the image
   json     NAME.json; of objects and segments also one file for all images in COCO's format:
-           results_bbox.json and results_segm.json, or results.json and results/, with images.json
+           results_bbox.json and results_segm.json, or results.json and results/, with images.json;
+           image ids are the numbers in the names, else 1, 2, …, or those of --annotations
   npz      NAME.npz, the arrays: label, or boxes, classes, scores and masks, or segments
   prob     NAME_prob.npz, the probability of each class as float16 (semantic tasks)
 For a SegNet with dropout, --config.eval.samples=40 adds NAME_uncertainty.png (Bayesian SegNet).
@@ -74,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='what to write of each image; default: label,overlay (semantic) or overlay,json',
   )
   parser.add_argument(
+    '--annotations',
+    type=storage.user_path,
+    help="COCO's JSON file that lists the images, for their ids in the files for all images",
+  )
+  parser.add_argument(
     '--batch_size',
     type=options.count,
     default=0,
@@ -92,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
   sources = [frames.find_source(path) for path in folders]
   predictor = open_trained(args.workdir, args.checkpoint, args.overrides)
   place = predict_files.Place(output, folders)
-  writer = predict_files.Writer(place, predictor, sources, predict_files.choose(args, predictor))
+  saves = predict_files.choose(args, predictor)
+  writer = predict_files.Writer(place, predictor, sources, saves, args.annotations)
   predict_files.check_unused(output, args.overwrite)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('nothing is written yet')

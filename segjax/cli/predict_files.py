@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -69,6 +70,10 @@ def choose(args: argparse.Namespace, predictor: Predictor) -> tuple[str, ...]:
   Raises:
     SegjaxError: an unknown word, or what the task does not predict.
   """
+  if predictor.task not in SAVES:
+    raise SegjaxError(
+      f'segjax predict does not write what the task {predictor.task} predicts: use segjax.load'
+    )
   possible = SAVES[predictor.task]
   for word in args.save or ():
     if word not in _ENDINGS:
@@ -193,13 +198,20 @@ class Writer:
     predictor: whose results they are.
     sources: the files with images.
     saves: words of `SAVES`.
+    annotations: a JSON file in COCO's format that has the ids of the images.
 
   Raises:
-    SegjaxError: two predictions would be written to the same file, or one over an image.
+    SegjaxError: two predictions would be written to the same file, or one over an image; an image
+      is not in `annotations`.
   """
 
   def __init__(
-    self, place: Place, predictor: Predictor, sources: Sequence[Source], saves: Sequence[str]
+    self,
+    place: Place,
+    predictor: Predictor,
+    sources: Sequence[Source],
+    saves: Sequence[str],
+    annotations: Path | None = None,
   ):
     self.saves = tuple(saves)
     self._place, self._task, self._spec = place, predictor.task, predictor.spec
@@ -209,6 +221,19 @@ class Writer:
       endings.append(_UNCERTAINTY)
     check_outputs(place, sources, endings, shared)
     rule = panoptic_image_ids if self._task == 'panoptic' else image_numbers
+    if annotations is not None:
+      if not shared:
+        raise SegjaxError(
+          '--annotations is for the files for all images of objects or segments: leave it out, or '
+          'add json to --save'
+        )
+      for source in sources:
+        if source.kind != 'image':
+          raise SegjaxError(
+            f'{source.path} has several images, which --annotations={annotations} cannot list: '
+            'leave it out'
+          )
+      rule = functools.partial(listed_ids, annotations)
     if jax.process_count() > 1 and 'json' in saves:
       _check_countable(sources)
     self._id_of = _ids(sources, rule)
@@ -473,6 +498,37 @@ def _ids(
 def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:
   """COCO's `image_id` of each image: its stem if all are distinct numbers, else 1, 2, …."""
   return _numbers_in_names(paths) or {path: n for n, path in enumerate(paths, start=1)}
+
+
+def listed_ids(annotations: Path, paths: Sequence[Path]) -> dict[Path, int | str]:
+  """The id of each image in a JSON file in COCO's format, by the end of its path.
+
+  Raises:
+    SegjaxError: the file cannot be read; or an image is not listed, or more than once.
+  """
+  try:
+    images = json.loads(annotations.read_text())['images']
+    ids = [(PurePath(image['file_name']).parts, image['id']) for image in images]
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise SegjaxError(
+      f'--annotations={annotations} is not a JSON file with images, each with id and file_name '
+      f'({type(e).__name__}): name the file that the images are annotated in'
+    ) from e
+  by_name: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
+  for parts, image_id in ids:
+    by_name.setdefault(parts[-1], []).append((parts, image_id))
+  found = {}
+  for path in paths:
+    parts = path.absolute().parts
+    fitting = [i for end, i in by_name.get(path.name, []) if parts[-len(end) :] == end]
+    if len(fitting) != 1:
+      times = f'{len(fitting)} times' if fitting else 'not'
+      raise SegjaxError(
+        f'{path} is {times} among the {len(ids)} images of --annotations={annotations}: name the '
+        'file that lists it once'
+      )
+    found[path] = fitting[0]
+  return found
 
 
 def panoptic_image_ids(paths: Sequence[Path]) -> Mapping[Path, int | str]:

@@ -12,7 +12,7 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ _STORAGES = {
   'ByteStorage': 'u1',
   'BoolStorage': '?',
 }
+# Where a checkpoint of a training has the network.
+_NESTED = ('model', 'state_dict', 'model_state_dict')
 # Magic number of PyTorch's format before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -48,7 +50,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
   Args:
     path: a `.safetensors` file, a `.caffemodel`, a `.pkl` of named NumPy arrays, or a `.pth`,
-      `.pt` or `.bin` file with one `state_dict` (PyTorch's zip format, or the format before 1.6).
+      `.pt` or `.bin` file with one `state_dict` (PyTorch's zip format, or the format before 1.6),
+      or with one among other things, under a name of `_NESTED`, as Detectron2's checkpoints have.
 
   Raises:
     SegjaxError: the file is missing, has an unknown suffix, is truncated or corrupt, contains
@@ -185,7 +188,7 @@ def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
     raise ValueError('not a PyTorch file')
   if not system['little_endian']:
     raise _ContentError('was written on a big-endian machine')
-  itemsizes = {t.storage.key: t.storage.dtype.itemsize for t in _tensors(tree).values()}
+  itemsizes = {t.storage.key: t.storage.dtype.itemsize for t in _all_tensors(tree)}
   contents = {}
   for key in keys:
     [count] = struct.unpack('<q', file.read(8))
@@ -196,10 +199,21 @@ def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
 def _tensors(tree: Any) -> dict[str, _Tensor]:
   if not isinstance(tree, Mapping):
     raise _ContentError(f'has a {type(tree).__name__}, not named tensors')
+  nested = [key for key in _NESTED if isinstance(tree.get(key), Mapping)]
+  if len(nested) == 1:
+    return _tensors(tree[nested[0]])
   for name, value in tree.items():
     if not isinstance(value, _Tensor):
       raise _ContentError(f'has {name!r} of type {type(value).__name__}, not a tensor')
   return dict(tree)
+
+
+def _all_tensors(tree: Any) -> Iterator[_Tensor]:
+  if isinstance(tree, _Tensor):
+    yield tree
+  elif isinstance(tree, Mapping | list | tuple):
+    for value in tree.values() if isinstance(tree, Mapping) else tree:
+      yield from _all_tensors(value)
 
 
 def _arrays(tree: Any, read: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:

@@ -103,6 +103,31 @@ def test_objects_in_the_format_of_coco(instance_run, tmp_path):
     check_overlay(output / f'{name}_overlay.png', size)
 
 
+def test_the_ids_are_those_of_ones_own_annotations(instance_run, tmp_path, capsys):
+  images = tmp_path / 'in'
+  for folder in ('a', 'b'):
+    write_images(images / folder, {'x.png': (20, 30, 3)})
+  listed = [{'id': 41, 'file_name': 'b/x.png'}, {'id': 7, 'file_name': 'a/x.png'}]
+  path = tmp_path / 'mine.json'
+  path.write_text(json.dumps({'images': listed}))
+  args = *predict_command(instance_run, images, tmp_path / 'out'), f'--annotations={path}'
+  assert run(*args) == 0
+  found = json.loads((tmp_path / 'out/images.json').read_text())['images']
+  assert {image['file_name']: image['id'] for image in found} == {'a/x.png': 7, 'b/x.png': 41}
+  ids = {
+    entry['image_id'] for entry in json.loads((tmp_path / 'out/results_bbox.json').read_text())
+  }
+  assert ids <= {7, 41}
+  path.write_text(json.dumps({'images': listed[:1]}))
+  assert 'x.png is not among the 1 images of --annotations' in fails(capsys, *args, '--overwrite')
+  path.write_text(json.dumps({'images': [listed[0], {'id': 3, 'file_name': 'x.png'}, listed[1]]}))
+  assert 'x.png is 2 times among the 3 images' in fails(capsys, *args, '--overwrite')
+  path.write_text('[]')
+  assert 'is not a JSON file with images' in fails(capsys, *args, '--overwrite')
+  message = fails(capsys, *args, '--overwrite', '--save=overlay')
+  assert '--annotations is for the files for all images' in message
+
+
 def test_segments_in_the_panoptic_format(panoptic_run, tmp_path):
   sizes = {'000000000007': (50, 62), '000000000030': (64, 40)}
   images = write_images(tmp_path / 'images', {f'{n}.jpg': (*s, 3) for n, s in sizes.items()})

@@ -255,6 +255,13 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'data.name=my-data', 'my-data'),
     ('semantic', 'data.name_key=nix', 'config.data.name_key=nix'),
     ('semantic', 'batch.max_segments=9', 'config.batch.max_segments is for tasks that read segmen'),
+    ('semantic', 'data.mean=(1,2)', 'config.data.mean has 2 numbers but the images of scenes/tiny'),
+    ('semantic', 'data.std=(1,2,3,4)', 'have 3 channels: give one number, or one for each channel'),
+    (
+      'semantic',
+      'optim.boundaries=(5,)',
+      'config.optim.boundaries=(5,) with config.optim.schedule',
+    ),
     ('instance', 'model.classes=9', 'config.model.classes=9 but the data set scenes/tiny has 5 cl'),
     ('instance', 'losses.mask.beta=1', 'config.losses.mask.beta is not a key'),
     ('instance', 'losses.dice.scale=1', 'config.losses'),
@@ -333,6 +340,28 @@ def test_a_loss_and_a_metric_of_ones_own(tmp_path, capsys, monkeypatch):
   last = read_log(workdir)[-1]
   assert 0 <= last['background_share'] <= 1 and last['loss_small'] > 0
   assert fails(capsys, 'evaluate', f'--workdir={workdir}', '--config.eval.metrics=("a.py:b",)')
+
+
+def test_the_examples_of_the_docs_train(tmp_path, root, capsys, monkeypatch):
+  """A data set, a config, a loss and a metric of one's own, as the pages have them."""
+  monkeypatch.chdir(tmp_path)
+  blocks = {
+    page: re.findall(r'```python\n(.*?)```', (root / f'docs/{page}.md').read_text(), re.DOTALL)
+    for page in ('own_data', 'extend')
+  }
+  data, config_file = blocks['own_data']
+  for name, text in (('squares', data), ('my_config', config_file), ('mine', blocks['extend'][0])):
+    (tmp_path / f'{name}.py').write_text(text)
+  status = run(
+    *('train', '--config=my_config.py', '--workdir=run', '--config.train.steps=2'),
+    *('--config.batch.size=4', '--config.model.width=2'),
+    '--config.losses.brier.name=mine.py:brier',
+    '--config.eval.metrics=("confusion", "mine.py:first_class")',
+  )
+  assert status == 0
+  last = read_log(tmp_path / 'run')[-1]
+  assert 0 <= last['share of background'] <= 1 and 0 < last['loss_brier'] <= 2
+  assert info(tmp_path / 'run', capsys)['best_metric'] == 'mean_iou'
 
 
 def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):

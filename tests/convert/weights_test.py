@@ -109,10 +109,19 @@ def test_a_whole_pickled_model_is_refused():
 
 
 def test_other_things_than_tensors_are_refused(tmp_path):
-  with pytest.raises(SegjaxError, match="has 'state_dict' of type OrderedDict, not a tensor"):
-    read_weights(GOLDEN / 'nested.pth')
+  with pytest.raises(SegjaxError, match="has 'epoch' of type int, not a tensor"):
+    read_weights(write_zip(tmp_path / 'x.pth', {'epoch': 3}))
+  both = {'model': {'a': 1}, 'state_dict': {'a': 1}}
+  with pytest.raises(SegjaxError, match="has 'model' of type dict, not a tensor"):
+    read_weights(write_zip(tmp_path / 'x.pth', both))
   with pytest.raises(SegjaxError, match='has a list, not named tensors'):
     read_weights(write_zip(tmp_path / 'x.pth', [1]))
+
+
+def test_the_network_of_a_checkpoint_with_other_things_is_found():
+  """As Detectron2 and torchvision's reference scripts save it."""
+  arrays = read_weights(GOLDEN / 'nested.pth')
+  assert {name: array.shape for name, array in arrays.items()} == {'weight': (1, 1), 'bias': (1,)}
 
 
 @pytest.mark.parametrize('name', ['views.pth', 'views_legacy.pth', 'x.safetensors'])

@@ -248,9 +248,8 @@ WEIGHTS = {
   ),
 }
 WEIGHTS_MEAN, WEIGHTS_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# XLA reports 5,700 (256 x 256) and 4,700 (512 x 512) bytes per pixel of a step of FCNResNet with
-# ResNet-50, in batches of two; with ResNet-18 1,900.
-_FCN_BYTES = 5_700
+# Bytes per pixel of a step of FCNResNet, as XLA reports them for two images of 256 x 256.
+_FCN_BYTES = {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400}
 
 # Fraction of the memory that a training step may take: on a CPU the rest of the machine's work and
 # the data pipeline share it.
@@ -272,20 +271,28 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
   accelerator = SEMANTIC_ACCELERATOR if semantic else OBJECTS_ACCELERATOR
   scales = SEMANTIC if semantic else OBJECTS
   if weights:
-    name = f'ResNet-{weights.variant.removeprefix("resnet")}'
-    network = f"torchvision's FCN on a {name}" if semantic else f'{name}-FPN'
-    own = {'bytes_per_pixel': _FCN_BYTES, 'model': {}} if semantic else {}
-    return (accelerator if machine.accelerator else scales[-1])._replace(
-      why=f'{network}, from {weights.origin}. These numbers were not measured.',
+    scale = accelerator if machine.accelerator else scales[-1]
+    fixed = {'bytes_per_pixel': _FCN_BYTES[weights.variant], 'model': {}}
+    if not semantic:
+      fixed = {'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model}
+    return scale._replace(
+      why=_weights_reason(weights, semantic),
       epochs=accelerator.epochs // 2,
-      # Of configs/fcn/camvid_cpu.py, whose weights are published ones, the half.
+      steps=(min(scale.steps[0], 1_000), scale.steps[1]),
+      # Half the rate of configs/fcn/camvid_cpu.py, which also starts from published weights.
       optim={'learning_rate': 1e-4, 'weight_decay': 1e-4},
-      **{'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model, **own},
+      **fixed,
     )
   if machine.accelerator:
     return accelerator
   longest = max(max(size) for size in facts.sizes)
   return next((scale for scale in scales if longest <= scale.longest_side), scales[-1])
+
+
+def _weights_reason(weights: Weights, semantic: bool) -> str:
+  resnet = weights.variant.replace('resnet', 'ResNet-')
+  network = f"torchvision's FCN on a {resnet}" if semantic else f'{resnet}-FPN'
+  return f'{network}, from {weights.origin}. These numbers were not measured.'
 
 
 def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> dict[str, Any]:
@@ -462,7 +469,7 @@ def find_weights(name: str, task: str, masks: bool = True) -> Weights:
 
 
 def _init_from(name: str, weights: Weights) -> Note:
-  why = 'They are downloaded; for a file of your own set the key path, too.'
+  why = 'Downloaded when the training starts; path names a file of them instead.'
   return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
 
 
@@ -485,8 +492,9 @@ def _mask_rcnn(
     # As published: the statistics of the weights; the stem and the first stage are frozen.
     frozen = {'norm': 'frozen', 'frozen_stages': 2}
     backbone = {'name': weights.variant, **frozen, **weights.backbone}
-  # The RPN of weights for all layers knows the default anchors.
-  anchors = {} if weights and weights.whole else _anchors(facts, size)
+  anchors, roi = _anchors(facts, size), {'roi': {'aligned': True}}
+  if weights and weights.whole:  # trained with the default anchors and RoIAlign
+    anchors, roi = {}, {}
   most = _most_detections(facts)
   masks = {'mask_head': parts['mask_head']} if facts.masks and parts['mask_head'] else {}
   without = {} if facts.masks else {'masks': Note(False, 'Objects have boxes alone: Faster R-CNN.')}
@@ -497,7 +505,7 @@ def _mask_rcnn(
     'backbone': backbone,
     'neck': parts['neck'],
     'rpn': {**anchors, **parts['rpn']},
-    'roi': {'aligned': True},
+    **roi,
     'box_head': {
       **parts['box_head'],
       'max_detections': Note(most, f'{_most_objects(facts)}.'),

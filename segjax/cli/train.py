@@ -84,8 +84,9 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     run = dataclasses.replace(run, task=sharding.gathered(run.task, mesh))
   # Config errors surface here, before anything is compiled.
   loggers.check(run.experiment.train.loggers)
-  _check_best_metric(run.experiment)
-  optim.check_schedule(run.experiment.optim)
+  if not workdir.has_checkpoints():  # what has begun may go on
+    _check_best_metric(run.experiment)
+    optim.check_schedule(run.experiment.optim)
   eval_dataset = run_lib.load_eval_dataset(run.experiment, run.spec.class_names)
   evaluator = _make_evaluator(run, eval_dataset, mesh)
   refresh = _make_refresh(run, builder, mesh)  # also checks that the task has one

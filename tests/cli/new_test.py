@@ -320,7 +320,7 @@ def test_published_weights(files, tmp_path, data_dir, capsys):
     'variant': 'resnet50',
     'norm': 'frozen',
   }
-  assert config['train']['steps'] == 2_000  # of a GPU
+  assert config['train']['steps'] == 1_000  # of a GPU
   message = fails(capsys, *args_of(files, output, data_dir, weights, '--force', task='instance'))
   assert f'{weights} has no network for the task instance' in message
   with pytest.raises(SystemExit):

@@ -397,7 +397,8 @@ def test_a_batch_has_few_enough_segments():
   many = Segments(
     *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in [(8, 2, 2), *[(8, 8192)] * 3])
   )
-  with pytest.raises(ValueError, match='65536 true segments in a batch, more than the 65535'):
+  message = r'room for 65536 true segments, more than the 65535 .*config\.batch\.eval_size'
+  with pytest.raises(SegjaxError, match=message):
     jax.eval_shape(lambda x: panoptic.panoptic_counts(x, x, 2), many)
 
 

@@ -4,6 +4,7 @@ The signatures of these parts are the schema of a config (`segjax.config.complet
 signature can say, because it is about two groups, is checked here.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -20,6 +21,7 @@ from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
 from segjax.lookup import locate
 from segjax.losses import dense
+from segjax.tasks.base import find_metric
 from segjax.training.loop import TrainConfig
 from segjax.training.optim import OptimConfig
 from segjax.training.sharding import MeshConfig
@@ -128,11 +130,13 @@ class Experiment:
     return config_lib.digest(self.to_dict())
 
 
-def parse(given: Mapping[str, Any]) -> Experiment:
+def parse(given: Mapping[str, Any], *, trained: bool = False) -> Experiment:
   """The experiment that a config describes, every key of it checked.
 
   Args:
     given: the groups `KEYS`, nested dicts. Those with defaults may be left out.
+    trained: whether it is complete, of a run that is trained. Then what only training or the data
+      needs of the user's own code may be missing.
 
   Raises:
     SegjaxError: an unknown key, with the nearest right one; a value of the wrong type or out of
@@ -143,10 +147,16 @@ def parse(given: Mapping[str, Any]) -> Experiment:
   task = config_lib.check_value(given['task'], str, 'config.task')
   module = task_module(task)
   groups = {key: check_group(key, given) for key in GROUPS}
-  groups['data'] = fill_files(_fill_weight_map(groups['data']))
-  groups['augment'] = _fill_transforms(groups['augment'])
+  with contextlib.suppress(SegjaxError) if trained else contextlib.nullcontext():
+    groups['data'] = fill_files(_fill_weight_map(groups['data']))
+  with contextlib.suppress(SegjaxError) if trained else contextlib.nullcontext():
+    groups['augment'] = _fill_transforms(groups['augment'])
   evaluation = config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval')
   groups['train'] = _fill_best_metric(groups['train'], module, evaluation.metrics)
+  if not trained:
+    for name in evaluation.metrics:
+      if name not in module.METRICS:
+        find_metric(name)
   model_config, model = _parse_model(given['model'], 'config.model')
   losses = given.get('losses')
   # 'none' is how an override takes a loss away.
@@ -155,7 +165,7 @@ def parse(given: Mapping[str, Any]) -> Experiment:
     task=task,
     model=model,
     model_config=model_config,
-    losses={name: _parse_loss(name, loss, module, model) for name, loss in losses.items()},
+    losses={name: _parse_loss(name, loss, module, model, trained) for name, loss in losses.items()},
     eval=evaluation,
     **groups,
   )
@@ -231,22 +241,27 @@ def _fill_transforms(augment: Augment) -> Augment:
   return dataclasses.replace(augment, transforms=tuple(full))
 
 
-def measures(task: ModuleType, metrics: Sequence[str]) -> tuple[str, ...] | None:
-  """The numbers of these metrics of a task, in their order; None where one is the user's own."""
+def measures(experiment: Experiment) -> tuple[str, ...] | None:
+  """The numbers that an evaluation computes; None where the user's own metrics add to them."""
+  task, metrics = task_module(experiment.task), experiment.eval.metrics
   if any(name not in task.MEASURES for name in metrics):
     return None
-  return tuple(measure for name in metrics for measure in task.MEASURES[name])
+  found = [measure for name in metrics for measure in task.MEASURES[name]]
+  # Networks that detect or predict masks have losses in training only.
+  if 'label' in task.LOSS_INPUTS and not getattr(experiment.model, 'predicts_masks', False):
+    found += ['loss', *(f'loss_{name}' for name in experiment.losses)]
+  return tuple(found)
 
 
 def _fill_best_metric(train: TrainConfig, task: ModuleType, metrics: Sequence[str]) -> TrainConfig:
   """`config.train` with the number that selects the best checkpoint, by default the first."""
   if train.best_metric is not None:
     return train
-  first = next((task.MEASURES[name][0] for name in metrics if name in task.MEASURES), None)
+  first = next((found[0] for name, found in task.MEASURES.items() if name in metrics), None)
   if first is None:
     raise SegjaxError(
       f'config.train.best_metric is missing, with config.eval.metrics={tuple(metrics)}: name a '
-      'number that they compute, or loss with config.train.best_mode=min'
+      'number that they compute'
     )
   return dataclasses.replace(train, best_metric=first)
 
@@ -267,13 +282,14 @@ def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
   return {'name': name, **config_lib.as_dict({**full, **configs})}, model
 
 
-def _parse_loss(name: str, given: Any, task: ModuleType, model: Any) -> Loss:
+def _parse_loss(name: str, given: Any, task: ModuleType, model: Any, trained: bool) -> Loss:
   where = f'config.losses.{name}'
   if not isinstance(given, Mapping):
     raise SegjaxError(f'{where}={given!r} has the wrong type: it takes a group of keys, or none')
   given = dict(given)
   scale = config_lib.check_value(given.pop('scale', 1.0), NonNegativeFloat, f'{where}.scale')
-  named = config_lib.check_value(given.pop('name', name), str, f'{where}.name')
+  function_name = config_lib.check_value(given.pop('name', name), str, f'{where}.name')
+  named = None if function_name == name else function_name
   rule = given.get('class_weights')
   rule = rule if isinstance(rule, str) and rule != 'none' else None
   if rule:
@@ -284,16 +300,44 @@ def _parse_loss(name: str, given: Any, task: ModuleType, model: Any) -> Loss:
       )
   # A network that predicts masks has the same losses in all tasks.
   own = getattr(model, 'losses_module', None)
-  if '.' in named:
-    function = locate(named, f'{where}.name')
+  inputs = ('outputs',) if own else task.LOSS_INPUTS
+  if '.' in function_name:
+    try:
+      function = locate(function_name, f'{where}.name', 'segjax.losses')
+    except SegjaxError as e:
+      if not trained:
+        raise
+      return Loss(scale, given, _missing(e), named)
+    inputs = _check_own_loss(function, inputs, f'{where}.name={function_name}')
   else:
     package, _, module = (own or task.LOSSES).rpartition('.')
-    function = locate(f'{module}.{named}', 'config.losses', package)
-  full = config_lib.complete(
-    function, given, where, injected=('outputs',) if own else task.LOSS_INPUTS
-  )
+    key = f'{where}.name' if named else 'config.losses'
+    function = locate(f'{module}.{function_name}', key, package)
+  full = config_lib.complete(function, given, where, injected=inputs)
   rule = {'class_weights': rule} if rule else {}
-  return Loss(scale, {**full, **rule}, function, None if named == name else named)
+  return Loss(scale, {**full, **rule}, function, named)
+
+
+def _check_own_loss(function: Callable[..., Any], inputs: Sequence[str], where: str) -> list[str]:
+  """The names of the parameters of a user's loss that take the task's inputs: its first ones."""
+  names = list(config_lib.arguments(function))
+  taken = {'scale', 'name'} & set(names)
+  if len(names) < len(inputs) or taken:
+    problem = f'has a parameter {sorted(taken)[0]}' if taken else f'takes {len(names)} parameters'
+    raise SegjaxError(
+      f'{where} {problem}: it takes {", ".join(inputs)} and then keywords of its own, other than '
+      'scale and name'
+    )
+  return names[: len(inputs)]
+
+
+def _missing(error: SegjaxError) -> Callable[..., Any]:
+  """What stands for a user's function that a trained run had and that cannot be found here."""
+
+  def fail(*args: Any, **kwargs: Any) -> Any:
+    raise error
+
+  return fail
 
 
 def _check_together(experiment: Experiment) -> None:
@@ -325,7 +369,8 @@ def _check_together(experiment: Experiment) -> None:
         f'config.optim.late: the warm-up of {pattern!r} ends at step {start + warmup}, not before '
         f'config.train.steps={train.steps}: set config.optim.late=() for a short trial'
       )
-  mask = experiment.losses.get('mask')
+  named = (loss for key, loss in experiment.losses.items() if (loss.name or key) == 'mask')
+  mask = next(named, None)
   head = getattr(experiment.model, 'mask_head', None)
   ours, theirs = mask and mask.arguments.get('activation'), getattr(head, 'activation', None)
   if ours and theirs and ours != theirs:

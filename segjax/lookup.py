@@ -1,12 +1,12 @@
 """Finds the class or function that a config names: one of segjax, or one of the user's own.
 
 A name is `module.attribute` or `path/file.py:attribute`. A module is looked up in the package of
-segjax for its kind, on Python's path, and in the working directory.
+segjax for its kind, if there is one, on Python's path, and in the working directory.
 """
 
-import difflib
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import re
@@ -53,7 +53,11 @@ def locate(name: str, where: str, package: str | None = None) -> Any:
   if callable(found):
     return found
   shown = path if file else module.__name__
-  own = [n for n, v in vars(module).items() if getattr(v, '__module__', None) == module.__name__]
+  own = [
+    name
+    for name, value in vars(module).items()
+    if callable(value) and getattr(value, '__module__', None) == module.__name__
+  ]
   raise SegjaxError(f'{where}: {shown} has no {attribute}{nearest(attribute, own)}')
 
 
@@ -63,16 +67,17 @@ def _find_module(name: str, where: str, package: str | None) -> ModuleType:
       return module
   # The path gets the working directory only for a module that is there: any other directory in it
   # could be taken for the package of its name.
-  top = Path(name.partition('.')[0])
-  if top.with_suffix('.py').is_file() or (top / '__init__.py').is_file():
-    sys.path.append(os.getcwd())
-    importlib.invalidate_caches()
+  top, here = name.partition('.')[0], os.getcwd()
+  spec = importlib.machinery.PathFinder.find_spec(top, [here])
+  if here not in sys.path and spec is not None and spec.loader is not None:
+    sys.path.append(here)
     if module := _import(name, where):
       return module
   folder = Path(importlib.import_module(package).__file__).parent if package else None
   known = [path.stem for path in folder.glob('[!_]*.py')] if folder else []
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  hint = nearest(name, known) if close else ': check the name, or add its directory to PYTHONPATH'
+  hint = nearest(name, known)
+  if 'did you mean' not in hint:
+    hint = ': check the name, or add its directory to PYTHONPATH'
   raise SegjaxError(f'{where}: there is no module {name}{hint}')
 
 

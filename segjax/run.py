@@ -22,7 +22,7 @@ from segjax import config as config_lib
 from segjax import merge, storage
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, images, pipeline, source_reader, statistics, unusual
+from segjax.data import datasets, images, pipeline, read, source_reader, statistics, unusual
 from segjax.data.config import InputConfig
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
@@ -106,7 +106,7 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     SegjaxError: the network has other numbers of classes than the data set.
   """
   _check_classes(experiment, spec)
-  _check_normalization(experiment, spec)
+  read.check_channels(experiment.input, spec)
   draw = functools.partial(_DRAW[experiment.input.annotations[-1]], spec)
   task = task_module(experiment.task).make_task(
     experiment.model,
@@ -141,16 +141,6 @@ def _check_classes(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
       raise SegjaxError(
         f'config.model.{key}={flat.get(key)} but the data set {spec.name} has {number} {what}: set '
         f'config.model.{key}={number}'
-      )
-
-
-def _check_normalization(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
-  for key in ('mean', 'std'):
-    count = len(getattr(experiment.data, key))
-    if count not in (1, spec.channels):
-      raise SegjaxError(
-        f'config.data.{key} has {count} numbers but the images of {spec.name} have {spec.channels} '
-        f'channel{"s" * (spec.channels > 1)}: give one number, or one for each channel'
       )
 
 
@@ -583,7 +573,7 @@ def read_experiment(workdir: Workdir, overrides: Sequence[tuple[str, str]] = ())
     SegjaxError: no such workdir, a corrupt one or one of a newer version; an unknown key.
   """
   _check_version(workdir)
-  return parse(config_lib.override(_read_config(workdir), overrides))
+  return parse(config_lib.override(_read_config(workdir), overrides), trained=True)
 
 
 def _check_version(workdir: Workdir) -> None:

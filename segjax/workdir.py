@@ -30,6 +30,8 @@ FREE_KEYS = (
   'train.nonfinite',
   'train.max_skipped',
 )
+# They select a checkpoint: a training may go on with others, but has another result.
+_SELECTING = ('train.best_metric', 'train.best_mode')
 
 
 class Workdir:
@@ -128,9 +130,8 @@ class Workdir:
         f'{old["task"]} batches have changed: evaluate it, predict with it, or start another '
         f'--workdir with --config.init_from.path={self.path}'
       )
-    changed = {
-      k: v for k, v in config_lib.differences(old, new).items() if not k.startswith(FREE_KEYS)
-    }
+    free = (*FREE_KEYS, *_SELECTING)
+    changed = {k: v for k, v in config_lib.differences(old, new).items() if not k.startswith(free)}
     if changed:
       shown = ', '.join(f'{k} was {a!r} and is {b!r}' for k, (a, b) in changed.items())
       raise SegjaxError(

@@ -101,7 +101,9 @@ def test_a_transform_of_ones_own_is_completed(tmp_path, monkeypatch):
 
 
 LOSSES = """
-def brightness(logits, label, weight=None, *, power: float = 2.0): ...
+def brightness(logits, target, weight=None, *, power: float = 2.0): ...
+def short(logits, label): ...
+def scaled(logits, label, weight, scale: float = 3.0): ...
 """
 
 
@@ -129,6 +131,9 @@ def test_losses_of_ones_own_and_one_loss_twice(tmp_path, monkeypatch):
     ({'pwoer': 1}, r'losses\.bright\.pwoer is not a key: did you mean power'),
     ({'name': 'own_losses.brightnes'}, r'losses\.bright\.name: own_losses has no brightnes'),
     ({'name': 3}, r'config\.losses\.bright\.name=3 has the wrong type'),
+    ({'name': 'dise'}, r'config\.losses\.bright\.name: segjax\.losses\.dense has no dise'),
+    ({'name': 'own_losses.short'}, r'short takes 2 parameters: it takes logits, label, weight'),
+    ({'name': 'own_losses.scaled'}, r'scaled has a parameter scale: it takes logits, label, we'),
   ):
     with pytest.raises(SegjaxError, match=message):
       parse({**UNET, 'losses': {'bright': {**losses['bright'], **change}}})
@@ -138,14 +143,15 @@ def test_losses_of_ones_own_and_one_loss_twice(tmp_path, monkeypatch):
   ('given', 'metrics', 'best'),
   [
     (UNET, ('confusion',), 'mean_iou'),
-    (UNET, ('boundary', 'confusion'), 'boundary_f1'),
+    (UNET, ('boundary', 'confusion'), 'mean_iou'),
+    (UNET, ('boundary',), 'boundary_f1'),
     (UNET, ('isbi',), 'v_rand'),
     (MASK_RCNN, ('coco',), 'mask_ap'),
     (MASK_RCNN, ('coco_box',), 'box_ap'),
     (MERGED, ('pq', 'coco'), 'pq'),
   ],
 )
-def test_the_best_metric_is_the_first_of_the_metrics(given, metrics, best):
+def test_the_best_metric_is_that_of_the_task_if_it_is_measured(given, metrics, best):
   given = {**given, 'eval': {'metrics': metrics}}
   one = parse(given)
   assert one.train.best_metric == one.to_dict()['train']['best_metric'] == best

@@ -122,8 +122,8 @@ def with_weights(found: guess.Guess) -> guess.Guess:
 
 
 def _gpu(gibibytes: float) -> Machine:
-  if not gibibytes > 0:
-    raise SegjaxError(f'--gpu_memory={gibibytes:g} must be more than 0: give the GiB of a GPU')
+  if not 0 < gibibytes < 10_000:
+    raise SegjaxError(f'--gpu_memory={gibibytes:g} must be the GiB of a GPU, such as 24')
   return Machine(True, int(gibibytes * 2**30))
 
 
@@ -406,6 +406,11 @@ def write_config(
     recipe['data'] |= {'mean': mean, 'std': WEIGHTS_STD}
   own = recipe['model'].value
   if (other := dict(overrides).get('model.name', own['name'])) != own['name']:
+    if weights:
+      raise SegjaxError(
+        f'--weights={weights} is for {own["name"]}, not for config.model.name={other}: leave one '
+        'of them out'
+      )
     # The other keys are those of the recipe's network.
     counted = {key: own[key] for key in ('classes', 'stuff') if key in own}
     recipe['model'] = {'name': other, **counted}
@@ -455,7 +460,8 @@ def this_machine() -> Machine:
   for path in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
     if os.path.exists(path) and (text := Path(path).read_text().strip()).isdigit():
       memory = min(memory, int(text))
-  return Machine(False, memory, jax.local_device_count())
+  devices = jax.local_device_count()
+  return Machine(False, memory // devices, devices)
 
 
 def _constants(look: Look) -> tuple[dict[str, Any], dict[str, Code]]:

@@ -501,33 +501,35 @@ def image_numbers(paths: Sequence[Path]) -> dict[Path, int]:
 
 
 def listed_ids(annotations: Path, paths: Sequence[Path]) -> dict[Path, int | str]:
-  """The id of each image in a JSON file in COCO's format, by the end of its path.
+  """The id of each image in a JSON file in COCO's format.
+
+  An image is the entry whose `file_name` its path ends with, else the only one of its name: the
+  images may have moved.
 
   Raises:
     SegjaxError: the file cannot be read; or an image is not listed, or more than once.
   """
+  by_name: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
   try:
-    images = json.loads(annotations.read_text())['images']
-    ids = [(PurePath(image['file_name']).parts, image['id']) for image in images]
-  except (OSError, ValueError, KeyError, TypeError) as e:
+    for image in json.loads(annotations.read_text(encoding='utf-8'))['images']:
+      parts = PurePath(image['file_name'].replace('\\', '/')).parts
+      by_name.setdefault(parts[-1], []).append((parts, image['id']))
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
     raise SegjaxError(
       f'--annotations={annotations} is not a JSON file with images, each with id and file_name '
       f'({type(e).__name__}): name the file that the images are annotated in'
     ) from e
-  by_name: dict[str, list[tuple[tuple[str, ...], int | str]]] = {}
-  for parts, image_id in ids:
-    by_name.setdefault(parts[-1], []).append((parts, image_id))
   found = {}
   for path in paths:
-    parts = path.absolute().parts
-    fitting = [i for end, i in by_name.get(path.name, []) if parts[-len(end) :] == end]
+    parts, listed = path.absolute().parts, by_name.get(path.name, [])
+    fitting = [entry for entry in listed if parts[-len(entry[0]) :] == entry[0]] or listed
     if len(fitting) != 1:
       times = f'{len(fitting)} times' if fitting else 'not'
       raise SegjaxError(
-        f'{path} is {times} among the {len(ids)} images of --annotations={annotations}: name the '
-        'file that lists it once'
+        f'{path} is {times} among the images of --annotations={annotations}: name the file that '
+        'lists it once'
       )
-    found[path] = fitting[0]
+    found[path] = fitting[0][1]
   return found
 
 

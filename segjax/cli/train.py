@@ -21,7 +21,7 @@ from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
-from segjax.experiment import Experiment, measures, task_module
+from segjax.experiment import Experiment, measures
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
@@ -346,10 +346,9 @@ def _evaluate(
 
 def _check_best_metric(experiment: Experiment) -> None:
   """Raises a SegjaxError where no evaluation computes `config.train.best_metric`."""
-  known = measures(task_module(experiment.task), experiment.eval.metrics)
+  known = measures(experiment)
   if known is not None:
-    losses = step.name_parts(dict.fromkeys(experiment.losses))
-    _best_value(experiment.train.best_metric, dict.fromkeys((*known, 'loss', *losses), 0.0))
+    _best_value(experiment.train.best_metric, dict.fromkeys(known, 0.0))
 
 
 def _best_value(name: str, metrics: Mapping[str, Any]) -> float:

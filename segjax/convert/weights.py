@@ -146,8 +146,22 @@ _CALLABLE = {
 }
 
 
+class _Unknown:
+  """Stands for what a class or function that is not built would have made, and does nothing."""
+
+  name = ''
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    del args, kwargs
+
+  def _ignore(self, *args: Any) -> None:
+    del args
+
+  __setstate__ = __setitem__ = append = extend = add = _ignore
+
+
 class _Unpickler(pickle.Unpickler):
-  """Only builds dictionaries and `_Tensor`s."""
+  """Only builds dictionaries, `_Tensor`s, and `_Unknown` for anything else."""
 
   def find_class(self, module: str, name: str) -> Any:
     full = f'{module}.{name}'
@@ -155,7 +169,7 @@ class _Unpickler(pickle.Unpickler):
       return _CALLABLE[full]
     if module == 'torch' and name in _STORAGES:
       return np.dtype(_STORAGES[name])
-    raise _CodeError(full)
+    return type('_Unknown', (_Unknown,), {'name': full})
 
   def persistent_load(self, pid: Any) -> _Storage:
     kind, dtype, key, _, _, *view = pid
@@ -197,12 +211,16 @@ def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
 
 
 def _tensors(tree: Any) -> dict[str, _Tensor]:
+  if isinstance(tree, _Unknown):
+    raise _CodeError(tree.name)
   if not isinstance(tree, Mapping):
     raise _ContentError(f'has a {type(tree).__name__}, not named tensors')
   nested = [key for key in _NESTED if isinstance(tree.get(key), Mapping)]
   if len(nested) == 1:
     return _tensors(tree[nested[0]])
   for name, value in tree.items():
+    if isinstance(value, _Unknown) or (isinstance(value, type) and issubclass(value, _Unknown)):
+      raise _CodeError(value.name)
     if not isinstance(value, _Tensor):
       raise _ContentError(f'has {name!r} of type {type(value).__name__}, not a tensor')
   return dict(tree)

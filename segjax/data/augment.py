@@ -3,6 +3,7 @@
 Every function takes the generator that is its only source of randomness.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -180,6 +181,7 @@ def _join(first: Objects, second: Objects) -> Objects:
 # --- the user's own -------------------------------------------------------------------------------
 
 
+@functools.lru_cache
 def find_transform(name: str) -> Transform:
   """The function that an entry of `config.augment.transforms` names, see `segjax.lookup`."""
   return locate(name, 'config.augment.transforms')

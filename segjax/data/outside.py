@@ -10,6 +10,7 @@ A random-access source is a class with `class_names`, `__init__(split, **config.
   sizes          the (height, width) of each image; without it they are read where they are needed
 """
 
+import functools
 import re
 import sys
 import types
@@ -32,6 +33,7 @@ def is_outside(name: str) -> bool:
   return is_file(name) or bool(re.fullmatch(r'[A-Za-z_]\w*(\.\w+)+', name))
 
 
+@functools.cache
 def find(name: str) -> type:
   """The class at a path.
 

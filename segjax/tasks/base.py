@@ -135,19 +135,34 @@ def check_metrics(names: Collection[str], known: Collection[str]) -> None:
     known: those of the task. A name with a dot is that of a function of the user's.
   """
   for name in names:
-    if '.' in name:
-      locate(name, _METRICS)
-    elif name not in known:
+    if name not in known and '.' not in name:
       raise SegjaxError(f'{_METRICS}: unknown metric {name}{nearest(name, known)}')
+
+
+def find_metric(name: str) -> Callable[[Sequence[str]], Metric]:
+  """The user's function of this name."""
+  return locate(name, _METRICS, 'segjax.metrics')
 
 
 def own_metric(name: str, class_names: Sequence[str]) -> Metric:
   """What the user's function `class_names -> Metric` of this name returns.
 
+  Where it cannot be found, as for the prediction of a run that was trained with it, the error is
+  that of the metric's use.
+
   Raises:
-    SegjaxError: it cannot be found, or returns something else.
+    SegjaxError: it returns something else.
   """
-  metric = locate(name, _METRICS)(class_names)
+  try:
+    make = find_metric(name)
+  except SegjaxError as e:
+    error = e
+
+    def fail(*args: Any) -> Any:
+      raise error
+
+    return Metric(name=name, from_batch=fail, compute=fail, device=False, reads=())
+  metric = make(class_names)
   if not isinstance(metric, Metric):
     raise SegjaxError(
       f'{_METRICS}: {name} returned a {type(metric).__name__}: return a segjax.metrics.base.Metric'

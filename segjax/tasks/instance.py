@@ -23,7 +23,7 @@ LOSS_INPUTS = ('outputs',)
 
 # Choices of `config.eval.metrics` -> IoU types of COCO's evaluation.
 METRICS = {'coco': ('box', 'mask'), 'coco_box': ('box',)}
-# The numbers of each metric; by default the first selects the best checkpoint.
+# The numbers of each metric. By default the first of those measured selects the best checkpoint.
 MEASURES = {'coco': coco.measures('mask', 'box'), 'coco_box': coco.measures('box')}
 
 

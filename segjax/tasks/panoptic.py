@@ -41,7 +41,7 @@ LOSSES = 'segjax.losses.panoptic'
 LOSS_INPUTS = ('outputs',)
 
 METRICS = ('pq', 'coco')
-# The numbers of each metric; by default the first selects the best checkpoint.
+# The numbers of each metric. By default the first of those measured selects the best checkpoint.
 MEASURES = {'pq': panoptic.MEASURES, 'coco': coco.measures('mask', 'box')}
 
 # Keys of `config.eval` that `segjax evaluate --tune` searches, and the values that it tries in

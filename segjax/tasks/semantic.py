@@ -44,12 +44,12 @@ METRICS = {
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }
 
-# The numbers of each metric; by default the first selects the best checkpoint.
+# The numbers of each metric. By default the first of those measured selects the best checkpoint.
 MEASURES = {
+  'confusion': confusion.MEASURES,
   'boundary': ('boundary_f1',),
   'boundary_either': ('boundary_f1_either',),
   'boundary_either_one_to_one': ('boundary_f1_either_one_to_one',),
-  'confusion': confusion.MEASURES,
   'isbi': rand.MEASURES,
 }
 

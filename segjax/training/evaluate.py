@@ -13,6 +13,7 @@ from segjax.tasks.base import Task
 from segjax.training import sharding
 from segjax.training.state import TrainState, eval_variables
 from segjax.training.step import name_parts
+from segjax.types import SegjaxError
 
 Put = Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
 # See `segjax.training.step.make_eval_step`.
@@ -137,7 +138,7 @@ def evaluate(
         new = next(device_states)
         states[i] = new if states[i] is None else metric.merge(states[i], new)
         continue
-      parts[i].append(metric.from_batch(host_predictions, host_batch))
+      parts[i].append(_columns(metric, metric.from_batch(host_predictions, host_batch)))
       if metric is task.ranking:
         own_scores = metric.image_scores(host_predictions, host_batch, parts[i][-1])
     lists = {'names': list(local_names), 'valid': local['valid'].tolist()}
@@ -163,6 +164,16 @@ def evaluate(
       confusion = metric.confusion(state)
   measure = task.ranking.image_measure if task.ranking else ''
   return Evaluation(metrics, gallery.examples, gallery.worst, measure, gallery.scores, confusion)
+
+
+def _columns(metric: Any, state: Any) -> Mapping[str, np.ndarray]:
+  """The state of a host metric, which travels between processes as a dict of arrays."""
+  if not isinstance(state, Mapping):
+    raise SegjaxError(
+      f'the metric {metric.name} returned a {type(state).__name__} for a batch: return a dict of '
+      'arrays'
+    )
+  return state
 
 
 def _compute(metric: Any, state: Any) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class TrainConfig:
     eval_every: steps between evaluations; the last step is always evaluated.
     checkpoint_every: steps between checkpoints; the last step is always saved.
     keep: number of latest checkpoints to keep, in addition to the best.
-    best_metric: evaluation metric that selects the best checkpoint; None for the first one of
-      `config.eval.metrics`, such as mean_iou, mask_ap or pq.
+    best_metric: evaluation metric that selects the best checkpoint; None for mean_iou, mask_ap or
+      pq, or another one where the metrics do not compute that.
     best_mode: 'max' or 'min'.
     nonfinite: on a non-finite loss or gradient, 'stop' the run or 'skip' the update.
     max_skipped: with 'skip', maximum number of skipped updates before the run stops.
@@ -131,7 +131,8 @@ class _Meter:
 
   def _add(self, step: int, scalars: Mapping[str, jax.Array], names: Sequence[str]) -> None:
     values = {k: float(v) for k, v in sharding.to_host(dict(scalars)).items()}
-    self._levels = {k: values[k] for k in ('learning_rate', 'skipped') if values.get(k)}
+    self._levels = {'learning_rate': values['learning_rate']}
+    self._levels |= {'skipped': values['skipped']} if values['skipped'] else {}
     if not values.pop('finite'):
       self._check_skip(step, values, names)
       return
@@ -260,7 +261,9 @@ def run(
       if evaluating:
         state = measure(state, step, saving=saving)
       elif saving:
-        if step == config.steps:  # stopped: no later evaluation would refresh what is saved
+        # Stopped: no later evaluation would refresh what is saved. It takes of the time that a
+        # scheduler leaves, as little as the refresh of an evaluation.
+        if step == config.steps:
           state = measure.refresh(state, step)
         measure.save(state, step)
       if evaluating or saving:

@@ -326,7 +326,10 @@ def test_published_weights(files, tmp_path, data_dir, capsys):
   with pytest.raises(SystemExit):
     make(files, output, data_dir, '--weights=torchvision/vgg61', '--force')
   message = fails(capsys, *args_of(files, output, data_dir, '--gpu_memory=0', '--force'))
-  assert '--gpu_memory=0 must be more than 0' in message
+  assert '--gpu_memory=0 must be the GiB of a GPU' in message
+  other = '--config.model.name=fcn.FCN'
+  assert run(*args_of(files, output, data_dir, weights, other, '--force')) == 2
+  assert 'is for fcn.FCNResNet, not for config.model.name=fcn.FCN' in capsys.readouterr().err
 
 
 def test_gray_images_are_read_as_rgb_for_published_weights(tmp_path):

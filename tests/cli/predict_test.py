@@ -119,13 +119,24 @@ def test_the_ids_are_those_of_ones_own_annotations(instance_run, tmp_path, capsy
   }
   assert ids <= {7, 41}
   path.write_text(json.dumps({'images': listed[:1]}))
-  assert 'x.png is not among the 1 images of --annotations' in fails(capsys, *args, '--overwrite')
   path.write_text(json.dumps({'images': [listed[0], {'id': 3, 'file_name': 'x.png'}, listed[1]]}))
-  assert 'x.png is 2 times among the 3 images' in fails(capsys, *args, '--overwrite')
-  path.write_text('[]')
-  assert 'is not a JSON file with images' in fails(capsys, *args, '--overwrite')
+  assert 'x.png is 2 times among the images' in fails(capsys, *args, '--overwrite')
+  for content in ('[]', '{"images": [{"id": 1, "file_name": ""}]}', '{"images": [3]}'):
+    path.write_text(content)
+    assert 'is not a JSON file with images' in fails(capsys, *args, '--overwrite')
   message = fails(capsys, *args, '--overwrite', '--save=overlay')
   assert '--annotations is for the files for all images' in message
+
+
+def test_images_that_have_moved_have_the_ids_of_their_names(tmp_path):
+  path = tmp_path / 'mine.json'
+  names = ['C:\\\\images\\\\a.png', '/elsewhere/b.png', 'ä.png']
+  images = [{'id': i, 'file_name': name.replace('\\\\', '\\')} for i, name in enumerate(names, 5)]
+  path.write_text(json.dumps({'images': images}, ensure_ascii=False), encoding='utf-8')
+  paths = [Path(name) for name in ('a.png', 'here/b.png', 'ä.png')]
+  assert list(predict_files.listed_ids(path, paths).values()) == [5, 6, 7]
+  with pytest.raises(SegjaxError, match=r'c\.png is not among the images of --annotations'):
+    predict_files.listed_ids(path, [Path('c.png')])
 
 
 def test_segments_in_the_panoptic_format(panoptic_run, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS, SMALL, arrays, fails, info, read_log, run, train, train_args
 
-from segjax import config
+from segjax import config, lookup
 from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
@@ -255,8 +255,9 @@ def test_what_never_trained_does_not_bind(tmp_path, capsys):
     ('semantic', 'data.name=my-data', 'my-data'),
     ('semantic', 'data.name_key=nix', 'config.data.name_key=nix'),
     ('semantic', 'batch.max_segments=9', 'config.batch.max_segments is for tasks that read segmen'),
-    ('semantic', 'data.mean=(1,2)', 'config.data.mean has 2 numbers but the images of scenes/tiny'),
-    ('semantic', 'data.std=(1,2,3,4)', 'have 3 channels: give one number, or one for each channel'),
+    ('semantic', 'data.std=(1,2)', 'must be 1 number, or 1 for each of the 3 channels of scenes'),
+    ('instance', 'train.best_metric=loss', 'config.train.best_metric=loss is an unknown metric'),
+    ('instance', 'train.best_metric=mean_iou', 'train.best_metric=mean_iou is an unknown metric'),
     (
       'semantic',
       'optim.boundaries=(5,)',
@@ -313,12 +314,12 @@ def squares(logits, label, weight=None, *, factor: float = 1.0):
 def background(class_names):
   def from_batch(predictions, batch):
     seen = np.asarray(predictions['label'])[np.asarray(batch['valid'])]
-    return np.array([(seen == 0).sum(), seen.size])
+    return {'first': (seen == 0).sum(), 'all': np.int64(seen.size)}
 
   return Metric(
     name='background',
     from_batch=from_batch,
-    compute=lambda state: {'background_share': float(state[0] / state[1])},
+    compute=lambda state: {'background_share': float(state['first'] / state['all'])},
     device=False,
     reads=('label', 'valid'),
   )
@@ -339,7 +340,15 @@ def test_a_loss_and_a_metric_of_ones_own(tmp_path, capsys, monkeypatch):
   assert status == 0
   last = read_log(workdir)[-1]
   assert 0 <= last['background_share'] <= 1 and last['loss_small'] > 0
-  assert fails(capsys, 'evaluate', f'--workdir={workdir}', '--config.eval.metrics=("a.py:b",)')
+  message = fails(capsys, 'evaluate', f'--workdir={workdir}', '--config.eval.metrics=("a.py:b",)')
+  assert 'config.eval.metrics: cannot import a.py (FileNotFoundError' in message
+  # Without the file, a use that needs neither the loss nor the metric.
+  (tmp_path / 'segjax_test_own.py').unlink()
+  monkeypatch.setattr(lookup, '_import_file', lookup._import_file.__wrapped__)
+  assert info(workdir, capsys)['best_metric'] == 'background_share'
+  known = ('evaluate', f'--workdir={workdir}', '--config.eval.metrics=("confusion",)')
+  assert run(*known) == 0
+  assert 'cannot import segjax_test_own.py' in fails(capsys, 'evaluate', f'--workdir={workdir}')
 
 
 def test_the_examples_of_the_docs_train(tmp_path, root, capsys, monkeypatch):

@@ -251,6 +251,7 @@ def mine(monkeypatch):
   """A module of the user's."""
   module = types.ModuleType('mine')
   monkeypatch.setitem(sys.modules, 'mine', module)
+  augment.find_transform.cache_clear()
   return module
 
 

@@ -342,7 +342,8 @@ def _windowed(
 ) -> Array:
   """Logits whose softmax is the mean probability over the windows, see `EvalConfig.window`.
 
-  Of a network that predicts masks it is the mean of its scores, as published.
+  Of a network that predicts masks it is the mean of its scores, as published; with symmetries, of
+  the softmax of their logarithms.
   """
   image = batch['image']
   whole = image.shape[1:3]

@@ -35,7 +35,7 @@ class RunLog:
     workdir: of the run.
     start_step: the step that the run resumes from.
     evaluated: whether its evaluation, if one was due, is complete; its lines are dropped otherwise.
-    loggers: that get the same scalars and images.
+    loggers: that get the same scalars and images, again where a run resumes.
 
   Raises:
     SegjaxError: the disk is full, or may not be written to.

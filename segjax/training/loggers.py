@@ -55,6 +55,8 @@ def open_loggers(
 ) -> list[Logger]:
   """The loggers of a run; a resumed run continues its log.
 
+  They cannot take steps back: those since the checkpoint that a run resumes from are there twice.
+
   Args:
     names: of `config.train.loggers`.
     workdir: of the run; `loggers.json` there holds the ids of its logs.

@@ -4,7 +4,6 @@ The signatures of these parts are the schema of a config (`segjax.config.complet
 signature can say, because it is about two groups, is checked here.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -147,10 +146,10 @@ def parse(given: Mapping[str, Any], *, trained: bool = False) -> Experiment:
   task = config_lib.check_value(given['task'], str, 'config.task')
   module = task_module(task)
   groups = {key: check_group(key, given) for key in GROUPS}
-  with contextlib.suppress(SegjaxError) if trained else contextlib.nullcontext():
-    groups['data'] = fill_files(_fill_weight_map(groups['data']))
-  with contextlib.suppress(SegjaxError) if trained else contextlib.nullcontext():
-    groups['augment'] = _fill_transforms(groups['augment'])
+  groups['data'] = _fill_weight_map(groups['data'])
+  if not trained or _is_found(datasets.options_of, groups['data'].name):
+    groups['data'] = fill_files(groups['data'])
+  groups['augment'] = _fill_transforms(groups['augment'], trained)
   evaluation = config_lib.check_value(given.get('eval'), module.EvalConfig, 'config.eval')
   groups['train'] = _fill_best_metric(groups['train'], module, evaluation.metrics)
   if not trained:
@@ -227,12 +226,23 @@ def fill_files(data: DataConfig) -> DataConfig:
   return dataclasses.replace(data, files=files)
 
 
-def _fill_transforms(augment: Augment) -> Augment:
+def _is_found(find: Callable[[str], Any], name: str) -> bool:
+  try:
+    find(name)
+  except SegjaxError:
+    return False
+  return True
+
+
+def _fill_transforms(augment: Augment, trained: bool) -> Augment:
   """The arguments of the user's own transforms, whose first two are the program's."""
   full = []
   for i, given in enumerate(augment.transforms):
     where, arguments = f'config.augment.transforms[{i}]', dict(given)
     name = config_lib.check_value(arguments.pop('name', None), str, f'{where}.name')
+    if trained and not _is_found(find_transform, name):
+      full.append(dict(given))
+      continue
     function = find_transform(name)
     injected = list(config_lib.arguments(function))[:2]
     full.append(

@@ -139,6 +139,29 @@ def test_losses_of_ones_own_and_one_loss_twice(tmp_path, monkeypatch):
       parse({**UNET, 'losses': {'bright': {**losses['bright'], **change}}})
 
 
+def test_a_trained_run_needs_no_code_that_it_does_not_use():
+  """Of one's own data set, transforms, losses and metrics; what is there is checked."""
+  given = {
+    **parse(UNET).to_dict(),
+    'data': {**UNET['data'], 'name': 'nowhere.py:Data', 'files': {'a': 1}, 'weight_map': None},
+    'augment': {'transforms': ({'name': 'nowhere.noise', 'strength': 1},)},
+    'losses': {'mine': {'name': 'nowhere.loss', 'power': 2.0}},
+    'eval': {'metrics': ('confusion', 'nowhere.metric')},
+  }
+  one = parse(given, trained=True)
+  assert one.losses['mine'].arguments == {'power': 2.0}
+  assert parse(one.to_dict(), trained=True).to_dict() == one.to_dict()
+  assert one.data.files == {'a': 1} and one.augment.transforms[0]['strength'] == 1
+  with pytest.raises(SegjaxError, match='there is no module nowhere'):
+    one.losses['mine'].function(None, None, None)
+  for key in ('data', 'augment', 'losses', 'eval'):
+    alone = {**parse(UNET).to_dict(), key: given[key]}
+    with pytest.raises(SegjaxError, match='nowhere'):
+      parse(alone)
+  with pytest.raises(SegjaxError, match='dcie'):
+    parse({**given, 'losses': {'dcie': {}}}, trained=True)
+
+
 @pytest.mark.parametrize(
   ('given', 'metrics', 'best'),
   [

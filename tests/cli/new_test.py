@@ -89,9 +89,9 @@ def make(*args, **kwargs):
 
 
 @pytest.mark.parametrize('task', ['semantic', 'instance'])
-def test_the_config_trains(files, tmp_path, data_dir, capsys, task):
+def test_the_config_trains(files, tmp_path, capsys, task):
   """It reads back as a run whose first batch has what it says; without preparing data again."""
-  output = tmp_path / f'{task}.py'
+  output, data_dir = tmp_path / f'{task}.py', tmp_path / 'prepared'
   assert make(files, output, data_dir, task=task) == 0
   captured = capsys.readouterr()
   assert f'segjax train --config={output} --workdir=runs/{task}' in captured.out

@@ -18,7 +18,7 @@ from segjax.data import datasets
 from segjax.data.augment import find_transform
 from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
-from segjax.lookup import locate
+from segjax.lookup import failing, locate
 from segjax.losses import dense
 from segjax.tasks.base import find_metric
 from segjax.training.loop import TrainConfig
@@ -259,7 +259,8 @@ def measures(experiment: Experiment) -> tuple[str, ...] | None:
   found = [measure for name in metrics for measure in task.MEASURES[name]]
   # Networks that detect or predict masks have losses in training only.
   if 'label' in task.LOSS_INPUTS and not getattr(experiment.model, 'predicts_masks', False):
-    found += ['loss', *(f'loss_{name}' for name in experiment.losses)]
+    parts = experiment.losses if len(experiment.losses) > 1 else ()  # as in the log
+    found += ['loss', *(f'loss_{name}' for name in parts)]
   return tuple(found)
 
 
@@ -317,7 +318,7 @@ def _parse_loss(name: str, given: Any, task: ModuleType, model: Any, trained: bo
     except SegjaxError as e:
       if not trained:
         raise
-      return Loss(scale, given, _missing(e), named)
+      return Loss(scale, given, failing(e), named)
     inputs = _check_own_loss(function, inputs, f'{where}.name={function_name}')
   else:
     package, _, module = (own or task.LOSSES).rpartition('.')
@@ -339,15 +340,6 @@ def _check_own_loss(function: Callable[..., Any], inputs: Sequence[str], where: 
       'scale and name'
     )
   return names[: len(inputs)]
-
-
-def _missing(error: SegjaxError) -> Callable[..., Any]:
-  """What stands for a user's function that a trained run had and that cannot be found here."""
-
-  def fail(*args: Any, **kwargs: Any) -> Any:
-    raise error
-
-  return fail
 
 
 def _check_together(experiment: Experiment) -> None:

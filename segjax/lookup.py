@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,15 @@ def locate(name: str, where: str, package: str | None = None) -> Any:
   raise SegjaxError(f'{where}: {shown} has no {attribute}{nearest(attribute, own)}')
 
 
+def failing(error: SegjaxError) -> Callable[..., Any]:
+  """What stands for a function that a trained run had and that cannot be found here."""
+
+  def fail(*args: Any, **kwargs: Any) -> Any:
+    raise error
+
+  return fail
+
+
 def _find_module(name: str, where: str, package: str | None) -> ModuleType:
   for candidate in (f'{package}.{name}', name) if package else (name,):
     if module := _import(candidate, where):
@@ -68,6 +78,7 @@ def _find_module(name: str, where: str, package: str | None) -> ModuleType:
   # The path gets the working directory only for a module that is there: any other directory in it
   # could be taken for the package of its name.
   top, here = name.partition('.')[0], os.getcwd()
+  importlib.invalidate_caches()  # a file may be newer than the list of its directory
   spec = importlib.machinery.PathFinder.find_spec(top, [here])
   if here not in sys.path and spec is not None and spec.loader is not None:
     sys.path.append(here)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from segjax.lookup import locate
+from segjax.lookup import failing, locate
 from segjax.metrics.base import Metric
 from segjax.ops.normalize import normalize_pixels
 from segjax.types import Array, Batch, SegjaxError, SumCount, nearest
@@ -156,11 +156,7 @@ def own_metric(name: str, class_names: Sequence[str]) -> Metric:
   try:
     make = find_metric(name)
   except SegjaxError as e:
-    error = e
-
-    def fail(*args: Any) -> Any:
-      raise error
-
+    fail = failing(e)
     return Metric(name=name, from_batch=fail, compute=fail, device=False, reads=())
   metric = make(class_names)
   if not isinstance(metric, Metric):

@@ -374,6 +374,23 @@ def test_the_examples_of_the_docs_train(tmp_path, root, capsys, monkeypatch):
   assert info(tmp_path / 'run', capsys)['best_metric'] == 'mean_iou'
 
 
+def test_the_watchdog_sees_each_batch_that_statistics_are_recomputed_from(tmp_path, monkeypatch):
+  beats, during = [], []
+  recompute = train_cli.evaluate.recompute_statistics
+
+  def counted(*args, **kwargs):
+    before = len(beats)
+    found = recompute(*args, **kwargs)
+    during.append(len(beats) - before)
+    return found
+
+  monkeypatch.setattr(train_cli.Watchdog, 'beat', lambda self: beats.append(1))
+  monkeypatch.setattr(train_cli.evaluate, 'recompute_statistics', counted)
+  keys = ('model.norm=batch', 'train.recompute_batch_norm=true', 'data.train_split=train[:12]')
+  assert train(tmp_path / 'run', *(f'--config.{key}' for key in keys)) == 0
+  assert during == [3]  # batches of 4
+
+
 def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):
   messages = []
   for args in ([], ['--config.train.nonfinite=skip', '--config.train.max_skipped=2']):

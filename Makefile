@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-optimized test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -23,21 +23,20 @@ demo: $(READY)  ## train and evaluate a small U-Net on the built-in data set
 # workers steal tests at the end.
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 
+# Where rounding may depend on the optimization, tests are compiled as for users: operations, layers,
+# and train steps. All others are compiled fast, see tests/conftest.py.
+NUMERICAL := $(addprefix tests/,losses nn ops metrics/confusion_test.py metrics/panoptic_test.py \
+  $(addprefix training/,optim_test.py optimized_test.py step_test.py))
+NUMERICAL_TEST := tests/tasks/queries_test.py::test_devices_and_parts_change_nothing
 test: $(READY)  ## all but the slow tests
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' $(addprefix --ignore=,$(NUMERICAL)) --deselect=$(NUMERICAL_TEST)
+	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' $(NUMERICAL) $(NUMERICAL_TEST)
 
 test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 	$(PYTEST) -m slow
 
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)
-
-# Where rounding may depend on the optimization: operations, layers, and train steps.
-OPTIMIZED := losses nn ops metrics/confusion_test.py metrics/panoptic_test.py \
-  $(addprefix training/,optim_test.py optimized_test.py step_test.py) \
-  tasks/queries_test.py::test_devices_and_parts_change_nothing
-test-optimized: $(READY)  ## numerical tests, with full XLA optimization
-	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' $(addprefix tests/,$(OPTIMIZED))
 
 # Debian's Slurm, on this machine and only while the test runs; needs root.
 test-slurm: $(READY)  ## jobs of a real Slurm: preempted, requeued, resumed

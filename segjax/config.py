@@ -232,7 +232,8 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
   converted = _convert(value, hint, where)
   if isinstance(converted, _Wrong):
     takes = _spell(hint)
-    if isinstance(value, int | float) and str in (hint, *typing.get_args(hint)):
+    given = where.startswith('config.')
+    if given and isinstance(value, int | float) and str in (hint, *typing.get_args(hint)):
       takes += f': on a command line, write --{where}="\'{value}\'"'
     raise SegjaxError(
       converted.sentence or f'{where}={value!r} has the wrong type: it takes {takes}'

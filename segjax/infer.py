@@ -304,7 +304,7 @@ def _prepare(loaded: Loaded, probability: bool, job: Job) -> _Prepared | _Failur
   if tiled and native[0] * native[1] > _WHOLE_PIXELS:
     return _Prepared(frame, None, native, lambda scores: scores, keys)
   frame = frame._replace(pixels=np.asarray(frame.pixels))
-  batch, restore = pipeline.prepare_image(frame.pixels, config)
+  batch, restore = pipeline.prepare_image(frame.pixels, config, loaded.common_size)
   height, width = batch['size'][0].tolist()
   return _Prepared(frame, batch, (height, width), restore, keys)
 

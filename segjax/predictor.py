@@ -116,12 +116,15 @@ class Predictor:
   ) -> Iterator[Result]:
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
       raise SegjaxError(f'batch_size={batch_size!r} must be an integer of 1 or more')
-    if probability and self.task != 'semantic':
+    self._check_probability(probability)
+    found = infer.stream(self._network, jobs, batch_size=batch_size, probability=probability)
+    return (result for _, result in found)
+
+  def _check_probability(self, wanted: bool) -> None:
+    if wanted and self.task != 'semantic':
       raise SegjaxError(
         f'probability=True: a network of the task {self.task} has none for each pixel: leave it out'
       )
-    found = infer.stream(self._network, jobs, batch_size=batch_size, probability=probability)
-    return (result for _, result in found)
 
   def _jobs(self, images: Any) -> tuple[Iterator[infer.Job], bool]:
     """What reads each image, and whether it is one alone."""

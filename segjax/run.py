@@ -24,6 +24,7 @@ from segjax.convert import addresses
 from segjax.convert import load as weights_lib
 from segjax.data import datasets, images, pipeline, read, source_reader, statistics, unusual
 from segjax.data.config import InputConfig
+from segjax.data.sample import Size
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
 from segjax.experiment import (
   CLASS_WEIGHTS,
@@ -211,7 +212,7 @@ def _shapes(model: Any, shape: tuple[int, ...], sized: bool) -> Any:
   """The variables of a network as shapes."""
   inputs = [jax.ShapeDtypeStruct(shape, np.float32)]
   inputs += [jax.ShapeDtypeStruct((shape[0], 2), np.int32)] * sized
-  return jax.eval_shape(model.init, jax.random.key(0), *inputs)
+  return jax.eval_shape(compile.traced_fast(model.init), jax.random.key(0), *inputs)
 
 
 def size_of(params: Any) -> int:
@@ -502,9 +503,9 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
 
 def _image_ranges(run: Run, builder: Any) -> dict[str, Any] | None:
   """What training images are like, for `dataset.json`."""
-  data = run.experiment.data
-  reader = source_reader.open_reader(builder, data.train_split, run.experiment.input, run.spec)
-  ranges = unusual.measure(reader, data.size)
+  config = run.experiment.input
+  reader = source_reader.open_reader(builder, config.data.train_split, config, run.spec)
+  ranges = unusual.measure(reader, config)
   return ranges and ranges.to_json()
 
 
@@ -614,6 +615,11 @@ class Loaded:
   restored: checkpoint.Restored
   variables: Mapping[str, Any]
   images: unusual.ImageRanges | None = None
+
+  @property
+  def common_size(self) -> Size | None:
+    """See `segjax.data.order.common_size`."""
+    return self.images.common if self.images else None
 
 
 def load_run(

@@ -15,6 +15,7 @@ from segjax.data.builders.ade20k_files import THINGS as ADE20K_THINGS
 from segjax.experiment import CLASS_WEIGHTS, parse
 from segjax.run import build
 from segjax.training import optim
+from segjax.training.compile import traced_fast
 from segjax.types import Instances, Segments
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -119,7 +120,7 @@ def check_dense(run):
     jax.ShapeDtypeStruct((1, size[0] + extra, size[1] + extra, run.spec.channels), np.float32)
     for extra in (margin, 0)
   )
-  logits = jax.eval_shape(predict, jax.random.key(0), *shapes)
+  logits = jax.eval_shape(traced_fast(predict), jax.random.key(0), *shapes)
   assert logits.shape == (1, *size, run.spec.num_classes)
 
 
@@ -163,10 +164,10 @@ def check_objects(run):
     return outputs.get('detections'), run.task.predict(outputs, batch)
 
   if one.train.steps:
-    assert set(jax.eval_shape(learn, variables, batch)) == set(one.losses)
+    assert set(jax.eval_shape(traced_fast(learn), variables, batch)) == set(one.losses)
     frozen = getattr(run.model, 'frozen_parameters', ())
     optim.make_optimizer(one.optim, one.train.steps, variables['params'], frozen)
-  found, predictions = jax.eval_shape(find, variables, batch)
+  found, predictions = jax.eval_shape(traced_fast(find), variables, batch)
   if getattr(run.model, 'predicts_masks', False):
     whole = 'segments' in predictions
     count = run.model.queries if whole else run.model.inference.objects

@@ -1,7 +1,5 @@
 """What a `Predictor` takes for an image, and what it refuses in a sentence."""
 
-import types
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -164,10 +162,23 @@ def test_only_a_semantic_network_has_probabilities_of_pixels():
     Predictor(loaded)(RGB, probability=True)
 
 
+@pytest.mark.parametrize('common', [(20, 30), (32, 32), None])
+def test_an_image_is_padded_as_in_the_evaluation(common):
+  """Not where all training images had its size: else to multiples of 32."""
+  images = ImageRanges((10.0, 40.0), ((0, 255),) * 3, ((0, 255),) * 3, False, common)
+  loaded = load(MODEL, images=images)
+  shape = (20, 30) if common == (20, 30) else (32, 32)
+  batch = {'image': np.full((1, *shape, 3), 120, np.uint8), 'size': np.array([[20, 30]])}
+  batch['image'][0, :20, :30] = RGB
+  outputs, _ = loaded.run.task.forward(loaded.variables, batch, train=False)
+  expected = loaded.run.task.predict(outputs, batch)['probability'][0, :20, :30]
+  found = Predictor(loaded)(RGB, probability=True).probability
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_images_that_are_unlike_those_of_the_training_are_told_once():
-  loaded = load(MODEL)
-  loaded.images = ImageRanges((200.0, 300.0), ((0, 255),) * 3, ((0, 255),) * 3, False)
-  predictor = Predictor(types.SimpleNamespace(**vars(loaded)))
+  images = ImageRanges((200.0, 300.0), ((0, 255),) * 3, ((0, 255),) * 3, False)
+  predictor = Predictor(load(MODEL, images=images))
   with pytest.warns(
     UserWarning, match='2 of 2 images are unlike .* such as 1: it is 30x20'
   ) as told:

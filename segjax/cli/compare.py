@@ -17,7 +17,7 @@ from segjax.report import compare_page, curves, html
 from segjax.report.curves import TRAIN
 from segjax.run import Evaluator, Loaded, notify, size_of
 from segjax.training import checkpoint, evaluate, sharding
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, nearest
 from segjax.workdir import Workdir
 
 EXAMPLE = """examples:
@@ -181,6 +181,10 @@ def _compared(
     step, split, metrics = trained.loaded.restored.step, trained.split, trained.measured.metrics
     parameters = f'{size_of(trained.loaded.variables["params"]):,}'
   else:
+    logged = dict.fromkeys(r['split'] for r in log if r.get('split') not in (None, TRAIN))
+    if split is not None and split not in logged:
+      hint = nearest(split, logged)
+      raise SegjaxError(f'--split={split}: {workdir.log} has no evaluation on it{hint}')
     split = split or experiment.data.eval_split
     last = next((record for record in reversed(log) if record.get('split') == split), {})
     step, parameters = last.get('step', 0), ''
@@ -190,7 +194,7 @@ def _compared(
     'model': experiment.model_config['name'],
     'parameters': parameters,
     'data set': f'{experiment.data.name}, split {split}',
-    'step': f'{step} of {experiment.train.steps}',
+    'step': f'{step} of {experiment.train.steps}' if metrics else '',
     'best': evaluate_command.describe_best(experiment, log),
     'images per second in training': _speed(log),
     **_origin(workdir),

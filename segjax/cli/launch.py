@@ -35,7 +35,7 @@ class Cluster(NamedTuple):
 
 CLUSTERS = {
   'slurm': Cluster(slurm, 'sbatch', ('sbatch',)),
-  'gke': Cluster(gke, 'kubectl', ('kubectl', 'apply', '--filename=-')),
+  'gke': Cluster(gke, 'kubectl', ('kubectl', 'create', '--filename=-')),
   'tpu-vm': Cluster(tpu_vm, 'gcloud', ('bash',)),
 }
 
@@ -107,7 +107,7 @@ def parse_options(cls: type, pairs: Iterable[str]) -> Any:
   Raises:
     SegjaxError: an unknown or missing key, or a value of the wrong type or out of range.
   """
-  defaults = config_lib.arguments(cls)
+  defaults, hints = config_lib.arguments(cls), config_lib.type_hints(cls)
   given: dict[str, Any] = {}
   for pair in pairs:
     key, equals, value = pair.partition('=')
@@ -115,6 +115,8 @@ def parse_options(cls: type, pairs: Iterable[str]) -> Any:
       raise SegjaxError(f'--option {pair} must be KEY=VALUE')
     if isinstance(defaults.get(key), tuple):
       given[key] = (*given.get(key, ()), value)
+    elif hints.get(key) is str or hints.get(key) == str | None and value != 'none':
+      given[key] = value
     else:
       given[key] = config_lib.parse_value(value)
   return cls(**config_lib.complete(cls, given, 'option'))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from segjax import config as config_lib
-from segjax import merge, resources, storage
+from segjax import lock, merge, resources, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, evaluate_run
@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='ROW',
     help="train and record rows without a result: all, or ROW, ROW.RECIPE, '*.cpu'",
   )
-  parser.add_argument('--seeds', default='0', help='seeds for --run, such as 0,1,2; default: 0')
+  parser.add_argument('--seeds', help='seeds for --run, such as 0,1,2; default: 0')
   parser.add_argument('--workdirs', help='directory of the workdirs; default: runs/NAME')
   parser.add_argument(
-    '--launcher', choices=['local', 'submitit'], default='local', help='where --run trains'
+    '--launcher', choices=['local', 'submitit'], help='where --run trains; default: local'
   )
   parser.add_argument(
     '--launcher_option',
@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
   table = spec_lib.read_table(spec_lib.find_table(args.name))
   if args.record or args.wanted is not None:
     _check_writable(table)
+  if args.wanted is None and (found := [key for key, value in _of_run(args).items() if value]):
+    raise SegjaxError(f'{", ".join(found)}: nothing is trained without --run: add it')
   runs.check_overrides(args.overrides)
   facts = results.parse_facts(args.fact)
   workdirs = storage.as_path(args.workdirs or Path('runs', table.name))
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     entry, path = _parse_record(table, text)
     record(table, entry, Workdir(path), workdirs, args.overrides, facts)
   if args.wanted is not None:
-    chains = find_chains(table, args.wanted, _parse_seeds(args.seeds), workdirs)
+    chains = find_chains(table, args.wanted, _parse_seeds(args.seeds or '0'), workdirs)
     if args.launcher == 'submitit':
       launch.submit(table, chains, workdirs, _job_arguments(args), args.launcher_option, notify)
     else:
@@ -118,11 +120,19 @@ def _check_alone(args: argparse.Namespace) -> None:
     'NAME': args.name,
     '--run': args.wanted is not None,
     '--record': args.record,
+    '--fact': args.fact,
+    '--workdirs': args.workdirs,
     '--html': args.html is not None,
     '--config': args.overrides,
+    **_of_run(args),
   }
   if found := [option for option, value in given.items() if value]:
     raise SegjaxError(f'--all prints the scoreboard of all tables: leave out {", ".join(found)}')
+
+
+def _of_run(args: argparse.Namespace) -> dict[str, Any]:
+  """The options that only --run has."""
+  return {f'--{key}': getattr(args, key) for key in ('seeds', 'launcher', 'launcher_option')}
 
 
 def _show_scoreboard(as_json: bool) -> None:
@@ -175,6 +185,8 @@ def _show(table: Table, workdirs: Path, args: argparse.Namespace) -> None:
   lines = page.make_lines(table, results.read_results(table), entry_facts)
   if args.html is not None:
     path = storage.as_path(args.html or workdirs / 'table.html')
+    if path.is_dir():
+      raise SegjaxError(f'--html={path} is a directory: name a file in it, such as table.html')
     storage.make_directory(path.parent)
     write_table_page(path, table, lines, workdirs)
     notify(f'wrote {path}')
@@ -385,15 +397,26 @@ def _with_image(table: Table, record: results.Record, evaluated: Evaluated) -> r
 
 def update_pages(table: Table) -> None:
   """Updates the README.md of a table, and that of the directory of all tables, if they exist."""
-  path = table.folder / 'README.md'
-  if path.exists():
-    lines = page.make_lines(table, results.read_results(table), entry_facts)
-    storage.write_text(path, page.render_markdown(table, lines))
-  path = table.folder.resolve().parent / 'README.md'
-  if path.exists():
-    folders = sorted(p.parent for p in path.parent.glob('*/table.toml'))
-    others = scoreboard.other_pages(path.parent)
-    storage.write_text(path, scoreboard.render_markdown(_boards(folders), others))
+  together = table.folder.resolve().parent
+  folders = sorted(path.parent for path in together.glob('*/table.toml'))
+  # Jobs that record at the same time write one after another, each what is recorded by then.
+  with lock.exclusive(folders[0] / 'table.toml', wait=True):
+    path = table.folder / 'README.md'
+    if path.exists():
+      lines = page.make_lines(table, results.read_results(table), entry_facts)
+      storage.write_text(path, page.render_markdown(table, lines))
+    path = together / 'README.md'
+    if path.exists():
+      _write_scoreboard(path, folders)
+
+
+def _write_scoreboard(path: Path, folders: Iterable[Path]) -> None:
+  try:
+    boards = _boards(folders)
+  except SegjaxError as e:  # somebody edits another table
+    notify(f'{path} is not updated: {e}')
+    return
+  storage.write_text(path, scoreboard.render_markdown(boards, scoreboard.other_pages(path.parent)))
 
 
 def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:
@@ -418,6 +441,9 @@ def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workd
 
 def _lines_section(title: str, table: Table, lines: Sequence[page.Line]) -> html.Section:
   """Lines as a section of the HTML page, each under its row and recipe."""
-  rows = page.cells(table, lines)
-  named = {', '.join(r.pop(k) for k in ('row', 'recipe') if k in r): r for r in rows}
+  named: dict[str, Mapping[str, str]] = {}
+  for line, cells in zip(lines, page.cells(table, lines), strict=True):
+    name = ', '.join(cells.pop(key) for key in ('row', 'recipe') if key in cells)
+    # Two rows may have one title.
+    named[f'{name} ({line.row})' if name in named else name] = cells
   return html.table_section(f'{title} ({len(named)})', named)

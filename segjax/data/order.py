@@ -106,15 +106,46 @@ def known_shape(config: InputConfig, *, train: bool) -> Size | None:
   return size.image_size
 
 
-def _common_shape(sizes: Sequence[Size], config: InputConfig) -> Size | None:
-  """The one size of all images, where they are without objects and nothing says a shape.
+def common_size(sizes: Callable[[], Sequence[Size]], config: InputConfig) -> Size | None:
+  """The one size of all images, where they are then not padded in an evaluation.
 
-  They are not padded then. Networks for objects and those with queries want multiples of 32.
+  That is where they are without objects, and nothing says a shape. Networks for objects and those
+  with queries want multiples of 32.
+
+  Args:
+    sizes: the images' own sizes, read only where they are needed.
+    config: of the run.
   """
   short_side = config.data.size.short_side
   varied = short_side is not None and len(short_side) > 1
-  plain = not ('objects' in config.annotations or config.queries or config.data.size.shapes)
-  return eval_size(sizes[0], config) if plain and not varied and len(set(sizes)) == 1 else None
+  wants_multiples = 'objects' in config.annotations or config.queries
+  if wants_multiples or varied or known_shape(config, train=False) or config.data.size.shapes:
+    return None
+  found = set(sizes())
+  return found.pop() if len(found) == 1 else None
+
+
+def _common_shape(sizes: Sequence[Size], config: InputConfig) -> Size | None:
+  native = common_size(lambda: sizes, config)
+  return native and eval_size(native, config)
+
+
+def shape_alone(native: Size, config: InputConfig, common: Size | None = None) -> Size:
+  """The shape to which an image is padded that is predicted alone, as in an evaluation.
+
+  Args:
+    native: its size.
+    config: its sizes are used. An image that fits into none of the shapes is padded to multiples of
+      32.
+    common: the `common_size` of the training images.
+  """
+  size = eval_size(native, config)
+  if native == common_size(lambda: [common] if common else [], config):
+    return size
+  try:
+    return fit_shape(size, config, lambda: 'an image')
+  except SegjaxError:
+    return multiple_shape(size)
 
 
 class EvalBatch(NamedTuple):

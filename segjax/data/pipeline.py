@@ -222,14 +222,14 @@ def count_labels(
 
 
 def prepare_image(
-  image: np.ndarray, config: InputConfig
+  image: np.ndarray, config: InputConfig, common: Size | None = None
 ) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
   """An image as the evaluation would read it, and the way back.
 
   Args:
     image: u8[H, W, C] of any size.
-    config: its sizes are used, and its mean for the padding. An image that fits into none of the
-      shapes is padded to multiples of 32.
+    config: its sizes are used, and its mean for the padding.
+    common: see `order.shape_alone`.
 
   Returns:
     A batch of one image: `image`, `size`, `native` and, in panoptic tasks, `segments` that are all
@@ -237,10 +237,7 @@ def prepare_image(
   """
   native, data = image.shape[:2], config.data
   size = order.eval_size(native, config)
-  try:
-    shape = order.fit_shape(size, config, lambda: 'an image')
-  except SegjaxError:
-    shape = order.multiple_shape(size)
+  shape = order.shape_alone(native, config, common)
   resized = geometry.resize_image(image, size, data.size.interpolation)
   fields = {'image': batch.Field((*shape, image.shape[2]), np.uint8, batch.mean_color(data))}
   packed = batch.pack(fields, [{'image': resized}], 1)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data.config import SizeConfig
+from segjax.data import order
+from segjax.data.config import InputConfig
 from segjax.data.read import Reader
+from segjax.data.sample import Size
 from segjax.data.statistics import spread
 from segjax.data.windows import Windows
 from segjax.types import SegjaxError
@@ -33,12 +35,14 @@ class ImageRanges(NamedTuple):
     mean: of the pixels of each channel, 0..255.
     std: likewise.
     resized: whether the network sees all images at one size, so that a large one is not unusual.
+    common: height and width of all training images, see `order.common_size`; None if there is none.
   """
 
   side: tuple[float, float]
   mean: tuple[tuple[float, float], ...]
   std: tuple[tuple[float, float], ...]
   resized: bool
+  common: Size | None = None
 
   def to_json(self) -> dict[str, Any]:
     """A dict that `json` can write and `from_json` reads back."""
@@ -47,28 +51,40 @@ class ImageRanges(NamedTuple):
   @classmethod
   def from_json(cls, content: Mapping[str, Any] | None) -> 'ImageRanges | None':
     """The inverse of `to_json`; None of the None that runs of earlier versions have."""
-    return content and cls(**content)
+    return content and cls(**{key: _tuples(value) for key, value in content.items()})
 
 
-def measure(reader: Reader, size: SizeConfig) -> ImageRanges | None:
+def _tuples(value: Any) -> Any:
+  """JSON's lists as tuples."""
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def measure(reader: Reader, config: InputConfig) -> ImageRanges | None:
   """The ranges of a training split, from a sample; None if not one of its images can be read.
 
   Args:
     reader: of the split.
-    size: of the run.
+    config: of the run.
   """
-  sides, means, stds = [], [], []
+  sides, means, stds, sizes = [], [], [], set()
   for index in spread(len(reader), _READ):
     with contextlib.suppress(SegjaxError):  # a broken example is the pipeline's to report
-      side, mean, std = _describe(reader[index].image)
+      image = reader[index].image
+      sizes.add(image.shape[:2])
+      side, mean, std = _describe(image)
       sides.append(side)
       means.append(mean)
       stds.append(std)
   if not sides:
     return None
+  size = config.data.size
   resized = size.image_size is not None or size.short_side is not None
   (side,) = _ranges(np.reshape(sides, (-1, 1)))
-  return ImageRanges(side, _ranges(means), _ranges(stds), resized)
+  common = None
+  if len(sizes) == 1:  # else there is no need to read all of them
+    with contextlib.suppress(SegjaxError):
+      common = order.common_size(lambda: reader.sizes, config)
+  return ImageRanges(side, _ranges(means), _ranges(stds), resized, common)
 
 
 def describe(image: np.ndarray | Windows, ranges: ImageRanges | None) -> str:

@@ -76,7 +76,7 @@ class Exported(Predictor):
     native = images.shape[1:3]
     index = program.choose_plan(self._plans, native, self._size)
     if index is None:
-      known = ', '.join(sorted({str(plan) for plan in self._plans}))
+      known = ', '.join(sorted({_describe(plan, self._size) for plan in self._plans}))
       raise SegjaxError(
         f'{self.path} has no program for images of {native[0]}x{native[1]} pixels (height x width; '
         f'it has {known}): export the run again with --size={native[0]}x{native[1]}'
@@ -107,6 +107,7 @@ class Exported(Predictor):
   def _results(
     self, jobs: Iterable[infer.Job], probability: bool, failed: infer.Failed | None
   ) -> Iterator[tuple[Frame, Result]]:
+    self._check_probability(probability)
     if probability and 'probability' not in self.manifest['outputs']:
       raise SegjaxError(
         f'{self.path} has no probabilities: export the run again with --probability'
@@ -172,6 +173,11 @@ def _segments(found: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, A
     }
     info.append(entry | ({'score': score} if isthing or score else {}))
   return {'segments': ids, 'segments_info': info}
+
+
+def _describe(plan: program.Plan, size: SizeConfig) -> str:
+  largest = program.largest(plan, size)
+  return f'{plan}, up to {largest[0]}x{largest[1]}' if largest else str(plan)
 
 
 def _size_config(content: Mapping[str, Any]) -> SizeConfig:

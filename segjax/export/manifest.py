@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segjax.export import program
 from segjax.export.program import OUTPUTS, Plan
 from segjax.run import Loaded
 from segjax.types import SegjaxError
@@ -64,7 +65,13 @@ def describe(loaded: Loaded, plans: Sequence[Plan], outputs: Sequence[str]) -> d
     'parameters_sha256': loaded.restored.params_sha256,
     'config_digest': run.experiment.digest,
     'programs': [
-      {'size': plan.native, 'network_size': plan.canvas, 'batch': plan.batch} for plan in plans
+      {
+        'size': plan.native,
+        'largest': program.largest(plan, data.size),
+        'network_size': plan.canvas,
+        'batch': plan.batch,
+      }
+      for plan in plans
     ],
   }
 

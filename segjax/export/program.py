@@ -74,9 +74,11 @@ def make_plans(loaded: Loaded, sizes: Sequence[Size], batch: int | None) -> list
   Raises:
     SegjaxError: the network's input depends on the size of the image, and no size is given.
   """
-  size = loaded.run.experiment.data.size
+  config, common = loaded.run.experiment.input, loaded.common_size
+  size = config.data.size
+  fixed = lambda native: Plan(native, order.shape_alone(native, config, common), batch)
   if sizes:
-    return [Plan(native, canvas_of(native, size), batch) for native in sizes]
+    return [fixed(native) for native in sizes]
   canvases: Sequence[Size | None] = size.shapes or (size.image_size,)
   dense = loaded.run.experiment.input.annotations[-1] == 'label'
   if canvases == (None,) and (size.short_side is not None or not dense):
@@ -84,12 +86,10 @@ def make_plans(loaded: Loaded, sizes: Sequence[Size], batch: int | None) -> list
       'config.data.size has neither image_size nor shapes, so the input of the network depends on '
       'the image: give --size=HEIGHTxWIDTH of the images, once for each size'
     )
-  return [Plan(None, canvas, batch) for canvas in canvases]
-
-
-def canvas_of(native: Size, size: SizeConfig) -> Size:
-  """The shape to which an image is padded, as `segjax.data.pipeline.prepare_image` does it."""
-  return _smallest(native, size) or order.multiple_shape(preprocess.seen_size(native, size))
+  plans = [Plan(None, canvas, batch) for canvas in canvases]
+  # A program for any size pads to multiples of 32.
+  alone = [fixed(common)] if common and not (size.image_size or size.shapes) else []
+  return plans + [plan for plan in alone if plan.canvas != order.multiple_shape(common)]
 
 
 def _smallest(native: Size, size: SizeConfig) -> Size | None:
@@ -181,13 +181,16 @@ def _segments(found: Mapping[str, Array], inputs: Any, seen: Any, native: Any) -
   }
 
 
+def largest(plan: Plan, size: SizeConfig) -> Size | None:
+  """The largest image of a program for any size, where images are only padded; None without one."""
+  only_padded = size.image_size is None and size.short_side is None
+  return plan.canvas if only_padded and plan.native is None else None
+
+
 def size_limits(loaded: Loaded, plan: Plan) -> list[str]:
   """What is known of `h` and `w`, as `jax.export` writes it."""
-  own_size = preprocess.seen_size((1, 1), loaded.run.experiment.data.size) == (1, 1)
-  if plan.native is not None or plan.canvas is None or not own_size:
-    return []
-  # Only padded.
-  return [f'{name} <= {side}' for name, side in zip('hw', plan.canvas, strict=True)]
+  limit = largest(plan, loaded.run.experiment.data.size) or ()
+  return [f'{name} <= {side}' for name, side in zip('hw', limit, strict=False)]
 
 
 def input_spec(loaded: Loaded, plan: Plan) -> jax.ShapeDtypeStruct:

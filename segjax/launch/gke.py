@@ -109,9 +109,11 @@ def render(job: Job, options: Options) -> str:
   """The JobSet as YAML.
 
   Raises:
-    SegjaxError: the workdir would be on the disk of a pod.
+    SegjaxError: the workdir would be on the disk of a pod, or a JobSet cannot have the name.
   """
   _check_workdir(job, options)
+  if job.name[0].isdigit():
+    raise SegjaxError(f'the name {job.name} of the job starts with a digit: set --name')
   return yaml.safe_dump(make_jobset(job, options), sort_keys=False, width=100)
 
 
@@ -124,7 +126,7 @@ def _check_workdir(job: Job, options: Options) -> None:
       f'--workdir={job.workdir} would be lost with its pod: use a bucket, such as gs://…, or '
       f'--option claim=NAME and a path under {options.mount}'
     )
-  if not f'{job.workdir}/'.startswith(f'{options.mount}/'):
+  if not f'{job.workdir}/'.startswith(f'{options.mount.rstrip("/")}/'):
     raise SegjaxError(
       f'--workdir={job.workdir} is not on the volume {options.claim}: use a path under '
       f'{options.mount}'

@@ -13,6 +13,8 @@ MISTAKE = 2
 STOPPED = (130, 138, 140, 143)
 # A process did not connect, was lost or hung.
 LOST = (69, 75, 76)
+# 128 plus SIGABRT, SIGBUS, SIGKILL or SIGSEGV: how a lost one ended.
+KILLED = (134, 135, 137, 139)
 # The names of pods have at most 63 characters: this one, the replicated job's and two indices.
 _LONGEST = 40
 
@@ -61,6 +63,18 @@ def train_command(job: Job) -> list[str]:
   """The arguments of `segjax`, for one process."""
   overrides = (f'--config.{key}={value}' for key, value in job.overrides)
   return ['train', f'--config={job.config}', f'--workdir={job.workdir}', *overrides]
+
+
+def split_program(text: str) -> list[str]:
+  """The words of `--option program`.
+
+  Raises:
+    SegjaxError: a quotation mark or an escape does not end.
+  """
+  try:
+    return shlex.split(text)
+  except ValueError as e:
+    raise SegjaxError(f'--option program={text}: {e}: fix it') from None
 
 
 def shell_line(words: list[str], indent: str = '  ') -> str:

@@ -1,7 +1,6 @@
 """Slurm: a script for `sbatch`."""
 
 import dataclasses
-import shlex
 import sys
 from typing import Annotated
 
@@ -59,8 +58,8 @@ def layout(options: Options) -> Layout:
 
 def render(job: Job, options: Options) -> str:
   """The script."""
-  several = options.nodes * options.tasks_per_node > 1
-  command = shlex.split(options.program) if options.program else _this_program()
+  command = job_lib.split_program(options.program) if options.program else _this_program()
+  several = layout(options).processes > 1
   words = [*command, *job_lib.train_command(job), *['--distributed'] * several]
   parts = ['#!/bin/bash', *_directives(job, options), '']
   parts += options.setup
@@ -93,7 +92,9 @@ def _directives(job: Job, options: Options) -> list[str]:
 
 def _requeue(options: Options) -> str:
   """The end of the script; a job that its user cancels does not get there, for Slurm ends both."""
-  stopped, lost = (' | '.join(map(str, codes)) for codes in (job_lib.STOPPED, job_lib.LOST))
+  # Of several processes `srun` returns the highest code: that of the lost one.
+  lost = job_lib.LOST + (job_lib.KILLED if layout(options).processes > 1 else ())
+  stopped, lost = (' | '.join(map(str, codes)) for codes in (job_lib.STOPPED, lost))
   return f"""status=$?
 case $status in
   {stopped}) # stopped by a signal

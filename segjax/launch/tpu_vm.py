@@ -57,7 +57,8 @@ def render(job: Job, options: Options) -> str:
       f'--workdir={job.workdir} would be on the disk of each machine of {options.tpu}: use a '
       'bucket, such as gs://…'
     )
-  words = [*shlex.split(options.program), *job_lib.train_command(job), *['--distributed'] * several]
+  command = job_lib.split_program(options.program)
+  words = [*command, *job_lib.train_command(job), *['--distributed'] * several]
   # Without, JAX would train on the CPUs of a machine whose chips another process uses.
   remote = f'cd {shlex.quote(options.directory)} && JAX_PLATFORMS=tpu {shlex.join(words)}'
   ssh = [*['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh'], options.tpu, f'--zone={options.zone}']

@@ -475,7 +475,8 @@ def _sample_of_all_bins(read, rows, cols, row_weights, col_weights) -> Callable[
     )
 
   over_columns = jax.vmap(bilinear, (None, 0, None, 0))
-  over_boxes = jax.vmap(jax.vmap(over_columns, (0, None, 0, None)))
+  # Traced once for all samples: they are most of what a detector's step traces.
+  over_boxes = jax.jit(jax.vmap(jax.vmap(over_columns, (0, None, 0, None))))
   return lambda i, j: over_boxes(
     rows[:, :, i], cols[:, :, j], row_weights[:, :, i], col_weights[:, :, j]
   )

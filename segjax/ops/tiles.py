@@ -102,6 +102,7 @@ def mean_of_windows(
     found = jnp.where(used[:, None, None, None], found, 0)
     return put(total, cut(total, top, left) + found, top, left), None
 
+  apply = jax.jit(apply)  # traced once, for its shape and in the scan
   shape = jax.eval_shape(apply, jax.eval_shape(cut, image, places[0][0], places[1][0])).shape
   total = jnp.zeros((*image.shape[:3], shape[3]), jnp.float32)
   total, _ = lax.scan(add, total, places)

@@ -33,7 +33,8 @@ def run_script(table: Table, script: Path) -> None:
   Raises:
     SegjaxError: it failed.
   """
-  status = subprocess.run([sys.executable, str(script)], cwd=table.root, check=False).returncode
+  command, stderr = [sys.executable, str(script)], 2  # the standard output is the table's
+  status = subprocess.run(command, cwd=table.root, stdout=stderr, check=False).returncode
   if status:
     raise SegjaxError(f'{script.relative_to(table.root)} failed with exit code {status}: see above')
 

@@ -260,7 +260,8 @@ def _results(table: Table, lines: Sequence[Line]) -> list[str]:
   """The measured rows, and folded those that nobody has run and those without a recipe."""
   kinds, explained = sort_lines(lines), '\n'.join(legend(table, lines))
   if not table.entries:
-    return [markdown_table(cells(table, kinds.quoted)), explained]
+    quoted = cells(table, kinds.quoted)
+    return [markdown_table(quoted) if quoted else 'No rows yet.', explained]
   measured = cells(table, kinds.measured)
   return [
     markdown_table(measured) if measured else 'No row has been run.',

@@ -96,7 +96,8 @@ class Row:
     paper: the paper's results by column.
     source: of these results; None for the source of the table.
     unverified: whether they are quoted from memory.
-    overrides: of the config, such as `'model.variant' = '16s'`.
+    overrides: of the config, such as `model.variant = '16s'`; a group as text replaces the whole
+      group: `data.size = "{'image_size': (64, 64)}"`.
     init_from: a row of the same recipe whose best checkpoint this one starts from.
     checkpoints: replace those of the recipe.
     recipes: that train the row, by name, each with its `Variation`; None for all.
@@ -283,9 +284,11 @@ def _with_floats(value: Any) -> Any:
 def _check_recipe(table: Table, recipe: Recipe, where: str) -> None:
   if (recipe.config is None) == (recipe.script is None):
     raise SegjaxError(f'{where} needs either a config or a script')
-  source = table.root / (recipe.config or recipe.script)
-  if not source.is_file():
-    raise SegjaxError(f'{where}: no file {recipe.config or recipe.script}: fix the path')
+  path = recipe.config or recipe.script
+  if Path(path).is_absolute():
+    raise SegjaxError(f'{where}: {path} is an absolute path: give it relative to {table.root}')
+  if not (table.root / path).is_file():
+    raise SegjaxError(f'{where}: no file {path}: fix the path')
   _check_checkpoints(recipe.checkpoints, where)
 
 
@@ -348,7 +351,10 @@ def _entries(table: Table, name: str, row: Row, path: Path) -> Iterator[Entry]:
       raise SegjaxError(f'{where} is an unknown recipe{nearest(recipe_name, table.recipes)}')
     recipe = table.recipes[recipe_name]
     variation = _fill(Variation, keys, where)
-    overrides = {**(row.overrides or {}), **(variation.overrides or {})}
+    overrides = {
+      **config_lib.flatten(row.overrides or {}),
+      **config_lib.flatten(variation.overrides or {}),
+    }
     if variation.argument is not None and recipe.config is None:
       raise SegjaxError(f'{where}.argument is of a config, and the recipe has none: leave it out')
     config = recipe.config

@@ -45,6 +45,8 @@ _MISSING = re.compile(r'timed out task names:\s*((?:\S*\d+\s*\n)+)')
 # One task on each node, in `SLURM_STEP_TASKS_PER_NODE`.
 _ONE_TASK = re.compile(r'1(\(x\d+\))?')
 _AGAIN = 'run the same command again in all processes, which resumes from the last checkpoint'
+# Exit codes of errors that a restart would repeat: all processes end with them.
+_REPEATED = (1, SegjaxError.exit_code)
 
 
 # --- the start ------------------------------------------------------------------------------------
@@ -221,6 +223,7 @@ class _Partners:
   Attributes:
     current: of this process, while there are others.
     failure: what another process has said before it ended; '' before.
+    code: with which this process ends if another one has.
   """
 
   current: '_Partners | None' = None
@@ -229,7 +232,7 @@ class _Partners:
     self._client, self._index = state.client, state.process_id
     self._address, self._heartbeat = state.coordinator_address, config.heartbeat
     self._closed, self._ending = threading.Event(), threading.Lock()
-    self.failure = ''
+    self.failure, self.code = '', LostProcessError.exit_code
     self._client.key_value_set(f'{_HOSTS}/{self._index}', socket.gethostname())
     self._client.wait_at_barrier(_HOSTS, 1000 * config.init_timeout)
     hosts = self._client.key_value_dir_get(f'{_HOSTS}/')
@@ -259,6 +262,8 @@ class _Partners:
     if said['index'] != self._index:
       name = _name([said['index']], self._hosts)
       self.failure = f'{name} ended with status {said["code"]} ({said["sentence"]})'
+      if said['code'] in _REPEATED:
+        self.code = said['code']
       if not self._closed.wait(_GRACE):
         self.end(self.failure)
 
@@ -271,7 +276,8 @@ class _Partners:
   def end(self, sentence: str) -> NoReturn:
     """Ends this process with what has happened to another one; the first call counts."""
     with self._ending:
-      _exit(LostProcessError.exit_code, f'{sentence}: {_AGAIN}')
+      mend = 'mend that, then ' if self.code in _REPEATED else ''
+      _exit(self.code, f'{sentence}: {mend}{_AGAIN}')
 
   def tell(self, code: int, sentence: str) -> None:
     """Tells the others that this process fails, which from here on ends with its own code."""

@@ -40,17 +40,31 @@ def average_statistics(
     batches: one or more, on the mesh, without padding examples.
     key: for dropout.
   """
-  total = changed = None
-  count = 0
+  sums, old, count = None, {}, 0
   for batch in batches:
     new = batch_statistics(variables, batch, jax.random.fold_in(key, count))
     old = {name: variables[name] for name in new}
-    differs = jax.tree.map(lambda a, b: (a != b).any(), new, old)
-    total = new if total is None else jax.tree.map(jnp.add, total, new)
-    changed = differs if changed is None else jax.tree.map(jnp.logical_or, changed, differs)
+    sums = _add_batch(sums, new, old)
     count += 1
-  choose = lambda is_new, sum_, old: jnp.where(is_new, sum_ / count, old)
-  return jax.tree.map(choose, changed, total, old)
+  return _divide(sums, old, count)
+
+
+# One program each for all arrays: even a small network has a hundred of them.
+
+
+@jax.jit
+def _add_batch(sums: tuple[Any, Any] | None, new: Any, old: Any) -> tuple[Any, Any]:
+  """The sum of each array over the batches so far, and whether any of them has changed it."""
+  changed = jax.tree.map(lambda a, b: (a != b).any(), new, old)
+  if sums is None:
+    return new, changed
+  return jax.tree.map(jnp.add, sums[0], new), jax.tree.map(jnp.logical_or, sums[1], changed)
+
+
+@jax.jit
+def _divide(sums: tuple[Any, Any], old: Any, count: int) -> Any:
+  choose = lambda total, changed, old: jnp.where(changed, total / count, old)
+  return jax.tree.map(choose, *sums, old)
 
 
 def recompute_statistics(

@@ -102,6 +102,7 @@ def test_segments(panoptic_run, tmp_path):
     (['{run}', '{other}', '--output=.'], 'is a directory: name a file such as compare.html'),
     (['{run}', '{other}', '--from-logs', '--checkpoint=best'], '--from-logs evaluates nothing'),
     (['{run}', '{other}', '--split=tset'], 'has no split'),
+    (['{run}', '{other}', '--from-logs', '--split=vla'], 'no evaluation on it: did you mean val?'),
     (['{run}', '{other}', '--config.model.width=3'], 'belongs to the training'),
   ],
 )

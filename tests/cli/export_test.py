@@ -83,6 +83,22 @@ def test_an_export_predicts_as_the_run(exported, task, kind):
     check_same(found, expected)
 
 
+def test_an_image_that_is_larger_than_its_shape_is_refused(exported):
+  """And not cut, by no way to run it."""
+  import onnxruntime
+
+  _, directory = exported('instance', 'onnx')
+  content = json.loads((directory / 'manifest.json').read_text())
+  assert [p['largest'] for p in content['programs']] == [[64, 64]]
+  with pytest.raises(SegjaxError, match=r'images of any size, up to 64x64\): .* --size=65x64'):
+    segjax.load(directory)(photograph((65, 64)))
+  session = onnxruntime.InferenceSession(directory / 'program0.onnx')
+  session.run(None, {'image': photograph((64, 64))[None]})
+  for size in ((65, 64), (64, 65), (65, 65)):
+    with pytest.raises(Exception, match='shape'):
+      session.run(None, {'image': photograph(size)[None]})
+
+
 @pytest.fixture(scope='module', params=['c4', 'merged'])
 def variant(request, tmp_path_factory, semantic_run, instance_run):
   """The workdir of a Mask R-CNN on one feature map, or of two networks that are merged."""

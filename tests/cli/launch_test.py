@@ -78,11 +78,18 @@ def test_prints_yaml(capsys):
     ([*SLURM, '--config.batch.size=12'], 'config.batch.size=12 does not divide over 8 devices'),
     ([*SLURM, '--config.mesh.data=4'], 'does not use the 8 devices of the job'),
     ([*SLURM, *CPU, '--name=…'], 'no letter or digit'),
+    ([*SLURM, *CPU, '--option', "program=it's"], "program=it's: No closing quotation"),
     ([*SLURM[:1], '--cluster=gke', *SLURM[2:], '--option', 'image=i'], 'option.accelerator is'),
   ],
 )
 def test_mistakes_are_one_sentence(capsys, args, message):
   assert message in fails(capsys, *args, '--dry-run')
+
+
+def test_text_of_an_option_may_look_like_a_number():
+  pairs = ['image=1', 'accelerator=nvidia-l4', 'claim=2', 'queue=none', 'nodes=3']
+  chosen = launch.parse_options(launch.gke.Options, pairs)
+  assert (chosen.image, chosen.claim, chosen.queue, chosen.nodes) == ('1', '2', None, 3)
 
 
 @pytest.mark.parametrize('name', launch.CLUSTERS)

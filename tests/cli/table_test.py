@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 
 import commands
 import pytest
@@ -43,6 +44,13 @@ def copied(filled, tmp_path):
   shutil.copytree(filled[1], workdirs)
   folder = tiny_table.write_table(tmp_path)
   return folder, workdirs
+
+
+@pytest.fixture
+def table_and_page(tmp_path):
+  folder = tiny_table.write_table(tmp_path)
+  (folder / 'README.md').write_text('old')
+  return spec.read_table(folder), folder / 'README.md'
 
 
 def test_run_trains_a_row_after_the_one_it_starts_from(filled):
@@ -166,6 +174,59 @@ def test_recording_updates_the_scoreboard(copied):
   assert '| First | small | mIoU (%) ↑ |' in page.read_text()
 
 
+def test_another_table_that_is_broken_does_not_stop_a_recording(copied, capsys):
+  folder, workdirs = copied
+  page = folder.parent / 'README.md'
+  page.write_text('old')
+  broken = folder.parent / 'a_table/table.toml'
+  broken.parent.mkdir()
+  broken.write_text('[rows')
+  first = workdirs / 'first.small.seed0'
+  assert run(folder, '--record', f'first.small={first}', f'--workdirs={workdirs}') == 0
+  assert f'{page} is not updated: {broken} is not valid TOML' in capsys.readouterr().err
+  assert page.read_text() == 'old' and len(results.read_results(spec.read_table(folder))) == 1
+
+
+def test_tables_that_record_at_once_write_what_both_have_recorded(table_and_page, monkeypatch):
+  """One that records while another makes the page, from what it has read, waits for it."""
+  table, page = table_and_page
+  make_lines, second = table_command.page.make_lines, []
+
+  def record():
+    results.write_records(table, [tiny_table.make_record(row='second')])
+    table_command.update_pages(table)
+
+  def slow(*args):
+    if not second:
+      second.append(threading.Thread(target=record, daemon=True))
+      second[0].start()
+      second[0].join(0.5)
+    return make_lines(*args)
+
+  monkeypatch.setattr(table_command.page, 'make_lines', slow)
+  results.write_records(table, [tiny_table.make_record()])
+  table_command.update_pages(table)
+  second[0].join()
+  assert '| Second | small |' in page.read_text().partition('<details')[0]
+
+
+def test_a_script_of_a_table_prints_beside_its_json(tmp_path, capfd):
+  folder = tiny_table.write_table(tmp_path)
+  (folder / 'measure.py').write_text("print('chatter')\n")
+  assert run(folder, '--run', 'first.measured', '--json') == 0
+  out, err = capfd.readouterr()
+  assert json.loads(out)['rows'] and 'chatter' in err
+
+
+def test_rows_of_one_title_are_two_lines_of_the_page(tmp_path):
+  text = tiny_table.TABLE.replace("title = 'Second'", "title = 'First'")
+  text = text.replace("Second = 'the one after the first'", '')
+  table = spec.read_table(tiny_table.write_table(tmp_path, text))
+  lines = table_command.page.make_lines(table, [], lambda entry: {})
+  section = table_command._lines_section('Not run', table, lines)
+  assert section.title == 'Not run (4)'
+
+
 def test_a_changed_recipe_is_trained_again_and_the_old_result_stays(copied, monkeypatch, capsys):
   folder, workdirs = copied
   table = spec.read_table(folder)
@@ -266,6 +327,9 @@ def test_refuses_what_is_not_the_row(copied, capsys):
     (['--run', '--config.train.steps=1'], 'config.train.steps would change the rows'),
     (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
     (['--all', '--run'], '--all prints the scoreboard of all tables: leave out NAME, --run'),
+    (['--all', '--seeds=0,1', '--workdirs=x'], 'leave out NAME, --workdirs, --seeds'),
+    (['--seeds=0,1'], '--seeds: nothing is trained without --run'),
+    (['--html=.'], '--html=. is a directory: name a file in it'),
   ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, args, message):

@@ -433,12 +433,14 @@ def test_eval_has_weight_maps(tiny):
     {'image_size': (32, 24)},
     {'image_size': (32, 24), 'resize': 'fit'},
     {'short_side': (20,), 'shapes': ((32, 32),), 'interpolation': 'bilinear'},
+    {},
   ],
 )
 def test_predicting_reads_images_as_evaluation_does(tiny, keys):
   config = input_config(batch_size=1, **keys)
   for found, (name,) in evaluate(tiny, config):
-    prepared, restore = pipeline.prepare_image(VAL[name][0], config)
+    common = order.common_size(lambda: [(16, 24)] * 2, config)
+    prepared, restore = pipeline.prepare_image(VAL[name][0], config, common)
     np.testing.assert_array_equal(prepared['image'], found['image'])
     assert restore(prepared['image'][0]).shape == (16, 24, 3)
 

@@ -8,7 +8,7 @@ from inputs import input_config
 
 from segjax.data import order, pipeline
 from segjax.data.batch import mean_color
-from segjax.export import preprocess, program
+from segjax.export import preprocess
 from segjax.ops.normalize import normalize_pixels
 
 SIZES = {
@@ -37,7 +37,7 @@ def prepare(config, native, *, symbolic):
   def function(image):
     sides = tuple(image.shape[1:3])
     seen = preprocess.seen_size(sides, data.size)
-    canvas = program.canvas_of(native, data.size) if fixed else order.multiple_shape(sides)
+    canvas = order.shape_alone(native, config) if fixed else order.multiple_shape(sides)
     color, interpolation = mean_color(data), data.size.interpolation
     return preprocess.prepare(image, seen, canvas, interpolation, color, data.mean, data.std)
 

@@ -6,13 +6,14 @@ import networks
 import numpy as np
 
 from segjax.data.config import BatchConfig, DataConfig, InputConfig, SizeConfig
+from segjax.run import Loaded
 from segjax.tasks import semantic
 from segjax.tasks.base import from_pixels
 
 CLASSES = 3
 
 
-def load(model, size=None, **config):
+def load(model, size=None, images=None, **config):
   """A run of a semantic network with random variables."""
   config = semantic.EvalConfig(**config)
   data = DataConfig(name='x', size=size or SizeConfig(), mean=(120.0,), std=(60.0,))
@@ -32,9 +33,4 @@ def load(model, size=None, **config):
     category_ids=None,
   )
   run = types.SimpleNamespace(experiment=experiment, task=task, spec=spec, model=model)
-  return types.SimpleNamespace(
-    run=run,
-    variables=networks.filled(shapes),
-    restored=types.SimpleNamespace(step=7),
-    images=None,
-  )
+  return Loaded(run, types.SimpleNamespace(step=7), networks.filled(shapes), images)

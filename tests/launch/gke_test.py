@@ -1,5 +1,7 @@
 """JobSets. The schema of their Jobs is Kubernetes' own; that of JobSet is written down here."""
 
+import dataclasses
+
 import pytest
 import yaml
 
@@ -164,4 +166,10 @@ def test_workdirs_outlive_a_pod(workdir, options, message):
   with pytest.raises(SegjaxError, match=message):
     gke.render(JOB._replace(workdir=workdir), options)
   gke.render(JOB, options)
-  gke.render(JOB._replace(workdir='/shared/runs'), GPUS)
+  for mount in ('/shared', '/shared/'):
+    gke.render(JOB._replace(workdir='/shared/runs'), dataclasses.replace(GPUS, mount=mount))
+
+
+def test_a_jobset_has_the_name_of_a_service():
+  with pytest.raises(SegjaxError, match='the name 2026-run of the job starts with a digit: set'):
+    gke.render(JOB._replace(name='2026-run'), V5E)

@@ -53,7 +53,9 @@ def test_a_single_process_needs_no_other():
   [
     (0, 0, False),
     (2, 0, False),
-    (137, 0, False),
+    (1, 0, False),
+    (137, 9, True),
+    (137, 10, False),
     (140, 99, True),
     (143, 99, True),
     (75, 9, True),
@@ -84,6 +86,12 @@ def test_what_was_stopped_is_requeued_and_not_completed(tmp_path, status, restar
     *('--workdir=runs/my coco', '--config.data.source=/data/co co'),
   ]
   assert calls[7:] == ['--distributed', *['scontrol', 'requeue', '17'] * requeued]
+
+
+def test_a_single_process_that_is_killed_is_not_started_again():
+  """It is short of memory, which a restart repeats."""
+  assert '| 137 |' in slurm.render(JOB, ONE_A_NODE)
+  assert '137' not in slurm.render(JOB, slurm.Options())
 
 
 def test_without_a_program_it_is_this_one():

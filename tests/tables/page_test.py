@@ -70,6 +70,13 @@ def test_a_table_without_recipes_is_not_folded(table):
   assert '| Second | 62.70 | – | 3 |' in text
 
 
+def test_a_table_that_is_only_begun(tmp_path):
+  head, _, _ = tiny_table.TABLE.partition('[legend]')
+  folder = tiny_table.write_table(tmp_path, f'{head}[columns]\n[recipes]\n[rows]\n')
+  table = spec.read_table(folder)
+  assert 'No rows yet.' in page.render_markdown(table, lines_of(table))
+
+
 def test_mean_and_spread_over_the_seeds(table):
   records = [
     tiny_table.make_record(seed=s, metrics={'mean_iou': v}) for s, v in enumerate((0.1, 0.2, 0.6))

@@ -54,6 +54,20 @@ recipes.small.init_from = 'other'""",
   assert first.checkpoints == ('latest', 'best')
 
 
+def test_overrides_may_be_groups(folder):
+  text = tiny_table.TABLE.replace(
+    "recipes.small.overrides.'eval.test_time_augmentation' = 'flip'",
+    """overrides = { model.width = 4, 'data.size' = "{'image_size': (8, 8)}" }
+recipes.small.overrides = { model.width = 3, optim.learning_rate = 0.5 }""",
+  )
+  (folder / 'table.toml').write_text(text.replace('= .', '= 0.'))
+  assert spec.read_table(folder).entries['first.small'].overrides == (
+    ('model.width', '3'),
+    ('data.size', "{'image_size': (8, 8)}"),
+    ('optim.learning_rate', '0.5'),
+  )
+
+
 def test_an_argument_of_the_config(folder):
   text = tiny_table.TABLE.replace('= .', '= 0.')
   line = "recipes.small.overrides.'eval.test_time_augmentation' = 'flip'"
@@ -81,6 +95,11 @@ def test_ancestors(table):
     ('digits = 1', "digits = 'one'", 'columns.mIoU.digits='),
     ("cost = 'seconds.'", '', 'recipes.small.cost is missing'),
     ('small.py', 'large.py', 'recipes.small: no file configs/tiny/large.py'),
+    (
+      "config = 'configs",
+      "config = '/configs",
+      'small: /configs/tiny/small.py is an absolute path',
+    ),
     ('script =', "config = 'configs/tiny/small.py'\nscript =", 'recipes.measured needs either'),
     (
       "cost = 'seconds.'",

@@ -1,7 +1,7 @@
 """Train steps as they are compiled for users, beside the same without XLA's optimization.
 
 All other tests compile whole networks without it (see `tests/conftest.py`); what it changes of a
-single operation is seen by the tests of that operation, of which `make test-optimized` runs those.
+single operation is seen by the tests of that operation, which `make test` compiles with it.
 """
 
 import os

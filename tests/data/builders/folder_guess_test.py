@@ -7,8 +7,10 @@ from PIL import Image
 
 from segjax.data import datasets
 from segjax.data.builders import guessing
+from segjax.data.builders.folder import masks
 from segjax.data.builders.folder.builder import Options
 from segjax.data.builders.folder.guess import guess
+from segjax.data.builders.folder.patterns import File
 from segjax.types import SegjaxError
 
 ANNOTATIONS = {
@@ -89,6 +91,46 @@ def test_palette_files_have_colors(tmp_path):
   assert files['classes'] == THREE
   assert files['colors'] == tuple(map(tuple, COLORS.tolist()))
   assert 'encoding' not in files
+
+
+def save_palette(path, label, colors, order):
+  """A palette file in which the color of class i has the index order[i]."""
+  palette = np.zeros_like(colors)
+  palette[list(order)] = colors
+  image = Image.fromarray(np.array(order, np.uint8)[label])
+  image.putpalette(palette.tobytes())
+  path.parent.mkdir(exist_ok=True)
+  image.save(path)
+
+
+@pytest.mark.parametrize('colors', [COLORS, np.uint8([[0] * 3, [128] * 3, [255] * 3])])
+@pytest.mark.parametrize('others', ['palettes', 'RGB'])
+def test_a_palette_for_each_file_is_read_as_colors(tmp_path, colors, others):
+  source = tmp_path / 'source'
+  scenes = write_images(source, 6)
+  for i, one in enumerate(scenes):
+    order = (1, 0, 2) if others == 'RGB' or i % 2 else (0, 1, 2)
+    save_palette(source / f'masks/im{i}.png', one.label, colors, order)
+  expected = set(map(tuple, colors.tolist()))
+  if others == 'RGB':
+    save(source / 'masks/im1.png', COLORS[scenes[1].label])
+    expected |= set(map(tuple, COLORS.tolist()))
+  files, found = files_of(source)
+  assert files['encoding'] == 'color' and found.problems == []
+  assert set(files['colors']) == expected
+  label = masks.read_label([File(source / 'masks/im3.png', 'im3')], Options(**files), (32, 32))
+  np.testing.assert_array_equal(np.array(files['colors'])[label], colors[scenes[3].label])
+
+
+def test_palettes_that_differ_where_no_mask_looks_are_one(tmp_path):
+  """The first file lacks the colors of classes that it does not show."""
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    count = 2 + (i > 0)
+    save_palette(source / f'masks/im{i}.png', one.label % count, COLORS[:count], range(count))
+  files, _ = files_of(source)
+  assert 'encoding' not in files
+  assert files['colors'] == tuple(map(tuple, COLORS.tolist()))
 
 
 def test_smoothed_masks_have_a_threshold(tmp_path):
@@ -252,6 +294,18 @@ def test_numbers_of_objects_are_no_classes(tmp_path):
   files, found = files_of(source)
   assert files['encoding'] == 'binary'
   assert 'look like numbers of objects' in found.problems[0]
+
+
+def test_numbers_of_objects_with_a_palette_for_each_file(tmp_path):
+  colors = np.uint8([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)])
+  scenes = write_images(tmp_path, 6)
+  for i, one in enumerate(scenes):  # but for no object, whose number is always 0
+    save_palette(tmp_path / f'masks/im{i}.png', one.ids, colors, [0, *np.roll([1, 2, 3], i)])
+  found = guess('instance', tmp_path / 'images', tmp_path / 'masks')
+  assert found.files['instances'] == 'masks' and found.problems == []
+  save_palette(tmp_path / 'masks/im3.png', scenes[3].ids, colors, [3, 1, 2, 0])
+  with pytest.raises(SegjaxError, match='masks have palettes of their own, in which 0, '):
+    guess('instance', tmp_path / 'images', tmp_path / 'masks')
 
 
 def test_one_value_for_all_objects_is_a_problem(tmp_path):

@@ -2,14 +2,12 @@
 
 import collections
 import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from segjax.data import images as images_lib
 from segjax.data.builders import files as files_lib
@@ -44,7 +42,8 @@ class Seen(NamedTuple):
     pixels: value -> number of pixels, in the order of values.
     masks: the different values of each mask.
     lossy: whether a format changed the values.
-    palette: u8[256, 3], the colors of a palette file, or None.
+    palette: u8[256, 3], the colors of palette files, or None.
+    several: the indices that have more than one color in them.
   """
 
   colors: bool
@@ -52,6 +51,7 @@ class Seen(NamedTuple):
   masks: Sequence[frozenset[int]]
   lossy: bool
   palette: np.ndarray | None
+  several: frozenset[int]
 
   @property
   def values(self) -> list[int]:
@@ -245,11 +245,12 @@ def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   named = _files_of_classes([file for pair in pairs for file in pair.labels])
   if named:
     return named
-  seen = _look([pair.labels[0].path for pair in pairs])
-  names = _class_names(found.source)
-  if seen.colors:
-    return _of_colors(seen, names, found.source / found.labels)
-  return _of_values(seen, names, found.source / found.labels)
+  paths, where = [pair.labels[0].path for pair in pairs], found.source / found.labels
+  seen, names = _look(paths), _class_names(found.source)
+  if seen.several:  # an index is not the same class everywhere, but a color is
+    reading = _of_colors(_look(paths, colors=True), names, where)
+    return reading._replace(found=f'{reading.found}, as each mask has a palette of its own')
+  return _of_colors(seen, names, where) if seen.colors else _of_values(seen, names, where)
 
 
 def _files_of_classes(files: Sequence[patterns.File]) -> Reading | None:
@@ -264,19 +265,28 @@ def _files_of_classes(files: Sequence[patterns.File]) -> Reading | None:
   return Reading({'classes': tuple(classes), **threshold}, 'a file for each class', [])
 
 
-def _look(paths: Sequence[Path]) -> Seen:
-  """What masks hold; those of gray RGB count as values, unless others have colors."""
+def _look(paths: Sequence[Path], *, colors: bool = False) -> Seen:
+  """What masks hold; those of gray RGB count as values, unless others have colors.
+
+  Args:
+    paths: of the masks.
+    colors: whether all count as colors, also those of palettes and of gray.
+  """
   found: list[dict[int, int]] = []
   gray: list[bool] = []
   for path in paths:
-    pixels = masks.read_pixels(path)
+    pixels = masks.read_pixels(path, colors=colors)
     gray.append(pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()))
     flat = masks.pack(pixels) if pixels.ndim == 3 else pixels
     values, counts = np.unique(flat, return_counts=True)
     if gray[-1] and pixels.ndim == 3:
       values = values & 255
     found.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-  colors = not all(gray)
+  palettes = [None if colors else masks.read_palette(path) for path in paths]
+  palette, several = _merge(palettes, found)
+  if palette is not None and not all(gray):  # beside colors an index stands for its own
+    return _look(paths, colors=True)
+  colors = colors or not all(gray)
   if colors:  # gray ones are colors too
     found = [
       {value * 0x10101 if is_gray else value: count for value, count in one.items()}
@@ -286,20 +296,22 @@ def _look(paths: Sequence[Path]) -> Seen:
   for one in found:
     total.update(one)
   lossy = any(path.suffix.lower() in masks.LOSSY for path in paths)
-  return Seen(
-    colors, dict(sorted(total.items())), [frozenset(one) for one in found], lossy, _palette(paths)
-  )
+  each = [frozenset(one) for one in found]
+  return Seen(colors, dict(sorted(total.items())), each, lossy, palette, several)
 
 
-def _palette(paths: Sequence[Path]) -> np.ndarray | None:
-  """The palette of the first mask, unless it is gray."""
-  with Image.open(io.BytesIO(raw.read_bytes(paths[0]))) as image:
-    found = image.getpalette('RGB') if image.mode == 'P' else None
-  if found is None:
-    return None
-  colors = np.zeros((256, 3), np.uint8)
-  colors[: len(found) // 3] = np.reshape(found, (-1, 3))
-  return colors if (colors != colors[:, :1]).any() else None
+def _merge(
+  palettes: Sequence[np.ndarray | None], used: Sequence[Iterable[int]]
+) -> tuple[np.ndarray | None, frozenset[int]]:
+  """The colors of the first palette and of the indices that masks use, which may have several."""
+  merged = next((palette.copy() for palette in palettes if palette is not None), None)
+  colors = collections.defaultdict(set)
+  for palette, indices in zip(palettes, used, strict=True):
+    for index in indices if palette is not None else ():
+      colors[index].add(tuple(palette[index].tolist()))
+  for index, found in colors.items():
+    merged[index] = min(found)
+  return merged, frozenset(index for index, found in colors.items() if len(found) > 1)
 
 
 def _is_smooth(seen: Seen) -> bool:
@@ -382,7 +394,8 @@ def _of_indices(
     problems.append(
       f'the value {void[0]} ({share:.1%} of the pixels) is taken as void, which is ignored'
     )
-  if seen.palette is not None and high < 256:
+  is_colored = seen.palette is not None and (seen.palette != seen.palette[:, :1]).any()
+  if is_colored and high < 256:
     files['colors'] = tuple(tuple(seen.palette[value].tolist()) for value in listed)
   if len(values) == 1:
     problems.append(f'all pixels have the value {values[0]}')
@@ -494,6 +507,12 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   values = [value for value in seen.values if value]
   if not values:
     return Reading({'classes': ('object',)}, 'no object', ['all masks are empty'])
+  if 0 in seen.several:
+    raise SegjaxError(
+      f'masks in {found.source / patterns.base(found.instances)} have palettes of their own, in '
+      'which 0, the number of no object, is not always one color: save them without a palette, '
+      'with a number for each object'
+    )
   names = _class_names(found.source)
   if not seen.colors and values[0] >= _DIVISOR:
     return _of_class_and_number(values, names)

@@ -42,8 +42,7 @@ def read_pixels(path: Path, *, colors: bool = False) -> np.ndarray:
   mode, pixels = images.decode_stored(encoded, str(path))
   if mode == 'P' and colors:
     # Not as a viewer shows it, to which some colors may be transparent.
-    palette = Image.open(io.BytesIO(encoded)).getpalette('RGB')
-    pixels = np.array(palette, np.uint8).reshape(-1, 3)[pixels]
+    pixels = _palette(encoded)[pixels]
   elif mode not in _STORED and not mode.startswith('I;'):
     pixels = images.decode_image(encoded, 3, str(path))
   if pixels.ndim == 3:
@@ -55,6 +54,21 @@ def read_pixels(path: Path, *, colors: bool = False) -> np.ndarray:
       raise SegjaxError(f'{path} has numbers that are not whole: save the mask as integers')
     return pixels.astype(np.int64)
   return pixels
+
+
+def read_palette(path: Path) -> np.ndarray | None:
+  """The colors of a palette file, u8[256, 3], with black for those that it lacks; else None."""
+  return _palette(raw.read_bytes(path))
+
+
+def _palette(encoded: bytes) -> np.ndarray | None:
+  with Image.open(io.BytesIO(encoded)) as image:
+    found = image.getpalette('RGB') if image.mode == 'P' else None
+  if found is None:
+    return None
+  colors = np.zeros((256, 3), np.uint8)
+  colors[: len(found) // 3] = np.reshape(found, (-1, 3))
+  return colors
 
 
 def read_values(path: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from segjax.data.builders.folder import masks
 from segjax.data.builders.folder.builder import Options
 from segjax.data.builders.folder.guess import guess
 from segjax.data.builders.folder.patterns import File
+from segjax.data.formats.common import voc_palette
 from segjax.types import SegjaxError
 
 ANNOTATIONS = {
@@ -78,6 +79,44 @@ def test_void(tmp_path):
   files, found = files_of(source)
   assert (files['classes'], files['void']) == (THREE, (255,))
   assert found.problems == ['the value 255 (3.1% of the pixels) is taken as void, which is ignored']
+
+
+def write_values(source, values, palette=None):
+  """Masks that have all of these values; returns the guess."""
+  for i, one in enumerate(write_images(source, 3)):
+    image = Image.fromarray(np.resize(np.array(values, np.uint8), one.label.shape))
+    if palette is not None:
+      image.putpalette(palette.tobytes())
+    (source / 'masks').mkdir(exist_ok=True)
+    image.save(source / f'masks/im{i}.png')
+  return guess('semantic', source / 'images', source / 'masks')
+
+
+@pytest.mark.parametrize(
+  ('values', 'names', 'palette', 'is_void'),
+  [
+    ((0, 15, 255), '', None, True),
+    ((0, 8, 12, 255), '', None, True),
+    ((0, 17, 43, 255), '', None, True),
+    ((0, 128, 255), '', None, False),
+    ((0, 85, 170, 255), '', None, False),
+    ((0, 128, 255), '', voc_palette(256), True),
+    ((0, 128, 255), '', voc_palette(256)[::-1], False),
+    ((0, 128, 255), 'background\ncrop', None, True),
+    ((0, 128, 255), 'crop\nweed', None, False),
+    ((0, 15, 255), 'soil\ncrop\nweed', None, False),
+    ((0, 15, 255), 'crop\nweed', None, True),
+  ],
+)
+def test_void_above_other_values(tmp_path, values, names, palette, is_void):
+  if names:
+    (tmp_path / 'classes.txt').write_text(names)
+  found = write_values(tmp_path, values, palette)
+  assert found.files.get('void', ()) == (255,) * is_void
+  assert found.files['values'] == (values[:-1] if is_void else values)
+  [problem] = found.problems
+  assert problem.startswith(f'the value 255 {"(" if is_void else "is taken as a class: "}')
+  assert is_void or 'config.data.files.void=(255,),' in problem
 
 
 def test_palette_files_have_colors(tmp_path):

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from segjax.data.builders import guessing, raw
 from segjax.data.builders.files import BACKGROUND
 from segjax.data.builders.folder import builder, layout, masks, pairing, patterns
 from segjax.data.builders.folder.pairing import Pair
+from segjax.data.formats import common
 from segjax.data.guess import Guess, Task
 from segjax.types import SegjaxError
 
@@ -25,7 +27,7 @@ _MOST_CLASSES = 1000
 _MOST_COLORS = 256
 # Ids from here on are read as 1000 * class + number.
 _DIVISOR = 1000
-# Values that are void where they are the highest, and the others are indices.
+# Values that are void where they are the highest, and far from the others or these are indices.
 _VOID = (255, 65_535)
 # Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
 _NEAR = 32
@@ -357,7 +359,7 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
       ['values look like numbers of objects rather than classes: all but 0 are taken as '
        f'{two[1]}; for objects choose --task=instance'],
     )  # fmt: skip
-  void = [value for value in _VOID if value == values[-1] and _are_indices(values[:-1], names)]
+  void = values[-1:] if _has_void(seen, names) else []
   values = [value for value in values if value not in void]
   if len(values) > _MOST_CLASSES:
     raise SegjaxError(
@@ -365,6 +367,28 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
       'of objects choose --task=instance, else save masks of class indices'
     )
   return _of_indices(values, void, seen, names)
+
+
+def _has_void(seen: Seen, names: Sequence[str]) -> bool:
+  """Whether the highest value is void: by its number, and by what the others and the names are."""
+  *others, top = values = seen.values
+  if top not in _VOID or not others:
+    return False
+  if _are_indices(others, names):
+    return True
+  named = [bool(_fitting(listed, names)) for listed in (others, values)]
+  if any(named) and not all(named):
+    return named[0]
+  gaps = [b - a for a, b in itertools.pairwise(others)]
+  # Codes of classes, such as gray values, are spread evenly.
+  return _is_voc(seen) or top - others[-1] > 2 * max(gaps)
+
+
+def _is_voc(seen: Seen) -> bool:
+  """Whether masks have PASCAL VOC's palette."""
+  if seen.palette is None:
+    return False
+  return bool((seen.palette == common.voc_palette(256))[seen.values].all())
 
 
 def _are_indices(values: Sequence[int], names: Sequence[str]) -> bool:
@@ -394,6 +418,11 @@ def _of_indices(
     problems.append(
       f'the value {void[0]} ({share:.1%} of the pixels) is taken as void, which is ignored'
     )
+  elif high in _VOID and len(values) > 1:
+    problems.append(
+      f'the value {high} is taken as a class: if it is void, set config.data.files.void=({high},), '
+      'and take it out of classes, values and colors there'
+    )
   is_colored = seen.palette is not None and (seen.palette != seen.palette[:, :1]).any()
   if is_colored and high < 256:
     files['colors'] = tuple(tuple(seen.palette[value].tolist()) for value in listed)
@@ -409,14 +438,21 @@ def _more(items: Sequence[Any]) -> str:
 
 
 def _names_for(values: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
-  """Names of the classes: those of a file, where there are as many, or one less for 0."""
+  """Names of the classes: those of a file where they fit, else by the values."""
+  if fitting := _fitting(values, names):
+    return fitting
+  if len(values) == 2 and values[0] == 0:
+    return _BINARY
+  return tuple(BACKGROUND if value == 0 else f'class_{value}' for value in values)
+
+
+def _fitting(values: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
+  """The names of a file, where there are as many as values, or one less for 0; else none."""
   if len(names) == len(values):
     return tuple(names)
   if len(names) == len(values) - 1 and values[0] == 0 and BACKGROUND not in names:
     return (BACKGROUND, *names)
-  if len(values) == 2 and values[0] == 0:
-    return _BINARY
-  return tuple(BACKGROUND if value == 0 else f'class_{value}' for value in values)
+  return ()
 
 
 def _of_colors(seen: Seen, names: Sequence[str], where: Path) -> Reading:

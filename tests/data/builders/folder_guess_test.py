@@ -335,6 +335,47 @@ def test_numbers_of_objects_are_no_classes(tmp_path):
   assert 'look like numbers of objects' in found.problems[0]
 
 
+def smoothed(pixels):
+  """As of a large mask that was rotated with interpolation."""
+  large = np.repeat(np.repeat(pixels, 8, 0), 8, 1)
+  return np.asarray(Image.fromarray(large).rotate(20, Image.BILINEAR))
+
+
+RGB_IDS = np.uint8([(0, 0, 0), (200, 60, 0), (0, 60, 200), (90, 250, 30)])
+
+
+@pytest.mark.parametrize('name', ['masks/im{}', 'masks/cat/im{}'])
+@pytest.mark.parametrize(
+  ('suffix', 'convert'),
+  [
+    ('.jpg', lambda one: one.ids * np.uint8(40)),
+    ('.png', lambda one: smoothed((one.ids > 0) * np.uint8(255))),
+    ('.png', lambda one: smoothed(one.ids * np.uint8(40))),
+    ('.png', lambda one: smoothed(RGB_IDS[one.ids])),
+  ],
+  ids=['JPEG', 'binary', 'numbers', 'colors'],
+)
+def test_smoothed_masks_have_no_numbers_of_objects(tmp_path, name, suffix, convert):
+  for i, one in enumerate(write_images(tmp_path, 6)):
+    save(tmp_path / f'{name.format(i)}{suffix}', convert(one))
+  with pytest.raises(SegjaxError, match='masks are compressed or smoothed, .*: save them as PNG'):
+    guess('instance', tmp_path / 'images', tmp_path / 'masks')
+
+
+# Lines of one pixel, and a crowd of objects of four.
+LINES = np.arange(64)[:, None] * (np.arange(64) % 4 > 0)
+CROWD = np.kron(np.arange(256).reshape(16, 16), np.pad(np.ones((2, 2), int), (0, 2)))
+
+
+@pytest.mark.parametrize(('count', 'ids'), [(6, LINES), (1, CROWD)])
+def test_thin_and_small_objects_have_numbers(tmp_path, count, ids):
+  for i in range(6):
+    one = scene(i, (64, 64))
+    save(tmp_path / f'images/im{i}.png', one.image)
+    save(tmp_path / f'masks/im{i}.png', ids.astype(np.uint8) if i < count else one.ids)
+  assert guess('instance', tmp_path / 'images', tmp_path / 'masks').files['classes'] == ('object',)
+
+
 def test_numbers_of_objects_with_a_palette_for_each_file(tmp_path):
   colors = np.uint8([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)])
   scenes = write_images(tmp_path, 6)

@@ -528,6 +528,8 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   """How masks of objects are read."""
   files = [file for pair in pairs for file in pair.instances]
   keys = patterns.keys(found.instances)
+  if 'object' not in keys:
+    _check_numbers(files, found.source / patterns.base(found.instances))
   if 'class' in keys:
     classes = tuple(sorted({file.label for file in files}, key=pairing.natural))
     one = all(len(seen.values) < 3 for seen in _each(files[:20]))
@@ -563,6 +565,29 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
       'it, number them, or choose --task=semantic'
     )
   return Reading(files_, 'a value for each object', problems)
+
+
+def _check_numbers(files: Sequence[patterns.File], where: Path) -> None:
+  """Raises a SegjaxError if values of masks are no numbers of objects, as those of soft edges."""
+  some = guessing.sample(files, 20)
+  seen = _look([file.path for file in some])
+  blurred = [_has_edge_values(masks.read_ids(file.path)) for file in some]
+  if seen.values != [0] and (seen.lossy or 2 * sum(blurred) > len(some)):
+    raise SegjaxError(
+      f'the masks in {where} are compressed or smoothed, so that their values are not numbers of '
+      'objects: save them as PNG with a number for each object, or choose --task=semantic and name '
+      'them with --labels'
+    )
+
+
+def _has_edge_values(ids: np.ndarray) -> bool:
+  """Whether most values of a mask are on few of its pixels, no 2 x 2 of which are neighbors."""
+  corner = ids[1:, 1:]
+  square = (corner == ids[:-1, 1:]) & (corner == ids[1:, :-1]) & (corner == ids[:-1, :-1])
+  values, counts = np.unique(ids, return_counts=True)
+  edge = ~np.isin(values, corner[square]) & (values > 0)
+  few = counts[edge].sum() < 0.5 * counts[values > 0].sum()
+  return len(values) > 8 and edge.sum() > 0.5 * len(values) and bool(few)
 
 
 def _each(files: Iterable[patterns.File]) -> list[Seen]:

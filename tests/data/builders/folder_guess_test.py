@@ -331,8 +331,21 @@ def test_numbers_of_objects_are_no_classes(tmp_path):
     ids[-1, : i % 4] = np.arange(i % 4) + 1
     save(source / f'masks/im{i}.png', ids)
   files, found = files_of(source)
-  assert files['encoding'] == 'binary'
+  assert (files['encoding'], files['classes']) == ('binary', ('background', 'object'))
   assert 'look like numbers of objects' in found.problems[0]
+  (source / 'classes.txt').write_text('soil\ncell')
+  assert files_of(source)[0]['classes'] == ('soil', 'cell')
+
+
+@pytest.mark.parametrize('names', ['soil\ncrop\nweed\nstone', 'crop\nweed\nstone'])
+def test_values_that_a_file_names_are_no_numbers_of_objects(tmp_path, names):
+  for i in range(len(write_images(tmp_path, 4))):
+    save(tmp_path / f'masks/im{i}.png', np.resize(np.arange(i + 1, dtype=np.uint8), (32, 32)))
+  (tmp_path / 'classes.txt').write_text(names)
+  found = guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+  classes = tuple(names.split())
+  assert found.files['classes'] == (('background', *classes) if len(classes) == 3 else classes)
+  assert 'encoding' not in found.files and found.problems == []
 
 
 def smoothed(pixels):

@@ -352,7 +352,8 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
   if len(values) == 2 and values[0] == 0 and values[1] != 1:
     found = f'two classes, of the values 0 and {values[1]}'
     return Reading({'classes': two, 'values': tuple(values)}, found, [])
-  if _are_numbers_of_objects(seen):
+  # Names of a file, as many as there are values, are those of classes.
+  if _are_numbers_of_objects(seen) and len(names) < len(values) - 1:
     return Reading(
       {'classes': two, 'encoding': 'binary'},
       'two classes, 0 and more',

@@ -502,6 +502,22 @@ def test_files_without_a_partner_are_left_out(tmp_path):
   assert 'im3.png has no mask in' in problem and problem.endswith('such files are left out')
 
 
+def test_each_kind_of_file_without_a_partner_is_told(tmp_path):
+  where = {'images': range(6), 'labels': range(2, 9), 'instances': range(1, 7)}
+  for place, numbers in where.items():
+    for i in numbers:
+      save(tmp_path / f'{place}/{i}.png', scene(i)[['images', 'labels', 'instances'].index(place)])
+  found = guess('panoptic', tmp_path, None)
+  left = ': such files are left out'
+  assert found.problems == [
+    f'{tmp_path}/images/0.png and 1 more have no mask in {tmp_path}/labels{left}',
+    f'{tmp_path}/labels/6.png and 2 more have no image{left}',
+    f'{tmp_path}/images/0.png has no mask in {tmp_path}/instances{left}',
+    f'{tmp_path}/instances/6.png has no image{left}',
+  ]
+  assert found.files['unpaired'] == 'skip' and found.found[0].startswith('4 images in ')
+
+
 def test_masks_of_another_size(tmp_path):
   write_folder(tmp_path)
   save(tmp_path / 'masks/im2.png', scene(2, (40, 32)).label)

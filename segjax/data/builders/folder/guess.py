@@ -131,18 +131,14 @@ class _Draft(NamedTuple):
   labels: str | None
   instances: str | None
   classes: tuple[str, ...]
-  unpaired: str
 
 
 def _pairs_of(found: layout.Layout) -> tuple[list[Pair], list[str]]:
-  """The images that have masks, and sentences on those that do not."""
-  draft = _Draft(found.images, found.labels, found.instances, (), 'error')
+  """The images that have masks, and sentences on files that have no partner."""
+  draft = _Draft(found.images, found.labels, found.instances, ())
   kinds = [kind for kind in ('labels', 'instances') if getattr(found, kind) is not None]
-  try:
-    return pairing.pair(found.source, draft, kinds), []
-  except SegjaxError as e:
-    pairs = pairing.pair(found.source, draft._replace(unpaired='skip'), kinds)
-    return pairs, [f'{str(e).partition(": add")[0]}: such files are left out']
+  pairs, alone = pairing.match(found.source, draft, kinds)
+  return pairs, [f'{sentence}: such files are left out' for sentence in alone]
 
 
 def find_channels(pairs: Sequence[Pair]) -> int:

@@ -49,22 +49,48 @@ def pair(source: Path, options: Any, kinds: Sequence[str]) -> list[Pair]:
     SegjaxError: two images or masks have one name; an image has no mask or the reverse, and
       `options.unpaired` is 'error'; or none has.
   """
+  pairs, alone = match(source, options, kinds)
+  if alone and options.unpaired == 'error':
+    raise SegjaxError(
+      f"{alone[0]}: add what is missing, or set {_WHERE}.unpaired='skip' to leave such files out"
+    )
+  return pairs
+
+
+def match(source: Path, options: Any, kinds: Sequence[str]) -> tuple[list[Pair], list[str]]:
+  """The images that have all their masks, and what has no partner, whatever `options.unpaired` is.
+
+  Args:
+    source, options, kinds: as in `pair`.
+
+  Returns:
+    The pairs, in the order of their names.
+    Up to two sentences for each kind: on images without a mask, and on masks without an image.
+
+  Raises:
+    SegjaxError: two images or masks have one name, or no image has its masks.
+  """
   masks = {
     kind: patterns.find(source, getattr(options, kind), options.classes, f'{_WHERE}.{kind}')
     for kind in kinds
   }
   images = _images(source, options, masks)
   found = {kind: _masks_of(images, files, options, kind) for kind, files in masks.items()}
-  complete = set(images).intersection(*found.values())
-  for kind in kinds:
-    alone = _unpaired(images, found[kind])
-    if alone and (options.unpaired == 'error' or not complete):
-      raise _unpaired_error(source, options, kind, *alone, some=bool(complete))
-  images = {name: file for name, file in images.items() if name in complete}
-  return [
+  pairs = [
     Pair(name, file.path, *(found.get(kind, {}).get(name, ()) for kind in ('labels', 'instances')))
     for name, file in images.items()
+    if all(name in by_name for by_name in found.values())
   ]
+  if not pairs:
+    raise _no_pairs(source, options, images, found)
+  alone = []
+  for kind, by_name in found.items():
+    below = source / patterns.base(getattr(options, kind))
+    without = [file.path for name, file in images.items() if name not in by_name]
+    alone += _missing(without, f'no mask in {below}')
+    without = [files[0].path for name, files in by_name.items() if name not in images]
+    alone += _missing(without, 'no image')
+  return pairs, alone
 
 
 def _images(source: Path, options: Any, masks: Mapping[str, Sequence[File]]) -> dict[str, File]:
@@ -134,29 +160,22 @@ def strip_suffix(name: str, images: Iterable[str]) -> str:
 # --- what has no partner --------------------------------------------------------------------------
 
 
-def _unpaired(
-  images: Mapping[str, File], found: Mapping[str, Sequence[File]]
-) -> tuple[bool, list[Path]] | None:
-  """Images without a mask (False), else masks without an image (True), else None."""
-  if alone := [file.path for name, file in images.items() if name not in found]:
-    return False, alone
-  if alone := [files[0].path for name, files in found.items() if name not in images]:
-    return True, alone
-  return None
-
-
-def _unpaired_error(
-  source: Path, options: Any, kind: str, reverse: bool, paths: Sequence[Path], *, some: bool
-) -> SegjaxError:
-  below = patterns.base(getattr(options, kind))
-  if not some:
-    return SegjaxError(
-      f'no image has a mask of its name in {source / below} ({paths[0].name} has none): set '
-      f"{_WHERE}.{kind} to a pattern such as '{below}/{{name}}_mask'"
-    )
+def _missing(paths: Sequence[Path], what: str) -> list[str]:
+  """A sentence on files without a partner, where there are some."""
+  if not paths:
+    return []
   others = f' and {len(paths) - 1} more have' if len(paths) > 1 else ' has'
-  missing = 'no image' if reverse else f'no mask in {source / below}'
+  return [f'{paths[0]}{others} {what}']
+
+
+def _no_pairs(
+  source: Path, options: Any, images: Mapping[str, File], found: Mapping[str, Mapping[str, Any]]
+) -> SegjaxError:
+  """The error of the kind of masks that fewest images have."""
+  kind = min(found, key=lambda kind: len(found[kind].keys() & images.keys()))
+  below = patterns.base(getattr(options, kind))
+  first = next(file.path.name for name, file in images.items() if name not in found[kind])
   return SegjaxError(
-    f"{paths[0]}{others} {missing}: add what is missing, or set {_WHERE}.unpaired='skip' to leave "
-    'such files out'
+    f'no image has a mask of its name in {source / below} ({first} has none): set '
+    f"{_WHERE}.{kind} to a pattern such as '{below}/{{name}}_mask'"
   )

@@ -263,10 +263,11 @@ def test_everything_in_one_directory(tmp_path, image, mask, patterns):
 
 def test_photos_and_masks_of_one_name_in_one_directory(tmp_path):
   source = tmp_path / 'source'
-  for i, one in enumerate(write_images(source, 6, 'im{}.JPG')):
-    save(source / f'im{i}.png', one.label)
+  scenes = write_images(source, 3, 'im{}.JPG') + write_images(source, 3, 'im{}.jpg', start=3)
+  for i, one in enumerate(scenes):
+    save(source / f'im{i}{[".png", ".PNG"][i % 2]}', one.label)
   files, _ = files_of(source, images='.', labels=None)
-  assert (files['images'], files['labels']) == ('{name}.JPG', '{name}.png')
+  assert (files['images'], files['labels']) == ('{name}.jpg', '{name}.png')
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,14 @@ def test_parts_of_patterns():
   assert patterns.base('/{name}') == '/'
 
 
+@pytest.mark.parametrize('suffix', ['.PNG', '.png'])
+def test_case_does_not_count_in_suffixes(tmp_path, suffix):
+  save(tmp_path / f'a/x_m{suffix}', gray(2, 2))
+  save(tmp_path / f'a/y_M{suffix}', gray(2, 2))  # but in names
+  for pattern in ('a/{name}_m.png', 'a/{name}_m.PNG'):
+    assert [file.name for file in patterns.find(tmp_path, pattern)] == ['x']
+
+
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [

@@ -299,7 +299,7 @@ def _by_suffix(task: str, root: Path) -> Layout | None:
   suffixes = collections.defaultdict(set)
   for _, relative in patterns.walk(root):
     stem, suffix = os.path.splitext(relative)
-    suffixes[stem].add(suffix)
+    suffixes[stem].add(suffix.lower())
   found = set(map(frozenset, suffixes.values()))
   if len(found) != 1 or len(pair := sorted(found.pop(), key=_is_mask_format)) != 2:
     return None
@@ -311,7 +311,7 @@ def _by_suffix(task: str, root: Path) -> Layout | None:
 
 
 def _is_mask_format(suffix: str) -> bool:
-  return suffix.lower() not in ('.jpg', '.jpeg', '.webp')
+  return suffix not in ('.jpg', '.jpeg', '.webp')
 
 
 def _suffixes(stems: Iterable[str]) -> Iterator[tuple[str, str]]:

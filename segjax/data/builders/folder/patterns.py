@@ -5,7 +5,7 @@
   {class}   the name of a class: a file for each class of an image
   {object}  one of an image's objects: a file for each
 A pattern without these is a directory: `masks` is `masks/{name}`. One without a suffix finds image
-files of any format.
+files of any format; `.jpg` finds `.JPG` too.
 """
 
 import functools
@@ -124,8 +124,10 @@ def _regex(pattern: str, classes: tuple[str, ...]) -> re.Pattern[str]:
     text += f'(?P={key})' if key in seen else f'(?P<{key}>{values[key]})'
     seen.add(key)
     end = match.end()
-  last = pattern[end:]
-  suffix = '' if last.lower().endswith(images.SUFFIXES) else r'\.[^./]+'
+  last, suffix = pattern[end:], r'\.[^./]+'
+  if last.lower().endswith(images.SUFFIXES):
+    last, dot, format_ = last.rpartition('.')
+    suffix = f'(?i:{re.escape(dot + format_)})'
   return re.compile(text + re.escape(last) + suffix)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow
 import pytest
 import synthetic_cityscapes
 import synthetic_hf
@@ -264,8 +265,36 @@ def test_splits_of_hugging_face(tmp_path, names, splits):
   assert {'train', 'val'} <= sizes(hugging_face, found).keys()
 
 
-def test_hugging_face_without_masks(tmp_path):
-  rows = synthetic_hf.table(2).select(['image'])
+@pytest.mark.parametrize('task', ['semantic', 'instance'])
+@pytest.mark.parametrize(
+  'objects',
+  [
+    {'bbox': [[1.0, 2.0, 3.0, 4.0]], 'category': [0]},
+    [{'bbox': [1.0, 2.0, 3.0, 4.0], 'category': 0}],
+    [[1.0, 2.0, 3.0, 4.0]],
+    None,
+  ],
+)
+def test_hugging_face_without_masks(tmp_path, task, objects):
+  columns = {} if objects is None else {'objects': pyarrow.array([objects] * 2)}
+  rows = synthetic_hf.table(2, **columns).select(['image', *columns])
   synthetic_hf.write_arrow(tmp_path, rows)
-  with pytest.raises(SegjaxError, match='has the columns image, none of which is of masks'):
-    guess_hugging_face('semantic', tmp_path, None)
+  names = ', '.join(['image', *columns])
+  with pytest.raises(SegjaxError, match=f'has the columns {names}, none of which is of masks'):
+    guess_hugging_face(task, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+  'rows', [pyarrow.list_, pyarrow.large_list, lambda t: pyarrow.list_(t, 48)]
+)
+def test_hugging_face_masks_of_numbers(tmp_path, rows):
+  table = synthetic_hf.table(2)
+  label = np.zeros(synthetic_labelme.SIZE, np.uint8)
+  label[:9] = 1
+  numbers = pyarrow.array([label.tolist()] * 2, rows(pyarrow.list_(pyarrow.uint8())))
+  objects = pyarrow.array([{'bbox': [[1.0, 2.0]]}] * 2)
+  columns = {'objects': objects, 'image': table['image'], 'own': numbers}
+  synthetic_hf.write_arrow(tmp_path, pyarrow.table(columns))
+  found = guess_hugging_face('semantic', tmp_path, None)
+  assert (found.files['images'], found.files['labels']) == ('image', 'own')
+  assert found.files['classes'] == ('background', 'object') and found.problems == []

@@ -60,11 +60,13 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
 
 def _columns(task: types.Task, table: tables.Table) -> dict[str, str]:
   """The columns of images, and of the masks that a task reads."""
-  types_ = tables.arrow().types
-  structs = [field.name for field in table.schema if types_.is_struct(field.type)]
-  nested = [field.name for field in table.schema if types_.is_nested(field.type)]
-  image = _first(_IMAGES, structs) or (structs or [None])[0]
-  masks = [name for name in nested if name != image]
+  images = [field.name for field in table.schema if _is_image(field.type)]
+  image = _first(_IMAGES, images) or (images or [None])[0]
+  masks = [
+    field.name
+    for field in table.schema
+    if field.name != image and (_is_image(field.type) or _is_rows(field.type))
+  ]
   label, instances = _first(_LABELS, masks), _first(_INSTANCES, masks)
   if image is None or not masks:
     raise SegjaxError(
@@ -78,6 +80,22 @@ def _columns(task: types.Task, table: tables.Table) -> dict[str, str]:
     return {'images': image, 'instances': masks[0]}
   found = {'images': image, 'labels': label, 'instances': instances}
   return {key: column for key, column in found.items() if column}
+
+
+def _is_image(type_: Any) -> bool:
+  """Whether cells are image files; not objects, whose cells have boxes and categories."""
+  names = ('bytes', 'path')
+  return tables.arrow().types.is_struct(type_) and any(type_.get_field_index(n) >= 0 for n in names)
+
+
+def _is_rows(type_: Any) -> bool:
+  """Whether cells are lists of lists of whole numbers."""
+  types_ = tables.arrow().types
+  for _ in range(2):
+    if not any(f(type_) for f in (types_.is_list, types_.is_large_list, types_.is_fixed_size_list)):
+      return False
+    type_ = type_.value_type
+  return types_.is_integer(type_) or types_.is_boolean(type_)
 
 
 def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:

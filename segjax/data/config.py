@@ -42,7 +42,8 @@ class SizeConfig:
     interpolation: of the image; 'area' averages where it shrinks and is bilinear where it grows.
     crop_size: of the random crop to train on; None for the whole image.
     shapes: sizes to which images are padded, the smallest that fits; None for `image_size`, else
-      the smallest multiples of 32. A batch holds images of one shape.
+      the smallest multiples of 32; semantic images that all have one size are not padded. A batch
+      holds images of one shape.
   """
 
   image_size: ConfigSize | None = None

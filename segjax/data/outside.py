@@ -1,7 +1,7 @@
 """Data sets outside the package: a TFDS builder, or a random-access source, by its path.
 
 A random-access source is a class with `class_names`, `__init__(split, **config.data.files)`,
-`__len__` and `__getitem__(index) -> Sample`. It may have
+`__len__` and `__getitem__(index) -> Sample`, without a weight. It may have
   splits         its splits, by default train and val
   channels       of its images, 1 or 3 (the default)
   palette        the RGB color of each class

@@ -40,7 +40,8 @@ class Sample(NamedTuple):
   Attributes:
     image: u8[H, W, C]; of a warp with a margin, larger by the margin on each side.
     label: u16[H, W], class index or IGNORE_LABEL.
-    weight: f32[H, W], loss weight of each pixel.
+    weight: f32[H, W], loss weight of each pixel, which `config.data.weight_map` computes; None of
+      an example as it is read, from a source outside the package too.
     objects: `Objects` of H and W.
     segments: without the batch axis, at the image's own size whatever that of the sample.
   """

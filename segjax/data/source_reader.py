@@ -80,12 +80,18 @@ def _check(sample: Sample, channels: int, name: str) -> Sample:
   """The sample, its arrays of the dtypes that `Sample` has.
 
   Raises:
-    SegjaxError: the image is no u8[H, W, channels], or the label no whole numbers.
+    SegjaxError: the image is no u8[H, W, channels], the label no whole numbers, or there is a
+      weight, which only `config.data.weight_map` gives a batch.
   """
   image = np.asarray(sample.image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
     raise SegjaxError(
       f'the image of {name} is {image.dtype}{list(image.shape)}: return uint8[H, W, {channels}]'
+    )
+  if sample.weight is not None:
+    raise SegjaxError(
+      f'{name} has a weight, which is not read from a source: return none, and set '
+      f'config.data.weight_map, or give pixels that are not to count the label {IGNORE_LABEL}'
     )
   if sample.label is None:
     return sample._replace(image=image)

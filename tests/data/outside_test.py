@@ -148,6 +148,7 @@ def test_tfds_builder_outside(tmp_path):
     ('label=label,', 'label=label.astype(int) - 100,', 'has the value -100: return class indices'),
     ('label=label,', 'label=label.astype(int) + 65535,', 'has the value 65536: return class'),
     ('classes=[0]', 'classes=[1]', 'has a class outside 0 to 0'),
+    ('objects=objects', 'weight=label', 'has a weight, which is not read.*config.data.weight_map'),
     ('objects=objects', 'objects=None', 'has no objects, which the task reads'),
   ],
 )

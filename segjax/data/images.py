@@ -61,8 +61,10 @@ _SUBFILE_TYPE, _NOT_A_PAGE = 254, 1 | 4
 _GRAY_16 = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 _GRAY_16_AS_I = ('PNG', 'PPM')
 
-# What Pillow's decoders raise on corrupt files.
+# What Pillow's decoders raise on corrupt files, and what some also do, such as that of TIFF, which
+# would be a bug of ours anywhere else: see `_pillow`.
 _CORRUPT = (OSError, SyntaxError, ValueError, struct.error)
+_ALSO_CORRUPT = (TypeError, KeyError, IndexError, EOFError, OverflowError)
 
 # What a file is that is not an image: position and bytes of its signature, and what to do.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -109,6 +111,8 @@ def read_pillow(image: Image.Image, channels: int, what: str) -> np.ndarray:
     SegjaxError: it cannot be decoded, or has 32 bits a pixel.
   """
   with _decoding(b'?', what):
+    with _pillow():
+      image.load()
     pixels = _pixels(image, channels, what)
   return _turn(pixels, image, b'')
 
@@ -290,6 +294,15 @@ def _decoding(encoded: bytes, what: str) -> Iterator[None]:
     raise SegjaxError(f'{what} cannot be decoded{reason}: {remedy}') from e
 
 
+@contextlib.contextmanager
+def _pillow() -> Iterator[None]:
+  """Around calls of Pillow's decoders alone: all that a corrupt file raises is in `_CORRUPT`."""
+  try:
+    yield
+  except _ALSO_CORRUPT as e:
+    raise OSError(str(e)) from e
+
+
 def _explain(encoded: bytes, error: Exception) -> tuple[str, str]:
   """Why a file cannot be decoded, as far as that is known, and what to do."""
   replace = 'replace it or leave it out'
@@ -312,7 +325,7 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 def _open_header(file: BinaryIO) -> Image.Image:
-  with _without_pillows_limit():
+  with _without_pillows_limit(), _pillow():
     return Image.open(file)
 
 
@@ -320,35 +333,36 @@ def _open(encoded: bytes, what: str, page: int | None) -> Image.Image:
   """The image or a page of a file, loaded."""
   image = _open_header(io.BytesIO(encoded))
   if page is not None and image.format == 'TIFF':
-    try:
-      image.seek(page)
-    except EOFError as e:
-      raise SegjaxError(f'{what} has no page {page + 1}: replace it or leave it out') from e
-  elif image.format in _SEVERAL and getattr(image, 'n_frames', 1) > 1:
+    with _pillow():
+      try:
+        image.seek(page)
+      except EOFError as e:
+        raise SegjaxError(f'{what} has no page {page + 1}: replace it or leave it out') from e
+  elif image.format in _SEVERAL:
     pages, kind = _pages(image), _SEVERAL[image.format]
     if len(pages) > 1:
       raise SegjaxError(
         f'{what} has {len(pages)} {kind}, not one image: save each of them as a file of its own'
       )
-    image.seek(pages[0])
+    with _pillow():
+      image.seek(pages[0])
   width, height = image.size
   check_pixels(height, width, what)
   # Pillow's readers of some formats check again; smaller images are loaded in parallel.
   large = width * height > MAX_PIXELS // 2
-  with _without_pillows_limit() if large else contextlib.nullcontext():
+  with _without_pillows_limit() if large else contextlib.nullcontext(), _pillow():
     image.load()
   return image
 
 
 def _pages(image: Image.Image) -> list[int]:
   """The pages of a file that are images of their own."""
-  found = []
-  for page in range(getattr(image, 'n_frames', 1)):
-    image.seek(page)
-    kind = image.tag_v2.get(_SUBFILE_TYPE, 0) if image.format == 'TIFF' else 0
-    if not kind & _NOT_A_PAGE:
-      found.append(page)
-  return found or [0]
+  kinds = []
+  with _pillow():
+    for page in range(getattr(image, 'n_frames', 1)):
+      image.seek(page)
+      kinds.append(image.tag_v2.get(_SUBFILE_TYPE, 0) if image.format == 'TIFF' else 0)
+    return [page for page, kind in enumerate(kinds) if not kind & _NOT_A_PAGE] or [0]
 
 
 # --- pixels ---------------------------------------------------------------------------------------

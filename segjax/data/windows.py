@@ -5,6 +5,7 @@ The optional library `tifffile` reads them; `imagecodecs` adds compressions such
 
 import collections
 import importlib
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from segjax.types import SegjaxError
 # windows in an image of 10,000 columns.
 _KEPT = 2**27
 _ORIENTATION, _UPRIGHT = 274, 1
+# What a header raises of which fields are missing or nonsense, besides tifffile's own error.
+_CORRUPT = (
+  *(SegjaxError, OSError, ValueError, LookupError, struct.error),
+  *(TypeError, AttributeError, ArithmeticError),
+)
 
 
 class Windows:
@@ -123,7 +129,7 @@ def open_windows(path: Path, page: int | None, channels: int) -> Windows | None:
       windows = Windows(path, found, channels)
     windows[:1, :1]  # whether the compression can be read
     return windows
-  except (tifffile.TiffFileError, SegjaxError, IndexError, ValueError, OSError):
+  except (tifffile.TiffFileError, *_CORRUPT):
     return None  # Pillow may read it, or says what is wrong
 
 

@@ -285,6 +285,31 @@ def test_pages_are_images_by_their_number_alone(tmp_path):
       decode(page=3)
 
 
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF', 'ignore:Truncated', 'ignore:Metadata')
+def test_pages_that_are_cut_anywhere_are_a_truncated_file(tmp_path):
+  """Pillow raises errors of several types, also of those that a bug would raise."""
+  data = pages(*[GRAY] * 3)
+  for length in range(0, len(data), 5):
+    cut, fails = data[:length], pytest.raises(SegjaxError, match=r'a\.tif (cannot be|has)')
+    find_pages(tmp_path, cut)
+    with fails:
+      images.decode_image(cut, 1, 'a.tif', page=2)
+    with fails:
+      images.decode_image(cut, 3, 'a.tif')
+    with fails:
+      images.decode_label(cut, 'a.tif')
+
+
+def test_an_error_of_another_kind_is_no_corrupt_file(monkeypatch):
+  def broken(*_):
+    raise TypeError('a bug')
+
+  for name in ('check_pixels', '_pixels'):
+    monkeypatch.setattr(images, name, broken)
+    with pytest.raises(TypeError, match='a bug'):
+      images.decode_image(encoded(Image.fromarray(GRAY), 'TIFF'), 1, 'a.tif')
+
+
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF')  # Pillow's, of a truncated header
 @pytest.mark.parametrize(
   'data', [encoded(Image.fromarray(RGB), 'GIF'), pages(GRAY, GRAY)[:60], b'no image', b'']

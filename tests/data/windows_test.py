@@ -83,12 +83,21 @@ def rotated(path):
   write(path, tile=(32, 32), extratags=[(274, 'H', 1, 6, True)])
 
 
+def overwritten(path, **tags):
+  write(path, tile=(32, 32))
+  with tifffile.TiffFile(path, mode='r+') as file:
+    for name, value in tags.items():
+      file.pages[0].tags[name].overwrite(value)
+
+
 REFUSED = {
   'rotated': rotated,
   '16 bits': lambda path: tifffile.imwrite(path, GRAY.astype(np.uint16) * 257),
   'transparent': lambda path: Image.fromarray(COLOR).convert('RGBA').save(path),
   'palette': lambda path: Image.fromarray(COLOR).convert('P').save(path),
   'planes': lambda path: write(path, COLOR.transpose(2, 0, 1).copy(), planarconfig='separate'),
+  'tiles without a pixel': lambda path: overwritten(path, TileWidth=0),
+  'unknown colors': lambda path: overwritten(path, PhotometricInterpretation=99),
   'not a TIFF file': lambda path: path.write_bytes(b'II no'),
 }
 

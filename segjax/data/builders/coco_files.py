@@ -127,6 +127,9 @@ def read_file(
     correct(tables)
   for entry in tables['categories']:
     check(path, f'category {entry.get("id")}', entry, {'name': _LINE, 'id': INTEGER})
+    for key in ('name', 'supercategory'):  # as TFDS strips the names that it stores
+      if isinstance(entry.get(key), str):
+        entry[key] = entry[key].strip()
   size = {'height': _SIZE, 'width': _SIZE}
   rules = {'id': INTEGER, **(optional(size) if own else size), 'file_name': FILE_NAME}
   for entry in tables['images']:

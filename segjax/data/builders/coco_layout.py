@@ -55,6 +55,9 @@ class Options(files.Options):
   outside: bool = False
 
   def __post_init__(self):
+    for key in ('classes', 'stuff'):  # as the names in a file
+      if names := getattr(self, key):
+        object.__setattr__(self, key, tuple(name.strip() for name in names))
     if self.classes is not None:
       super().__post_init__()
     for key, given in (('colors', self.colors), ('stuff', self.stuff)):

@@ -257,6 +257,34 @@ def test_missing_and_unusual_keys(load, tmp_path):
   assert list(objects['iscrowd']) == [False, False, False, True, False]
 
 
+@pytest.mark.parametrize('classes', [None, ('rod', ' cell ')])
+def test_spaces_around_names_are_no_part_of_them(load, tmp_path, classes):
+  """TFDS leaves them out when it reads names, so that they would not be found again."""
+  coco_export.cvat(tmp_path / 'raw', put_names('cell ', '\trod\n'))
+  expected = ['cell', 'rod'] if classes is None else ['rod', 'cell']
+  for _ in range(2):
+    features = load(classes=classes).info.features
+    assert features['objects']['label'].names == expected
+  objects = next(iter(read(load(classes=classes)).values()))['objects']
+  assert objects['label'] == [expected.index('cell'), expected.index('rod')]
+  semantic = load(task=('label',), classes=classes or ('cell ', 'rod'))
+  assert semantic.info.features['label'].names == expected
+
+
+def test_names_that_differ_by_spaces_are_the_same(refuses, tmp_path):
+  coco_export.cvat(tmp_path / 'raw', put_names('cell', 'cell '))
+  refuses(rf'{FILE} has the category name cell twice: correct the file')
+  refuses(r"classes=\('cell', 'cell'\) must be .* different names", classes=('cell', 'cell '))
+
+
+def put_names(*names):
+  def change(written):
+    for entry, name in zip(written['categories'], names, strict=True):
+      entry['name'] = name
+
+  return change
+
+
 def test_gaps_in_category_ids(load, tmp_path):
   categories = [{'id': 0, 'name': 'rod'}, {'id': 90, 'name': 'cell'}, {'id': 7, 'name': 'unused'}]
   written = coco_export.content(coco_export.names(5), 1, categories)

@@ -161,6 +161,22 @@ def test_colors_of_the_file(prepare, source):
   assert palette == [[220, 20, 60], [0, 128, 0], [128, 128, 0]]
 
 
+def test_spaces_around_names_are_no_part_of_them(source, tmp_path):
+  for name in ('train2017', 'val2017'):
+    edit(source, lambda c: c['categories'][1].update(name=' person '), name)
+  for classes in (None, ('tree', 'person ', ' dog')):
+    for _ in range(2):
+      files = {'classes': classes, 'images': {'train': 'train2017', 'val': 'val2017'}}
+      files['annotations'] = {s: f'annotations/panoptic_{s}2017.json' for s in ('train', 'val')}
+      name = 'coco_panoptic/custom'
+      builder = datasets.load(name, tmp_path / 'prepared', source, files=files)
+      expected = ['tree', 'person', 'dog'] if classes else ['person', 'dog', 'tree']
+      assert builder.info.features['segments']['label'].names == expected
+  edit(source, lambda c: c['categories'][2].update(name='person'), 'train2017')
+  with pytest.raises(SegjaxError, match=r'has the category name person twice: correct the file'):
+    coco_panoptic.read_file(source / 'annotations' / 'panoptic_train2017.json', own=False)
+
+
 def test_a_split_without_annotations_is_left_out(prepare, source):
   (source / 'annotations' / 'panoptic_val2017.json').unlink()
   builder = prepare(coco_panoptic.Builder, source)

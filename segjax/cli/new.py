@@ -1,6 +1,7 @@
 """`segjax new`: looks at users' own files and writes a config that trains on them."""
 
 import argparse
+import functools
 import os
 import re
 import shlex
@@ -90,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
   if args.weights:
     find_weights(args.weights, args.task)
   machine = this_machine() if args.gpu_memory is None else _gpu(args.gpu_memory)
-  with images_lib.pixel_limit(_max_pixels(args.overrides)):
-    found = guess.guess(args.task, args.images, args.labels)
+  given = functools.partial(_given, args.overrides)
+  outside = given('data.files.outside', bool, False)
+  with images_lib.pixel_limit(given('data.max_pixels', PositiveInt, images_lib.MAX_PIXELS)):
+    found = guess.guess(args.task, args.images, args.labels, outside=outside)
     _show(found.found)
     if args.weights:
       found = with_weights(found)
@@ -127,13 +130,12 @@ def _gpu(gibibytes: float) -> Machine:
   return Machine(True, int(gibibytes * 2**30))
 
 
-def _max_pixels(overrides: Sequence[tuple[str, str]]) -> int:
-  """`config.data.max_pixels`, which counts before there is a config."""
-  key = 'data.max_pixels'
+def _given(overrides: Sequence[tuple[str, str]], key: str, hint: Any, default: Any) -> Any:
+  """The value of a key that counts before there is a config."""
   given = dict(overrides).get(key)
   if given is None:
-    return images_lib.MAX_PIXELS
-  return config_lib.check_value(config_lib.parse_value(given), PositiveInt, f'config.{key}')
+    return default
+  return config_lib.check_value(config_lib.parse_value(given), hint, f'config.{key}')
 
 
 def _check_output(output: Path, *, force: bool) -> None:

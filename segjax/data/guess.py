@@ -1,5 +1,6 @@
 """Which format files of users' own are in, for `segjax new`."""
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ FORMATS = (
   'cityscapes',
   'folder',
 )
+# Those whose guess takes `outside`, as files that name images are a part of them.
+_LISTING = ('coco_panoptic', 'coco_instances', 'yolo')
 
 
 def guess(
@@ -50,6 +53,8 @@ def guess(
   images: Path | None,
   labels: Path | None,
   guessers: Sequence[Guesser] | None = None,
+  *,
+  outside: bool = False,
 ) -> Guess:
   """The format that files are in.
 
@@ -58,6 +63,7 @@ def guess(
     images: the directory of images, or of a whole export.
     labels: the directory or the file of the annotations; None where `images` has both.
     guessers: in place of those of `FORMATS`.
+    outside: `config.data.files.outside`, of the formats that have it.
 
   Raises:
     SegjaxError: a path is missing or is a file where it must be a directory, or no format has such
@@ -70,7 +76,7 @@ def guess(
     raise SegjaxError(f'--images={images} is not a directory: name the one of the images')
   if images is None and labels is None:
     raise SegjaxError('name your files with --images=DIRECTORY and --labels=DIRECTORY_OR_FILE')
-  for known in _guessers() if guessers is None else guessers:
+  for known in _guessers(outside=outside) if guessers is None else guessers:
     if (found := known(task, images, labels)) is not None:
       return found
   importlib.import_module('segjax.data.builders.coco_guess').check_looks(images, labels)
@@ -82,6 +88,8 @@ def guess(
   )
 
 
-def _guessers() -> list[Guesser]:
-  modules = (f'segjax.data.builders.{name}.guess' for name in FORMATS)
-  return [importlib.import_module(module).guess for module in modules]
+def _guessers(*, outside: bool) -> list[Guesser]:
+  modules = {name: f'segjax.data.builders.{name}.guess' for name in FORMATS}
+  known = {name: importlib.import_module(module).guess for name, module in modules.items()}
+  known |= {name: functools.partial(known[name], outside=outside) for name in _LISTING}
+  return list(known.values())

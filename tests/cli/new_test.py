@@ -1,7 +1,9 @@
 """`segjax new`, on small files in COCO's format: what it writes, says and refuses."""
 
 import contextlib
+import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -23,7 +25,9 @@ CLASSES = ('cell', 'dot')
 
 @pytest.fixture(autouse=True)
 def only_coco(monkeypatch):
-  monkeypatch.setattr(guess, '_guessers', lambda: [guess_coco])
+  monkeypatch.setattr(
+    guess, '_guessers', lambda **kwargs: [functools.partial(guess_coco, **kwargs)]
+  )
 
 
 def write_split(root, split, images, entries, names=CLASSES):
@@ -173,6 +177,21 @@ def test_the_limit_of_pixels_counts_while_files_are_looked_at(files, tmp_path, d
   assert f'set config.data.max_pixels={pixels} to read it' in capsys.readouterr().err
   assert make(files, output, data_dir, f'{key}={pixels}') == 0
   assert config_lib.read_file(output)['data']['max_pixels'] == pixels
+
+
+def test_images_elsewhere_on_request(files, tmp_path, capsys):
+  """As tools that keep files once lay them out: links to a cache."""
+  root, output, prepared = tmp_path / 'raw', tmp_path / 'a.py', tmp_path / 'prepared'
+  shutil.copytree(files, root)
+  for path in sorted(root.glob('*/*.png')):
+    path.rename(tmp_path / path.name)
+    path.symlink_to(tmp_path / path.name)
+  assert make(root, output, prepared) == 2
+  assert 'set config.data.files.outside=True' in capsys.readouterr().err
+  assert make(root, output, prepared, '--config.data.files.outside=True') == 0
+  assert config_lib.read_file(output)['data']['files']['outside'] is True
+  assert make(root, output, prepared, '--config.data.files.outside=3', '--force') == 2
+  assert 'config.data.files.outside=3 has the wrong type' in capsys.readouterr().err
 
 
 def test_a_rare_class(files, tmp_path, data_dir, capsys):

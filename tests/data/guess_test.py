@@ -1,5 +1,7 @@
 """Which format wins, and what is said where none does."""
 
+import importlib
+
 import pytest
 
 from segjax.data import guess
@@ -25,6 +27,18 @@ def test_masks_in_a_folder_come_last():
   """They are what is left where no file names a format."""
   assert guess.FORMATS[-1] == 'folder'
   assert len(set(guess.FORMATS)) == len(guess.FORMATS)
+
+
+def test_formats_with_the_key_outside_are_asked_with_it():
+  builders = {name: f'segjax.data.builders.{name}.builder' for name in guess.FORMATS}
+  have = [
+    name
+    for name, module in builders.items()
+    if hasattr(getattr(importlib.import_module(module).Builder, 'Options', None), 'outside')
+  ]
+  assert have == list(guess._LISTING)
+  asked = [getattr(one, 'keywords', None) for one in guess._guessers(outside=True)]
+  assert asked == [{'outside': True} if name in have else None for name in guess.FORMATS]
 
 
 def test_no_format(tmp_path):

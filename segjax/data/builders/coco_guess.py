@@ -30,6 +30,8 @@ def make_guess(
   task: guess.Task,
   images: Path | None,
   labels: Path | None,
+  *,
+  outside: bool,
 ) -> guess.Guess | None:
   """See `segjax.data.guess.Guesser`.
 
@@ -37,6 +39,7 @@ def make_guess(
     kind: 'instances' or 'panoptic'.
     read_file: reads a file of that kind, strictly.
     task, images, labels: of the user.
+    outside: whether images may be outside their directory, see `coco_layout.Options`.
 
   Raises:
     SegjaxError: the files are in this format, and something is wrong with them.
@@ -46,7 +49,7 @@ def make_guess(
   if not parts:
     return None
   source = _common([path for path in (images, labels) if path is not None])
-  found = [_locate(source, images, part, read_file(part.path)) for part in parts]
+  found = [_locate(source, images, part, read_file(part.path), outside) for part in parts]
   contents = [file.content for file in found]
   names = [c.name for c in coco_files.choose_categories(contents, None)]
   if task == 'semantic' and kind == 'instances' and files.BACKGROUND not in names:
@@ -56,6 +59,7 @@ def make_guess(
   directories = {file.part.split: relative(file.images.directory) for file in found}
   options: dict[str, Any] = {'classes': tuple(names), 'annotations': annotations}
   options['images'] = directories
+  options |= {'outside': True} if outside else {}
   if None in annotations:
     options |= {'annotations': annotations[None], 'images': directories[None]}
     options['splits'] = files.FRACTIONS
@@ -119,7 +123,11 @@ def _common(paths: Sequence[Path]) -> Path:
 
 
 def _locate(
-  source: Path, images: Path | None, part: coco_layout.Part, content: coco_files.CocoFile
+  source: Path,
+  images: Path | None,
+  part: coco_layout.Part,
+  content: coco_files.CocoFile,
+  outside: bool,
 ) -> _File:
   """Where the images of an annotation file are: below `images` or, as names say, beside it."""
   places = coco_layout.image_directories(source, part, coco_layout.Options())
@@ -129,7 +137,7 @@ def _locate(
     above = [images.parent] if images != source else []
     places = list(dict.fromkeys([images, *own, *above, *places]))
   names = [image.file_name for image in content.images]
-  return _File(part, content, coco_layout.locate(places, names, part.path, outside=False))
+  return _File(part, content, coco_layout.locate(places, names, part.path, outside=outside))
 
 
 def _describe(file: _File, relative: Callable[[Path], str]) -> str:

@@ -151,6 +151,25 @@ def test_problems_of_yolo(tmp_path):
     assert sum(sizes(yolo, found, 'instance').values()) == 8
 
 
+def test_yolo_lists_of_images_elsewhere(tmp_path):
+  source = tmp_path / 'raw'
+  synthetic_yolo.write_set(source, 10)
+  (source / 'images').rename(tmp_path / 'images')
+  (source / 'labels').rename(tmp_path / 'labels')
+  for split in ('train', 'val'):
+    images = sorted((tmp_path / 'images' / split).iterdir())
+    (source / f'{split}.txt').write_text('\n'.join(map(str, images)))
+  yaml = (source / 'data.yaml').read_text()
+  for split in ('train', 'val'):
+    yaml = yaml.replace(f'images/{split}', f'{split}.txt')
+  (source / 'data.yaml').write_text(yaml)
+  with pytest.raises(SegjaxError, match=r'config\.data\.files\.outside=True'):
+    guess_yolo('instance', source, None)
+  found = guess_yolo('instance', source, None, outside=True)
+  assert found.files['outside'] is True
+  assert sizes(yolo, found, 'instance') == {'train': 8, 'val': 2}
+
+
 def test_yolo_with_a_yaml_of_another_name(tmp_path):
   synthetic_yolo.write_set(tmp_path, 10)
   (tmp_path / 'data.yaml').rename(tmp_path / 'squares-seg.yml')

@@ -123,6 +123,17 @@ def test_guess_of_images_and_file_apart(load, tmp_path):
   assert sizes(load(found.source, **found.files)) == {'train': 8, 'val': 2}
 
 
+def test_guess_of_images_elsewhere(load, tmp_path):
+  coco_export.cvat(tmp_path / 'raw')
+  put('images', 0, file_name='../../secret.png')(tmp_path / 'raw')
+  (tmp_path / 'raw' / 'images' / '001.png').rename(tmp_path / 'secret.png')
+  with pytest.raises(types.SegjaxError, match=r'config\.data\.files\.outside=True'):
+    guess_instances('instance', tmp_path / 'raw', None)
+  found = guess_instances('instance', tmp_path / 'raw', None, outside=True)
+  assert found.files['outside'] is True and not found.problems
+  assert sizes(load(found.source, **found.files)) == SPLITS
+
+
 def test_guess_divides_the_only_split(load, tmp_path):
   coco_export.roboflow(tmp_path / 'raw')
   for split in ('valid', 'test'):

@@ -360,6 +360,20 @@ def test_guess(tmp_path):
   }
 
 
+def test_guess_of_images_elsewhere(tmp_path):
+  source = tmp_path / 'raw'
+  write_source(source, ['train', 'val'], 'images/{}')
+  for path in (source / 'images' / 'train').iterdir():
+    path.rename(tmp_path / path.name)
+    path.symlink_to(tmp_path / path.name)
+  with pytest.raises(SegjaxError, match=r'config\.data\.files\.outside=True'):
+    guess('panoptic', source, None)
+  found = guess('panoptic', source, None, outside=True)
+  assert found.files['outside'] is True and not found.problems
+  builder = datasets.load(found.name, tmp_path / 'prepared', source, files=found.files)
+  assert builder.info.splits['train'].num_examples == 2
+
+
 @pytest.mark.parametrize('config', ['2017', 'custom'])
 def test_nothing_there(prepare, tmp_path, config):
   with pytest.raises(SegjaxError, match=r'nowhere does not exist.*data\.source.*annotations/'):

@@ -10,9 +10,11 @@ from segjax.data.builders.coco_panoptic.builder import Builder, read_file
 _TASKS = ('semantic', 'panoptic')
 
 
-def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
-  """See `segjax.data.guess.Guesser`."""
+def guess(
+  task: types.Task, images: Path | None, labels: Path | None, *, outside: bool = False
+) -> types.Guess | None:
+  """See `segjax.data.guess.Guesser`; `outside` is that of the options."""
   if task not in _TASKS:
     return None
   read = lambda path: read_file(path, own=True)
-  return coco_guess.make_guess(Builder.kind, read, task, images, labels)
+  return coco_guess.make_guess(Builder.kind, read, task, images, labels, outside=outside)

@@ -13,13 +13,16 @@ from segjax.types import SegjaxError
 _YAML = ('data.yaml', 'dataset.yaml', 'data.yml')
 
 
-def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
+def guess(
+  task: types.Task, images: Path | None, labels: Path | None, *, outside: bool = False
+) -> types.Guess | None:
   """See `segjax.data.guess.Guesser`: a data.yaml, a directory with one, or images and text files.
 
-  Text files without a data.yaml are of the classes in `classes.txt` beside them.
+  Text files without a data.yaml are of the classes in `classes.txt` beside them. `outside` is that
+  of the options.
   """
   if found := _find_yaml(images, labels):
-    return _guess_yaml(task, found, images, labels)
+    return _guess_yaml(task, found, images, labels, outside)
   if images is not None and labels is None:
     images, labels = images / 'images', images / 'labels'
   if images is None or labels is None or not (images.is_dir() and labels.is_dir()):
@@ -36,6 +39,7 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   # Names are below the source, and begin with the directory of the images.
   splits = {s: part if isinstance(part, float) else f'{place}/{part}' for s, part in splits.items()}
   options = {'classes': tuple(names), 'yaml': None, 'images': place, 'splits': splits}
+  options |= {'outside': True} if outside else {}
   return _complete(task, source, options)
 
 
@@ -63,11 +67,12 @@ def _is_yolo(path: Path) -> bool:
 
 
 def _guess_yaml(
-  task: types.Task, path: Path, images: Path | None, labels: Path | None
+  task: types.Task, path: Path, images: Path | None, labels: Path | None, outside: bool
 ) -> types.Guess:
   source = guessing.common_directory(path, *(p for p in (images, labels) if p is not None))
   names = builder.class_names(path, builder.read_yaml(path))
   options = {'classes': names, 'yaml': guessing.relative(source, path.absolute())}
+  options |= {'outside': True} if outside else {}
   _, splits = builder.find_images(source, builder.Options(**options))
   if not {'train', 'val'} <= splits.keys():
     options['splits'] = dict(files.FRACTIONS)

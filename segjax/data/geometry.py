@@ -24,6 +24,8 @@ from segjax.types import IGNORE_LABEL
 _INTERPOLATION = {'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
 # Cubic interpolation between nodes overshoots them by at most this factor, 1.25 on each axis.
 _OVERSHOOT = 1.5625
+# OpenCV's remap takes and returns arrays of fewer rows and columns than this.
+_REMAP_BELOW = 2**15 - 1
 
 # Where the pixels of an output are in the input: positions f32[h, w, 2], or of an exact warp its
 # `ranges`.
@@ -356,12 +358,30 @@ def _sample(
     rows, columns, turned = where
     out = _take(_take(array, rows, 0, fill), columns, 1, fill)
     return _contiguous(out.swapaxes(0, 1) if turned else out)
+  if max(*array.shape[:2], *where.shape[:2]) >= _REMAP_BELOW:
+    return _sample_by_parts(array, where, interpolation, fill)
   border = {'borderMode': cv2.BORDER_REFLECT_101}
   if fill is not None:
     value = np.broadcast_to(fill, array.shape[2:]).tolist()
     border = {'borderMode': cv2.BORDER_CONSTANT, 'borderValue': value}
   out = cv2.remap(array, where, None, interpolation, **border)
   return out.reshape(where.shape[:2] + array.shape[2:])
+
+
+def _sample_by_parts(
+  array: np.ndarray, where: np.ndarray, interpolation: int, fill: float | np.ndarray | None
+) -> np.ndarray:
+  """`_sample` of more rows or columns than OpenCV takes: halves, each of the part that it reads."""
+  low = np.floor(where.min((0, 1))).astype(int) - 3  # x, y; bicubic reads two pixels further
+  high = np.ceil(where.max((0, 1))).astype(int) + 4
+  if max(*(high - low), *where.shape[:2]) < _REMAP_BELOW:
+    for axis in np.argsort(array.shape[:2])[::-1]:  # the long one first, which may be a slice
+      array = _take(array, range(low[1 - axis], high[1 - axis]), axis, fill)
+    return _sample(array, where - low.astype(np.float32), interpolation, fill)
+  axis = int(np.argmax(where.shape[:2]))
+  halves = np.array_split(where, 2, axis)
+  parts = [_sample_by_parts(array, half, interpolation, fill) for half in halves]
+  return np.concatenate(parts, axis)
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

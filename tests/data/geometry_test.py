@@ -212,6 +212,50 @@ def test_quarter_turns_are_those_of_numpy(turns):
   assert_boxes_fit(out.objects)
 
 
+@pytest.mark.parametrize('axis', [0, 1])
+@pytest.mark.parametrize('center', [100.5, 20_000.25, 39_890.0])
+@pytest.mark.parametrize('color', [None, COLOR])
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_a_long_image_is_as_the_part_that_is_read(axis, center, color, interpolation):
+  """The first and the last part reach beyond the image, which OpenCV would refuse as a whole."""
+  image = np.random.default_rng(0).integers(0, 256, (40_000, 24, 3), np.uint8)
+  start = min(max(int(center) - 200, 0), len(image) - 400)
+  matrix = np.array([[0.5, -0.25], [1.25, 1]])  # positions are exact in float32
+
+  def moved(image, center):
+    if axis:
+      image = image.swapaxes(0, 1)
+    label = image[..., 0].astype(np.uint16)
+    sample = Sample(image, label, label.astype(np.float32))
+    turned = np.flip(matrix) if axis else matrix
+    size, place = ((24, 200), (center, 12)) if axis else ((200, 24), (12, center))
+    move = move_of(size, place, turned)
+    return geometry.warp(sample, move, interpolation, color)[:3]
+
+  expected = moved(image[start : start + 400], center - start)
+  for actual, part in zip(moved(image, center), expected, strict=True):
+    np.testing.assert_array_equal(actual, part)
+    assert len(np.unique(part)) > 200
+
+
+@every_move
+@pytest.mark.parametrize('color', [None, COLOR])
+def test_parts_are_the_whole(keys, color, monkeypatch):
+  for seed in range(4):
+    sample = make_sample((50, 70), seed=seed)
+    sample = sample if color is not None else sample._replace(objects=None)
+    outs = []
+    for limit in (geometry._REMAP_BELOW, 20):
+      monkeypatch.setattr(geometry, '_REMAP_BELOW', limit)
+      outs.append(warped(seed, sample, (45, 66), **keys))
+    monkeypatch.undo()
+    whole, parts = outs
+    for a, b, rounding in zip(whole[:3], parts[:3], (1, 0, 1e-5), strict=True):
+      np.testing.assert_allclose(a, b, rtol=0, atol=rounding)
+    for a, b in zip(whole.objects or (), parts.objects or (), strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
 def test_bicubic_overshoots_where_bilinear_does_not():
   image = np.full((20, 20, 1), 60, np.uint8)
   image[:, 10:] = 200

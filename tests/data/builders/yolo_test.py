@@ -71,8 +71,17 @@ def test_what_is_wrong_is_told(tmp_path):
   ]
   content = read(tmp_path, '\n'.join(rows))
   assert len(content.objects) == 3
-  expected = [yolo.REPEATED, polygons.EMPTY, polygons.EMPTY, polygons.CROSSING]
+  expected = [yolo.REPEATED, polygons.SHORT, polygons.EMPTY, polygons.CROSSING]
   assert content.problems == expected
+  content = read(tmp_path, '1 0.5 0.5 0 0.1\n')
+  assert content == files.Content(objects=[], problems=[polygons.EMPTY])
+
+
+@pytest.mark.parametrize('short', ['0 .1 .1 .9 .9', '0 .1 .1'])
+def test_beside_polygons_there_are_no_boxes(tmp_path, short):
+  """As in ultralytics: what looks like a box is a polygon of two points."""
+  alone, content = (read(tmp_path, text) for text in (f'1 {SQUARE}', f'{short}\n1 {SQUARE}'))
+  assert content == alone._replace(problems=[polygons.SHORT])
 
 
 def test_no_file_and_no_row_are_no_objects(tmp_path):
@@ -93,6 +102,9 @@ def test_no_file_and_no_row_are_no_objects(tmp_path):
     (f'1 {SQUARE}\n\n1 0.5 0.5 0.2', 'row 3 has 3 numbers after its class, not 4'),
     ('1 0.5 0.5 0.2 0.2 0.99', 'row 1 has 5 numbers after its class'),
     ('1 0.1 0.1 0.2 0.2 0.3 0.3 0.4', 'row 1 has 7 numbers after its class'),
+    ('1 0.5 0.5', 'row 1 has 2 numbers after its class, not 4'),
+    (f'1 {SQUARE}\n1', 'row 2 has 0 numbers after its class'),
+    (f'1 {SQUARE}\n1 2 0', 'row 2 has the coordinate 2, which is not from 0 to 1'),
     ('1', 'row 1 has 0 numbers after its class'),
     ('square 0.1 0.1 0.2 0.2', 'row 1 has words that are not numbers'),
     ('1 16 12 48 12 48 36', 'row 1 has the coordinate 16, which is not from 0 to 1: divide x'),

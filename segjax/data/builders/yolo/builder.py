@@ -12,6 +12,8 @@ becomes `labels`; without such a directory it is beside the image. An image with
 objects, as in ultralytics. Each row is an object, in fractions of the image's width and height:
   CLASS X Y X Y X Y …     a polygon of three points or more
   CLASS X Y W H           a box around a center, without a mask; in semantic tasks it is filled
+In a file that has a polygon, all rows are polygons, as in ultralytics: there four numbers are two
+points. Polygons of fewer than three points are left out, counted and reported.
 """
 
 import dataclasses
@@ -38,6 +40,8 @@ VOID_OBJECTS = 'objects of a class of config.data.files.void were left out'
 _SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 # Fractions of the image by which coordinates may leave it, as in ultralytics.
 _TOLERANCE = 0.01
+# The numbers of a polygon of three points.
+_POLYGON = 6
 # A text file among labels that is of no image.
 _NO_LABELS = ('classes.txt',)
 
@@ -68,10 +72,17 @@ class Options(files.Options):
 
 
 class Row(NamedTuple):
-  """A row of a text file: its class, and f64[4] of a box or f64[2 N] of a polygon."""
+  """A row of a text file.
+
+  Attributes:
+    label: its class.
+    values: f64[4] of a box, f64[2 N] of a polygon.
+    is_box: which of them it is.
+  """
 
   label: int
   values: np.ndarray
+  is_box: bool
 
 
 class Builder(files.FilesBuilder):
@@ -293,16 +304,16 @@ def read_rows(path: Path, classes: int) -> tuple[list[Row], int]:
     lines = raw.read_bytes(path).decode('utf-8-sig').splitlines()
   except UnicodeDecodeError as e:
     raise SegjaxError(f'{path} is not text: export it again') from e
-  rows = {}
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      rows.setdefault(' '.join(line.split()), _read_row(f'{path}: row {number}', line, classes))
-  return list(rows.values()), sum(bool(line.strip()) for line in lines) - len(rows)
+  listed = [(f'{path}: row {i}', line.split()) for i, line in enumerate(lines, 1) if line.strip()]
+  boxes = all(len(words) < 1 + _POLYGON for _, words in listed)
+  rows = {' '.join(words): _read_row(who, words, classes, boxes) for who, words in listed}
+  return list(rows.values()), len(listed) - len(rows)
 
 
-def _read_row(who: str, line: str, classes: int) -> Row:
+def _read_row(who: str, words: Sequence[str], classes: int, boxes: bool) -> Row:
+  """A row of a file of boxes alone, or of one of polygons."""
   try:
-    label, *values = (float(word) for word in line.split())
+    label, *values = map(float, words)
   except ValueError as e:
     raise SegjaxError(f'{who} has words that are not numbers: correct it') from e
   if not label.is_integer() or not 0 <= label < classes:
@@ -310,7 +321,8 @@ def _read_row(who: str, line: str, classes: int) -> Row:
       f'{who} has the class {label:g}, but data.yaml names the classes 0 to {classes - 1}: correct '
       'it, or add the name'
     )
-  if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+  short = (4,) if boxes else (2, 4)  # which a polygon may be that is then left out
+  if len(values) not in short and (len(values) < _POLYGON or len(values) % 2):
     raise SegjaxError(
       f'{who} has {len(values)} numbers after its class, not 4 (a box) or the pairs of 3 points or '
       'more (a polygon): correct it'
@@ -322,7 +334,7 @@ def _read_row(who: str, line: str, classes: int) -> Row:
       f'{who} has the coordinate {wrong:g}, which is not from 0 to 1: divide x by the width and y '
       'by the height of the image'
     )
-  return Row(int(label), found)
+  return Row(int(label), found, boxes)
 
 
 def read_content(
@@ -349,12 +361,12 @@ def read_content(
     if label == IGNORE_LABEL and not semantic:
       problems.append(VOID_OBJECTS)
       continue
-    if len(row.values) > 4:
-      corners = row.values.reshape(-1, 2) * size[::-1]
-      found = polygons.to_object([corners], label, size, problems)
-    else:
+    if row.is_box:
       found = _box(row, label, size, problems)
       problems += [FILLED_BOX] * (semantic and found is not None)
+    else:
+      corners = row.values.reshape(-1, 2) * size[::-1]
+      found = polygons.to_object([corners], label, size, problems)
     objects += [found] if found else []
   return files.Content(objects=objects, problems=problems)
 

@@ -123,7 +123,7 @@ def _problems(
   if empty:
     count = guessing.count(len(empty), 'image')
     problems.append(f'{count} without an object, such as {guessing.relative(source, empty[0])}')
-  if boxes := sum(len(row.values) == 4 for row in rows):
+  if boxes := sum(row.is_box for row in rows):
     count = guessing.count(len(rows), 'object')
     problems.append(f'{boxes:,} of {count} are boxes without a mask: {_BOXES[task]}')
   used = {row.label for row in rows}

@@ -310,6 +310,13 @@ def test_what_is_tolerated_is_reported_once(prepare, by_name, source):
   assert masks[3].sum() == 0
 
 
+def test_published_boxes_stay_as_they_are(prepare, by_name, source):
+  box = [WIDTH - 2.0, 1.0, 5.0, 4.0]
+  edit(source, lambda entries: entries['annotations'][0].update(bbox=box))
+  objects = by_name(prepare(coco_instances.Builder, source), 'val', decoders=SKIP)
+  assert objects['000000000105.jpg']['objects']['bbox'][0].tolist() == box
+
+
 @pytest.mark.parametrize('name', ['', '-1', 'all'])
 def test_custom_names_of_splits(prepare, tmp_path, name):
   write_source(tmp_path / 'raw', [name or 'val'])

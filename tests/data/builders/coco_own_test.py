@@ -387,6 +387,36 @@ def test_suspicious_objects_are_counted(load, tmp_path):
   assert objects['area'][-1] == 20, 'of the mask'
 
 
+@pytest.mark.parametrize('masks', [False, True])
+def test_boxes_are_cut_at_the_border(load, tmp_path, masks):
+  """As detections are, with which they are compared. The image has 24 x 32 pixels."""
+  ways = {
+    50: ([28, 20, 9, 8], [28, 20, 4, 4]),
+    51: ([-3.5, -1, 10, 40.5], [0, 0, 6.5, 24]),
+    52: ([0.1, 0.2, 31.7, 23.7], [0.1, 0.2, 31.7, 23.7]),
+  }
+
+  def change(written):
+    written['annotations'] = [
+      {'id': id, 'image_id': 1, 'category_id': 1, 'bbox': box, 'area': 77.0}
+      | ({'segmentation': [coco_export.rectangle(*box)]} if masks else {})
+      for id, (box, _) in ways.items()
+    ]
+
+  coco_export.cvat(tmp_path / 'raw', change)
+  message = r'2 annotations are cut at the border .* \(50, 51\)'
+  with pytest.warns(UserWarning, match=message):
+    objects = read(load(splits={'train': 1.0}))['001.png']['objects']
+  assert [box.tolist() for box in objects['bbox']] == [box for _, box in ways.values()]
+  assert [float(area) for area in objects['area']] == ([77] * 3 if masks else [16, 156, 77])
+
+
+def test_a_box_outside_the_image_is_that_of_its_mask(load, tmp_path):
+  coco_export.cvat(tmp_path / 'raw', lambda c: c['annotations'][0].update(bbox=[90, 2, 8, 8]))
+  objects = read(load(splits={'train': 1.0}))['001.png']['objects']
+  assert objects['bbox'][0].tolist() == list(coco_export.boxes(1)[0])
+
+
 OTHERS = {
   'LabelMe': ({'shapes': [], 'imagePath': 'a.png'}, "LabelMe's annotation of one image"),
   'VIA project': ({'_via_img_metadata': {}}, 'a project of VIA'),

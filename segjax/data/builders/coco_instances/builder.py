@@ -22,10 +22,12 @@ is tolerated, counted, and reported in one warning a file:
   left out    a box without area; polygons none of which has three points (pycocotools, given the
               file itself, would count the one as an object and fail at the other); in `custom`, a
               mask that covers no pixel of the image
-  corrected   one of several polygons has fewer than three points: that polygon is left out
+  corrected   one of several polygons has fewer than three points: that polygon is left out; in
+              `custom`, what reaches beyond the image is cut off at its border, boxes too (by more
+              than a pixel, it is counted)
   kept        a mask that covers no pixel (a sliver, or all of it outside the image): COCO's own
               evaluation counts such an object, so it stays in `2017`; in `custom`, a polygon that
-              crosses itself, or a box that reaches more than a pixel beyond the image
+              crosses itself
 
 Cite Lin et al., "Microsoft COCO: Common objects in context", ECCV 2014. The annotations are under
 CC BY 4.0; the images are from Flickr, whose terms of use apply.
@@ -267,7 +269,8 @@ class _Annotations:
       self.problems['no pixel'].append(number)
     if self.is_own:
       self._look_at(number, parts)
-    box = mask_lib.toBbox(rle) if box is None else box
+    if box is None or (self.is_own and self._is_outside(box)):
+      box = mask_lib.toBbox(rle)
     return self._entry(annotation, box, area, counts)
 
   def _parts(self, annotation: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -287,13 +290,29 @@ class _Annotations:
     return long, False
 
   def _box_object(self, annotation: Mapping[str, Any]) -> dict[str, Any] | None:
-    x, y, width, height = annotation['bbox']
+    box = annotation['bbox']
+    x, y, width, height = box
     if self.is_own:
-      if x >= self.size[1] or y >= self.size[0] or x + width <= 0 or y + height <= 0:
+      if self._is_outside(box):
         return self._leave_out('outside', annotation['id'])
       self._look_at(annotation['id'], [[x, y, x + width, y, x + width, y + height, x, y + height]])
+      if (cut := self._cut(box)) != box:  # and so the area is another one
+        annotation, (*_, width, height) = {**annotation, 'area': None}, cut
     self.problems['no mask'].append(annotation['id'])
-    return self._entry(annotation, annotation['bbox'], width * height, '')
+    return self._entry(annotation, box, width * height, '')
+
+  def _is_outside(self, box: Sequence[float]) -> bool:
+    x, y, width, height = box
+    return x >= self.size[1] or y >= self.size[0] or x + width <= 0 or y + height <= 0
+
+  def _cut(self, box: Sequence[float]) -> list[float]:
+    """The part of a box that is in the image: the same numbers where all of it is."""
+    starts, lengths = [], []
+    for start, length, limit in zip(box[:2], box[2:], self.size[::-1], strict=True):
+      before, after = max(0, -start), max(0, start + length - limit)
+      starts.append(start + before)
+      lengths.append(length - before - after)
+    return starts + lengths
 
   def _entry(
     self, annotation: Mapping[str, Any], box: Any, area: float, counts: str
@@ -305,7 +324,7 @@ class _Annotations:
       'id': annotation['id'],
       'label': self.labels[annotation['category_id']],
       'category_id': annotation['category_id'],
-      'bbox': np.array(box, np.float64),
+      'bbox': np.array(self._cut(box) if self.is_own else box, np.float64),
       'area': float(area if given is None else given),
       'iscrowd': bool(annotation.get('iscrowd')),
       'segmentation': counts,

@@ -118,7 +118,9 @@ def _read_page(
   path: Path, page: int | None, channels: int, windows_above: int | None
 ) -> np.ndarray | Windows:
   what = str(path)
-  if windows_above is not None and path.suffix.lower() in _TIFF:
+  # tifffile would read the first pages of a truncated file, and not say that there were others.
+  is_tiff = path.suffix.lower() in _TIFF
+  if windows_above is not None and is_tiff and images.has_all_pages(path):
     found = open_windows(path, page, channels)
     if found and found.shape[0] * found.shape[1] > windows_above:
       images.check_pixels(*found.shape[:2], what)

@@ -205,13 +205,14 @@ def find_pages(path: Path) -> list[int]:
   """The pages of a TIFF file, from 0, but for smaller copies and masks; only headers are read.
 
   Returns:
-    [0] of a file of another format, or of one that is not an image.
+    [0] of a file of another format, and of one that cannot be decoded.
   """
-  with contextlib.suppress(*_CORRUPT), open(path, 'rb') as file:
-    image = _open_header(file)
-    if image.format == 'TIFF':
-      return _pages(image)
-  return [0]
+  return _list_pages(path) or [0]
+
+
+def has_all_pages(path: Path) -> bool:
+  """Whether the headers of all pages of a file are there, and not those of the first ones alone."""
+  return _list_pages(path) is not None
 
 
 def count_pixels(path: Path) -> int:
@@ -353,6 +354,14 @@ def _open(encoded: bytes, what: str, page: int | None) -> Image.Image:
   with _without_pillows_limit() if large else contextlib.nullcontext(), _pillow():
     image.load()
   return image
+
+
+def _list_pages(path: Path) -> list[int] | None:
+  """As `find_pages`, None of a file that cannot be decoded."""
+  with contextlib.suppress(*_CORRUPT), open(path, 'rb') as file:
+    image = _open_header(file)
+    return _pages(image) if image.format == 'TIFF' else [0]
+  return None
 
 
 def _pages(image: Image.Image) -> list[int]:

@@ -57,6 +57,19 @@ def test_a_page_of_several(tmp_path):
     np.testing.assert_array_equal(np.asarray(frame.pixels), COLOR + np.uint8(shift))
 
 
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF', 'ignore:Truncated', 'ignore:Metadata')
+def test_the_first_pages_of_a_file_that_is_cut_short_are_not_all(tmp_path):
+  path = tmp_path / 'a.tif'
+  first, *others = (Image.fromarray(GRAY + np.uint8(shift)) for shift in range(3))
+  first.save(path, save_all=True, append_images=others)
+  whole = path.read_bytes()
+  for length in range(len(whole) // 2, len(whole) - 200, 500):
+    path.write_bytes(whole[:length])
+    with pytest.raises(SegjaxError, match=r'a\.tif'):
+      for frame in frames.read_frames(frames.find_source(path), 1, windows_above=100):
+        np.asarray(frame.pixels)
+
+
 def test_only_large_files_are_read_by_windows(tmp_path):
   source = frames.find_source(write(tmp_path / 'a.tif', tile=(32, 32)))
   for above in (None, 75 * 90):

@@ -8,6 +8,7 @@ the command tests, by a digest of the code, for who runs one file again and agai
 `SEGJAX_TEST_OPTIMIZED=1` compiles as for users, which `make test-all` does.
 """
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -21,6 +22,8 @@ if not os.environ.get('SEGJAX_TEST_OPTIMIZED'):
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     # But for programs that split the image height: see `tests/training/step_test.py`.
     _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+    # Each worker has one core.
+    _FLAGS.append('--xla_cpu_parallel_codegen_split_count=1')
 # Before anything imports JAX; an own XLA_FLAGS comes last, where it wins.
 os.environ['XLA_FLAGS'] = ' '.join([*_FLAGS, os.environ.get('XLA_FLAGS', '')]).strip()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -31,6 +34,9 @@ if _STARTED_HERE:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _KEPT or tempfile.mkdtemp(prefix='segjax-test-')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+# Traces allocate many objects that stay, see `segjax.training.compile.traced_fast`.
+gc.set_threshold(200_000, 50, 100)
 
 import pytest  # noqa: E402
 

@@ -58,7 +58,7 @@ def to_object(
   if not found.box[2]:
     problems.append(EMPTY)
     return None
-  problems += [BEYOND] * any(_reaches_beyond(polygon, size) for polygon in long)
+  problems += [BEYOND] * any(reaches_beyond(polygon, size) for polygon in long)
   return found
 
 
@@ -74,7 +74,8 @@ def crosses_itself(polygon: Polygon) -> bool:
   return bool((parted & parted.T).any())
 
 
-def _reaches_beyond(polygon: Polygon, size: files.Size) -> bool:
+def reaches_beyond(polygon: Polygon, size: files.Size) -> bool:
+  """Whether a corner is more than a pixel outside the image (H, W)."""
   height, width = size
   return bool(
     (polygon < -_TOLERANCE).any() or (polygon > np.add([width, height], _TOLERANCE)).any()

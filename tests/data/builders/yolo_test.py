@@ -49,6 +49,16 @@ def test_boxes_have_no_mask_and_are_filled_in_semantic_tasks(tmp_path, semantic)
   np.testing.assert_array_equal(files.label_of(content, SIZE, options()), 2 * middle())
 
 
+def test_boxes_are_cut_at_the_edge_of_the_image(tmp_path):
+  """Of 48 x 64 pixels; half a pixel beyond it is rounding."""
+  content = read(tmp_path, '0 1 0 0.5 0.5\n0 0.25 0.5 0.516 0.5')
+  assert [entry.box for entry in content.objects] == [
+    (48, 0, 16, 12),
+    pytest.approx((0, 12, 32.512, 24)),
+  ]
+  assert content.problems == [polygons.BEYOND]
+
+
 def test_classes_are_found_by_name(tmp_path):
   rows = f'0 {SQUARE}\n1 0 0 .5 0 .5 .2\n'
   content = read(tmp_path, rows, classes=('disk', 'cat', 'square'))

@@ -372,9 +372,11 @@ def read_content(
 
 
 def _box(row: Row, label: int, size: files.Size, problems: list[str]) -> files.Object | None:
-  width, height = row.values[2:] * size[::-1]
-  if min(width, height) <= 0:
+  center, half = row.values[:2] * size[::-1], row.values[2:] / 2 * size[::-1]
+  corners = np.stack([center - half, center + half])
+  (x0, y0), (x1, y1) = np.clip(corners, 0, size[::-1]).tolist()
+  if x0 >= x1 or y0 >= y1:
     problems.append(polygons.EMPTY)
     return None
-  x, y = (row.values[:2] - row.values[2:] / 2) * size[::-1]
-  return files.Object(label, None, (float(x), float(y), float(width), float(height)))
+  problems += [polygons.BEYOND] * polygons.reaches_beyond(corners, size)
+  return files.Object(label, None, (x0, y0, x1 - x0, y1 - y0))

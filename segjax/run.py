@@ -36,7 +36,7 @@ from segjax.experiment import (
   task_module,
 )
 from segjax.tasks.base import Task, from_pixels
-from segjax.training import checkpoint, compile, evaluate, optim, sharding, state, step
+from segjax.training import checkpoint, compile, evaluate, loop, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
 from segjax.workdir import Workdir
@@ -684,11 +684,14 @@ def open_checkpoints(workdir: Workdir, experiment: Experiment) -> checkpoint.Che
 
 
 def is_trained(workdir: Workdir) -> bool:
-  """Whether a training has reached its last step."""
+  """Whether a training has reached its last step, or ended early by `config.train.patience`."""
   if not workdir.has_checkpoints():
     return False
   experiment = read_experiment(workdir)
   checkpoints = open_checkpoints(workdir, experiment)
-  steps = checkpoints.steps()
+  steps, best = checkpoints.steps(), checkpoints.best()
   checkpoints.close()
-  return bool(steps) and steps[-1] >= experiment.train.steps
+  if not steps:
+    return False
+  config = experiment.train
+  return steps[-1] >= config.steps or loop.ends_early(config, steps[-1], best)

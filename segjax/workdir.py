@@ -30,8 +30,8 @@ FREE_KEYS = (
   'train.nonfinite',
   'train.max_skipped',
 )
-# They select a checkpoint: a training may go on with others, but has another result.
-_SELECTING = ('train.best_metric', 'train.best_mode')
+# They select a checkpoint, or the end: a training may go on with others, but has another result.
+_SELECTING = ('train.best_metric', 'train.best_mode', 'train.patience')
 
 
 class Workdir:

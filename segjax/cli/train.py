@@ -128,8 +128,18 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       refresh=functools.partial(refresh, watchdog.beat),
       watchdog=watchdog,
     )
-  notify(f'done: {run.experiment.train.steps} steps; report: {workdir.report}')
+  notify(f'{_done(run.experiment.train, int(current.step))}; report: {workdir.report}')
   return current
+
+
+def _done(config: loop.TrainConfig, step: int) -> str:
+  if step >= config.steps:
+    return f'done: {config.steps} steps'
+  evaluations = f'{config.patience} evaluation{"s" * (config.patience > 1)}'
+  return (
+    f'done: ended early at step {step} of {config.steps}, after {evaluations} without a better '
+    f'{config.best_metric} (config.train.patience)'
+  )
 
 
 class _Prepared(NamedTuple):

@@ -36,6 +36,8 @@ class TrainConfig:
     best_metric: evaluation metric that selects the best checkpoint; None for mean_iou, mask_ap or
       pq, or another one where the metrics do not compute that.
     best_mode: 'max' or 'min'.
+    patience: evaluations in a row without a better `best_metric` after which training ends early;
+      None for all `steps`. The schedule of the learning rate is that of all steps.
     nonfinite: on a non-finite loss or gradient, 'stop' the run or 'skip' the update.
     max_skipped: with 'skip', maximum number of skipped updates before the run stops.
     images: number of examples drawn in each evaluation.
@@ -53,6 +55,7 @@ class TrainConfig:
   keep: PositiveInt = 2
   best_metric: str | None = None
   best_mode: Literal['max', 'min'] = 'max'
+  patience: PositiveInt | None = None
   nonfinite: Literal['stop', 'skip'] = 'stop'
   max_skipped: NonNegativeInt = 10
   images: NonNegativeInt = 6
@@ -189,6 +192,19 @@ def _due(step: int, config: TrainConfig) -> bool:
   return step == config.steps or step % config.eval_every == 0
 
 
+def ends_early(config: TrainConfig, step: int, best: tuple[int, float] | None) -> bool:
+  """Whether a run ends at a step as `config.patience` says.
+
+  Args:
+    config: see `TrainConfig`.
+    step: whose evaluation, if it is due, was made.
+    best: the step of the best checkpoint and its metric; None before the first.
+  """
+  if config.patience is None or best is None:
+    return False
+  return step // config.eval_every - best[0] // config.eval_every >= config.patience
+
+
 def run(
   state: TrainState,
   train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
@@ -204,7 +220,7 @@ def run(
   refresh: Callable[[TrainState], TrainState] = lambda state: state,
   watchdog: Watchdog | None = None,
 ) -> TrainState:
-  """Trains from `state.step` to `config.steps`.
+  """Trains from `state.step` to `config.steps`, or until `config.patience` ends it.
 
   A checkpoint that is due is saved before the evaluation of its step, so that nothing that happens
   to the evaluation costs it; but after the refresh, as training goes on from there.
@@ -237,8 +253,9 @@ def run(
   with _StopSignal() as stop:
     state = _evaluate_first(state, config, checkpoints, measure, evaluated)
     start = step = int(state.step)
+    ended = ends_early(config, step, checkpoints.best())
     meter, clock = _Meter(config), _Clock(step, batch_size)
-    while step < config.steps:
+    while step < config.steps and not ended:
       watchdog.at(f'step {step + 1}')
       batch, names = next(batches)
       state, scalars = train_step(state, batch)
@@ -251,7 +268,9 @@ def run(
       progress.update(step)
       stopping = stop.agreed(step)
       evaluating = not stopping and _due(step, config)
-      saving = bool(stopping) or step == config.steps or step % config.checkpoint_every == 0
+      # Unless this evaluation is better than the best one.
+      last = step == config.steps or (evaluating and ends_early(config, step, checkpoints.best()))
+      saving = bool(stopping) or last or step % config.checkpoint_every == 0
       if evaluating or saving or step % config.log_every == 0:
         values = {**meter.take(), **clock.speed(step)}
         if log:
@@ -260,6 +279,7 @@ def run(
         clock.restart(step)
       if evaluating:
         state = measure(state, step, saving=saving)
+        ended = ends_early(config, step, checkpoints.best())
       elif saving:
         # Stopped: no later evaluation would refresh what is saved. It takes of the time that a
         # scheduler leaves, as little as the refresh of an evaluation.

@@ -300,6 +300,22 @@ def test_misspelt_best_metric(tmp_path, capsys):
   assert not (workdir / 'checkpoints').exists()
 
 
+def test_patience_ends_a_run_that_is_then_trained(tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  args = ['--config.train.eval_every=1', '--config.train.images=0', '--config.train.patience=1']
+  assert train(workdir, *args, steps=60) == 0
+  scores = [r['mean_iou'] for r in read_log(workdir) if r['split'] == 'val']
+  end = len(scores)
+  assert end < 60 and scores[-1] <= scores[-2] == max(scores), 'the first that is not better'
+  assert (
+    f'done: ended early at step {end} of 60, after 1 evaluation without a better mean_iou'
+    in (capsys.readouterr().err)
+  )
+  assert run_lib.is_trained(Workdir(workdir)) and info(workdir, capsys)['step'] == end
+  assert train(workdir, *args, steps=60) == 0, 'there is nothing to do'
+  assert info(workdir, capsys)['step'] == end
+
+
 OWN = """
 import jax.numpy as jnp
 import numpy as np

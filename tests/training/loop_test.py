@@ -129,6 +129,33 @@ def test_a_better_evaluation_is_saved(go):
   assert go(config, scores={1: 0.1, 2: 0.0, 3: 0.3, 4: 0.2, 5: 0.3})[1] == [1, 3, 8]
 
 
+@pytest.mark.parametrize(
+  ('scores', 'evaluated', 'saved'),
+  [
+    ({2: 0.1, 4: 0.3}, [2, 4, 6, 8], [2, 4, 8]),
+    # The last evaluation that counts is better.
+    ({2: 0.3, 6: 0.5}, [2, 4, 6, 8, 10], [2, 6, 10]),
+    ({10: 0.1, 12: 0.2}, [2, 4, 6], [2, 6]),
+    ({2 * k: 0.01 * k for k in range(1, 7)}, [2, 4, 6, 8, 10, 12], [2, 4, 6, 8, 10, 12]),
+  ],
+)
+def test_patience_ends_a_run_early(go, scores, evaluated, saved):
+  """And once it has ended, it is not trained when it is started again, unless that is asked for."""
+  config = loop.TrainConfig(steps=12, eval_every=2, checkpoint_every=100, patience=2)
+  assert go(config, scores=scores) == (evaluated, saved)
+  assert go.metrics()[saved[-1]] is not None
+  assert go(config, scores=scores, start=saved[-1]) == ([], saved)
+  if saved[-1] < 12:
+    longer = dataclasses.replace(config, patience=3)
+    assert go(longer, scores=scores, start=saved[-1])[0][0] == saved[-1] + 2
+
+
+def test_before_the_first_score_there_is_patience():
+  config = loop.TrainConfig(steps=12, eval_every=2, patience=1)
+  assert not loop.ends_early(config, 10, None)
+  assert not loop.ends_early(dataclasses.replace(config, patience=None), 10, (2, 0.5))
+
+
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(go, compiled, signum):
   task = compiled[0]

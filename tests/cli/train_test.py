@@ -307,9 +307,8 @@ def test_patience_ends_a_run_that_is_then_trained(tmp_path, capsys):
   scores = [r['mean_iou'] for r in read_log(workdir) if r['split'] == 'val']
   end = len(scores)
   assert end < 60 and scores[-1] <= scores[-2] == max(scores), 'the first that is not better'
-  assert (
-    f'done: ended early at step {end} of 60, after 1 evaluation without a better mean_iou'
-    in (capsys.readouterr().err)
+  assert f'done: ended early at step {end} of 60, after 1 evaluation without a better mean_iou' in (
+    capsys.readouterr().err
   )
   assert run_lib.is_trained(Workdir(workdir)) and info(workdir, capsys)['step'] == end
   assert train(workdir, *args, steps=60) == 0, 'there is nothing to do'

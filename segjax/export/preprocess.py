@@ -104,7 +104,8 @@ def _resize(x: Array, seen: Pair, canvas: Pair, interpolation: str) -> Array:
   """i32[B, H, W, C] -> i32[B, *canvas, C]; what is beyond `seen` is arbitrary."""
   native = x.shape[1:3]
   if same(seen, native):
-    return _padded(_padded(x, 1, canvas[0]), 2, canvas[1])
+    widths = [(0, 0), *((0, c - n) for c, n in zip(canvas, native, strict=True)), (0, 0)]
+    return jnp.pad(x, widths)
   if interpolation == 'bicubic':
     return _rounded(_by_matrices(x, _cubic_matrix, native, seen, canvas), False)
   if interpolation == 'bilinear':
@@ -120,16 +121,6 @@ def _resize(x: Array, seen: Pair, canvas: Pair, interpolation: str) -> Array:
     widths = [(0, 0), *((0, c - s) for c, s in zip(canvas, seen, strict=True)), (0, 0)]
     return jnp.pad(x, widths)
   return _bilinear(x, smaller, seen, canvas)
-
-
-def _padded(x: Array, axis: int, length: Int) -> Array:
-  """`x` with zeros up to a length along an axis.
-
-  Of an ONNX program, `jnp.pad` would cut an image that is too large; these zeros fail.
-  """
-  shape = list(x.shape)
-  shape[axis] = length - shape[axis]
-  return jnp.concatenate([x, jnp.zeros(shape, x.dtype)], axis)
 
 
 def _by_matrices(x: Array, matrix: Any, old: Pair, new: Pair, shape: Pair) -> Array:

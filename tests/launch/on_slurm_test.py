@@ -3,9 +3,11 @@
 Runs where `SEGJAX_TEST_SLURM` is set, as `make test-slurm` does, for it starts Slurm's daemons.
 """
 
+import contextlib
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import slurm_node
 import tiny_table
 
 from segjax.tables import results, spec
+from segjax.workdir import Workdir
 
 if not os.environ.get('SEGJAX_TEST_SLURM'):
   pytest.skip('starts Slurm on this machine: make test-slurm', allow_module_level=True)
@@ -164,6 +167,41 @@ def test_a_mistake_fails_and_is_not_requeued(environment, tmp_path, monkeypatch,
   job = submit(tmp_path / 'run', capfd)
   assert wait_for_state(environment, job, 'FAILED', 'COMPLETED') == 'FAILED'
   assert (field(environment, job, 'ExitCode'), field(environment, job, 'Restarts')) == ('2:0', '0')
+
+
+def test_a_mistake_of_one_task_is_not_requeued(environment, tmp_path, monkeypatch, capfd):
+  """The first one cannot lock the workdir; the other one ends with its exit code."""
+  monkeypatch.chdir(tmp_path)
+  workdir = Workdir(tmp_path / 'run')
+  with workdir.lock():
+    job = submit(workdir.path, capfd)
+    assert wait_for_state(environment, job, 'FAILED', 'COMPLETED') == 'FAILED'
+  assert (field(environment, job, 'ExitCode'), field(environment, job, 'Restarts')) == ('2:0', '0')
+
+
+def process_of(job, task):
+  """The number of the process that trains as a task of a job."""
+  wanted = {f'SLURM_JOB_ID={job}'.encode(), f'SLURM_PROCID={task}'.encode()}
+  for directory in Path('/proc').glob('[0-9]*'):
+    with contextlib.suppress(OSError):
+      found = (directory / 'environ').read_bytes().split(b'\0')
+      if wanted <= set(found) and b'segjax' in (directory / 'cmdline').read_bytes():
+        return int(directory.name)
+  raise AssertionError(f'task {task} of job {job} does not run')
+
+
+def test_a_job_of_which_a_task_is_killed_is_requeued(
+  environment, undisturbed, tmp_path, monkeypatch, capfd
+):
+  """As one that is lost: the other one misses it, and `srun` returns the status of the first."""
+  monkeypatch.chdir(tmp_path)
+  workdir = tmp_path / 'run'
+  job = submit(workdir, capfd)
+  wait_for_step(workdir, 30)
+  os.kill(process_of(job, 1), signal.SIGKILL)
+  log, restarts = finish(environment, job)
+  assert restarts == 1 and 'resuming from step 20' in log, log
+  assert equal(workdir, undisturbed, capfd), log
 
 
 @pytest.mark.parametrize('tasks', [1, 8])

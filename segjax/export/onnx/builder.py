@@ -192,7 +192,7 @@ class Builder:
   def _expand(self, x: str, shape: Sequence[Any]) -> str:
     found = self.node('Expand', [x, self.ints(shape)])
     # onnxruntime's Expand leaves a side of 1 where it should be 0.
-    empty = [axis for axis, side in enumerate(shape) if not _positive(side)]
+    empty = [axis for axis, side in enumerate(shape) if not at_least(side, 1)]
     if not empty:
       return found
     ends = self.ints(shape[axis] for axis in empty)
@@ -224,10 +224,10 @@ class Builder:
     return helper.make_graph(inner.nodes, name, list(map(declare, names, inputs)), blank)
 
 
-def _positive(side: Any) -> bool:
-  """Whether a size is known to be at least 1."""
+def at_least(side: Any, number: int) -> bool:
+  """Whether a size is known to be so large."""
   try:
-    return bool(side >= 1)
+    return bool(side >= number)
   except jax.errors.InconclusiveDimensionOperation:
     return False
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from segjax.export.onnx.builder import (
   Builder,
+  at_least,
   cast,
   range_of,
   rule,
@@ -141,6 +142,7 @@ def _pad(g: Builder, eqn: Any, x: str, value: str) -> str:
   config = eqn.params['padding_config']
   if any(not isinstance(inner, int) or inner for _, _, inner in config):
     raise unsupported(eqn, 'padding between elements')
+  config, checked = _split(config)
   positive = lambda pad: max(pad, 0) if isinstance(pad, int) else pad
   pads = [positive(low) for low, _, _ in config] + [positive(high) for _, high, _ in config]
   cut = lambda pad: max(-pad, 0) if isinstance(pad, int) else 0
@@ -154,4 +156,18 @@ def _pad(g: Builder, eqn: Any, x: str, value: str) -> str:
     starts = [cut(low) for low, _, _ in config]
     ends = [side - cut(high) for side, (_, high, _) in zip(shape, config, strict=True)]
     found = slice_of(g, found, starts, ends, range(len(config)))
+  for axis, high in checked.items():
+    shape = [*eqn.outvars[0].aval.shape[:axis], high, *shape[axis + 1 :]]
+    more = g.node('Expand', [value, g.ints(shape)])
+    found = g.node('Concat', [found, more], axis=axis)
   return cast(g, found, bool) if boolean else found
+
+
+def _split(config: Sequence[Any]) -> tuple[list[Any], dict[int, Any]]:
+  """The padding without that of some axes, and these: what an image that fits needs behind it.
+
+  `Pad` would cut one that does not fit, as if the number were meant to be negative.
+  """
+  needed = lambda low, high: low == 0 and not isinstance(high, int) and at_least(high, 0)
+  checked = {axis: high for axis, (low, high, _) in enumerate(config) if needed(low, high)}
+  return [(0, 0, 0) if i in checked else pads for i, pads in enumerate(config)], checked

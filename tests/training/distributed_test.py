@@ -9,7 +9,7 @@ import pytest
 
 from segjax.training import distributed
 from segjax.training.sharding import MeshConfig
-from segjax.types import LostProcessError, SegjaxError
+from segjax.types import HangingError, LostProcessError, SegjaxError
 
 BARRIER = """DEADLINE_EXCEEDED: Barrier timed out. Id: segjax/alive::3.
 # of tasks that reached the barrier: 2/12.
@@ -86,10 +86,10 @@ def test_a_command_alone_has_its_own_exit_code():
 
 
 class Client:
-  """JAX's client in process 0 of two, where process 1 fails first."""
+  """JAX's client in process 0 of two, where process 1 fails first, with an exit code."""
 
-  def __init__(self):
-    self.failed = threading.Event()
+  def __init__(self, code):
+    self.failed, self.code = threading.Event(), code
 
   def key_value_set(self, key, value):
     if key == distributed._FAILED:
@@ -104,13 +104,24 @@ class Client:
 
   def blocking_key_value_get(self, key, milliseconds):
     self.failed.wait()
-    return json.dumps({'index': 1, 'code': 2, 'sentence': 'theirs'})
+    return json.dumps({'index': 1, 'code': self.code, 'sentence': 'theirs'})
 
 
-@pytest.mark.parametrize('fails', [True, False])
-def test_a_process_that_fails_itself_is_not_ended_by_another(fails, monkeypatch):
-  """So that it has its own exit code; one that does not fail has that of a lost process."""
-  ended, codes, client = threading.Event(), [], Client()
+@pytest.mark.parametrize(
+  ('code', 'fails', 'expected'),
+  [
+    (1, True, []),
+    (1, False, [1]),
+    (SegjaxError.exit_code, False, [SegjaxError.exit_code]),
+    (HangingError.exit_code, False, [LostProcessError.exit_code]),
+  ],
+)
+def test_a_process_that_fails_itself_is_not_ended_by_another(code, fails, expected, monkeypatch):
+  """So that it has its own exit code.
+
+  One that does not fail has that of an error that comes again, else that of a lost process.
+  """
+  ended, codes, client = threading.Event(), [], Client(code)
   monkeypatch.setattr(distributed, '_GRACE', 0.1)
   monkeypatch.setattr(distributed, '_LINGER', 1.0)
   monkeypatch.setattr(distributed, '_exit', lambda code, _: (codes.append(code), ended.set()))
@@ -122,4 +133,4 @@ def test_a_process_that_fails_itself_is_not_ended_by_another(fails, monkeypatch)
     client.failed.set()
     assert ended.wait(60)
   partners._closed.set()
-  assert codes == ([] if fails else [LostProcessError.exit_code])
+  assert codes == expected

@@ -4,6 +4,7 @@
 command starts from a trained run by `load_run`. Training and evaluation share `Evaluator`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -22,7 +23,16 @@ from segjax import config as config_lib
 from segjax import merge, storage
 from segjax.convert import addresses
 from segjax.convert import load as weights_lib
-from segjax.data import datasets, images, pipeline, read, source_reader, statistics, unusual
+from segjax.data import (
+  datasets,
+  images,
+  order,
+  pipeline,
+  read,
+  source_reader,
+  statistics,
+  unusual,
+)
 from segjax.data.config import InputConfig
 from segjax.data.sample import Size
 from segjax.draw import draw_labels, draw_objects, draw_panoptic
@@ -505,8 +515,19 @@ def _image_ranges(run: Run, builder: Any) -> dict[str, Any] | None:
   """What training images are like, for `dataset.json`."""
   config = run.experiment.input
   reader = source_reader.open_reader(builder, config.data.train_split, config, run.spec)
-  ranges = unusual.measure(reader, config)
-  return ranges and ranges.to_json()
+  ranges = unusual.measure(reader, config.data.size)
+  return ranges and ranges._replace(common=_common_size(run, builder)).to_json()
+
+
+def _common_size(run: Run, builder: Any) -> Size | None:
+  """The size of all images of the evaluation, if they are not padded; None of another data set."""
+  config = run.experiment.input
+  if config.data.eval_name is not None:
+    return None
+  sizes = lambda: source_reader.open_reader(builder, config.data.eval_split, config, run.spec).sizes
+  with contextlib.suppress(SegjaxError):  # what is wrong with the split, the evaluation says
+    return order.common_size(sizes, config)
+  return None
 
 
 def make_optimizer(run: Run, batch: Batch) -> optax.GradientTransformation:
@@ -689,9 +710,10 @@ def is_trained(workdir: Workdir) -> bool:
     return False
   experiment = read_experiment(workdir)
   checkpoints = open_checkpoints(workdir, experiment)
-  steps, best = checkpoints.steps(), checkpoints.best()
-  checkpoints.close()
-  if not steps:
-    return False
-  config = experiment.train
-  return steps[-1] >= config.steps or loop.ends_early(config, steps[-1], best)
+  try:
+    if not (steps := checkpoints.steps()):
+      return False
+    ended = loop.ends_early(experiment.train, steps[-1], checkpoints.best())
+    return steps[-1] >= experiment.train.steps or (ended and checkpoints.is_evaluated(steps[-1]))
+  finally:
+    checkpoints.close()

@@ -8,7 +8,6 @@ the command tests, by a digest of the code, for who runs one file again and agai
 `SEGJAX_TEST_OPTIMIZED=1` compiles as for users, which `make test-all` does.
 """
 
-import gc
 import importlib.metadata
 import os
 import pathlib
@@ -34,9 +33,6 @@ if _STARTED_HERE:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _KEPT or tempfile.mkdtemp(prefix='segjax-test-')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
-
-# Traces allocate many objects that stay, see `segjax.training.compile.traced_fast`.
-gc.set_threshold(200_000, 50, 100)
 
 import pytest  # noqa: E402
 

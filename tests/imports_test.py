@@ -102,7 +102,7 @@ INSIDE_DATA = {
   'source_reader': {'config', 'sample', 'datasets', 'outside', 'geometry', 'read'},
   'guess': set(),
   'statistics': {'sample', 'read'},
-  'unusual': {'config', 'sample', 'order', 'read', 'statistics', 'windows'},
+  'unusual': {'config', 'sample', 'read', 'statistics', 'windows'},
   'augment': {'config', 'sample', 'masks', 'geometry'},
   'order': {'config', 'sample', 'geometry'},
   'batch': {'config', 'sample', 'masks'},

@@ -164,7 +164,7 @@ def test_only_a_semantic_network_has_probabilities_of_pixels():
 
 @pytest.mark.parametrize('common', [(20, 30), (32, 32), None])
 def test_an_image_is_padded_as_in_the_evaluation(common):
-  """Not where all training images had its size: else to multiples of 32."""
+  """Not where all images had its size: else to multiples of 32."""
   images = ImageRanges((10.0, 40.0), ((0, 255),) * 3, ((0, 255),) * 3, False, common)
   loaded = load(MODEL, images=images)
   shape = (20, 30) if common == (20, 30) else (32, 32)

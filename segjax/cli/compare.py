@@ -184,7 +184,9 @@ def _compared(
     logged = dict.fromkeys(r['split'] for r in log if r.get('split') not in (None, TRAIN))
     if split is not None and split not in logged:
       hint = nearest(split, logged)
-      raise SegjaxError(f'--split={split}: {workdir.log} has no evaluation on it{hint}')
+      raise SegjaxError(
+        f'--split={split}: {workdir.log} has no evaluation on it{hint or ": leave out --from-logs"}'
+      )
     split = split or experiment.data.eval_split
     last = next((record for record in reversed(log) if record.get('split') == split), {})
     step, parameters = last.get('step', 0), ''

@@ -115,7 +115,7 @@ def parse_options(cls: type, pairs: Iterable[str]) -> Any:
       raise SegjaxError(f'--option {pair} must be KEY=VALUE')
     if isinstance(defaults.get(key), tuple):
       given[key] = (*given.get(key, ()), value)
-    elif hints.get(key) is str or hints.get(key) == str | None and value != 'none':
+    elif hints.get(key) is str or hints.get(key) == str | None and value.lower() != 'none':
       given[key] = value
     else:
       given[key] = config_lib.parse_value(value)

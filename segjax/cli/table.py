@@ -4,14 +4,14 @@ import argparse
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from segjax import config as config_lib
-from segjax import lock, merge, resources, storage
+from segjax import merge, resources, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, evaluate_run
@@ -313,7 +313,7 @@ def _check_trained(table: Table, entry: Entry, workdir: Workdir) -> Experiment:
   trained = run_lib.read_experiment(workdir)
   if not is_trained(workdir):
     raise SegjaxError(
-      f'{workdir.path} has not reached step {trained.train.steps} yet: finish its training first'
+      f'{workdir.path} is not trained to its end, step {trained.train.steps}: finish that first'
     )
   return trained
 
@@ -397,26 +397,36 @@ def _with_image(table: Table, record: results.Record, evaluated: Evaluated) -> r
 
 def update_pages(table: Table) -> None:
   """Updates the README.md of a table, and that of the directory of all tables, if they exist."""
-  together = table.folder.resolve().parent
-  folders = sorted(path.parent for path in together.glob('*/table.toml'))
-  # Jobs that record at the same time write one after another, each what is recorded by then.
-  with lock.exclusive(folders[0] / 'table.toml', wait=True):
-    path = table.folder / 'README.md'
-    if path.exists():
-      lines = page.make_lines(table, results.read_results(table), entry_facts)
-      storage.write_text(path, page.render_markdown(table, lines))
-    path = together / 'README.md'
-    if path.exists():
-      _write_scoreboard(path, folders)
+  path = table.folder / 'README.md'
+  if path.exists():
+    _write_page(path, lambda: _render(table))
+  path = table.folder.resolve().parent / 'README.md'
+  if path.exists():
+    try:
+      _write_page(path, lambda: _render_scoreboard(path.parent))
+    except SegjaxError as e:  # somebody edits another table
+      notify(f'{path} is not updated: {e}')
 
 
-def _write_scoreboard(path: Path, folders: Iterable[Path]) -> None:
-  try:
-    boards = _boards(folders)
-  except SegjaxError as e:  # somebody edits another table
-    notify(f'{path} is not updated: {e}')
-    return
-  storage.write_text(path, scoreboard.render_markdown(boards, scoreboard.other_pages(path.parent)))
+def _write_page(path: Path, render: Callable[[], str]) -> None:
+  """Writes what is recorded by now, also where others record and write at the same time.
+
+  Whoever writes last sees what all have recorded.
+  """
+  written = None
+  while written != (text := render()):
+    storage.write_text(path, text)
+    written = text
+
+
+def _render(table: Table) -> str:
+  lines = page.make_lines(table, results.read_results(table), entry_facts)
+  return page.render_markdown(table, lines)
+
+
+def _render_scoreboard(folder: Path) -> str:
+  boards = _boards(sorted(path.parent for path in folder.glob('*/table.toml')))
+  return scoreboard.render_markdown(boards, scoreboard.other_pages(folder))
 
 
 def write_table_page(path: Path, table: Table, lines: Sequence[page.Line], workdirs: Path) -> None:

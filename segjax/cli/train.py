@@ -128,17 +128,17 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
       refresh=functools.partial(refresh, watchdog.beat),
       watchdog=watchdog,
     )
-  notify(f'{_done(run.experiment.train, int(current.step))}; report: {workdir.report}')
+    done = _done(run.experiment.train, int(current.step), checkpoints.best())
+  notify(f'{done}; report: {workdir.report}')
   return current
 
 
-def _done(config: loop.TrainConfig, step: int) -> str:
-  if step >= config.steps:
+def _done(config: loop.TrainConfig, step: int, best: tuple[int, float] | None) -> str:
+  if step >= config.steps or best is None:
     return f'done: {config.steps} steps'
-  evaluations = f'{config.patience} evaluation{"s" * (config.patience > 1)}'
   return (
-    f'done: ended early at step {step} of {config.steps}, after {evaluations} without a better '
-    f'{config.best_metric} (config.train.patience)'
+    f'done: ended early at step {step} of {config.steps}, without a better {config.best_metric} '
+    f'since step {best[0]} (config.train.patience={config.patience})'
   )
 
 

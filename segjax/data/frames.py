@@ -106,6 +106,10 @@ def read_frames(
   if source.kind == 'frame':
     yield from _read_video(source, channels)
     return
+  # tifffile would read the first pages of a truncated file, and not say that there were others.
+  is_tiff = source.path.suffix.lower() in _TIFF
+  if windows_above is not None and not (is_tiff and images.has_all_pages(source.path)):
+    windows_above = None
   digits = len(str(len(source.pages)))
   for number, page in enumerate(source.pages or (None,), 1):
     with images.pixel_limit(max_pixels):
@@ -118,9 +122,7 @@ def _read_page(
   path: Path, page: int | None, channels: int, windows_above: int | None
 ) -> np.ndarray | Windows:
   what = str(path)
-  # tifffile would read the first pages of a truncated file, and not say that there were others.
-  is_tiff = path.suffix.lower() in _TIFF
-  if windows_above is not None and is_tiff and images.has_all_pages(path):
+  if windows_above is not None:
     found = open_windows(path, page, channels)
     if found and found.shape[0] * found.shape[1] > windows_above:
       images.check_pixels(*found.shape[:2], what)

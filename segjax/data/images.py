@@ -152,6 +152,22 @@ def decode_stored(encoded: bytes, what: str, *, page: int | None = None) -> tupl
   return image.mode, _turn(pixels, image, encoded)
 
 
+def read_palette(encoded: bytes, what: str) -> np.ndarray | None:
+  """The colors of a palette file, u8[256, 3], with black for those that it lacks; else None.
+
+  Raises:
+    SegjaxError: the file is not an image.
+  """
+  with _decoding(encoded, what):
+    image = _open_header(io.BytesIO(encoded))
+    found = image.getpalette('RGB') if image.mode == 'P' else None
+  if found is None:
+    return None
+  colors = np.zeros((256, 3), np.uint8)
+  colors[: len(found) // 3] = np.reshape(found, (-1, 3))
+  return colors
+
+
 def read_size(encoded: bytes, what: str) -> Size:
   """(height, width) of an image that is upright, from the header of its file.
 

@@ -137,7 +137,7 @@ def shape_alone(native: Size, config: InputConfig, common: Size | None = None) -
     native: its size.
     config: its sizes are used. An image that fits into none of the shapes is padded to multiples of
       32.
-    common: the `common_size` of the training images.
+    common: the `common_size` of the evaluation's images.
   """
   size = eval_size(native, config)
   if native == common_size(lambda: [common] if common else [], config):

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data import order
-from segjax.data.config import InputConfig
+from segjax.data.config import SizeConfig
 from segjax.data.read import Reader
 from segjax.data.sample import Size
 from segjax.data.statistics import spread
@@ -35,7 +34,8 @@ class ImageRanges(NamedTuple):
     mean: of the pixels of each channel, 0..255.
     std: likewise.
     resized: whether the network sees all images at one size, so that a large one is not unusual.
-    common: height and width of all training images, see `order.common_size`; None if there is none.
+    common: height and width of all images of the evaluation, see `order.common_size`; None if they
+      differ or are padded.
   """
 
   side: tuple[float, float]
@@ -59,32 +59,25 @@ def _tuples(value: Any) -> Any:
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def measure(reader: Reader, config: InputConfig) -> ImageRanges | None:
+def measure(reader: Reader, size: SizeConfig) -> ImageRanges | None:
   """The ranges of a training split, from a sample; None if not one of its images can be read.
 
   Args:
     reader: of the split.
-    config: of the run.
+    size: of the run.
   """
-  sides, means, stds, sizes = [], [], [], set()
+  sides, means, stds = [], [], []
   for index in spread(len(reader), _READ):
     with contextlib.suppress(SegjaxError):  # a broken example is the pipeline's to report
-      image = reader[index].image
-      sizes.add(image.shape[:2])
-      side, mean, std = _describe(image)
+      side, mean, std = _describe(reader[index].image)
       sides.append(side)
       means.append(mean)
       stds.append(std)
   if not sides:
     return None
-  size = config.data.size
   resized = size.image_size is not None or size.short_side is not None
   (side,) = _ranges(np.reshape(sides, (-1, 1)))
-  common = None
-  if len(sizes) == 1:  # else there is no need to read all of them
-    with contextlib.suppress(SegjaxError):
-      common = order.common_size(lambda: reader.sizes, config)
-  return ImageRanges(side, _ranges(means), _ranges(stds), resized, common)
+  return ImageRanges(side, _ranges(means), _ranges(stds), resized)
 
 
 def describe(image: np.ndarray | Windows, ranges: ImageRanges | None) -> str:

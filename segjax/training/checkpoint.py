@@ -133,6 +133,10 @@ class Checkpoints:
     score, step = max(scored)
     return -step, score if self._best_mode == 'max' else -score
 
+  def is_evaluated(self, step: int) -> bool:
+    """Whether the metrics of a checkpoint are known."""
+    return self._meta(step).get('metrics') is not None
+
   def is_better(self, metrics: Mapping[str, Any]) -> bool:
     """Whether `metrics` are better than those of all kept checkpoints."""
     value = metrics.get(self._best_metric)

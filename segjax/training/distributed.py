@@ -45,8 +45,6 @@ _MISSING = re.compile(r'timed out task names:\s*((?:\S*\d+\s*\n)+)')
 # One task on each node, in `SLURM_STEP_TASKS_PER_NODE`.
 _ONE_TASK = re.compile(r'1(\(x\d+\))?')
 _AGAIN = 'run the same command again in all processes, which resumes from the last checkpoint'
-# Exit codes of errors that a restart would repeat: all processes end with them.
-_REPEATED = (1, SegjaxError.exit_code)
 
 
 # --- the start ------------------------------------------------------------------------------------
@@ -262,7 +260,7 @@ class _Partners:
     if said['index'] != self._index:
       name = _name([said['index']], self._hosts)
       self.failure = f'{name} ended with status {said["code"]} ({said["sentence"]})'
-      if said['code'] in _REPEATED:
+      if said['repeats']:  # all end with one code, of which a cluster makes what it makes of it
         self.code = said['code']
       if not self._closed.wait(_GRACE):
         self.end(self.failure)
@@ -276,13 +274,19 @@ class _Partners:
   def end(self, sentence: str) -> NoReturn:
     """Ends this process with what has happened to another one; the first call counts."""
     with self._ending:
-      mend = 'mend that, then ' if self.code in _REPEATED else ''
+      mend = 'mend that, then ' if self.code != LostProcessError.exit_code else ''
       _exit(self.code, f'{sentence}: {mend}{_AGAIN}')
 
-  def tell(self, code: int, sentence: str) -> None:
-    """Tells the others that this process fails, which from here on ends with its own code."""
+  def tell(self, code: int, sentence: str, *, repeats: bool) -> None:
+    """Tells the others that this process fails, which from here on ends with its own code.
+
+    Args:
+      code: its exit code.
+      sentence: of the error.
+      repeats: whether the error comes again where the run is started again.
+    """
     self._closed.set()
-    said = {'index': self._index, 'code': code, 'sentence': sentence}
+    said = {'index': self._index, 'code': code, 'sentence': sentence, 'repeats': repeats}
     with contextlib.suppress(RuntimeError):  # another one was faster
       self._client.key_value_set(_FAILED, json.dumps(said))
     if self._index == 0:
@@ -313,13 +317,16 @@ def run(command: Callable[[], tuple[int, str]]) -> int:
   Returns:
     The exit code.
   """
+  device_failed = False
   try:
     code, sentence = command()
   except Exception as error:
     if _Partners.current is None:
       raise
-    if isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
-      _Partners.current.wait()  # as it may have failed because of another process
+    runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    device_failed = runtime and 'RESOURCE_EXHAUSTED' not in str(error)
+    if device_failed:  # or the network; it may have failed because of another process
+      _Partners.current.wait()
     traceback.print_exc()
     code, sentence = 1, f'{type(error).__name__}: {error}'.splitlines()[0]
   if _Partners.current is None:  # `start` has failed
@@ -327,7 +334,8 @@ def run(command: Callable[[], tuple[int, str]]) -> int:
       _exit(code)
     return code
   if sentence:
-    _Partners.current.tell(code, sentence)
+    repeats = code in (1, SegjaxError.exit_code) and not device_failed
+    _Partners.current.tell(code, sentence, repeats=repeats)
     _exit(code)
   _Partners.current.close()
   _Partners.current = None

@@ -36,8 +36,9 @@ class TrainConfig:
     best_metric: evaluation metric that selects the best checkpoint; None for mean_iou, mask_ap or
       pq, or another one where the metrics do not compute that.
     best_mode: 'max' or 'min'.
-    patience: evaluations in a row without a better `best_metric` after which training ends early;
-      None for all `steps`. The schedule of the learning rate is that of all steps.
+    patience: training ends early where `best_metric` has not become better in so many evaluations,
+      that is in `patience` times `eval_every` steps; None for all `steps`. The schedule of the
+      learning rate is that of all steps.
     nonfinite: on a non-finite loss or gradient, 'stop' the run or 'skip' the update.
     max_skipped: with 'skip', maximum number of skipped updates before the run stops.
     images: number of examples drawn in each evaluation.
@@ -193,7 +194,7 @@ def _due(step: int, config: TrainConfig) -> bool:
 
 
 def ends_early(config: TrainConfig, step: int, best: tuple[int, float] | None) -> bool:
-  """Whether a run ends at a step as `config.patience` says.
+  """Whether a run ends at a step as `config.patience` and `config.eval_every` say.
 
   Args:
     config: see `TrainConfig`.

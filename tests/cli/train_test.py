@@ -17,6 +17,7 @@ from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
 from segjax.data.builders.scenes import builder as scenes
+from segjax.training import checkpoint
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
 
@@ -307,10 +308,15 @@ def test_patience_ends_a_run_that_is_then_trained(tmp_path, capsys):
   scores = [r['mean_iou'] for r in read_log(workdir) if r['split'] == 'val']
   end = len(scores)
   assert end < 60 and scores[-1] <= scores[-2] == max(scores), 'the first that is not better'
-  assert f'done: ended early at step {end} of 60, after 1 evaluation without a better mean_iou' in (
-    capsys.readouterr().err
-  )
+  assert (
+    f'done: ended early at step {end} of 60, without a better mean_iou since step {end - 1} '
+    '(config.train.patience=1)'
+  ) in capsys.readouterr().err
   assert run_lib.is_trained(Workdir(workdir)) and info(workdir, capsys)['step'] == end
+  later = workdir / 'checkpoints' / str(end) / checkpoint._LATER_METRICS
+  later.rename(tmp_path / 'metrics')
+  assert not run_lib.is_trained(Workdir(workdir)), 'its last evaluation was cut off'
+  (tmp_path / 'metrics').rename(later)
   assert train(workdir, *args, steps=60) == 0, 'there is nothing to do'
   assert info(workdir, capsys)['step'] == end
 

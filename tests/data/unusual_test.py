@@ -5,9 +5,9 @@ import types
 
 import numpy as np
 import pytest
-from inputs import input_config
 
 from segjax.data import unusual
+from segjax.data.config import SizeConfig
 from segjax.types import SegjaxError
 
 
@@ -23,17 +23,10 @@ def pixels(height, width, mean=120, spread=40, channels=3):
   return np.rint(values.clip(0, 255)).astype(np.uint8)
 
 
-class Reader(list):
-  """Of these images and a broken one."""
-
-  def __init__(self, images):
-    super().__init__([*(types.SimpleNamespace(image=image) for image in images), Broken()])
-    self.sizes = [image.shape[:2] for image in images]
-
-
 def ranges(channels=3, **size):
   images = [pixels(100, 100 + 50 * k, 100 + 10 * k, 30 + k, channels) for k in range(5)]
-  return unusual.measure(Reader(images), input_config(**size))
+  examples = [types.SimpleNamespace(image=image) for image in images]
+  return unusual.measure([*examples, Broken()], SizeConfig(**size))
 
 
 def test_ranges_are_those_of_the_images_that_can_be_read():
@@ -41,12 +34,11 @@ def test_ranges_are_those_of_the_images_that_can_be_read():
   np.testing.assert_allclose(found.side, (100, np.sqrt(100 * 300)), atol=0.01)
   np.testing.assert_allclose(found.mean, [(100, 140)] * 3, atol=1)
   np.testing.assert_allclose(found.std, [(30, 34)] * 3, atol=1)
-  assert unusual.measure(Reader([]), input_config()) is None
+  assert unusual.measure([Broken()], SizeConfig()) is None
 
 
 def test_they_are_kept_in_json():
-  found = unusual.measure(Reader([pixels(90, 120)] * 3), input_config())
-  assert found.common == (90, 120)
+  found = ranges()._replace(common=(90, 120))
   for one in (found, ranges()):
     assert unusual.ImageRanges.from_json(json.loads(json.dumps(one.to_json()))) == one
   earlier = {key: value for key, value in found.to_json().items() if key != 'common'}

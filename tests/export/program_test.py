@@ -10,7 +10,7 @@ from segjax.export.program import Plan
 
 
 def plans(sizes=(), batch=None, common=None, **size):
-  """Of a semantic run whose training images have one size."""
+  """Of a semantic run the images of whose evaluation have one size."""
   config = input_config(**size)
   experiment = types.SimpleNamespace(input=config, data=config.data)
   loaded = types.SimpleNamespace(
@@ -29,7 +29,7 @@ def plans(sizes=(), batch=None, common=None, **size):
     ((90, 120), {'shapes': ((96, 128),)}, [Plan(None, (96, 128), 2)]),
   ],
 )
-def test_the_size_of_all_training_images_has_a_program_that_does_not_pad(common, size, expected):
+def test_the_size_of_all_images_has_a_program_that_does_not_pad(common, size, expected):
   found, config = plans(batch=2, common=common, **size)
   assert found == expected
   assert program.choose_plan(found, (90, 120), config) == len(expected) - 1

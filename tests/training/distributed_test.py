@@ -88,8 +88,8 @@ def test_a_command_alone_has_its_own_exit_code():
 class Client:
   """JAX's client in process 0 of two, where process 1 fails first, with an exit code."""
 
-  def __init__(self, code):
-    self.failed, self.code = threading.Event(), code
+  def __init__(self, code, repeats):
+    self.failed, self.code, self.repeats = threading.Event(), code, repeats
 
   def key_value_set(self, key, value):
     if key == distributed._FAILED:
@@ -104,31 +104,35 @@ class Client:
 
   def blocking_key_value_get(self, key, milliseconds):
     self.failed.wait()
-    return json.dumps({'index': 1, 'code': self.code, 'sentence': 'theirs'})
+    said = {'index': 1, 'code': self.code, 'sentence': 'theirs', 'repeats': self.repeats}
+    return json.dumps(said)
 
 
 @pytest.mark.parametrize(
-  ('code', 'fails', 'expected'),
+  ('code', 'repeats', 'fails', 'expected'),
   [
-    (1, True, []),
-    (1, False, [1]),
-    (SegjaxError.exit_code, False, [SegjaxError.exit_code]),
-    (HangingError.exit_code, False, [LostProcessError.exit_code]),
+    (1, True, True, []),
+    (1, True, False, [1]),
+    (1, False, False, [LostProcessError.exit_code]),
+    (SegjaxError.exit_code, True, False, [SegjaxError.exit_code]),
+    (HangingError.exit_code, False, False, [LostProcessError.exit_code]),
   ],
 )
-def test_a_process_that_fails_itself_is_not_ended_by_another(code, fails, expected, monkeypatch):
+def test_a_process_that_fails_itself_is_not_ended_by_another(
+  code, repeats, fails, expected, monkeypatch
+):
   """So that it has its own exit code.
 
   One that does not fail has that of an error that comes again, else that of a lost process.
   """
-  ended, codes, client = threading.Event(), [], Client(code)
+  ended, codes, client = threading.Event(), [], Client(code, repeats)
   monkeypatch.setattr(distributed, '_GRACE', 0.1)
   monkeypatch.setattr(distributed, '_LINGER', 1.0)
   monkeypatch.setattr(distributed, '_exit', lambda code, _: (codes.append(code), ended.set()))
   state = types.SimpleNamespace(client=client, process_id=0, coordinator_address='h:1')
   partners = distributed._Partners(state, MeshConfig())
   if fails:
-    partners.tell(2, 'ours')  # while the thread that listens could end the process
+    partners.tell(2, 'ours', repeats=True)  # while the thread that listens could end the process
   else:
     client.failed.set()
     assert ended.wait(60)

@@ -156,9 +156,10 @@ def _pad(g: Builder, eqn: Any, x: str, value: str) -> str:
     starts = [cut(low) for low, _, _ in config]
     ends = [side - cut(high) for side, (_, high, _) in zip(shape, config, strict=True)]
     found = slice_of(g, found, starts, ends, range(len(config)))
+  inside, whole = shape_of(eqn), eqn.outvars[0].aval.shape
   for axis, high in checked.items():
-    shape = [*eqn.outvars[0].aval.shape[:axis], high, *shape[axis + 1 :]]
-    more = g.node('Expand', [value, g.ints(shape)])
+    later = [inside[i] if i in checked else whole[i] for i in range(axis + 1, len(whole))]
+    more = g.node('Expand', [value, g.ints([*whole[:axis], high, *later])])
     found = g.node('Concat', [found, more], axis=axis)
   return cast(g, found, bool) if boolean else found
 

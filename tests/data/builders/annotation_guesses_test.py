@@ -291,6 +291,7 @@ def test_splits_of_hugging_face(tmp_path, names, splits):
     {'bbox': [[1.0, 2.0, 3.0, 4.0]], 'category': [0]},
     [{'bbox': [1.0, 2.0, 3.0, 4.0], 'category': 0}],
     [[1.0, 2.0, 3.0, 4.0]],
+    [[1, 2, 3, 4], [5, 6, 7, 8]],
     None,
   ],
 )

@@ -569,7 +569,8 @@ def _check_numbers(files: Sequence[patterns.File], where: Path) -> None:
   some = guessing.sample(files, 20)
   seen = _look([file.path for file in some])
   blurred = [_has_edge_values(masks.read_ids(file.path)) for file in some]
-  if seen.values != [0] and (seen.lossy or 2 * sum(blurred) > len(some)):
+  lossy = any(file.path.suffix.lower() in ('.jpg', '.jpeg') for file in some)  # WebP may not be
+  if seen.values != [0] and (lossy or 2 * sum(blurred) > len(some)):
     raise SegjaxError(
       f'the masks in {where} are compressed or smoothed, so that their values are not numbers of '
       'objects: save them as PNG with a number for each object, or choose --task=semantic and name '

@@ -1,13 +1,11 @@
 """From the pixels of mask files to class indices and objects."""
 
 import functools
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segjax.data import images
 from segjax.data.builders import raw
@@ -42,7 +40,7 @@ def read_pixels(path: Path, *, colors: bool = False) -> np.ndarray:
   mode, pixels = images.decode_stored(encoded, str(path))
   if mode == 'P' and colors:
     # Not as a viewer shows it, to which some colors may be transparent.
-    pixels = _palette(encoded)[pixels]
+    pixels = images.read_palette(encoded, str(path))[pixels]
   elif mode not in _STORED and not mode.startswith('I;'):
     pixels = images.decode_image(encoded, 3, str(path))
   if pixels.ndim == 3:
@@ -57,18 +55,8 @@ def read_pixels(path: Path, *, colors: bool = False) -> np.ndarray:
 
 
 def read_palette(path: Path) -> np.ndarray | None:
-  """The colors of a palette file, u8[256, 3], with black for those that it lacks; else None."""
-  return _palette(raw.read_bytes(path))
-
-
-def _palette(encoded: bytes) -> np.ndarray | None:
-  with Image.open(io.BytesIO(encoded)) as image:
-    found = image.getpalette('RGB') if image.mode == 'P' else None
-  if found is None:
-    return None
-  colors = np.zeros((256, 3), np.uint8)
-  colors[: len(found) // 3] = np.reshape(found, (-1, 3))
-  return colors
+  """See `images.read_palette`."""
+  return images.read_palette(raw.read_bytes(path), str(path))
 
 
 def read_values(path: Path) -> np.ndarray:

@@ -65,7 +65,7 @@ def _columns(task: types.Task, table: tables.Table) -> dict[str, str]:
   masks = [
     field.name
     for field in table.schema
-    if field.name != image and (_is_image(field.type) or _is_rows(field.type))
+    if field.name != image and (_is_image(field.type) or _is_mask(table, field))
   ]
   label, instances = _first(_LABELS, masks), _first(_INSTANCES, masks)
   if image is None or not masks:
@@ -86,6 +86,14 @@ def _is_image(type_: Any) -> bool:
   """Whether cells are image files; not objects, whose cells have boxes and categories."""
   names = ('bytes', 'path')
   return tables.arrow().types.is_struct(type_) and any(type_.get_field_index(n) >= 0 for n in names)
+
+
+def _is_mask(table: tables.Table, field: Any) -> bool:
+  """Whether cells are rows of pixels; not boxes, which are lists of four numbers."""
+  if not _is_rows(field.type):
+    return False
+  first = table.read(0, (field.name,))[field.name]
+  return any(len(row) != 4 for row in first or ())
 
 
 def _is_rows(type_: Any) -> bool:

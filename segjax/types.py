@@ -183,6 +183,11 @@ class StoppedError(Exception):
     self.step, self.signum = step, signum
 
 
+def tuples(value: Any) -> Any:
+  """A value from JSON, with tuples for its lists at any depth."""
+  return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
 def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
   """`': did you mean X?'` with the closest of `names`, else `': choose from …'` with `shown`."""
   names = list(names)

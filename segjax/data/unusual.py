@@ -15,7 +15,7 @@ from segjax.data.read import Reader
 from segjax.data.sample import Size
 from segjax.data.statistics import spread
 from segjax.data.windows import Windows
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, tuples
 
 # Training images that are read, evenly spaced.
 _READ = 64
@@ -51,12 +51,7 @@ class ImageRanges(NamedTuple):
   @classmethod
   def from_json(cls, content: Mapping[str, Any] | None) -> 'ImageRanges | None':
     """The inverse of `to_json`; None of the None that runs of earlier versions have."""
-    return content and cls(**{key: _tuples(value) for key, value in content.items()})
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as tuples."""
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return content and cls(**{key: tuples(value) for key, value in content.items()})
 
 
 def measure(reader: Reader, size: SizeConfig) -> ImageRanges | None:

@@ -21,7 +21,7 @@ from segjax.ops.run_lengths import encode_region
 from segjax.predictor import Predictor
 from segjax.result import Result
 from segjax.training.compile import jit
-from segjax.types import SegjaxError
+from segjax.types import SegjaxError, tuples
 
 # u8[B, H, W, C] -> outputs by name, see `segjax.export.program.OUTPUTS`.
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -181,9 +181,6 @@ def _describe(plan: program.Plan, size: SizeConfig) -> str:
 
 
 def _size_config(content: Mapping[str, Any]) -> SizeConfig:
-  def tuples(value: Any) -> Any:
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
-
   return SizeConfig(**{key: tuples(value) for key, value in content['inside']['size'].items()})
 
 

@@ -189,19 +189,15 @@ def test_another_table_that_is_broken_does_not_stop_a_recording(copied, capsys):
 def test_tables_that_record_at_once_write_what_both_have_recorded(table_and_page, monkeypatch):
   """One records and writes while another makes the page from what it has read."""
   table, page = table_and_page
-  make_lines, second = table_command.page.make_lines, []
+  make_lines = table_command.page.make_lines
 
-  def record():
+  def interrupted(*args):
+    monkeypatch.setattr(table_command.page, 'make_lines', make_lines)
     results.write_records(table, [tiny_table.make_record(row='second')])
     table_command.update_pages(table)
-
-  def slow(*args):
-    if not second:
-      second.append(True)
-      record()
     return make_lines(*args)
 
-  monkeypatch.setattr(table_command.page, 'make_lines', slow)
+  monkeypatch.setattr(table_command.page, 'make_lines', interrupted)
   results.write_records(table, [tiny_table.make_record()])
   table_command.update_pages(table)
   assert '| Second | small |' in page.read_text().partition('<details')[0]

@@ -42,7 +42,7 @@ COMMANDS = {
   'compare': Command('segjax.cli.compare', 'compare runs on one HTML page'),
   'predict': Command('segjax.cli.predict', 'run a trained network on image files and videos'),
   'export': Command(
-    'segjax.cli.export', 'write a trained network as StableHLO, ONNX or a SavedModel'
+    'segjax.cli.export', 'write a trained network as StableHLO, ONNX, a SavedModel or weights'
   ),
   'data': Command('segjax.cli.data', 'prepare a data set, or write a page that shows it'),
   'convert': Command(

@@ -21,7 +21,7 @@ from absl import flags, logging
 import segjax
 from segjax import config as config_lib
 from segjax import merge, storage
-from segjax.convert import addresses
+from segjax.convert import addresses, own
 from segjax.convert import load as weights_lib
 from segjax.data import (
   datasets,
@@ -580,9 +580,7 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
     return weights_lib.read_pretrained(str(file), init_from.source)
   restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
-  # How much attention is masked is for the new run's schedule to say.
-  arrays = weights_lib.flat_paths({k: v for k, v in variables.items() if k != 'masked'})
-  return weights_lib.Pretrained(path, arrays)
+  return weights_lib.of_run(path, weights_lib.flat_paths(variables))
 
 
 # --- after training -------------------------------------------------------------------------------
@@ -678,17 +676,38 @@ def _without_masking(variables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:
-  """A checkpoint of a workdir, its arrays by name.
+  """A checkpoint of a workdir, its arrays by name; or the weights alone of an export.
 
   Raises:
     SegjaxError: there is none, or it is corrupt.
   """
+  if workdir.has_weights_alone():
+    return _restore_weights(workdir.weights, which)
   checkpoints = open_checkpoints(workdir, read_experiment(workdir))
   restored = checkpoints.restore(which)
   checkpoints.close()
   if restored is None:
     raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
   return restored
+
+
+def _restore_weights(path: Path, which: checkpoint.Which) -> checkpoint.Restored:
+  arrays, notes = own.read(path)
+  step = int(notes['step'])
+  if which not in ('latest', 'best', step):
+    raise SegjaxError(
+      f'{path} has the weights of step {step} alone: leave out --checkpoint={which}'
+    )
+  named = {_name_in_state(name): array for name, array in arrays.items()}
+  params = {name: array for name, array in named.items() if name.startswith('params.')}
+  digest = state.combined_digest(state.array_digests(params))
+  return checkpoint.Restored(named, step, digest, metrics=None)
+
+
+def _name_in_state(name: str) -> str:
+  """The name in a checkpoint of 'params/conv1/kernel' or 'batch_stats/bn1/mean'."""
+  of_model = '' if name.startswith('params/') else 'model_state.'
+  return of_model + name.replace('/', '.')
 
 
 def open_checkpoints(workdir: Workdir, experiment: Experiment) -> checkpoint.Checkpoints:

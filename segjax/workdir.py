@@ -42,6 +42,7 @@ class Workdir:
     self.config = self.path / 'config.json'
     self.dataset = self.path / 'dataset.json'
     self.checkpoints = self.path / 'checkpoints'
+    self.weights = self.path / 'model.safetensors'
     self.report = self.path / 'report.html'
     self.log = self.path / 'metrics.jsonl'
     self.starts = self.path / 'starts.jsonl'
@@ -73,6 +74,10 @@ class Workdir:
   def has_checkpoints(self) -> bool:
     """Whether there is a checkpoint to resume from."""
     return self.checkpoints.is_dir() and any(p.name.isdigit() for p in self.checkpoints.iterdir())
+
+  def has_weights_alone(self) -> bool:
+    """Whether `segjax export --format=safetensors` wrote it, so that no training can go on here."""
+    return self.weights.is_file() and not self.has_checkpoints()
 
   def write_dataset(self, facts: Mapping[str, Any]) -> None:
     """Writes classes, colors and class weights, so that the data set is not needed later."""

@@ -56,6 +56,7 @@ ALLOWED['infer'] = {'types', 'data', 'metrics', 'ops', 'result', 'run', 'trainin
 ALLOWED['predictor'] = {'types', 'data', 'result', 'run', 'infer', 'storage'}
 ALLOWED['export'] = {
   'types',
+  'convert',
   'data',
   'infer',
   'ops',
@@ -64,6 +65,7 @@ ALLOWED['export'] = {
   'run',
   'storage',
   'training.compile',
+  'workdir',
 }
 ALLOWED['trained'] = {'types', 'predictor', 'run', 'storage', 'training.checkpoint', 'workdir'}
 ALLOWED['cli'] = set(ALLOWED)

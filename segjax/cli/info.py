@@ -1,6 +1,7 @@
 """`segjax info`: summarizes a run."""
 
 import argparse
+import contextlib
 import json
 from typing import Any
 
@@ -56,11 +57,11 @@ def read_facts(
     SegjaxError: the workdir or the checkpoint does not exist.
   """
   experiment = run_lib.read_experiment(workdir)
-  checkpoints = run_lib.open_checkpoints(workdir, experiment)
-  restored, best, steps = checkpoints.restore(which), checkpoints.best(), checkpoints.steps()
-  checkpoints.close()
-  if restored is None:
-    raise SegjaxError(f'{workdir.path} has no checkpoint yet: train until the first one')
+  restored = run_lib.restore(workdir, which)
+  best, steps = None, [restored.step]
+  if not workdir.has_weights_alone():
+    with contextlib.closing(run_lib.open_checkpoints(workdir, experiment)) as checkpoints:
+      best, steps = checkpoints.best(), checkpoints.steps()
   if devices is not None and devices < 1:
     raise SegjaxError(f'--devices={devices} must be 1 or greater')
   params = {name: array for name, array in restored.state.items() if name.startswith('params.')}

@@ -70,6 +70,11 @@ def train(workdir: Workdir, config_file: str | None, overrides: Sequence[tuple[s
 def train_given(workdir: Workdir, given: Mapping[str, Any]) -> TrainState:
   """`train` of a config that is read; returns the last state."""
   first = jax.process_index() == 0
+  if workdir.has_weights_alone():
+    raise SegjaxError(
+      f'{workdir.path} has weights alone, without the state of a training: take another --workdir, '
+      f'with --config.init_from.path={workdir.path}'
+    )
   with workdir.lock(notify) if first else contextlib.nullcontext():
     checkpoint.check_shared(workdir.path)
     run, builder = run_lib.assemble(workdir, given, write=first)

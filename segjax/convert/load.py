@@ -11,7 +11,15 @@ import numpy as np
 import safetensors.numpy
 
 from segjax import storage
-from segjax.convert import addresses, caffe, detectron2, eomt, torchvision, torchvision_detection
+from segjax.convert import (
+  addresses,
+  caffe,
+  detectron2,
+  eomt,
+  own,
+  torchvision,
+  torchvision_detection,
+)
 from segjax.convert.table import convert, first, fitting, matches
 from segjax.convert.weights import read_metadata, read_weights
 from segjax.types import NonNegativeInt, SegjaxError, nearest
@@ -33,8 +41,8 @@ class InitFrom:
 
   Attributes:
     path: a file written by `segjax convert`, a weights file of `source`, or the workdir of another
-      run; for a merged network, a mapping from part to path. None downloads the file of `source`,
-      see `segjax.convert.addresses`.
+      run or what `segjax export --format=safetensors` made of it; for a merged network, a mapping
+      from part to path. None downloads the file of `source`, see `segjax.convert.addresses`.
     source: the network of another framework that the file is of, a name in `SOURCES`.
     checkpoint: of a workdir: 'latest', 'best', or a step.
     reset: what keeps its initialization: 'heads' for the class-specific head layers, to fine-tune
@@ -96,12 +104,14 @@ class Report:
 
 
 def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
-  """Reads a file written by `convert_file`, or a weights file of `source`.
+  """Reads a file written by `convert_file` or `own.write`, or a weights file of `source`.
 
   Raises:
     SegjaxError: the file cannot be read, or does not match its source.
   """
   name = source or read_metadata(path).get(_NOTE)
+  if name == own.SOURCE:
+    return of_run(str(path), own.read(Path(path))[0])
   arrays = read_weights(path)
   if name is None:
     names = ' or '.join(fitting(arrays, SOURCES))
@@ -116,6 +126,12 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   built_in = [f'^{re.escape(p)}$' for p, test in known.constants if p in arrays and test(arrays[p])]
   spare = (*known.spare, *built_in)
   return Pretrained(str(path), arrays, known.new, spare, known.resized)
+
+
+def of_run(where: str, arrays: Mapping[str, Any]) -> Pretrained:
+  """The weights of another run, `{'params/conv1_1/kernel': array, …}`."""
+  # How much attention is masked is for the new run's schedule to say.
+  return Pretrained(where, {k: v for k, v in arrays.items() if not k.startswith('masked/')})
 
 
 def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
@@ -182,7 +198,7 @@ def load_into(
   Args:
     params: parameters of the network.
     model_state: other collections, such as `{'batch_stats': …}`.
-    pretrained: from `read_pretrained`, or of another run: `Pretrained(workdir, flat_paths(…))`.
+    pretrained: from `read_pretrained`, or `of_run`.
     reset: patterns of paths, without their collection, that keep their initialization whatever
       `pretrained` has.
 

@@ -1,10 +1,11 @@
 """Writes a trained run as programs that need no segjax: see `segjax export`."""
 
+import contextlib
 import functools
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,8 @@ from segjax.types import SegjaxError, nearest
 
 # The devices for which a StableHLO program is lowered.
 PLATFORMS = ('cpu', 'cuda', 'tpu')
+# The format that is no program, see `segjax.export.weights`.
+WEIGHTS = 'safetensors'
 # What operations raise for sizes that are no numbers, besides the errors of Python.
 _NOT_SYMBOLIC = (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError)
 
@@ -52,9 +55,7 @@ def export_run(
       an operation that the format lacks, or needs fixed sizes.
   """
   if kind not in FORMATS:
-    raise SegjaxError(f'--format={kind} is unknown{nearest(kind, FORMATS)}')
-  if output.exists():
-    raise SegjaxError(f'--output={output} exists: choose another directory, or remove it')
+    raise SegjaxError(f'--format={kind} is unknown{nearest(kind, (*FORMATS, WEIGHTS))}')
   if probability and loaded.run.experiment.input.annotations[-1] != 'label':
     raise SegjaxError(
       f'--probability: a network of the task {loaded.run.experiment.task} has none for each pixel: '
@@ -62,11 +63,7 @@ def export_run(
     )
   write = FORMATS[kind]()
   plans = program.make_plans(loaded, sizes, batch)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  # In the same file system, so that the directory appears complete or not at all.
-  with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as temporary:
-    directory = Path(temporary) / 'export'
-    directory.mkdir()
+  with complete_directory(output) as directory:
     names = [f'program{index}' for index in range(len(plans))]
     for name, plan in zip(names, plans, strict=True):
       function = program.make_function(loaded, plan, probability=probability)
@@ -81,8 +78,25 @@ def export_run(
       shutil.copyfile(paste_masks.__file__, directory / manifest.PASTE)
     versions = {'segjax': segjax.__version__, 'jax': jax.__version__}
     manifest.write(directory, {'format': kind, **versions, **content})
-    directory.rename(output)
   return plans
+
+
+@contextlib.contextmanager
+def complete_directory(output: Path) -> Iterator[Path]:
+  """A directory to write to, which becomes `output` at the end, or nothing after an error.
+
+  Raises:
+    SegjaxError: `output` exists.
+  """
+  if output.exists():
+    raise SegjaxError(f'--output={output} exists: choose another directory, or remove it')
+  output.parent.mkdir(parents=True, exist_ok=True)
+  # In the same file system, where a directory can be renamed.
+  with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as temporary:
+    directory = Path(temporary) / 'export'
+    directory.mkdir()
+    yield directory
+    directory.rename(output)
 
 
 def _outputs(function: Callable[..., Any], spec: Any, plan: Plan) -> list[str]:

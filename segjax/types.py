@@ -57,6 +57,7 @@ NonNegativeInt: TypeAlias = Annotated[int, Range(0)]
 PositiveFloat: TypeAlias = Annotated[float, Range(0, open='low')]
 NonNegativeFloat: TypeAlias = Annotated[float, Range(0)]
 Fraction: TypeAlias = Annotated[float, Range(0, 1)]
+PositiveFraction: TypeAlias = Annotated[float, Range(0, 1, open='low')]
 AnyFloat: TypeAlias = Annotated[float, Range()]
 
 # The batch that a task's functions read. Semantic tasks use

@@ -11,11 +11,17 @@ from segjax.losses import dense
 from segjax.types import IGNORE_LABEL, SegjaxError
 
 # Compiled once for each shape.
-softmax_cross_entropy = jax.jit(dense.softmax_cross_entropy, static_argnames='divide_by')
+softmax_cross_entropy = jax.jit(
+  dense.softmax_cross_entropy, static_argnames=('divide_by', 'label_smoothing', 'hardest')
+)
 sigmoid_cross_entropy = jax.jit(dense.sigmoid_cross_entropy, static_argnames='divide_by')
 focal = jax.jit(dense.focal, static_argnames=('divide_by', 'gamma', 'alpha'))
 dice = jax.jit(dense.dice)
-LOSSES = [softmax_cross_entropy, sigmoid_cross_entropy, focal, dice]
+tversky = jax.jit(dense.tversky)
+lovasz = jax.jit(dense.lovasz)
+LOSSES = [softmax_cross_entropy, sigmoid_cross_entropy, focal, dice, tversky, lovasz]
+# The count is of images, whatever their pixels weigh.
+OF_REGIONS = (dice, tversky, lovasz)
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=lambda loss: loss.__name__)
 
 
@@ -132,6 +138,144 @@ def test_dice_equals_its_formula():
   assert count == 2
 
 
+def test_smoothed_labels_equal_optax():
+  logits, label = example()
+  keep = np.asarray(label) != IGNORE_LABEL
+  targets = optax.smooth_labels(jax.nn.one_hot(label[keep], 3), 0.2)
+  expected = optax.softmax_cross_entropy(logits[keep], targets)
+  total, count = softmax_cross_entropy(logits, label, label_smoothing=0.2)
+  np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
+  assert count == keep.sum()
+
+
+@pytest.mark.parametrize('divide_by', ['count', 'weight', 'images'])
+@pytest.mark.parametrize('fraction', [0.01, 0.3, 0.7])
+def test_only_the_hardest_pixels_of_each_image_count(fraction, divide_by):
+  logits, label = example(size=(3, 4, 5))
+  label = label.at[2].set(IGNORE_LABEL)
+  weight = jnp.asarray(np.random.default_rng(1).uniform(0.5, 2, label.shape), jnp.float32)
+  total, counts = 0, {'count': 0, 'weight': 0, 'images': 2}
+  for z, t, w in zip(*map(np.asarray, (logits, label, weight)), strict=True):
+    keep = t != IGNORE_LABEL
+    loss = -w[keep] * np.take_along_axis(log_softmax(z[keep]), t[keep][:, None], 1)[:, 0]
+    hardest = np.argsort(-loss)[: int(np.ceil(fraction * keep.sum() - 1e-6))]
+    total += loss[hardest].sum()
+    counts['count'] += len(hardest)
+    counts['weight'] += w[keep][hardest].sum()
+  found = softmax_cross_entropy(logits, label, weight, divide_by=divide_by, hardest=fraction)
+  np.testing.assert_allclose(found, (total, counts[divide_by]), rtol=1e-5)
+
+
+def test_equally_hard_pixels_share_the_places():
+  """Three pixels are equally hard, and two of four count: nothing depends on their order."""
+  logits = jnp.array([[0.0, 0.0]] * 3 + [[5.0, 0.0]]).reshape(1, 1, 4, 2)
+  label = jnp.zeros((1, 1, 4), jnp.int32)
+  total, count = softmax_cross_entropy(logits, label, hardest=0.5)
+  np.testing.assert_allclose(total, 2 * np.log(2), rtol=1e-6)
+  assert count == 2
+  gradient = jax.grad(lambda x: softmax_cross_entropy(x, label, hardest=0.5).sum)(logits)[0, 0]
+  np.testing.assert_allclose(gradient[:, 0], [-1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('alpha, beta', [(0.3, 0.7), (1.0, 1.0)])
+def test_tversky_equals_its_formula(alpha, beta):
+  logits, label = example()
+  expected = 0
+  for z, t in zip(np.asarray(logits), np.asarray(label), strict=True):
+    keep = t != IGNORE_LABEL
+    p, g = np.exp(log_softmax(z[keep])), np.eye(3)[t[keep]]
+    hit, extra, missed = ((a * b).sum(0) for a, b in [(p, g), (p, 1 - g), (1 - p, g)])
+    expected += 1 - ((hit + 0.5) / (hit + alpha * extra + beta * missed + 0.5)).mean()
+  options = {'false_positives': alpha, 'false_negatives': beta, 'smooth': 0.5}
+  total, count = tversky(logits, label, **options)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  assert count == 2
+
+
+@pytest.mark.parametrize('classes', [1, 3])
+def test_tversky_with_equal_weights_is_dice(classes):
+  logits, label = example(classes)
+  weights = [1.0, 2.0, 0.5][:classes]
+  halves = {'false_positives': 0.5, 'false_negatives': 0.5, 'smooth': 0.5}
+  np.testing.assert_allclose(
+    tversky(logits, label, class_weights=weights, **halves),
+    dice(logits, label, class_weights=weights, smooth=1.0),
+    rtol=1e-5,
+  )
+
+
+def iou_loss(wrong, true):
+  """Of the set of wrong pixels (Berman et al. 2018, eq. 6)."""
+  return len(wrong) / len(true | wrong) if wrong else 0.0
+
+
+def lovasz_extension(errors, true):
+  """Of `iou_loss`, by its definition: each set of the so far largest errors (eq. 8 and 9)."""
+  order = np.argsort(-errors, kind='stable').tolist()
+  sets = [set(order[:i]) for i in range(len(order) + 1)]
+  losses = [iou_loss(wrong, true) for wrong in sets]
+  return sum(errors[pixel] * d for pixel, d in zip(order, np.diff(losses), strict=True))
+
+
+@pytest.mark.parametrize('classes', [1, 4])
+def test_lovasz_equals_its_definition(classes):
+  """Also of an image in which a class, and of a single channel class 1, is not present."""
+  logits, label = example(classes, size=(3, 4, 5))
+  label = label.at[0].set(jnp.where(label[0] == IGNORE_LABEL, IGNORE_LABEL, 0))
+  expected = 0
+  for z, t in zip(np.asarray(logits), np.asarray(label), strict=True):
+    keep = t != IGNORE_LABEL
+    p = sigmoid(z[keep]) if classes == 1 else np.exp(log_softmax(z[keep]))
+    g = t[keep][:, None] == (np.ones(1) if classes == 1 else np.arange(classes))
+    sets = [set(np.flatnonzero(column).tolist()) for column in g.T]
+    losses = [lovasz_extension(abs(g - p)[:, c], true) for c, true in enumerate(sets)]
+    expected += np.mean([x for x, true in zip(losses, sets, strict=True) if true or classes == 1])
+  total, count = lovasz(logits, label)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+  assert count == 3
+
+
+def test_lovasz_of_certain_predictions_is_the_iou_loss():
+  rng = np.random.default_rng(0)
+  prediction, label = rng.integers(0, 3, (2, 1, 6, 7))
+  ious = [
+    ((prediction == c) & (label == c)).sum() / ((prediction == c) | (label == c)).sum()
+    for c in range(3)
+  ]
+  logits = 200.0 * jnp.asarray(np.eye(3)[prediction])
+  np.testing.assert_allclose(lovasz(logits, label).sum, 1 - np.mean(ious), rtol=1e-6)
+  weights = [1.0, 0.0, 3.0]
+  expected = 1 - np.average(ious, weights=weights)
+  total = lovasz(logits, label, class_weights=weights).sum
+  np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_a_pixel_of_weight_2_counts_in_lovasz_as_two():
+  logits, label = example(size=(1, 1, 6))
+  twice = lambda x: jnp.concatenate([x, x[:, :, :2]], axis=2)
+  weight = jnp.array([2.0, 2, 1, 1, 1, 1])[None, None]
+  expected = lovasz(twice(logits), twice(label))
+  np.testing.assert_allclose(lovasz(logits, label, weight), expected, rtol=1e-5)
+
+
+def test_the_gradient_of_lovasz_is_precise_in_a_large_image():
+  """What a pixel takes from the IoU is little more than the rounding of an IoU."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(1, 400, 500, 2)).astype(np.float32)
+  label = rng.integers(0, 2, (1, 400, 500))
+  p = np.exp(log_softmax(logits)).reshape(-1, 2)
+  by_error = np.zeros_like(p)
+  for c in range(2):
+    g = (label == c).ravel()
+    order = np.argsort(-abs(g - p[:, c]))
+    hit, extra = np.cumsum(g[order]), np.cumsum(~g[order])
+    taken = np.diff(1 - (g.sum() - hit) / (g.sum() + extra), prepend=0.0)
+    by_error[order, c] = np.where(g[order], -1, 1) * taken / 2
+  expected = p * (by_error - (p * by_error).sum(1, keepdims=True))
+  found = jax.grad(lambda x: lovasz(x, label).sum)(logits).reshape(-1, 2)
+  np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
+
+
 @every_loss
 def test_ignored_pixels_change_nothing(loss):
   logits, label = example()
@@ -186,7 +330,7 @@ def test_pixel_weights_0_and_1_select_pixels(loss):
   weight = jnp.asarray(np.random.default_rng(1).integers(0, 2, label.shape), jnp.float32)
   selected = loss(logits, jnp.where(weight == 1, label, IGNORE_LABEL))
   np.testing.assert_allclose(loss(logits, label, weight).sum, selected.sum, rtol=1e-5)
-  if loss is not dice:
+  if loss not in OF_REGIONS:
     weighted = loss(logits, label, weight, divide_by='weight')
     np.testing.assert_allclose(weighted, selected, rtol=1e-5)
     assert loss(logits, label, weight).count == (label != IGNORE_LABEL).sum()
@@ -240,6 +384,8 @@ def test_wrong_arguments():
   logits, label = example()
   with pytest.raises(SegjaxError, match='2 values for 3 classes'):
     softmax_cross_entropy(logits, label, class_weights=[1, 2])
+  with pytest.raises(SegjaxError, match='2 values for 3 classes'):
+    lovasz(logits, label, class_weights=[1, 2])
   with pytest.raises(SegjaxError, match="divide_by is 'mean': choose from count, weight, images"):
     focal(logits, label, divide_by='mean')
 

@@ -7,6 +7,11 @@
 #
 #   docker run --rm -it --gpus all -v "$PWD:/work" -v segjax-cache:/home/segjax/.cache segjax \
 #     train --config=unet/scenes --workdir=runs/scenes
+#
+# The container's user has the id 1000. Where the directory belongs to another one, run as that user,
+# with a cache that it may write to, instead of the volume:
+#
+#   docker run --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/work" ...
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS wheel

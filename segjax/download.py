@@ -248,6 +248,7 @@ def _receive(
     response.raise_for_status()
     start = start if response.status_code == 206 else 0
     if not start:
+      part.unlink(missing_ok=True)  # of another version, before the tag says this one
       _write_version(tag, response.headers)
     length = response.headers.get('Content-Length')
     total = start + int(length) if length else None

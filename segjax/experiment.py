@@ -20,6 +20,7 @@ from segjax.data.config import Augment, BatchConfig, DataConfig, InputConfig
 from segjax.data.weight_map import border_weight_map
 from segjax.lookup import failing, locate
 from segjax.losses import dense
+from segjax.report.values import better
 from segjax.tasks.base import find_metric
 from segjax.training.loop import TrainConfig
 from segjax.training.optim import OptimConfig
@@ -266,15 +267,16 @@ def measures(experiment: Experiment) -> tuple[str, ...] | None:
 
 def _fill_best_metric(train: TrainConfig, task: ModuleType, metrics: Sequence[str]) -> TrainConfig:
   """`config.train` with the number that selects the best checkpoint, by default the first."""
-  if train.best_metric is not None:
-    return train
-  first = next((found[0] for name, found in task.MEASURES.items() if name in metrics), None)
-  if first is None:
+  name = train.best_metric
+  if name is None:
+    name = next((found[0] for metric, found in task.MEASURES.items() if metric in metrics), None)
+  if name is None:
     raise SegjaxError(
       f'config.train.best_metric is missing, with config.eval.metrics={tuple(metrics)}: name a '
       'number that they compute'
     )
-  return dataclasses.replace(train, best_metric=first)
+  mode = train.best_mode or ('min' if better(name) is min else 'max')
+  return dataclasses.replace(train, best_metric=name, best_mode=mode)
 
 
 def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:

@@ -575,9 +575,17 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
       f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
       f'to download the weights of {init_from.source}'
     )
-  if not start.is_dir():
-    file = storage.local_path(path, 'config.init_from.path')
-    return weights_lib.read_pretrained(str(file), init_from.source)
+  file = None if start.is_dir() else storage.local_path(path, 'config.init_from.path')
+  of_run = file is None or weights_lib.is_of_run(file)
+  # Not an error without a source: then the reset is not what a config says of published weights.
+  if of_run and init_from.source and init_from.reset == 'heads':
+    raise SegjaxError(
+      f'config.init_from.path={path} is of a run, and config.init_from.reset=heads would discard '
+      f'its class-specific layers, as those of {init_from.source}: set config.init_from.source='
+      'none, and config.init_from.reset=() to keep them'
+    )
+  if file is not None:
+    return weights_lib.read_pretrained(file, init_from.source)
   restored = restore(Workdir(start), init_from.checkpoint)
   variables = state.variables_from_arrays(restored.state)
   return weights_lib.of_run(path, weights_lib.flat_paths(variables))

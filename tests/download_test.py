@@ -88,6 +88,25 @@ def test_a_file_that_changed_meanwhile_is_received_from_its_start(server, tmp_pa
   assert fetch(file, tmp_path).read_bytes() == CONTENT[::-1]
 
 
+def test_no_bytes_of_an_older_version_are_kept_under_the_name_of_the_new_one(
+  server, tmp_path, monkeypatch
+):
+  """Also where the process is killed between the two."""
+  server.breaks = [1000] + [0] * 3
+  with pytest.raises(SegjaxError):
+    fetch(remote(server), tmp_path)
+  server.etag, write = '"two"', download._write_version
+
+  def killed(tag, headers):
+    write(tag, headers)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(download, '_write_version', killed)
+  with pytest.raises(KeyboardInterrupt):
+    fetch(remote(server), tmp_path)
+  assert not (tmp_path / 'file.bin.part').exists()
+
+
 def test_the_rest_of_an_unknown_version_is_not_asked_for(server, tmp_path):
   """Without a digest and an ETag, two halves might be of two files."""
   server.etag, server.breaks = None, [1000, None]

@@ -184,6 +184,24 @@ def test_the_best_metric_is_that_of_the_task_if_it_is_measured(given, metrics, b
   assert other.train.best_metric == 'loss'
 
 
+@pytest.mark.parametrize(
+  ('train', 'mode'),
+  [
+    ({}, 'max'),
+    ({'best_metric': 'boundary_f1'}, 'max'),
+    ({'best_metric': 'of_my_own'}, 'max'),
+    ({'best_metric': 'loss'}, 'min'),
+    ({'best_metric': 'loss_dice'}, 'min'),
+    ({'best_metric': 'rand_error'}, 'min'),
+    ({'best_metric': 'loss', 'best_mode': 'max'}, 'max'),
+    ({'best_mode': 'min'}, 'min'),
+  ],
+)
+def test_the_best_loss_is_the_smallest(train, mode):
+  one = parse({**UNET, 'train': train})
+  assert one.train.best_mode == one.to_dict()['train']['best_mode'] == mode
+
+
 # Values of the right type that are out of range or inconsistent.
 BAD = [
   (UNET, 'train.seed', 99999999999999999999, 'must be in [0, 4294967295]'),

@@ -45,6 +45,7 @@ ALLOWED = {
     'data.datasets',
     'data.weight_map',
     'losses.dense',
+    'report.values',
     'tasks.base',
     'training.loop',
     'training.optim',

@@ -17,6 +17,7 @@ from segjax.report import compare_page, curves, html
 from segjax.report.curves import TRAIN
 from segjax.run import Evaluator, Loaded, notify, size_of
 from segjax.training import checkpoint, evaluate, sharding
+from segjax.training import log as log_lib
 from segjax.types import SegjaxError, nearest
 from segjax.workdir import Workdir
 
@@ -182,13 +183,14 @@ def _compared(
     parameters = f'{size_of(trained.loaded.variables["params"]):,}'
   else:
     logged = dict.fromkeys(r['split'] for r in log if r.get('split') not in (None, TRAIN))
-    if split is not None and split not in logged:
+    if split is not None and log_lib.evaluation_split(split) not in logged:
       hint = nearest(split, logged)
       raise SegjaxError(
         f'--split={split}: {workdir.log} has no evaluation on it{hint or ": leave out --from-logs"}'
       )
     split = split or experiment.data.eval_split
-    last = next((record for record in reversed(log) if record.get('split') == split), {})
+    wanted = log_lib.evaluation_split(split)
+    last = next((record for record in reversed(log) if record.get('split') == wanted), {})
     step, parameters = last.get('step', 0), ''
     metrics = {k: v for k, v in last.items() if k not in ('step', 'split', 'time')}
   facts = {

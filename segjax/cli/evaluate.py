@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from segjax import config as config_lib
-from segjax import provenance
+from segjax import provenance, storage
 from segjax import run as run_lib
 from segjax.cli import options, processes
 from segjax.data import statistics
@@ -226,7 +226,7 @@ def write_report(workdir: Workdir, evaluated: Evaluated) -> None:
   ]
   html.write_report(
     workdir.report,
-    title=workdir.path.name,
+    title=storage.resolved(workdir.path).name,
     summary=_summary(evaluated, records),
     sections=sections,
     command=[
@@ -302,7 +302,7 @@ def _not_measured(evaluated: Evaluated) -> dict[str, str]:
 
 def describe_best(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
   """The best evaluation so far, such as 'mean_iou 61.7% at step 400'; empty before the first."""
-  config, split = experiment.train, experiment.data.eval_split
+  config, split = experiment.train, log.evaluation_split(experiment.data.eval_split)
   metric = config.best_metric
   scored = [
     (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None

@@ -235,7 +235,7 @@ def _open_log(run: Run, workdir: Workdir, start: int, evaluated: bool) -> log.Ru
   config, train_config = config_lib.dotted(run.experiment.to_dict()), run.experiment.train
   opened = loggers.open_loggers(train_config.loggers, workdir.path, config, notify)
   run_log = log.RunLog(workdir.path, start_step=start, evaluated=evaluated, loggers=opened)
-  split = run.experiment.data.eval_split
+  split = log.evaluation_split(run.experiment.data.eval_split)
   run_log.config(config, ['train/loss', f'{split}/{train_config.best_metric}'])
   return run_log
 
@@ -349,8 +349,9 @@ def _evaluate(
   metrics = measured.metrics
   split = run.experiment.data.eval_split
   if run_log:
-    run_log.scalars(now, split, metrics)
-    run_log.images(now, split, measured.examples)
+    logged = log.evaluation_split(split)
+    run_log.scalars(now, logged, metrics)
+    run_log.images(now, logged, measured.examples)
     write_report(workdir, Evaluated(run, split, now, size_of(current.params), measured))
   metric = run.experiment.train.best_metric
   value = _best_value(metric, metrics)

@@ -98,9 +98,20 @@ class Report:
       ('keep their initialization', self.new),
       ('are not used', self.unused),
     ):
-      layers = sorted({path.split('/', 1)[-1].rpartition('/')[0] for path in paths})
+      layers = sorted({_layer(path) for path in paths})
       parts += [f'{", ".join(layers)} {verb}'] * bool(layers)
     return '; '.join(parts)
+
+
+def _layer(path: str) -> str:
+  """'head/conv' of 'params/head/conv/kernel', and 'query' of 'params/query'."""
+  name = path.split('/', 1)[-1]
+  return name.rpartition('/')[0] or name
+
+
+def is_of_run(path: str | Path) -> bool:
+  """Whether `own.write` wrote the file."""
+  return read_metadata(path).get(_NOTE) == own.SOURCE
 
 
 def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
@@ -109,9 +120,15 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   Raises:
     SegjaxError: the file cannot be read, or does not match its source.
   """
-  name = source or read_metadata(path).get(_NOTE)
-  if name == own.SOURCE:
+  if is_of_run(path):
     return of_run(str(path), own.read(Path(path))[0])
+  noted = read_metadata(path).get(_NOTE)
+  if noted and source and noted != source:
+    raise SegjaxError(
+      f'{path} was converted from {noted}, not from {source}: set config.init_from.source=none, or '
+      'give another file'
+    )
+  name = noted or source
   arrays = read_weights(path)
   if name is None:
     names = ' or '.join(fitting(arrays, SOURCES))
@@ -120,8 +137,8 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
       + (names or 'NAME (no known source has these arrays)')
     )
   _check_source(name)
-  if source is not None:
-    arrays = convert(arrays, SOURCES, source, str(path))
+  if not noted:
+    arrays = convert(arrays, SOURCES, name, str(path))
   known = SOURCES[name]
   built_in = [f'^{re.escape(p)}$' for p, test in known.constants if p in arrays and test(arrays[p])]
   spare = (*known.spare, *built_in)

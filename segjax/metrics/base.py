@@ -49,8 +49,8 @@ class Metric:
   Attributes:
     name: of the metric.
     from_batch: `(predictions, batch) -> state`. Examples with `batch['valid']` False do not count.
-    compute: `state -> {name: value}`; a value is a float, a list, or a dict of these. A float is
-      NaN if the split has nothing to measure.
+    compute: `state -> {name: value}`; a value is a number, NaN if the split has nothing to measure,
+      or a table such as `per_class`, {row: {column: number}}.
     device: True if `from_batch` is traceable by `jit` and runs in the evaluation step, with int32
       counts; False if it takes NumPy arrays on the host, of the images that this process read. Its
       state is then a dict of arrays, which travels between processes.

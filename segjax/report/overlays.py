@@ -131,7 +131,7 @@ def legend(
   height: int, label: npt.ArrayLike, palette: npt.ArrayLike, class_names: Sequence[str]
 ) -> np.ndarray:
   """The legend of `with_legend`, u8[height, w, 3]."""
-  widest = max((_text_size(name)[0] for name in class_names), default=0)
+  widest = max(_text_size(name)[0] for name in (*class_names, f'+ {len(class_names)}'))
   canvas = np.full((height, widest + 3 * _LINE // 2 + 4, 3), 255, np.uint8)
   counts = count_labels(label, len(class_names))
   present = [k for k in np.argsort(-counts, kind='stable') if counts[k]]

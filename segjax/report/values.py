@@ -51,9 +51,9 @@ def format_metric(name: str, value: Any) -> str:
 
 def better(name: str) -> Callable[..., Any] | None:
   """`max` or `min`, what the best value of a metric is; None if that is not known."""
-  if _HIGHER.fullmatch(name) or is_percent(name):
-    return max
-  return min if _LOWER.fullmatch(name) else None
+  if _LOWER.fullmatch(name):  # first, for the loss `loss_dice`
+    return min
+  return max if _HIGHER.fullmatch(name) or is_percent(name) else None
 
 
 def format_value(value: Any) -> str:

@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax import storage
 from segjax.training import sharding
+from segjax.training.log import plain
 from segjax.training.mirror import Mirror
 from segjax.training.state import TrainState, array_digests, combined_digest, flat_arrays
 from segjax.types import SegjaxError
@@ -174,7 +175,7 @@ class Checkpoints:
     self._metrics[step] = metrics
     if jax.process_index() == 0:
       for directory in {self._place, self._directory}:
-        storage.write_text(directory / str(step) / _LATER_METRICS, json.dumps(_plain(metrics)))
+        storage.write_text(directory / str(step) / _LATER_METRICS, json.dumps(plain(metrics)))
 
   def save(self, state: TrainState, *, metrics: Mapping[str, Any] | None = None) -> None:
     """Starts to save `state` under its step; does nothing if the step is already saved.
@@ -204,7 +205,7 @@ class Checkpoints:
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_plain(meta))
+          state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(plain(meta))
         ),
       )
       if self._mirror is not None:
@@ -453,12 +454,3 @@ def _fill(target: TrainState, arrays: Mapping[str, np.ndarray], name: str) -> Tr
 
 def _first(names: Sequence[str]) -> str:
   return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
-
-
-def _plain(tree: Any) -> Any:
-  """`tree` with NumPy scalars and arrays converted to JSON types."""
-  if isinstance(tree, Mapping):
-    return {k: _plain(v) for k, v in tree.items()}
-  if isinstance(tree, list | tuple):
-    return [_plain(v) for v in tree]
-  return tree.tolist() if isinstance(tree, np.ndarray | np.generic) else tree

@@ -274,8 +274,8 @@ class _Partners:
   def end(self, sentence: str) -> NoReturn:
     """Ends this process with what has happened to another one; the first call counts."""
     with self._ending:
-      mend = 'mend that, then ' if self.code != LostProcessError.exit_code else ''
-      _exit(self.code, f'{sentence}: {mend}{_AGAIN}')
+      fix = 'fix that, then ' if self.code != LostProcessError.exit_code else ''
+      _exit(self.code, f'{sentence}: {fix}{_AGAIN}')
 
   def tell(self, code: int, sentence: str, *, repeats: bool) -> None:
     """Tells the others that this process fails, which from here on ends with its own code.

@@ -11,6 +11,7 @@ import numpy as np
 
 from segjax.tasks.base import Task
 from segjax.training import sharding
+from segjax.training.log import plain
 from segjax.training.state import TrainState, eval_variables
 from segjax.training.step import name_parts
 from segjax.types import SegjaxError
@@ -193,9 +194,29 @@ def _columns(metric: Any, state: Any) -> Mapping[str, np.ndarray]:
 def _compute(metric: Any, state: Any) -> dict[str, Any]:
   """`metric.compute` of a split, whose work the processes share."""
   if metric.share is None:
-    return metric.compute(state)
-  own = metric.share(state, jax.process_index(), jax.process_count())
-  return metric.join(sharding.gather_arrays(own))
+    found = metric.compute(state)
+  else:
+    own = metric.share(state, jax.process_index(), jax.process_count())
+    found = metric.join(sharding.gather_arrays(own))
+  found = plain(found)
+  if not isinstance(found, Mapping):
+    raise SegjaxError(f'the metric {metric.name} computed {found!r}: return a dict of numbers')
+  for name, value in found.items():
+    if not (_is_number(value) or _is_table(value)):
+      raise SegjaxError(
+        f'the metric {metric.name} computed {name}={value!r}: return numbers, or tables as '
+        '{row: {column: number}}'
+      )
+  return found
+
+
+def _is_number(value: Any) -> bool:
+  return value is None or isinstance(value, int | float)
+
+
+def _is_table(value: Any) -> bool:
+  rows = value.values() if isinstance(value, Mapping) else (None,)
+  return all(isinstance(row, Mapping) and all(map(_is_number, row.values())) for row in rows)
 
 
 def draw(

@@ -25,6 +25,11 @@ from segjax.training.loggers import Logger, finite
 _FLUSH = 60.0
 
 
+def evaluation_split(split: str) -> str:
+  """The name in the log of a split that is evaluated; `train` stands for the training batches."""
+  return 'train[:]' if split == 'train' else split
+
+
 class RunLog:
   """Appends to `metrics.jsonl`, one JSON object per line, and to `tensorboard/` in a workdir.
 
@@ -250,6 +255,15 @@ def _import_tensorboard() -> Any:
 def _hyperparameter(value: Any) -> bool | float | str:
   """`value` as TensorBoard takes it: lists and empty groups as text."""
   return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def plain(tree: Any) -> Any:
+  """`tree` with arrays and their scalars converted to JSON types."""
+  if isinstance(tree, Mapping):
+    return {k: plain(v) for k, v in tree.items()}
+  if isinstance(tree, list | tuple):
+    return [plain(v) for v in tree]
+  return tree.tolist() if hasattr(tree, 'tolist') else tree
 
 
 def no_nan(value: Any) -> Any:

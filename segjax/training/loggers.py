@@ -124,7 +124,7 @@ class _WandB:
     self._image = wandb.Image
     self._run = wandb.init(
       project=os.environ.get('WANDB_PROJECT', PROJECT),
-      name=workdir.name,
+      name=storage.resolved(workdir).name,
       dir=None if storage.is_bucket(workdir) else str(workdir),  # None: W&B's own choice
       config=_nested(config),
       id=run_id,
@@ -155,7 +155,7 @@ class _MLflow:
     self._entities = mlflow.entities
     self._client = mlflow.MlflowClient()
     if run_id is None:
-      run_id = self._create(workdir.name)
+      run_id = self._create(storage.resolved(workdir).name)
       for params in _parts(self._params(config), _MOST_PARAMS):
         self._client.log_batch(run_id, params=params)
     else:

@@ -35,7 +35,7 @@ class TrainConfig:
     keep: number of latest checkpoints to keep, in addition to the best.
     best_metric: evaluation metric that selects the best checkpoint; None for mean_iou, mask_ap or
       pq, or another one where the metrics do not compute that.
-    best_mode: 'max' or 'min'.
+    best_mode: 'max' or 'min'; None for 'min' of a loss or an error, and 'max' of anything else.
     patience: training ends early where `best_metric` has not become better in so many evaluations,
       that is in `patience` times `eval_every` steps; None for all `steps`. The schedule of the
       learning rate is that of all steps.
@@ -55,7 +55,7 @@ class TrainConfig:
   checkpoint_every: PositiveInt = 500
   keep: PositiveInt = 2
   best_metric: str | None = None
-  best_mode: Literal['max', 'min'] = 'max'
+  best_mode: Literal['max', 'min'] | None = None
   patience: PositiveInt | None = None
   nonfinite: Literal['stop', 'skip'] = 'stop'
   max_skipped: NonNegativeInt = 10

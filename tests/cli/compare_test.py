@@ -3,11 +3,14 @@
 import re
 import shutil
 
+import commands
 import pytest
 from commands import fails, read_log, run
 
+from segjax import api
 from segjax.cli import compare
 from segjax.report.values import format_metric
+from segjax.workdir import Workdir
 
 
 @pytest.fixture(scope='session')
@@ -19,6 +22,22 @@ def other_run(semantic_run, tmp_path_factory):
   config = workdir / 'config.json'
   config.write_text(config.read_text().replace('"learning_rate": 0.003', '"learning_rate": 0.125'))
   return workdir
+
+
+def test_an_evaluation_on_the_training_split_is_not_the_training(tmp_path, capsys):
+  """In the log, in what it returns, and in a comparison."""
+  workdir = tmp_path / 'run'
+  assert commands.train(workdir, '--config.data.eval_split=train', steps=2) == 0
+  log = read_log(workdir)
+  assert {entry['split'] for entry in log if 'mean_iou' in entry} == {'train[:]'}
+  assert {entry['split'] for entry in log if 'grad_norm' in entry} == {'train'}
+  assert api._last_metrics(Workdir(workdir))['mean_iou'] == log[-1]['mean_iou']
+  other = shutil.copytree(workdir, tmp_path / 'other')
+  page = tmp_path / 'page.html'
+  command = ['compare', workdir, other, '--from-logs', f'--output={page}']
+  for split in ([], ['--split=train']):
+    assert run(*command, *split) == 0
+    assert format_metric('mean_iou', log[-1]['mean_iou']) in words(page)
 
 
 def words(page):

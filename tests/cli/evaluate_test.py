@@ -25,6 +25,15 @@ def test_json_is_what_training_measured(semantic_run, capsys):
   assert metrics['mean_iou'] == pytest.approx(read_log(semantic_run)[-1]['mean_iou'])
 
 
+def test_a_report_in_the_working_directory_has_its_name(
+  semantic_run, tmp_path, monkeypatch, capsys
+):
+  workdir = shutil.copytree(semantic_run, tmp_path / 'mine')
+  monkeypatch.chdir(workdir)
+  evaluate('.', capsys)
+  assert '<title>mine' in (workdir / 'report.html').read_text(encoding='utf-8')
+
+
 def test_every_image_counts_once(semantic_run, capsys):
   """For any batch size: 8 images in batches of 8, of 3 with padding, of 3 on 4 devices."""
   eight, three, four = (

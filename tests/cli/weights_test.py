@@ -79,6 +79,17 @@ def test_another_run_starts_from_it(weights, semantic_run, tmp_path, name):
   assert params and all(np.array_equal(found[key], expected[key]) for key in params)
 
 
+@pytest.mark.parametrize('name', ['', 'model.safetensors'])
+def test_heads_of_a_run_are_not_discarded_as_those_of_published_weights(
+  weights, tmp_path, capsys, name
+):
+  published = {'source': 'torchvision/resnet18', 'reset': 'heads', 'path': weights / name}
+  keys = [f'--config.init_from.{key}={value}' for key, value in published.items()]
+  message = fails(capsys, *commands.train_args(tmp_path / 'next', *keys, steps=0))
+  assert 'would discard its class-specific layers' in message
+  assert 'set config.init_from.source=none, and config.init_from.reset=()' in message
+
+
 def test_training_cannot_go_on_in_it(weights, capsys):
   before = (weights / 'config.json').read_text()
   message = fails(capsys, *commands.train_args(weights))

@@ -44,6 +44,12 @@ def test_arrays_go_where_their_names_are_and_the_rest_stays():
   assert str(report) == '2 arrays from FILE; b keep their initialization'
 
 
+def test_a_parameter_of_the_network_itself_is_named():
+  params, model_state = network()
+  *_, report = load_into({**params, 'query': np.zeros(2, 'f4')}, model_state, pretrained())
+  assert str(report) == '2 arrays from FILE; b, query keep their initialization'
+
+
 def test_the_network_handed_in_is_not_changed():
   params, model_state = network()
   load_into(params, model_state, pretrained())
@@ -130,6 +136,12 @@ def test_a_converted_file_loads_as_the_weights_file(tmp_path):
   for path, array in direct.arrays.items():
     assert again.arrays[path].dtype == np.float32
     np.testing.assert_array_equal(again.arrays[path], array)
+  # A config may also name the source of its weights, but not another one.
+  assert read_pretrained(output, SOURCE).arrays.keys() == direct.arrays.keys()
+  with pytest.raises(
+    SegjaxError, match='was converted from torchvision/vgg16, not from .*_bn: set'
+  ):
+    read_pretrained(output, f'{SOURCE}_bn')
   assert read_metadata(output)['input'].startswith('RGB')
   assert [p.name for p in output.parent.iterdir()] == ['vgg16.safetensors']
 

@@ -32,6 +32,9 @@ def test_others_start_from_it_but_for_the_schedule_of_masks(path):
   pretrained = load.read_pretrained(path)
   assert pretrained.where == str(path)
   assert pretrained.arrays.keys() == ARRAYS.keys() - {'masked/share'}
+  # Also where a config names the source of its own weights.
+  again = load.read_pretrained(path, 'torchvision/vgg16')
+  assert again.arrays.keys() == pretrained.arrays.keys()
 
 
 def test_a_flipped_byte_is_found(path):

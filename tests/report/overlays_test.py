@@ -47,6 +47,15 @@ def test_overlay_outlines_both_sides_of_a_border():
   np.testing.assert_array_equal(shown[:, [0, 1, 4, 5]], 100)
 
 
+def test_the_legend_has_room_for_the_number_of_classes_that_are_left_out():
+  names, palette = [str(i) for i in range(200)], np.zeros((200, 3), np.uint8)
+  label = np.arange(200).reshape(1, 200)
+  narrow = overlays.legend(64, label, palette, names)
+  wide = overlays.legend(64, label, palette, ['a class with a long name', *names[1:]])
+  ink = lambda shown: (shown[-overlays._LINE :] < 255).any(2).sum()
+  assert ink(narrow) == ink(wide) > 0
+
+
 @pytest.mark.parametrize('rows', [1, 3, 7, 20])
 def test_strips_are_the_overlay(monkeypatch, rows):
   rng = np.random.default_rng(0)

@@ -1,9 +1,11 @@
 """Batch-norm statistics averaged over batches; what is copied to the host."""
 
 import functools
+import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,6 +14,7 @@ from tiny_task import make_batch, make_task
 from segjax.metrics.base import Metric
 from segjax.training import evaluate
 from segjax.training.state import eval_variables, init_state
+from segjax.types import SegjaxError
 
 
 def test_recomputed_statistics_are_the_mean_over_batches():
@@ -132,6 +135,29 @@ def ranked_batches(scores, size):
 
 def eval_step(variables, batch):
   return {}, (), {'score': batch['image']}, None
+
+
+def own_metric(found):
+  return types.SimpleNamespace(name='mine', share=None, compute=lambda state: found)
+
+
+def test_numbers_of_any_type_are_values_of_a_metric():
+  found = {'a': np.float32(0.5), 'b': jnp.int32(3), 'each': {'x': {'n': np.int64(2), 'q': None}}}
+  computed = evaluate._compute(own_metric(found), None)
+  assert json.dumps(computed) == '{"a": 0.5, "b": 3, "each": {"x": {"n": 2, "q": null}}}'
+
+
+@pytest.mark.parametrize(
+  'value', [[0.1, 0.2], np.zeros(2), {'small': 0.5}, {'x': {'y': [1]}}, 'good', object()]
+)
+def test_other_values_of_a_metric_are_refused(value):
+  with pytest.raises(SegjaxError, match='the metric mine computed own=.*: return numbers, or tab'):
+    evaluate._compute(own_metric({'own': value}), None)
+
+
+def test_a_metric_without_names_is_refused():
+  with pytest.raises(SegjaxError, match=r'the metric mine computed 0\.5: return a dict'):
+    evaluate._compute(own_metric(np.float32(0.5)), None)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 8])

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
+.PHONY: setup demo test test-slow test-nightly test-all test-slurm test-versions mutate faults lint format docs docs-serve clean
 
 setup: $(READY)
 
@@ -33,7 +33,10 @@ test: $(READY)  ## all but the slow tests
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST) -m 'not slow' $(NUMERICAL) $(NUMERICAL_TEST)
 
 test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not nightly'
+
+test-nightly: $(READY)  ## combinations, and the slots of the GPU hour at toy size; not in CI
+	$(PYTEST) -m nightly
 
 test-all: $(READY)  ## all tests, with full XLA optimization
 	SEGJAX_TEST_OPTIMIZED=1 $(PYTEST)

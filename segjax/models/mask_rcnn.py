@@ -164,7 +164,7 @@ class MaskRCNN(nn.Module):
 
     Returns:
       In training `rpn` (`RPNSamples`), `box` (`BoxSamples`) and, with a mask head, `mask`
-      (`MaskSamples`); else `detections`.
+      (`MaskSamples`); else `detections`. An empty dict from `init`, which computes no RoIs.
     """
     resnet, levels = self._levels(image, train)
     return self._run_heads(resnet, levels, image, size, instances, keys, given=given, train=train)
@@ -209,9 +209,16 @@ class MaskRCNN(nn.Module):
       logits = mask_head(mask_features(given.boxes))
       return {'detections': with_masks(given, logits, self.mask_head)}
 
-    anchors = self._anchors(image.shape[1:3], [level.shape[1:3] for level in levels])
     per_location = anchors_per_location(self.rpn, pyramid=self._maps.pyramid)
     logits, deltas = RPNHead(per_location, self.rpn.convs, dtype=self.dtype, name='rpn')(levels)
+    if self.is_initializing():
+      # Parameters do not depend on RoIs, whose tracing takes longer than all else.
+      rois = jnp.zeros((len(image), 1, 4))
+      box_head(box_features(rois))
+      if self.masks:
+        mask_head(mask_features(rois))
+      return {}
+    anchors = self._anchors(image.shape[1:3], [level.shape[1:3] for level in levels])
     pre_nms, post_nms = self.rpn.train_proposals if train else self.rpn.test_proposals
     nms = {'pre_nms': pre_nms, 'post_nms': post_nms, 'nms_iou': self.rpn.nms_iou}
     proposals = propose(logits, deltas, anchors, size, **nms)
@@ -249,6 +256,11 @@ class MaskRCNN(nn.Module):
     cut = functools.partial(
       extract, levels[: len(self._maps.strides)], config=self.roi, strides=self._maps.strides
     )
+    if self.is_initializing():  # zeros of the same shape
+      channels = levels[0].shape[-1]
+      cut = lambda boxes, resolution: jnp.zeros(
+        (*boxes.shape[:2], resolution, resolution, channels)
+      )
     box = functools.partial(cut, resolution=self.box_head.resolution)
     if self._maps.res5:
       res5 = lambda x: resnet(x, stages=(5,), train=train)['c5']

@@ -100,18 +100,13 @@ def test_objects_by_class(instance_run, capsys):
 
 
 @pytest.mark.slow
-def test_several_views(instance_run, capsys):
-  views = ['--config.eval.test_time_augmentation=flip', '--config.eval.scales=(1.0,1.5)']
-  assert 'mask_ap' in evaluate(instance_run, capsys, *views)
-
-
-@pytest.mark.slow
 def test_thresholds_of_inference_can_be_set(instance_run, capsys):
   found = evaluate(instance_run, capsys, '--config.model.box_head.max_detections=1')
   assert found['mask_ar100'] == found['mask_ar1']
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_evaluate_and_tune_agree(panoptic_run, capsys):
   """The metric of a setting in the search equals that of its evaluation."""
   plain = evaluate(panoptic_run, capsys)

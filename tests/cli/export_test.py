@@ -27,6 +27,8 @@ pytestmark = [
   for name in ('flatbuffers', 'onnx', 'onnxruntime')
 ]
 
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
+
 # Of other sizes than those of the training, and of its size.
 SIZES = [(50, 61), (64, 64), (33, 40)]
 
@@ -67,8 +69,8 @@ def exported(tmp_path_factory, request):
     ('instance', 'onnx'),
     ('panoptic', 'onnx'),
     # XLA compiles them again for each size.
-    pytest.param('instance', 'stablehlo', marks=pytest.mark.slow),
-    pytest.param('panoptic', 'stablehlo', marks=pytest.mark.slow),
+    pytest.param('instance', 'stablehlo', marks=NIGHTLY),
+    pytest.param('panoptic', 'stablehlo', marks=NIGHTLY),
   ],
 )
 def test_an_export_predicts_as_the_run(exported, task, kind):
@@ -117,6 +119,7 @@ def variant(request, tmp_path_factory, semantic_run, instance_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings('ignore:.*unlike the training images')
 def test_variants_are_exported(variant, tmp_path):
   assert run(*export_command(variant, tmp_path / 'out', 'onnx')) == 0

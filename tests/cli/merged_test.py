@@ -129,6 +129,7 @@ def semantic_scores(runs, image):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_each_part_outputs_what_it_does_by_itself(runs):
   """For an image with padding; each run has its own resizing, padding and normalization."""
   # In pairs of rows, so that resizing to 32 x 32 is exact.

@@ -82,6 +82,7 @@ def test_two_processes_whose_disks_are_not_shared(tmp_path, cache):
   assert not list(tmp_path.rglob('checkpoints'))
 
 
+@pytest.mark.nightly  # segments have objects, too
 def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path, cache):
   """Annotations are gathered from all processes for the metrics."""
   run_as_two(train_args(tmp_path / 'two', task='instance'), cache)

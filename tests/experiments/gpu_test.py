@@ -371,9 +371,15 @@ def run_toy(out, *args):
   return [line.partition(': ')[2].rpartition(' (')[0] for line in done.stdout.splitlines()[:-1]]
 
 
+def slots(letters, *daily):
+  """All of these slots each night, and some of them also each day."""
+  nightly = lambda letter: () if letter in daily else pytest.mark.nightly
+  return [pytest.param(letter, marks=nightly(letter)) for letter in letters]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # seconds where nothing else runs, but a Mask R-CNN is compiled
-@pytest.mark.parametrize('letter', 'abcf')
+@pytest.mark.parametrize('letter', slots('abcf', 'b'))
 def test_a_slot_that_trains_records(out, letter):
   from gpu import toy
   from gpu.slots import LETTERS, SLOTS
@@ -397,7 +403,7 @@ def test_a_slot_that_trains_records(out, letter):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # seconds where nothing else runs, but a Mask R-CNN is compiled
-@pytest.mark.parametrize('letter', 'degh')
+@pytest.mark.parametrize('letter', slots('degh', 'h'))
 def test_a_slot_that_measures_runs(out, letter):
   import lines
 
@@ -415,6 +421,7 @@ def test_a_slot_that_measures_runs(out, letter):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_that_is_stopped_is_evaluated(tmp_path, monkeypatch):
   """In the midst of a million steps; what it reached is no record of the table."""
   from gpu import run, slots, toy

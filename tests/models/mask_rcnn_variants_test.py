@@ -1,5 +1,6 @@
 """The variants of Mask R-CNN's Table 2: shapes, parameters, and trained layers."""
 
+import functools
 import re
 
 import jax
@@ -66,7 +67,15 @@ def shallow(monkeypatch):
 def training(model):
   """Shapes of the variables and of the outputs in training."""
   image, size, instances = make_batch()
-  return abstract(model, image, size, instances, KEYS, train=True)
+  variables, nothing = abstract(model, image, size, instances, KEYS, train=True)
+  assert nothing == {}
+  return variables, outputs(model, variables, instances, KEYS, train=True, mutable='batch_stats')[0]
+
+
+def outputs(model, variables, *more, **options):
+  """Shapes of what the network gives."""
+  apply = functools.partial(model.apply, **options)
+  return jax.eval_shape(apply, variables, *make_batch()[:2], *more)
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -74,13 +83,13 @@ def test_shapes(case):
   fields, side, channels = CASES[case]
   model = make_model(TINY | fields)
   assert model.mask_size == side
-  _, outputs = training(model)
-  assert outputs['rpn'].logits.shape == (2, 64)
-  assert outputs['box'].logits.shape == (2, 16, 1 + CLASSES)
-  assert outputs['box'].deltas.shape == (2, 16, CLASSES, 4)
-  assert outputs['mask'].logits.shape == (2, 8, side, side, channels)
-  assert outputs['mask'].target.shape == (2, 8, side, side)
-  _, found = abstract(model, *make_batch()[:2])
+  variables, trained = training(model)
+  assert trained['rpn'].logits.shape == (2, 64)
+  assert trained['box'].logits.shape == (2, 16, 1 + CLASSES)
+  assert trained['box'].deltas.shape == (2, 16, CLASSES, 4)
+  assert trained['mask'].logits.shape == (2, 8, side, side, channels)
+  assert trained['mask'].target.shape == (2, 8, side, side)
+  found = outputs(model, variables)
   assert found['detections'].boxes.shape == (2, 6, 4)
   assert found['detections'].masks.shape == (2, 6, side, side)
 
@@ -95,8 +104,8 @@ def test_training_and_evaluation_have_their_own_numbers_of_proposals(monkeypatch
   monkeypatch.setattr(mask_rcnn, 'propose', record)
   proposals = {'rpn.train_proposals': (30, 10), 'rpn.test_proposals': (20, 5)}
   model = make_model(TINY | proposals)
-  training(model)
-  abstract(model, *make_batch()[:2])
+  variables, _ = training(model)
+  outputs(model, variables)
   assert seen == [(30, 10), (20, 5)]
 
 
@@ -105,9 +114,9 @@ def test_without_masks_it_is_faster_rcnn(feature_maps):
   fields = TINY | {'feature_maps': feature_maps}
   with_masks = abstract(make_model(fields), *make_batch()[:2])[0]['params']
   model = make_model({**fields, 'masks': False})
-  variables, found = abstract(model, *make_batch()[:2])
+  variables, _ = abstract(model, *make_batch()[:2])
   assert set(with_masks) - set(variables['params']) == {'mask'}
-  assert found['detections'].masks is None
+  assert outputs(model, variables)['detections'].masks is None
   assert set(training(model)[1]) == {'rpn', 'box'}
 
 

@@ -32,6 +32,8 @@ from segjax.types import (
 MIN_SIDE = 1e-3
 # Maximum fraction of positives among the sampled anchors (§3.1.3).
 POSITIVE_FRACTION = 0.5
+# torchvision pads the sides of images to multiples of this.
+_PADDED_TO = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,9 @@ def make_anchors(
 ) -> list[np.ndarray]:
   """The anchors f32[h · w · A, 4] of each level.
 
+  torchvision pads images to multiples of 32 and then divides, see `grid_strides`. Its strides are
+  therefore those of the image padded so, also where the image here is not.
+
   Args:
     config: sizes, aspect ratios and style.
     image_size: (height, width), including padding.
@@ -160,9 +165,11 @@ def make_anchors(
     for s in sizes
   ]
   strides = [(stride * 2**level,) * 2 for level in range(len(grids))]
-  return anchor_ops.pyramid_anchors(
-    bases, grids, strides if exact else anchor_ops.grid_strides(image_size, grids)
-  )
+  if not exact:
+    padded = tuple(-(-side // _PADDED_TO) * _PADDED_TO for side in image_size)
+    theirs = [tuple(-(-side // step) for side in padded) for step, _ in strides]
+    strides = anchor_ops.grid_strides(padded, theirs)
+  return anchor_ops.pyramid_anchors(bases, grids, strides)
 
 
 def propose(

@@ -59,7 +59,8 @@ def grid_anchors(
 def grid_strides(
   image_size: tuple[int, int], grids: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-  """torchvision's strides: the padded image size, floor-divided by the size of each map.
+  """torchvision's strides: the image size, padded to multiples of 32, floor-divided by the size of
+  each map.
 
   If the size of a map was rounded up, they are smaller than the strides of the network: 61 for 13
   rows of 800, where the network's stride, used in Detectron2, is 64.

@@ -46,6 +46,17 @@ def test_detectron2s_anchors_have_the_strides_of_the_network(style, stride):
   np.testing.assert_allclose(np.diff(rows[:, 1]), stride, rtol=1e-6)
 
 
+@pytest.mark.parametrize('side', [500, 300, 100])
+def test_anchors_are_where_the_network_looks_also_for_sizes_that_32_does_not_divide(side):
+  """Of 500 pixels, P3 has 63 rows: 500 // 63 would be a stride of 7."""
+  grids = [(-(-side // 2**level),) * 2 for level in range(2, 7)]
+  levels = make_anchors(RPNConfig(), (side, side), grids, stride=4, pyramid=True)
+  for level, anchors, (rows, columns) in zip(range(2, 7), levels, grids, strict=True):
+    last = anchors.reshape(rows, columns, 3, 4)[-1, -1]
+    centers = (last[:, :2] + last[:, 2:]) / 2
+    np.testing.assert_array_equal(centers, (rows - 1) * 2**level)
+
+
 @pytest.mark.parametrize('convs', [0, 2])
 def test_the_head_has_the_same_weights_at_every_level(convs):
   rng = np.random.default_rng(0)

@@ -170,6 +170,8 @@ def parse(given: Mapping[str, Any], *, trained: bool = False) -> Experiment:
     **groups,
   )
   _check_together(experiment)
+  if experiment.train.steps and not trained:
+    _check_training(experiment)
   return experiment
 
 
@@ -381,6 +383,17 @@ def _check_together(experiment: Experiment) -> None:
     raise SegjaxError(
       f'config.losses.mask.activation={ours!r} but config.model.mask_head.activation={theirs!r}: '
       'set both to the same'
+    )
+
+
+def _check_training(experiment: Experiment) -> None:
+  """Raises a SegjaxError where a training would not do what its config says."""
+  functions = [loss.function for loss in experiment.losses.values()]
+  one_class = getattr(experiment.model, 'classes', None) == 1
+  if one_class and functions == [dense.softmax_cross_entropy]:
+    raise SegjaxError(
+      'config.model.classes=1 leaves softmax_cross_entropy nothing to distinguish: name the '
+      'background as a class too'
     )
 
 

@@ -317,6 +317,15 @@ def test_what_every_config_says(key):
     parse({k: v for k, v in UNET.items() if k != key})
 
 
+def test_one_class_leaves_the_softmax_nothing_to_distinguish():
+  one = put(put(UNET, 'model.classes', 1), 'losses', {'mine': {'name': 'softmax_cross_entropy'}})
+  with pytest.raises(SegjaxError, match=r'config\.model\.classes=1 .*: name the background'):
+    parse(one)
+  assert parse(put(one, 'losses.dice', {})).model.classes == 1
+  assert parse(put(one, 'train.steps', 0)).model.classes == 1
+  assert parse(parse(put(one, 'train.steps', 0)).to_dict() | {'train': {}}, trained=True)
+
+
 def test_without_training_neither_losses_nor_the_warmup_matter():
   given = {**UNET, 'losses': {}, 'train': {'steps': 0}, 'optim': {'warmup_steps': 9}}
   assert parse(given).losses == {}

@@ -61,7 +61,9 @@ def softmax_cross_entropy(
   channels = logits.shape[-1]
   logits = logits.astype(jnp.float32)
   logits -= lax.stop_gradient(logits.max(-1, keepdims=True))
-  picked = jnp.sum(jnp.where(_one_hot(label, channels), logits, 0), axis=-1)
+  # Not `_one_hot`: here a single channel is class 0, whose probability is 1.
+  at_label = label[..., None] == jnp.arange(channels)
+  picked = jnp.sum(jnp.where(at_label, logits, 0), axis=-1)
   if label_smoothing:
     picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(-1)
   loss = jnp.log(jnp.exp(logits).sum(-1)) - picked

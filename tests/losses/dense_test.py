@@ -61,6 +61,14 @@ def test_softmax_cross_entropy_equals_optax_on_the_labelled_pixels():
   assert count == keep.sum()
 
 
+def test_softmax_cross_entropy_of_a_single_channel_has_nothing_to_learn():
+  logits, label = example(classes=1)
+  label = jnp.where(label == 1, 0, label)
+  total, gradient = jax.value_and_grad(lambda x: softmax_cross_entropy(x, label).sum)(logits)
+  assert total == 0
+  assert not gradient.any()
+
+
 def test_softmax_cross_entropy_is_exact_for_large_logits():
   logits = jnp.array([1e4, 1e4 + 1.0]).reshape(1, 1, 1, 2)
   total, _ = softmax_cross_entropy(logits, jnp.zeros((1, 1, 1), jnp.int32))

@@ -170,6 +170,8 @@ def parse(given: Mapping[str, Any], *, trained: bool = False) -> Experiment:
     **groups,
   )
   _check_together(experiment)
+  if not trained:
+    _check_weight_map(experiment)
   if experiment.train.steps and not trained:
     _check_training(experiment)
   return experiment
@@ -383,6 +385,17 @@ def _check_together(experiment: Experiment) -> None:
     raise SegjaxError(
       f'config.losses.mask.activation={ours!r} but config.model.mask_head.activation={theirs!r}: '
       'set both to the same'
+    )
+
+
+def _check_weight_map(experiment: Experiment) -> None:
+  """Raises a SegjaxError for a weight of each pixel that no loss reads."""
+  inputs = task_module(experiment.task).LOSS_INPUTS
+  reads = 'weight' in inputs and not getattr(experiment.model, 'predicts_masks', False)
+  if experiment.data.weight_map is not None and not reads:
+    raise SegjaxError(
+      f'config.data.weight_map is for losses of pixels: those of {type(experiment.model).__name__} '
+      f'on the task {experiment.task} do not read it: set it to none'
     )
 
 

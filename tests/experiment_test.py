@@ -30,6 +30,11 @@ MASK_RCNN = {
   'data': {'name': 'scenes'},
   'batch': {'max_objects': 16},
 }
+PANOPTIC = {
+  **MASK_RCNN,
+  'task': 'panoptic',
+  'model': {**MASK_RCNN['model'], 'name': 'panoptic_fpn.PanopticFPN', 'stuff': 4},
+}
 EOMT = {
   'task': 'semantic',
   'model': {'name': 'eomt.EoMT', 'classes': 9, 'size': 'tiny'},
@@ -53,7 +58,7 @@ def changed(given, *overrides):
   return config_lib.override(given, [(k, repr(v)) for k, v in overrides])
 
 
-@pytest.mark.parametrize('given', [UNET, MASK_RCNN, EOMT, MERGED])
+@pytest.mark.parametrize('given', [UNET, MASK_RCNN, PANOPTIC, EOMT, MERGED])
 def test_an_experiment_reads_back(given):
   one = parse(given)
   content = json.loads(config_lib.to_json(one.to_dict()))
@@ -260,6 +265,8 @@ BAD = [
     (64, 100),
     '=64x100 is no whole number of patches: set it to mult',
   ),
+  (EOMT, 'data.weight_map', {}, 'is for losses of pixels: those of EoMT on the task semantic'),
+  (PANOPTIC, 'data.weight_map', {'w0': 5}, 'those of PanopticFPN on the task panoptic'),
   (EOMT, 'data.size.crop_size', (40, 32), '=40x32 is no whole number of patches'),
   (EOMT, 'data.size.shapes', ((64, 64), (64, 72)), 'shapes[1]=64x72 is no whole number'),
   (EOMT, 'eval.tile', (64, 50), '=64x50 is no whole number of patches'),

@@ -408,6 +408,19 @@ def _check_training(experiment: Experiment) -> None:
       'config.model.classes=1 leaves softmax_cross_entropy nothing to distinguish: name the '
       'background as a class too'
     )
+  _check_annealing(experiment)
+
+
+def _check_annealing(experiment: Experiment) -> None:
+  """Raises a SegjaxError where the attention of a network is still masked at the end."""
+  steps = experiment.train.steps
+  last = max((end for _, end in getattr(experiment.model, 'annealing', ())), default=0)
+  if steps <= last:
+    raise SegjaxError(
+      f'config.model.annealing ends at step {last}, not before config.train.steps={steps}: anneal '
+      'in proportion (configs may take the steps as an argument, as coco_panoptic.py:large,20000), '
+      'or set it to () for a short trial'
+    )
 
 
 def _check_patches(experiment: Experiment) -> None:

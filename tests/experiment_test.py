@@ -333,6 +333,15 @@ def test_one_class_leaves_the_softmax_nothing_to_distinguish():
   assert parse(parse(put(one, 'train.steps', 0)).to_dict() | {'train': {}}, trained=True)
 
 
+def test_attention_is_annealed_before_the_end():
+  given = put(put(EOMT, 'model.annealing', ((0, 50), (50, 99), (20, 30))), 'train.steps', 100)
+  assert parse(given).train.steps == 100
+  assert parse(put(given, 'train.steps', 0)).train.steps == 0
+  with pytest.raises(SegjaxError, match=r'annealing ends at step 99, not .*steps=99: .*\(\)'):
+    parse(put(given, 'train.steps', 99))
+  assert parse(put(put(given, 'train.steps', 99), 'model.annealing', ()))
+
+
 def test_without_training_neither_losses_nor_the_warmup_matter():
   given = {**UNET, 'losses': {}, 'train': {'steps': 0}, 'optim': {'warmup_steps': 9}}
   assert parse(given).losses == {}

@@ -103,7 +103,8 @@ class EoMT(nn.Module):
     dtype: computation dtype ('float32' or 'bfloat16'); parameters and predictions are float32.
 
   Raises:
-    SegjaxError: `annealing` is not of L2 blocks, or there are more of them than blocks.
+    SegjaxError: `annealing` is not of L2 blocks or does not end after its start, or there are more
+      of them than blocks.
   """
 
   classes: PositiveInt
@@ -139,6 +140,12 @@ class EoMT(nn.Module):
         f'config.model.annealing has {len(self.annealing)} entries: give one for each of the '
         f'{self.blocks_with_queries} blocks with queries, or none'
       )
+    for i, (start, end) in enumerate(self.annealing):
+      if start >= end:
+        raise SegjaxError(
+          f'config.model.annealing[{i}]=({start}, {end}) must be (first step, last step): the '
+          'first must be less'
+        )
     super().__post_init__()
 
   @property
@@ -210,7 +217,7 @@ class EoMT(nn.Module):
 def annealed_share(step: Array, annealing: tuple[tuple[int, int], ...]) -> Array:
   """f32[L2]: 1 before the first step of each pair, 0 from its last, (1 - progress)^0.9 between."""
   start, end = jnp.asarray(annealing, jnp.float32).T
-  progress = (step - start) / jnp.maximum(end - start, 1)
+  progress = (step - start) / (end - start)
   return (1 - jnp.clip(progress, 0, 1)) ** _POWER
 
 

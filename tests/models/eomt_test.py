@@ -146,6 +146,7 @@ def test_remat_and_bfloat16(variables):
   [
     ({'query_blocks': 4}, 'query_blocks=4 must be at most 3'),
     ({'annealing': ((0, 1),)}, 'annealing has 1 entries.*each of the 2 blocks'),
+    ({'annealing': ((0, 1), (3, 3))}, r'annealing\[1\]=\(3, 3\) must be .*the first must be less'),
   ],
 )
 def test_keys_that_do_not_fit(keys, message):

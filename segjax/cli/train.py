@@ -32,6 +32,13 @@ from segjax.workdir import Workdir
 
 T = TypeVar('T')
 
+# Keys of `config.model` and the values that freeze layers.
+_FREEZES = {
+  'norm': ('frozen',),
+  'backbone.norm': ('frozen',),
+  'backbone.frozen_stages': range(1, 6),
+}
+
 EXAMPLE = """example:
   segjax train --config=unet/scenes --workdir=runs/scenes --config.train.steps=100
 
@@ -104,6 +111,7 @@ def fit(run: Run, builder: Any, workdir: Workdir) -> TrainState:
     start, batches = int(current.step), prepared.batches
     _notify_start(run, workdir, start, current.params, mesh)
     if start == 0:
+      _notify_frozen(run.experiment)
       _notify_large_batch(run, builder)
       notify_missing = functools.partial(_notify_missing, run, (builder, run.spec), eval_dataset)
       if run.experiment.train.steps > 1:
@@ -274,6 +282,18 @@ def _notify_start(
   )
   if run.experiment.mesh.fsdp:
     notify(sharding.describe_fsdp(flat_arrays(params), mesh.shape['data']))
+
+
+def _notify_frozen(experiment: Experiment) -> None:
+  """Says so where a part of the network keeps what it is initialized with."""
+  given = config_lib.flatten(experiment.model_config)
+  frozen = {key: given[key] for key in _FREEZES if given.get(key) in _FREEZES[key]}
+  if experiment.train.steps and experiment.init_from is None and frozen:
+    shown = ' and '.join(f'config.model.{key}={value!r}' for key, value in frozen.items())
+    notify(
+      f'{shown} without weights to start from: these layers stay as they are initialized; set '
+      "config.init_from, or norm='group' and frozen_stages=0"
+    )
 
 
 def _notify_large_batch(run: Run, builder: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS, SMALL, arrays, fails, info, read_log, run, train, train_args
 
-from segjax import config, lookup
+from segjax import config, experiment, lookup
 from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
@@ -526,6 +526,22 @@ def test_classes_that_never_occur_are_named_at_the_start(tmp_path, capsys):
   lines = capsys.readouterr().err.splitlines()
   assert [line.split(',')[0] for line in lines] == ['in train[:1]', 'in val[:1]']
   assert all('of 9 classes never occur (' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'told'),
+  [
+    ((), ()),
+    ((('init_from', 'none'),), ("norm='frozen'", 'frozen_stages=2')),
+    ((('init_from', 'none'), ('model.backbone.norm', 'group')), ('frozen_stages=2',)),
+    ((('init_from', 'none'), ('train.steps', '0'), ('optim.warmup_steps', '0')), ()),
+  ],
+)
+def test_frozen_layers_without_weights_are_named(root, capsys, overrides, told):
+  given = config.read_file(f'{root}/configs/mask_rcnn/coco_r50_fpn.py')
+  train_cli._notify_frozen(experiment.parse(config.override(given, overrides)))
+  expected = ' and '.join(f'config.model.backbone.{key}' for key in told)
+  assert capsys.readouterr().err.partition(' without weights to start from')[0] == expected
 
 
 def test_what_runs_beside_the_steps_starts_after_the_first_and_its_error_ends_the_training():

@@ -356,6 +356,13 @@ def _check_together(experiment: Experiment) -> None:
   neither the optimizer nor the losses matter.
   """
   experiment.input  # noqa: B018 -- checks itself: keys that the task does not read
+  for part in getattr(type(experiment.model), 'parts', ()):
+    network = getattr(experiment.model, part)
+    if getattr(network, 'predicts_masks', False):
+      raise SegjaxError(
+        f'config.model.{part} is of {type(network).__name__}, which cannot be merged: name a '
+        'network that classifies pixels as semantic, and one that detects boxes as instance'
+      )
   if hasattr(experiment.model, 'patch'):
     _check_patches(experiment)
   batch, optim, train = experiment.batch, experiment.optim, experiment.train

@@ -276,6 +276,8 @@ BAD = [
   (UNET, 'eval', {'tile': (32, 32), 'window': (32, 32)}, 'config.eval.tile and window'),
   (MERGED, 'model.instance.box_head.samples', 0, 'must be 1 or greater'),
   (MERGED, 'model.semantic.width', 0, 'must be 1 or greater'),
+  (MERGED, 'model.semantic', EOMT['model'], 'is of EoMT, which cannot be merged'),
+  (MERGED, 'model.instance', EOMT['model'], 'is of EoMT, which cannot be merged'),
 ]
 
 

@@ -68,7 +68,8 @@ class EvalConfig:
   Attributes:
     metrics: names in `METRICS`, or of functions of your own, `class_names -> Metric`.
     tile: height and width of the tiles in tiled inference; None to process the image at once.
-    overlap: context in pixels around a tile, for models without a `margin`.
+    overlap: context in pixels around a tile, rounded up to a multiple of the network's stride; for
+      models without a `margin`.
     window: in place of tiles, height and width of windows that are spread evenly over the image,
       and whose probabilities are averaged where they overlap.
     test_time_augmentation: averages the probabilities over these symmetries of the image. The
@@ -120,7 +121,7 @@ def make_task(
 
   Raises:
     SegjaxError: `config.samples` is set for a model without dropout at test time; or
-      `config.window` for one with a margin.
+      `config.window` or `config.overlap` for one with a margin.
   """
   del things
   if config.samples:
@@ -129,6 +130,11 @@ def make_task(
     raise SegjaxError(
       f'config.eval.window: the output of {type(model).__name__} is smaller than its input: set it '
       "to none, or config.model.padding to 'same'"
+    )
+  if config.overlap and getattr(model, 'margin', 0):
+    raise SegjaxError(
+      f'config.eval.overlap={config.overlap}: the context of a {type(model).__name__} whose output '
+      f'is smaller than its input is {model.margin} pixels, always: set it to 0'
     )
   metrics = tuple(
     METRICS[name](class_names) if name in METRICS else own_metric(name, class_names)
@@ -326,13 +332,14 @@ def symmetric_average(apply: Any, image: Array, kind: str) -> Array:
 
 def _whole(apply: Callable[[Array], Array], model: Any, config: EvalConfig, image: Array) -> Array:
   """Logits of the size of `image`, by one or several tiles."""
-  margin = getattr(model, 'margin', 0) or config.overlap
+  stride = getattr(model, 'stride', 1)
+  # Of a padded network, tiles with their context start where pooling does, as the whole image.
+  margin = getattr(model, 'margin', 0) or -(-config.overlap // stride) * stride
   if config.tile is None and margin == 0:
     return apply(image)
   size = image.shape[1:3]
   height, width = (min(t, s) for t, s in zip(config.tile or size, size, strict=True))
   fit = getattr(model, 'output_size', lambda size: size)
-  stride = getattr(model, 'stride', 1)
   tile = (fit(max(height, stride)), fit(max(width, stride)))
   return tiles.overlap_tile(apply, image, tile, margin, stride=stride)
 

@@ -33,11 +33,13 @@ ValuesAt = Callable[[Array], Array]
 
 
 class Targets(NamedTuple):
-  """The ground truth of an image, or of a batch with a leading axis: n objects, then m classes.
+  """The ground truth of an image, or of a batch with a leading axis: m classes, then n objects.
+
+  Objects come last, so that their padding changes no other place, and none of the points there.
 
   Attributes:
-    classes: i32[n + m], as the network numbers them.
-    valid: bool[n + m], False for padding, for crowds, and for what has no pixel.
+    classes: i32[m + n], as the network numbers them.
+    valid: bool[m + n], False for padding, for crowds, and for what has no pixel.
     masks: u8[n, H, ceil(W / 8)], one bit a pixel.
     label: i32[H, W], of the batch.
     labels: i32[m], the value in the label of each of the m classes.
@@ -50,14 +52,14 @@ class Targets(NamedTuple):
   labels: Array
 
   def values_at(self, points: Array) -> Array:
-    """f32[P, 2] or f32[n + m, P, 2] -> f32[n + m, P], of one image."""
-    n = len(self.masks)
-    of_masks, of_labels = (points, points) if points.ndim == 2 else (points[:n], points[n:])
+    """f32[P, 2] or f32[m + n, P, 2] -> f32[m + n, P], of one image."""
+    m = len(self.labels)
+    of_labels, of_masks = (points, points) if points.ndim == 2 else (points[:m], points[m:])
     parts = []
-    if n:
-      parts.append(point_ops.sample_packed(self.masks, self.label.shape[1], of_masks))
-    if len(self.labels):
+    if m:
       parts.append(point_ops.sample_classes(self.label, self.labels, of_labels))
+    if len(self.masks):
+      parts.append(point_ops.sample_packed(self.masks, self.label.shape[1], of_masks))
     return jnp.concatenate(parts)
 
 
@@ -76,13 +78,6 @@ def make_targets(
   image = batch['image']
   size, width = image.shape[:3], image.shape[2]
   classes, areas = [], []
-  masks = jnp.zeros((size[0], 0, size[1], -(-width // 8)), jnp.uint8)
-  if things is not None:
-    objects = batch['instances']
-    masks = objects.masks
-    classes.append(jnp.asarray(things, jnp.int32)[objects.classes])
-    area = jax.lax.population_count(masks).sum((2, 3), dtype=jnp.int32)
-    areas.append(jnp.where(objects.valid & ~objects.crowd, area, 0))
   labels = jnp.broadcast_to(jnp.asarray(by_label, jnp.int32), (size[0], len(by_label)))
   label = batch['label'] if len(by_label) else jnp.zeros(size, jnp.int32)
   if len(by_label):
@@ -92,6 +87,13 @@ def make_targets(
       labels = jnp.take_along_axis(labels, index, 1)
     classes.append(labels)
     areas.append(pixels)
+  masks = jnp.zeros((size[0], 0, size[1], -(-width // 8)), jnp.uint8)
+  if things is not None:
+    objects = batch['instances']
+    masks = objects.masks
+    classes.append(jnp.asarray(things, jnp.int32)[objects.classes])
+    area = jax.lax.population_count(masks).sum((2, 3), dtype=jnp.int32)
+    areas.append(jnp.where(objects.valid & ~objects.crowd, area, 0))
   areas = jnp.concatenate(areas, 1)
   valid = areas > 0
   if areas.shape[1] > most:

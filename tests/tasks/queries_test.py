@@ -132,15 +132,15 @@ def test_the_ground_truth_of_a_task(kind):
       np.testing.assert_allclose(masks[i], expected, atol=1e-5)
       continue
     valid = batch['instances'].valid[i]
-    np.testing.assert_array_equal(targets.valid[i, :4], valid)
+    np.testing.assert_array_equal(targets.valid[i, -4:], valid)
     numbers = range(3) if kind == 'instance' else THINGS
     classes = np.array(numbers)[batch['instances'].classes[i]]
-    np.testing.assert_array_equal(targets.classes[i, :4], classes)
+    np.testing.assert_array_equal(targets.classes[i, -4:], classes)
     bits = np.unpackbits(batch['instances'].masks[i], axis=-1)
-    np.testing.assert_allclose(masks[i, :4], bits, atol=1e-5)
+    np.testing.assert_allclose(masks[i, -4:], bits, atol=1e-5)
     if kind == 'panoptic':
-      assert targets.classes[i, 4:].tolist() == [0, 2]
-      np.testing.assert_allclose(masks[i, 4:], [label == 0, label == 2], atol=1e-5)
+      assert targets.classes[i, :-4].tolist() == [0, 2]
+      np.testing.assert_allclose(masks[i, :-4], [label == 0, label == 2], atol=1e-5)
 
 
 def test_void_crowds_and_padding_are_no_targets():
@@ -157,7 +157,7 @@ def test_void_crowds_and_padding_are_no_targets():
     },
   )
   before = batch['instances'].valid[0] & ~crowd
-  np.testing.assert_array_equal(found.valid, [[*before, True, False], [False] * 6])
+  np.testing.assert_array_equal(found.valid, [[True, False, *before], [False] * 6])
 
 
 def test_of_more_classes_than_queries_the_largest_are_kept():
@@ -395,6 +395,24 @@ def test_a_task_trains_and_predicts(kind):
   }
   key, shape = shapes[kind]
   assert found[key].shape == shape
+
+
+@pytest.mark.parametrize('kind', ['instance', 'panoptic'])
+def test_places_for_more_objects_change_no_loss(kind):
+  """Nor the points, which are random."""
+  batch = make_batch(kind, objects=7)
+
+  @functools.partial(jit, once=True)
+  def losses_of(batch):
+    outputs, _ = make_task(kind).forward(random_variables(), batch, train=True, step=np.int32(0))
+    return make_task(kind).losses(outputs, batch)
+
+  more = lambda x: np.pad(x, ((0, 0), (0, 8), *[(0, 0)] * (x.ndim - 2)))
+  few, many = map(
+    losses_of, (batch, {**batch, 'instances': jax.tree.map(more, batch['instances'])})
+  )
+  for name, found in few.items():
+    np.testing.assert_allclose(many[name], found, rtol=1e-5, err_msg=name)
 
 
 def test_symmetries_of_semantic_segmentation():

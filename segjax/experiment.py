@@ -415,6 +415,13 @@ def _check_training(experiment: Experiment) -> None:
       'config.model.classes=1 leaves softmax_cross_entropy nothing to distinguish: name the '
       'background as a class too'
     )
+  names = [getattr(function, '__name__', '') for function in functions]
+  for group in getattr(experiment.model, 'needed_losses', ()):
+    if not set(group) & set(names):
+      raise SegjaxError(
+        f'config.losses.{" or ".join(group)} is missing: without it a part of '
+        f'{type(experiment.model).__name__} is not trained; set its scale to 0 to leave it out'
+      )
   _check_annealing(experiment)
 
 

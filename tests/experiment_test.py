@@ -26,7 +26,7 @@ UNET = {
 MASK_RCNN = {
   'task': 'instance',
   'model': {'name': 'mask_rcnn.MaskRCNN', 'classes': 5, 'backbone': {'width': 4}},
-  'losses': {'rpn_class': {}, 'mask': {}},
+  'losses': {'rpn_class': {}, 'rpn_box': {}, 'box_class': {}, 'box_regression': {}, 'mask': {}},
   'data': {'name': 'scenes'},
   'batch': {'max_objects': 16},
 }
@@ -34,11 +34,12 @@ PANOPTIC = {
   **MASK_RCNN,
   'task': 'panoptic',
   'model': {**MASK_RCNN['model'], 'name': 'panoptic_fpn.PanopticFPN', 'stuff': 4},
+  'losses': {**MASK_RCNN['losses'], 'semantic': {}},
 }
 EOMT = {
   'task': 'semantic',
   'model': {'name': 'eomt.EoMT', 'classes': 9, 'size': 'tiny'},
-  'losses': {'query_class': {}},
+  'losses': {'query_class': {}, 'query_dice': {}},
   'data': {'name': 'scenes', 'size': {'image_size': (64, 64)}},
 }
 MERGED = {
@@ -333,6 +334,26 @@ def test_one_class_leaves_the_softmax_nothing_to_distinguish():
   assert parse(put(one, 'losses.dice', {})).model.classes == 1
   assert parse(put(one, 'train.steps', 0)).model.classes == 1
   assert parse(parse(put(one, 'train.steps', 0)).to_dict() | {'train': {}}, trained=True)
+
+
+@pytest.mark.parametrize(
+  ('given', 'name', 'needed'),
+  [
+    *((MASK_RCNN, name, name) for name in MASK_RCNN['losses']),
+    (PANOPTIC, 'semantic', 'semantic'),
+    (EOMT, 'query_class', 'query_class'),
+    (EOMT, 'query_dice', 'query_mask or query_dice'),
+  ],
+)
+def test_every_part_of_a_network_has_a_loss(given, name, needed):
+  with pytest.raises(SegjaxError, match=rf'config\.losses\.{needed} is missing: .* scale to 0'):
+    parse(put(given, f'losses.{name}', 'none'))
+  renamed = put(given, f'losses.{name}', 'none')
+  assert parse(put(renamed, 'losses.mine', {'name': name, 'scale': 0})).losses['mine'].scale == 0
+  assert name not in parse(put(renamed, 'train.steps', 0)).losses
+  if name == 'mask':
+    faster = put(put(renamed, 'model.masks', False), 'eval.metrics', ('coco_box',))
+    assert not parse(faster).model.masks
 
 
 def test_attention_is_annealed_before_the_end():

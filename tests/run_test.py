@@ -20,18 +20,19 @@ SEMANTIC = {
 INSTANCE = {
   'task': 'instance',
   'model': {'name': 'mask_rcnn.MaskRCNN', 'classes': 2},
-  'losses': {'rpn_class': {}},
+  'losses': {'rpn_class': {}, 'rpn_box': {}, 'box_class': {}, 'box_regression': {}, 'mask': {}},
   'data': {'name': 'scenes'},
 }
 PANOPTIC = {
   **INSTANCE,
   'task': 'panoptic',
   'model': {'name': 'panoptic_fpn.PanopticFPN', 'classes': 2, 'stuff': 1},
+  'losses': {**INSTANCE['losses'], 'semantic': {}},
 }
 EOMT = {
   'task': 'semantic',
   'model': {'name': 'eomt.EoMT', 'classes': 4, 'size': 'tiny'},
-  'losses': {'query_class': {}},
+  'losses': {'query_class': {}, 'query_mask': {}},
   'data': {'name': 'scenes', 'size': {'image_size': (32, 32)}},
 }
 # Fewer channels than by default, for speed.

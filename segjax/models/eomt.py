@@ -125,6 +125,8 @@ class EoMT(nn.Module):
   predicts_masks = True
   # Of the functions in `config.losses`, whatever the task.
   losses_module = 'segjax.losses.queries'
+  # Without one of each group, a part of the head stays as it is initialized.
+  needed_losses = (('query_class',), ('query_mask', 'query_dice'))
   # Keys of `config.model` that training does not read: they can be set for a trained network.
   inference_keys = tuple(f'inference.{field.name}' for field in dataclasses.fields(InferenceConfig))
 

@@ -313,6 +313,12 @@ class MaskRCNN(nn.Module):
     return 2 * self.mask_head.resolution
 
   @property
+  def needed_losses(self) -> tuple[tuple[str, ...], ...]:
+    """Names of losses; without one of each group, a part stays as it is initialized."""
+    names = ('rpn_class', 'rpn_box', 'box_class', 'box_regression', *['mask'] * self.masks)
+    return tuple((name,) for name in names)
+
+  @property
   def frozen_parameters(self) -> tuple[str, ...]:
     """Regular expressions of the parameters without updates or weight decay."""
     return frozen_parameters('backbone', self.backbone.norm, self.backbone.frozen_stages)

@@ -89,6 +89,10 @@ class PanopticFPN(MaskRCNN, kw_only=True):
     logits = enlarge(branch(levels[: len(strides)]), strides[0])
     return {**outputs, 'semantic': logits[:, : image.shape[1], : image.shape[2]]}
 
+  @property
+  def needed_losses(self) -> tuple[tuple[str, ...], ...]:
+    return (*super().needed_losses, ('semantic',))
+
 
 class SemanticBranch(nn.Module):
   """Upsamples all levels to the finest one, sums them, and predicts classes (§3.1, Fig. 3).

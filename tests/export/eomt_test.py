@@ -48,7 +48,7 @@ def make_run(task, share=None, **model):
       'inference': inference,
       **model,
     },
-    'losses': {'query_class': {}},
+    'losses': {'query_class': {}, 'query_mask': {}},
     'data': {'name': 'scenes', 'size': {} if task == 'semantic' else {'shapes': ((64, 64),)}},
   }
   experiment = parse(given)

@@ -96,7 +96,8 @@ class Instances(NamedTuple):
     boxes: f32[B, N, 4], around the visible pixels; zeros for padding.
     classes: i32[B, N], index among the thing classes, from 0; there is no background class.
     masks: u8[B, N, H, ceil(W / 8)], one bit per pixel, see `segjax.ops.masks.pack_masks`.
-    crowd: bool[B, N], a region of many objects (COCO's iscrowd): neither positive nor negative.
+    crowd: bool[B, N], a region of many objects (COCO's iscrowd): never matched; boxes on it are
+      background, as in torchvision and Detectron2.
     valid: bool[B, N], False for padding.
   """
 

@@ -39,19 +39,6 @@ def iou(a: Array, b: Array) -> Array:
   return _ratio(intersection, area(a)[:, None] + area(b) - intersection)
 
 
-def ioa(a: Array, b: Array) -> Array:
-  """Intersection over the area of a, as COCO measures overlap with a crowd.
-
-  Args:
-    a: f32[N, 4].
-    b: f32[M, 4].
-
-  Returns:
-    f32[N, M] in 0 to 1; 0 where either box is empty.
-  """
-  return _ratio(_intersection(a, b), area(a)[:, None])
-
-
 def exceeds(values: Array, threshold: float) -> Array:
   """bool[...], whether values f32[...] are more than `threshold`, as a comparison in float64.
 

@@ -33,13 +33,12 @@ def match(
   high: float,
   low: float,
   low_quality: bool = False,
-  crowd_threshold: float | None = None,
   valid: Array | None = None,
 ) -> Matches:
   """Matches the boxes of one image to its objects by IoU, as torchvision's `Matcher` does.
 
   A box is positive if its IoU with its object is at least `high`, and negative if it is less than
-  `low`. Padding and crowds are never matched; without other objects all boxes are negative. The
+  `low`. Padding and crowds are never matched: boxes on them are negative. The
   objects are processed one by one, to avoid a matrix of all pairs.
 
   IoUs and thresholds are compared in float32, as in PyTorch: an IoU of exactly 0.7 is at least
@@ -58,8 +57,6 @@ def match(
     low_quality: whether the boxes with the largest IoU with an object (including ties) are positive
       even if it is below `high`. The target of such a box is still the object with which it has the
       largest IoU.
-    crowd_threshold: boxes with more than this fraction inside one crowd are not negative; None
-      disables this, as in torchvision. Detectron uses 0.7.
     valid: bool[A], False for boxes to ignore, such as padding proposals; None for all True.
 
   Raises:
@@ -72,8 +69,8 @@ def match(
   valid = jnp.ones(count, bool) if valid is None else valid
 
   def see(state, scanned):
-    index, best, is_best, in_crowd = state
-    number, box, target, crowd = scanned
+    index, best, is_best = state
+    number, box, target = scanned
     # The barrier prevents recomputation: an IoU computed twice, in two fusions, may differ in its
     # last bit, so that no box would equal the largest.
     overlap = lax.optimization_barrier(box_ops.iou(box[None], boxes)[0])
@@ -81,19 +78,15 @@ def match(
     if low_quality:
       largest = overlap.max()
       is_best |= (overlap == largest) & (largest > 0)
-    if crowd_threshold is not None:
-      in_crowd |= crowd & (box_ops.ioa(boxes, box[None])[:, 0] > crowd_threshold)
     index = jnp.where(overlap > best, number, index)
-    return (index, jnp.maximum(best, overlap), is_best, in_crowd), None
+    return (index, jnp.maximum(best, overlap), is_best), None
 
-  none = jnp.zeros(count, bool)
-  state = (jnp.zeros(count, jnp.int32), jnp.full(count, -1.0), none, none)
+  state = (jnp.zeros(count, jnp.int32), jnp.full(count, -1.0), jnp.zeros(count, bool))
   scanned = (
     jnp.arange(objects.shape[0], dtype=jnp.int32),
     objects,
     object_valid & ~object_crowd,
-    object_valid & object_crowd,
   )
-  (index, best, is_best, in_crowd), _ = lax.scan(see, state, scanned)
+  (index, best, is_best), _ = lax.scan(see, state, scanned)
   positive = valid & ((best >= high) | is_best)
-  return Matches(index, positive, valid & (best < low) & ~positive & ~in_crowd)
+  return Matches(index, positive, valid & (best < low) & ~positive)

@@ -303,9 +303,7 @@ def matched_losses(objects, object_valid, object_classes, crowd):
   proposals = jnp.concatenate([anchors, objects])
   outputs = np.concatenate([outputs, np.resize(outputs, (len(objects), 1 + CLASSES))])
   valid = jnp.concatenate([np.ones(200, bool), object_valid & ~crowd])
-  matches = matching.match(
-    proposals, objects, object_valid, crowd, high=0.5, low=0.5, crowd_threshold=0.7, valid=valid
-  )
+  matches = matching.match(proposals, objects, object_valid, crowd, high=0.5, low=0.5, valid=valid)
   sampled = sampling.sample(jax.random.key(0), matches.positive, matches.negative, 64, 0.25)
   matched = matches.index[sampled.index]
   targets = box_ops.encode(

@@ -36,14 +36,12 @@ def defined_overlap(a, b):
 
 
 @pytest.mark.parametrize('a, b', [(BOXES, BOXES), (random_boxes(9), random_boxes(7, 1))])
-def test_iou_and_ioa_equal_the_definition(a, b):
+def test_iou_equals_the_definition(a, b):
   pairs = np.array([[defined_overlap(p, q) for q in b] for p in a])
   common, area_a, area_b = np.moveaxis(pairs, -1, 0)
   with np.errstate(invalid='ignore'):
     iou = np.nan_to_num(common / (area_a + area_b - common))
-    ioa = np.nan_to_num(common / area_a)
   np.testing.assert_allclose(box_ops.iou(a, b), iou, rtol=1e-5)
-  np.testing.assert_allclose(box_ops.ioa(a, b), ioa, rtol=1e-5)
   np.testing.assert_allclose(box_ops.area(a), area_a[:, 0], rtol=1e-6)
 
 
@@ -51,7 +49,6 @@ def test_known_overlaps():
   a = np.array([[0, 0, 10, 10]], np.float32)
   b = np.array([[5, 0, 15, 10], [0, 0, 5, 5], [0, 0, 20, 20], [10, 0, 20, 10]], np.float32)
   np.testing.assert_array_equal(box_ops.iou(a, b), np.float32([[1 / 3, 0.25, 0.25, 0]]))
-  np.testing.assert_array_equal(box_ops.ioa(a, b), np.float32([[0.5, 0.25, 1, 0]]))
   assert not np.asarray(box_ops.iou(BOXES, BOXES))[EMPTY].any()
 
 
@@ -138,7 +135,6 @@ def test_values_and_gradients_are_finite_for_all_pairs_of_degenerate_boxes():
   assert deltas[~either].any()
   functions = [
     lambda a, b: box_ops.iou(a, b).sum(),
-    lambda a, b: box_ops.ioa(a, b).sum(),
     lambda a, b: box_ops.encode(a, b).sum(),
     lambda a, b: box_ops.decode(a * 1e3, b).sum(),
     lambda a, b: box_ops.area(box_ops.clip(a, (3, 3))).sum() + box_ops.area(b).sum(),
@@ -148,7 +144,7 @@ def test_values_and_gradients_are_finite_for_all_pairs_of_degenerate_boxes():
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize('name', ['iou', 'ioa', 'encode', 'decode'])
+@pytest.mark.parametrize('name', ['iou', 'encode', 'decode'])
 def test_numerical_gradient(name):
   a, b = random_boxes(4, size=3.0), random_boxes(4, 1, size=3.0)
   if name == 'decode':

@@ -8,7 +8,7 @@ import pytest
 from segjax.ops import boxes as box_ops
 from segjax.ops import matching
 
-OPTIONS = ('high', 'low', 'low_quality', 'crowd_threshold')
+OPTIONS = ('high', 'low', 'low_quality')
 match = jax.jit(matching.match, static_argnames=OPTIONS)
 
 
@@ -25,14 +25,11 @@ def example(seed, a=30, n=6):
   return boxes, objects, rng.random(n) < 0.8, rng.random(n) < 0.3
 
 
-def defined(
-  boxes, objects, valid, crowd, *, high, low, low_quality, crowd_threshold=None, box_valid=None
-):
+def defined(boxes, objects, valid, crowd, *, high, low, low_quality, box_valid=None):
   """Object by object and box by box."""
-  overlap, inside = np.asarray(box_ops.iou(objects, boxes)), np.asarray(box_ops.ioa(boxes, objects))
+  overlap = np.asarray(box_ops.iou(objects, boxes))
   box_valid = np.ones(len(boxes), bool) if box_valid is None else box_valid
   targets = [n for n in range(len(objects)) if valid[n] and not crowd[n]]
-  crowds = [n for n in range(len(objects)) if valid[n] and crowd[n]]
   index = np.zeros(len(boxes), int)
   positive, negative = np.zeros(len(boxes), bool), np.zeros(len(boxes), bool)
   for a in np.flatnonzero(box_valid):
@@ -43,8 +40,6 @@ def defined(
       largest = overlap[n, box_valid].max()
       positive[a] |= low_quality and overlap[n, a] == largest > 0
     negative[a] = not positive[a] and (best < low or not targets)
-    if crowd_threshold is not None and any(inside[a, n] > crowd_threshold for n in crowds):
-      negative[a] = False
   return index, positive, negative
 
 
@@ -58,8 +53,8 @@ def assert_same(actual, expected):
 
 RULES = [
   {'high': 0.7, 'low': 0.3, 'low_quality': True},
-  {'high': 0.5, 'low': 0.5, 'low_quality': False, 'crowd_threshold': 0.7},
-  {'high': 0.5, 'low': 0.25, 'low_quality': True, 'crowd_threshold': 0.5},
+  {'high': 0.5, 'low': 0.5, 'low_quality': False},
+  {'high': 0.5, 'low': 0.25, 'low_quality': True},
 ]
 
 
@@ -73,7 +68,8 @@ def test_equals_the_definition(rule):
     assert_same(match(*arguments, **rule, valid=box_valid), expected)
     _, positive, negative = expected
     seen += [positive.sum(), negative.sum(), (box_valid & ~positive & ~negative).sum()]
-  assert (seen > 15).all()
+  assert (seen[:2] > 15).all()
+  assert seen[2] > 15 if rule['low'] < rule['high'] else seen[2] == 0
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -141,15 +137,14 @@ def test_an_object_that_overlaps_nothing_makes_nothing_positive():
   assert match(boxes, objects, there, crowd, high=0.7, low=0.3, low_quality=True).negative.all()
 
 
-def test_a_positive_in_a_crowd_stays_positive():
+def test_boxes_on_a_crowd_are_background_unless_they_have_an_object():
   boxes = np.array([[0, 0, 10, 10], [0, 0, 5, 5], [8, 8, 40, 40]], np.float32)
   objects = np.array([[0, 0, 10, 10], [0, 0, 20, 20]], np.float32)
   rule = {'high': 0.7, 'low': 0.3}
   arguments = boxes, objects, np.ones(2, bool), np.array([False, True])
-  result = match(*arguments, **rule, crowd_threshold=0.7)
+  result = match(*arguments, **rule)
   assert result.positive.tolist() == [True, False, False]
-  assert result.negative.tolist() == [False, False, True]
-  assert match(*arguments, **rule).negative.tolist() == [False, True, True]
+  assert result.negative.tolist() == [False, True, True]
 
 
 def test_a_vmapped_batch_equals_its_images_and_has_no_gradient():

@@ -16,7 +16,7 @@ from segjax.experiment import CLASS_WEIGHTS, parse
 from segjax.run import build
 from segjax.training import optim
 from segjax.training.compile import traced_fast
-from segjax.types import Instances, Segments
+from segjax.types import Instances, SegjaxError, Segments
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Paths from the checkout, such as configs/unet/scenes.py.
@@ -235,6 +235,24 @@ def test_eomt_anneals_as_published(root, name):
   one = parse(config_lib.read_file(f'{root}/configs/eomt/{name}'))
   assert one.model.annealing == tuple((start, start + length) for start in starts)
   assert one.train.steps // 6 == length
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('coco_panoptic.py:xl', "'xl' in the argument .* is no size: choose from base, giant, large"),
+    ('published.py:coco_panoptic,smal', "'smal' in the argument .*: did you mean small"),
+    ('scenes_tiny.py:detection', "'detection', the argument of the config, is no task: "),
+  ],
+)
+def test_a_wrong_argument_of_eomt_is_one_sentence(root, name, message):
+  with pytest.raises(SegjaxError, match=f'^{message}'):
+    config_lib.read_file(f'{root}/configs/eomt/{name}')
+
+
+def test_published_weights_are_of_the_large_network(root):
+  one = parse(config_lib.read_file(f'{root}/configs/eomt/published.py:coco_instance'))
+  assert one.model.size == 'large' and one.init_from.source == 'eomt/large'
 
 
 def test_eomt_anneals_in_proportion_to_other_lengths(root):

@@ -66,6 +66,22 @@ def base_config(file: str, path: str, argument: str | None = None) -> ml_collect
   return _run_file(Path(file).parent / path, argument)
 
 
+def choose(choices: Mapping[str, Any], name: str, file: str) -> Any:
+  """What a config file has for this name, from its argument.
+
+  Args:
+    choices: name -> value.
+    name: what the argument says.
+    file: `__file__` of the config.
+
+  Raises:
+    SegjaxError: there is no such choice, with the nearest one.
+  """
+  if name not in choices:
+    raise SegjaxError(f'{name!r} is no argument of {Path(file).name}{nearest(name, choices)}')
+  return choices[name]
+
+
 # The config files that run now, each started by the one before.
 _running: list[Path] = []
 

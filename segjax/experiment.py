@@ -445,9 +445,8 @@ def _check_patches(experiment: Experiment) -> None:
     **{f'data.size.{key}': getattr(size, key) for key in ('image_size', 'crop_size')},
     **{f'data.size.shapes[{i}]': shape for i, shape in enumerate(size.shapes or ())},
     **{f'eval.{key}': side for key, side in tiles.items()},
+    'eval.overlap': (getattr(experiment.eval, 'overlap', 0),),
   }
-  if tiles['tile'] is not None:
-    sizes['eval.overlap'] = (experiment.eval.overlap,)
   for key, sides in sizes.items():
     if any(side % patch for side in sides or ()):
       shown = 'x'.join(map(str, sides))

@@ -45,6 +45,7 @@ from segjax.experiment import (
   parse,
   task_module,
 )
+from segjax.losses import dense
 from segjax.tasks.base import Task, from_pixels
 from segjax.training import checkpoint, compile, evaluate, loop, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
@@ -114,7 +115,8 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     class_weights: weights for each rule that a loss names, see `find_class_weights`.
 
   Raises:
-    SegjaxError: the network has other numbers of classes than the data set.
+    SegjaxError: the network, or the class weights of a loss, have other numbers of classes than the
+      data set.
   """
   _check_classes(experiment, spec)
   read.check_channels(experiment.input, spec)
@@ -123,7 +125,10 @@ def build(experiment: Experiment, spec: datasets.DatasetSpec, class_weights: Cla
     experiment.model,
     experiment.eval,
     class_names=spec.class_names,
-    losses={name: _bind(loss, class_weights) for name, loss in experiment.losses.items()},
+    losses={
+      name: _bind(name, loss, class_weights, spec.num_classes)
+      for name, loss in experiment.losses.items()
+    },
     draw=draw,
     things=spec.things,
   )
@@ -155,12 +160,22 @@ def _check_classes(experiment: Experiment, spec: datasets.DatasetSpec) -> None:
       )
 
 
-def _bind(loss: Loss, class_weights: ClassWeights) -> Callable[..., SumCount]:
+def _bind(
+  name: str, loss: Loss, class_weights: ClassWeights, classes: int
+) -> Callable[..., SumCount]:
   """The loss times its scale, with its class weights as numbers."""
   arguments = dict(loss.arguments)
   weights = arguments.get('class_weights')
   if isinstance(weights, str):
     weights = class_weights[weights]
+  # Of a single class these take two weights, that of the background first.
+  two = loss.function in (dense.sigmoid_cross_entropy, dense.focal)
+  needed = max(classes, 2) if two else classes
+  if weights is not None and loss.function.__module__ == dense.__name__ and len(weights) != needed:
+    raise SegjaxError(
+      f'config.losses.{name}.class_weights has {len(weights)} values and needs {needed}, one for '
+      'each class of the data set: correct it'
+    )
   if weights is not None:
     arguments['class_weights'] = np.asarray(weights, np.float32)
 

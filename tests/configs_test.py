@@ -240,9 +240,9 @@ def test_eomt_anneals_as_published(root, name):
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('coco_panoptic.py:xl', "'xl' in the argument .* is no size: choose from base, giant, large"),
-    ('published.py:coco_panoptic,smal', "'smal' in the argument .*: did you mean small"),
-    ('scenes_tiny.py:detection', "'detection', the argument of the config, is no task: "),
+    ('coco_panoptic.py:xl', "'xl' is no argument of coco_panoptic.py: choose from base, giant, "),
+    ('published.py:coco_instance,smal', "'smal' is .* of coco_panoptic.py: did you mean small"),
+    ('scenes_tiny.py:detection', "'detection' is no argument of scenes_tiny.py: "),
   ],
 )
 def test_a_wrong_argument_of_eomt_is_one_sentence(root, name, message):

@@ -271,6 +271,7 @@ BAD = [
   (EOMT, 'data.size.crop_size', (40, 32), '=40x32 is no whole number of patches'),
   (EOMT, 'data.size.shapes', ((64, 64), (64, 72)), 'shapes[1]=64x72 is no whole number'),
   (EOMT, 'eval.tile', (64, 50), '=64x50 is no whole number of patches'),
+  (EOMT, 'eval.overlap', 5, '=5 is no whole number of patches'),
   (EOMT, 'eval.window', (50, 50), '=50x50 is no whole number of patches'),
   (EOMT, 'model.queries', 0, 'must be 1 or greater'),
   (EOMT, 'model.patch', 14, 'it takes one of 4, 8, 16, 32'),

@@ -71,6 +71,24 @@ def test_class_weights_are_counted_where_a_rule_is_named():
 
 
 @pytest.mark.parametrize(
+  ('loss', 'classes', 'right', 'wrong'),
+  [('dice', 3, 3, 2), ('focal', 3, 3, 4), ('focal', 1, 2, 1), ('dice', 1, 1, 2)],
+)
+def test_class_weights_are_as_many_as_the_classes(loss, classes, right, wrong):
+  def build(weights):
+    losses = {'mine': {'name': loss, 'class_weights': [1.0] * weights}}
+    model = {**SEMANTIC['model'], 'classes': classes}
+    return run_lib.build(
+      parse({**SEMANTIC, 'model': model, 'losses': losses}), make_spec(classes), {}
+    )
+
+  assert build(right).task
+  message = rf'config\.losses\.mine\.class_weights has {wrong} values and needs {right}, one for'
+  with pytest.raises(SegjaxError, match=message):
+    build(wrong)
+
+
+@pytest.mark.parametrize(
   ('given', 'spec', 'message'),
   [
     (SEMANTIC, make_spec(4), 'config.model.classes=3 but the data set made has 4 classes: set'),
@@ -159,6 +177,17 @@ def frozen(tmp_path):
     return workdir
 
   return freeze
+
+
+def test_a_merged_network_without_masks_names_the_key_of_its_part():
+  model = {
+    'name': 'merged.Merged',
+    'semantic': SEMANTIC['model'],
+    'instance': {**INSTANCE['model'], 'masks': False},
+  }
+  given = {**MERGED, 'model': model, 'init_from': {'path': {'semantic': 'a', 'instance': 'b'}}}
+  with pytest.raises(SegjaxError, match=r'^config\.model\.instance\.masks: .* set it to true'):
+    run_lib.build(parse(given), make_spec(3, (1, 2)), {})
 
 
 def test_two_runs_become_a_merged_one(frozen):

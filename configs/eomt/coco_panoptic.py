@@ -23,8 +23,7 @@ authors report a PQ of 58.3 (large) and 59.2 (giant): --config.data.size.image_s
 
 import ml_collections
 
-from segjax.config import base_config
-from segjax.types import SegjaxError, nearest
+from segjax.config import base_config, choose
 
 # Blocks of the ViT, those of them that carry queries, and epochs.
 SIZES = {'small': (12, 3, 24), 'base': (12, 3, 24), 'large': (24, 4, 12), 'giant': (40, 5, 12)}
@@ -47,9 +46,7 @@ def annealing(blocks: int, steps: int) -> tuple[tuple[int, int], ...]:
 
 def get_config(argument: str = 'large') -> ml_collections.ConfigDict:
   size, _, given = argument.partition(',')
-  if size not in SIZES:
-    raise SegjaxError(f'{size!r} in the argument of the config is no size{nearest(size, SIZES)}')
-  depth, blocks, epochs = SIZES[size]
+  depth, blocks, epochs = choose(SIZES, size, __file__)
   steps = int(given) if given else epochs * STEPS_AN_EPOCH
   coco = base_config(__file__, '../panoptic_fpn/coco_r50.py')
   config = ml_collections.ConfigDict()

@@ -1,7 +1,8 @@
 r"""Published weights of EoMT (arXiv 2503.19108), evaluated without training.
 
-The argument is another config of this directory and its size, by default large: coco_panoptic, of
-which the authors report a PQ of 56.0 on val2017; see experiments/eomt_model_zoo for the others.
+The argument is another config of this directory and its size, large if it is left out: by default
+coco_panoptic,large, of which the authors report a PQ of 56.0 on val2017; see
+experiments/eomt_model_zoo for the others.
 
 Cost: inference on 5,000 images; not run yet. `weights/eomt.bin` is `pytorch_model.bin` of the
 authors' model zoo, see docs/weights.md.

@@ -11,8 +11,7 @@ differs is what the data set has for it: its classes, and how many objects an im
 
 import ml_collections
 
-from segjax.config import base_config
-from segjax.types import SegjaxError, nearest
+from segjax.config import base_config, choose
 
 # Classes of scenes that the network tells apart: 4 of stuff, 5 of things.
 CLASSES = {'semantic': 9, 'instance': 5, 'panoptic': 9}
@@ -21,13 +20,11 @@ STEPS = 3_000
 
 
 def get_config(task: str = 'panoptic') -> ml_collections.ConfigDict:
-  if task not in CLASSES:
-    raise SegjaxError(f'{task!r}, the argument of the config, is no task{nearest(task, CLASSES)}')
   config = ml_collections.ConfigDict()
   config.task = task
   config.model = {
     'name': 'eomt.EoMT',
-    'classes': CLASSES[task],
+    'classes': choose(CLASSES, task, __file__),
     'size': 'tiny',
     'patch': 8,
     'queries': 24,

@@ -111,7 +111,8 @@ def make_task(
   if getattr(model, 'predicts_masks', False):
     return _query_task(model, config, class_names, losses, draw, things)
   if not getattr(model, 'masks', True):
-    raise SegjaxError('config.model.masks: a panoptic network needs masks: set it to true')
+    group = 'config.model.instance' if hasattr(type(model), 'parts') else 'config.model'
+    raise SegjaxError(f'{group}.masks: a panoptic network needs masks: set it to true')
   things = tuple(things or ())
   channels, channel_classes = _channels(len(class_names), things, model.semantic_things)
   merge = functools.partial(merge_segments, thing_classes=things, stuff_classes=channel_classes)

@@ -249,6 +249,7 @@ BAD = [
   (UNET, 'batch.max_segments', 3, 'is for tasks that read segments'),
   (MASK_RCNN, 'model.backbone.width', 0, 'must be 1 or greater'),
   (MASK_RCNN, 'model.rpn.anchor_sizes', (8.0,), 'the FPN has 5 levels'),
+  (MASK_RCNN, 'model.rpn.samples', 1, 'leaves no positive anchor: raise it to at least 2'),
   (MASK_RCNN, 'model.rpn.nms_iou', 1.5, 'must be in [0, 1]'),
   (MASK_RCNN, 'model.rpn.train_proposals', (0, 1), '[0]=0 must be 1 or greater'),
   (MASK_RCNN, 'model.box_head.samples', 0, 'must be 1 or greater'),

@@ -75,6 +75,11 @@ class RPNConfig:
         f'config.model.rpn.negative_iou={self.negative_iou} must be at most '
         f'positive_iou={self.positive_iou}'
       )
+    if not int(POSITIVE_FRACTION * self.samples):
+      raise SegjaxError(
+        f'config.model.rpn.samples={self.samples} leaves no positive anchor: raise it to at least '
+        f'{round(1 / POSITIVE_FRACTION)}'
+      )
 
 
 class Proposals(NamedTuple):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import CONFIGS, SMALL, arrays, fails, info, read_log, run, train, train_args
+from own_folders import write_folder
 
 from segjax import config, experiment, lookup
 from segjax import run as run_lib
@@ -438,8 +439,15 @@ def test_nonfinite_loss_stops_and_names_the_examples(tmp_path, capsys):
 def test_unpadded_network_with_border_weights_and_isbi_metrics(tmp_path, capsys):
   """As in the ISBI configs: margin, weight map, host metrics, eight symmetries."""
   workdir = tmp_path / 'run'
+  write_folder(tmp_path / 'own', convert=lambda label: label.clip(max=1))
+  files = {'classes': ('membrane', 'cell')}
   status = train(
     workdir,
+    '--config.data.name=folder',
+    f'--config.data.source={tmp_path / "own"}',
+    f'--config.data.files={files}',
+    f'--config.data.dir={tmp_path / "data"}',
+    '--config.model.classes=2',
     '--config.model.padding=valid',
     '--config.data.size.crop_size=(20,20)',
     "--config.data.weight_map={'foreground': 2, 'background_only': True}",

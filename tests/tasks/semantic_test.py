@@ -93,6 +93,15 @@ def test_windows_are_not_for_networks_with_a_margin():
     task_of(UNPADDED, overlap=8)
 
 
+def test_isbi_metrics_are_for_two_classes():
+  of = lambda names: semantic.make_task(
+    UNPADDED, semantic.EvalConfig(('isbi',)), class_names=names, losses={}
+  )
+  assert of(('membrane', 'cell')).metrics[0].name == 'isbi'
+  with pytest.raises(SegjaxError, match=r'config\.eval\.metrics: isbi .* has 3: leave it out'):
+    of(('membrane', 'cell', 'other'))
+
+
 def test_same_padded_tiles_equal_the_whole_image_away_from_the_border():
   model = UNet(classes=2, width=2, depth=1, padding='same')
   image = images(1, 40, 40, 1)

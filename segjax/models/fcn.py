@@ -25,7 +25,7 @@ import numpy as np
 from segjax.nn import alexnet, googlenet, resnet
 from segjax.nn.conv import Conv, Dropout, he_normal
 from segjax.nn.vgg import VGG16, Stages, conv_layers
-from segjax.ops.pooling import max_pool_2x2
+from segjax.ops.pooling import argmax_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, bottom_padding, receptive_field
 from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
@@ -125,7 +125,7 @@ class FCN(nn.Module):
       for name, features in layers:
         padding = PAD if name == 'conv1_1' else 1
         x = conv_relu(x, features, 3, padding, dtype=self.dtype, name=name)
-      x = pools[stage] = max_pool_ceil(x)
+      x = pools[stage] = argmax_pool_2x2(x)[0]  # of partial windows too, as in Caffe
     x = fc_layers(x, 7, self.fc_features, rate=self.dropout, train=train, dtype=self.dtype)
 
     scores = score(x, self.classes, dtype=self.dtype)
@@ -325,16 +325,6 @@ def _interpolation(size: int, stride: int, kernel_size: int) -> np.ndarray | Arr
   xp = np if isinstance(size, int) else jnp  # a size that `jax.export` calls by a name
   outputs, inputs = xp.arange(stride * (size - 1) + kernel_size)[:, None], xp.arange(size)
   return xp.maximum(0, 1 - xp.abs(outputs - stride * inputs - (kernel_size - 1) / 2) / stride)
-
-
-def max_pool_ceil(x: Array) -> Array:
-  """2x2 max pooling of stride 2 in ceil mode: keeps an odd last row or column, as Caffe does.
-
-  f[B, H, W, C] -> f[B, ceil(H / 2), ceil(W / 2), C].
-  """
-  # Repeating the last row or column does not change the maximum.
-  pads = [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)]
-  return max_pool_2x2(jnp.pad(x, pads, mode='edge'))
 
 
 def crop(x: Array, offset: int, size: tuple[int, int]) -> Array:

@@ -85,13 +85,12 @@ def scale(boxes: Array, factors: Sequence | Array) -> Array:
 
   Args:
     boxes: f32[..., 4].
-    factors: (vertical, horizontal), numbers or an array [2].
+    factors: f32[..., 2], (vertical, horizontal); the two broadcast.
 
   Returns:
     f32[..., 4].
   """
-  y, x = factors[0], factors[1]
-  return boxes * jnp.stack([x, y, x, y]).astype(boxes.dtype)
+  return boxes * jnp.tile(jnp.asarray(factors)[..., ::-1], 2).astype(boxes.dtype)
 
 
 def encode(boxes: Array, anchors: Array, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Array:

@@ -130,15 +130,11 @@ def flip_inside(image: Array, size: Array) -> Array:
 
 def _in_image(found: Detections, size: Array, seen: Array, flip: bool) -> Detections:
   """Detections of a view of size `seen` with their boxes mapped back to the image of `size`."""
-  boxes = found.boxes * _ratio(seen, size)
+  boxes = box_ops.scale(found.boxes, (size / seen)[:, None])
   return found._replace(boxes=box_ops.flip(boxes, size[:, 1:]) if flip else boxes)
 
 
 def _to_view(boxes: Array, size: Array, seen: Array, flip: bool) -> Array:
   """Maps boxes f32[B, K, 4] from the image to a view of size `seen`."""
-  return (box_ops.flip(boxes, size[:, 1:]) if flip else boxes) * _ratio(size, seen)
-
-
-def _ratio(size: Array, new_size: Array) -> Array:
-  """f32[B, 1, 4]: what scales boxes, (x, y, x, y), from images of a size to another."""
-  return jnp.tile((new_size / size)[:, None, ::-1], 2)
+  boxes = box_ops.flip(boxes, size[:, 1:]) if flip else boxes
+  return box_ops.scale(boxes, (seen / size)[:, None])

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import coco, panoptic
 from segjax.metrics.base import Metric
+from segjax.ops import boxes as box_ops
 from segjax.ops.panoptic import merge_segments
 from segjax.ops.paste_masks import Rule, paste_regions
 from segjax.ops.resize import resize_inside
@@ -278,9 +279,8 @@ def at_native_size(outputs: Mapping[str, Any], batch: Batch) -> tuple[Array, Det
   scores = resize_inside(outputs['semantic'], size, native, shape)
   label = jnp.argmax(scores, axis=-1).astype(jnp.int32)
   found = outputs['detections']
-  y, x = jnp.unstack(native / size, axis=1)
-  scale = jnp.stack([x, y, x, y], axis=1)
-  return label, found._replace(boxes=found.boxes * scale[:, None])
+  boxes = box_ops.scale(found.boxes, (native / size)[:, None])
+  return label, found._replace(boxes=boxes)
 
 
 def _channel_label(label: Array, channels: Sequence[int]) -> Array:

@@ -17,7 +17,6 @@ from segjax.models.fcn import (
   FCNGoogLeNet,
   Upsample,
   bilinear_upsample,
-  max_pool_ceil,
 )
 from segjax.nn.vgg import VGG16, conv_layers
 from segjax.ops.upsample import bilinear_kernel, conv_transpose
@@ -502,8 +501,3 @@ def test_bilinear_upsample_is_the_transposed_convolution(stride, kernel_size):
     return bilinear_upsample(x, stride, kernel_size), conv_transpose(x, kernel, stride)
 
   np.testing.assert_allclose(*run(x), atol=1e-6)
-
-
-def test_max_pool_ceil_keeps_the_odd_row_and_column():
-  x = -jnp.arange(1.0, 16).reshape(1, 3, 5, 1)  # negative: a padded zero would win
-  np.testing.assert_array_equal(max_pool_ceil(x)[0, :, :, 0], [[-1, -3, -5], [-11, -13, -15]])

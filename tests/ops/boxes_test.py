@@ -95,7 +95,9 @@ def test_flip_and_scale():
   np.testing.assert_allclose(box_ops.flip(flipped, 100), boxes, atol=1e-5)
   np.testing.assert_allclose(box_ops.area(flipped), box_ops.area(boxes), rtol=1e-4)
   np.testing.assert_array_equal(box_ops.scale(jnp.array([[1.0, 2, 3, 4]]), (2, 3)), [[3, 4, 9, 8]])
-  np.testing.assert_array_equal(box_ops.scale(boxes, jnp.array([2.0, 2.0])), boxes * 2)
+  each = jnp.array([[1.0, 2.0]] * 2 + [[3.0, 0.5]] * 3)
+  expected = boxes * np.tile(each[:, ::-1], 2)
+  np.testing.assert_array_equal(box_ops.scale(boxes, each), expected)
 
 
 @pytest.mark.parametrize('weights', [(1, 1, 1, 1), (10, 10, 5, 5)])

@@ -438,7 +438,7 @@ def _check_annealing(experiment: Experiment) -> None:
 
 
 def _check_patches(experiment: Experiment) -> None:
-  """Raises a SegjaxError for a size at which the network sees images that is no whole patches."""
+  """Raises a SegjaxError for a size at which the network sees images and patches do not fit."""
   patch, size = experiment.model.patch, experiment.data.size
   tiles = {key: getattr(experiment.eval, key, None) for key in ('tile', 'window')}
   sizes = {
@@ -451,6 +451,6 @@ def _check_patches(experiment: Experiment) -> None:
     if any(side % patch for side in sides or ()):
       shown = 'x'.join(map(str, sides))
       raise SegjaxError(
-        f'config.{key}={shown} is no whole number of patches: set it to multiples of '
-        f'config.model.patch={patch}'
+        f'config.{key}={shown} is not a multiple of config.model.patch={patch}: set it to '
+        'multiples of that'
       )

@@ -16,7 +16,7 @@ from segjax.types import Array, NonNegativeFloat, SumCount
 
 
 class Matched(NamedTuple):
-  """Predictions beside what they should be.
+  """Predictions and their targets.
 
   Attributes:
     classes: f32[L, B, Q, C + 1], logits; "no object" comes last.

@@ -220,7 +220,7 @@ _MATCHINGS = {'any': _near, 'one_to_one': _one_to_one}
 
 
 def contour(classes: np.ndarray) -> np.ndarray:
-  """The pixels bool[H, W] of a map [H, W] that have a 4-neighbor of another class."""
+  """The pixels bool[H, W] of a map i[H, W] that have a 4-neighbor of another class."""
   edge = np.zeros(classes.shape, bool)
   across, along = classes[1:] != classes[:-1], classes[:, 1:] != classes[:, :-1]
   edge[1:] |= across

@@ -36,7 +36,7 @@ _POWER = 0.9
 
 
 class Prediction(NamedTuple):
-  """What the queries say before a block, or after the last one.
+  """What the queries predict before a block, or after the last one.
 
   Attributes:
     classes: f32[B, Q, C + 1], logits; "no object" comes last.
@@ -68,7 +68,7 @@ class MatchingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-  """Keys of `config.model.inference`: what becomes of the queries of a trained network.
+  """Keys of `config.model.inference`: how predictions become objects and segments.
 
   Attributes:
     objects: pairs of a query and a class that are objects, of instance segmentation.
@@ -203,7 +203,7 @@ class EoMT(nn.Module):
     return *predictions, head(x, self.queries, grid)
 
   def _masked(self, step: Array | None, train: bool) -> Array | None:
-    """f32[L2], the share of queries whose attention is masked; None where none is for good.
+    """f32[L2], the share of queries whose attention is masked; None for no masked attention.
 
     Training keeps it as the variable `share` of the collection `masked`, for evaluation.
     """

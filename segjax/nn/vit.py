@@ -79,8 +79,8 @@ class Embedding(nn.Module):
     if image.shape[1] % p or image.shape[2] % p:
       height, width = image.shape[1:3]
       raise SegjaxError(
-        f'an image of {height}x{width} is no whole number of patches: set config.data.size to '
-        f'multiples of config.model.patch={p}'
+        f'an image of {height}x{width} is not a multiple of config.model.patch={p}: set '
+        'config.data.size to multiples of that'
       )
     conv = Conv(
       d, (p, p), (p, p), 'VALID', kernel_init=trunc_normal, dtype=self.dtype, name='patches'

@@ -74,6 +74,15 @@ def resize_images(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
   """As `resize_inside`, but as `segjax.data.geometry.resize_image` resizes images.
 
   That is with area averaging along axes that shrink; and the padding is zero.
+
+  Args:
+    x: f[B, h, w, C].
+    size: i32[B, 2], height and width of each image without padding.
+    new_size: i32[B, 2], of the result.
+    shape: (H, W) of the result, at least the new sizes.
+
+  Returns:
+    f[B, H, W, C], of x's dtype.
   """
 
   def weights(size: Array, new: Array, old_length: int, new_length: int) -> Array:

@@ -69,7 +69,7 @@ def overlap_tile(
 def mean_of_windows(
   apply: Callable[[Array], Array], image: Array, size: Array, window: tuple[int, int]
 ) -> Array:
-  """The mean over windows that are spread evenly over each image, of what they say of a pixel.
+  """The mean over windows that are spread evenly over each image, of their results at a pixel.
 
   Along each axis there are as few windows as cover it; the first starts where the image does, and
   the last ends there. Where the shorter side of an image is the window's, this is the inference of

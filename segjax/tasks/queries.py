@@ -74,6 +74,9 @@ def make_targets(
     by_label: the classes that have one mask an image.
     most: masks of an image that are `valid`; of more, those with the most pixels are. (What is left
       out is counted where batches are prepared, see `segjax.data.pipeline.train_batches`.)
+
+  Returns:
+    `Targets` with a leading axis B: m = min(len(by_label), most) classes, then n objects.
   """
   image = batch['image']
   size, width = image.shape[:3], image.shape[2]
@@ -112,8 +115,12 @@ def match(
     predictions: L times `classes` f32[B, Q, C + 1] and `masks` f32[B, Q, h, w], logits.
     targets: of the batch.
     keys: random keys [B].
-    config: see `segjax.models.eomt.MatchingConfig`.
+    config: see `segjax.models.eomt.MatchingConfig`, with P points.
     example: bool[B], False for padding examples.
+
+  Returns:
+    Of each of the L predictions: the class of each query, i32[L, B, Q], and mask logits and masks
+    at P points of each of the N = m + n targets, f32[L, B, N, P].
   """
   stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *predictions)
   layers = len(predictions)
@@ -204,7 +211,7 @@ def forward(
 ) -> tuple[dict[str, Matched], Variables]:
   """The training outputs, see `Task.forward`: `matched`.
 
-  Points and masked queries are drawn by a seed per image, `batch['seed']`, so that they do not
+  Points and masked queries are sampled by a seed per image, `batch['seed']`, so that they do not
   depend on the number of devices or on gradient accumulation.
   """
   keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch['seed'])
@@ -248,7 +255,7 @@ def make_task(
     key: Array | None = None,
     step: Array | None = None,
   ) -> tuple[dict[str, Any], Variables]:
-    del key  # draws are by image, see `forward`
+    del key  # seeds are by image, see `forward`
     if train:
       return forward(model, targets_of, variables, batch, step=step)
     if evaluate is not None:

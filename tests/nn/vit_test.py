@@ -50,7 +50,7 @@ def test_positions_of_another_size_are_interpolated():
 
 def test_no_whole_number_of_patches():
   model = vit.Embedding(4, 16, (2, 2))
-  with pytest.raises(SegjaxError, match='40x32 is no whole number of patches.*patch=16'):
+  with pytest.raises(SegjaxError, match='40x32 is not a multiple of config.model.patch=16'):
     abstract(model, (1, 40, 32, 3))
 
 

@@ -401,6 +401,7 @@ class Evaluator:
     # Of the losses, the states of metrics, the predictions, and the scores of the images.
     places = (None, None, sharding.by_rows(mesh), None)
     eval_step = compile.jit(step.make_eval_step(run.task), out_shardings=places)
+    eval_step = sharding.on_mesh(eval_step, mesh)
     self._eval_step = compile.announced(eval_step, 'evaluation step', notify)
     self._batches = functools.partial(eval_batches, run, dataset, split, mesh)
     self._task, self._images = run.task, images

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -177,6 +178,22 @@ def frozen(tmp_path):
     return workdir
 
   return freeze
+
+
+def test_an_evaluation_knows_its_mesh(monkeypatch):
+  """By which each device has its own images, see `segjax.ops.by_image`."""
+  seen = []
+
+  def eval_step(variables, batch):
+    seen.append(dict(jax.sharding.get_abstract_mesh().shape))
+    return {}, (), {}, variables
+
+  monkeypatch.setattr(run_lib.step, 'make_eval_step', lambda task: eval_step)
+  monkeypatch.setattr(run_lib.pipeline, 'check_objects', lambda *_: None)
+  run = run_lib.build(parse(SEMANTIC), make_spec(), {'median_frequency': [1.0] * 3})
+  evaluator = run_lib.Evaluator(run, (None, None), 'val', run_lib.make_mesh(run), 0)
+  evaluator._eval_step(np.zeros(4, np.float32), {})
+  assert seen == [{'data': 4, 'space': 1}]
 
 
 def test_a_merged_network_without_masks_names_the_key_of_its_part():

@@ -191,7 +191,7 @@ def tune_run(
     )
   batches, put = run_lib.eval_batches(run, dataset, split, mesh)
   measured = evaluate.tune(
-    compile.jit(step.make_tune_step(run.task)),
+    sharding.on_mesh(compile.jit(step.make_tune_step(run.task)), mesh),
     sharding.put_replicated(loaded.variables, mesh),
     batches,
     run.task,

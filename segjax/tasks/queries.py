@@ -20,6 +20,7 @@ from segjax.metrics.base import Metric
 from segjax.ops import mask_sets
 from segjax.ops import points as point_ops
 from segjax.ops.assignment import assign
+from segjax.ops.by_image import map_images
 from segjax.tasks.base import Task, Tuning, Variables, grid
 from segjax.types import Array, Batch, SegjaxError, Segments, SumCount
 
@@ -309,7 +310,7 @@ class PerPixelModel(NamedTuple):
     prediction = self.model.apply(variables, image)[-1]
     scores = lambda masks: mask_sets.semantic_scores(*masks, image.shape[1:3])
     # Image by image: Q masks of the size of an image are large.
-    found = jax.lax.map(scores, tuple(prediction))
+    found = map_images(scores, tuple(prediction))
     return jnp.log(jnp.maximum(found, jnp.finfo(jnp.float32).tiny))
 
   def scores(self, logits: Array) -> Array:
@@ -323,7 +324,7 @@ def predict_objects(model: Any, outputs: Mapping[str, Any], batch: Batch) -> dic
   canvas = batch['image'].shape[1:3]
   count = min(model.inference.objects, classes.shape[1] * (classes.shape[2] - 1))
   find = lambda image: mask_sets.find_objects(*image[:2], canvas, image[2], count)
-  found = jax.lax.map(find, (classes, masks, batch['size']))
+  found = map_images(find, (classes, masks, batch['size']))
   whole = jnp.array([0, 0, canvas[1], canvas[0]], jnp.float32)
   return {**found._asdict(), 'regions': jnp.broadcast_to(whole, found.boxes.shape)}
 
@@ -350,9 +351,8 @@ def predict_segments(
   find = functools.partial(mask_sets.find_segments, things=things, **thresholds)
   canvas, shape = batch['image'].shape[1:3], batch['segments'].ids.shape[1:]
   of_image = lambda x: find(x[0], x[1], canvas, x[2], x[3], shape)
-  ids, kinds, scores, valid = jax.lax.map(
-    of_image, (classes, masks, batch['size'], batch['native'])
-  )
+  images = classes, masks, batch['size'], batch['native']
+  ids, kinds, scores, valid = map_images(of_image, images)
   return {'segments': Segments(ids, kinds, jnp.zeros_like(valid), valid), 'scores': scores}
 
 

@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -366,6 +366,17 @@ def placed(shapes: Any, shardings: Any) -> Any:
   """The shapes of arrays that are on the devices as `shardings` has them."""
   place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
   return jax.tree.map(place, shapes, shardings)
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+  """`function`, compiled, for whose trace `mesh` is known, see `segjax.ops.by_image`."""
+
+  @functools.wraps(function)
+  def call(*args: Any) -> Any:
+    with jax.set_mesh(mesh):
+      return function(*args)
+
+  return call
 
 
 def gathered(task: Task, mesh: Mesh) -> Task:

@@ -530,7 +530,7 @@ def test_devices_do_not_change_the_result(kind):
   for devices in (1, 4):
     mesh = sharding.make_mesh(sharding.MeshConfig(devices))
     variables = sharding.put_replicated(masked_variables(), mesh)
-    step = jit(make_eval_step(task), once=True)
+    step = sharding.on_mesh(jit(make_eval_step(task), once=True), mesh)
     found.append(step(variables, sharding.put_batch(batch, mesh, task.batch_spec))[1:3])
   (states, one), (other_states, four) = jax.device_get(found)
   for a, b in zip(*map(jax.tree.leaves, (states, other_states)), strict=True):

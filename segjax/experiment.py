@@ -415,9 +415,10 @@ def _check_training(experiment: Experiment) -> None:
       'config.model.classes=1 leaves softmax_cross_entropy nothing to distinguish: name the '
       'background as a class too'
     )
-  names = [getattr(function, '__name__', '') for function in functions]
+  names = [loss.name or key for key, loss in experiment.losses.items()]
+  own = any('.' in name for name in names)  # in place of which one, nobody knows
   for group in getattr(experiment.model, 'needed_losses', ()):
-    if not set(group) & set(names):
+    if not own and not set(group) & set(names):
       raise SegjaxError(
         f'config.losses.{" or ".join(group)} is missing: without it a part of '
         f'{type(experiment.model).__name__} is not trained; set its scale to 0 to leave it out'

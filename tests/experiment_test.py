@@ -353,6 +353,8 @@ def test_every_part_of_a_network_has_a_loss(given, name, needed):
   renamed = put(given, f'losses.{name}', 'none')
   assert parse(put(renamed, 'losses.mine', {'name': name, 'scale': 0})).losses['mine'].scale == 0
   assert name not in parse(put(renamed, 'train.steps', 0)).losses
+  own = {'name': 'segjax.losses.detection.mask'}
+  assert len(parse(put(renamed, 'losses.mine', own)).losses) == len(given['losses'])
   if name == 'mask':
     faster = put(put(renamed, 'model.masks', False), 'eval.metrics', ('coco_box',))
     assert not parse(faster).model.masks

@@ -380,6 +380,19 @@ def load(source, annotations=SEMANTIC, report=None, **kwargs):
   )
 
 
+def test_folds_of_a_cross_validation(tmp_path, prepare):
+  """As in docs/own_data.md: each image is held out once, and trained on in all other folds."""
+  write_folder(tmp_path / 'source', 10)
+  folds = [f'fold{i}' for i in range(5)]
+  builder = load(tmp_path / 'source', splits=dict.fromkeys(folds, 0.2))
+  names = lambda split: [str(example['file_name']) for example in builder.as_data_source(split)]
+  held_out = [names(fold) for fold in folds]
+  assert sorted(sum(held_out, [])) == sorted(names('+'.join(folds))) and len(held_out[0]) == 2
+  for fold, held in zip(folds, held_out, strict=True):
+    trained = names('+'.join(other for other in folds if other != fold))
+    assert len(trained) == 8 and not set(trained) & set(held)
+
+
 def test_prepared_for_each_task(tmp_path):
   source = tmp_path / 'source'
   for i, found in enumerate(write_ids(source, lambda found: found.ids, 'objects/im{}.png')):

@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from segjax import config as config_lib
 from segjax.convert.load import InitFrom
@@ -170,10 +170,6 @@ def parse(given: Mapping[str, Any], *, trained: bool = False) -> Experiment:
     **groups,
   )
   _check_together(experiment)
-  if not trained:
-    _check_weight_map(experiment)
-  if experiment.train.steps and not trained:
-    _check_training(experiment)
   return experiment
 
 
@@ -279,8 +275,12 @@ def _fill_best_metric(train: TrainConfig, task: ModuleType, metrics: Sequence[st
       f'config.train.best_metric is missing, with config.eval.metrics={tuple(metrics)}: name a '
       'number that they compute'
     )
-  mode = train.best_mode or ('min' if better(name) is min else 'max')
-  return dataclasses.replace(train, best_metric=name, best_mode=mode)
+  return dataclasses.replace(train, best_metric=name)
+
+
+def best_mode(train: TrainConfig) -> Literal['max', 'min']:
+  """Whether the largest or the smallest `best_metric` is best."""
+  return train.best_mode or ('min' if better(train.best_metric) is min else 'max')
 
 
 def _parse_model(given: Any, where: str) -> tuple[dict[str, Any], Any]:
@@ -392,6 +392,32 @@ def _check_together(experiment: Experiment) -> None:
     raise SegjaxError(
       f'config.losses.mask.activation={ours!r} but config.model.mask_head.activation={theirs!r}: '
       'set both to the same'
+    )
+
+
+def check_start(experiment: Experiment) -> None:
+  """Raises a SegjaxError where a run that starts would not do what its config says.
+
+  What has begun with such a config may go on.
+  """
+  check_eval(experiment)
+  _check_weight_map(experiment)
+  if experiment.train.steps:
+    _check_training(experiment)
+
+
+def check_eval(experiment: Experiment) -> None:
+  """Raises a SegjaxError where an evaluation would not do what `config.eval` says."""
+  model, overlap = experiment.model, getattr(experiment.eval, 'overlap', 0)
+  if overlap and getattr(model, 'margin', 0):
+    raise SegjaxError(
+      f'config.eval.overlap={overlap}: the context of a {type(model).__name__} whose output is '
+      f'smaller than its input is {model.margin} pixels, always: set it to 0'
+    )
+  if 'isbi' in experiment.eval.metrics and model.classes != 2:
+    raise SegjaxError(
+      'config.eval.metrics: isbi is for two classes, membranes and then the inside of cells, and '
+      f'config.model.classes={model.classes}: leave it out'
     )
 
 

@@ -40,8 +40,11 @@ from segjax.experiment import (
   CLASS_WEIGHTS,
   Experiment,
   Loss,
+  best_mode,
+  check_eval,
   check_group,
   check_keys,
+  check_start,
   parse,
   task_module,
 )
@@ -172,9 +175,10 @@ def _bind(
   two = loss.function in (dense.sigmoid_cross_entropy, dense.focal)
   needed = max(classes, 2) if two else classes
   if weights is not None and loss.function.__module__ == dense.__name__ and len(weights) != needed:
+    of = 'the background and for the class' if needed > classes else 'each class of the data set'
     raise SegjaxError(
       f'config.losses.{name}.class_weights has {len(weights)} values and needs {needed}, one for '
-      'each class of the data set: correct it'
+      f'{of}: correct it'
     )
   if weights is not None:
     arguments['class_weights'] = np.asarray(weights, np.float32)
@@ -486,7 +490,9 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   experiment = resolve(given)
   known = None
   # Only what has trained binds: a start that failed may be fixed by another config.
-  if workdir.has_checkpoints():
+  if not workdir.has_checkpoints():
+    check_start(experiment)
+  else:
     workdir.check_config(read_experiment(workdir).to_dict(), experiment.to_dict())
     known = workdir.read_dataset()
   builder, spec = load_dataset(experiment)
@@ -684,6 +690,8 @@ def load_run(
       )
   if overrides:
     experiment = read_experiment(workdir, overrides)
+    if any(key.startswith('eval.') for key, _ in overrides):
+      check_eval(experiment)
   dataset = workdir.read_dataset()
   spec = datasets.DatasetSpec.from_json(dataset['spec'])
   run = build(experiment, spec, dataset['class_weights'])
@@ -706,6 +714,7 @@ def restore(workdir: Workdir, which: checkpoint.Which) -> checkpoint.Restored:
     SegjaxError: there is none, or it is corrupt.
   """
   if workdir.has_weights_alone():
+    _check_version(workdir)
     return _restore_weights(workdir.weights, which)
   checkpoints = open_checkpoints(workdir, read_experiment(workdir))
   restored = checkpoints.restore(which)
@@ -719,9 +728,7 @@ def _restore_weights(path: Path, which: checkpoint.Which) -> checkpoint.Restored
   arrays, notes = own.read(path)
   step = int(notes['step'])
   if which not in ('latest', 'best', step):
-    raise SegjaxError(
-      f'{path} has the weights of step {step} alone: leave out --checkpoint={which}'
-    )
+    raise SegjaxError(f'{path} has no checkpoint {which}, only the weights of step {step}')
   named = {_name_in_state(name): array for name, array in arrays.items()}
   params = {name: array for name, array in named.items() if name.startswith('params.')}
   digest = state.combined_digest(state.array_digests(params))
@@ -741,7 +748,7 @@ def open_checkpoints(workdir: Workdir, experiment: Experiment) -> checkpoint.Che
   return checkpoint.Checkpoints(
     workdir.checkpoints,
     best_metric=experiment.train.best_metric,
-    best_mode=experiment.train.best_mode,
+    best_mode=best_mode(experiment.train),
     read_only=True,
     warn=notify,
   )

@@ -12,7 +12,7 @@ from segjax import config as config_lib
 from segjax import merge
 from segjax.data import datasets
 from segjax.data.builders.ade20k_files import THINGS as ADE20K_THINGS
-from segjax.experiment import CLASS_WEIGHTS, parse
+from segjax.experiment import CLASS_WEIGHTS, check_start, parse
 from segjax.run import build
 from segjax.training import optim
 from segjax.training.compile import traced_fast
@@ -98,6 +98,7 @@ def test_config_reads_back(path):
 def test_config_builds(path):
   one = read(path)
   spec = make_spec(one)
+  check_start(one)
   run = build(one, spec, {rule: [1.0] * spec.num_classes for rule in CLASS_WEIGHTS})
   if 'objects' in one.input.annotations:
     check_objects(run)
@@ -256,6 +257,8 @@ def test_published_weights_are_of_the_large_network(root):
 
 
 def test_eomt_anneals_in_proportion_to_other_lengths(root):
+  one = parse(config_lib.read_file(f'{root}/configs/eomt/coco_panoptic.py:large,5'))
+  assert one.train.steps == 5 and one.model.annealing == ()
   one = parse(config_lib.read_file(f'{root}/configs/eomt/cityscapes_semantic.py:large,6000'))
   assert one.train.steps == 6_000
   assert one.model.annealing == ((1_000, 2_000), (2_000, 3_000), (3_000, 4_000), (4_000, 5_000))

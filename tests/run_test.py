@@ -84,7 +84,10 @@ def test_class_weights_are_as_many_as_the_classes(loss, classes, right, wrong):
     )
 
   assert build(right).task
-  message = rf'config\.losses\.mine\.class_weights has {wrong} values and needs {right}, one for'
+  message = rf'config\.losses\.mine\.class_weights has {wrong} values and needs {right}, one for '
+  message += (
+    'the background and for the class' if loss == 'focal' and classes == 1 else 'each class'
+  )
   with pytest.raises(SegjaxError, match=message):
     build(wrong)
 

@@ -38,8 +38,10 @@ def layer_decay(depth: int) -> tuple[tuple[str, float], ...]:
 
 
 def annealing(blocks: int, steps: int) -> tuple[tuple[int, int], ...]:
-  """(first step, last step) for each of the blocks with queries."""
+  """(first step, last step) for each of the blocks with queries; none in a trial of a few steps."""
   sixth = steps // 6
+  if not sixth:
+    return ()
   starts = [int(sixth + i * 3 * sixth / (blocks - 1) + 0.5) for i in range(blocks)]
   return tuple((start, start + sixth) for start in starts)
 

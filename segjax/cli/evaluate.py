@@ -16,7 +16,7 @@ from segjax import provenance, storage
 from segjax import run as run_lib
 from segjax.cli import options, processes
 from segjax.data import statistics
-from segjax.experiment import Experiment
+from segjax.experiment import Experiment, best_mode
 from segjax.report import console, curves, html, values
 from segjax.run import Dataset, Loaded, Run
 from segjax.training import checkpoint, compile, evaluate, log, sharding, step
@@ -308,6 +308,6 @@ def describe_best(experiment: Experiment, records: Sequence[Mapping[str, Any]]) 
     (r[metric], r['step']) for r in records if r['split'] == split and r.get(metric) is not None
   ]
   # The first of a tie wins, as in `Checkpoints`.
-  choose = max if config.best_mode == 'max' else min
+  choose = max if best_mode(config) == 'max' else min
   best = choose(scored, key=lambda pair: pair[0], default=None)
   return f'{metric} {values.format_metric(metric, best[0])} at step {best[1]}' if best else ''

@@ -21,7 +21,7 @@ from segjax.cli import options, processes
 from segjax.cli.evaluate import Evaluated, write_report
 from segjax.data import datasets, pipeline, statistics
 from segjax.data.config import Augment, InputConfig
-from segjax.experiment import Experiment, measures
+from segjax.experiment import Experiment, best_mode, measures
 from segjax.report import console, values
 from segjax.run import Dataset, Run, notify, notify_process, size_of
 from segjax.training import checkpoint, compile, evaluate, log, loggers, loop, optim, sharding, step
@@ -267,7 +267,7 @@ def _open_checkpoints(run: Run, workdir: Workdir) -> checkpoint.Checkpoints:
     workdir.checkpoints,
     keep=config.keep,
     best_metric=config.best_metric,
-    best_mode=config.best_mode,
+    best_mode=best_mode(config),
     warn=notify,
     check=workdir.check_lock,
   )
@@ -388,8 +388,8 @@ def _check_best_metric(experiment: Experiment) -> None:
 
 
 def _best_value(name: str, metrics: Mapping[str, Any]) -> float:
-  if not isinstance(metrics.get(name), float):
-    numbers = [key for key, value in metrics.items() if isinstance(value, float)]
+  if not isinstance(metrics.get(name), int | float):
+    numbers = [key for key, value in metrics.items() if isinstance(value, int | float)]
     hint = nearest(name, numbers)
     raise SegjaxError(f'config.train.best_metric={name} is an unknown metric{hint}')
   return metrics[name]

@@ -80,7 +80,7 @@ class DataConfig:
     eval_name: another data set, of the same classes, to evaluate on; None for `name`.
     eval_source: its `source`.
     train_split: split to train on, in TFDS's notation: 'train', 'train[:80%]'.
-    eval_split: split to evaluate on.
+    eval_split: split to evaluate on; in the log `train` is `train[:]`, beside training batches.
     size: see `SizeConfig`.
     mean: subtracted from pixel values 0..255: one number, or one for each channel.
     std: divides the result, in the same way.

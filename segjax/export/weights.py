@@ -1,8 +1,8 @@
 """Writes the weights of a trained run with its config: a run to share, and to start others from."""
 
-import shutil
 from pathlib import Path
 
+from segjax import storage
 from segjax.convert import load, own
 from segjax.export.write import complete_directory
 from segjax.run import Loaded
@@ -29,6 +29,6 @@ def export_weights(loaded: Loaded, workdir: Workdir, output: Path) -> None:
     copy.write_config(loaded.run.experiment.to_dict())
     copy.write_dataset(workdir.read_dataset())
     if workdir.starts.exists():  # versions and hardware of the training
-      shutil.copyfile(workdir.starts, copy.starts)
+      storage.copy_file(workdir.starts, copy.starts)
     notes = {'step': str(loaded.restored.step)}
     own.write(copy.weights, load.flat_paths(dict(loaded.variables)), notes)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from segjax.metrics import boundary, confusion, rand
-from segjax.metrics.base import Metric, crop_padding
+from segjax.metrics.base import crop_padding
 from segjax.ops import tiles
 from segjax.tasks import queries
 from segjax.tasks.base import Task, Variables, check_metrics, own_metric
@@ -41,7 +41,7 @@ METRICS = {
     class_names, present='either', matching='one_to_one'
   ),
   'confusion': lambda class_names: confusion.confusion_metrics(class_names),
-  'isbi': lambda class_names: _isbi_metrics(class_names),
+  'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
 }
 
 # The numbers of each metric. By default the first of those measured selects the best checkpoint.
@@ -121,7 +121,7 @@ def make_task(
 
   Raises:
     SegjaxError: `config.samples` is set for a model without dropout at test time; or
-      `config.window` or `config.overlap` for one with a margin; or a metric is for other classes.
+      `config.window` for one with a margin.
   """
   del things
   if config.samples:
@@ -130,11 +130,6 @@ def make_task(
     raise SegjaxError(
       f'config.eval.window: the output of {type(model).__name__} is smaller than its input: set it '
       "to none, or config.model.padding to 'same'"
-    )
-  if config.overlap and getattr(model, 'margin', 0):
-    raise SegjaxError(
-      f'config.eval.overlap={config.overlap}: the context of a {type(model).__name__} whose output '
-      f'is smaller than its input is {model.margin} pixels, always: set it to 0'
     )
   metrics = tuple(
     METRICS[name](class_names) if name in METRICS else own_metric(name, class_names)
@@ -169,15 +164,6 @@ def make_task(
     visualize=visualize,
     drawn=drawn,
   )
-
-
-def _isbi_metrics(class_names: Sequence[str]) -> Metric:
-  if len(class_names) != 2:
-    raise SegjaxError(
-      'config.eval.metrics: isbi is for two classes, membranes and then the inside of cells, and '
-      f'the data set has {len(class_names)}: leave it out'
-    )
-  return rand.isbi_metrics(foreground=1)
 
 
 def _check_dropout(model: Any, samples: int) -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -71,7 +72,9 @@ class RunLog:
     # Indented: a block of code in Markdown.
     self._events.add(summaries.text('config', ''.join(lines)))
     values = {key: _hyperparameter(value) for key, value in config.items() if value is not None}
-    for summary in summaries.hparams(values, dict.fromkeys(measures))[:2]:  # without the end
+    # Named as TensorBoard's scalars are.
+    tags = {re.sub(r'[^-/\w.]', '_', name): None for name in measures}
+    for summary in summaries.hparams(values, tags)[:2]:  # without the end
       self._events.add(summary)
     self._events.flush()
 

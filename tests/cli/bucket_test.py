@@ -51,7 +51,9 @@ def test_a_run_lives_in_a_bucket(bucket, tmp_path, monkeypatch, capsys):
   assert names(bucket, 'bucket/out') == {'in.png', 'in_overlay.png', 'in.json', 'in.npz'}
   assert 's3://bucket/out is not empty' in fails(capsys, *args)
   assert api.load(ADDRESS).step == 2
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['in.png']
+  command = ('export', f'--workdir={ADDRESS}', '--format=safetensors', '--output=shared')
+  assert run(*command) == 0 and api.load('shared').step == 2
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['in.png', 'shared']
 
 
 @pytest.mark.slow

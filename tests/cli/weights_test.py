@@ -106,7 +106,7 @@ def test_mistakes(weights, semantic_run, tmp_path, capsys):
   assert 'did you mean safetensors' in message
   assert not (tmp_path / 'other').exists()
   command = ['evaluate', f'--workdir={weights}', '--checkpoint=2']
-  assert 'has the weights of step 4 alone' in fails(capsys, *command)
+  assert 'has no checkpoint 2, only the weights of step 4' in fails(capsys, *command)
 
 
 def test_the_keys_that_were_set_are_part_of_it(semantic_run, tmp_path):

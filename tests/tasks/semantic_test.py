@@ -89,17 +89,6 @@ def test_windows_average_probabilities(symmetries):
 def test_windows_are_not_for_networks_with_a_margin():
   with pytest.raises(SegjaxError, match='eval.window: the output of UNet is smaller'):
     task_of(UNPADDED, window=(16, 16))
-  with pytest.raises(SegjaxError, match=r'eval.overlap=8: .* is 44 pixels, always: set it to 0'):
-    task_of(UNPADDED, overlap=8)
-
-
-def test_isbi_metrics_are_for_two_classes():
-  of = lambda names: semantic.make_task(
-    UNPADDED, semantic.EvalConfig(('isbi',)), class_names=names, losses={}
-  )
-  assert of(('membrane', 'cell')).metrics[0].name == 'isbi'
-  with pytest.raises(SegjaxError, match=r'config\.eval\.metrics: isbi .* has 3: leave it out'):
-    of(('membrane', 'cell', 'other'))
 
 
 def test_same_padded_tiles_equal_the_whole_image_away_from_the_border():

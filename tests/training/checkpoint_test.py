@@ -138,6 +138,7 @@ def test_is_better(tmp_path):
     assert not checkpoints.is_better({'iou': worse})
     assert not checkpoints.is_better({'iou': 0.5})
     assert not checkpoints.is_better({'iou': float('nan')})
+    assert checkpoints.is_better({'iou': int(better + 0.4)})  # as numbers of errors are
     assert not checkpoints.is_better({})
     checkpoints.close()
 

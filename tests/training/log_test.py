@@ -140,7 +140,7 @@ CONFIG = {
 
 def test_tensorboard_has_the_config_as_text_and_as_hyperparameters(tmp_path):
   with RunLog(tmp_path) as log:
-    log.config(CONFIG, ['val/mean_iou'])
+    log.config(CONFIG, ['val[:6]/mean_iou'])
   values = {v.tag: v for event in events(tmp_path) for v in event.summary.value}
   text = values['config/text_summary'].tensor.string_val[0].decode()
   assert text.splitlines() == [
@@ -152,7 +152,7 @@ def test_tensorboard_has_the_config_as_text_and_as_hyperparameters(tmp_path):
   ]
   content = lambda tag: HParamsPluginData.FromString(values[tag].metadata.plugin_data.content)
   experiment = content('_hparams_/experiment').experiment
-  assert [info.name.tag for info in experiment.metric_infos] == ['val/mean_iou']
+  assert [info.name.tag for info in experiment.metric_infos] == ['val__6_/mean_iou']
   given = content('_hparams_/session_start_info').session_start_info.hparams
   found = {key: getattr(value, value.WhichOneof('kind')) for key, value in given.items()}
   assert found == {

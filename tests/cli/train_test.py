@@ -18,6 +18,7 @@ from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
 from segjax.data.builders.scenes import builder as scenes
+from segjax.metrics import rand
 from segjax.training import checkpoint
 from segjax.types import SegjaxError
 from segjax.workdir import Workdir
@@ -461,7 +462,11 @@ def test_unpadded_network_with_border_weights_and_isbi_metrics(tmp_path, capsys)
     '--config.mesh.data=1',
   )
   assert status == 0
-  assert 0 <= read_log(workdir)[-1]['rand_error'] <= 1
+  last = read_log(workdir)[-1]
+  assert 0 <= last['rand_error'] <= 1
+  assert {key for key in last if key.endswith(('_error', '_threshold')) or key[:2] == 'v_'} == set(
+    rand.MEASURES
+  )
   assert info(workdir, capsys)['best_metric'] == 'rand_error'
 
 

@@ -382,7 +382,7 @@ def test_the_examples_of_the_docs_train(tmp_path, root, capsys, monkeypatch):
     page: re.findall(r'```python\n(.*?)```', (root / f'docs/{page}.md').read_text(), re.DOTALL)
     for page in ('own_data', 'extend')
   }
-  data, config_file = blocks['own_data']
+  data, config_file = blocks['own_data'][:2]
   for name, text in (('squares', data), ('my_config', config_file), ('mine', blocks['extend'][0])):
     (tmp_path / f'{name}.py').write_text(text)
   status = run(

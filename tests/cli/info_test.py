@@ -5,6 +5,8 @@ import re
 import numpy as np
 from commands import fails, info, output, run
 
+from segjax.training import sharding
+
 
 def test_facts(semantic_run, capsys):
   facts = info(semantic_run, capsys)
@@ -18,10 +20,12 @@ def test_facts(semantic_run, capsys):
   assert facts['parameters_sha256'] in capsys.readouterr().out
 
 
-def test_the_table_of_shards(semantic_run, capsys):
+def test_the_table_of_shards(semantic_run, capsys, monkeypatch):
   """Each array is shared by the devices or whole on each; all bytes are accounted for."""
+  monkeypatch.setattr(sharding, '_SMALLEST', 1)
   args = ['info', f'--workdir={semantic_run}', '--devices=2']
   facts = output(capsys, *args)
+  assert {row['axis'] is None for row in facts['fsdp']} == {True, False}
   for row in facts['fsdp']:
     parts = 1 if row['axis'] is None else 2
     assert row['own_bytes'] * parts == 4 * np.prod(row['shape'])

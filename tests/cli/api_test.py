@@ -89,9 +89,10 @@ def test_threads_share_a_predictor(semantic_run):
 
 def test_overrides_are_flat_or_nested_or_the_pairs_of_a_command(semantic_run):
   pixels = images(1)[0]
-  nested, flat, pairs = (
-    segjax.load(semantic_run, overrides=overrides)(pixels).label
+  without, nested, flat, pairs = (
+    segjax.load(semantic_run, overrides=overrides)(pixels, probability=True).probability
     for overrides in (
+      {},
       {'eval': {'test_time_augmentation': 'flip'}},
       {'eval.test_time_augmentation': 'flip'},
       [('eval.test_time_augmentation', 'flip')],
@@ -99,6 +100,7 @@ def test_overrides_are_flat_or_nested_or_the_pairs_of_a_command(semantic_run):
   )
   np.testing.assert_array_equal(nested, flat)
   np.testing.assert_array_equal(nested, pairs)
+  assert np.abs(nested - without).max() > 1e-4
   with pytest.raises(SegjaxError, match='config.model.width belongs to the training'):
     segjax.load(semantic_run, overrides={'model.width': 3})
 

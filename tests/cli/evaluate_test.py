@@ -3,11 +3,13 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from commands import fails, output, read_log, run
 
 from segjax.cli.evaluate import evaluate_run
 from segjax.experiment import measures, task_module
+from segjax.metrics import coco
 from segjax.report import picture
 from segjax.report.values import format_metric
 from segjax.workdir import Workdir
@@ -93,16 +95,46 @@ def test_what_the_score_does_not_measure(semantic_run, capsys, split):
   assert (sentence in (semantic_run / 'report.html').read_text()) == bool(unseen)
 
 
-def test_objects_by_class(instance_run, capsys):
+def test_objects_by_class(instance_run, capsys, monkeypatch):
+  """The average over the classes; each ball is found as it is, and no object of another class."""
+
+  def found(annotation):
+    balls = [thing for thing in annotation['objects'] if thing['category'] == 0]
+    return {
+      'annotation': annotation,
+      'boxes': np.array([thing['bbox'] for thing in balls], np.float64).reshape(-1, 4),
+      'classes': np.zeros(len(balls), np.int32),
+      'scores': np.ones(len(balls), np.float32),
+      'masks': [thing['rle']['counts'] for thing in balls],
+    }
+
+  def results(predictions, batch, paste):
+    return [found(batch['annotations'][i]) for i in np.flatnonzero(batch['valid'])]
+
+  monkeypatch.setattr(coco, 'image_results', results)
   metrics = evaluate(instance_run, capsys)
-  assert 0 <= metrics['mask_ap'] <= 1
-  assert set(metrics['per_class']) == {'ball', 'box', 'tree', 'ring', 'star'}
+  for name in ('box_ap', 'mask_ap'):
+    by_class = {key: row[name] for key, row in metrics['per_class'].items()}
+    assert by_class == {'ball': 1, 'box': 0, 'tree': 0, 'ring': 0, 'star': 0}
+    assert metrics[name] == pytest.approx(1 / 5)
 
 
 @pytest.mark.slow
-def test_thresholds_of_inference_can_be_set(instance_run, capsys):
-  found = evaluate(instance_run, capsys, '--config.model.box_head.max_detections=1')
-  assert found['mask_ar100'] == found['mask_ar1']
+def test_thresholds_of_inference_can_be_set(instance_run, capsys, monkeypatch):
+  """So many objects of an image are measured."""
+  counts, image_results = [], coco.image_results
+
+  def counted(*args):
+    found = image_results(*args)
+    counts.extend(len(result['scores']) for result in found)
+    return found
+
+  monkeypatch.setattr(coco, 'image_results', counted)
+  evaluate(instance_run, capsys, '--split=val[:2]')
+  evaluate(
+    instance_run, capsys, '--split=val[:2]', '--config.model.box_head.max_detections=1'
+  )
+  assert counts == [5, 5, 1, 1]
 
 
 @pytest.mark.slow

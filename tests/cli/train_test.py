@@ -18,6 +18,7 @@ from segjax import run as run_lib
 from segjax.cli import train as train_cli
 from segjax.data import datasets
 from segjax.data.builders.scenes import builder as scenes
+from segjax.losses import dense
 from segjax.metrics import rand
 from segjax.training import checkpoint
 from segjax.types import SegjaxError
@@ -324,6 +325,7 @@ def test_patience_ends_a_run_that_is_then_trained(tmp_path, capsys):
 
 
 OWN = """
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -331,8 +333,9 @@ from segjax.metrics.base import Metric
 from segjax.types import SumCount
 
 
-def squares(logits, label, weight=None, *, factor: float = 1.0):
-  return SumCount(factor * (logits**2).sum(), jnp.float32(logits.size))
+def whole(logits, label, weight=None, *, factor: float = 1.0):
+  # The probabilities of a pixel, which are 1 together.
+  return SumCount(factor * jax.nn.softmax(logits).sum(), jnp.float32(label.size))
 
 
 def background(class_names):
@@ -357,13 +360,16 @@ def test_a_loss_and_a_metric_of_ones_own(tmp_path, capsys, monkeypatch):
   workdir = tmp_path / 'run'
   status = train(
     workdir,
-    "--config.losses.small={'name': 'segjax_test_own.py:squares', 'factor': 2.0, 'scale': 0.5}",
+    "--config.losses.small={'name': 'segjax_test_own.py:whole', 'factor': 3.0, 'scale': 0.5}",
     '--config.eval.metrics=("confusion","segjax_test_own.py:background")',
     '--config.train.best_metric=background_share',
   )
   assert status == 0
   last = read_log(workdir)[-1]
-  assert 0 <= last['background_share'] <= 1 and last['loss_small'] > 0
+  assert 0 <= last['background_share'] <= 1
+  assert last['loss_small'] == pytest.approx(1.5, rel=1e-4)
+  parts = last['loss_small'] + last['loss_softmax_cross_entropy']
+  assert last['loss'] == pytest.approx(parts, rel=1e-5)
   message = fails(capsys, 'evaluate', f'--workdir={workdir}', '--config.eval.metrics=("a.py:b",)')
   assert 'config.eval.metrics: cannot import a.py (FileNotFoundError' in message
   # Without the file: a prediction needs neither the loss nor the metric, an evaluation does.
@@ -475,8 +481,14 @@ def test_median_frequency_weights_stay_with_the_run(tmp_path):
   rule = '--config.losses.softmax_cross_entropy.class_weights=median_frequency'
   assert train(workdir, rule, steps=1) == 0
   weights = json.loads((workdir / 'dataset.json').read_text())['class_weights']
-  assert len(weights['median_frequency']) == 9
-  assert np.median([w for w in weights['median_frequency'] if w]) == pytest.approx(1, rel=0.5)
+  builder = datasets.load('scenes/tiny')
+  labels = [example['label'] for example in builder.as_data_source('train')]
+  found = np.stack([np.bincount(label.ravel(), minlength=9) for label in labels])
+  pixels, of_images = found.sum(0), ((found > 0) * found.sum(1, keepdims=True)).sum(0)
+  assert weights['median_frequency'] == pytest.approx(
+    dense.median_frequency_weights(pixels, of_images).tolist()
+  )
+  assert len(set(weights['median_frequency'])) > 2
   assert run('evaluate', f'--workdir={workdir}', '--json') == 0
 
 

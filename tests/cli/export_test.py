@@ -83,6 +83,7 @@ def test_an_export_predicts_as_the_run(exported, task, kind):
   for expected, found in zip(predictor(images, **options), other(images, **options), strict=True):
     assert np.array_equal(found.image, expected.image) and found.name == expected.name
     check_same(found, expected)
+    assert task != 'instance' or expected.masks.any(), 'else there is nothing to compare'
 
 
 def test_an_image_that_is_larger_than_its_shape_is_refused(exported):
@@ -149,7 +150,9 @@ def test_sizes_and_a_batch_that_are_given(semantic_run, tmp_path):
   other, predictor = segjax.load(output), segjax.load(semantic_run)
   for size in [(40, 50), (30, 70)]:
     image = photograph(size)
-    assert (other(image).label == predictor(image).label).mean() >= 0.999
+    expected = predictor(image).label
+    assert len(np.unique(expected)) > 1
+    assert (other(image).label == expected).mean() >= 0.999
   with pytest.raises(SegjaxError, match=r'40x51 .*export the run again with --size=40x51'):
     other(photograph((40, 51)))
   with pytest.raises(SegjaxError, match='takes 2 images at a time, not 3'):

@@ -85,13 +85,15 @@ def test_detections_have_fixed_shapes_and_lie_in_their_image(variables):
   assert np.ptp(found.masks) > 0.1
 
 
-def test_a_padded_image_finds_what_its_own_part_shows(variables):
-  """Boxes are clipped to `size`."""
+def test_objects_lie_in_the_part_of_a_padded_image_that_is_its_own(variables):
+  """Boxes are clipped to `size`, and those of the padding alone are none."""
   image, size, _ = make_batch()
   small = np.array([[32, 40], [40, 32]], np.int32)
   found, _ = evaluate(variables, image, small)
   assert found.valid.any(1).all()
   assert (found.boxes[..., 2:] <= small[:, None, ::-1]).all()
+  first, last = np.split(np.asarray(found.boxes)[np.asarray(found.valid)], 2, axis=-1)
+  assert (first >= 0).all() and (last > first).all()
 
 
 def test_trains_on_matched_rois(variables):

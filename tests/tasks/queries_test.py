@@ -312,7 +312,15 @@ def test_the_result_of_perfect_predictions(kind):
     for i in range(2):
       n = int(targets.valid[i].sum())
       assert found['scores'][i, n - 1] > 0.99 > 0.01 > found['scores'][i, n]
-      assert sorted(found['classes'][i, :n]) == sorted(targets.classes[i][targets.valid[i]])
+      own = np.flatnonzero(targets.valid[i])
+      masks, true = found['masks'][i, :n] > 0, whole_masks(targets)[i, own] > 0.5
+      iou = [[(a & b).sum() / (a | b).sum() for b in true] for a in masks]
+      row, of = np.nonzero(np.array(iou) > 0.95)
+      assert row.tolist() == list(range(n)) and sorted(of) == list(range(n))
+      np.testing.assert_array_equal(found['classes'][i, :n], targets.classes[i, own[of]])
+      spans = [[np.flatnonzero(mask.any(axis)) for axis in (0, 1)] for mask in masks]
+      boxes = [[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in spans]
+      np.testing.assert_allclose(found['boxes'][i, :n], boxes, atol=1e-4)
   elif kind == 'panoptic':
     run = jit(functools.partial(queries.predict_segments, model, THINGS), once=True)
     segments = run({'prediction': prediction}, batch)['segments']

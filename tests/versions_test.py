@@ -39,7 +39,9 @@ def bounds(versions):
 
 
 def test_no_test_failed(versions):
-  assert not [f'{n}: {test}' for n, r in versions.latest().items() for test in r['failed']]
+  results = versions.latest()
+  assert results and all(r['passed'] for r in results.values())
+  assert not [f'{n}: {test}' for n, r in results.items() for test in r['failed']]
 
 
 def test_every_package_has_a_lower_bound(bounds):

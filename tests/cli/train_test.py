@@ -537,7 +537,15 @@ def test_init_from_another_run(semantic_run, tmp_path, capsys):
 
 
 def test_the_small_networks_are_the_shipped_configs():
-  assert all(keys for keys in SMALL.values()) and set(SMALL) <= set(CONFIGS)
+  assert set(SMALL) <= set(CONFIGS)
+  for task, words in SMALL.items():
+    shipped = config.read_file(CONFIGS[task].removeprefix('--config='))
+    pairs = [word.removeprefix('--config.').split('=', 1) for word in words]
+    parts = [
+      (found.task, found.model_config['name'], list(found.losses))
+      for found in map(experiment.parse, (shipped, config.override(shipped, pairs)))
+    ]
+    assert pairs and parts[0] == parts[1]
 
 
 def test_classes_that_never_occur_are_named_at_the_start(tmp_path, capsys):

@@ -300,7 +300,8 @@ def test_result_of_an_own_transform_is_checked(mine, change, message):
 def test_own_transform_keeps_a_margin(mine):
   mine.change = lambda rng, sample: sample
   sample = make_sample((40, 60), 0, 0)._replace(objects=None)
-  apply(sample._replace(label=sample.label[5:-5, 5:-5]))
+  out = apply(sample._replace(label=sample.label[5:-5, 5:-5]))
+  assert (out.image.shape, out.label.shape) == ((40, 60, 3), (30, 50))
 
 
 @pytest.mark.parametrize(

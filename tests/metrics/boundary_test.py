@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, optimize
 
-from segjax.metrics import boundary
 from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, spread
-from segjax.tasks.semantic import METRICS
+from segjax.tasks.semantic import MEASURES, METRICS
 from segjax.types import IGNORE_LABEL
 
 NAMES = ['sky', 'road', 'car']
@@ -258,20 +257,16 @@ def test_padding_of_an_image_does_not_matter():
   assert alone['images'] == 0, 'an image of one class has no contour'
 
 
-def test_the_task_knows_it_by_name():
-  metric = METRICS['boundary'](NAMES)
-  assert metric.name == 'boundary'
+@pytest.mark.parametrize('name', [name for name in METRICS if name.startswith('boundary')])
+def test_the_task_knows_it_by_name(name):
+  metric, (prediction, label) = METRICS[name](NAMES), example()
+  assert metric.name == name
   assert not metric.device
-  assert boundary.boundary_metrics(NAMES).compute(evaluate(*example())).keys() == {
-    'boundary_f1',
-    'boundary_per_class',
-  }
-  released = METRICS['boundary_either_one_to_one'](NAMES)
-  assert released.name == 'boundary_either_one_to_one'
-  assert scores(*example(), present='either', matching='one_to_one').keys() == {
-    'boundary_f1_either_one_to_one',
-    'boundary_per_class_either_one_to_one',
-  }
+  size = np.tile(label.shape[1:], (len(label), 1))
+  batch = {'label': label, 'valid': np.ones(len(label), bool), 'size': size}
+  found = metric.compute(metric.from_batch({'label': prediction}, batch))
+  table = 'boundary_per_class' + name.removeprefix('boundary')
+  assert found.keys() == {*MEASURES[name], table}
 
 
 def test_more_classes_than_a_byte_holds():

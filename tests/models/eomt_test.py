@@ -179,8 +179,10 @@ def test_what_a_query_attends_to_by_its_definition():
   assert none_masked.all()
   assert (~found).any(2).sum() <= 3 < (~all_masked).any(2).sum()
   # Without keys each image is masked as the others.
-  same = eomt._attention_mask(np.stack([masks[0]] * 2), grid, tokens, np.float32(0.5), None, 7)
+  same = eomt._attention_mask(np.stack([masks[0]] * 2), grid, tokens, np.float32(0.3), None, 7)
   np.testing.assert_array_equal(same[0], same[1])
+  masked, maskable = (~np.asarray(same[0])).any(1).sum(), (~all_masked[0]).any(1).sum()
+  assert 0 < masked < maskable
 
 
 def test_gradients_with_remat(variables):

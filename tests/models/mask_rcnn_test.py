@@ -88,7 +88,7 @@ def test_detections_have_fixed_shapes_and_lie_in_their_image(variables):
 def test_objects_lie_in_the_part_of_a_padded_image_that_is_its_own(variables):
   """Boxes are clipped to `size`, and those of the padding alone are none."""
   image, size, _ = make_batch()
-  small = np.array([[32, 40], [40, 32]], np.int32)
+  small = np.array([[12, 20], [20, 12]], np.int32)
   found, _ = evaluate(variables, image, small)
   assert found.valid.any(1).all()
   assert (found.boxes[..., 2:] <= small[:, None, ::-1]).all()

@@ -55,14 +55,6 @@ def test_points_are_drawn_where_masks_are_uncertain():
   assert np.abs(distance[:, 60:].mean() - 5 / 16) < 0.1
 
 
-def test_the_choice_of_points_has_no_gradient():
-  def total(shift):
-    logits = lambda at: at[..., 0] - shift
-    return points.uncertain_points(jax.random.key(0), logits, 8, 1).sum()
-
-  assert jax.grad(total)(0.5) == 0
-
-
 @EITHER
 def test_gradients_are_finite_differences(where):
   """Also of points beyond the image, which give a map none."""

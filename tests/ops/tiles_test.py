@@ -90,7 +90,7 @@ def test_tiles_start_at_multiples_of_the_stride(axis):
   starts = []
 
   def apply(x):
-    jax.debug.callback(lambda x: starts.append(int(x)), x[0, 0, 0, 0])
+    jax.debug.callback(lambda x: starts.append(int(x)), x[0, 0, 0, 0], ordered=True)
     return x
 
   tile = (7, 4) if axis == 1 else (4, 7)

@@ -142,9 +142,11 @@ def test_iou_has_an_axis_in_percent():
 def test_drawing_leaves_matplotlib_as_it_was():
   import matplotlib
 
-  before = dict(matplotlib.rcParams)
-  _drawn()
-  assert dict(matplotlib.rcParams) == before
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()  # what an earlier drawing has set would stay unseen
+    before = dict(matplotlib.rcParams)
+    _drawn()
+    assert dict(matplotlib.rcParams) == before
 
 
 def test_a_learning_rate_has_a_linear_axis():

@@ -35,19 +35,37 @@ def test_what_makes_no_progress_is_named(watchdog):
   ]
 
 
+class Looks:
+  """In place of the event that ends a watchdog: 100 looks, without time between them."""
+
+  def __init__(self, progress, every):
+    self.progress, self.every, self.count = progress, every, 0
+
+  def wait(self, seconds):
+    if self.count % self.every == 0:
+      self.progress()
+    self.count += 1
+    return self.count > 100
+
+
+@pytest.mark.parametrize(('every', 'ends'), [(1, 0), (20, 0), (21, 1)])
 @pytest.mark.parametrize('word', ['at', 'beat'])
-def test_progress_keeps_it_quiet(watchdog, word):
-  dog, ended, _ = watchdog
-  for step in range(40):
-    dog.at(f'step {step}') if word == 'at' else dog.beat()
-    assert not ended.wait(2 * LOOK)
+def test_progress_keeps_it_quiet(word, every, ends):
+  """That of each timeout, which 20 looks are."""
+  sentences = []
+  dog = Watchdog(1.0, sentences.append)
+  progress = {'at': lambda: dog.at('step 1'), 'beat': dog.beat}
+  dog._closed = Looks(progress[word], every)
+  dog._watch()
+  assert len(sentences) == ends
 
 
 def test_it_ends_with_its_block():
   ended = threading.Event()
-  with Watchdog(20 * LOOK, lambda _: ended.set()):
-    pass
-  assert not ended.wait(30 * LOOK)
+  with Watchdog(6000, lambda _: ended.set()) as dog:
+    assert dog._thread.is_alive()
+  dog._thread.join(60)
+  assert not dog._thread.is_alive() and not ended.is_set()
 
 
 def test_without_a_timeout_there_is_no_thread():

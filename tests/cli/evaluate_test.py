@@ -131,9 +131,7 @@ def test_thresholds_of_inference_can_be_set(instance_run, capsys, monkeypatch):
 
   monkeypatch.setattr(coco, 'image_results', counted)
   evaluate(instance_run, capsys, '--split=val[:2]')
-  evaluate(
-    instance_run, capsys, '--split=val[:2]', '--config.model.box_head.max_detections=1'
-  )
+  evaluate(instance_run, capsys, '--split=val[:2]', '--config.model.box_head.max_detections=1')
   assert counts == [5, 5, 1, 1]
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, optimize
 
+from segjax.metrics import boundary
 from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, spread
 from segjax.tasks.semantic import MEASURES, METRICS
 from segjax.types import IGNORE_LABEL

@@ -80,7 +80,7 @@ def test_an_error_of_one_process_is_told_to_the_other(tmp_path, cache):
   sentence = last_line(processes[0], 2)
   assert sentence.startswith(
     f'segjax: process 1 on {socket.gethostname()} ended with status 2 (the evaluation fails here): '
-    'mend that, then run the same command again'
+    'fix that, then run the same command again'
   )
   assert [path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['2']
   assert run(*args) == 0

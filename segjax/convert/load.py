@@ -31,8 +31,6 @@ SOURCES = {
   **caffe.SOURCES,
   **eomt.SOURCES,
 }
-# Metadata key of the source in a converted file.
-_NOTE = 'segjax_source'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,7 @@ def _layer(path: str) -> str:
 
 def is_of_run(path: str | Path) -> bool:
   """Whether `own.write` wrote the file."""
-  return read_metadata(path).get(_NOTE) == own.SOURCE
+  return read_metadata(path).get(own.NOTE) == own.SOURCE
 
 
 def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
@@ -122,7 +120,7 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
   """
   if is_of_run(path):
     return of_run(str(path), own.read(Path(path))[0])
-  noted = read_metadata(path).get(_NOTE)
+  noted = read_metadata(path).get(own.NOTE)
   if noted and source and noted != source:
     raise SegjaxError(
       f'{path} was converted from {noted}, not from {source}: set config.init_from.source=none, or '
@@ -194,7 +192,7 @@ def convert_file(
   if weights is None:
     weights = addresses.get(source, report)
   arrays = convert(read_weights(weights), SOURCES, source, str(weights))
-  notes = {_NOTE: source, 'input': SOURCES[source].input}
+  notes = {own.NOTE: source, 'input': SOURCES[source].input}
   storage.write_bytes(output, safetensors.numpy.save(arrays, notes))
   return len(arrays)
 

@@ -13,7 +13,9 @@ import safetensors.numpy
 from segjax import storage
 from segjax.types import SegjaxError
 
-# What `segjax_source` in the metadata says, in place of a network of another framework.
+# The key of the metadata that names the source of the arrays, here and in files that
+# `segjax convert` writes; and what it says here, in place of a network of another framework.
+NOTE = 'segjax_source'
 SOURCE = 'segjax'
 _DIGEST = 'sha256'
 
@@ -21,7 +23,7 @@ _DIGEST = 'sha256'
 def write(path: Path, arrays: Mapping[str, Any], notes: Mapping[str, str]) -> None:
   """Writes arrays, such as `{'params/conv1_1/kernel': …}`, and notes on them as metadata."""
   arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
-  notes = {'segjax_source': SOURCE, **notes, _DIGEST: _digest(arrays)}
+  notes = {NOTE: SOURCE, **notes, _DIGEST: _digest(arrays)}
   storage.write_bytes(path, safetensors.numpy.save(arrays, notes))
 
 

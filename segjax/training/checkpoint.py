@@ -55,11 +55,6 @@ class Restored:
   metrics: dict[str, Any] | None
 
 
-def is_score(value: Any) -> bool:
-  """Whether a value of a metric can be compared: a number other than NaN."""
-  return isinstance(value, int | float) and not math.isnan(value)
-
-
 class Checkpoints:
   """The checkpoints of a run: the latest `keep`, and the best by a metric.
 
@@ -147,7 +142,7 @@ class Checkpoints:
     """Whether `metrics` are better than those of all kept checkpoints."""
     value = metrics.get(self._best_metric)
     best = self.best()
-    if not is_score(value):
+    if not _is_score(value):
       return False
     return best is None or (value > best[1] if self._best_mode == 'max' else value < best[1])
 
@@ -155,7 +150,7 @@ class Checkpoints:
     if step not in self._metrics:
       self._metrics[step] = self._meta(step).get('metrics') or {}
     value = self._metrics[step].get(self._best_metric)
-    if not is_score(value):
+    if not _is_score(value):
       return None
     return value if self._best_mode == 'max' else -value
 
@@ -459,3 +454,8 @@ def _fill(target: TrainState, arrays: Mapping[str, np.ndarray], name: str) -> Tr
 
 def _first(names: Sequence[str]) -> str:
   return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
+
+
+def _is_score(value: Any) -> bool:
+  """Whether a value of a metric can be compared: a number other than NaN."""
+  return isinstance(value, int | float) and not math.isnan(value)

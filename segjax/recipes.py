@@ -214,6 +214,7 @@ class Weights(NamedTuple):
     tasks: that have a network with them.
     variant: of its ResNet.
     origin: what they are.
+    network: of the semantic task, by `config.model.name`.
     whole: whether they are of all layers, trained on other classes, or of the ResNet alone.
     backbone: keys of the ResNet of networks that detect.
   """
@@ -221,6 +222,7 @@ class Weights(NamedTuple):
   tasks: tuple[str, ...]
   variant: str
   origin: str
+  network: str = 'fcn.FCNResNet'
   whole: bool = False
   backbone: dict[str, Any] = {}
 
@@ -234,9 +236,10 @@ WEIGHTS = {
     for variant in ('resnet18', 'resnet34', 'resnet50', 'resnet101')
   },
   **{
-    f'torchvision/fcn_{variant}': Weights(
-      ('semantic',), variant, 'weights of COCO for all layers but the scores', whole=True
+    f'torchvision/{name}_{variant}': Weights(
+      ('semantic',), variant, 'weights of COCO for all layers but the scores', network, whole=True
     )
+    for name, network in (('deeplabv3', 'deeplab.DeepLabV3'), ('fcn', 'fcn.FCNResNet'))
     for variant in ('resnet50', 'resnet101')
   },
   'torchvision/maskrcnn_resnet50_fpn': Weights(
@@ -248,8 +251,12 @@ WEIGHTS = {
   ),
 }
 WEIGHTS_MEAN, WEIGHTS_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# Bytes per pixel of a step of FCNResNet, as XLA reports them for two images of 256 x 256.
-_FCN_BYTES = {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400}
+# Bytes per pixel of a step, as XLA reports them for two images of 256 x 256.
+_BYTES = {
+  'fcn.FCNResNet': {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400},
+  'deeplab.DeepLabV3': {'resnet50': 9_000, 'resnet101': 13_500},
+}
+_TITLES = {'fcn.FCNResNet': 'FCN', 'deeplab.DeepLabV3': 'DeepLabV3'}
 
 # Fraction of the memory that a training step may take: on a CPU the rest of the machine's work and
 # the data pipeline share it.
@@ -272,7 +279,7 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
   scales = SEMANTIC if semantic else OBJECTS
   if weights:
     scale = accelerator if machine.accelerator else scales[-1]
-    fixed = {'bytes_per_pixel': _FCN_BYTES[weights.variant], 'model': {}}
+    fixed = {'bytes_per_pixel': _BYTES[weights.network][weights.variant], 'model': {}}
     if not semantic:
       fixed = {'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model}
     return scale._replace(
@@ -291,7 +298,9 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
 
 def _weights_reason(weights: Weights, semantic: bool) -> str:
   resnet = weights.variant.replace('resnet', 'ResNet-')
-  network = f"torchvision's FCN on a {resnet}" if semantic else f'{resnet}-FPN'
+  network = (
+    f"torchvision's {_TITLES[weights.network]} on a {resnet}" if semantic else f'{resnet}-FPN'
+  )
   return f'{network}, from {weights.origin}. These numbers were not measured.'
 
 
@@ -317,7 +326,7 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
   if facts.task != 'semantic':
     model = _mask_rcnn(facts, scale, size, start)
   else:
-    model = _fcn(facts, start) if start else _unet(facts, scale, size)
+    model = _on_resnet(facts, start) if start else _unet(facts, scale, size)
   return {
     'task': facts.task,
     'model': Note(model, scale.why),
@@ -473,10 +482,10 @@ def _init_from(name: str, weights: Weights) -> Note:
   return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
 
 
-def _fcn(facts: Facts, weights: Weights) -> dict[str, Any]:
+def _on_resnet(facts: Facts, weights: Weights) -> dict[str, Any]:
   # As batches are small, with the statistics of the weights.
   return {
-    'name': 'fcn.FCNResNet',
+    'name': weights.network,
     'classes': facts.classes,
     'variant': weights.variant,
     'norm': 'frozen',

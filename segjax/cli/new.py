@@ -55,6 +55,7 @@ _TRAIN, _EVAL = ('train',), ('val', 'test')
 # Names of classes that files have by number alone.
 _NUMBERED = re.compile(r'class[ _]?\d+')
 _NETWORKS = {
+  'deeplab.DeepLabV3': 'DeepLabV3 on a ResNet',
   'fcn.FCNResNet': 'FCN on a ResNet',
   'unet.UNet': 'U-Net',
   'mask_rcnn.MaskRCNN': 'Mask R-CNN',

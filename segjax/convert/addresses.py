@@ -34,6 +34,8 @@ _TORCHVISION_FILES = {
   'resnext101_32x8d': 'resnext101_32x8d-8ba56ff5.pth',
   'fcn_resnet50': 'fcn_resnet50_coco-1167a1af.pth',
   'fcn_resnet101': 'fcn_resnet101_coco-7ecb50ca.pth',
+  'deeplabv3_resnet50': 'deeplabv3_resnet50_coco-cd0a2569.pth',
+  'deeplabv3_resnet101': 'deeplabv3_resnet101_coco-586e9e4e.pth',
   'fasterrcnn_resnet50_fpn': 'fasterrcnn_resnet50_fpn_coco-258fb6c6.pth',
   'fasterrcnn_resnet50_fpn_v2': 'fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth',
   'maskrcnn_resnet50_fpn': 'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth',

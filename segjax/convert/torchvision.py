@@ -1,6 +1,7 @@
 """torchvision's VGG16 (`torchvision.models.vgg16`, `vgg16_bn`) for FCN and SegNet, its ResNets and
-`torchvision.models.segmentation.fcn_resnet50` and 101 for FCNResNet, its `alexnet` for FCNAlexNet
-and its `googlenet` for FCNGoogLeNet, the last two with form 'torchvision'.
+`torchvision.models.segmentation.fcn_resnet50` and 101 for FCNResNet, `deeplabv3_resnet50` and 101
+for DeepLabV3, its `alexnet` for FCNAlexNet and its `googlenet` for FCNGoogLeNet, the last two with
+form 'torchvision'.
 
 These weights expect RGB images, `(x / 255 - mean) / std` with ImageNet's mean (0.485, 0.456, 0.406)
 and standard deviation (0.229, 0.224, 0.225). For pixel values from 0 to 255 these are
@@ -160,10 +161,29 @@ def _fcn_head(name: str) -> Iterator[Row]:
   yield from layer_rows(f'{name}.4', f'{name}_score', oihw_to_hwio)
 
 
-def _fcn_resnet(variant: resnet.Name, *, auxiliary: bool) -> Source:
-  heads = ('classifier', 'aux_classifier') if auxiliary else ('classifier',)
+def _deeplab_head(name: str) -> Iterator[Row]:
+  """`classifier` of DeepLabV3: the pyramid, then convolution, norm, ReLU, convolution."""
+  branches = {'convs.0': 'conv', **{f'convs.{i}': f'atrous{i}' for i in (1, 2, 3)}}
+  for theirs, ours in {**branches, 'project': 'project'}.items():
+    yield from conv_norm_rows(f'{name}.0.{theirs}.0', f'{name}.0.{theirs}.1', f'aspp_{ours}')
+  # The pooling is its layer 0.
+  yield from conv_norm_rows(f'{name}.0.convs.4.1', f'{name}.0.convs.4.2', 'aspp_pool')
+  yield from conv_norm_rows(f'{name}.1', f'{name}.2', f'{name}_conv')
+  yield from layer_rows(f'{name}.4', f'{name}_score', oihw_to_hwio)
+
+
+# The classifiers of torchvision's segmentation networks on a ResNet.
+_CLASSIFIERS = {'fcn': _fcn_head, 'deeplabv3': _deeplab_head}
+
+
+def segmentation_source(network: str, variant: resnet.Name, *, auxiliary: bool) -> Source:
+  """A network of `torchvision.models.segmentation`, with or without its auxiliary classifier."""
   return Source(
-    rows=(*resnet_rows(variant, 'backbone.'), *(row for head in heads for row in _fcn_head(head))),
+    rows=(
+      *resnet_rows(variant, 'backbone.'),
+      *_CLASSIFIERS[network]('classifier'),
+      *(_fcn_head('aux_classifier') if auxiliary else ()),
+    ),
     left_out=(COUNTERS,) if auxiliary else (COUNTERS, r'^aux_classifier\.'),
     new=() if auxiliary else (_AUX_CLASSIFIER,),
     spare=(_AUX_CLASSIFIER,) if auxiliary else (),
@@ -230,12 +250,14 @@ SOURCES = {
   },
   # Files with the auxiliary classifier, as the published ones; the network may omit it.
   **{
-    f'torchvision/fcn_{variant}': _fcn_resnet(variant, auxiliary=True)
+    f'torchvision/{network}_{variant}': segmentation_source(network, variant, auxiliary=True)
+    for network in _CLASSIFIERS
     for variant in ('resnet50', 'resnet101')
   },
   # The same without the auxiliary classifier, from a file with or without it.
   **{
-    f'torchvision/fcn_{variant}_main': _fcn_resnet(variant, auxiliary=False)
+    f'torchvision/{network}_{variant}_main': segmentation_source(network, variant, auxiliary=False)
+    for network in _CLASSIFIERS
     for variant in ('resnet50', 'resnet101')
   },
 }

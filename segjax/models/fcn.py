@@ -398,22 +398,42 @@ class FCNResNet(nn.Module):
       name='backbone',
     )
     features = backbone(image, train=train)
-
-    def classify(x: Array, name: str) -> Array:
-      x = resnet.conv_norm(
-        x,
-        resnet.ConvSpec(x.shape[-1] // 4, 3),
-        norm='batch' if self.norm == 'frozen' else self.norm,
-        train=train,
-        momentum=self.bn_momentum,
-        dtype=self.dtype,
-        name=f'{name}_conv',
-      )
-      x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
-      scores = score(x, self.classes, dtype=self.dtype, name=f'{name}_score')
-      return jax.image.resize(scores, (*image.shape[:3], self.classes), 'bilinear')
-
-    logits = classify(features['c5'], 'classifier')
+    head = functools.partial(
+      fcn_head,
+      classes=self.classes,
+      size=image.shape[1:3],
+      norm=resnet.head_norm(self.norm),
+      train=train,
+      dropout=self.dropout,
+      momentum=self.bn_momentum,
+      dtype=self.dtype,
+    )
+    logits = head(features['c5'], name='classifier')
     if with_auxiliary or (self.auxiliary and self.is_initializing()):
-      auxiliary = classify(features['c4'], 'aux_classifier')
+      auxiliary = head(features['c4'], name='aux_classifier')
     return (logits, auxiliary) if with_auxiliary else logits
+
+
+def fcn_head(
+  x: Array,
+  *,
+  classes: int,
+  size: tuple[int, int],
+  norm: resnet.Norm,
+  train: bool,
+  dropout: float,
+  momentum: float,
+  dtype: Any,
+  name: str,
+) -> Array:
+  """torchvision's FCNHead: f[B, h, w, C] -> logits f32[B, *size, classes].
+
+  Layers: `name`_conv, 3x3 with a quarter of the channels, its `name`_conv_norm, and `name`_score.
+  """
+  spec = resnet.ConvSpec(x.shape[-1] // 4, 3)
+  x = resnet.conv_norm(
+    x, spec, norm=norm, train=train, momentum=momentum, dtype=dtype, name=f'{name}_conv'
+  )
+  x = nn.Dropout(dropout, deterministic=not train)(nn.relu(x))
+  scores = score(x, classes, dtype=dtype, name=f'{name}_score')
+  return jax.image.resize(scores, (x.shape[0], *size, classes), 'bilinear')

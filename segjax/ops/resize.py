@@ -1,11 +1,15 @@
 """Bilinear resizing of feature maps, by an integer factor, and of images inside their padding.
 
-Half-pixel centers, as in `jax.image.resize`, torch's `align_corners=False` and OpenCV: pixel i of n
-covers i / n to (i + 1) / n of its axis. Values are extended beyond the outermost centers.
+Half-pixel centers, but for `enlarge_aligned`, as in `jax.image.resize`, torch's
+`align_corners=False` and OpenCV: pixel i of n covers i / n to (i + 1) / n of its axis. Values are
+extended beyond the outermost centers.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.types import Array
 
@@ -101,3 +105,33 @@ def resize_images(x: Array, size: Array, new_size: Array, shape: tuple[int, int]
     return jnp.einsum('yh,xw,hwc->yxc', rows, columns, x, precision='highest').astype(x.dtype)
 
   return jax.vmap(resize_one)(x, size, new_size)
+
+
+def enlarge_aligned(x: Array, factor: int, size: tuple[int, int]) -> Array:
+  """Bilinear resizing of features of a strided convolution with symmetric padding, aligned to it.
+
+  Pixel i of x lies at pixel factor · i of the result, where such a convolution has its center: for
+  H = factor · (h - 1) + 1 these are TensorFlow's and torch's `align_corners=True`. (With half-pixel
+  centers it would lie at factor · i + (factor - 1) / 2.) The last row and column are repeated.
+
+  Args:
+    x: f[B, h, w, C].
+    factor: the stride.
+    size: (H, W) of the result, such as that of the features before the stride.
+
+  Returns:
+    f[B, H, W, C].
+  """
+  rows, columns = (
+    _aligned_weights(n, factor, m).astype(x.dtype) for n, m in zip(x.shape[1:3], size, strict=True)
+  )
+  multiply = functools.partial(jnp.einsum, precision='highest')
+  return multiply('vw,buwc->buvc', columns, multiply('uh,bhwc->buwc', rows, x))
+
+
+def _aligned_weights(inputs: int, factor: int, outputs: int) -> np.ndarray | Array:
+  """Interpolation matrix [outputs, inputs]."""
+  # NumPy's is a constant of the program; a size that `jax.export` calls by a name is not known.
+  xp = np if isinstance(inputs, int) and isinstance(outputs, int) else jnp
+  position = xp.minimum(xp.arange(outputs) / factor, inputs - 1)
+  return xp.maximum(0, 1 - xp.abs(position[:, None] - xp.arange(inputs)))

@@ -21,8 +21,9 @@ def test_names_are_those_of_the_sources():
   assert frameworks == {'caffe', 'torchvision', 'transformers'}
   # Files that only the development version of torchvision writes, and nobody publishes.
   assert {n for n in without if n.startswith('torchvision')} == {
-    'torchvision/fcn_resnet50_main',
-    'torchvision/fcn_resnet101_main',
+    f'torchvision/{network}_{resnet}_main'
+    for network in ('fcn', 'deeplabv3')
+    for resnet in ('resnet50', 'resnet101')
   }
 
 

@@ -1,4 +1,6 @@
-"""torchvision's ResNets and FCNs on them: complete tables, and equal outputs (golden/make.py)."""
+"""torchvision's ResNets, and FCN and DeepLabV3 on them: complete tables, and equal outputs
+(golden/make.py).
+"""
 
 import dataclasses
 import functools
@@ -20,18 +22,21 @@ from segjax.convert.load import (
   read_pretrained,
 )
 from segjax.convert.table import convert, leftovers, matches
+from segjax.convert.torchvision import segmentation_source
+from segjax.models.deeplab import DeepLabV3
 from segjax.models.fcn import FCNResNet
-from segjax.nn.resnet import VARIANTS, ResNet
+from segjax.nn.resnet import VARIANTS, ResNet, Variant
 from segjax.training.compile import jit
 from segjax.types import SegjaxError
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'resnet.npz'
-FCNS = ('resnet50', 'resnet101')
+NETWORKS = {'fcn': FCNResNet, 'deeplabv3': DeepLabV3}
+SEGMENTATION = [f'{network}_{name}' for network in NETWORKS for name in ('resnet50', 'resnet101')]
 # The network in the golden file that each source is of.
 SOURCE_FILES = {
   **{f'torchvision/{name}': name for name in VARIANTS},
-  **{f'torchvision/fcn_{name}': f'fcn_{name}' for name in FCNS},
-  **{f'torchvision/fcn_{name}_main': f'fcn_{name}' for name in FCNS},
+  **{f'torchvision/{name}': name for name in SEGMENTATION},
+  **{f'torchvision/{name}_main': name for name in SEGMENTATION},
 }
 
 
@@ -63,10 +68,11 @@ def in_backbone(variables):
 
 def network(source):
   """(model, its variables by the paths of the source)."""
-  name = SOURCE_FILES[source].removeprefix('fcn_')
-  if '/fcn_' not in source:
+  kind, _, name = SOURCE_FILES[source].rpartition('_')
+  if kind not in NETWORKS:
+    name = SOURCE_FILES[source]
     return ResNet(name), in_backbone(zeros(ResNet(name)))
-  model = FCNResNet(21, name, auxiliary=not source.endswith('_main'))
+  model = NETWORKS[kind](21, name, auxiliary=not source.endswith('_main'))
   return model, zeros(model)
 
 
@@ -89,7 +95,8 @@ def test_every_array_of_either_side_is_accounted_for(golden, source):
   # Each pattern is there for some array, and what is left out is what it is meant to be.
   assert all(any(matches(name, [p]) for name in theirs) for p in table.left_out)
   left = theirs.keys() - {row.key for row in table.rows}
-  expected = {'num_batches_tracked'} | ({'weight', 'bias'} if '/fcn_' not in source else set())
+  whole = SOURCE_FILES[source] in SEGMENTATION
+  expected = {'num_batches_tracked'} | (set() if whole else {'weight', 'bias'})
   if not source.endswith('_main'):
     assert {name.rpartition('.')[2] for name in left} == expected
     assert sum(not name.endswith('tracked') for name in left) == len(expected) - 1
@@ -132,6 +139,20 @@ def test_fcn_resnet50_sees_what_torchvision_sees(golden):
   logits = jit(run, once=True)(variables, golden['image'].transpose(0, 2, 3, 1))
   for name, actual in zip(('out', 'aux'), logits, strict=True):
     expected = golden[f'fcn_resnet50/{name}'].transpose(0, 2, 3, 1)
+    assert_close(actual[:, ::8, ::8, ::4], expected)
+
+
+def test_a_shallow_deeplab_sees_what_torchvision_sees(golden, monkeypatch):
+  """The channels of ResNet-50, with one block in each stage."""
+  monkeypatch.setitem(VARIANTS, 'shallow', Variant('bottleneck', (1, 1, 1, 1)))
+  source = segmentation_source('deeplabv3', 'shallow', auxiliary=True)
+  arrays = convert(filled(golden, 'deeplabv3_shallow'), {'SOURCE': source}, 'SOURCE', 'FILE')
+  model = DeepLabV3(21, 'shallow', auxiliary=True)
+  variables, _ = loaded(zeros(model), Pretrained('FILE', arrays))
+  run = functools.partial(model.apply, with_auxiliary=True)
+  logits = jit(run, once=True)(variables, golden['image'].transpose(0, 2, 3, 1))
+  for name, actual in zip(('out', 'aux'), logits, strict=True):
+    expected = golden[f'deeplabv3_shallow/{name}'].transpose(0, 2, 3, 1)
     assert_close(actual[:, ::8, ::8, ::4], expected)
 
 
@@ -293,12 +314,15 @@ def test_features_equal_torchvision_s(name, stride_in_1x1, dilate):
     assert_close(actual[key], expected[key])
 
 
-@pytest.mark.parametrize('variant', ['resnet50', pytest.param('resnet101', marks=pytest.mark.slow)])
-def test_logits_equal_torchvision_s(variant):
+@pytest.mark.parametrize(
+  'name',
+  ['fcn_resnet50', 'deeplabv3_resnet50', pytest.param('fcn_resnet101', marks=pytest.mark.slow)],
+)
+def test_logits_equal_torchvision_s(name):
   segmentation = pytest.importorskip('torchvision').models.segmentation
   torch = pytest.importorskip('torch')
   make = functools.partial(
-    getattr(segmentation, f'fcn_{variant}'),
+    getattr(segmentation, name),
     weights=None,
     weights_backbone=None,
     aux_loss=True,
@@ -308,7 +332,7 @@ def test_logits_equal_torchvision_s(variant):
   tensor, image = image_pair()
   with torch.no_grad():
     expected = original(tensor)
-  source = f'torchvision/fcn_{variant}'
+  source = f'torchvision/{name}'
   model, variables = network(source)
   variables = from_torch(original, source, variables)
   logits = jit(functools.partial(model.apply, with_auxiliary=True), once=True)(variables, image)

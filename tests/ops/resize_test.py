@@ -1,4 +1,4 @@
-"""Bilinear interpolation against `jax.image.resize` and OpenCV."""
+"""Bilinear interpolation against `jax.image.resize`, SciPy and OpenCV."""
 
 import cv2
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.ndimage import map_coordinates
 
 from segjax.data.geometry import resize_image
 from segjax.ops import resize
@@ -33,6 +34,31 @@ def test_enlarge_in_a_narrow_type():
 
 def test_gradient():
   check_grads(jax.jit(lambda x: resize.enlarge(x, 2)), (random(1, 2, 3, 1),), 1, ('rev',), eps=0.1)
+
+
+@pytest.mark.parametrize('size', [(9, 13), (8, 10), (1, 1), (12, 16)])
+@pytest.mark.parametrize('factor', [1, 4])
+def test_enlarge_aligned_is_scipy_s_map_coordinates(factor, size):
+  """Also of sizes beyond the last pixel, and smaller ones."""
+  x = random(2, 3, 4, 2)
+  found = jax.jit(lambda x: resize.enlarge_aligned(x, factor, size))(x)
+  rows, columns = np.meshgrid(*(np.arange(n) / factor for n in size), indexing='ij')
+  expected = np.empty_like(found)
+  for b, c in np.ndindex(2, 2):
+    expected[b, ..., c] = map_coordinates(x[b, ..., c], [rows, columns], order=1, mode='nearest')
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_enlarge_aligned_in_a_narrow_type_and_of_one_pixel():
+  x = jnp.full((1, 1, 1, 2), 3, jnp.bfloat16)
+  found = resize.enlarge_aligned(x, 4, (5, 6))
+  assert found.dtype == jnp.bfloat16 and found.shape == (1, 5, 6, 2)
+  assert (found == 3).all()
+
+
+def test_gradient_of_enlarge_aligned():
+  enlarge = jax.jit(lambda x: resize.enlarge_aligned(x, 2, (5, 7)))
+  check_grads(enlarge, (random(1, 2, 3, 1),), 1, ('rev',), eps=0.1)
 
 
 @pytest.mark.parametrize('new', [(9, 14), (3, 4), (6, 7), (6, 20), (1, 1)])

@@ -41,19 +41,28 @@ RESNETS = {
     for name in ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext101_32x8d')
   },
   **{
-    f'fcn_{name}': lambda name=name: getattr(segmentation, f'fcn_{name}')(
+    name: lambda name=name: getattr(segmentation, name)(
       weights=None, weights_backbone=None, aux_loss=True, num_classes=21
     )
-    for name in ('resnet50', 'resnet101')
+    for name in ('fcn_resnet50', 'fcn_resnet101', 'deeplabv3_resnet50', 'deeplabv3_resnet101')
   },
+  'deeplabv3_shallow': lambda: shallow_deeplab(),
 }
 # Where the features of c2, c3, c4 and c5 come from.
 STAGES = {f'layer{i}': f'c{i + 1}' for i in (1, 2, 3, 4)}
 
 
+def shallow_deeplab() -> segmentation.DeepLabV3:
+  """torchvision's DeepLabV3, 21 classes, on a ResNet of one bottleneck in each stage."""
+  dilation = [False, True, True]
+  backbone = resnet.ResNet(resnet.Bottleneck, [1] * 4, replace_stride_with_dilation=dilation)
+  return segmentation.deeplabv3._deeplabv3_resnet(backbone, 21, aux=True)
+
+
 @torch.no_grad()
 def resnets() -> dict[str, np.ndarray]:
-  """Names and shapes of every network, features of resnet18 and logits of fcn_resnet50."""
+  """Names and shapes of every network, features of resnet18, and logits of fcn_resnet50 and
+  the shallow DeepLabV3."""
   image = torch.randn(1, 3, 45, 38, generator=torch.Generator().manual_seed(0))
   arrays = {'image': image.numpy()}
   for name, make in RESNETS.items():
@@ -70,8 +79,9 @@ def resnets() -> dict[str, np.ndarray]:
 
   features = IntermediateLayerGetter(filled('resnet18'), STAGES)(image)
   arrays |= {f'resnet18/{name}': x[:, ::16].numpy() for name, x in features.items()}
-  logits = filled('fcn_resnet50')(image)
-  arrays |= {f'fcn_resnet50/{name}': x[:, ::4, ::8, ::8].numpy() for name, x in logits.items()}
+  for network in ('fcn_resnet50', 'deeplabv3_shallow'):
+    logits = filled(network)(image)
+    arrays |= {f'{network}/{name}': x[:, ::4, ::8, ::8].numpy() for name, x in logits.items()}
   return arrays
 
 

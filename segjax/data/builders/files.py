@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -107,7 +107,8 @@ class Content(NamedTuple):
 
   Attributes:
     label: u16[H, W], class index or IGNORE_LABEL.
-    objects: in the order of the file; where they overlap, the later one is in front.
+    objects: in the order of the file; where they overlap, the later one is in front. One with the
+      label IGNORE_LABEL is no object but an area of no class.
     problems: what was left out or corrected of the annotations, a phrase for each of them; they are
       counted and reported.
   """
@@ -222,6 +223,8 @@ def _make(options: Any, kept: str, numbered: tuple[int, Item]) -> records.Noted:
   image, what = _read_image(item)
   size = images.decode_image(image, options.channels, what).shape[:2]
   content = item.read(size)
+  if kept == 'objects' and content.objects:
+    content = content._replace(objects=list(_without_void(content.objects)))
   note = {
     'problems': list(content.problems),
     'annotated': _is_annotated(content, options),
@@ -239,13 +242,17 @@ def _report_empty(split: str, count: int) -> None:
   warnings.warn(problem, stacklevel=2)
 
 
+def _without_void(objects: Iterable[Object]) -> Iterator[Object]:
+  return (entry for entry in objects if entry.label != IGNORE_LABEL)
+
+
 def _is_annotated(content: Content, options: Any) -> bool:
   """Whether an image has an object, or a pixel of a class other than the background."""
-  if content.objects:
+  if any(_without_void(content.objects or ())):
     return True
   if content.label is None:
     return False
-  empty = options.classes.index(BACKGROUND) if BACKGROUND in options.classes else IGNORE_LABEL
+  empty = empty_label(options)
   return bool(((content.label != empty) & (content.label != IGNORE_LABEL)).any())
 
 
@@ -324,16 +331,24 @@ def label_of(content: Content, size: Size, options: Any) -> np.ndarray:
   """u16[H, W]: the label map, or else the objects, the later ones in front."""
   if content.label is not None:
     return content.label
-  classes = options.classes
-  empty = classes.index(BACKGROUND) if BACKGROUND in classes else IGNORE_LABEL
-  label = np.full(size, empty, np.uint16)
+  label = np.full(size, empty_label(options), np.uint16)
   for entry in content.objects:
-    if entry.counts is None:
-      x, y, width, height = entry.box
-      label[_pixels(y, y + height, size[0]), _pixels(x, x + width, size[1])] = entry.label
-    else:
-      label[coco.decode_mask(entry.counts, size) > 0] = entry.label
+    label[_area(entry, size)] = entry.label
   return label
+
+
+def empty_label(options: Any) -> int:
+  """The class index of pixels without an annotation, or IGNORE_LABEL."""
+  classes = options.classes
+  return classes.index(BACKGROUND) if BACKGROUND in classes else IGNORE_LABEL
+
+
+def _area(entry: Object, size: Size) -> Any:
+  """An index of [H, W], the pixels of an object: of its mask, or of its box without one."""
+  if entry.counts is not None:
+    return coco.decode_mask(entry.counts, size) > 0
+  x, y, width, height = entry.box
+  return _pixels(y, y + height, size[0]), _pixels(x, x + width, size[1])
 
 
 def _pixels(start: float, stop: float, length: int) -> slice:
@@ -344,21 +359,22 @@ def _pixels(start: float, stop: float, length: int) -> slice:
 def segments_of(content: Content, size: Size, options: Any) -> tuple[np.ndarray, list[Object]]:
   """The segments of an image: each object of a thing, and each class of stuff.
 
+  Stuff is that of the label map, or else of objects, the later ones in front.
+
   Returns:
     i32[H, W], the number of each pixel's segment in the list, from 1; 0 for void.
     The segments, with their label and whether they are crowds.
   """
-  ids, listed = np.zeros(size, np.int32), []
-  stuff = [options.classes.index(name) for name in options.stuff]
-  things = [entry for entry in content.objects or () if entry.label not in stuff]
-  label = label_of(content, size, options)
-  for index in stuff:
-    if (label == index).any():
-      listed.append(Object(index, None, (0, 0, 0, 0)))
-      ids[label == index] = len(listed)
-  for entry in things:
-    listed.append(entry)
-    ids[coco.decode_mask(entry.counts, size) > 0] = len(listed)
+  listed = [Object(options.classes.index(name), None, (0, 0, 0, 0)) for name in options.stuff]
+  # The number of a label that is not of things; void has no segment.
+  number_of = {entry.label: number for number, entry in enumerate(listed, 1)} | {IGNORE_LABEL: 0}
+  below, ids = label_of(content._replace(objects=()), size, options), np.zeros(size, np.int32)
+  for index, number in number_of.items():
+    ids[below == index] = number
+  for entry in content.objects or ():
+    if entry.label not in number_of:
+      listed.append(entry)
+    ids[_area(entry, size)] = number_of.get(entry.label, len(listed))
   # What later objects cover altogether is no segment.
   seen = np.unique(ids[ids > 0])
   numbers = np.zeros(len(listed) + 1, np.int32)
@@ -372,7 +388,7 @@ def _need_objects(name: str, content: Content, *, masks: bool) -> None:
       f'{name} has classes of pixels but no objects: choose the semantic task, or name annotations '
       'with objects in config.data.files'
     )
-  if masks and any(entry.counts is None for entry in content.objects):
+  if masks and any(entry.counts is None for entry in _without_void(content.objects)):
     raise SegjaxError(
       f'{name} has a box without a mask, which is no segment: choose the instance task'
     )

@@ -72,6 +72,19 @@ def test_segments_are_objects_of_things_and_classes_of_stuff():
   assert set(np.unique(ids)) == {1, 2, 3, 4}
 
 
+def test_segments_have_the_order_of_objects_and_void():
+  area = lambda y, x, label: files.Object(label, None, (x, y, 2, 2))
+  sea, cat, sky = (square(y, y, label, side=4) for y, label in enumerate((1, 2, 0)))
+  content = files.Content(objects=[sea, cat, area(1, 1, IGNORE_LABEL), sky, area(5, 7, 1)])
+  kinds = options('sky', 'sea', 'cat', 'background', stuff=('sky', 'sea', 'background'))
+  ids, listed = files.segments_of(content, SIZE, kinds)
+  assert [entry.label for entry in listed] == [0, 1, 3, 2]
+  assert [ids[i, i] for i in range(6)] == [2, 0, 1, 1, 1, 1]
+  assert ids[1, 3] == 4 and ids[5, 7] == 2 and ids[0, 7] == 3
+  label = files.label_of(content, SIZE, kinds)
+  np.testing.assert_array_equal(np.array([IGNORE_LABEL, 0, 1, 3, 2])[ids], label)
+
+
 def test_objects_have_the_box_and_the_pixels_of_their_mask():
   found = square(1, 2, 0)
   assert found.box == (2, 1, 3, 3)

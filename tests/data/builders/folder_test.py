@@ -7,6 +7,7 @@ from PIL import Image
 from raw_files import gray, remove, rename, rgb, truncate, write
 
 from segjax.data import datasets
+from segjax.data.builders import files
 from segjax.data.builders.folder import pairing, patterns
 from segjax.data.builders.folder.builder import Builder, Options
 from segjax.data.config import DataConfig, InputConfig
@@ -298,7 +299,14 @@ def test_an_id_for_each_object(tmp_path, convert):
 
 def test_ids_of_no_object(tmp_path):
   scenes = write_ids(tmp_path, lambda found: np.where(found.ids == 0, 255, found.ids))
-  check_objects(tmp_path, scenes, void_ids=(255,), **ANIMAL)
+  kwargs = {'void_ids': (255,), **ANIMAL, 'classes': ('background', 'animal')}
+  for annotations in (SEMANTIC, INSTANCE, PANOPTIC):
+    found = contents(tmp_path, annotations, **kwargs)
+    for i, expected in enumerate(scenes):
+      label = files.label_of(found[f'im{i}'], SIZE, options(**kwargs))
+      np.testing.assert_array_equal(label, np.where(expected.ids == 0, IGNORE_LABEL, 1))
+  builder = load(tmp_path, INSTANCE, **kwargs)
+  assert all(e['objects']['label'] == [1] * 3 for e in builder.as_data_source('train'))
 
 
 def test_the_class_of_an_object_is_in_its_id(tmp_path):

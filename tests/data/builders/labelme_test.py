@@ -99,7 +99,11 @@ def test_semantic_labels_have_the_file_order_and_void(tmp_path):
   assert label[0, 0] == label[1, 63] == IGNORE_LABEL and label[2, 0] == 2
   assert label[15, 15] == 1 and label[26, 26] == 2 and label[47, 63] == 0
   content = read(tmp_path, *shapes)
-  assert content.problems == [labelme.VOID_OBJECTS] and len(content.objects) == 2
+  assert content.problems == [labelme.VOID_OBJECTS]
+  assert [entry.label for entry in content.objects] == [2, 1, IGNORE_LABEL]
+  ids, listed = files.segments_of(content, SIZE, options(stuff=('background',)))
+  assert [entry.label for entry in listed] == [0, 2, 1]
+  assert [ids[y, x] for y, x in ((0, 0), (1, 63), (2, 0), (15, 15), (47, 63))] == [0, 0, 2, 3, 1]
 
 
 def test_what_has_no_area_is_counted(tmp_path):
@@ -208,6 +212,13 @@ def test_prepares_each_task(tmp_path, source, by_name):
   example = (by_name(panoptic, 'train') | by_name(panoptic, 'val'))['im03']
   assert example['segments']['label'] == [0, 1, 2]
   assert panoptic.info.metadata['isthing'] == [False, True, True]
+
+
+def test_void_is_no_object(tmp_path, source, by_name):
+  with pytest.warns(UserWarning, match=r'^10 objects with a label of .*\.void were left out'):
+    kwargs = {'classes': ('square',), 'void': ('disk',), 'splits': {'train': 1.0}}
+    builder = load(tmp_path, ('objects',), **kwargs)
+  assert by_name(builder, 'train')['im03']['objects']['label'] == [0]
 
 
 def test_splits_by_directory_and_list(tmp_path, by_name):

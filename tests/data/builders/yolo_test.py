@@ -64,7 +64,7 @@ def test_classes_are_found_by_name(tmp_path):
   content = read(tmp_path, rows, classes=('disk', 'cat', 'square'))
   assert [entry.label for entry in content.objects] == [2, 0]
   content = read(tmp_path, rows, classes=('disk',), void=('square',))
-  assert [entry.label for entry in content.objects] == [0]
+  assert [entry.label for entry in content.objects] == [IGNORE_LABEL, 0]
   assert content.problems == [yolo.VOID_OBJECTS]
   content = read(tmp_path, rows, classes=('disk',), void=('square',), semantic=True)
   assert [entry.label for entry in content.objects] == [IGNORE_LABEL, 0]

@@ -48,7 +48,8 @@ class Options(files.Options):
     divisor: in masks of objects, an object's value is its class's value times this, plus its
       number. None where its class is that of its pixels in `labels`, of its file (`{class}`), or
       the only one.
-    void_ids: values of masks of objects that are no object, besides 0.
+    void_ids: values of masks of objects that are no object, besides 0; without `labels` their
+      pixels are of no class.
   """
 
   images: str = 'images'

@@ -9,7 +9,14 @@ import numpy as np
 
 from segjax.data import images
 from segjax.data.builders import raw
-from segjax.data.builders.files import BACKGROUND, Content, Object, Size, mask_object
+from segjax.data.builders.files import (
+  BACKGROUND,
+  Content,
+  Object,
+  Size,
+  empty_label,
+  mask_object,
+)
 from segjax.data.builders.folder.patterns import File
 from segjax.types import IGNORE_LABEL, SegjaxError
 
@@ -129,15 +136,11 @@ def read_label(files: Sequence[File], options: Any, size: Size) -> np.ndarray:
   if files[0].label is None:
     path = files[0].path
     return check_size(path, _ENCODINGS[options.encoding](path, options), size)
-  label = np.full(size, _empty(options), np.uint16)
+  label = np.full(size, empty_label(options), np.uint16)
   for file in files:
     marked = check_size(file.path, read_marked(file.path, options.threshold), size)
     label[marked] = options.classes.index(file.label)
   return label
-
-
-def _empty(options: Any) -> int:
-  return options.classes.index(BACKGROUND) if BACKGROUND in options.classes else IGNORE_LABEL
 
 
 def _binary_label(path: Path, options: Any) -> np.ndarray:
@@ -251,13 +254,19 @@ def read_objects(
     label: u16[H, W], the class indices, from which an object has its class where nothing else says
       it; or None.
 
+  Returns:
+    The objects; before them, where no `label` says it, the areas of `void_ids`.
+
   Raises:
     SegjaxError: a mask has another size or no pixel, or the class of an object is unknown.
   """
   found: list[Object] = []
+  void: list[Object] = []
   for file in files:
     if file.object is None:
       ids = check_size(file.path, read_ids(file.path), size)
+      if label is None and (area := np.isin(ids, options.void_ids)).any():
+        void.append(mask_object(area, IGNORE_LABEL))
       masks = {i: ids == i for i in np.unique(ids).tolist() if i and i not in options.void_ids}
     else:
       masks = {file.object: check_size(file.path, read_marked(file.path, options.threshold), size)}
@@ -267,7 +276,7 @@ def read_objects(
       index = _class_of(file, id, mask, options, label)
       if options.classes[index] != BACKGROUND and options.classes[index] not in options.stuff:
         found.append(mask_object(mask, index))
-  return found
+  return void + found
 
 
 def _class_of(file: File, id: Any, mask: np.ndarray, options: Any, label: np.ndarray | None) -> int:
@@ -302,7 +311,7 @@ def _class_of_value(path: Path, id: int, options: Any) -> int:
 def label_of_ids(file: File, options: Any, size: Size) -> np.ndarray:
   """u16[H, W], the class indices of ids that have them (`divisor`)."""
   ids = check_size(file.path, read_ids(file.path), size)
-  label = np.full(size, _empty(options), np.uint16)
+  label = np.full(size, empty_label(options), np.uint16)
   for id in np.unique(ids).tolist():
     if id in options.void_ids:
       label[ids == id] = IGNORE_LABEL

@@ -48,8 +48,7 @@ class Options(files.Options):
   Attributes:
     images: directory of the images below `config.data.source`.
     labels: directory of the JSON files.
-    void: labels whose pixels have no class; in instance and panoptic tasks their objects are left
-      out.
+    void: labels whose pixels have no class, and whose objects are left out.
     unpaired: 'empty' takes an image without a JSON file as one without objects.
   """
 
@@ -223,7 +222,7 @@ def read_content(
     image: its image, see `files.Item`.
     size: (H, W) of its image.
     options: of the format.
-    semantic: whether the task is; others put the shapes of a group together, and leave void out.
+    semantic: whether the task is; others put the shapes of a group together, and report void.
 
   Raises:
     SegjaxError: the file is of an image of another size, a label is not a class, or a shape is not
@@ -238,9 +237,8 @@ def read_content(
     label = files.class_index(f'{path}: shape {number}', shape.label, options)
     if shape.polygon is None and shape.mask is None:
       problems.append(WITHOUT_AREA)
-    elif label == IGNORE_LABEL and not semantic:
-      problems.append(VOID_OBJECTS)
     else:
+      problems += [VOID_OBJECTS] * (label == IGNORE_LABEL and not semantic)
       # In semantic tasks the order counts, so that each shape is by itself.
       alone = semantic or shape.group is None
       key = number if alone else (shape.label, shape.group)

@@ -56,8 +56,7 @@ class Options(files.Options):
     splits: None for the splits of data.yaml.
     yaml: path of data.yaml below `config.data.source`; None without one.
     images: directory of the images; only read without a data.yaml.
-    void: names in data.yaml whose pixels have no class; in instance and panoptic tasks their
-      objects are left out.
+    void: names in data.yaml whose pixels have no class, and whose objects are left out.
     outside: whether data.yaml and list files may name images that are not below
       `config.data.source`.
     unpaired: 'empty' takes an image without a text file as one without objects, and leaves out a
@@ -347,7 +346,7 @@ def read_content(
     size: (H, W) of its image.
     names: of the classes in the rows.
     options: of the format.
-    semantic: whether the task is; others leave void out.
+    semantic: whether the task is; others report void.
 
   Raises:
     SegjaxError: a row is wrong.
@@ -358,9 +357,7 @@ def read_content(
   problems, objects = [REPEATED] * repeated, []
   for row in rows:
     label = files.class_index(str(path), names[row.label], options)
-    if label == IGNORE_LABEL and not semantic:
-      problems.append(VOID_OBJECTS)
-      continue
+    problems += [VOID_OBJECTS] * (label == IGNORE_LABEL and not semantic)
     if row.is_box:
       found = _box(row, label, size, problems)
       problems += [FILLED_BOX] * (semantic and found is not None)

@@ -257,7 +257,7 @@ def _check_annotated(look: Look) -> None:
     classes = np.flatnonzero(seen.pixels)
     if not len(classes):
       raise SegjaxError(f'{where}: no pixel of the training images has a class: check the labels')
-    if len(classes) == 1 and look.spec.num_classes > 1:
+    if len(classes) == 1:
       name = look.spec.class_names[classes[0]]
       raise SegjaxError(
         f'{where}: every labeled pixel of the training images is {name}: check the values of the '

@@ -124,6 +124,14 @@ def test_one_image_is_trained_on(tmp_path, capsys):
   )
 
 
+def test_a_single_class_is_nothing_to_learn(tmp_path, capsys):
+  write_folder(tmp_path, convert=lambda label: np.full_like(label, 3))
+  places = [f'--images={tmp_path}/images', f'--labels={tmp_path}/masks']
+  assert run('new', '--task=semantic', *places, f'--output={tmp_path}/mine.py') == 2
+  message = 'every labeled pixel of the training images is class_3'
+  assert message in capsys.readouterr().err and not (tmp_path / 'mine.py').exists()
+
+
 @pytest.mark.parametrize(
   ('break_it', 'message'),
   [

@@ -456,9 +456,33 @@ def test_a_directory_for_each_image(tmp_path):
   for i, one in enumerate(write_images(source, 6, 'im{0}/images/im{0}.png')):
     for id in (1, 2, 3):
       save(source / f'im{i}/masks/{id}.png', (one.ids == id) * np.uint8(255))
-  files, _ = files_of(source, 'instance', images='.', labels=None)
-  assert files['images'] == '{name}/images/{name}'
-  assert files['instances'] == '{name}/masks/{object}'
+  for task, classes in (('instance', ('object',)), ('semantic', ('background', 'object'))):
+    files, _ = files_of(source, task, images='.', labels=None)
+    assert files['images'] == '{name}/images/{name}'
+    assert files['instances'] == '{name}/masks/{object}'
+    assert files['classes'] == classes
+
+
+@pytest.mark.parametrize(
+  ('convert', 'expected'),
+  [
+    (lambda one: one.ids, {'classes': ('background', 'object')}),
+    (lambda one: (one.ids > 0).astype(np.uint8), {'classes': ('background', 'object')}),
+    (
+      lambda one: one.label.astype(np.uint16) * 1000 + one.ids,
+      {'classes': ('background', 'class_1', 'class_2'), 'values': (0, 1, 2)},
+    ),
+    (  # 0 is no class beside stuff
+      lambda one: np.where(one.label == 1, 1000, 2000 * (one.label > 1) + one.ids),
+      {'classes': ('class_1', 'class_2'), 'values': (1, 2), 'stuff': ('class_1',)},
+    ),
+  ],
+)
+def test_objects_on_a_background_for_a_semantic_task(tmp_path, convert, expected):
+  for i, one in enumerate(write_images(tmp_path / 'source', 6)):
+    save(tmp_path / f'source/instances/im{i}.png', convert(one).astype(np.uint16))
+  files, found = files_of(tmp_path / 'source', images='.', labels=None)
+  assert expected.items() <= files.items() and found.problems == []
 
 
 # --- what looks wrong -----------------------------------------------------------------------------

@@ -205,9 +205,10 @@ def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Readi
   looked_at = guessing.sample(pairs, _LOOKED_AT)
   if found.instances is None:
     return _read_classes(found, looked_at)
+  objects = _read_objects(task, found, looked_at)
   if task == 'semantic' or found.labels is None:
-    return _read_objects(found, looked_at)
-  classes, objects = _read_classes(found, looked_at), _read_objects(found, looked_at)
+    return _with_background(objects) if task == 'semantic' else objects
+  classes = _read_classes(found, looked_at)
   stuff = _stuff(looked_at, classes.files)
   problems = [*classes.problems, *objects.problems]
   if len(stuff) == len(classes.files['classes']):
@@ -217,6 +218,16 @@ def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Readi
   if task == 'instance':
     of_classes = _things_alone(classes.files, stuff)
   return Reading({**of_classes, **ids}, f'{classes.found}, and ids', problems)
+
+
+def _with_background(objects: Reading) -> Reading:
+  """The keys of a semantic task on masks of objects: without stuff, the rest is background."""
+  files = objects.files
+  if 'stuff' in files or BACKGROUND in files['classes'] or 0 in files.get('values', ()):
+    return objects
+  classes = (BACKGROUND, *files['classes'])
+  values = {'values': (0, *files['values'])} if 'values' in files else {}
+  return objects._replace(files={**files, 'classes': classes, **values})
 
 
 def _things_alone(files: Mapping[str, Any], stuff: Sequence[str]) -> dict[str, Any]:
@@ -521,7 +532,7 @@ def _read_table(path: Path) -> Table | None:
 # --- objects --------------------------------------------------------------------------------------
 
 
-def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+def _read_objects(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   """How masks of objects are read."""
   files = [file for pair in pairs for file in pair.instances]
   keys = patterns.keys(found.instances)
@@ -529,7 +540,7 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
     _check_numbers(files, found.source / patterns.base(found.instances))
   if 'class' in keys:
     classes = tuple(sorted({file.label for file in files}, key=pairing.natural))
-    one = all(len(seen.values) < 3 for seen in _each(files[:20]))
+    one = task != 'semantic' and all(len(seen.values) < 3 for seen in _each(files[:20]))
     problem = (
       'masks have one value besides 0, so one object of each class: if several objects share it, '
       'number them, or choose --task=semantic'
@@ -556,7 +567,8 @@ def _read_objects(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
   if values[-1] == 255 and len(values) > 1 and values[-2] < 200 and not seen.colors:
     files_['void_ids'] = (255,)
     problems.append('the value 255 is taken as void, and as no object')
-  if len(seen.pixels) > 1 and all(len(one - {0}) <= 1 for one in seen.masks) and len(values) == 1:
+  one = len(seen.pixels) > 1 and len(values) == 1 and task != 'semantic'
+  if one and all(len(in_mask - {0}) <= 1 for in_mask in seen.masks):
     problems.append(
       f'masks have one value ({values[0]}) besides 0, so one object each: if several objects share '
       'it, number them, or choose --task=semantic'

@@ -70,6 +70,15 @@ def test_labelme(tmp_path):
   assert found.files['stuff'] == () and found.problems == [guessing.ALL_THINGS]
 
 
+def test_splits_of_labelme_by_list(tmp_path):
+  synthetic_labelme.write_set(tmp_path, 4)
+  (tmp_path / 'train.txt').write_text('im00\nim01.png\n')
+  (tmp_path / 'val.txt').write_text('im02\n')
+  found = guess_labelme('semantic', tmp_path / 'images', tmp_path / 'labels')
+  assert found.problems == ['1 image in no split, such as im03: not used']
+  assert sizes(labelme, found) == {'train': 2, 'val': 1}
+
+
 def test_problems_of_labelme(tmp_path):
   synthetic_labelme.write_set(tmp_path, 10)
   labels = tmp_path / 'labels'
@@ -182,7 +191,12 @@ def test_yolo_without_a_yaml_in_directories_of_splits(tmp_path):
   (tmp_path / 'classes.txt').write_text('square\ndisk\n')
   found = guess_yolo('instance', tmp_path, None)
   assert found.files['splits'] == {'train': 'images/train', 'val': 'images/val'}
-  assert sizes(yolo, found, 'instance') == {'train': 4, 'val': 4}
+  assert sizes(yolo, found, 'instance') == {'train': 4, 'val': 4} and found.problems == []
+  (tmp_path / 'images/val').rename(tmp_path / 'images/other')
+  (tmp_path / 'labels/val').rename(tmp_path / 'labels/other')
+  found = guess_yolo('instance', tmp_path, None)
+  assert found.files['splits'] == FRACTIONS
+  assert found.problems[0].startswith('no splits by the directories train, as the first')
 
 
 def test_yolo_without_a_yaml(tmp_path):

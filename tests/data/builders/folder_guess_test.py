@@ -294,9 +294,44 @@ def test_splits_of_lists(tmp_path):
   write_folder(source)
   (source / 'train.txt').write_text('\n'.join(f'im{i}' for i in range(4)))
   (source / 'val.txt').write_text('im4.png\nim5.png')
-  assert files_of(source)[0]['splits'] == {'train': 'train.txt', 'val': 'val.txt'}
-  (source / 'val.txt').write_text('other')
-  assert files_of(source)[0]['splits'] == {'train': 0.8, 'val': 0.2}
+  lists = {'train': 'train.txt', 'val': 'val.txt'}
+  assert files_of(source)[0]['splits'] == lists
+  (source / 'test.txt').write_text('im6\nim7')  # whose masks are kept back
+  files, found = files_of(source)
+  assert files['splits'] == lists
+  assert found.problems == ['no image of test.txt is annotated: not used']
+  (source / 'test.txt').write_text('im5')
+  (source / 'val.txt').write_text('im4')
+  assert files_of(source)[0]['splits'] == {**lists, 'test': 'test.txt'}
+
+
+@pytest.mark.parametrize(
+  ('lists', 'reason'),
+  [
+    ({'train': 'im0\nim1', 'val': 'im2\nim7'}, '{}/val.txt lists im7 for val, of which there is'),
+    ({'train': 'images/im0.png masks/im0.png', 'val': 'im1'}, '{}/train.txt lists images/im0.png '),
+    ({'train': 'im0\nim1', 'val': 'im1'}, 'config.data.files.splits has im1 in train and in val'),
+    ({'val': 'im1'}, 'one of train and one of another split are needed'),
+  ],
+)
+def test_lists_that_are_no_splits_are_told(tmp_path, lists, reason):
+  write_folder(tmp_path)
+  for split, text in lists.items():
+    (tmp_path / f'{split}.txt').write_text(text)
+  found = guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+  assert found.files['splits'] == {'train': 0.8, 'val': 0.2}
+  names = ', '.join(f'{split}.txt' for split in lists)
+  [problem] = found.problems
+  assert problem.startswith(f'no splits by the lists {names}, as {reason.format(tmp_path)}')
+  assert problem.endswith('images are divided at random, until config.data.files.splits says how')
+
+
+def test_images_in_no_split_are_told(tmp_path):
+  write_folder(tmp_path)
+  (tmp_path / 'train.txt').write_text('im0\nim2')
+  (tmp_path / 'val.txt').write_text('im3\nim5')
+  found = guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+  assert found.problems == ['2 images in no split, such as im1: not used']
 
 
 @pytest.mark.parametrize(
@@ -578,8 +613,20 @@ def test_other_files_are_of_other_formats(tmp_path):
   assert guess('semantic', tmp_path / 'none', None) is None
 
 
-def test_splits_that_are_not():
+def test_splits_that_are_not(tmp_path):
   assert guessing.directory_splits(['train/a', 'other/b']) is None
   assert guessing.directory_splits(['train/a', 'b']) is None
   assert guessing.directory_splits(['train/a']) is None
   assert guessing.directory_splits(['train/a', 'Test/b']) == {'train': 'train', 'test': 'Test'}
+  find = lambda *names: guessing.find_splits(tmp_path, names)
+  splits = {'train': 'train', 'val': 'val'}
+  unused = ['2 images in no split, such as extra/c: not used']
+  assert find('train/a', 'val/b', 'extra/c', 'd') == (splits, unused)
+  for names in (
+    ('bonn/train/a', 'bonn/val/b', 'ulm/train/a'),
+    ('train/a', 'other/val/b', 'c'),
+  ):
+    found, [problem] = find(*names)
+    assert found == {'train': 0.8, 'val': 0.2}
+    assert problem.startswith('no splits by the directories train, val, as the first directories')
+  assert find('train/a', 'train/b/c') == ({'train': 0.5, 'val': 0.5}, [])

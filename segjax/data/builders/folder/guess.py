@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.data import images as images_lib
-from segjax.data.builders import files as files_lib
 from segjax.data.builders import guessing, raw
 from segjax.data.builders.files import BACKGROUND
 from segjax.data.builders.folder import builder, layout, masks, pairing, patterns
@@ -31,7 +30,6 @@ _DIVISOR = 1000
 _VOID = (255, 65_535)
 # Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
 _NEAR = 32
-_LISTS = ('{}.txt', 'splits/{}.txt', 'ImageSets/Segmentation/{}.txt', 'ImageSets/{}.txt')
 _NAME_FILES = ('classes.txt', 'labels.txt', 'codes.txt', 'class_names.txt')
 _TABLES = ('class_dict.csv', 'labelmap.txt')
 
@@ -91,15 +89,16 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
   reading = read_masks(task, found, pairs)
   places = {'images': found.images, 'labels': found.labels}
   places |= {'instances': found.instances} if found.instances else {}
+  splits, unused = guessing.find_splits(found.source, [pair.name for pair in pairs])
   files = {
     **places,
     **reading.files,
     'channels': find_channels(pairs),
-    'splits': _splits(found.source, [pair.name for pair in pairs]),
+    'splits': splits,
     'unpaired': 'skip' if problems else 'error',
   }
   narrow = guessing.narrow([pair.image for pair in pairs])
-  problems += [*wrong_sizes(pairs), *narrow, *reading.problems]
+  problems += [*unused, *wrong_sizes(pairs), *narrow, *reading.problems]
   return Guess('folder', found.source, files, [_describe(found, pairs, reading)], problems)
 
 
@@ -148,29 +147,6 @@ def find_channels(pairs: Sequence[Pair]) -> int:
     if mode not in ('1', 'L', 'LA', 'I') and not mode.startswith('I;'):
       return 3
   return 1
-
-
-def _splits(source: Path, names: Sequence[str]) -> dict[str, Any]:
-  """By directories or lists that say so in their names, else by fractions."""
-  if by_directory := guessing.directory_splits(names):
-    return dict(by_directory)
-  for place in _LISTS:
-    lists = {split: place.format(split) for split in ('train', 'val', 'test')}
-    lists = {split: path for split, path in lists.items() if (source / path).is_file()}
-    if 'train' in lists and len(lists) > 1 and _lists_are_of(source, names, lists):
-      return lists
-  if len(names) < 3:
-    return {'train': 0.5, 'val': 0.5} if len(names) == 2 else {'train': 1.0}
-  return dict(files_lib.FRACTIONS)
-
-
-def _lists_are_of(source: Path, names: Sequence[str], lists: Mapping[str, str]) -> bool:
-  options = files_lib.Options(classes=('any',), splits=lists)
-  try:
-    files_lib.splits_of(names, options, source)
-  except SegjaxError:
-    return False
-  return True
 
 
 def wrong_sizes(pairs: Sequence[Pair]) -> list[str]:

@@ -29,7 +29,6 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     'classes': guessing.with_background(task, names),
     'images': guessing.relative(source, image_root.absolute()),
     'labels': guessing.relative(source, label_root.absolute()),
-    'splits': guessing.find_splits(files.name_below(label_root, path) for path in paths),
   }
   if used := tuple(name for name in void if any(label == name for label, _ in entries)):
     options['void'] = used
@@ -43,6 +42,8 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   kinds = guessing.counts(kind for _, kind in entries)
   pictures = files.find_files(image_root, images_lib.SUFFIXES)
   items = builder.find_items(source, builder.Options(**options), semantic=True)
+  options['splits'], unused = guessing.find_splits(source, list(items))
+  problems += unused
   problems += guessing.narrow([item.image for item in items.values()])
   found = [
     f'{guessing.count(len(pictures), "image")} in {options["images"]}/',

@@ -103,20 +103,23 @@ class Builder(files.FilesBuilder):
       )
     semantic = annotations[-1] == 'label'
     items = {
-      _name(source, image): files.Item(
-        _name(source, image),
+      name_below(source, image): files.Item(
+        name_below(source, image),
         image,
         functools.partial(read_content, path, names=names, options=options, semantic=semantic),
       )
       for image, path in labels.items()
     }
-    found = {s: [_name(source, p) for p in paths if p in labels] for s, paths in splits.items()}
+    found = {
+      s: [name_below(source, p) for p in paths if p in labels] for s, paths in splits.items()
+    }
     if options.yaml is None or options.splits is not None:
       found = files.splits_of(sorted(items), options, source)
     return {split: [items[name] for name in listed] for split, listed in found.items()}
 
 
-def _name(source: Path, image: Path) -> str:
+def name_below(source: Path, image: Path) -> str:
+  """The name of an image: its path below `source`, or as it leads there, without the suffix."""
   return Path(os.path.relpath(image, source)).with_suffix('').as_posix()
 
 

@@ -33,14 +33,13 @@ def guess(
   if not listed.is_file() or not any(path != listed for path in files.find_files(labels, {'.txt'})):
     return None
   source, names = guessing.common_directory(images, labels), files.read_names(listed)
-  pictures = files.find_files(images, images_lib.SUFFIXES)
-  splits = guessing.find_splits(files.name_below(images, path) for path in pictures)
   place = guessing.relative(source, images.absolute())
-  # Names are below the source, and begin with the directory of the images.
-  splits = {s: part if isinstance(part, float) else f'{place}/{part}' for s, part in splits.items()}
-  options = {'classes': tuple(names), 'yaml': None, 'images': place, 'splits': splits}
+  options = {'classes': tuple(names), 'yaml': None, 'images': place}
+  pictures = files.find_files(images, images_lib.SUFFIXES)
+  listed = [builder.name_below(source, path) for path in pictures]
+  options['splits'], problems = guessing.find_splits(source, listed, '' if place == '.' else place)
   options |= {'outside': True} if outside else {}
-  return _complete(task, source, options)
+  return _complete(task, source, options, problems)
 
 
 def _find_yaml(images: Path | None, labels: Path | None) -> Path | None:
@@ -76,14 +75,16 @@ def _guess_yaml(
   _, splits = builder.find_images(source, builder.Options(**options))
   if not {'train', 'val'} <= splits.keys():
     options['splits'] = dict(files.FRACTIONS)
-  return _complete(task, source, options)
+  return _complete(task, source, options, [])
 
 
-def _complete(task: types.Task, source: Path, options: dict[str, Any]) -> types.Guess:
+def _complete(
+  task: types.Task, source: Path, options: dict[str, Any], problems: list[str]
+) -> types.Guess:
   """The guess, with what reading all text files tells."""
   names, splits = builder.find_images(source, builder.Options(**options))
   every = [image for images in splits.values() for image in images]
-  labels, problems = builder.pair(source, every, builder.Options(**options)), []
+  labels = builder.pair(source, every, builder.Options(**options))
   if odd := list(builder.without_image(labels)):
     count = guessing.count(len(odd), 'text file')
     problems.append(f'{count} without an image, such as {odd[0]}: not used')

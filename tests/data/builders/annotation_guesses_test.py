@@ -217,6 +217,22 @@ def test_yolo_without_a_yaml(tmp_path):
   assert [entry.label for entry in item.read(synthetic_labelme.SIZE).objects] == [1, 2]
 
 
+def test_yolo_whose_classes_have_a_background(tmp_path):
+  synthetic_yolo.write_images(tmp_path, ['images'], 5, np.random.default_rng(0))
+  (tmp_path / 'classes.txt').write_text('disk\nbackground\n')
+  found = guess_yolo('semantic', tmp_path, None)
+  assert found.files['classes'] == ('background', 'disk')
+  assert found.files['names'] == ('disk', 'background')
+  assert found.found[-1] == 'objects: background (5), disk (5)'
+  (item,) = yolo.Builder.find(tmp_path, yolo.Options(**found.files), ('label',))['val']
+  assert [entry.label for entry in item.read(synthetic_labelme.SIZE).objects] == [1, 0]
+  (tmp_path / 'classes.txt').write_text('disk\n')
+  with pytest.raises(
+    SegjaxError, match=r'has the class 1, but .*/classes\.txt names the'
+  ):
+    guess_yolo('semantic', tmp_path, None)
+
+
 def test_roboflow(tmp_path):
   synthetic_yolo.write_roboflow(tmp_path)
   found = guess_yolo('instance', tmp_path, None)

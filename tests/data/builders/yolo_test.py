@@ -1,5 +1,7 @@
 """YOLO: rows, where images and text files are, and each way in which they can be wrong."""
 
+import shutil
+
 import numpy as np
 import pytest
 import synthetic_yolo
@@ -199,6 +201,34 @@ def test_own_splits_and_no_yaml(source):
   (source / 'data.yaml').unlink()
   by_directory = {'train': 'images/train', 'val': 'images/val'}
   assert found(source, yaml=None, classes=NAMES, splits=by_directory) == BOTH
+
+
+def test_names_of_numbers_without_a_yaml(source):
+  label = source / 'labels' / 'train' / 'im00.txt'
+  label.write_text(f'1 {SQUARE}\n2 {SQUARE}')
+
+  def labels(**kwargs):
+    splits = {'train': 'images/train'}
+    kwargs = {'classes': ('background', 'crack', 'hole'), 'splits': splits, **kwargs}
+    items = yolo.Builder.find(source, options(yaml=None, **kwargs), ('label',))
+    return [entry.label for entry in items['train'][0].read(SIZE).objects]
+
+  assert labels(names=('background', 'crack', 'hole')) == [1, 2]
+  assert labels(names=('background', 'hole', 'crack')) == [2, 1]
+  with pytest.raises(SegjaxError, match=r'row 2 has the class 2, but config\.data\.files\.classes'):
+    labels()
+  with pytest.raises(
+    SegjaxError, match=r"config\.data\.files\.names has the label 'cat'"
+  ):
+    labels(names=('crack', 'cat'))
+
+
+@pytest.mark.parametrize('yaml', [None, 'data.yaml'])
+def test_two_images_of_one_name(source, yaml):
+  write_yaml(source, 'train: images/train', 'val: images/val')
+  shutil.copy(source / 'images/val/im00.jpg', source / 'images/val/im00.jpeg')
+  with pytest.raises(SegjaxError, match=r'im00\.jpeg and .*im00\.jpg have the same name and one'):
+    found(source, yaml=yaml, classes=NAMES)
 
 
 def test_unpaired(source):

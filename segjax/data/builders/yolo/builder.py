@@ -4,8 +4,8 @@
 images, text files that list images, or lists of these, and are found as ultralytics finds them:
 relative to its `path` or to its own directory, and where '../train/images' is not there,
 'train/images' is (Roboflow). All must be below `data.source`; a `test` without images is left out.
-Without a data.yaml (`data.files.yaml=None`), images are in `data.files.images`, and
-`data.files.classes`, without `background`, are the names.
+Without a data.yaml (`data.files.yaml=None`), images are in `data.files.images`, and the names are
+`data.files.names`, or else `data.files.classes` without `background`.
 
 The text file of images/train/a.jpg is labels/train/a.txt: the last directory `images` of its path
 becomes `labels`; without such a directory it is beside the image. An image without one has no
@@ -52,11 +52,13 @@ class Options(files.Options):
 
   Attributes:
     classes: the names in data.yaml, in any order, and others such as `background`; without a
-      data.yaml in the order of their numbers.
+      data.yaml, and without `names`, in the order of their numbers.
     splits: None for the splits of data.yaml.
     yaml: path of data.yaml below `config.data.source`; None without one.
     images: directory of the images; only read without a data.yaml.
-    void: names in data.yaml whose pixels have no class, and whose objects are left out.
+    names: without a data.yaml, the names in the order of their numbers; None for `classes` without
+      `background`, which has no number then.
+    void: names by number whose pixels have no class, and whose objects are left out.
     outside: whether data.yaml and list files may name images that are not below
       `config.data.source`.
     unpaired: 'empty' takes an image without a text file as one without objects, and leaves out a
@@ -65,6 +67,7 @@ class Options(files.Options):
 
   yaml: str | None = 'data.yaml'
   images: str = 'images'
+  names: tuple[str, ...] | None = None
   void: tuple[str, ...] = ()
   outside: bool = False
   unpaired: Literal['error', 'skip', 'empty'] = 'empty'
@@ -101,15 +104,18 @@ class Builder(files.FilesBuilder):
       warnings.warn(
         f'{len(odd)} text files have no image, such as {odd[0]}: not used', stacklevel=2
       )
-    semantic = annotations[-1] == 'label'
-    items = {
-      name_below(source, image): files.Item(
-        name_below(source, image),
-        image,
-        functools.partial(read_content, path, names=names, options=options, semantic=semantic),
-      )
-      for image, path in labels.items()
-    }
+    read = functools.partial(
+      read_content, names=names, options=options, semantic=annotations[-1] == 'label'
+    )
+    items: dict[str, files.Item] = {}
+    for image, path in labels.items():
+      name = name_below(source, image)
+      if name in items:
+        raise SegjaxError(
+          f'{items[name].image} and {image} have the same name and one text file: rename or delete '
+          'one'
+        )
+      items[name] = files.Item(name, image, functools.partial(read, path))
     found = {
       s: [name_below(source, p) for p in paths if p in labels] for s, paths in splits.items()
     }
@@ -127,11 +133,16 @@ def find_images(source: Path, options: Options) -> tuple[tuple[str, ...], dict[s
   """The names of the classes in text files, and the images of each split of data.yaml.
 
   Raises:
-    SegjaxError: data.yaml is missing or wrong, or what it names is missing or elsewhere.
+    SegjaxError: data.yaml is missing or wrong, or what it names is missing or elsewhere; or a name
+      is neither a class nor void.
   """
   if options.yaml is None:
     directory = files.sub_directory(source, options.images, 'images')
-    names = tuple(name for name in options.classes if name != files.BACKGROUND)
+    names = options.names
+    if names is None:
+      names = tuple(name for name in options.classes if name != files.BACKGROUND)
+    for name in names:
+      files.class_index('config.data.files.names', name, options)
     return names, {'all': files.find_files(directory, images_lib.SUFFIXES)}
   path = source / options.yaml
   content = read_yaml(path)
@@ -288,12 +299,15 @@ def without_image(labels: Mapping[Path, Path]) -> Iterator[Path]:
         yield path
 
 
-def read_rows(path: Path, classes: int) -> tuple[list[Row], int]:
+def read_rows(
+  path: Path, classes: int, named_in: str | Path = 'data.yaml'
+) -> tuple[list[Row], int]:
   """The rows of a text file.
 
   Args:
     path: of the file.
     classes: how many there are.
+    named_in: the file or the key of the config that names them, for errors.
 
   Returns:
     The rows without those that come again, and how many these are.
@@ -308,11 +322,14 @@ def read_rows(path: Path, classes: int) -> tuple[list[Row], int]:
     raise SegjaxError(f'{path} is not text: export it again') from e
   listed = [(f'{path}: row {i}', line.split()) for i, line in enumerate(lines, 1) if line.strip()]
   boxes = all(len(words) < 1 + _POLYGON for _, words in listed)
-  rows = {' '.join(words): _read_row(who, words, classes, boxes) for who, words in listed}
+  read = functools.partial(_read_row, classes=classes, named_in=named_in, boxes=boxes)
+  rows = {' '.join(words): read(who, words) for who, words in listed}
   return list(rows.values()), len(listed) - len(rows)
 
 
-def _read_row(who: str, words: Sequence[str], classes: int, boxes: bool) -> Row:
+def _read_row(
+  who: str, words: Sequence[str], *, classes: int, named_in: str | Path, boxes: bool
+) -> Row:
   """A row of a file of boxes alone, or of one of polygons."""
   try:
     label, *values = map(float, words)
@@ -320,8 +337,8 @@ def _read_row(who: str, words: Sequence[str], classes: int, boxes: bool) -> Row:
     raise SegjaxError(f'{who} has words that are not numbers: correct it') from e
   if not label.is_integer() or not 0 <= label < classes:
     raise SegjaxError(
-      f'{who} has the class {label:g}, but data.yaml names the classes 0 to {classes - 1}: correct '
-      'it, or add the name'
+      f'{who} has the class {label:g}, but {named_in} names the classes 0 to {classes - 1}: '
+      'correct it, or add the name'
     )
   short = (4,) if boxes else (2, 4)  # which a polygon may be that is then left out
   if len(values) not in short and (len(values) < _POLYGON or len(values) % 2):
@@ -356,7 +373,8 @@ def read_content(
   """
   if not path.is_file():
     return files.Content(objects=[])
-  rows, repeated = read_rows(path, len(names))
+  key = 'classes' if options.names is None else 'names'
+  rows, repeated = read_rows(path, len(names), options.yaml or f'config.data.files.{key}')
   problems, objects = [REPEATED] * repeated, []
   for row in rows:
     label = files.class_index(str(path), names[row.label], options)

@@ -35,11 +35,14 @@ def guess(
   source, names = guessing.common_directory(images, labels), files.read_names(listed)
   place = guessing.relative(source, images.absolute())
   options = {'classes': tuple(names), 'yaml': None, 'images': place}
-  pictures = files.find_files(images, images_lib.SUFFIXES)
-  listed = [builder.name_below(source, path) for path in pictures]
-  options['splits'], problems = guessing.find_splits(source, listed, '' if place == '.' else place)
+  # As a class of a number, which the background of a semantic task is not otherwise.
+  options |= {'names': tuple(names)} if files.BACKGROUND in names else {}
+  paths = files.find_files(images, images_lib.SUFFIXES)
+  pictures = [builder.name_below(source, path) for path in paths]
+  below = '' if place == '.' else place
+  options['splits'], problems = guessing.find_splits(source, pictures, below)
   options |= {'outside': True} if outside else {}
-  return _complete(task, source, options, problems)
+  return _complete(task, source, options, listed, problems)
 
 
 def _find_yaml(images: Path | None, labels: Path | None) -> Path | None:
@@ -75,13 +78,13 @@ def _guess_yaml(
   _, splits = builder.find_images(source, builder.Options(**options))
   if not {'train', 'val'} <= splits.keys():
     options['splits'] = dict(files.FRACTIONS)
-  return _complete(task, source, options, [])
+  return _complete(task, source, options, path, [])
 
 
 def _complete(
-  task: types.Task, source: Path, options: dict[str, Any], problems: list[str]
+  task: types.Task, source: Path, options: dict[str, Any], named_in: Path, problems: list[str]
 ) -> types.Guess:
-  """The guess, with what reading all text files tells."""
+  """The guess, with what reading all text files, of classes named in a file, tells."""
   names, splits = builder.find_images(source, builder.Options(**options))
   every = [image for images in splits.values() for image in images]
   labels = builder.pair(source, every, builder.Options(**options))
@@ -90,7 +93,7 @@ def _complete(
     problems.append(f'{count} without an image, such as {odd[0]}: not used')
   rows, empty = [], []
   for image, path in labels.items():
-    of_image = builder.read_rows(path, len(names))[0] if path.is_file() else []
+    of_image = builder.read_rows(path, len(names), named_in)[0] if path.is_file() else []
     rows += of_image
     empty += [] if of_image else [image]
   problems += [*_problems(task, source, names, rows, empty), *guessing.narrow(every)]

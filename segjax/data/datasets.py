@@ -102,8 +102,8 @@ def load(
     name: the data set, see the module.
     data_dir: directory of prepared data sets, which may be in a bucket, see
       `segjax.data.bucket`; None for `default_data_dir()`.
-    source: directory of the raw files; None takes what is prepared as it is, else what was
-      downloaded.
+    source: directory of the raw files; None takes what is prepared as it is, if it was prepared
+      with the same `files` and for the same task, else what was downloaded.
     report: called with a line before what takes long. Nothing goes to standard output.
     files: keyword arguments of the format's options, see `options_of`.
     annotations: of the task; a format of users' own data is prepared for each task.
@@ -115,7 +115,7 @@ def load(
 
   Raises:
     SegjaxError: an unknown name (with the nearest right one), a data set that cannot be prepared
-      here, prepared files of another format.
+      here, prepared files of another format, or with other `files` where there is no source.
   """
   warnings_to, report = report, report or (lambda text: None)
   root = bucket.open_root(data_dir or default_data_dir())
@@ -259,7 +259,10 @@ def _make_builder(
   make = getattr(builder_class, 'own_config', lambda *_: None)
   if own := make(config, _options(builder_class, base, files), annotations):
     directory, told = root / builder_class.name, getattr(own, 'annotations', annotations)
-    own.name = _own_name(directory, own.name, source, files, told)
+    if source is None:
+      own.name = _prepared_name(directory, own.name, _asked(own))
+    else:
+      own.name = _own_name(own.name, source, files, told)
     return builder_class(data_dir=root, config=own)
   if config and config not in builder_class.builder_configs:
     known = nearest(config, builder_class.builder_configs)
@@ -283,26 +286,60 @@ def _options(builder_class: Any, base: str, files: Mapping[str, Any] | None) -> 
 
 
 def _own_name(
-  directory: Path,
-  config: str,
-  source: Path | None,
-  files: Mapping[str, Any] | None,
-  annotations: Sequence[str],
+  config: str, source: Path, files: Mapping[str, Any] | None, annotations: Sequence[str]
 ) -> str:
   """Names a prepared data set of one's own, so that no two share a directory.
 
   Args:
-    directory: of the builder.
     config: the start of the name.
-    source, files, annotations: what is prepared, and for which task. Without a source it is the
-      only one in the directory.
+    source, files, annotations: what is prepared, and for which task.
   """
-  if source is None:
-    found = [path.name for path in directory.glob(f'{config}*') if path.is_dir()]
-    return found[0] if len(found) == 1 else config
   told = [str(source.absolute()), files, list(annotations[-1:])]
   digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
   return f'{config}-{digest[:8]}'
+
+
+def _asked(config: Any) -> dict[str, Any] | None:
+  """What the config of a data set of one's own asks for, as JSON has it; None of another."""
+  options = getattr(config, 'options', None)
+  if not dataclasses.is_dataclass(options):
+    return None
+  told = {'files': dataclasses.asdict(options), 'task': list(config.annotations[-1:])}
+  return json.loads(json.dumps(told))
+
+
+def _prepared_name(directory: Path, config: str, asked: Mapping[str, Any] | None) -> str:
+  """The name of the one data set of one's own in a directory that is as it is asked for.
+
+  Args:
+    directory: of the builder.
+    config: the start of the name, which is the name of data that is not prepared.
+    asked: see `_asked`.
+
+  Raises:
+    SegjaxError: what is there was prepared with other options, or for another task.
+  """
+  found = sorted(directory.glob(f'{config}*/[0-9]*'))  # of any version
+  wrong = {path: _difference((fingerprint.read(path) or {}).get('asked'), asked) for path in found}
+  names = {path.parent.name for path, difference in wrong.items() if difference is None}
+  if found and not names:
+    path, difference = next(iter(wrong.items()))
+    raise SegjaxError(
+      f'{path} was prepared {difference}: name the raw files as config.data.source, to prepare '
+      'them again'
+    )
+  return names.pop() if len(names) == 1 else config
+
+
+def _difference(known: Any, asked: Mapping[str, Any] | None) -> str | None:
+  """How prepared data differs from what is asked for; None where nothing is known to."""
+  if not known or not asked:
+    return None
+  if known['task'] != asked['task']:
+    return 'for another task'
+  ours, theirs = asked['files'], known['files']
+  keys = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+  return f'with another config.data.files.{keys[0]}, {theirs[keys[0]]}' if keys else None
 
 
 def _tfds_builder(name: str, root: Path) -> tfds.core.DatasetBuilder:
@@ -426,7 +463,8 @@ def _prepare(
     digest = _fingerprint(builder, source)  # before it is read, as it may change meanwhile
   whole = _shards_directory(path)
   if isinstance(builder, records.Builder):
-    builder.preparation = records.Preparation(workers, whole, source, digest, report)
+    asked = _asked(builder.builder_config)
+    builder.preparation = records.Preparation(workers, whole, source, digest, asked, report)
   try:
     builder.download_and_prepare(
       file_format='array_record',

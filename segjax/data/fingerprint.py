@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from segjax import storage
 
@@ -59,16 +60,23 @@ def _walk(
       yield inner, entry.stat()
 
 
-def write(directory: Path, source: Path, digest: str) -> None:
-  """Notes in `directory`, atomically, what it was prepared from."""
-  told = {'source': str(source.absolute()), 'digest': digest}
+def write(directory: Path, source: Path, digest: str, asked: Any = None) -> None:
+  """Notes in `directory`, atomically, what it was prepared from and how.
+
+  Args:
+    directory: of the prepared data.
+    source: the directory of the raw files, and `digest` their fingerprint.
+    asked: of what JSON knows, what the config asked for.
+  """
+  told = {'source': str(source.absolute()), 'digest': digest, 'asked': asked}
   storage.write_text(directory / FILE, json.dumps(told))
 
 
-def read(directory: Path) -> dict[str, str] | None:
-  """What `write` wrote: `source` and `digest`; None where nothing is known."""
+def read(directory: Path) -> dict[str, Any] | None:
+  """What `write` wrote: `source`, `digest` and `asked`; None where nothing is known."""
   try:
     found = json.loads((directory / FILE).read_text())
-    return {key: found[key] for key in ('source', 'digest')}
+    known = {key: found[key] for key in ('source', 'digest')}
+    return {**known, 'asked': found.get('asked')}
   except (OSError, ValueError, KeyError, TypeError):
     return None

@@ -89,6 +89,7 @@ class Preparation:
     workers: processes that make examples; 0 or 1 for this one alone.
     directory: where whole shards wait; None for the data set's own directory.
     source: the raw files, or None, and `digest` their fingerprint.
+    asked: see `fingerprint.write`.
     report: called with a sentence on what is taken from an earlier start.
   """
 
@@ -96,6 +97,7 @@ class Preparation:
   directory: Path | None = None
   source: Path | None = None
   digest: str | None = None
+  asked: Any = None
   report: Callable[[str], None] = lambda text: None
 
 
@@ -146,7 +148,7 @@ class Builder(dataset_builder.FileReaderBuilder, skip_registration=True):
     )
     _write_digest(target, found)
     if how.digest is not None:
-      fingerprint.write(target, how.source, how.digest)
+      fingerprint.write(target, how.source, how.digest, how.asked)
 
 
 def read_digest(directory: Path, files: Iterable[Path]) -> str:

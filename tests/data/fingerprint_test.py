@@ -96,6 +96,29 @@ def test_a_failed_second_preparation_leaves_the_first(tmp_path):
   assert count(None, tmp_path, reports) == 2, 'without a source what is there is taken'
 
 
+def test_without_a_source_prepared_data_is_as_it_is_asked_for(tmp_path):
+  coco(tmp_path / 'a', 2)
+
+  def load(source, name, task='objects'):
+    files = {'classes': (name,)}
+    where = 'coco_instances/custom', tmp_path / 'data', source
+    return datasets.load(*where, files=files, annotations=(task,)).data_path
+
+  prepared = load(tmp_path / 'a', 'box')
+  assert load(None, 'box') == prepared
+  message = r"was prepared with another config\.data\.files\.classes, \['box'\]: name the raw files"
+  with pytest.raises(SegjaxError, match=message):
+    load(None, 'cat')
+  with pytest.raises(SegjaxError, match='was prepared for another task: name the raw files'):
+    load(None, 'box', 'label')
+  semantic = load(tmp_path / 'a', 'box', 'label')
+  assert [load(None, 'box', task) for task in ('objects', 'label')] == [prepared, semantic]
+  # Of what older versions prepared nothing more is known.
+  note = semantic / fingerprint.FILE
+  note.write_text(json.dumps({**json.loads(note.read_text()), 'asked': None}))
+  assert load(None, 'cat') == semantic
+
+
 def test_published_data_of_another_source_is_prepared_again(tmp_path):
   for source, value in (('a', 0), ('b', 255)):
     for directory in ('image', 'label'):

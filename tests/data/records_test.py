@@ -132,9 +132,9 @@ def test_errors_of_raw_files_leave_nothing(tmp_path, monkeypatch, error, kept):
 
 
 def test_prepared_data_says_what_it_was_prepared_from(tmp_path):
-  builder = prepare(Builder(data_dir=tmp_path), source=tmp_path / 'raw', digest='abc')
+  builder = prepare(Builder(data_dir=tmp_path), source=tmp_path / 'raw', digest='abc', asked=[1])
   told = json.loads((builder.data_path / 'source.json').read_text())
-  assert told == {'source': str(tmp_path / 'raw'), 'digest': 'abc'}
+  assert told == {'source': str(tmp_path / 'raw'), 'digest': 'abc', 'asked': [1]}
 
 
 def test_digest_tells_examples_apart(tmp_path, monkeypatch, whole):

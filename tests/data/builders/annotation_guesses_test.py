@@ -227,9 +227,7 @@ def test_yolo_whose_classes_have_a_background(tmp_path):
   (item,) = yolo.Builder.find(tmp_path, yolo.Options(**found.files), ('label',))['val']
   assert [entry.label for entry in item.read(synthetic_labelme.SIZE).objects] == [1, 0]
   (tmp_path / 'classes.txt').write_text('disk\n')
-  with pytest.raises(
-    SegjaxError, match=r'has the class 1, but .*/classes\.txt names the'
-  ):
+  with pytest.raises(SegjaxError, match=r'has the class 1, but .*/classes\.txt names the'):
     guess_yolo('semantic', tmp_path, None)
 
 

@@ -217,9 +217,7 @@ def test_names_of_numbers_without_a_yaml(source):
   assert labels(names=('background', 'hole', 'crack')) == [2, 1]
   with pytest.raises(SegjaxError, match=r'row 2 has the class 2, but config\.data\.files\.classes'):
     labels()
-  with pytest.raises(
-    SegjaxError, match=r"config\.data\.files\.names has the label 'cat'"
-  ):
+  with pytest.raises(SegjaxError, match=r"config\.data\.files\.names has the label 'cat'"):
     labels(names=('crack', 'cat'))
 
 

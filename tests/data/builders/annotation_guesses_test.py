@@ -312,6 +312,30 @@ def test_splits_of_hugging_face(tmp_path, names, splits):
   assert {'train', 'val'} <= sizes(hugging_face, found).keys()
 
 
+@pytest.mark.parametrize(
+  ('names', 'splits'),
+  [
+    (['train', 'validation', 'test'], {'train': 'train', 'val': 'validation'}),
+    (['train', 'test'], {'train': 'train'}),
+  ],
+)
+def test_hugging_face_masks_that_are_kept_back(tmp_path, names, splits):
+  tables = {name: synthetic_hf.table(4, seed=i) for i, name in enumerate(names)}
+  place = tables['test'].schema.get_field_index('label')
+  null = pyarrow.array([None] * 4, synthetic_hf.IMAGE)
+  tables['test'] = tables['test'].set_column(place, 'label', null)
+  synthetic_hf.write_saved(tmp_path, tables)
+  found = guess_hugging_face('semantic', tmp_path, None)
+  assert found.problems == ['no row of test has a mask: left out of the splits']
+  assert found.files['splits'] == splits
+  assert sizes(hugging_face, found) == dict.fromkeys(splits, 4)
+  options = hugging_face.Options(**{**found.files, 'splits': {'test': 'test'}})
+  [item, *_] = hugging_face.Builder.find(tmp_path, options, ('label',))['test']
+  message = r'has no image: .* leave its split out of config\.data\.files\.splits'
+  with pytest.raises(SegjaxError, match=message):
+    item.read(synthetic_labelme.SIZE)
+
+
 @pytest.mark.parametrize('task', ['semantic', 'instance'])
 @pytest.mark.parametrize(
   'objects',

@@ -38,7 +38,11 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
   if not files:
     return None
   found = {split: tables.Table(paths) for split, paths in files.items()}
-  columns = _columns(task, next(iter(found.values())))
+  columns = _columns(task, found.get('train') or next(iter(found.values())))
+  masks = [column for key, column in columns.items() if key != 'images']
+  empty = [s for s, table in found.items() if any(map(table.is_empty, masks))]
+  if len(empty) < len(found):  # else the first row is an error
+    found = {split: table for split, table in found.items() if split not in empty}
   pairs = [pair for split, table in found.items() for pair in _pairs(source, split, table, columns)]
   layout = Layout(source, columns['images'], columns.get('labels'), columns.get('instances'))
   reading = folder.read_masks(task, layout, pairs)
@@ -49,12 +53,13 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     **({} if 'labels' in columns else {'labels': None}),
   }
   options['classes'] = _named(source, options)
-  if splits := _splits(list(found)):
+  if splits := _splits(list(found), whole=len(found) == len(files)):
     options['splits'] = splits
   lines = [f'{split}: {guessing.count(len(table), "row")}' for split, table in found.items()]
   lines.append(f'columns {" and ".join(columns.values())}: {reading.found}')
   narrow = guessing.narrow([pair.image for pair in pairs])
-  problems = [*folder.wrong_sizes(pairs), *narrow, *reading.problems]
+  left = [f'no row of {s} has a mask: left out of the splits' for s in empty if s not in found]
+  problems = [*left, *folder.wrong_sizes(pairs), *narrow, *reading.problems]
   return types.Guess('hugging_face', source, options, lines, problems)
 
 
@@ -122,8 +127,10 @@ def _pairs(source: Path, split: str, table: tables.Table, columns: Mapping[str, 
   ]
 
 
-def _splits(names: Sequence[str]) -> dict[str, Any] | None:
-  """None where the data set's own splits are train and val."""
+def _splits(names: Sequence[str], *, whole: bool) -> dict[str, Any] | None:
+  """None where the data set's own splits are train and val, and `names` are the whole of them."""
+  if not whole:
+    return {files.SPLIT_NAMES.get(name.lower(), name): name for name in names}
   known = {files.SPLIT_NAMES.get(name.lower()): name for name in names}
   if len(names) == 1 or 'train' not in known:
     return dict(files.FRACTIONS)

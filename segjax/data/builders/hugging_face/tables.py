@@ -107,6 +107,10 @@ class Table:
     """A whole column."""
     return [v for part in self._parts for v in _load(part, (column,)).column(column).to_pylist()]
 
+  def is_empty(self, column: str) -> bool:
+    """Whether all cells of a column are null."""
+    return all(_load(p, (column,)).column(column).null_count == p.rows for p in self._parts)
+
   def file_names(self, column: str) -> list[str | None]:
     """The `path` of each image of a column, without reading the images."""
     kind = self.schema.field(column).type
@@ -270,7 +274,10 @@ class Cell:
       return raw.read_bytes(raw.inside(self._source, path, self._table.path))
     if isinstance(value, list):
       return self._encode(value)
-    raise SegjaxError(f'{self} has no image: give it one, or leave the row out')
+    raise SegjaxError(
+      f'{self} has no image: give it one, leave the row out, or leave its split out of '
+      'config.data.files.splits'
+    )
 
   def _encode(self, value: list[Any]) -> bytes:
     try:

@@ -411,6 +411,30 @@ def test_smoothed_masks_have_no_numbers_of_objects(tmp_path, name, suffix, conve
     guess('instance', tmp_path / 'images', tmp_path / 'masks')
 
 
+@pytest.mark.parametrize(
+  ('suffix', 'convert', 'what'),
+  [
+    ('.jpg', lambda one: one.label * np.uint8(90), 'values'),
+    ('.png', lambda one: smoothed(one.label * np.uint8(90)), 'values'),
+    ('.png', lambda one: smoothed(COLORS[one.label]), 'colors'),
+  ],
+  ids=['JPEG', 'values', 'colors'],
+)
+def test_smoothed_masks_of_several_classes_are_refused(tmp_path, suffix, convert, what):
+  for i, one in enumerate(write_images(tmp_path, 6)):
+    save(tmp_path / f'masks/im{i}{suffix}', convert(one))
+  message = f'masks are compressed or smoothed, so that they have [0-9]+ different {what} rather'
+  with pytest.raises(SegjaxError, match=message):
+    guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+
+
+def test_many_classes_are_not_smoothed_edges(tmp_path):
+  for i, one in enumerate(write_images(tmp_path, 6)):
+    rare = np.resize(np.arange(0, 250, 5, dtype=np.uint8), (32, 32)) * (one.label > 0)
+    save(tmp_path / f'masks/im{i}.png', np.repeat(np.repeat(rare[::2, ::2], 2, 0), 2, 1))
+  assert len(guess('semantic', tmp_path / 'images', tmp_path / 'masks').files['classes']) > 20
+
+
 # Lines of one pixel, and a crowd of objects of four.
 LINES = np.arange(64)[:, None] * (np.arange(64) % 4 > 0)
 CROWD = np.kron(np.arange(256).reshape(16, 16), np.pad(np.ones((2, 2), int), (0, 2)))
@@ -537,6 +561,28 @@ def test_names_that_do_not_match(tmp_path):
     save(tmp_path / f'masks/x{i * 7}y.png', np.zeros((32, 32), np.uint8))
   with pytest.raises(SegjaxError, match=r'such as im0\.png, have no .* where x0y\.png is: '):
     guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+
+
+@pytest.mark.parametrize('count', [2, 3])
+@pytest.mark.parametrize('named', [True, False])
+def test_channels_in_files_of_their_own(tmp_path, count, named):
+  for i in range(3):
+    for channel in range(count):
+      save(tmp_path / f'imagesTr/im{i}_{channel:04}.png', scene(i).image[..., channel])
+    save(tmp_path / f'labelsTr/im{i}.png', scene(i).label)
+  places = (tmp_path / 'imagesTr', tmp_path / 'labelsTr') if named else (tmp_path, None)
+  with pytest.raises(
+    SegjaxError, match='im0_0000 and im0_0001 are channels of one image, .*: merge'
+  ):
+    guess('semantic', *places)
+
+
+def test_numbers_of_frames_are_no_channels(tmp_path):
+  for kind in ('images', 'masks'):
+    for i in range(3):
+      save(tmp_path / f'{kind}/im_000{i}.png', scene(i).label)
+  save(tmp_path / 'masks/im.png', scene(0).label)
+  assert guess('semantic', tmp_path, None).files['images'] == 'images'
 
 
 def test_no_images(tmp_path):

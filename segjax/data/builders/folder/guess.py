@@ -28,6 +28,8 @@ _MOST_COLORS = 256
 _DIVISOR = 1000
 # Values that are void where they are the highest, and far from the others or these are indices.
 _VOID = (255, 65_535)
+# Masks that were smoothed have more values than these.
+_FEW = 8
 # Gray values this close to 0 and 255 are those of a smoothed or compressed binary mask.
 _NEAR = 32
 _NAME_FILES = ('classes.txt', 'labels.txt', 'codes.txt', 'class_names.txt')
@@ -232,6 +234,12 @@ def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
     return named
   paths, where = [pair.labels[0].path for pair in pairs], found.source / found.labels
   seen, names = _look(paths), _class_names(found.source)
+  if len(seen.values) > _FEW and not _is_smooth(seen) and _are_smoothed(paths):
+    raise SegjaxError(
+      f'the masks in {where} are compressed or smoothed, so that they have {len(seen.values)} '
+      f'different {"colors" if seen.colors else "values"} rather than those of classes: save them '
+      'as PNG of class indices, without interpolation'
+    )
   if seen.several:  # an index is not the same class everywhere, but a color is
     reading = _of_colors(_look(paths, colors=True), names, where)
     return reading._replace(found=f'{reading.found}, as each mask has a palette of its own')
@@ -306,7 +314,7 @@ def _is_smooth(seen: Seen) -> bool:
     return False
   counts = np.array(list(seen.pixels.values()))
   near = (values < _NEAR) | (values > 255 - _NEAR)
-  if not seen.lossy and len(values) <= 8:
+  if not seen.lossy and len(values) <= _FEW:
     return False
   return values[-1] > 255 - _NEAR and counts[near].sum() > 0.95 * counts.sum()
 
@@ -554,16 +562,21 @@ def _read_objects(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Re
 
 def _check_numbers(files: Sequence[patterns.File], where: Path) -> None:
   """Raises a SegjaxError if values of masks are no numbers of objects, as those of soft edges."""
-  some = guessing.sample(files, 20)
-  seen = _look([file.path for file in some])
-  blurred = [_has_edge_values(masks.read_ids(file.path)) for file in some]
-  lossy = any(file.path.suffix.lower() in ('.jpg', '.jpeg') for file in some)  # WebP may not be
-  if seen.values != [0] and (lossy or 2 * sum(blurred) > len(some)):
+  paths = guessing.sample([file.path for file in files], 20)
+  if _look(paths).values != [0] and _are_smoothed(paths):
     raise SegjaxError(
       f'the masks in {where} are compressed or smoothed, so that their values are not numbers of '
       'objects: save them as PNG with a number for each object, or choose --task=semantic and name '
       'them with --labels'
     )
+
+
+def _are_smoothed(paths: Sequence[Path]) -> bool:
+  """Whether masks have values that no one drew, of a lossy format or between those of neighbors."""
+  some = guessing.sample(paths, 20)
+  if any(path.suffix.lower() in ('.jpg', '.jpeg') for path in some):  # WebP may not be lossy
+    return True
+  return 2 * sum(_has_edge_values(masks.read_ids(path)) for path in some) > len(some)
 
 
 def _has_edge_values(ids: np.ndarray) -> bool:
@@ -573,7 +586,7 @@ def _has_edge_values(ids: np.ndarray) -> bool:
   values, counts = np.unique(ids, return_counts=True)
   edge = ~np.isin(values, corner[square]) & (values > 0)
   few = counts[edge].sum() < 0.5 * counts[values > 0].sum()
-  return len(values) > 8 and edge.sum() > 0.5 * len(values) and bool(few)
+  return len(values) > _FEW and edge.sum() > 0.5 * len(values) and bool(few)
 
 
 def _each(files: Iterable[patterns.File]) -> list[Seen]:

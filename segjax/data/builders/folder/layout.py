@@ -3,12 +3,13 @@
 import collections
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from segjax.data.builders import files
 from segjax.data.builders.folder import pairing, patterns
+from segjax.types import SegjaxError
 
 # Names of directories, in lower case, without digits, `_` and `-`, in the order of preference.
 IMAGES = (
@@ -154,14 +155,28 @@ def name_patterns(
   Returns:
     Such as `('{name}', '{name}_mask')` or `('{name}', '{class}/{name}')`; None where most images
     have no mask by their name.
+
+  Raises:
+    SegjaxError: images are the channels of others (nnU-Net: NAME_0000, NAME_0001).
   """
   known, count = set(masks), len(images)
+  _check_channels(set(images), known)
   if not count or not masks:
     return None
   if sum(name in known for name in images) >= _ENOUGH * count:
     return '{name}', '{name}'
   best = max(_namings(images, masks, objects), key=lambda entry: entry[0], default=None)
   return best[1:] if best and best[0] >= _ENOUGH * count else None
+
+
+def _check_channels(images: Set[str], masks: Set[str]) -> None:
+  for name in sorted(images):
+    case = name.removesuffix('_0000')
+    if case != name and f'{case}_0001' in images and case in masks and name not in masks:
+      raise SegjaxError(
+        f'{name} and {case}_0001 are channels of one image, whose mask is {case}, and segjax reads '
+        'one file for an image: merge them into an RGB file, or move all but one of them away'
+      )
 
 
 def _namings(

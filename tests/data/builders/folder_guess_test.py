@@ -81,6 +81,19 @@ def test_void(tmp_path):
   assert found.problems == ['the value 255 (3.1% of the pixels) is taken as void, which is ignored']
 
 
+def test_a_negative_value_is_void(tmp_path):
+  source = tmp_path / 'source'
+  for i, one in enumerate(write_images(source, 6)):
+    label = one.label.astype(np.int32)
+    label[0], label[1] = -1, 255
+    save(source / f'masks/im{i}.tif', label)
+  files, found = files_of(source)
+  assert (files['classes'], files['void']) == (THREE, (-1, 255))
+  assert found.problems[0] == (
+    'the value -1 (3.1% of the pixels) is taken as void, which is ignored'
+  )
+
+
 def write_values(source, values, palette=None):
   """Masks that have all of these values; returns the guess."""
   for i, one in enumerate(write_images(source, 3)):

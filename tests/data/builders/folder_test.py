@@ -1,5 +1,7 @@
 """Images and masks in directories: encodings, layouts, objects and what is wrong with files."""
 
+import shutil
+
 import numpy as np
 import pytest
 from own_folders import CLASSES, COLORS, save, scene, write_folder, write_images
@@ -115,6 +117,16 @@ def test_void_values_and_colors(tmp_path):
   write_folder(tmp_path, convert=lambda label: np.where(label == 2, 255, label).astype(np.uint8))
   found = contents(tmp_path, void=(255,))
   assert (found['im0'].label == IGNORE_LABEL).sum() == (scene(0).label == 2).sum() > 0
+  shutil.rmtree(tmp_path / 'masks')
+  for i in range(6):
+    signed = scene(i).label.astype(np.int32)
+    save(tmp_path / f'masks/im{i}.tif', np.where(signed == 2, np.int32(-1), signed))
+  found = contents(tmp_path, void=(-1,))
+  np.testing.assert_array_equal(found['im0'].label == IGNORE_LABEL, scene(0).label == 2)
+  assert set(np.unique(found['im0'].label)) == {0, 1, IGNORE_LABEL}
+  with pytest.raises(SegjaxError, match='has the value -1 in'):
+    contents(tmp_path)
+  shutil.rmtree(tmp_path / 'masks')
   write_folder(tmp_path, convert=lambda label: COLORS[label])
   two = {'classes': CLASSES[:2], 'colors': tuple(map(tuple, COLORS[:2].tolist()))}
   found = contents(tmp_path, encoding='color', void=((0, 60, 200),), **two)

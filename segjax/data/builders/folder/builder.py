@@ -16,12 +16,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from segjax.data.builders import files
 from segjax.data.builders.files import BACKGROUND, Byte
 from segjax.data.builders.folder import masks, pairing, patterns
-from segjax.types import NonNegativeInt, PositiveInt, SegjaxError
+from segjax.types import NonNegativeInt, PositiveInt, Range, SegjaxError
 
 _WHERE = 'config.data.files'
 
@@ -43,7 +43,7 @@ class Options(files.Options):
       `threshold` ('binary').
     first: the value of the first class; the others follow it.
     values: the value of each class, where they do not follow each other.
-    void: values or colors of pixels that are of no class.
+    void: values, which may be -1, or colors of pixels that are of no class.
     threshold: a pixel above it is marked, in binary masks and in those of one class or object.
     divisor: in masks of objects, an object's value is its class's value times this, plus its
       number. None where its class is that of its pixels in `labels`, of its file (`{class}`), or
@@ -58,7 +58,7 @@ class Options(files.Options):
   encoding: Literal['index', 'color', 'binary'] = 'index'
   first: NonNegativeInt = 0
   values: tuple[NonNegativeInt, ...] | None = None
-  void: tuple[NonNegativeInt | tuple[Byte, Byte, Byte], ...] = ()
+  void: tuple[Annotated[int, Range(-1)] | tuple[Byte, Byte, Byte], ...] = ()
   threshold: NonNegativeInt = 0
   divisor: PositiveInt | None = None
   void_ids: tuple[NonNegativeInt, ...] = ()

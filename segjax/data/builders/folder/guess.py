@@ -332,6 +332,8 @@ _BINARY = (BACKGROUND, 'object')
 def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
   """How masks of values are read, which are in `where`."""
   values = seen.values
+  if values[0] == -1 and len(values) > 1:
+    return _with_negative_void(seen, names, where)
   two = tuple(names) if len(names) == 2 else _BINARY
   if _is_smooth(seen):
     return Reading(
@@ -359,6 +361,23 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
       'of objects choose --task=instance, else save masks of class indices'
     )
   return _of_indices(values, void, seen, names)
+
+
+def _with_negative_void(seen: Seen, names: Sequence[str], where: Path) -> Reading:
+  """Masks in which -1 is void, which is no class, index or number of an object."""
+  pixels = {value: count for value, count in seen.pixels.items() if value != -1}
+  others = seen._replace(pixels=pixels, masks=[one - {-1} for one in seen.masks])
+  reading = _of_values(others, names, where)
+  if reading.files.get('encoding') == 'binary':  # which has no void
+    problem = f'the value -1 is taken as {reading.files["classes"][0]}'
+    return reading._replace(problems=[problem, *reading.problems])
+  files = {**reading.files, 'void': (-1, *reading.files.get('void', ()))}
+  return reading._replace(files=files, problems=[_void_line(-1, seen), *reading.problems])
+
+
+def _void_line(value: int, seen: Seen) -> str:
+  share = seen.pixels[value] / sum(seen.pixels.values())
+  return f'the value {value} ({share:.1%} of the pixels) is taken as void, which is ignored'
 
 
 def _has_void(seen: Seen, names: Sequence[str]) -> bool:
@@ -406,10 +425,7 @@ def _of_indices(
   classes = _names_for(listed, names)
   if void:
     files['void'] = tuple(void)
-    share = seen.pixels[void[0]] / sum(seen.pixels.values())
-    problems.append(
-      f'the value {void[0]} ({share:.1%} of the pixels) is taken as void, which is ignored'
-    )
+    problems.append(_void_line(void[0], seen))
   elif high in _VOID and len(values) > 1:
     problems.append(
       f'the value {high} is taken as a class: if it is void, set config.data.files.void=({high},), '

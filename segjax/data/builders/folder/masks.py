@@ -154,8 +154,8 @@ def _index_label(path: Path, options: Any) -> np.ndarray:
 def map_values(values: np.ndarray, path: Path, options: Any) -> np.ndarray:
   """Class indices of the raw values of a mask; errors as `read_label`."""
   table = _table_of_values(options.class_values, options.void_values)
-  in_table = (values >= 0) & (values < len(table))
-  label = table[np.where(in_table, values.astype(np.intp), len(table) - 1)]
+  in_table = (values >= -1) & (values < len(table) - 1)
+  label = table[np.where(in_table, values.astype(np.intp) + 1, len(table) - 1)]
   if (wrong := label == _UNKNOWN).any():
     value, *others = _commonest(values[wrong])
     raise SegjaxError(
@@ -186,10 +186,10 @@ _ENCODINGS: dict[str, Callable[[Path, Any], np.ndarray]] = {
 
 @functools.lru_cache
 def _table_of_values(values: tuple[int, ...], void: tuple[int, ...]) -> np.ndarray:
-  """u16, from a raw value to its class; its last entry, of any higher value, is `_UNKNOWN`."""
-  table = np.full(max((*values, *void)) + 2, _UNKNOWN, np.uint16)
-  table[list(values)] = np.arange(len(values))
-  table[list(void)] = IGNORE_LABEL
+  """u16, from a raw value + 1 to its class; its last entry, of any other value, is `_UNKNOWN`."""
+  table = np.full(max((*values, *void)) + 3, _UNKNOWN, np.uint16)
+  table[np.array(values) + 1] = np.arange(len(values))
+  table[np.array(void, np.intp) + 1] = IGNORE_LABEL
   return table
 
 

@@ -1,8 +1,8 @@
 """Whether users' files are in COCO format, and what `config.data` says of them."""
 
-import json
+import functools
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,13 +48,13 @@ def make_guess(
   parts = _find(kind, images, labels)
   if not parts:
     return None
-  source = _common([path for path in (images, labels) if path is not None])
+  source = guessing.common_directory(images, labels)
   found = [_locate(source, images, part, read_file(part.path), outside) for part in parts]
   contents = [file.content for file in found]
   names = [c.name for c in coco_files.choose_categories(contents, None)]
   if task == 'semantic' and kind == 'instances' and files.BACKGROUND not in names:
     names = [files.BACKGROUND, *names]
-  relative = lambda path: os.path.relpath(path, source).replace(os.sep, '/')
+  relative = functools.partial(guessing.relative, source)
   annotations = {file.part.split: relative(file.part.path) for file in found}
   directories = {file.part.split: relative(file.images.directory) for file in found}
   options: dict[str, Any] = {'classes': tuple(names), 'annotations': annotations}
@@ -77,10 +77,10 @@ def _find(kind: str, images: Path | None, labels: Path | None) -> list[coco_layo
   """The annotation files, none if they are not of that kind."""
   if labels is not None and labels.is_file():
     part = coco_layout.named_part(labels.parent, None, labels.name)
-    return [part] if _is_kind(labels, kind) else []
+    return [part] if coco_layout.is_kind(labels, kind) else []
   source = images if labels is None else labels
   paths = coco_layout.find_files(source, kind) if source is not None and source.is_dir() else []
-  if not paths or not _is_kind(paths[0], kind):
+  if not any(coco_layout.is_kind(path, kind) for path in paths):
     return []
   parts = coco_layout.find_parts(source, coco_layout.Options(), kind, 'annotations')
   if len(parts) == 1:  # whatever split it is called, there is no other to evaluate on
@@ -100,26 +100,6 @@ def check_looks(images: Path | None, labels: Path | None) -> None:
     path = next((p for place in _NAMED_PLACES for p in sorted(images.glob(place))), None)
   if path is not None and path.suffix.lower() == '.json':
     coco_files.read_file(path, 'instances', own=True)
-
-
-def _is_kind(path: Path, kind: str) -> bool:
-  if path.suffix.lower() != '.json':
-    return False
-  try:
-    content = json.loads(path.read_bytes())
-  except (OSError, ValueError):
-    return False
-  keys = 'categories', 'images', 'annotations'
-  if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-    return False
-  entries = [entry for entry in content['annotations'][:1] if isinstance(entry, dict)]
-  panoptic = any('segments_info' in entry for entry in entries)
-  return panoptic == (kind == 'panoptic')
-
-
-def _common(paths: Sequence[Path]) -> Path:
-  """The directory that has all of the paths."""
-  return Path(os.path.commonpath([path.parent if path.is_file() else path for path in paths]))
 
 
 def _locate(

@@ -10,6 +10,7 @@ In these, `valid` and `validation` are the split val. Anything else, `config.dat
 """
 
 import dataclasses
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,8 @@ def find_parts(source: Path, options: Options, kind: str, content: str) -> list[
   if not paths:
     raise raw.missing_content(source, content)
   parts = [Part(path, *_split_of(path, kind)) for path in paths]
+  if len(parts) > 1 and _unclear(parts):  # there may be other JSON files
+    parts = [part for part in parts if is_kind(part.path, kind)] or parts
   if len(parts) == 1 and (options.splits is not None or parts[0].split in (None, 'default')):
     return [parts[0]._replace(split=None)]
   if options.splits is not None:
@@ -153,14 +156,35 @@ def _split_of(path: Path, kind: str) -> tuple[str, str | None]:
   return name, split
 
 
-def _check_splits(parts: Sequence[Part]) -> None:
+def _unclear(parts: Sequence[Part]) -> list[Path]:
+  """The files whose split is not known, or is another file's too."""
   counts = Counter(part.split for part in parts)
-  unclear = [part.path for part in parts if part.split is None or counts[part.split] > 1]
-  if unclear:
+  return [part.path for part in parts if part.split is None or counts[part.split] > 1]
+
+
+def _check_splits(parts: Sequence[Part]) -> None:
+  if unclear := _unclear(parts):
     raise SegjaxError(
       f'{len(unclear)} annotation files, such as {unclear[0]}, do not say which split they are: '
-      f"set {_WHERE}.annotations to the one to use, or to {{'train': FILE, 'val': FILE}}"
+      f"set {_WHERE}.annotations to the one to use, or to {{'train': FILE, 'val': FILE}} (or name "
+      'one for segjax new, with --labels=FILE)'
     )
+
+
+def is_kind(path: Path, kind: str) -> bool:
+  """Whether a file has the keys of COCO's format, and annotations of a kind."""
+  if path.suffix.lower() != '.json':
+    return False
+  try:
+    content = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return False
+  keys = 'categories', 'images', 'annotations'
+  if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+    return False
+  entries = [entry for entry in content['annotations'][:1] if isinstance(entry, dict)]
+  panoptic = any('segments_info' in entry for entry in entries)
+  return panoptic == (kind == 'panoptic')
 
 
 # --- images ---------------------------------------------------------------------------------------

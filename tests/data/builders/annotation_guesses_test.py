@@ -107,6 +107,13 @@ def test_problems_of_labelme(tmp_path):
     guess_labelme('semantic', tmp_path / 'images', labels)
 
 
+def test_another_json_file_beside_those_of_labelme(tmp_path):
+  synthetic_labelme.write_set(tmp_path, 3)
+  (tmp_path / 'labels' / 'config.json').write_text('{"a": 1}')
+  with pytest.raises(SegjaxError, match=r'config\.json has no list shapes, .* or move it out of'):
+    guess_labelme('semantic', tmp_path / 'images', tmp_path / 'labels')
+
+
 def test_labelme_in_one_directory_with_splits(tmp_path):
   synthetic_labelme.write_set(tmp_path, 4)
   (tmp_path / 'both').mkdir()

@@ -591,6 +591,15 @@ def test_files_that_name_no_split(refuses, tmp_path):
   refuses(r'2 annotation files, such as .*a\.json, do not say which split they are: set config')
 
 
+def test_other_json_files_are_no_annotations(load, tmp_path):
+  coco_export.labelme2coco(tmp_path / 'raw')
+  (tmp_path / 'raw' / 'a.json').write_text('{}')
+  (tmp_path / 'raw' / 'info.json').write_text('[1]')
+  assert sizes(load()) == SPLITS
+  found = guess_instances('instance', tmp_path / 'raw', None)
+  assert found.files['annotations'] == 'annotations.json'
+
+
 @pytest.mark.parametrize('root', ['/data/upload/3/', 'C:\\photos\\', '{images}/'])
 def test_absolute_names_are_found_by_their_last_part(load, tmp_path, root):
   def change(written):

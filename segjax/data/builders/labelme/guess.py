@@ -13,12 +13,16 @@ from segjax.types import SegjaxError
 
 
 def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
-  """See `segjax.data.guess.Guesser`: directories of images and of JSON files, or one of both."""
+  """See `segjax.data.guess.Guesser`: directories of images and of JSON files, or one of both.
+
+  Raises:
+    SegjaxError: some JSON files are LabelMe's, and others are not.
+  """
   image_root, label_root = images or labels, labels or images
   if image_root is None or not (image_root.is_dir() and label_root.is_dir()):
     return None
   paths = files.find_files(label_root, {'.json'})
-  if not paths or not _is_labelme(paths[0]):
+  if not any(map(_is_labelme, paths)):
     return None
   contents = {path: builder.load(path) for path in paths}
   entries = [_summary(entry) for content in contents.values() for entry in content['shapes']]

@@ -625,10 +625,6 @@ def read_names(path: Path) -> list[str]:
   Raises:
     SegjaxError: the file is missing, is not text, or has no such line.
   """
-  try:
-    lines = [line.strip() for line in raw.read_bytes(path).decode('utf-8-sig').splitlines()]
-  except UnicodeDecodeError as e:
-    raise SegjaxError(f'{path} is not text: give a file with a name in each line') from e
-  if not any(lines):
-    raise SegjaxError(f'{path} names no image: add a line for each')
-  return [line for line in lines if line]
+  if lines := raw.read_lines(path):
+    return lines
+  raise SegjaxError(f'{path} names no image: add a line for each')

@@ -246,6 +246,19 @@ def read_bytes(path: Path, content: str | None = None) -> bytes:
     raise SegjaxError(f'{path} is missing: add it, or correct config.data.source') from e
 
 
+def read_lines(path: Path, content: str | None = None) -> list[str]:
+  """The lines of a text file that are not blank, without the spaces around them.
+
+  Raises:
+    SegjaxError: the file is missing, see `read_bytes`, or is not text.
+  """
+  try:
+    lines = read_bytes(path, content).decode('utf-8-sig').splitlines()
+  except UnicodeDecodeError as e:
+    raise SegjaxError(f'{path} is not text in UTF-8: save it as such') from e
+  return [line.strip() for line in lines if line.strip()]
+
+
 def read_list(path: Path, content: str) -> list[str]:
   """The images that a text file lists: the first word of each line, blank lines aside.
 
@@ -254,11 +267,10 @@ def read_list(path: Path, content: str) -> list[str]:
     content: what the source should hold, for the error message.
 
   Raises:
-    SegjaxError: the file is missing, names no image, names one twice, or names one that is not
-      below the directory of the images.
+    SegjaxError: the file is missing, is not text, names no image, names one twice, or names one
+      that is not below the directory of the images.
   """
-  lines = read_bytes(path, content).decode().splitlines()
-  names = [line.split()[0] for line in lines if line.strip()]
+  names = [line.split()[0] for line in read_lines(path, content)]
   if not names:
     raise SegjaxError(f'{path} names no image: download the file again')
   if len(set(names)) < len(names):

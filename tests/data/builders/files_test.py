@@ -117,5 +117,9 @@ def test_splits_by_directory_and_by_list(tmp_path):
   (tmp_path / 'list.txt').write_text('train/z')
   with pytest.raises(SegjaxError, match='lists train/z for test'):
     find(test='list.txt')
+  for text, message in ((b'\n', 'names no image'), (b'caf\xe9', 'is not text in UTF-8')):
+    (tmp_path / 'list.txt').write_bytes(text)
+    with pytest.raises(SegjaxError, match=message):
+      find(test='list.txt')
   with pytest.raises(SegjaxError, match='all fractions, or none'):
     find(train='train', val=0.2)

@@ -21,7 +21,7 @@ def test_find_directory_takes_the_first_place(tmp_path):
 
 
 def test_list_is_read_word_by_line(tmp_path):
-  (tmp_path / 'train.txt').write_text('b_1\n\na_2  1\r\n  c\n')
+  (tmp_path / 'train.txt').write_bytes(b'\xef\xbb\xbfb_1\n\na_2  1\r\n  c\n')
   assert raw.read_list(tmp_path / 'train.txt', 'lists') == ['b_1', 'a_2', 'c']
 
 
@@ -31,12 +31,13 @@ def test_list_is_read_word_by_line(tmp_path):
     (None, r'train\.txt is missing: set config\.data\.source to the directory that holds lists'),
     ('\n \n', r'train\.txt names no image'),
     ('a\nb\na\n', r'train\.txt names a twice'),
+    ('caf\xe9', r'train\.txt is not text in UTF-8: save it as such'),
     ('a\nb/../../c\n', r'train\.txt names b/\.\./\.\./c, which leaves its directory: correct'),
   ],
 )
 def test_bad_list(tmp_path, text, message):
   if text is not None:
-    (tmp_path / 'train.txt').write_text(text)
+    (tmp_path / 'train.txt').write_text(text, encoding='latin-1')
   with pytest.raises(types.SegjaxError, match=message):
     raw.read_list(tmp_path / 'train.txt', 'lists')
 

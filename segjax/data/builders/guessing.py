@@ -131,7 +131,7 @@ def _list_splits(source: Path, names: Sequence[str]) -> tuple[dict[str, str], li
       problems.append(f'no splits by the lists {listed}, as {reason}: {_AT_RANDOM}')
       continue
     left = [path for path in lists.values() if path not in chosen.values()]
-    return chosen, problems + [f'no image of {path} is annotated: not used' for path in left]
+    return chosen, [f'no image of {path} is annotated: not used' for path in left]
   return {}, problems
 
 

@@ -337,6 +337,11 @@ def test_lists_that_are_no_splits_are_told(tmp_path, lists, reason):
   [problem] = found.problems
   assert problem.startswith(f'no splits by the lists {names}, as {reason.format(tmp_path)}')
   assert problem.endswith('images are divided at random, until config.data.files.splits says how')
+  (tmp_path / 'splits').mkdir()
+  for split, name in (('train', 'im0'), ('val', 'im1\nim2\nim3\nim4\nim5')):
+    (tmp_path / f'splits/{split}.txt').write_text(name)
+  found = guess('semantic', tmp_path / 'images', tmp_path / 'masks')
+  assert found.problems == [] and found.files['splits']['train'] == 'splits/train.txt'
 
 
 def test_images_in_no_split_are_told(tmp_path):

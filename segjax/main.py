@@ -144,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit code: 0 on success; the `exit_code` of an error that the user can fix, printed as one
-    line on standard error, 2 in general; 130 after Ctrl-C; 128 plus the signal number if a signal
-    stopped training, after its state was saved.
+    line on standard error, 2 in general, 74 where storage or the network failed; 130 after Ctrl-C;
+    128 plus the signal number if a signal stopped training, after its state was saved.
   """
   args = parse_arguments(sys.argv[1:] if argv is None else argv)
   if getattr(args, 'distributed', None):
@@ -168,8 +168,7 @@ def _run(args: argparse.Namespace) -> tuple[int, str]:
       return 128 + signal.SIGPIPE, ''
     if args.debug:
       raise
-    code = e.exit_code if isinstance(e, SegjaxError) else SegjaxError.exit_code
-    sentence = str(e) if isinstance(e, SegjaxError) else _sentence(e)
+    code, sentence = (e.exit_code, str(e)) if isinstance(e, SegjaxError) else _explain(e)
   except KeyboardInterrupt:
     code, sentence = 130, 'interrupted'
   except StoppedError as e:
@@ -199,9 +198,18 @@ def _print(sentence: str) -> None:
   print(f'segjax: {sentence}', file=sys.stderr, flush=True)
 
 
-def _sentence(error: OSError) -> str:
-  reason = f'{error.filename or "a file"}: {error.strerror or error}'
-  return f'{reason}: check the path, its permissions and the disk'
+def _explain(error: OSError) -> tuple[int, str]:
+  """The exit code and the sentence for an error of the system."""
+  from segjax.types import OutageError, SegjaxError, is_outage
+
+  reason = error.strerror or str(error) or type(error).__name__
+  if is_outage(error):
+    place = error.filename or 'the disk, the bucket or the network'
+    fix = 'run the same command again, and check the connection if it fails again'
+    return OutageError.exit_code, f'{place}: {reason}: {fix}'
+  place = error.filename or 'a file'
+  fix = 'check the path, its permissions and the disk'
+  return SegjaxError.exit_code, f'{place}: {reason}: {fix}'
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segjax.types import SegjaxError
+from segjax.types import OutageError, SegjaxError, is_outage
 
 StrPath = str | os.PathLike[str]
 
@@ -125,9 +125,10 @@ def _reach(scheme: str, bucket: str) -> None:
     pass  # an empty bucket; a missing one is an error when it is written to
   except Exception as e:  # of any type: each library has its own
     reason = f'{type(e).__name__}: {e}'.splitlines()[0]
-    raise SegjaxError(
-      f'{address} cannot be reached ({reason}): check its name and your credentials'
-    ) from e
+    told = f'{address} cannot be reached ({reason})'
+    if is_outage(e):
+      raise OutageError(f'{told}: run the same command again, or check its name') from e
+    raise SegjaxError(f'{told}: check its name and your credentials') from e
 
 
 def _bucket_path(address: str) -> Path:

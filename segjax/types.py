@@ -6,6 +6,7 @@ instances, R RoIs, K detections. Images are NHWC, RGB, float32, normalized. Boxe
 """
 
 import difflib
+import errno
 import signal
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 # The label value that losses and metrics ignore, above every class of a 16-bit label map. Prepared
 # files store void as the highest value of their bit depth, see `data.read`.
 IGNORE_LABEL = 65_535
+
+# Errors of the system that are of a connection or a device, not of a path.
+_OUTAGES = frozenset(
+  {
+    *(errno.EIO, errno.ESTALE, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+  }
+)
 
 
 class Range(NamedTuple):
@@ -160,6 +170,12 @@ class MissingProcessError(SegjaxError):
   exit_code = 69
 
 
+class OutageError(SegjaxError):
+  """Storage or the network failed, see `is_outage`: the same command may succeed later."""
+
+  exit_code = 74
+
+
 class LostProcessError(SegjaxError):
   """One of several processes failed, died or does not answer, see `config.mesh.heartbeat`."""
 
@@ -183,6 +199,13 @@ class StoppedError(Exception):
   def __init__(self, step: int, signum: int):
     super().__init__(f'{signal.Signals(signum).name} after step {step}')
     self.step, self.signum = step, signum
+
+
+def is_outage(error: BaseException) -> bool:
+  """Whether an error is of a connection or a device, so that it may be gone in a second attempt."""
+  # Errors of libraries, such as aiohttp's, have the number without being of Python's class.
+  number = isinstance(error, OSError) and error.errno in _OUTAGES
+  return number or isinstance(error, ConnectionError | TimeoutError)
 
 
 def tuples(value: Any) -> Any:

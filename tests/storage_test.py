@@ -68,14 +68,21 @@ def test_an_address_that_cannot_be_used(monkeypatch, name, message):
     storage.as_path(name)
 
 
-def test_a_bucket_that_cannot_be_reached(bucket, monkeypatch):
+@pytest.mark.parametrize(
+  ('error', 'code', 'message'),
+  [
+    (ValueError('no credentials\nand a second line'), 2, 'ValueError: no credentials.: check its'),
+    (TimeoutError(), 74, 'TimeoutError: .: run the same command again'),
+  ],
+)
+def test_a_bucket_that_cannot_be_reached(bucket, monkeypatch, error, code, message):
   def ls(*_args, **_kwargs):
-    raise ValueError('no credentials\nand a second line')
+    raise error
 
   monkeypatch.setattr(fake_bucket.Bucket, 'ls', ls)
-  message = r'^s3://bucket cannot be reached \(ValueError: no credentials\): check its name and'
-  with pytest.raises(SegjaxError, match=message):
+  with pytest.raises(SegjaxError, match=rf'^s3://bucket cannot be reached \({message}') as e:
     storage.as_path('s3://bucket/runs')
+  assert e.value.exit_code == code
 
 
 @pytest.mark.parametrize('name', ['gs://bucket/x', pathlib.Path('gs://bucket/x')])

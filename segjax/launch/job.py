@@ -11,8 +11,8 @@ from segjax.types import SegjaxError
 MISTAKE = 2
 # 128 plus SIGINT or SIGTERM, which save, or SIGUSR1 or SIGUSR2: somebody stopped it.
 STOPPED = (130, 138, 140, 143)
-# A process did not connect, was lost or hung.
-LOST = (69, 75, 76)
+# A process did not connect, was lost or hung; storage or the network failed.
+LOST = (69, 74, 75, 76)
 # 128 plus SIGABRT, SIGBUS, SIGKILL or SIGSEGV: how a lost one ended.
 KILLED = (134, 135, 137, 139)
 # The names of pods have at most 63 characters: this one, the replicated job's and two indices.

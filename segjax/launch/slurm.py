@@ -99,7 +99,7 @@ def _requeue(options: Options) -> str:
 case $status in
   {stopped}) # stopped by a signal
     scontrol requeue "$SLURM_JOB_ID" ;;
-  {lost}) # a process did not connect, was lost or hung
+  {lost}) # a process, storage or the network failed
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {options.max_restarts} ]; then
       scontrol requeue "$SLURM_JOB_ID"
     fi ;;

@@ -1,5 +1,6 @@
 """Help, errors and exit codes of all commands."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from commands import CONFIGS, fails, run
 
 from segjax import main as program
+from segjax.launch import job
 from segjax.types import SegjaxError
 
 
@@ -99,6 +101,28 @@ def test_files_that_are_corrupt_or_in_the_way(tmp_path, capsys):
     workdir.mkdir(exist_ok=True)
     (workdir / 'config.json').write_text(content)
     assert 'config.json is corrupt' in fails(capsys, 'info', f'--workdir={workdir}')
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'message'),
+  [
+    (ConnectionResetError(104, 'Reset by peer'), 74, 'the network: Reset by peer: run the same com'),
+    (TimeoutError(), 74, 'the network: TimeoutError: run the same command again'),
+    (OSError(errno.ESTALE, 'Stale', 'a/b'), 74, 'segjax: a/b: Stale: run the same command again'),
+    (OSError(errno.EIO, 'Failed', 'a/b'), 74, 'segjax: a/b: Failed: run the same command again'),
+    (IsADirectoryError(errno.EISDIR, 'Is one', 'a/b'), 2, 'segjax: a/b: Is one: check the path'),
+  ],
+)
+def test_what_a_restart_may_mend_has_a_code_of_its_own(monkeypatch, capsys, error, code, message):
+  """Clusters start it again, and not a mistake."""
+
+  def failing(_args):
+    raise error
+
+  monkeypatch.setattr('segjax.cli.info.run', failing)
+  assert run('info', '--workdir=w') == code
+  assert message in capsys.readouterr().err
+  assert (code in job.LOST, code == job.MISTAKE) == (code == 74, code == 2)
 
 
 def test_missing_files(tmp_path, capsys):

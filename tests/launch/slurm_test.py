@@ -58,6 +58,7 @@ def test_a_single_process_needs_no_other():
     (137, 10, False),
     (140, 99, True),
     (143, 99, True),
+    (74, 9, True),
     (75, 9, True),
     (75, 10, False),
   ],

@@ -202,7 +202,7 @@ def _gigabytes(count: int | None) -> str:
 def _where(line: Mapping[str, Any]) -> str:
   dirty = ' with uncommitted changes' if line.get('dirty') else ''
   note = f', {line["note"]}' if line.get('note') else ''
-  return f'{line["hardware"]}, commit {(line["commit"] or "unknown")[:7]}{dirty}{note}'
+  return f'{line["hardware"]}, commit {results.short_commit(line["commit"])}{dirty}{note}'
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

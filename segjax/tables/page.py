@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from segjax.tables.results import Record, look_up
+from segjax.tables.results import Record, look_up, short_commit
 from segjax.tables.runs import is_earlier
 from segjax.tables.spec import Column, Entry, Recipe, Row, Table, parent
 
@@ -377,7 +377,7 @@ def provenance(record: Record) -> str:
     record.split and f'split {record.split}',
     record.weights and f'from {record.weights}',
     record.parameters is not None and f'{record.parameters:,} parameters',
-    record.commit and f'commit {record.commit[:7]}{changes}',
+    record.commit and f'commit {short_commit(record.commit)}{changes}',
     record.config_digest and f'config {record.config_digest}',
     record.versions,
     record.hardware,

@@ -16,6 +16,8 @@ from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
 # Metadata of a training run that its workdir may lack: `--fact commit=1e077fc`.
 FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
+# Between the values of a run that was resumed with other code or elsewhere.
+_THEN = ', then '
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +216,14 @@ def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   merged: dict[str, Any] = {}
   for key in ('commit', 'hardware', 'versions'):
     values = dict.fromkeys(s[key] for s in starts if s.get(key) is not None)
-    merged[key] = ', then '.join(values) or None
+    merged[key] = _THEN.join(values) or None
   known = [s['dirty'] for s in starts if s.get('dirty') is not None]
   return {**merged, 'dirty': any(known) if known else None}
+
+
+def short_commit(commit: str | None) -> str:
+  """The first digits of each commit that `merge_starts` names."""
+  return _THEN.join(part[:7] for part in (commit or 'unknown').split(_THEN))
 
 
 def write_examples(

@@ -218,6 +218,7 @@ def write_run(out, **start):
     {'kind': 'limit', 'fits': 16, 'does_not_fit': 32, **batch},
   )
   stopped = {'table': 'segnet_table3', 'entry': 'segnet_40k.segnet', 'checkpoint': 'best', **facts}
+  stopped |= {'commit': 'abcdefghi, then klmnopqrs'}  # resumed with other code
   stopped |= {'steps': 40_000, 'metrics': {'mean_iou': 0.5}, 'split': 'test'}
   write_lines(out / 'partial.jsonl', {**stopped, 'step': 1000}, {**stopped, 'step': 9000})
   write_lines(out / 'starts.jsonl', {'commit': 'abcdefgh', 'toy': False, **start})
@@ -237,7 +238,7 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   page = (experiments / 'gpu/README.md').read_text()
   assert page.count('step 9,000 of 40,000') == 1
   assert 'step 1,000 of' not in page
-  assert '| mIoU (%) 50.00 |' in page
+  assert '| mIoU (%) 50.00 | 1 x NVIDIA X, commit abcdefg, then klmnopq, a GPU |' in page
   assert 'others, killed at 5' in page
   assert (
     '| 16 | 32.0 | 500.0 ms | 20.0 | 2.00 GB |  | 1 x NVIDIA X, commit abcdefg, a GPU |' in page

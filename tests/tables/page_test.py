@@ -189,6 +189,11 @@ def test_markdown(table):
   assert '\n\n\n' not in text
 
 
+def test_each_commit_of_a_resumed_run_is_shown():
+  record = tiny_table.make_record(commit='1e077fc8c756, then 7ac4161fa3b2', hardware='a, then b')
+  assert 'commit 1e077fc, then 7ac4161; a, then b' in page.provenance(record)
+
+
 def test_json_has_null_without_a_result(table):
   content = json.loads(json.dumps(page.to_json(table, lines_of(table, tiny_table.make_record()))))
   second, first, script, other = content['rows']

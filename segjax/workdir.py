@@ -11,7 +11,8 @@ from segjax import lock as lock_lib
 from segjax import storage, upgrade
 from segjax.types import SegjaxError
 
-# Keys that may change when a run resumes: paths and execution, nothing that affects results.
+# Keys that may change when a run resumes: paths and execution, and what is evaluated, saved and
+# left out.
 FREE_KEYS = (
   'data.bad_examples',
   'data.dir',

@@ -16,9 +16,16 @@ from segjax.workdir import FREE_KEYS
 Config = Mapping[str, Any]
 Overrides = tuple[tuple[str, str], ...]
 
-# Keys in which a training run may differ from its entry's config: paths, execution, and additional
-# metrics.
+# Keys in which a training run may differ from its entry's config, and that its digest leaves out:
+# paths, execution, and additional metrics.
 FREE = (*FREE_KEYS, 'init_from.path', 'eval.metrics')
+# Those of them that decide which checkpoint is the best, where patience ends a training, or which
+# examples and updates are left out: only a row may set them, and its command then names them.
+_OF_A_ROW = (
+  *('data.bad_examples', 'eval.metrics'),
+  *('train.eval_every', 'train.nonfinite', 'train.max_skipped'),
+)
+_OVERRIDES = tuple(key for key in FREE if key not in _OF_A_ROW)
 
 
 class Job(NamedTuple):
@@ -67,9 +74,10 @@ def check_overrides(overrides: Iterable[tuple[str, str]]) -> None:
     SegjaxError: an override would change the results.
   """
   for key, _ in overrides:
-    if not key.startswith(FREE):
+    if not key.startswith(_OVERRIDES):
       raise SegjaxError(
-        f'config.{key} would change the rows: set it in table.toml; allowed here: {", ".join(FREE)}'
+        f'config.{key} would change the rows: set it in table.toml; allowed here: '
+        f'{", ".join(_OVERRIDES)}'
       )
 
 

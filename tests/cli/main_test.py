@@ -106,7 +106,11 @@ def test_files_that_are_corrupt_or_in_the_way(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('error', 'code', 'message'),
   [
-    (ConnectionResetError(104, 'Reset by peer'), 74, 'the network: Reset by peer: run the same com'),
+    (
+      ConnectionResetError(104, 'Reset by peer'),
+      74,
+      'the network: Reset by peer: run the same com',
+    ),
     (TimeoutError(), 74, 'the network: TimeoutError: run the same command again'),
     (OSError(errno.ESTALE, 'Stale', 'a/b'), 74, 'segjax: a/b: Stale: run the same command again'),
     (OSError(errno.EIO, 'Failed', 'a/b'), 74, 'segjax: a/b: Failed: run the same command again'),

@@ -85,7 +85,15 @@ def test_overrides_of_all_rows(key):
   runs.check_overrides([(key, '1')])
 
 
-@pytest.mark.parametrize('key', ['train.steps', 'train.seed', 'init_from.source', 'optim.ema'])
+@pytest.mark.parametrize(
+  'key',
+  [
+    *('train.steps', 'train.seed', 'init_from.source', 'optim.ema'),
+    # They decide which checkpoint is the best, and which examples and updates count.
+    *('train.eval_every', 'eval.metrics', 'data.bad_examples'),
+    *('train.nonfinite', 'train.max_skipped'),
+  ],
+)
 def test_overrides_that_would_change_the_rows(key):
   with pytest.raises(SegjaxError, match=f'config.{key} would change the rows'):
     runs.check_overrides([(key, '1')])

@@ -30,11 +30,15 @@ def versions() -> str:
 
 
 def provenance() -> dict[str, Any]:
-  """Time, commit, hardware and versions of this process, by field of `tables.results.Record`."""
+  """Time, commit, hardware and versions of this process, by field of `tables.results.Record`.
+
+  Where Git cannot tell, as in a copy without its directory, the environment variable SEGJAX_COMMIT
+  names the commit.
+  """
   commit, dirty = code_version(Path(segjax.__file__).parent.parent)
   return {
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'commit': commit,
+    'commit': commit or os.environ.get('SEGJAX_COMMIT') or None,
     'dirty': dirty,
     'hardware': hardware(),
     'versions': versions(),

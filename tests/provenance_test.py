@@ -6,6 +6,14 @@ import subprocess
 from segjax import provenance
 
 
+def test_where_git_cannot_tell_the_environment_names_the_commit(monkeypatch):
+  monkeypatch.setenv('SEGJAX_COMMIT', '1e077fc')
+  monkeypatch.setattr(provenance, 'code_version', lambda checkout: (None, None))
+  assert provenance.provenance()['commit'] == '1e077fc'
+  monkeypatch.setattr(provenance, 'code_version', lambda checkout: ('7ac4161', False))
+  assert provenance.provenance()['commit'] == '7ac4161'
+
+
 def test_code_version(tmp_path):
   git = lambda *args: subprocess.run(
     ['git', '-C', tmp_path, *args], check=True, capture_output=True

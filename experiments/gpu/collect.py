@@ -55,7 +55,9 @@ def collect(out: Path, experiments: Path, commit: str | None, note: str | None) 
   starts = lines.read(out / 'starts.jsonl')
   if not starts or any(start['toy'] for start in starts):
     raise SystemExit(f'{out} has no results of a run at full size')
-  commit = commit or next((s['commit'] for s in reversed(starts) if s['commit']), None)
+  named = {start['commit'] for start in starts}
+  if commit is None and len(named) == 1:  # of several, what has no commit may have run with any
+    [commit] = named
   for folder in sorted((out / 'tables/experiments').glob('*')):
     if (folder / 'results.jsonl').exists():
       added = add_records(folder, experiments / folder.name, commit, note)

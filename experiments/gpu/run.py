@@ -113,7 +113,10 @@ class Runner:
       'JAX_COMPILATION_CACHE_DIR': str(self._context.out / 'cache'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
     }
-    return {**cache, **os.environ, **step.env, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
+    # Each process, and each start of a training, notes the commit of the code that it ran.
+    commit = {'SEGJAX_COMMIT': self._context.commit} if self._context.commit else {}
+    own = {'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
+    return {**cache, **os.environ, **step.env, **commit, **own}
 
 
 def _stop(child: subprocess.Popen) -> None:

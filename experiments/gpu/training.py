@@ -60,7 +60,7 @@ def train(
   source = context.data / dataset
   reading = {'data.source': source, 'data.dir': context.out / 'prepared', **(overrides or {})}
   running = {**reading, 'batch.workers': context.workers}
-  facts = {'commit': context.commit}
+  facts = {}
   if weights:
     running['init_from.path'] = context.data / VGG16
     facts['weights'] = context.weights

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from segjax import config as config_lib
-from segjax import merge, resources, storage
+from segjax import merge, provenance, resources, storage
 from segjax import run as run_lib
 from segjax.cli import options
 from segjax.cli.evaluate import Evaluated, evaluate_run
@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='append',
     default=[],
     metavar='KEY=VALUE',
-    help=f'metadata missing from the workdir: {", ".join(results.FACTS)}; may be repeated',
+    help='what the workdir does not say: commit, hardware, versions or seconds; weights names the '
+    'file of the initial ones, note is free; may be repeated',
   )
   parser.add_argument(
     '--html', nargs='?', const='', help='write a page with examples; default: WORKDIRS/table.html'
@@ -252,6 +253,7 @@ def run_job(
   """Trains a job to its last step, resuming if it was stopped, and records it."""
   workdir = Workdir(runs.workdir_of(job, workdirs))
   if not is_trained(workdir):
+    results.fill_in(provenance.provenance(), facts, 'this process')  # before hours of training
     combined = runs.training_overrides(table, job, workdirs, overrides)
     train(workdir, str(job.entry.config), combined)
   if runs.missing(job.entry, job.seed, results.read_results(table)):
@@ -275,13 +277,14 @@ def record(
     workdir: of the training run.
     workdirs: directory in which the table keeps its examples.
     overrides: for the evaluation.
-    facts: metadata missing from the workdir, by field of `Record`.
+    facts: metadata missing from the workdir, by field of `Record`, see `results.fill_in`.
 
   Raises:
-    SegjaxError: the workdir has a different config, or was not trained to its last step.
+    SegjaxError: the workdir has a different config, was not trained to its last step, or
+      contradicts a fact.
   """
   trained = _check_trained(table, entry, workdir)
-  known = {**_training_facts(workdir, trained), **facts}
+  known = results.fill_in(_training_facts(workdir, trained), facts, str(workdir.path))
   known['weights'] = _weights(entry, workdir, trained, facts.get('weights'))
   evaluation = _evaluation_overrides(entry, overrides)
   records = []

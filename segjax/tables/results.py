@@ -14,10 +14,12 @@ from segjax import lock, storage
 from segjax.tables.spec import Entry, Table
 from segjax.types import NonNegativeFloat, NonNegativeInt, SegjaxError, nearest
 
-# Metadata of a training run that its workdir may lack: `--fact commit=1e077fc`.
+# Metadata of a training run that its workdir may lack: `--fact commit=1e077fc`. `weights` is the
+# name of their file, see `spell_weights`.
 FACTS = ('commit', 'hardware', 'versions', 'weights', 'seconds', 'note')
 # Between the values of a run that was resumed with other code or elsewhere.
 _THEN = ', then '
+_UNKNOWN = 'unknown'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,24 @@ def parse_facts(facts: Iterable[str]) -> dict[str, Any]:
     value = config_lib.parse_value(value) if key == 'seconds' else value
     parsed[key] = config_lib.check_value(value, hints[key], f'--fact={key}')
   return parsed
+
+
+def fill_in(known: Mapping[str, Any], facts: Mapping[str, Any], source: str) -> dict[str, Any]:
+  """What is known of a training run, with the facts that are not.
+
+  Args:
+    known: by field of `Record`; None if unknown.
+    facts: of `parse_facts`. Each is for a field that is not known or has the same value, or for
+      `weights` and `note`, which nothing else knows.
+    source: of `known`, for errors.
+
+  Raises:
+    SegjaxError: a fact contradicts what is known.
+  """
+  for key, value in facts.items():
+    if key not in ('weights', 'note') and known.get(key) not in (None, value):
+      raise SegjaxError(f'--fact={key}={value}: {source} has {known[key]}: leave it out')
+  return {**known, **facts}
 
 
 def read_results(table: Table) -> list[Record]:
@@ -211,19 +231,22 @@ def spell_weights(
 
 
 def merge_starts(starts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The provenance of a training run over all its starts, see `Workdir.note_start`."""
+  """The provenance of a training run over all its starts, see `Workdir.note_start`.
+
+  What one start lacks and another has is 'unknown' there; what all lack is None.
+  """
   starts = list(starts)
   merged: dict[str, Any] = {}
   for key in ('commit', 'hardware', 'versions'):
-    values = dict.fromkeys(s[key] for s in starts if s.get(key) is not None)
-    merged[key] = _THEN.join(values) or None
+    values = dict.fromkeys(s.get(key) or _UNKNOWN for s in starts)
+    merged[key] = _THEN.join(values) if values.keys() - {_UNKNOWN} else None
   known = [s['dirty'] for s in starts if s.get('dirty') is not None]
   return {**merged, 'dirty': any(known) if known else None}
 
 
 def short_commit(commit: str | None) -> str:
   """The first digits of each commit that `merge_starts` names."""
-  return _THEN.join(part[:7] for part in (commit or 'unknown').split(_THEN))
+  return _THEN.join(part[:7] for part in (commit or _UNKNOWN).split(_THEN))
 
 
 def write_examples(

@@ -268,8 +268,15 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
   by_hand = workdirs / 'by_hand'
   (workdirs / 'first.small.seed0').rename(by_hand)
   facts = ['--fact', 'commit=1e077fc', '--fact', 'note=by hand']
+  record_it = (folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts)
   capsys.readouterr()
-  assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
+  (start,) = Workdir(str(by_hand)).read_starts()
+  for commit in ('7ac4161', None):  # as where Git cannot tell
+    (by_hand / 'starts.jsonl').write_text(json.dumps({**start, 'commit': commit}) + '\n')
+    if commit:
+      message = f'--fact=commit=1e077fc: {by_hand} has 7ac4161: leave it out'
+      assert message in fails(capsys, *record_it)
+  assert run(*record_it) == 0
   record, before = (results.read_results(spec.read_table(f))[-1] for f in (folder, filled[0]))
   assert (record.commit, record.note) == ('1e077fc', 'by hand')
   assert record.metrics == before.metrics
@@ -278,7 +285,7 @@ def test_records_what_was_trained_by_hand(copied, filled, capsys):
   assert (folder / 'README.md').read_text() == out
   assert 'pass --fact' not in err
   (by_hand / 'starts.jsonl').unlink()  # as in a workdir from another machine
-  assert run(folder, '--record', f'first.small={by_hand}', f'--workdirs={workdirs}', *facts) == 0
+  assert run(*record_it) == 0
   assert 'the workdir has no hardware, versions: pass --fact' in capsys.readouterr().err
 
 
@@ -317,6 +324,7 @@ def test_refuses_what_is_not_the_row(copied, capsys):
     (['--run', 'frist'], 'did you mean first'),
     (['--run', 'first.small', '--seeds=0,a'], '--seeds=0,a must be a list'),
     (['--fact', 'comit=x'], 'did you mean commit'),
+    (['--run', 'first', '--fact', 'hardware=x'], '--fact=hardware=x: this process has '),
     (['--run', '--config.train.steps=1'], 'config.train.steps would change the rows'),
     (['--run', 'first.measured'], 'measure.py failed with exit code 3'),
     (['--all', '--run'], '--all prints the scoreboard of all tables: leave out NAME, --run'),

@@ -90,10 +90,9 @@ def test_every_row_of_speed_exists():
 def test_a_training_is_done_when_its_record_is_there(tmp_path):
   from gpu.slots import SLOTS
 
-  (training,) = SLOTS['unet'].steps(context(tmp_path, weights='VGG16', commit='1234567'))
+  (training,) = SLOTS['unet'].steps(context(tmp_path, weights='VGG16'))
   folder = tmp_path / 'tables/experiments/unet_table1'
   assert str(folder) in training.command
-  assert '--fact=commit=1234567' in training.command
   record = results.Record('unet', 'paper', {'rand_error': 0.1}, seed=0)
   results.write_records(spec.read_table(folder), [record])
   assert training.done()
@@ -122,6 +121,14 @@ def test_a_step_runs_once(tmp_path):
   first = runner(tmp_path, 60)
   assert [first.run(found), first.run(found)] == ['done', 'there already']
   assert [line['outcome'] for line in log(tmp_path)] == ['done', 'there already']
+
+
+def test_each_process_is_told_the_commit_that_was_named(tmp_path):
+  from gpu.run import Runner
+
+  for commit in ('1234567', None):
+    found = Runner(context(tmp_path, commit=commit), math.inf)._environment(step(tmp_path, ''))
+    assert found.get('SEGJAX_COMMIT') == commit
 
 
 def test_a_step_that_fails_says_so_and_keeps_its_output(tmp_path):
@@ -245,6 +252,16 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   )
   assert '- segnet, bfloat16: 16 images fit, 32 do not' in page
   assert 'Not run yet' not in page
+
+
+def test_results_without_a_commit_have_none_where_several_ran(tmp_path, experiments):
+  from gpu import collect
+
+  write_run(tmp_path / 'out')
+  starts = tmp_path / 'out/starts.jsonl'
+  starts.write_text(starts.read_text() + starts.read_text().replace('abcdefgh', 'hgfedcba'))
+  collect.collect(tmp_path / 'out', experiments, None, None)
+  assert '1 x NVIDIA X, commit unknown |' in (experiments / 'gpu/README.md').read_text()
 
 
 def test_results_at_toy_size_are_not_collected(tmp_path, experiments):

@@ -133,6 +133,8 @@ def test_merge_starts():
   merged = results.merge_starts([a, {**a, 'commit': 'b', 'dirty': True}])
   assert merged['commit'] == 'a, then b'
   assert merged['dirty'] is True
+  merged = results.merge_starts([{**a, 'commit': None}, a])
+  assert (merged['commit'], merged['versions']) == ('unknown, then a', None)
 
 
 def test_examples(tmp_path):

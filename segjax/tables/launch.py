@@ -22,7 +22,10 @@ _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 # Time limits that a job may reach; each time, it has trained for as long.
 _TIMEOUTS = 100
 # Options that would start several processes of a job, and the workdir of a row is locked by one.
-_SEVERAL = ('nodes', 'tasks_per_node', 'slurm_ntasks_per_node')
+_SEVERAL = (
+  *('nodes', 'slurm_nodes'),
+  *('tasks_per_node', 'slurm_tasks_per_node', 'slurm_ntasks_per_node'),
+)
 # Ignored signals stay so in the command that takes the shell's place.
 _IGNORE = ('sh', '-c', 'trap "" USR1 USR2; exec "$@"', 'sh')
 
@@ -113,6 +116,14 @@ def _is_running() -> bool:
   return state == 'RUNNING'
 
 
+def _parse_option(text: str) -> tuple[str, Any]:
+  """A parameter of submitit from 'KEY=VALUE'."""
+  key, equals, value = text.partition('=')
+  if not equals:
+    raise SegjaxError(f'--launcher_option {text} must be KEY=VALUE')
+  return key, config_lib.parse_value(value)
+
+
 def limit_minutes(table: Table, chain: Iterable[Job]) -> int:
   """The time limit of a chain of jobs, from the hours of their recipes."""
   return math.ceil(60 * sum(table.recipes[job.entry.recipe].hours for job in chain))
@@ -141,7 +152,8 @@ def submit(
     notify: called with one line per submitted job.
 
   Raises:
-    SegjaxError: submitit is not installed; an unknown option, or one of several processes.
+    SegjaxError: submitit is not installed; an option that is unknown, of the wrong type, or of
+      several processes.
   """
   try:
     import submitit
@@ -153,8 +165,7 @@ def submit(
   folder = Path('runs', table.name) if storage.is_bucket(workdirs) else workdirs
   folder /= 'jobs'
   executor = submitit.AutoExecutor(folder=folder, slurm_max_num_timeout=_TIMEOUTS)
-  pairs = (option.partition('=') for option in options)
-  parameters = {key: config_lib.parse_value(value) for key, _, value in pairs}
+  parameters = dict(map(_parse_option, options))
   for key in _SEVERAL:
     if parameters.get(key, 1) != 1:
       raise SegjaxError(
@@ -163,8 +174,10 @@ def submit(
       )
   try:
     executor.update_parameters(name=table.name, **parameters)
-  except (NameError, TypeError) as e:  # raised by submitit for an unknown key
-    raise SegjaxError(f'--launcher_option: {e}') from e
+  # Raised by submitit for an unknown key, in several lines, and for a value of the wrong type.
+  except (NameError, TypeError, AssertionError, ValueError) as e:
+    reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip('.')
+    raise SegjaxError(f'--launcher_option: {reason}: change it') from e
   for chain in chains:
     if not parameters.keys() & {'timeout_min', 'slurm_time'}:
       executor.update_parameters(timeout_min=limit_minutes(table, chain))

@@ -30,7 +30,9 @@ class FakeExecutor:
 
   def update_parameters(self, **parameters):
     if 'oops' in parameters:
-      raise NameError('Unknown argument oops')
+      raise NameError('Unknown argument oops.\nKnown executors: slurm')
+    # As in submitit, which asserts the types of what it knows for all executors.
+    assert isinstance(parameters.get('mem_gb', 0), int), 'Parameter "mem_gb" expected type'
     self.parameters |= parameters
 
   def submit(self, function):
@@ -197,11 +199,23 @@ def test_submitit_requeues_a_job_on_this_host(tmp_path):
   assert (tmp_path / 'told').read_text() == '1'
 
 
-def test_without_submitit_or_with_an_unknown_option(table, chains, submitit, monkeypatch):
-  with pytest.raises(SegjaxError, match='Unknown argument oops'):
-    launch.submit(table, chains, Path('w'), [], ['oops=1'], print)
-  with pytest.raises(SegjaxError, match='nodes=2: a row trains in one process'):
-    launch.submit(table, chains, Path('w'), [], ['nodes=2'], print)
+@pytest.mark.parametrize(
+  ('option', 'message'),
+  [
+    ('oops=1', '^--launcher_option: Unknown argument oops: change it$'),
+    ('mem_gb=32GB', '^--launcher_option: Parameter "mem_gb" expected type: change it$'),
+    ('slurm_partition', '^--launcher_option slurm_partition must be KEY=VALUE$'),
+    ('nodes=2', 'nodes=2: a row trains in one process'),
+    ('slurm_nodes=2', 'slurm_nodes=2: a row trains in one process'),
+    ('slurm_tasks_per_node=2', 'slurm_tasks_per_node=2: a row trains in one process'),
+  ],
+)
+def test_options_that_are_one_sentence(table, chains, submitit, option, message):
+  with pytest.raises(SegjaxError, match=message):
+    launch.submit(table, chains, Path('w'), [], [option], print)
+
+
+def test_without_submitit(table, chains, monkeypatch):
   monkeypatch.setitem(sys.modules, 'submitit', None)
   with pytest.raises(SegjaxError, match=r"pip install 'segjax\[cluster\]'"):
     launch.submit(table, chains, Path('w'), [], [], print)

@@ -16,6 +16,7 @@ from segjax.cli import options
 from segjax.experiment import Experiment
 from segjax.launch import gke, slurm, tpu_vm
 from segjax.launch import job as job_lib
+from segjax.training import mirror
 from segjax.types import SegjaxError
 
 
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
   name = job_lib.make_name(args.name or PurePosixPath(args.workdir).name)
   job = job_lib.Job(name, args.config, args.workdir, tuple(args.overrides))
   given = config_lib.override(config_lib.read_file(args.config), args.overrides)
-  check_layout(run_lib.resolve(given), cluster.module.layout(chosen))
+  layout = cluster.module.layout(chosen)
+  check_layout(run_lib.resolve(given), layout)
+  mirror.is_needed(args.workdir, layout.processes)  # raises what each process would
   text = cluster.module.render(job, chosen)
   if args.dry_run:
     print(text, end='')

@@ -63,8 +63,11 @@ def render(job: Job, options: Options) -> str:
   words = [*command, *job_lib.train_command(job), *['--distributed'] * several]
   parts = ['#!/bin/bash', *_directives(job, options), '']
   parts += options.setup
-  # A process that waits for one that is gone ends after as long as it takes to save.
-  parts += [f'srun --wait={options.grace} {job_lib.shell_line(words)}']
+  # A process that waits for one that is gone ends after as long as it takes to save. In Slurm 22.05
+  # and some later versions srun does not take the cores of a task from the job.
+  srun = ['srun', f'--wait={options.grace}']
+  srun += [f'--cpus-per-task={options.cpus_per_task}'] * bool(options.cpus_per_task)
+  parts += [f'{" ".join(srun)} {job_lib.shell_line(words)}']
   return '\n'.join([*parts, _requeue(options)])
 
 

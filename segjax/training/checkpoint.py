@@ -20,9 +20,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from segjax import storage
-from segjax.training import sharding
+from segjax.training import mirror, sharding
 from segjax.training.log import plain
-from segjax.training.mirror import Mirror
 from segjax.training.state import TrainState, array_digests, combined_digest, flat_arrays
 from segjax.types import SegjaxError
 
@@ -63,7 +62,7 @@ class Checkpoints:
 
   Args:
     directory: of the checkpoints, see `storage.as_path`. Those of a bucket that Orbax cannot write
-      to are copied, see `Mirror`.
+      to are copied, see `mirror`.
     keep: number of latest checkpoints to keep.
     best_metric, best_mode: of the one that is kept besides.
     read_only: whether nothing is saved.
@@ -89,13 +88,8 @@ class Checkpoints:
     _quiet_threads()
     self._directory = self._place = storage.absolute(directory)
     self._mirror = None
-    if storage.is_bucket(directory) and not str(directory).startswith('gs://'):
-      if jax.process_count() > 1:
-        raise SegjaxError(
-          f'{directory} takes no checkpoints of several processes: set --workdir to a directory '
-          'that all of them see, or to one in gs://'
-        )
-      self._mirror = Mirror(directory)
+    if mirror.is_needed(directory, jax.process_count()):
+      self._mirror = mirror.Mirror(directory)
       self._place = self._mirror.local  # where Orbax reads and writes
     self._check = check
     # The step that is being saved, and its bytes.

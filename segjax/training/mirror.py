@@ -4,9 +4,30 @@ import tempfile
 from pathlib import Path
 
 from segjax import storage
+from segjax.types import SegjaxError
 
 # Written last: a step without it is not complete.
 _COMPLETE = 'segjax_complete'
+
+
+def is_needed(directory: storage.StrPath, processes: int) -> bool:
+  """Whether the checkpoints in a directory are copied from and to it.
+
+  Args:
+    directory: of the checkpoints, or the workdir that they are in.
+    processes: number of those that train there.
+
+  Raises:
+    SegjaxError: several processes would have to copy them.
+  """
+  if not storage.is_bucket(directory) or str(directory).lower().startswith('gs://'):
+    return False
+  if processes > 1:
+    raise SegjaxError(
+      f'{directory} takes no checkpoints of several processes: set --workdir to a directory that '
+      'all of them see, or to one in gs://'
+    )
+  return True
 
 
 class Mirror:

@@ -79,11 +79,20 @@ def test_prints_yaml(capsys):
     ([*SLURM, '--config.mesh.data=4'], 'does not use the 8 devices of the job'),
     ([*SLURM, *CPU, '--name=…'], 'no letter or digit'),
     ([*SLURM, *CPU, '--option', "program=it's"], "program=it's: No closing quotation"),
+    (
+      [*SLURM, *CPU, '--option', 'nodes=2', '--workdir=s3://bucket/run'],
+      's3://bucket/run takes no checkpoints of several processes: set --workdir to a directory',
+    ),
     ([*SLURM[:1], '--cluster=gke', *SLURM[2:], '--option', 'image=i'], 'option.accelerator is'),
   ],
 )
 def test_mistakes_are_one_sentence(capsys, args, message):
   assert message in fails(capsys, *args, '--dry-run')
+
+
+def test_one_process_may_train_in_any_bucket(capsys):
+  assert run(*SLURM, *CPU, '--workdir=s3://bucket/run', '--dry-run') == 0
+  assert '--workdir=s3://bucket/run' in capsys.readouterr().out
 
 
 def test_text_of_an_option_may_look_like_a_number():

@@ -37,6 +37,8 @@ def test_one_task_a_gpu():
   options = slurm.Options(nodes=2, tasks_per_node=8, cpus_per_task=6, hours=1.26, program='segjax')
   text = slurm.render(JOB, options)
   assert {'--ntasks-per-node=8', '--cpus-per-task=6', '--time=1:16:00'} <= set(directives(text))
+  assert 'srun --wait=120 --cpus-per-task=6 segjax' in text, 'some versions do not inherit it'
+  assert '--cpus-per-task' not in slurm.render(JOB, ONE_A_NODE)
   assert '--distributed' in text
   assert slurm.layout(options) == Layout(16, 1)
 

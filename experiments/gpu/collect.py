@@ -4,7 +4,9 @@
 
 Records go to the results of their tables, each in place of an older one of the same entry and seed,
 and their images beside them; rows of experiments/speed to its results, and the rest to
-experiments/gpu/results.jsonl. The pages are written anew. PACK may be the output directory itself.
+experiments/gpu/results.jsonl, which keeps of each training that was stopped the furthest result,
+until the training has a record. The pages are written anew. PACK may be the output directory
+itself.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import lines  # noqa: E402
 from gpu import page  # noqa: E402
 from gpu.plan import ROOT  # noqa: E402
 from gpu.slots import SLOTS  # noqa: E402
+from gpu.training import is_recorded  # noqa: E402
 from segjax.cli.table import update_pages  # noqa: E402
 from segjax.tables import results, spec  # noqa: E402
 
@@ -73,12 +76,32 @@ def collect(out: Path, experiments: Path, commit: str | None, note: str | None) 
     for line in new:
       lines.append(path, line)
     print(f'{name}: {len(new)} lines')
+  path = experiments / 'gpu/results.jsonl'
+  known = lines.read(path)
+  if (current := _current(known, experiments)) != known:
+    lines.write(path, current)
   write_pages(experiments)
 
 
 def _bare(line: Mapping[str, Any]) -> dict[str, Any]:
   """A result without its note."""
   return {key: value for key, value in line.items() if key != 'note'}
+
+
+def _current(found: Sequence[Mapping[str, Any]], experiments: Path) -> list[Mapping[str, Any]]:
+  """The results without those of stopped trainings that have come further, or to their end."""
+  partial = [line for line in found if line['kind'] == 'partial']
+  furthest: dict[tuple[str, str], int] = {}
+  for line in partial:
+    key = line['table'], line['entry']
+    furthest[key] = max(line['step'], furthest.get(key, 0))
+  done = {key for key in furthest if is_recorded(experiments / key[0], key[1])}
+  passed = [
+    line
+    for line in partial
+    if (key := (line['table'], line['entry'])) in done or line['step'] < furthest[key]
+  ]
+  return [line for line in found if line not in passed]
 
 
 def _partial(out: Path) -> list[dict[str, Any]]:

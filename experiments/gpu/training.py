@@ -73,7 +73,7 @@ def train(
       *(f'--fact={key}={value}' for key, value in facts.items() if value is not None),
       *_flags(running),
     ),
-    lambda: _is_recorded(folder, entry),
+    lambda: is_recorded(folder, entry),
     rescue=(
       *(sys.executable, str(HERE / 'partial.py'), f'--table={folder}', f'--entry={entry}'),
       *(f'--workdir={workdir}', f'--out={context.partial}', *_flags(reading)),
@@ -87,6 +87,7 @@ def _flags(overrides: Mapping[str, object]) -> Sequence[str]:
   return [f'--config.{key}={value}' for key, value in overrides.items()]
 
 
-def _is_recorded(folder: Path, name: str) -> bool:
+def is_recorded(folder: Path, name: str) -> bool:
+  """Whether the table in a directory has all results of an entry for seed 0."""
   table = spec.read_table(folder)
   return not runs.missing(table.entries[name], 0, results.read_results(table))

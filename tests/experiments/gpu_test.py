@@ -1,5 +1,6 @@
 """experiments/gpu: the budget of time, what travels back, and each slot at toy size."""
 
+import functools
 import json
 import math
 import os
@@ -195,11 +196,13 @@ def test_a_run_that_is_told_to_stop_stops_its_step_and_packs(tmp_path):
 
 @pytest.fixture
 def experiments(tmp_path):
-  """A checkout's experiments/ with one table, the speed page and no GPU results."""
+  """A checkout's experiments/ with two tables, the speed page and no GPU results."""
   root = tmp_path / 'checkout'
   (root / 'experiments').mkdir(parents=True)
   (root / 'configs').symlink_to(ROOT / 'configs')
   shutil.copytree(ROOT / 'experiments/unet_table1', root / 'experiments/unet_table1')
+  (root / 'experiments/segnet_table3').mkdir()
+  shutil.copyfile(*(path / 'experiments/segnet_table3/table.toml' for path in (ROOT, root)))
   for name in ('gpu', 'speed'):
     (root / 'experiments' / name).mkdir()
   return root / 'experiments'
@@ -252,6 +255,29 @@ def test_results_that_come_back_are_in_the_tables_and_on_the_page(tmp_path, expe
   )
   assert '- segnet, bfloat16: 16 images fit, 32 do not' in page
   assert 'Not run yet' not in page
+
+
+def test_a_training_that_was_stopped_has_one_line_until_it_has_a_record(tmp_path, experiments):
+  """Run again, it comes further, and each pack has what it had reached."""
+  from gpu import collect
+
+  import lines
+
+  out, reached = tmp_path / 'out', experiments / 'gpu/results.jsonl'
+  steps = lambda: [line['step'] for line in lines.read(reached) if line['kind'] == 'partial']
+  write_run(out)
+  [first, second] = lines.read(out / 'partial.jsonl')
+  for line in (first, second, first):  # the last pack is an old one
+    write_lines(out / 'partial.jsonl', line)
+    collect.collect(out, experiments, None, None)
+  assert steps() == [9000]
+  table = spec.read_table(experiments / 'segnet_table3')
+  checkpoints = table.entries['segnet_40k.segnet'].checkpoints
+  record = functools.partial(results.Record, 'segnet_40k', 'segnet', {}, seed=0)
+  results.write_records(table, [record(checkpoint=which) for which in checkpoints])
+  others = len(lines.read(reached)) - 1
+  collect.collect(out, experiments, None, None)
+  assert (steps(), len(lines.read(reached))) == ([], others)
 
 
 def test_results_without_a_commit_have_none_where_several_ran(tmp_path, experiments):

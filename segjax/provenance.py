@@ -12,6 +12,9 @@ import jax
 
 import segjax
 
+# What decides a result, as Git's patterns, whose * is any path.
+_CODE = ('segjax', 'configs', 'experiments/*.py', 'experiments/*/table.toml')
+
 
 def hardware() -> str:
   """The devices of this process, such as '8 x NVIDIA H100' or '1 x AMD EPYC (2 cores)'."""
@@ -46,7 +49,10 @@ def provenance() -> dict[str, Any]:
 
 
 def code_version(checkout: Path) -> tuple[str | None, bool | None]:
-  """The commit of a checkout, and whether its code or configs have uncommitted changes."""
+  """The commit of a checkout, and whether its code or configs have uncommitted changes.
+
+  Code is also what measures in `experiments`, not its results and pages.
+  """
 
   def git(*args: str) -> str:
     command = ['git', '-C', str(checkout), *args]
@@ -55,6 +61,6 @@ def code_version(checkout: Path) -> tuple[str | None, bool | None]:
   try:
     if Path(git('rev-parse', '--show-toplevel')) != checkout.resolve():
       return None, None  # installed inside some other repository
-    return git('rev-parse', 'HEAD'), bool(git('status', '--porcelain', 'segjax', 'configs'))
+    return git('rev-parse', 'HEAD'), bool(git('status', '--porcelain', '--', *_CODE))
   except (OSError, subprocess.CalledProcessError):
     return None, None

@@ -27,8 +27,13 @@ def test_code_version(tmp_path):
   commit, dirty = provenance.code_version(tmp_path)
   assert re.fullmatch('[0-9a-f]{40}', commit)
   assert dirty is False
-  (tmp_path / 'README.md').write_text('not code')
+  (tmp_path / 'experiments/speed').mkdir(parents=True)
+  for name in ('README.md', 'experiments/speed/README.md', 'experiments/speed/results.jsonl'):
+    (tmp_path / name).write_text('not code')
   assert provenance.code_version(tmp_path) == (commit, False)
-  (tmp_path / 'segjax/b.py').write_text('2')
-  assert provenance.code_version(tmp_path) == (commit, True)
+  for name in ('segjax/b.py', 'experiments/speed/ops.py', 'experiments/speed/table.toml'):
+    (tmp_path / name).write_text('2')
+    assert provenance.code_version(tmp_path) == (commit, True)
+    (tmp_path / name).unlink()
+    assert provenance.code_version(tmp_path) == (commit, False)
   assert provenance.code_version(tmp_path / 'segjax') == (None, None), 'inside another checkout'

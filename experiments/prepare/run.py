@@ -13,13 +13,14 @@ import collections
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ if not __package__:  # run as a script; segjax is that of this checkout
 
 import lines  # noqa: E402
 from segjax import provenance  # noqa: E402
+from segjax.tables import results  # noqa: E402
 
 RESULTS = HERE / 'results.jsonl'
 # COCO 2017: images and objects of train and val.
@@ -231,7 +233,7 @@ def page(rows: list[dict[str, Any]]) -> str:
       'peak memory, main process': lambda r: f'{r["main_mb"]:,.0f} MB',
       'a worker': lambda r: f'{r["worker_mb"]:,.0f} MB' if r['workers'] > 1 else '',
       'prepared': lambda r: f'{r["prepared_mb"]:,.0f} MB',
-      'commit': lambda r: r['commit'],
+      'commit': _commit,
     },
   )
   lines += ['The main process holds the annotation files; a worker holds a shard of them.', '']
@@ -243,7 +245,7 @@ def page(rows: list[dict[str, Any]]) -> str:
       'workers': lambda r: r['workers'],
       'half prepared or wrong': lambda r: r['wrong'],
       'files left beside the data': lambda r: ', '.join(r['left']) or 'none',
-      'commit': lambda r: r['commit'],
+      'commit': _commit,
     },
   )
   lines += _table(
@@ -254,10 +256,14 @@ def page(rows: list[dict[str, Any]]) -> str:
       'one sentence': lambda r: r.get('one sentence', 0),
       'tracebacks': lambda r: sum(n for k, n in r.items() if k.startswith('traceback')),
       'silently wrong': lambda r: r.get('silently wrong', 0),
-      'commit': lambda r: r['commit'],
+      'commit': _commit,
     },
   )
   return '\n'.join(lines).rstrip() + '\n'
+
+
+def _commit(row: dict[str, Any]) -> str:
+  return results.short_commit(row['commit']) + '+' * bool(row.get('dirty'))
 
 
 def _table(rows: list[dict[str, Any]], columns: dict[str, Any]) -> list[str]:
@@ -283,20 +289,27 @@ def main() -> None:
     if args.rate:
       make(root / 'coco', args.part)
       for count in workers:
-        _record('rate', rate(root / 'coco', root / f'rate{count}', count))
+        record('rate', lambda n=count: rate(root / 'coco', root / f'rate{n}', n))
     if args.kills or args.flips:
       make(root / 'small', 0.02)
     if args.kills:
-      _record('kills', kills(root / 'small', root / 'kills', workers[-1], args.kills))
+      record('kills', lambda: kills(root / 'small', root / 'kills', workers[-1], args.kills))
     if args.flips:
-      _record('flips', flips(root / 'small', root / 'flips', args.flips))
+      record('flips', lambda: flips(root / 'small', root / 'flips', args.flips))
   if args.page:
     (HERE / 'README.md').write_text(page(lines.read(RESULTS)))
 
 
-def _record(kind: str, row: dict[str, Any]) -> None:
+def record(kind: str, measure: Callable[[], dict[str, Any]]) -> None:
+  """Measures a row and adds it to the results, with its command, code and hardware."""
+  # Before many minutes of measuring, in which the code may change.
   facts = provenance.provenance()
-  row |= {'kind': kind, 'load': os.getloadavg()[0], 'commit': facts['commit'][:7]}
+  row = {
+    'kind': kind,
+    **facts,
+    'command': f'python experiments/prepare/run.py {shlex.join(sys.argv[1:])}',
+  }
+  row |= {**measure(), 'load': os.getloadavg()[0]}
   print(json.dumps(row), flush=True)
   lines.append(RESULTS, row)
 

@@ -46,11 +46,12 @@ class Options:
     gpus_per_node: GPUs of each.
     claim: PersistentVolumeClaim that all machines mount, for workdirs that are not in a bucket.
     mount: where it is mounted.
-    spot: whether to use Spot machines.
+    spot: whether to use Spot machines, which may be taken away at any time.
     queue: Kueue's local queue.
     namespace: of the JobSet; without, that of the context.
     max_restarts: how often the job may start again, after a preemption or a failure.
-    grace: seconds in which a stopped run can save.
+    grace: seconds in which a stopped run can save; where a Spot machine is taken away, at most what
+      its node pool gives, 15 by default.
   """
 
   image: str

@@ -449,6 +449,14 @@ def _check_training(experiment: Experiment) -> None:
         f'config.losses.{" or ".join(group)} is missing: without it a part of '
         f'{type(experiment.model).__name__} is not trained; set its scale to 0 to leave it out'
       )
+  least, accumulate = getattr(experiment.model, 'smallest_batch', 1), experiment.optim.accumulate
+  if (images := experiment.batch.size // accumulate) < least:
+    parts = f' in {accumulate} parts' if accumulate > 1 else ''
+    raise SegjaxError(
+      f'config.batch.size={experiment.batch.size}{parts}: batch normalization of '
+      f'{type(experiment.model).__name__} needs {least} images at once, not {images}: use more, or '
+      'config.model.norm=group'
+    )
   _check_annealing(experiment)
 
 

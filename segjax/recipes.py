@@ -251,16 +251,38 @@ WEIGHTS = {
   ),
 }
 WEIGHTS_MEAN, WEIGHTS_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# Bytes per pixel of a step, as XLA reports them for two images of 256 x 256.
-_BYTES = {
-  'fcn.FCNResNet': {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400},
-  'deeplab.DeepLabV3': {'resnet50': 9_000, 'resnet101': 13_500},
+
+
+class OnResNet(NamedTuple):
+  """A semantic network that has published weights.
+
+  Attributes:
+    title: its name in torchvision.
+    bytes_per_pixel: of a training step by the ResNet, as XLA reports them for two images of
+      256 x 256.
+    smallest_batch: images that a step needs.
+  """
+
+  title: str
+  bytes_per_pixel: dict[str, int]
+  smallest_batch: int = 1
+
+
+# By `config.model.name`.
+ON_RESNET = {
+  'fcn.FCNResNet': OnResNet(
+    'FCN', {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400}
+  ),
+  'deeplab.DeepLabV3': OnResNet(
+    'DeepLabV3', {'resnet50': 9_000, 'resnet101': 13_500}, smallest_batch=2
+  ),
 }
-_TITLES = {'fcn.FCNResNet': 'FCN', 'deeplab.DeepLabV3': 'DeepLabV3'}
 
 # Fraction of the memory that a training step may take: on a CPU the rest of the machine's work and
 # the data pipeline share it.
 _CPU_SHARE, _ACCELERATOR_SHARE = 0.4, 0.8
+# Images are not made smaller than this for more of them to fit into memory.
+_SMALLEST = 256
 # Shapes of images with objects are multiples of the coarsest stride.
 _MULTIPLE = 32
 # Images whose aspect ratios differ by less look right when they are stretched to one.
@@ -279,7 +301,10 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
   scales = SEMANTIC if semantic else OBJECTS
   if weights:
     scale = accelerator if machine.accelerator else scales[-1]
-    fixed = {'bytes_per_pixel': _BYTES[weights.network][weights.variant], 'model': {}}
+    fixed = {
+      'bytes_per_pixel': ON_RESNET[weights.network].bytes_per_pixel[weights.variant],
+      'model': {},
+    }
     if not semantic:
       fixed = {'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model}
     return scale._replace(
@@ -298,9 +323,8 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
 
 def _weights_reason(weights: Weights, semantic: bool) -> str:
   resnet = weights.variant.replace('resnet', 'ResNet-')
-  network = (
-    f"torchvision's {_TITLES[weights.network]} on a {resnet}" if semantic else f'{resnet}-FPN'
-  )
+  title = ON_RESNET[weights.network].title
+  network = f"torchvision's {title} on a {resnet}" if semantic else f'{resnet}-FPN'
   return f'{network}, from {weights.origin}. These numbers were not measured.'
 
 
@@ -319,8 +343,19 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
     raise SegjaxError('there are no training images: add some')
   start = find_weights(weights, facts.task, facts.masks) if weights else None
   scale = choose_scale(facts, machine, start)
+  least = ON_RESNET[start.network].smallest_batch if start and facts.task == 'semantic' else 1
+  if facts.examples < least:
+    raise SegjaxError(
+      f'--weights={weights} needs {least} training images in a step, and there is '
+      f'{facts.examples}: add images, or start from torchvision/fcn_{start.variant}'
+    )
   size = image_sizes(facts, scale)
   batch, why = _batch_size(facts, machine, scale, size)
+  while batch < least and scale.longest_side > _SMALLEST:
+    scale = scale._replace(longest_side=scale.longest_side // 2)
+    size = image_sizes(facts, scale)
+    batch, why = _batch_size(facts, machine, scale, size)
+  batch = max(batch, least)
   steps = _steps(facts, scale, batch)
   epochs = steps * batch / facts.examples
   if facts.task != 'semantic':

@@ -387,6 +387,21 @@ def test_every_part_of_a_network_has_a_loss(given, name, needed):
     assert not started(faster).model.masks
 
 
+def test_a_mean_over_the_image_is_normalized_over_several_images():
+  given = put(UNET, 'model', {'name': 'deeplab.DeepLabV3', 'classes': 9})
+  assert started(put(given, 'batch.size', 2))
+  with pytest.raises(
+    SegjaxError, match=r'batch\.size=1: .* DeepLabV3 needs 2 images at once, not 1'
+  ):
+    started(put(given, 'batch.size', 1))
+  parts = put(put(given, 'batch.size', 4), 'optim.accumulate', 4)
+  with pytest.raises(SegjaxError, match=r'batch\.size=4 in 4 parts: .*model\.norm=group'):
+    started(parts)
+  assert started(put(parts, 'model.norm', 'group'))
+  assert started(put(put(given, 'batch.size', 1), 'train.steps', 0))
+  assert parse(parts), 'what has begun may go on'
+
+
 def test_attention_is_annealed_before_the_end():
   given = put(put(EOMT, 'model.annealing', ((0, 50), (50, 99), (20, 30))), 'train.steps', 100)
   assert started(given).train.steps == 100

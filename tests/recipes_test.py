@@ -138,6 +138,23 @@ def test_weights_of_another_task_are_refused():
   assert make_recipe(boxes._replace(masks=False), GPU, 'torchvision/resnet50')
 
 
+def test_a_network_that_needs_two_images_in_a_step_gets_smaller_ones():
+  facts, machine = make_facts('semantic', [(1080, 1920)], examples=200), Machine(True, 12 * GIB)
+  weights = 'torchvision/{}_resnet101'.format
+  fcn, deeplab = (
+    plain(make_recipe(facts, machine, weights(name))) for name in ('fcn', 'deeplabv3')
+  )
+  assert fcn['batch']['size'] == 1 and deeplab['batch']['size'] >= 2
+  fcn, deeplab = (one['data']['size']['image_size'] for one in (fcn, deeplab))
+  assert fcn[0] == 2 * deeplab[0] and fcn[1] == 2 * deeplab[1]
+  tiny = plain(make_recipe(facts, Machine(True, 2**20), weights('deeplabv3')))
+  assert tiny['batch']['size'] == 2
+  with pytest.raises(
+    SegjaxError, match='needs 2 training images .* and there is 1: .*fcn_resnet101'
+  ):
+    make_recipe(facts._replace(examples=1), machine, weights('deeplabv3'))
+
+
 @pytest.mark.parametrize('task', TASKS)
 def test_each_device_takes_as_many_images(task):
   facts = make_facts(task, [(256, 256)] * 3, examples=100)

@@ -2,8 +2,9 @@ r"""DeepLabV3+ (arXiv 1802.02611) on Cityscapes, by the recipe of mmsegmentation
 
 mmsegmentation's deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024: mean IoU 79.61 on val. ResNet-50
 with stride 8, crops of 512 x 1024 of images scaled by 0.5 to 2, an auxiliary classifier, SGD with
-8 images per step for 40,000 steps. Differences: its network has separable convolutions and a stem
-of three 3x3 convolutions, and its colors are changed in other ways.
+8 images per step for 40,000 steps. Differences: its network has separable convolutions of 512
+channels (here full ones of 256) and a stem of three 3x3 convolutions; its learning rate ends at
+1e-4 (here at 0); a class has at most 75% of its crops; and colors are changed in other ways.
 
 With 4 times the schedule: --config.train.steps=160000. Stride 16, as most of the paper's networks:
 --config.model.dilate='(5,)' --config.model.rates='(6,12,18)'.

@@ -70,7 +70,12 @@ class DeepLabV3(nn.Module):
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the coarsest feature map."""
-    return 32 // 2 ** len(self.dilate)
+    return resnet.coarsest_stride(self.dilate)
+
+  @property
+  def smallest_batch(self) -> int:
+    """Images of a training step: of one, the mean over the image has no variance in the batch."""
+    return 2 if resnet.head_norm(self.norm) == 'batch' else 1
 
   @nn.compact
   def __call__(

@@ -185,6 +185,8 @@ class EoMT(nn.Module):
     query = self.param('query', nn.initializers.normal(1.0), (self.queries, size.width))
     masked = self._masked(step, train)
     block_class = nn.remat(vit.Block) if self.remat else vit.Block
+    if not self.is_initializing():  # whose random numbers depend on it
+      block_class = nn.jit(block_class)  # one trace for all blocks; XLA inlines them
 
     x = embedding(image)
     predictions = []

@@ -374,7 +374,7 @@ class FCNResNet(nn.Module):
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the coarsest feature map."""
-    return 32 // 2 ** len(self.dilate)
+    return resnet.coarsest_stride(self.dilate)
 
   @nn.compact
   def __call__(

@@ -256,6 +256,11 @@ def residual(x: jax.Array, block: Block, *, unit: Callable[..., jax.Array], name
   return nn.relu(x + y)
 
 
+def coarsest_stride(dilate: tuple[int, ...]) -> int:
+  """Input pixels per pixel of stage 5, with `dilate` as of a `ResNet`."""
+  return 32 // 2 ** len(set(dilate))
+
+
 def head_norm(norm: Norm) -> Norm:
   """The norm of layers outside a ResNet with `norm`: of 'frozen' they have no statistics yet."""
   return 'batch' if norm == 'frozen' else norm

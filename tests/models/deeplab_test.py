@@ -63,7 +63,7 @@ def test_any_size_goes_in_and_the_same_comes_out(network, size):
 
 
 @pytest.mark.parametrize('network, of_scores', [(DeepLabV3, None), (DeepLabV3Plus, 4)])
-@pytest.mark.parametrize('dilate, stride', [((4, 5), 8), ((5,), 16), ((), 32)])
+@pytest.mark.parametrize('dilate, stride', [((4, 5), 8), ((5,), 16), ((), 32), ((5, 5), 16)])
 def test_stride_is_that_of_the_pyramid(network, of_scores, dilate, stride):
   model, x = tiny(network, dilate=dilate), images((1, 64, 96, 3))
   run = functools.partial(model.apply, capture_intermediates=True, mutable=['intermediates'])

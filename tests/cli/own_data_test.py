@@ -44,14 +44,18 @@ COMPLETE = ('class indices', 'COCO of Roboflow', 'labels and instances')
 METRICS = {'semantic': 'mean_iou', 'instance': 'mask_ap', 'panoptic': 'pq'}
 
 
-# Networks with objects take longer to compile than the rest of the test takes.
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[pytest.mark.slow] * (kind.task != 'semantic'))
-    for name, kind in FORMATS.items()
-  ],
-)
+def formats():
+  """Networks with objects take longer to compile than the rest of the test takes."""
+  for name, kind in FORMATS.items():
+    marks = [pytest.mark.slow] * (kind.task != 'semantic')
+    # Of the formats of objects, those that most people have, and one of segments.
+    often = (*COMPLETE, 'YOLO, objects')
+    yield pytest.param(
+      name, marks=marks + [pytest.mark.nightly] * (bool(marks) and name not in often)
+    )
+
+
+@pytest.mark.parametrize('name', list(formats()))
 def test_from_files_to_predictions(tmp_path, name, capsys):
   kind = FORMATS[name]
   root, config, workdir = tmp_path / 'data', tmp_path / 'my_config.py', tmp_path / 'run'

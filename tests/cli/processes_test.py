@@ -97,6 +97,8 @@ def test_two_processes_train_and_evaluate_objects_as_one(instance_run, tmp_path,
 RESTARTED = [
   '--config.model.width=16',  # arrays that are large enough to be shared
   '--config.optim.ema=0.9',
+  # Adam divides a gradient near zero, which is rounding, by its own size.
+  '--config.optim.eps=1e-3',
   '--config.train.checkpoint_every=1',
   '--config.train.keep=9',
 ]
@@ -121,7 +123,9 @@ def lose_after(workdir, step):
       shutil.rmtree(path)
 
 
-@pytest.mark.parametrize('layout', ['data=4', 'fsdp=true', 'space=4'])
+@pytest.mark.parametrize(
+  'layout', [pytest.param('data=4', marks=pytest.mark.nightly), 'fsdp=true', 'space=4']
+)
 def test_restarts_with_other_processes_and_layouts(
   layout, uninterrupted, tmp_path, cache, monkeypatch
 ):

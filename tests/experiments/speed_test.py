@@ -113,6 +113,7 @@ def test_a_row_runs_without_peers(name):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize('kind', SLOW)
 def test_all_other_rows_run_without_peers(kind):
   for name, entry in compiled(kind).items():
@@ -345,6 +346,7 @@ def test_a_curve_measures_each_value():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize('name', ['unet_size', 'unet_batch', 'mask_rcnn_slots'])
 def test_curves_of_networks_run(name):
   from speed import growth

@@ -35,7 +35,7 @@ test: $(READY)  ## all but the slow tests
 test-slow: $(READY)  ## only the slow tests: kill and resume, several processes
 	$(PYTEST) -m 'slow and not nightly'
 
-test-nightly: $(READY)  ## combinations, and the slots of the GPU hour at toy size; not in CI
+test-nightly: $(READY)  ## combinations, and what measures (GPU hour, speed) at toy size; not in CI
 	$(PYTEST) -m nightly
 
 test-all: $(READY)  ## all tests, with full XLA optimization

@@ -17,6 +17,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import threading
@@ -119,6 +120,7 @@ class Builder(dataset_builder.FileReaderBuilder, skip_registration=True):
   ) -> None:
     del download_config
     splits, how = self._split_generators(dl_manager), self.preparation
+    _check_names(splits)
     target = Path(self.data_path)
     places = {split: self._get_filename_template(split) for split in splits}
     plan = {
@@ -162,6 +164,17 @@ def read_digest(directory: Path, files: Iterable[Path]) -> str:
     return str(json.loads((directory / DIGEST_FILE).read_text())['digest'])
   told = [[path.name, path.stat().st_size] for path in sorted(files)]
   return _digest(json.dumps(told))
+
+
+def _check_names(splits: Iterable[str]) -> None:
+  """Raises a SegjaxError for a name that TFDS could not read back."""
+  for split in splits:
+    if split == 'all' or not re.fullmatch(r'[\w-]+', split):
+      raise SegjaxError(
+        f'the split {split!r} must have another name, of letters, digits, _ and -, and not "all", '
+        'which is all splits together: rename it, in config.data.files.splits or where its files '
+        'are named'
+      )
 
 
 def _write_digest(target: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -163,6 +163,15 @@ def test_splits_without_examples_or_with_one_twice(tmp_path, monkeypatch, items,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['all', 'train+val', 'set 1', 'val[0]'])
+def test_names_of_splits_can_be_read_back(tmp_path, monkeypatch, name):
+  split = records.Split([('a', 1)], numbers_builder.example)
+  monkeypatch.setattr(Builder, '_split_generators', lambda self, dl_manager: {name: split})
+  with pytest.raises(SegjaxError, match='must have another name, of letters'):
+    prepare(Builder(data_dir=tmp_path))
+  assert not list(tmp_path.rglob('*.array_record*'))
+
+
 def test_workers_write_the_same_and_survive_their_death(tmp_path, whole):
   shards = tmp_path / 'shards'
   (tmp_path / 'stop').write_text('333')

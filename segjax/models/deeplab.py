@@ -46,7 +46,7 @@ class DeepLabV3(nn.Module):
     rates: dilations of the 3x3 convolutions of the pyramid; (6, 12, 18) for stride 16 (§3.3).
     auxiliary: whether training has an auxiliary classifier, on stage 4, with losses of its own.
     auxiliary_scale: factor of these losses; 0.5 as in torchvision.
-    dropout: rate after the pyramid.
+    dropout: rate after the pyramid; the auxiliary classifier has torchvision's 0.1.
     bn_momentum: of the running means and variances.
     dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
       after the scores are float32.

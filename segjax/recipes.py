@@ -258,8 +258,8 @@ class OnResNet(NamedTuple):
 
   Attributes:
     title: its name in torchvision.
-    bytes_per_pixel: of a training step by the ResNet, as XLA reports them for two images of
-      256 x 256.
+    bytes_per_pixel: of a training step by the ResNet, about what XLA reports for two images of
+      256 x 256, with the parameters.
     smallest_batch: images that a step needs.
   """
 

@@ -8,121 +8,57 @@ paper does not have, no dilation that varies within a stage (the paper's multi-g
 resizing with half-pixel centers.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Literal
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from segjax.models.fcn import fcn_head, score
+from segjax.models.fcn import FCNResNet, Layer, resize_logits, score
 from segjax.nn import resnet
 from segjax.nn.conv import Dropout
 from segjax.ops.resize import enlarge_aligned
-from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
-
-# A convolution with its norm: (x, `ConvSpec`, name=…).
-ConvNorm = Callable[..., Array]
+from segjax.types import Array, PositiveInt
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(FCNResNet, kw_only=True):
   """torchvision's DeepLabV3: f[B, H, W, C] -> logits f32[B, H, W, classes], of any H and W.
 
   `DeepLabV3(classes=21, variant='resnet50')` is its deeplabv3_resnet50. The last two stages of the
   ResNet are dilated, so that the features have stride 8. Atrous spatial pyramid pooling (`aspp`)
-  and a 3x3 convolution precede the scores, and these are resized to the image.
+  and a 3x3 convolution, of 4 · `width` channels (paper: 256), precede the scores, and these are
+  resized to the image.
 
   Layers: the ResNet `backbone`; aspp_conv, aspp_atrous1 …, aspp_pool, aspp_project and
   classifier_conv, each with its …_norm; classifier_score; and aux_classifier_…, as in `FCNResNet`.
 
   Attributes:
-    classes: channels of the output.
-    variant: a key of `segjax.nn.resnet.VARIANTS`.
-    width: channels of the ResNet's stem (paper: 64); all other channels but the scores scale with
-      it, such as the pyramid's 256.
-    norm: of the ResNet: 'batch', 'frozen' or 'group'. With 'frozen', the other layers use 'batch'.
-    dilate: stages among 3, 4, 5 with dilation instead of stride: (4, 5) gives stride 8, (5,) 16.
     rates: dilations of the 3x3 convolutions of the pyramid; (6, 12, 18) for stride 16 (§3.3).
-    auxiliary: whether training has an auxiliary classifier, on stage 4, with losses of its own.
-    auxiliary_scale: factor of these losses; 0.5 as in torchvision.
     dropout: rate after the pyramid; the auxiliary classifier has torchvision's 0.1.
-    bn_momentum: of the running means and variances.
-    dtype: computation dtype up to the scores ('float32' or 'bfloat16'); parameters and everything
-      after the scores are float32.
-    remat: compute the activations inside each block of the ResNet again in the backward pass
-      instead of keeping them: less memory, more time, the same gradients.
   """
 
-  classes: PositiveInt
-  variant: resnet.Name = 'resnet50'
-  width: PositiveInt = 64
-  norm: resnet.Norm = 'batch'
-  dilate: tuple[resnet.HalvingStage, ...] = (4, 5)
   rates: tuple[PositiveInt, ...] = (12, 24, 36)
-  auxiliary: bool = False
-  auxiliary_scale: PositiveFloat = 0.5
   dropout: Dropout = 0.5
-  bn_momentum: Fraction = 0.9
-  dtype: Literal['float32', 'bfloat16'] = 'float32'
-  remat: bool = False
-
-  @property
-  def stride(self) -> int:
-    """Input pixels per pixel of the coarsest feature map."""
-    return resnet.coarsest_stride(self.dilate)
 
   @property
   def smallest_batch(self) -> int:
     """Images of a training step: of one, the mean over the image has no variance in the batch."""
-    return 2 if resnet.head_norm(self.norm) == 'batch' else 1
+    return 1 if self.norm == 'group' else 2
 
-  @nn.compact
-  def __call__(
-    self, image: Array, *, train: bool = False, with_auxiliary: bool = False
-  ) -> Array | tuple[Array, Array]:
-    """Logits; with `with_auxiliary`, a pair with the logits of the auxiliary classifier.
-
-    Raises:
-      ValueError: `with_auxiliary` without an auxiliary classifier.
-    """
-    if with_auxiliary and not self.auxiliary:
-      raise ValueError('no auxiliary classifier: create the network with auxiliary=True')
-    backbone = resnet.ResNet(
-      variant=self.variant,
-      width=self.width,
-      norm=self.norm,
-      dilate=self.dilate,
-      bn_momentum=self.bn_momentum,
-      dtype=self.dtype,
-      remat=self.remat,
-      name='backbone',
-    )
-    features = backbone(image, train=train)
-    head = {
-      'norm': resnet.head_norm(self.norm),
-      'train': train,
-      'momentum': self.bn_momentum,
-      'dtype': self.dtype,
-    }
-    conv_norm = functools.partial(resnet.conv_norm, **head)
-    x = aspp(features['c5'], 4 * self.width, self.rates, conv_norm)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    logits = self._classify(x, features, image.shape[1:3], conv_norm)
-    if with_auxiliary or (self.auxiliary and self.is_initializing()):
-      size, name = image.shape[1:3], 'aux_classifier'
-      auxiliary = fcn_head(
-        features['c4'], classes=self.classes, size=size, dropout=0.1, name=name, **head
-      )
-    return (logits, auxiliary) if with_auxiliary else logits
+  @property
+  def _fcn_dropout(self) -> float:
+    return 0.1
 
   def _classify(
-    self, x: Array, features: dict[str, Array], size: tuple[int, int], conv_norm: ConvNorm
+    self, features: dict[str, Array], size: tuple[int, int], conv_norm: Layer, dropout: Layer
+  ) -> Array:
+    x = dropout(aspp(features['c5'], 4 * self.width, self.rates, conv_norm), self.dropout)
+    return self._decode(x, features, size, conv_norm)
+
+  def _decode(
+    self, x: Array, features: dict[str, Array], size: tuple[int, int], conv_norm: Layer
   ) -> Array:
     """The output of the pyramid, f[B, h, w, F], to logits f32[B, *size, classes]."""
     x = nn.relu(conv_norm(x, resnet.ConvSpec(x.shape[-1], 3), name='classifier_conv'))
     scores = score(x, self.classes, dtype=self.dtype, name='classifier_score')
-    return jax.image.resize(scores, (x.shape[0], *size, self.classes), 'bilinear')
+    return resize_logits(scores, size)
 
 
 class DeepLabV3Plus(DeepLabV3, kw_only=True):
@@ -147,8 +83,8 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
   dilate: tuple[resnet.HalvingStage, ...] = (5,)
   rates: tuple[PositiveInt, ...] = (6, 12, 18)
 
-  def _classify(
-    self, x: Array, features: dict[str, Array], size: tuple[int, int], conv_norm: ConvNorm
+  def _decode(
+    self, x: Array, features: dict[str, Array], size: tuple[int, int], conv_norm: Layer
   ) -> Array:
     reduce = resnet.ConvSpec(max(1, 48 * self.width // 64))
     low = nn.relu(conv_norm(features['c2'], reduce, name='decoder_low'))
@@ -160,7 +96,7 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
     return enlarge_aligned(scores, 4, size)
 
 
-def aspp(x: Array, features: int, rates: tuple[int, ...], conv_norm: ConvNorm) -> Array:
+def aspp(x: Array, features: int, rates: tuple[int, ...], conv_norm: Layer) -> Array:
   """Atrous spatial pyramid pooling (arXiv 1706.05587, §3.3): f[B, h, w, C] -> f[B, h, w, features].
 
   A 1x1 convolution, a 3x3 convolution of each dilation in `rates`, and the mean of the image with a

@@ -14,7 +14,7 @@ network with only the score layer trained: `optim.multipliers = ONLY_SCORE`.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -29,6 +29,9 @@ from segjax.ops.pooling import argmax_pool_2x2
 from segjax.ops.upsample import bilinear_init, conv_transpose
 from segjax.ops.windows import Window, bilinear_crop, bottom_padding, receptive_field
 from segjax.types import Array, Fraction, PositiveFloat, PositiveInt
+
+# A layer of `FCNResNet`: `conv_norm(x, ConvSpec, name=…)`, or `dropout(x, rate)`.
+Layer = Callable[..., Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,43 +400,46 @@ class FCNResNet(nn.Module):
       remat=self.remat,
       name='backbone',
     )
-    features = backbone(image, train=train)
-    head = functools.partial(
-      fcn_head,
-      classes=self.classes,
-      size=image.shape[1:3],
-      norm=resnet.head_norm(self.norm),
+    features, size = backbone(image, train=train), image.shape[1:3]
+    conv_norm = functools.partial(
+      resnet.conv_norm,
+      # With 'frozen', the layers outside the ResNet have no statistics yet.
+      norm='batch' if self.norm == 'frozen' else self.norm,
       train=train,
-      dropout=self.dropout,
       momentum=self.bn_momentum,
       dtype=self.dtype,
     )
-    logits = head(features['c5'], name='classifier')
+    dropout = lambda x, rate: nn.Dropout(rate, deterministic=not train)(x)
+    logits = self._classify(features, size, conv_norm, dropout)
     if with_auxiliary or (self.auxiliary and self.is_initializing()):
-      auxiliary = head(features['c4'], name='aux_classifier')
+      auxiliary = self._fcn_head(features['c4'], size, conv_norm, dropout, 'aux_classifier')
     return (logits, auxiliary) if with_auxiliary else logits
 
+  @property
+  def _fcn_dropout(self) -> float:
+    """The rate in `_fcn_head`."""
+    return self.dropout
 
-def fcn_head(
-  x: Array,
-  *,
-  classes: int,
-  size: tuple[int, int],
-  norm: resnet.Norm,
-  train: bool,
-  dropout: float,
-  momentum: float,
-  dtype: Any,
-  name: str,
-) -> Array:
-  """torchvision's FCNHead: f[B, h, w, C] -> logits f32[B, *size, classes].
+  def _classify(
+    self, features: dict[str, Array], size: tuple[int, int], conv_norm: Layer, dropout: Layer
+  ) -> Array:
+    """The stages of the ResNet to logits f32[B, *size, classes]."""
+    return self._fcn_head(features['c5'], size, conv_norm, dropout, 'classifier')
 
-  Layers: `name`_conv, 3x3 with a quarter of the channels, its `name`_conv_norm, and `name`_score.
-  """
-  spec = resnet.ConvSpec(x.shape[-1] // 4, 3)
-  x = resnet.conv_norm(
-    x, spec, norm=norm, train=train, momentum=momentum, dtype=dtype, name=f'{name}_conv'
-  )
-  x = nn.Dropout(dropout, deterministic=not train)(nn.relu(x))
-  scores = score(x, classes, dtype=dtype, name=f'{name}_score')
-  return jax.image.resize(scores, (x.shape[0], *size, classes), 'bilinear')
+  def _fcn_head(
+    self, x: Array, size: tuple[int, int], conv_norm: Layer, dropout: Layer, name: str
+  ) -> Array:
+    """torchvision's FCNHead: f[B, h, w, C] -> logits f32[B, *size, classes].
+
+    Layers: `name`_conv, 3x3 with a quarter of the channels, its `name`_conv_norm, and `name`_score.
+    """
+    x = nn.relu(conv_norm(x, resnet.ConvSpec(x.shape[-1] // 4, 3), name=f'{name}_conv'))
+    scores = score(
+      dropout(x, self._fcn_dropout), self.classes, dtype=self.dtype, name=f'{name}_score'
+    )
+    return resize_logits(scores, size)
+
+
+def resize_logits(scores: Array, size: tuple[int, int]) -> Array:
+  """Bilinear, with half-pixel centers: f[B, h, w, C] -> f[B, *size, C]."""
+  return jax.image.resize(scores, (scores.shape[0], *size, scores.shape[-1]), 'bilinear')

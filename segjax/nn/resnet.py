@@ -261,11 +261,6 @@ def coarsest_stride(dilate: tuple[int, ...]) -> int:
   return 32 // 2 ** len(set(dilate))
 
 
-def head_norm(norm: Norm) -> Norm:
-  """The norm of layers outside a ResNet with `norm`: of 'frozen' they have no statistics yet."""
-  return 'batch' if norm == 'frozen' else norm
-
-
 def conv_norm(
   x: jax.Array,
   conv: ConvSpec,

@@ -1,10 +1,13 @@
-"""Networks without the cost of compiling their initialization: shapes, and random variables."""
+"""Networks without the cost of compiling their initialization: shapes, random variables, and what
+holds of several.
+"""
 
 import functools
 
 import jax
 import numpy as np
 
+from segjax.convert.load import flat_paths
 from segjax.training.compile import jit
 
 
@@ -38,3 +41,52 @@ def filled(shapes, seed=1):
 def apply(model, variables, *inputs, **kwargs):
   """Compiled whole, which is faster than one operation after the other."""
   return jit(functools.partial(model.apply, **kwargs), once=True)(variables, *inputs)
+
+
+def check_everything_learns(model, x):
+  """All gradients are finite; those of a frozen norm alone are zero, and its statistics stay."""
+  variables = filled(abstract(model, x.shape)[0])
+
+  @functools.partial(jit, once=True)
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(params):
+    logits, state = model.apply(
+      {**variables, 'params': params},
+      x,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(0)},
+    )
+    return (logits**2).mean(), state
+
+  gradients, state = gradient(variables['params'])
+  frozen = lambda path: model.norm == 'frozen' and path.startswith('backbone/')
+  for path, g in flat_paths(gradients).items():
+    assert np.isfinite(g).all()
+    assert np.any(g) != (frozen(path) and '_norm/' in path), path
+  old, new = (flat_paths(v.get('batch_stats', {})) for v in (variables, state))
+  assert old.keys() == new.keys()
+  for path in old:
+    assert np.array_equal(old[path], new[path]) == frozen(path), path
+  return old
+
+
+def check_dropout_acts_in_training_only(model, x):
+  variables = filled(abstract(model, x.shape)[0])
+  run = lambda key: model.apply(
+    variables, x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
+  )[0]
+  run = jit(run, once=True)
+  a, b = (np.asarray(run(jax.random.key(i))) for i in (0, 1))
+  assert np.abs(a - b).max() > 0.1
+  without = apply(model.clone(dropout=0.0), variables, x)
+  np.testing.assert_allclose(apply(model, variables, x), without, rtol=1e-6)
+
+
+def check_bfloat16_computes_in_it_and_outputs_float32(model, x):
+  variables = filled(abstract(model, x.shape)[0])
+  coarse = model.clone(dtype='bfloat16')
+  assert {v.dtype for v in jax.tree.leaves(abstract(coarse, x.shape)[0])} == {np.dtype('f4')}
+  a, b = (apply(m, variables, x) for m in (model, coarse))
+  assert b.dtype == np.float32
+  assert 0 < np.abs(a - b).mean() < 0.1 * np.abs(a).mean()

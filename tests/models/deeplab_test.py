@@ -3,12 +3,13 @@
 import functools
 
 import jax
+import networks
 import numpy as np
 import pytest
 from networks import abstract, apply, count, filled
 
-from segjax.convert.load import flat_paths
 from segjax.models.deeplab import DeepLabV3, DeepLabV3Plus, aspp
+from segjax.models.fcn import FCNResNet
 from segjax.nn.resnet import VARIANTS, Variant
 from segjax.training.compile import jit
 
@@ -134,71 +135,34 @@ def test_scores_of_the_decoder_lie_where_their_features_are():
   np.testing.assert_allclose(logits[:, 2:-2:4, ::4], between, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('network', NETWORKS)
-def test_auxiliary_classifier_is_used_only_if_asked(network):
-  model, x = tiny(network, auxiliary=True), images()
+def test_the_auxiliary_classifier_is_that_of_fcn():
+  """It sees stage 4, and has a dropout of its own."""
+  model, x = tiny(DeepLabV3, auxiliary=True, norm='group'), images()
   variables = filled(abstract(model, SIZE)[0])
   main, auxiliary = apply(model, variables, x, with_auxiliary=True)
-  assert main.shape == auxiliary.shape == (*SIZE[:3], 3)
-  np.testing.assert_allclose(apply(model, variables, x), main, rtol=1e-4, atol=1e-4)
-  # It sees stage 4 and not stage 5.
-  changed = jax.tree.map(np.copy, variables)
-  changed['params']['backbone']['res5_0_conv1']['kernel'] += 1
-  other_main, same_auxiliary = apply(model, changed, x, with_auxiliary=True)
-  assert np.abs(main - other_main).max() > 0.1
-  np.testing.assert_array_equal(auxiliary, same_auxiliary)
-  with pytest.raises(ValueError, match='create the network with auxiliary=True'):
-    tiny(network).apply(variables, x, with_auxiliary=True)
+  fcn = FCNResNet(3, 'shallow', width=4, auxiliary=True, norm='group')
+  head = {k: v for k, v in filled(abstract(fcn, SIZE)[0])['params'].items() if k[:4] == 'clas'}
+  expected = apply(fcn, {'params': variables['params'] | head}, x, with_auxiliary=True)[1]
+  np.testing.assert_allclose(auxiliary, expected, rtol=1e-4, atol=1e-5)
+  run = functools.partial(model.apply, train=True, with_auxiliary=True, mutable=['batch_stats'])
+  run = jit(run, once=True)
+  (main, first), (same, other) = (
+    run(variables, x, rngs={'dropout': jax.random.key(i)})[0] for i in (0, 1)
+  )
+  np.testing.assert_array_equal(main, same)
+  assert np.abs(first - other).max() > 0.01
 
 
 @pytest.mark.parametrize('network, norm', [(DeepLabV3, 'frozen'), (DeepLabV3Plus, 'batch')])
 def test_everything_learns_but_frozen_norms_of_the_backbone(network, norm):
-  model, x = tiny(network, norm=norm, dropout=0.1), images()
-  variables = filled(abstract(model, SIZE)[0])
-
-  @functools.partial(jit, once=True)
-  @functools.partial(jax.grad, has_aux=True)
-  def gradient(params):
-    logits, state = model.apply(
-      {**variables, 'params': params},
-      x,
-      train=True,
-      mutable=['batch_stats'],
-      rngs={'dropout': jax.random.key(0)},
-    )
-    return (logits**2).mean(), state
-
-  gradients, state = gradient(variables['params'])
-  frozen = lambda path: norm == 'frozen' and path.startswith('backbone/')
-  for path, g in flat_paths(gradients).items():
-    assert np.isfinite(g).all()
-    assert np.any(g) != (frozen(path) and '_norm/' in path), path
-  old, new = (flat_paths(v['batch_stats']) for v in (variables, state))
-  assert old.keys() == new.keys()
-  for path in old:
-    assert np.array_equal(old[path], new[path]) == frozen(path), path
+  networks.check_everything_learns(tiny(network, norm=norm, dropout=0.1), images())
 
 
 def test_dropout_acts_in_training_only():
-  model, x = tiny(DeepLabV3Plus, dropout=0.5, norm='frozen'), images()
-  variables = filled(abstract(model, SIZE)[0])
-  run = lambda key: model.apply(
-    variables, x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
-  )[0]
-  run = jit(run, once=True)
-  a, b = (np.asarray(run(jax.random.key(i))) for i in (0, 1))
-  assert np.abs(a - b).max() > 0.1
-  without = tiny(DeepLabV3Plus, norm='frozen')
-  np.testing.assert_allclose(
-    apply(model, variables, x), apply(without, variables, x), rtol=1e-5, atol=1e-5
-  )
+  model = tiny(DeepLabV3Plus, dropout=0.5, norm='frozen')
+  networks.check_dropout_acts_in_training_only(model, images())
 
 
 @pytest.mark.parametrize('network', NETWORKS)
 def test_bfloat16_computes_in_it_and_outputs_float32(network):
-  variables = filled(abstract(tiny(network), SIZE)[0])
-  coarse = tiny(network, dtype='bfloat16')
-  assert {x.dtype for x in jax.tree.leaves(abstract(coarse, SIZE)[0])} == {np.dtype('f4')}
-  a, b = (apply(m, variables, images()) for m in (tiny(network), coarse))
-  assert b.dtype == np.float32
-  assert 0 < np.abs(a - b).mean() < 0.1 * np.abs(a).mean()
+  networks.check_bfloat16_computes_in_it_and_outputs_float32(tiny(network), images())

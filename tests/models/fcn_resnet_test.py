@@ -3,7 +3,7 @@
 import functools
 
 import jax
-import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from networks import abstract, apply, count, filled
@@ -135,31 +135,8 @@ def test_auxiliary_classifier_is_used_only_if_asked():
 
 @pytest.mark.parametrize('norm', ['batch', 'frozen', 'group'])
 def test_everything_learns_but_frozen_norms_of_the_backbone(norm):
-  model, x = tiny(norm=norm, dropout=0.1), images()
-  variables = filled(abstract(model, SIZE)[0])
-
-  @functools.partial(jit, once=True)
-  @functools.partial(jax.grad, has_aux=True)
-  def gradient(params):
-    logits, state = model.apply(
-      {**variables, 'params': params},
-      x,
-      train=True,
-      mutable=['batch_stats'],
-      rngs={'dropout': jax.random.key(0)},
-    )
-    return (logits**2).mean(), state
-
-  gradients, state = gradient(variables['params'])
-  frozen = lambda path: norm == 'frozen' and path.startswith('backbone/')
-  for path, g in flat_paths(gradients).items():
-    assert np.isfinite(g).all()
-    assert np.any(g) != (frozen(path) and '_norm/' in path), path
-  old, new = (flat_paths(v.get('batch_stats', {})) for v in (variables, state))
-  assert ('classifier_conv_norm/mean' in old) == (norm != 'group')
-  assert old.keys() == new.keys()
-  for path in old:
-    assert np.array_equal(old[path], new[path]) == frozen(path), path
+  statistics = networks.check_everything_learns(tiny(norm=norm, dropout=0.1), images())
+  assert ('classifier_conv_norm/mean' in statistics) == (norm != 'group')
 
 
 def test_without_momentum_the_statistics_are_the_batch_s():
@@ -183,23 +160,8 @@ def test_without_momentum_the_statistics_are_the_batch_s():
 
 
 def test_dropout_acts_in_training_only():
-  model, x = tiny(dropout=0.5, norm='frozen'), images()
-  variables = filled(abstract(model, SIZE)[0])
-  run = lambda key: model.apply(
-    variables, x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
-  )[0]
-  run = jit(run, once=True)
-  a, b = (np.asarray(run(jax.random.key(i))) for i in (0, 1))
-  assert np.abs(a - b).max() > 0.1
-  np.testing.assert_allclose(
-    apply(model, variables, x), apply(tiny(norm='frozen'), variables, x), rtol=1e-6
-  )
+  networks.check_dropout_acts_in_training_only(tiny(dropout=0.5, norm='frozen'), images())
 
 
 def test_bfloat16_computes_in_it_and_outputs_float32():
-  variables = filled(abstract(tiny(), SIZE)[0])
-  coarse = tiny(dtype='bfloat16')
-  assert {x.dtype for x in jax.tree.leaves(abstract(coarse, SIZE)[0])} == {np.dtype('f4')}
-  a, b = (apply(m, variables, images()) for m in (tiny(), coarse))
-  assert b.dtype == jnp.float32
-  assert 0 < np.abs(a - b).mean() < 0.1 * np.abs(a).mean()
+  networks.check_bfloat16_computes_in_it_and_outputs_float32(tiny(), images())

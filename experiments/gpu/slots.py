@@ -157,8 +157,8 @@ def _batches(context: Context) -> list[Step]:
   if context.toy:
     return [_batches_step(context, 'segnet_basic', 'bfloat16')]
   networks = ('segnet', 'mask_rcnn', 'unet', 'segnet_basic', 'fcn')
-  steps = [_batches_step(context, network, 'bfloat16') for network in networks]
-  return [*steps, _table6(context), *(_batches_step(context, n, 'float32') for n in networks)]
+  steps = [_batches_step(context, n, d) for d in ('bfloat16', 'float32') for n in networks]
+  return [_table6(context), *steps]
 
 
 def _table6(context: Context) -> Step:
@@ -219,7 +219,7 @@ SLOTS = {
   ),
   'batches': Slot(
     'h',
-    "memory and images/s for batches up to the card's limit; SegNet's Table 6",
+    "SegNet's Table 6; memory and images/s for batches up to the card's limit",
     (),
     '2 to 4 min a network',
     _batches,

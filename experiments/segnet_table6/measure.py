@@ -109,6 +109,11 @@ def measure(model, size: tuple[int, int], repeats: int) -> tuple[dict[str, float
   return {k: round(v, 2) for k, v in metrics.items()}, parameters
 
 
+def recipe() -> str:
+  """The recipe of the table that this machine fills in."""
+  return 'cpu' if jax.default_backend() == 'cpu' else 'gpu'
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--size', default='x'.join(map(str, SIZE)), help='HEIGHTxWIDTH')
@@ -123,7 +128,7 @@ def main() -> None:
     print(f'{row:8} {parameters:,} parameters, {metrics}', flush=True)
     record = results.Record(
       row=row,
-      recipe='here',
+      recipe=recipe(),
       metrics=metrics,
       parameters=parameters,
       date=datetime.date.today().isoformat(),

@@ -97,7 +97,7 @@ def test_installed_elsewhere_it_lists_trains_and_evaluates(installed, root):
   assert Path(where.stdout.strip()).is_relative_to(installed.target), 'not the checkout'
   listed = installed('list', 'configs').stdout
   assert len(listed.splitlines()) == len(list(root.glob('configs/*/*.py')))
-  assert '3 of 3 rows measured' in installed('list', 'tables').stdout
+  assert '6 of 6 rows measured' in installed('list', 'tables').stdout
   train = ['train', '--config=unet/scenes', '--workdir=run', *SMALL['semantic']]
   installed(*train, '--config.train.steps=2')
   assert '"step": 2' in installed('evaluate', '--workdir=run', '--json').stdout

@@ -7,7 +7,7 @@ one large tile per step, momentum 0.99, border weights (w0 = 10, sigma = 5), ela
 a 3 x 3 grid (sigma = 10), shifts, rotations and gray value variations. The paper does not report
 learning rate, number of steps and w_c; these are ours.
 
-Cost: needs a GPU (109 steps/s on an H200); for 2 CPU cores see isbi2012_cpu.py.
+Cost: 5 minutes on an H200; for 2 CPU cores see isbi2012_cpu.py.
 
   segjax train --config=configs/unet/isbi2012.py --workdir=runs/isbi \
     --config.data.source=isbi2012/

@@ -77,6 +77,22 @@ b was paused where a fell behind:
   steps of its second run, and in the last three of its resumed run; the time was over before their
   parameters were compared (slot g).
 - Speed (slot d) began 30 s before the end, and has no result.
+
+### The second session
+
+Fourteen minutes on an H200 (2026-11-28, commit 9290e67), with slots b and c at once, then
+SegNet's Table 6 and the first row of slot d alone:
+
+- The paper's U-Net was done: 20,000 steps of one image in five minutes, at 57 to 154 steps/s
+  (median 149) while Mask R-CNN was compiled and trained beside it (slot b).
+- Mask R-CNN was stopped at step 621 of 1,500. Its train step was compiled for four shapes in 92,
+  72, 96 and 42 s. To choose algorithms for convolutions, XLA tried up to 65 GiB of memory at once.
+  What it cannot get it waits for, ten seconds each time: it did so 13 times for the first three
+  shapes, and not for the fourth, when the U-Net had ended. It trained at up to 68 images/s.
+- SegNet's Table 6 took 93 s, after a first try that was stopped at 64 s; what that had compiled was
+  in the cache.
+- U-Net's train step in bfloat16 took 106 s with `torch.compile`; SegNet's had no result after 46 s
+  (slot d).
 """
 
 _COMMAND = (
@@ -177,7 +193,7 @@ def _batches(found: Sequence[Mapping[str, Any]], limits: Sequence[Mapping[str, A
       f'{line["batch"]}',
       f'{line["images_per_second"]:.1f}',
       f'{1e3 * line["seconds"]:.1f} ms',
-      f'{line["flops"] / line["seconds"] / 1e12:.1f}',
+      f'{line["flops"] / line["seconds"] / 1e12:.1f}' if line['flops'] else '',
       _gigabytes(line['temporary_bytes']),
       _gigabytes(line['peak_bytes']),
       _where(line),

@@ -28,7 +28,8 @@ def program(
   compiled = lowered.compile()
   memory = compiled.memory_analysis()  # None where the backend does not say
   temporary = float(memory.temp_size_in_bytes) if memory else 0.0
-  return compiled, Cost(_count(lowered, 'flops'), _count(compiled, 'bytes accessed'), temporary)
+  flops, read = _count(lowered, 'flops'), _count(compiled, 'bytes accessed')
+  return compiled, Cost(flops, read, temporary)
 
 
 def call(function: Callable[..., Any], *args: Any) -> tuple[Program, Cost]:
@@ -94,7 +95,7 @@ def dense_task(model: Any) -> Task:
   )
 
 
-def _count(stage: Any, key: str) -> float:
-  found = stage.cost_analysis() or {}
+def _count(stage: Any, key: str) -> float | None:
+  found = stage.cost_analysis()
   found = found[0] if isinstance(found, list) else found  # older versions: one for each program
-  return float(found.get(key, 0.0))
+  return float(found.get(key, 0.0)) if found else None

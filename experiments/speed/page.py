@@ -25,10 +25,11 @@ python experiments/speed/run.py --growth
 python experiments/speed/run.py --page
 ```
 
-**Bound** compares the time with what this machine reaches in a 2048² product and in a copy,
-measured in the same process: the operations of our program (XLA's count of the program as written)
-or its bytes (of the optimized program), whichever takes longer at that rate, as a fraction of the
-measured time. The body of a loop counts once.
+**Bound** compares the time with what this machine reaches in a product (2048², on a GPU 8192²) and
+in a copy, measured in the same process: the operations of our program (XLA's count of the program
+as written) or its bytes (of the optimized program), whichever takes longer at that rate, as a
+fraction of the measured time. The body of a loop counts once. It is empty where XLA does not count,
+as on the GPU below.
 
 The raw results, with command, commit, versions, load, processor time, page faults and every round,
 are in [results.jsonl](results.jsonl). Ideas that were tried, with predicted and measured gain, are
@@ -46,7 +47,7 @@ def render(
   Args:
     results: lines of `results.jsonl`.
     grown: lines of `growth.jsonl`.
-    kinds: see `rows.KINDS`; rows without a result are "not run".
+    kinds: see `rows.KINDS`; rows without a result are named below those that have one.
   """
   lines = ['<!-- Written by: python experiments/speed/run.py --page -->', TOP]
   for (hardware, dtype), found in latest(results).items():
@@ -82,7 +83,7 @@ def verdict(row: Row, result: Result) -> str:
 def bound(result: Result) -> str:
   """What bounds our program, and which fraction of the measured peak it reaches."""
   cost, peak = result['cost'], result['peak']
-  if not cost or not peak:
+  if not cost or not peak or None in (cost['flops'], cost['bytes']):
     return ''
   seconds = result['programs']['ours']['wall']
   shares = {
@@ -97,8 +98,10 @@ def _table(rows: Mapping[str, Row], found: Mapping[str, Result]) -> Iterator[str
   yield f'| {" | ".join(_COLUMNS)} |'
   yield '|---' * len(_COLUMNS) + '|'
   for name, row in rows.items():
-    missing = [row.work, 'not run', *[''] * (len(_COLUMNS) - 2)]
-    yield f'| {" | ".join(_cells(row, found[name]) if name in found else missing)} |'
+    if name in found:
+      yield f'| {" | ".join(_cells(row, found[name]))} |'
+  if missing := [row.work for name, row in rows.items() if name not in found]:
+    yield from ('', f'Not run: {"; ".join(missing)}.')
 
 
 def _cells(row: Row, result: Result) -> list[str]:
@@ -144,9 +147,10 @@ def _provenance(found: Any) -> str:
   found = sorted(found, key=lambda result: result['date'])
   versions = found[-1]['versions']
   commits = sorted({f'{(r["commit"] or "unknown")[:7]}{"+" * bool(r["dirty"])}' for r in found})
+  changes = ' (+: with uncommitted changes)' if any(r['dirty'] for r in found) else ''
   loads = [result['load'] for result in found]
   return (
     f'{", ".join(f"{name} {version}" for name, version in versions.items())}. '
-    f'Commits {", ".join(commits)} (+: with uncommitted changes), {found[-1]["date"]}. '
+    f'Commit{"s" * (len(commits) > 1)} {", ".join(commits)}{changes}, {found[-1]["date"]}. '
     f'Load average when the rows started: {min(loads):.1f} to {max(loads):.1f}.'
   )

@@ -33,13 +33,14 @@ class Cost(NamedTuple):
   """What a run of a compiled program does, as XLA counts it; the body of a loop counts once.
 
   Attributes:
-    flops: floating-point operations of the program as written.
-    bytes: read and written by the optimized program, caches ignored.
+    flops: floating-point operations of the program as written; None where the backend does not
+      count, as a GPU's in JAX 0.11.
+    bytes: read and written by the optimized program, caches ignored; None likewise.
     temporary: bytes of memory for intermediate results.
   """
 
-  flops: float
-  bytes: float
+  flops: float | None
+  bytes: float | None
   temporary: float
 
 

@@ -97,13 +97,13 @@ def test_sources_say_what_they_take():
 def test_tables_count_their_results():
   lines = listing.tables()
   assert list(lines) == [folder.name for folder in resources.table_dirs()]
-  assert lines['segnet_table6'].endswith('(3 of 3 rows measured)')
+  assert lines['segnet_table6'].endswith('(6 of 6 rows measured)')
   assert lines['panoptic_table1'].endswith('(quoted)')
 
 
 def test_results_of_earlier_configs_are_not_counted(monkeypatch):
   monkeypatch.setattr(runs, 'is_earlier', lambda record, entry: True)
-  assert listing.tables()['segnet_table6'].endswith('(0 of 3 rows measured)')
+  assert listing.tables()['segnet_table6'].endswith('(0 of 6 rows measured)')
 
 
 def test_an_unknown_kind_names_the_known_ones(capsys):

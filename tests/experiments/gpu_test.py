@@ -196,11 +196,14 @@ def test_a_run_that_is_told_to_stop_stops_its_step_and_packs(tmp_path):
 
 @pytest.fixture
 def experiments(tmp_path):
-  """A checkout's experiments/ with two tables, the speed page and no GPU results."""
+  """A checkout's experiments/ with two tables, the speed page and no results of a GPU."""
   root = tmp_path / 'checkout'
   (root / 'experiments').mkdir(parents=True)
   (root / 'configs').symlink_to(ROOT / 'configs')
   shutil.copytree(ROOT / 'experiments/unet_table1', root / 'experiments/unet_table1')
+  known = root / 'experiments/unet_table1/results.jsonl'
+  found = [json.loads(line) for line in known.read_text().splitlines()]
+  write_lines(known, *(record for record in found if record['recipe'] != 'paper'))
   (root / 'experiments/segnet_table3').mkdir()
   shutil.copyfile(*(path / 'experiments/segnet_table3/table.toml' for path in (ROOT, root)))
   for name in ('gpu', 'speed'):

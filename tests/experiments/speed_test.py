@@ -267,6 +267,7 @@ def test_the_bound_is_what_takes_longer_at_the_peak():
   assert bound(result()) == 'arithmetic, 30%'
   assert bound(result(cost={'flops': 1e9, 'bytes': 8e9})) == 'memory, 80%'
   assert bound(result(cost=None)) == ''
+  assert bound(result(cost={'flops': None, 'bytes': 8e9})) == '', 'not counted'
 
 
 def test_the_page_has_the_last_result_of_each_row():
@@ -277,12 +278,13 @@ def test_the_page_has_the_last_result_of_each_row():
   alone = result(row='c', peer=None, missing='torch', value=1.0)
   text = render([old, result(), alone], [], kinds)
   assert '## 1 x CPU, float32' in text
+  assert 'uncommitted' not in text
   line = (
     '| work | 1000 ms | 2000 ms torch NCHW | **0.50** (0.40–0.90) | ≤ 0.6 | '
     'met, not in each round | arithmetic, 30% | outputs equal to 1e-06 |'
   )
   assert line in text.replace('1,000', '1000').replace('2,000', '2000')
-  assert '| work | not run |' in text
+  assert 'Not run: work.' in text
   assert 'not installed: torch' in text
   assert '**7.00**' not in text
 

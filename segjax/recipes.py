@@ -76,7 +76,7 @@ class Scale(NamedTuple):
     bytes_per_pixel: memory of a training step per pixel of its batch, as XLA reports it.
     epochs: so that few images are not repeated for hours; between `steps`.
     steps: least and most.
-    optim: learning rate and weight decay.
+    optim: learning rate and weight decay, and more keys of `config.optim`.
     augment: besides flips.
     model: keys of the network.
   """
@@ -88,7 +88,7 @@ class Scale(NamedTuple):
   bytes_per_pixel: int
   epochs: int
   steps: tuple[int, int]
-  optim: dict[str, float]
+  optim: dict[str, Any]
   augment: dict[str, Any]
   model: dict[str, Any]
 
@@ -212,10 +212,10 @@ class Weights(NamedTuple):
 
   Attributes:
     tasks: that have a network with them.
-    variant: of its ResNet.
+    variant: of its encoder.
     origin: what they are.
-    network: of the semantic task, by `config.model.name`.
-    whole: whether they are of all layers, trained on other classes, or of the ResNet alone.
+    network: of the semantic task, a key of `PUBLISHED`.
+    whole: whether they are of all layers, trained on other classes, or of the encoder alone.
     backbone: keys of the ResNet of networks that detect.
   """
 
@@ -249,32 +249,83 @@ WEIGHTS = {
     whole=True,
     backbone={'bn_epsilon': 0.0},
   ),
+  **{
+    f'transformers/{kind}_b{i}': Weights(
+      ('semantic',), f'b{i}', origin, 'segformer.SegFormer', whole
+    )
+    for kind, origin, whole in (
+      ('mit', 'weights of ImageNet for its encoder', False),
+      ('segformer', 'weights of ADE20K for all layers but the scores', True),
+    )
+    for i in range(6)
+  },
 }
 WEIGHTS_MEAN, WEIGHTS_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class OnResNet(NamedTuple):
+class Published(NamedTuple):
   """A semantic network that has published weights.
 
   Attributes:
-    title: its name in torchvision.
-    bytes_per_pixel: of a training step by the ResNet, about what XLA reports for two images of
+    titles: what the network of each variant of its encoder is called.
+    bytes_per_pixel: of a training step by the variant, about what XLA reports for two images of
       256 x 256, with the parameters.
+    key: of `config.model`, that is the variant.
+    model: more of its keys.
+    optim: learning rate and weight decay, and more keys of `config.optim`.
     smallest_batch: images that a step needs.
   """
 
-  title: str
+  titles: dict[str, str]
   bytes_per_pixel: dict[str, int]
+  key: str
+  model: dict[str, Any]
+  optim: dict[str, Any]
   smallest_batch: int = 1
 
 
+def _on_resnet(name: str, bytes_per_pixel: dict[str, int], smallest_batch: int = 1) -> Published:
+  return Published(
+    titles={
+      variant: f"torchvision's {name} on a {variant.replace('resnet', 'ResNet-')}"
+      for variant in bytes_per_pixel
+    },
+    bytes_per_pixel=bytes_per_pixel,
+    key='variant',
+    # As batches are small, with the statistics of the weights.
+    model={'norm': 'frozen'},
+    # Half the rate of configs/fcn/camvid_cpu.py, which also starts from published weights.
+    optim={'learning_rate': 1e-4, 'weight_decay': 1e-4},
+    smallest_batch=smallest_batch,
+  )
+
+
 # By `config.model.name`.
-ON_RESNET = {
-  'fcn.FCNResNet': OnResNet(
+PUBLISHED = {
+  'fcn.FCNResNet': _on_resnet(
     'FCN', {'resnet18': 1_900, 'resnet34': 3_300, 'resnet50': 5_700, 'resnet101': 10_400}
   ),
-  'deeplab.DeepLabV3': OnResNet(
+  'deeplab.DeepLabV3': _on_resnet(
     'DeepLabV3', {'resnet50': 9_000, 'resnet101': 13_500}, smallest_batch=2
+  ),
+  'segformer.SegFormer': Published(
+    titles={f'b{i}': f'SegFormer-B{i}' for i in range(6)},
+    bytes_per_pixel={
+      'b0': 2_000,
+      'b1': 3_500,
+      'b2': 7_000,
+      'b3': 10_000,
+      'b4': 13_500,
+      'b5': 16_000,
+    },
+    key='size',
+    model={},
+    # The paper's, of configs/segformer/ade20k.py.
+    optim={
+      'learning_rate': 6e-5,
+      'weight_decay': 0.01,
+      'multipliers': (('^(?!backbone/)', 10.0),),
+    },
   ),
 }
 
@@ -301,18 +352,15 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
   scales = SEMANTIC if semantic else OBJECTS
   if weights:
     scale = accelerator if machine.accelerator else scales[-1]
-    fixed = {
-      'bytes_per_pixel': ON_RESNET[weights.network].bytes_per_pixel[weights.variant],
-      'model': {},
-    }
+    network = PUBLISHED[weights.network]
+    fixed = {'bytes_per_pixel': network.bytes_per_pixel[weights.variant], 'model': {}}
     if not semantic:
       fixed = {'bytes_per_pixel': accelerator.bytes_per_pixel, 'model': accelerator.model}
     return scale._replace(
       why=_weights_reason(weights, semantic),
       epochs=accelerator.epochs // 2,
       steps=(min(scale.steps[0], 1_000), scale.steps[1]),
-      # Half the rate of configs/fcn/camvid_cpu.py, which also starts from published weights.
-      optim={'learning_rate': 1e-4, 'weight_decay': 1e-4},
+      optim=network.optim,
       **fixed,
     )
   if machine.accelerator:
@@ -322,9 +370,9 @@ def choose_scale(facts: Facts, machine: Machine, weights: Weights | None = None)
 
 
 def _weights_reason(weights: Weights, semantic: bool) -> str:
-  resnet = weights.variant.replace('resnet', 'ResNet-')
-  title = ON_RESNET[weights.network].title
-  network = f"torchvision's {title} on a {resnet}" if semantic else f'{resnet}-FPN'
+  network = f'{weights.variant.replace("resnet", "ResNet-")}-FPN'
+  if semantic:
+    network = PUBLISHED[weights.network].titles[weights.variant]
   return f'{network}, from {weights.origin}. These numbers were not measured.'
 
 
@@ -343,7 +391,7 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
     raise SegjaxError('there are no training images: add some')
   start = find_weights(weights, facts.task, facts.masks) if weights else None
   scale = choose_scale(facts, machine, start)
-  least = ON_RESNET[start.network].smallest_batch if start and facts.task == 'semantic' else 1
+  least = PUBLISHED[start.network].smallest_batch if start and facts.task == 'semantic' else 1
   if facts.examples < least:
     raise SegjaxError(
       f'--weights={weights} needs {least} training images in a step, and there is '
@@ -361,7 +409,7 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
   if facts.task != 'semantic':
     model = _mask_rcnn(facts, scale, size, start)
   else:
-    model = _on_resnet(facts, start) if start else _unet(facts, scale, size)
+    model = _published(facts, start) if start else _unet(facts, scale, size)
   return {
     'task': facts.task,
     'model': Note(model, scale.why),
@@ -375,7 +423,7 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
       'learning_rate': scale.optim['learning_rate'],
       'schedule': 'cosine',
       'warmup_steps': max(steps // (50 if facts.task == 'semantic' else 15), 1),
-      'weight_decay': scale.optim['weight_decay'],
+      **{key: value for key, value in scale.optim.items() if key != 'learning_rate'},
       **({} if facts.task == 'semantic' else {'clip_norm': 5.0}),
     },
     'train': {
@@ -517,14 +565,10 @@ def _init_from(name: str, weights: Weights) -> Note:
   return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
 
 
-def _on_resnet(facts: Facts, weights: Weights) -> dict[str, Any]:
-  # As batches are small, with the statistics of the weights.
-  return {
-    'name': weights.network,
-    'classes': facts.classes,
-    'variant': weights.variant,
-    'norm': 'frozen',
-  }
+def _published(facts: Facts, weights: Weights) -> dict[str, Any]:
+  network = PUBLISHED[weights.network]
+  named = {'name': weights.network, 'classes': facts.classes}
+  return {**named, network.key: weights.variant, **network.model}
 
 
 def _mask_rcnn(

@@ -57,6 +57,7 @@ _NUMBERED = re.compile(r'class[ _]?\d+')
 _NETWORKS = {
   'deeplab.DeepLabV3': 'DeepLabV3 on a ResNet',
   'fcn.FCNResNet': 'FCN on a ResNet',
+  'segformer.SegFormer': 'SegFormer',
   'unet.UNet': 'U-Net',
   'mask_rcnn.MaskRCNN': 'Mask R-CNN',
   'panoptic_fpn.PanopticFPN': 'Panoptic FPN',

@@ -1,8 +1,8 @@
 """Public addresses of weights files, upstream's own.
 
 torchvision's file names end in the first eight digits of the file's SHA-256, which a download must
-match. Detectron2, Detectron, EoMT and DINOv2 publish no digest. No address was reached from the
-machines that segjax is developed on.
+match. Detectron2, Detectron, EoMT, DINOv2 and SegFormer publish no digest. No address was reached
+from the machines that segjax is developed on.
 """
 
 import os
@@ -93,6 +93,14 @@ _DINOV2_NAMES = {
 }
 
 
+# NVIDIA's: whole networks of ADE20K, and encoders of ImageNet.
+_NVIDIA = 'https://huggingface.co/nvidia/{}/resolve/main/pytorch_model.bin'
+_SEGFORMER_FILES = {
+  **{f'b{i}': f'segformer-b{i}-finetuned-ade-512-512' for i in range(5)},
+  'b5': 'segformer-b5-finetuned-ade-640-640',
+}
+
+
 def _torchvision(file: str) -> Remote:
   digest = re.search(r'-([0-9a-f]{8})\.pth$', file).group(1)
   return Remote(f'{_TORCHVISION}/{file}', f'sha256:{digest}')
@@ -107,6 +115,13 @@ ADDRESSES: dict[str, Remote] = {
     f'dinov2/{size}{kind}': Remote(_DINOV2.format(name, kind))
     for size, name in _DINOV2_NAMES.items()
     for kind in ('', '_reg4')
+  },
+  **{
+    f'transformers/segformer_{size}': Remote(_NVIDIA.format(name))
+    for size, name in _SEGFORMER_FILES.items()
+  },
+  **{
+    f'transformers/mit_{size}': Remote(_NVIDIA.format(f'mit-{size}')) for size in _SEGFORMER_FILES
   },
 }
 

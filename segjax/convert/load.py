@@ -17,6 +17,7 @@ from segjax.convert import (
   detectron2,
   eomt,
   own,
+  segformer,
   torchvision,
   torchvision_detection,
 )
@@ -30,6 +31,7 @@ SOURCES = {
   **detectron2.SOURCES,
   **caffe.SOURCES,
   **eomt.SOURCES,
+  **segformer.SOURCES,
 }
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from segjax.nn.conv import Conv
 from segjax.ops.attention import attention
 from segjax.ops.normalize import layer_norm
-from segjax.types import Array, NonNegativeInt, PositiveInt, SegjaxError
+from segjax.types import Array, NonNegativeFloat, NonNegativeInt, PositiveInt, SegjaxError
 
-# Epsilon of every LayerNorm.
+# Epsilon of every LayerNorm of a ViT.
 NORM_EPSILON = 1e-6
 
 
@@ -144,16 +144,18 @@ class LayerNorm(nn.Module):
 
   Attributes:
     dtype: computation dtype; means and variances are float32 at least.
+    epsilon: added to the variance.
   """
 
   dtype: Any = jnp.float32
+  epsilon: NonNegativeFloat = NORM_EPSILON
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     shape = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
-    return layer_norm(x.astype(self.dtype), scale, bias, NORM_EPSILON)
+    return layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
 def mlp_width(width: int, swiglu: bool) -> int:
@@ -163,7 +165,7 @@ def mlp_width(width: int, swiglu: bool) -> int:
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention.
+  """Multi-head attention of tokens to each other, or to others.
 
   Attributes:
     heads: divide D.
@@ -174,12 +176,19 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, mask: Array | None = None) -> Array:
-    """As `Block`."""
+  def __call__(self, x: Array, mask: Array | None = None, others: Array | None = None) -> Array:
+    """f[B, T, D] -> f[B, T, D].
+
+    Args:
+      x: tokens.
+      mask: bool[B, T, S], which tokens (axis 2) each of `x` attends to; None for all.
+      others: f[B, S, D], whose keys and values are used; None for those of `x`.
+    """
     batch, tokens, width = x.shape
+    others = x if others is None else others
     query, key, value = (
-      dense(width, self.dtype, name)(x).reshape(batch, tokens, self.heads, -1)
-      for name in ('query', 'key', 'value')
+      dense(width, self.dtype, name)(source).reshape(batch, source.shape[1], self.heads, -1)
+      for name, source in (('query', x), ('key', others), ('value', others))
     )
     x = attention(query, key, value, mask)
     return dense(width, self.dtype, 'out')(x.reshape(batch, tokens, width))

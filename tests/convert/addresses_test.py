@@ -35,6 +35,12 @@ def test_addresses_and_digests_have_their_form():
         r'https://download\.pytorch\.org/models/[\w-]+-([0-9a-f]{8})\.pth', remote.url
       )
       assert remote.digest == f'sha256:{found.group(1)}'
+    elif framework == 'transformers':
+      assert re.fullmatch(
+        r'https://huggingface\.co/nvidia/(mit|segformer)-b\d[\w-]*/resolve/main/pytorch_model\.bin',
+        remote.url,
+      )
+      assert remote.digest is None
     elif framework == 'eomt':
       assert remote.url.startswith('https://huggingface.co/tue-mps/coco_panoptic_eomt_')
       assert remote.url.endswith('/pytorch_model.bin') and remote.digest is None

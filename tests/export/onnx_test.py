@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from segjax.models import deeplab, fcn, segnet, unet
+from segjax.models import deeplab, fcn, segformer, segnet, unet
 from segjax.ops.conv import conv as segjax_conv
 from segjax.types import SegjaxError
 
@@ -187,6 +187,7 @@ NETWORKS = {
   'FCN-ResNet': fcn.FCNResNet(3, width=2),
   'DeepLabV3': deeplab.DeepLabV3(3, width=2, rates=(1, 2)),
   'DeepLabV3+': deeplab.DeepLabV3Plus(3, 'resnet18', width=2),
+  'SegFormer': segformer.SegFormer(3, features=8),
   'SegNet': segnet.SegNet(3, stages=((4, 1), (4, 1))),
   'SegNet-Basic': segnet.SegNetBasic(3, width=2),
   'SegNet-Basic, LRN': segnet.SegNetBasic(

@@ -30,6 +30,7 @@ METRICS = {
   'boundary': 'boundary F1 of the classes that are present in the ground truth',
   'boundary_either': 'boundary F1 of the classes that are in the ground truth or the prediction',
   'boundary_either_one_to_one': 'boundary F1 of the classes in either, contours matched one to one',
+  'surface': 'HD95 and ASSD: distances between the surfaces of classes, in pixels; each class',
   'isbi': 'pixel error, Rand error, V_Rand and V_Info of ISBI 2012',
   'coco': 'AP and AR of boxes and masks, as COCO evaluates them; each class',
   'coco_box': 'AP and AR of boxes, as COCO evaluates them; each class',

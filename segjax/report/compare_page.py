@@ -8,7 +8,7 @@ import numpy as np
 
 from segjax.report import html
 from segjax.report.curves import TRAIN, Curve, collect_curves
-from segjax.report.values import MISSING, better, column_names, format_metric, split_metrics
+from segjax.report.values import MISSING, bar, better, column_names, format_metric, split_metrics
 
 
 class ComparedRun(NamedTuple):
@@ -135,9 +135,9 @@ def _cells(metric: str, values: Sequence[float | None], *, bars: bool = False) -
   choose = better(metric)
   # Where all runs look equal, none is the best.
   best = known[choose(known)] if choose and len(set(known.values())) > 1 else None
-  share = lambda value: float(value) if bars and _is_number(value) and 0 <= value <= 1 else None
   return [
-    html.Cell(text, share(value), text == best) for value, text in zip(values, texts, strict=True)
+    html.Cell(text, bar(metric, value) if bars else None, text == best)
+    for value, text in zip(values, texts, strict=True)
   ]
 
 

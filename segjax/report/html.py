@@ -23,11 +23,11 @@ from segjax import storage
 from segjax.report.curves import SERIES_COLORS, TRAIN, Curve, collect_curves, curve_svg
 from segjax.report.histograms import histogram_svg
 from segjax.report.values import (
+  bar,
   column_names,
   format_metric,
   format_share,
   format_value,
-  is_integer,
   split_metrics,
 )
 
@@ -127,7 +127,7 @@ def table_section(
 
   Args:
     title: the heading.
-    table: row name -> column name -> scalar. A scalar from 0 to 1 also gets a bar.
+    table: row name -> column name -> scalar. A score from 0 to 1 also gets a bar.
     colors: row name -> RGB from 0 to 255, shown before the name.
   """
   return Section(title, _render('table', table, column_names(table), colors or {}))
@@ -316,13 +316,6 @@ def _is_small(panel: np.ndarray) -> bool:
   return max(panel.shape[:2]) <= MAX_SIDE // 2
 
 
-def _bar(value: Any) -> float | None:
-  """Length of a bar in percent; None for integers and for values outside [0, 1]."""
-  if value is None or isinstance(value, str) or is_integer(value) or not 0 <= value <= 1:
-    return None
-  return 100 * float(value)
-
-
 _ENVIRONMENT = jinja2.Environment(
   loader=jinja2.PackageLoader('segjax.report', '.'),
   autoescape=True,
@@ -331,7 +324,7 @@ _ENVIRONMENT = jinja2.Environment(
   lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
-  'bar': _bar,
+  'bar': lambda value, name: bar(name, value),
   # A line may break after an underscore or a dot, such as those of `mean_class_accuracy`.
   'breakable': lambda name: Markup(re.sub(r'([._])', r'\1<wbr>', str(escape(name)))),
   'hue': lambda index: index % len(SERIES_COLORS),

@@ -13,7 +13,7 @@ _PERCENT = re.compile(r'(.*_)?(iou|a[pr]\d*|pq|sq|rq)(_.*)?')
 
 # Metrics that are better the higher, besides those in percent, and the lower.
 _HIGHER = re.compile(r'(.*_)?(accuracy|dice|f1)(_.*)?')
-_LOWER = re.compile(r'(.*_)?(loss|error)(_.*)?')
+_LOWER = re.compile(r'(.*_)?(loss|error|hd95|assd)(_.*)?')
 
 
 def split_metrics(
@@ -54,6 +54,13 @@ def better(name: str) -> Callable[..., Any] | None:
   if _LOWER.fullmatch(name):  # first, for the loss `loss_dice`
     return min
   return max if _HIGHER.fullmatch(name) or is_percent(name) else None
+
+
+def bar(name: str, value: Any) -> float | None:
+  """Length of the bar of a metric, from 0 to 1; None for a value that is no score in [0, 1]."""
+  if value is None or isinstance(value, str) or is_integer(value) or better(name) is min:
+    return None
+  return float(value) if 0 <= value <= 1 else None
 
 
 def format_value(value: Any) -> str:

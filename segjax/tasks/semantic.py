@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from segjax.metrics import boundary, confusion, rand
+from segjax.metrics import boundary, confusion, rand, surface
 from segjax.metrics.base import crop_padding
 from segjax.ops import tiles
 from segjax.tasks import queries
@@ -42,6 +42,7 @@ METRICS = {
   ),
   'confusion': lambda class_names: confusion.confusion_metrics(class_names),
   'isbi': lambda class_names: rand.isbi_metrics(foreground=len(class_names) - 1),
+  'surface': lambda class_names: surface.surface_metrics(class_names),
 }
 
 # The numbers of each metric. By default the first of those measured selects the best checkpoint.
@@ -51,6 +52,7 @@ MEASURES = {
   'boundary_either': ('boundary_f1_either',),
   'boundary_either_one_to_one': ('boundary_f1_either_one_to_one',),
   'isbi': rand.MEASURES,
+  'surface': surface.MEASURES,
 }
 
 # Symmetries of the square that test-time augmentation averages over, as (quarter turns, flip).

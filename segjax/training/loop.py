@@ -35,7 +35,8 @@ class TrainConfig:
     keep: number of latest checkpoints to keep, in addition to the best.
     best_metric: evaluation metric that selects the best checkpoint; None for mean_iou, mask_ap or
       pq, or another one where the metrics do not compute that.
-    best_mode: 'max' or 'min'; None for 'min' of a loss or an error, and 'max' of anything else.
+    best_mode: 'max' or 'min'; None for 'min' of a loss, an error or a distance, and 'max' of
+      anything else.
     patience: training ends early where `best_metric` has not become better in so many evaluations,
       that is in `patience` times `eval_every` steps; None for all `steps`. The schedule of the
       learning rate is that of all steps.

@@ -1,13 +1,13 @@
 """Distances between surfaces: the 95% Hausdorff distance and the average symmetric one.
 
-As in MedPy (`hd95` and `assd`), which nnU-Net reported: the surface of a class consists of its
-pixels with a 4-neighbor of another class or outside the image. With d(S, T) the distances from each
-pixel of a surface S to the nearest of T,
+As in MedPy 0.5 (`hd95` and `assd`): the surface of a class consists of its pixels with a 4-neighbor
+of another class or outside the image. Of the distances from each pixel of the predicted surface to
+the nearest of the true one, and the other way round, all together,
 
-  HD95 = the 95th percentile of d(S, T) and d(T, S) together,
-  ASSD = the mean of mean d(S, T) and mean d(T, S).
+  HD95 = the 95th percentile,
+  ASSD = the mean.
 
-Other definitions of HD95 take the larger of two percentiles (MONAI, DeepMind) and are not smaller.
+Others (MONAI) take for HD95 the larger of the two percentiles, which is not smaller.
 Distances are in pixels, of the image as it is evaluated. Ignored pixels belong to no class, in the
 truth and in the prediction.
 """
@@ -93,7 +93,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray) -> tuple[float,
     ndimage.distance_transform_edt(~other)[one] for one, other in (surfaces, reversed(surfaces))
   )
   both = np.concatenate([there, back])
-  return float(np.percentile(both, _PERCENTILE)), float((there.mean() + back.mean()) / 2)
+  return float(np.percentile(both, _PERCENTILE)), float(both.mean())
 
 
 def surface(mask: np.ndarray) -> np.ndarray:

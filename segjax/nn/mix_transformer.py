@@ -5,12 +5,12 @@ positions: the 3x3 convolution of each MLP tells a token where it is (§3.1, Mix
 LayerNorm are transformers' 1e-5; the authors' blocks have 1e-6.
 """
 
-import itertools
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.nn.conv import Conv, Dropout
 from segjax.nn.resnet import he_normal_fan_out
@@ -96,11 +96,15 @@ class MixTransformer(nn.Module):
     # `jax.export` calls a size that is not known by a name.
     if any(isinstance(side, int) and side < SMALLEST_IMAGE for side in (height, width)):
       raise SegjaxError(
-        f'an image of {height}x{width} is too small for a Mix Transformer: set config.data.size to '
-        f'at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}'
+        f'an image of {height}x{width} is too small for a Mix Transformer: set config.data.size, '
+        f'and config.eval.window and tile, to at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}'
       )
     block = nn.remat(Block) if self.remat else Block
-    rates, x, features = self._rates(), image, []
+    if not self.is_initializing():  # whose random numbers depend on it
+      block = nn.jit(block)  # one trace for all blocks of a stage; XLA inlines them
+    rates = np.linspace(0, self.drop_path, sum(SIZES[self.size].depths), dtype=np.float32)
+    rates = iter(rates if train and self.drop_path else ())
+    x, features = image, []
     for i, (stage, channels, depth) in enumerate(zip(STAGES, *SIZES[self.size], strict=True), 1):
       x = Conv(
         channels,
@@ -113,15 +117,12 @@ class MixTransformer(nn.Module):
       )(x)
       x = _norm(self.dtype, f'stage{i}_patches_norm')(x)
       for j in range(depth):
-        rate = next(rates) if train else 0.0
-        x = block(stage.heads, stage.reduction, rate, self.dtype, name=f'stage{i}_block{j}')(x)
+        x = block(stage.heads, stage.reduction, self.dtype, name=f'stage{i}_block{j}')(
+          x, next(rates, None)
+        )
       x = _norm(self.dtype, f'stage{i}_norm')(x)
       features.append(x)
     return features
-
-  def _rates(self) -> Iterator[float]:
-    last = max(sum(SIZES[self.size].depths) - 1, 1)
-    return (self.drop_path * i / last for i in itertools.count())
 
 
 class Block(nn.Module):
@@ -130,19 +131,23 @@ class Block(nn.Module):
   Attributes:
     heads: of the attention, divide D.
     reduction: see `Stage`.
-    rate: at which each of the two sums is x alone, for an image (stochastic depth, Huang et al.,
-      arXiv 1603.09382); otherwise the other part is divided by 1 - `rate`. 0 except in training.
     dtype: computation dtype.
   """
 
   heads: PositiveInt
   reduction: PositiveInt = 1
-  rate: Dropout = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    drop = nn.Dropout(self.rate, broadcast_dims=(1, 2, 3), deterministic=not self.rate)
+  def __call__(self, x: Array, rate: Array | None = None) -> Array:
+    """The block.
+
+    Args:
+      x: tokens in their places.
+      rate: f32[], at which each of the two sums is x alone, for an image (stochastic depth, Huang
+        et al., arXiv 1603.09382), as `drop_path` says; None for never.
+    """
+    drop = lambda x: x if rate is None else drop_path(self.make_rng('dropout'), x, rate)
     x = x + drop(self._attend(_norm(self.dtype, 'norm1')(x)))
     return x + drop(MixMlp(self.dtype, name='mlp')(_norm(self.dtype, 'norm2')(x)))
 
@@ -162,8 +167,15 @@ class Block(nn.Module):
       )(x)
       others = _norm(self.dtype, 'reduce_norm')(others)
     rows = lambda maps: maps.reshape(maps.shape[0], -1, maps.shape[-1])
-    attend = Attention(self.heads, dtype=self.dtype, name='attention')
+    # Of all work the scores are little, and of all memory of a training step they would be much.
+    attend = Attention(self.heads, recompute=True, dtype=self.dtype, name='attention')
     return attend(rows(x), others=rows(others)).reshape(x.shape)
+
+
+def drop_path(key: Array, x: Array, rate: Array) -> Array:
+  """f[B, …], for each image 0 with the probability `rate`, f32[], or else x / (1 - rate)."""
+  keep = jax.random.bernoulli(key, 1 - rate, (len(x), *[1] * (x.ndim - 1)))
+  return jnp.where(keep, x / (1 - rate).astype(x.dtype), 0)
 
 
 class MixMlp(nn.Module):

@@ -169,10 +169,12 @@ class Attention(nn.Module):
 
   Attributes:
     heads: divide D.
+    recompute: see `segjax.ops.attention.attention`.
     dtype: computation dtype.
   """
 
   heads: PositiveInt
+  recompute: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -190,7 +192,7 @@ class Attention(nn.Module):
       dense(width, self.dtype, name)(source).reshape(batch, source.shape[1], self.heads, -1)
       for name, source in (('query', x), ('key', others), ('value', others))
     )
-    x = attention(query, key, value, mask)
+    x = attention(query, key, value, mask, recompute=self.recompute)
     return dense(width, self.dtype, 'out')(x.reshape(batch, tokens, width))
 
 

@@ -9,25 +9,63 @@ from jax import lax
 from segjax.types import Array
 
 
-def attention(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+# Scores of a head and an image; of more, queries take turns.
+_MOST_SCORES = 2**23
+
+
+def attention(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  *,
+  recompute: bool = False,
+) -> Array:
   """softmax(Q Kᵀ / √d) V of each head: `jax.nn.dot_product_attention`, or `by_heads` on a CPU.
 
   The softmax is computed in float32, on a CPU in float32 at least. A query whose mask is False for
-  all keys attends to all alike. Supports reverse mode only.
+  all keys attends to all alike. With more than 2^23 pairs of a query and a key, such as those of
+  Mix Transformers in large images, the queries take turns, and the backward pass computes the
+  scores again: memory grows with the number of queries alone. Supports reverse mode only.
 
   Args:
     query: f[B, T, H, d].
     key, value: f[B, S, H, d].
     mask: bool[B, T, S], whether a query attends to a key; None for all.
+    recompute: whether the backward pass computes the scores again, as on a CPU and for many pairs
+      it always does: less memory, one product more.
 
   Returns:
     f[B, T, H, d].
   """
-  plain = lambda q, k, v, *mask: jax.nn.dot_product_attention(
-    q, k, v, mask=mask[0][:, None] if mask else None
-  )
   masks = () if mask is None else (mask,)
+  scores = query.shape[1] * key.shape[1]
+  # `jax.export` calls a number that is not known by a name.
+  if isinstance(scores, int) and scores > _MOST_SCORES:
+    return _in_turns(-(-scores // _MOST_SCORES), query, key, value, *masks)
+  plain = jax.checkpoint(_plain) if recompute else _plain
   return lax.platform_dependent(query, key, value, *masks, cpu=by_heads, default=plain)
+
+
+def _plain(query, key, value, *mask):
+  mask = mask[0][:, None] if mask else None
+  return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+
+def _in_turns(turns, query, key, value, *mask):
+  """`attention`, every so many queries at once, of which devices that share an image have some."""
+  tokens = query.shape[1]
+  pads = [(0, 0), (0, -tokens % turns)]
+
+  def split(x):
+    x = jnp.pad(x, [*pads, *[(0, 0)] * (x.ndim - 2)])
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, turns, *x.shape[2:]), 2, 0)
+
+  plain = jax.checkpoint(lambda q, *mask: _plain(q, key, value, *mask))
+  heads = lambda q, *mask: by_heads(q, key, value, *mask)
+  one = lambda parts: lax.platform_dependent(*parts, cpu=heads, default=plain)
+  out = jnp.moveaxis(lax.map(one, tuple(map(split, (query, *mask)))), 0, 2)
+  return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :tokens]
 
 
 def by_heads(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:

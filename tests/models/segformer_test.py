@@ -64,8 +64,11 @@ def test_stride_is_that_of_the_last_stage():
 
 
 def test_everything_learns():
-  """A bias of all keys changes no softmax."""
-  networks.check_everything_learns(tiny(), images((2, 64, 72, 3)), without=['key/bias'])
+  """A bias of all keys changes no softmax, and the normalization takes away those before it."""
+  before_norm = [f'project{i}/bias' for i in (1, 2, 3, 4)]
+  networks.check_everything_learns(
+    tiny(), images((2, 64, 72, 3)), without=['key/bias', *before_norm]
+  )
 
 
 def test_dropout_acts_in_training_only():
@@ -109,8 +112,14 @@ def test_remat_has_the_same_gradients():
 
     return jit(jax.grad(loss), once=True)(variables['params'])
 
+  make = lambda remat: tiny(remat=remat, drop_path=0.5)
+  blocks = [
+    str(jax.make_jaxpr(lambda v: model.apply(v, x))(variables)).count('prevent_cse=True')
+    for model in map(make, (False, True))
+  ]
+  assert blocks == [0, 4], 'of five, the two of a stage are traced once'
   # Random numbers are drawn again alike.
-  plain, again = (gradient(tiny(remat=remat, drop_path=0.5)) for remat in (False, True))
+  plain, again = (gradient(make(remat)) for remat in (False, True))
   largest = max(np.abs(g).max() for g in jax.tree.leaves(plain))
   for a, b in zip(*map(jax.tree.leaves, (plain, again)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
+from segjax.ops import attention as ops
 from segjax.ops.attention import attention
 from segjax.training.compile import jit
 
@@ -49,8 +50,16 @@ def by_hand(q, k, v, mask=None):
   return out
 
 
+@pytest.fixture(params=[None, 11], ids=['at once', 'in turns'])
+def turns(request, monkeypatch):
+  """With few scores at once, which do not divide the queries."""
+  if request.param:
+    monkeypatch.setattr(ops, '_MOST_SCORES', request.param)
+
+
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('name', SHAPES)
+@pytest.mark.usefixtures('turns')
 def test_equals_the_definition(name, masked):
   given = arrays(name, masked)
   np.testing.assert_allclose(attention(*given), by_hand(*given), rtol=1e-5, atol=1e-6)
@@ -58,6 +67,7 @@ def test_equals_the_definition(name, masked):
 
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('name', SHAPES)
+@pytest.mark.usefixtures('turns')
 def test_equals_jax_forwards_and_backwards(name, masked):
   given = arrays(name, masked)
   g = np.random.default_rng(1).normal(size=given[0].shape).astype('f4')
@@ -77,6 +87,20 @@ def test_numerical_gradient_to_second_order(masked):
   q, k, v, *mask = (a[:1] for a in arrays('heads and images', masked))
   function = jax.jit(lambda q, k, v: attention(q, k, v, *mask))
   check_grads(function, (q, k, v), 2, ['rev'], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize('form', ['cpu', 'default'])
+def test_many_queries_take_no_memory_for_all_scores(form, monkeypatch):
+  """Neither forwards nor backwards, in both forms."""
+  if form == 'default':
+    choose = lambda *args, cpu, default: default(*args)
+    monkeypatch.setattr(ops.lax, 'platform_dependent', choose)
+  shape = lambda tokens: jax.ShapeDtypeStruct((1, tokens, 1, 8), jnp.float32)
+  queries, keys = 2**15, 2**11
+  loss = lambda q, k, v: (attention(q, k, v) ** 2).sum()
+  for function in (attention, jax.grad(loss, (0, 1, 2))):
+    program = jit(function, once=True).lower(shape(queries), shape(keys), shape(keys)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 0.6 * 4 * queries * keys
 
 
 def test_scores_too_large_for_an_exponential():

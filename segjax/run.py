@@ -53,7 +53,7 @@ from segjax.tasks.base import Task, from_pixels
 from segjax.training import checkpoint, compile, evaluate, loop, optim, sharding, state, step
 from segjax.types import Batch, SegjaxError, SumCount
 from segjax.upgrade import check_moved
-from segjax.workdir import Workdir
+from segjax.workdir import Workdir, weights_file
 
 Dataset = tuple[Any, datasets.DatasetSpec]
 ClassWeights = Mapping[str, Sequence[float]]
@@ -591,13 +591,13 @@ def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_li
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
     path = str(addresses.get(init_from.source, report=notify))
-  start = storage.as_path(path)
+  start = weights_file(storage.as_path(path))
   if not start.exists() and init_from.source and addresses.find(init_from.source):
     raise SegjaxError(
       f'config.init_from.path={path} does not exist: correct it, or set config.init_from.path=none '
       f'to download the weights of {init_from.source}'
     )
-  file = None if start.is_dir() else storage.local_path(path, 'config.init_from.path')
+  file = None if start.is_dir() else storage.local_path(start, 'config.init_from.path')
   of_run = file is None or weights_lib.is_of_run(file)
   # Not an error without a source: then the reset is not what a config says of published weights.
   if of_run and init_from.source and init_from.reset == 'heads':

@@ -34,6 +34,9 @@ FREE_KEYS = (
 # They select a checkpoint, or the end: a training may go on with others, but has another result.
 _SELECTING = ('train.best_metric', 'train.best_mode', 'train.patience')
 
+# In the order of preference.
+_WEIGHTS_OF_TRANSFORMERS = ('model.safetensors', 'pytorch_model.bin')
+
 
 class Workdir:
   """The files of a run, in a directory on a disk or in a bucket, see `storage.as_path`."""
@@ -62,6 +65,12 @@ class Workdir:
     if not self.config.is_file():
       raise SegjaxError(f'{self.path} is not the workdir of a run (no config.json): train first')
     config = _read(self.config)
+    if _is_of_transformers(config):
+      raise SegjaxError(
+        f'{self.path} is a model of transformers, not the workdir of a run: start a run from it '
+        f'with --config.init_from.path={self.path} and --config.init_from.source=NAME (segjax list '
+        'sources; with --config.train.steps=0 it is used as it is)'
+      )
     if not isinstance(config.get('data'), dict) or not isinstance(config.get('model'), dict):
       raise SegjaxError(f'{self.config} is corrupt (no data or no model): use another --workdir')
     return config
@@ -148,6 +157,32 @@ class Workdir:
   def write_config(self, config: Mapping[str, Any]) -> None:
     """Freezes the config."""
     storage.write_text(self.config, config_lib.to_json(config))
+
+
+def weights_file(path: Path) -> Path:
+  """The weights file of a model of transformers.
+
+  Args:
+    path: the directory that `save_pretrained` wrote; or any other path, which is returned as it is.
+
+  Raises:
+    SegjaxError: the directory has no file of all weights.
+  """
+  config = path / 'config.json'
+  if not config.is_file() or not _is_of_transformers(_read(config)):
+    return path
+  for name in _WEIGHTS_OF_TRANSFORMERS:
+    if (path / name).is_file():
+      return path / name
+  raise SegjaxError(
+    f'{path} is a model of transformers without {" and ".join(_WEIGHTS_OF_TRANSFORMERS)}: save all '
+    'of its weights in one file there'
+  )
+
+
+def _is_of_transformers(config: Mapping[str, Any]) -> bool:
+  """Whether transformers' `save_pretrained` wrote the content of a `config.json`."""
+  return 'model_type' in config or 'architectures' in config
 
 
 def _read(path: Path) -> dict[str, Any]:

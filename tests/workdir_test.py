@@ -11,7 +11,7 @@ import pytest
 from segjax.config import flatten
 from segjax.experiment import parse
 from segjax.types import SegjaxError
-from segjax.workdir import FREE_KEYS, Workdir
+from segjax.workdir import FREE_KEYS, Workdir, weights_file
 
 GIVEN = {
   'task': 'semantic',
@@ -59,6 +59,20 @@ def test_a_corrupt_config_is_named(workdir, text, message):
   workdir.config.write_text(text)
   with pytest.raises(SegjaxError, match=message):
     workdir.read_config()
+
+
+def test_a_model_of_transformers_is_no_run_but_has_weights_to_start_from(workdir):
+  assert weights_file(workdir.path / 'a.pth') == workdir.path / 'a.pth'
+  workdir.write_config(GIVEN)
+  assert weights_file(workdir.path) == workdir.path
+  workdir.config.write_text('{"architectures": ["SegformerModel"], "model_type": "segformer"}')
+  with pytest.raises(SegjaxError, match='is a model of transformers, .*--config.init_from.path='):
+    workdir.read_config()
+  with pytest.raises(SegjaxError, match='without model.safetensors and pytorch_model.bin: save'):
+    weights_file(workdir.path)
+  for name in ('pytorch_model.bin', 'model.safetensors'):  # the second is preferred
+    (workdir.path / name).touch()
+    assert weights_file(workdir.path) == workdir.path / name
 
 
 def test_a_directory_that_is_not_a_workdir_is_named(workdir):

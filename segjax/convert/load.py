@@ -40,9 +40,10 @@ class InitFrom:
   """Keys of `config.init_from`: initial weights of a run.
 
   Attributes:
-    path: a file written by `segjax convert`, a weights file of `source`, or the workdir of another
-      run or what `segjax export --format=safetensors` made of it; for a merged network, a mapping
-      from part to path. None downloads the file of `source`, see `segjax.convert.addresses`.
+    path: a file written by `segjax convert`, a weights file of `source` or the directory of a model
+      of transformers, or the workdir of another run or what `segjax export --format=safetensors`
+      made of it; for a merged network, a mapping from part to path. None downloads the file of
+      `source`, see `segjax.convert.addresses`.
     source: the network of another framework that the file is of, a name in `SOURCES`.
     checkpoint: of a workdir: 'latest', 'best', or a step.
     reset: what keeps its initialization: 'heads' for the class-specific head layers, to fine-tune

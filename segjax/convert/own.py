@@ -41,7 +41,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   except (safetensors.SafetensorError, ValueError) as e:
     raise SegjaxError(f'{path} is truncated or corrupt ({e}): copy it again') from e
   if _DIGEST not in notes:
-    raise SegjaxError(f'{path} was not written by segjax export --format=safetensors: remove it')
+    raise SegjaxError(
+      f'{path} was not written by segjax export --format=safetensors, and is not the weights of a '
+      'run: to start from it, set config.init_from.path to the file and config.init_from.source to '
+      'its network'
+    )
   if _digest(arrays) != notes[_DIGEST]:
     raise SegjaxError(f'{path} is corrupt (SHA-256 differs): copy it again')
   return arrays, notes

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
   given = functools.partial(_given, args.overrides)
   outside = given('data.files.outside', bool, False)
   with images_lib.pixel_limit(given('data.max_pixels', PositiveInt, images_lib.MAX_PIXELS)):
-    found = guess.guess(args.task, args.images, args.labels, outside=outside)
+    said = _said_of_values(args.overrides)
+    found = guess.guess(args.task, args.images, args.labels, outside=outside, given=said)
     _show(found.found)
     if args.weights:
       found = with_weights(found)
@@ -138,6 +139,20 @@ def _given(overrides: Sequence[tuple[str, str]], key: str, hint: Any, default: A
   if given is None:
     return default
   return config_lib.check_value(config_lib.parse_value(given), hint, f'config.{key}')
+
+
+def _said_of_values(overrides: Sequence[tuple[str, str]]) -> guess.Given:
+  """`first` and `void`; of another type, which the format may have or refuse, they do not count."""
+  first, void = (_given(overrides, f'data.files.{key}', Any, None) for key in ('first', 'void'))
+  void = _plain(void) if isinstance(void, list | tuple) else ()
+  return guess.Given(
+    first if type(first) is int else None,
+    tuple(value for value in void if type(value) is int or _is_color(value)),
+  )
+
+
+def _is_color(value: Any) -> bool:
+  return isinstance(value, tuple) and [type(part) for part in value] == [int] * 3
 
 
 def _check_output(output: Path, *, force: bool) -> None:

@@ -29,6 +29,20 @@ class Guess(NamedTuple):
   problems: list[str]
 
 
+class Given(NamedTuple):
+  """What a user says of the values of masks, before they are looked at.
+
+  Attributes:
+    first: `config.data.files.first`; None where nothing is said.
+    void: `config.data.files.void`.
+  """
+
+  first: int | None = None
+  void: tuple[int | tuple[int, int, int], ...] = ()
+
+
+NOTHING_GIVEN = Given()
+
 # From the task, the directory of images or of a whole export, and the directory or file of the
 # annotations; None where files are in another format.
 Guesser = Callable[[Task, Path | None, Path | None], Guess | None]
@@ -46,6 +60,8 @@ FORMATS = (
 )
 # Those whose guess takes `outside`, as files that name images are a part of them.
 _LISTING = ('coco_panoptic', 'coco_instances', 'yolo')
+# Those whose guess takes `given`, as their masks have values.
+_OF_VALUES = ('hugging_face', 'folder')
 
 
 def guess(
@@ -55,6 +71,7 @@ def guess(
   guessers: Sequence[Guesser] | None = None,
   *,
   outside: bool = False,
+  given: Given = NOTHING_GIVEN,
 ) -> Guess:
   """The format that files are in.
 
@@ -64,6 +81,7 @@ def guess(
     labels: the directory or the file of the annotations; None where `images` has both.
     guessers: in place of those of `FORMATS`.
     outside: `config.data.files.outside`, of the formats that have it.
+    given: of masks of values.
 
   Raises:
     SegjaxError: a path is missing or is a file where it must be a directory, or no format has such
@@ -76,7 +94,7 @@ def guess(
     raise SegjaxError(f'--images={images} is not a directory: name the one of the images')
   if images is None and labels is None:
     raise SegjaxError('name your files with --images=DIRECTORY and --labels=DIRECTORY_OR_FILE')
-  for known in _guessers(outside=outside) if guessers is None else guessers:
+  for known in _guessers(outside=outside, given=given) if guessers is None else guessers:
     if (found := known(task, images, labels)) is not None:
       return found
   importlib.import_module('segjax.data.builders.coco_guess').check_looks(images, labels)
@@ -88,8 +106,9 @@ def guess(
   )
 
 
-def _guessers(*, outside: bool) -> list[Guesser]:
+def _guessers(*, outside: bool, given: Given) -> list[Guesser]:
   modules = {name: f'segjax.data.builders.{name}.guess' for name in FORMATS}
   known = {name: importlib.import_module(module).guess for name, module in modules.items()}
   known |= {name: functools.partial(known[name], outside=outside) for name in _LISTING}
+  known |= {name: functools.partial(known[name], given=given) for name in _OF_VALUES}
   return list(known.values())

@@ -11,6 +11,8 @@ from own_folders import save, write_folder
 from PIL import Image
 from raw_files import gray, rename, truncate, write
 
+from segjax import config as config_lib
+
 # The keys of the small networks that do not name a data set, and what depends on the data: with the
 # same for all formats, those of a task run the same compiled programs.
 _OBJECTS = [
@@ -126,6 +128,20 @@ def test_one_image_is_trained_on(tmp_path, capsys):
   assert 'config.batch.size=4 is larger than the split train (examples: 1)' in (
     capsys.readouterr().err
   )
+
+
+def test_classes_from_1_above_void(tmp_path, capsys):
+  """`do_reduce_labels` of transformers, `reduce_zero_label` of MMSegmentation."""
+  write_folder(tmp_path)
+  places = [f'--images={tmp_path}/images', f'--labels={tmp_path}/masks']
+  made = f'--output={tmp_path}/mine.py', f'--data_dir={tmp_path}/prepared'
+  for first in ([], ['--config.data.files.first=1', '--force']):
+    void = '--config.data.files.void=(0,)'
+    assert run('new', '--task=semantic', *places, *made, void, *first) == 0
+    shown = capsys.readouterr().out
+    assert '2 classes in the training images:\n  class_1: ' in shown and '0.00%' not in shown
+    files = config_lib.read_file(tmp_path / 'mine.py')['data']['files']
+    assert (files['first'], files['void']) == (1, (0,))
 
 
 def test_a_single_class_is_nothing_to_learn(tmp_path, capsys):

@@ -37,8 +37,11 @@ def test_formats_with_the_key_outside_are_asked_with_it():
     if hasattr(getattr(importlib.import_module(module).Builder, 'Options', None), 'outside')
   ]
   assert have == list(guess._LISTING)
-  asked = [getattr(one, 'keywords', None) for one in guess._guessers(outside=True)]
-  assert asked == [{'outside': True} if name in have else None for name in guess.FORMATS]
+  given = guess.Given(void=(0,))
+  of_values = {name: {'given': given} for name in ('hugging_face', 'folder')}
+  expected = {name: {'outside': True} for name in have} | of_values
+  asked = [getattr(one, 'keywords', None) for one in guess._guessers(outside=True, given=given)]
+  assert asked == [expected.get(name) for name in guess.FORMATS]
 
 
 def test_no_format(tmp_path):

@@ -1,5 +1,7 @@
 """What `segjax new` finds out about images and masks in directories."""
 
+import json
+
 import numpy as np
 import pytest
 from own_folders import CLASSES, COLORS, save, scene, write_folder, write_images
@@ -12,6 +14,7 @@ from segjax.data.builders.folder.builder import Options
 from segjax.data.builders.folder.guess import guess
 from segjax.data.builders.folder.patterns import File
 from segjax.data.formats.common import voc_palette
+from segjax.data.guess import Given
 from segjax.types import SegjaxError
 
 ANNOTATIONS = {
@@ -215,6 +218,60 @@ def test_names_of_a_file(tmp_path, file, text, classes):
   files, found = files_of(tmp_path / 'source')
   assert files['classes'] == classes
   assert found.problems == ['no mask has the value 3'] * (len(classes) == 4)
+
+
+@pytest.mark.parametrize('place', ['', 'masks/'])
+@pytest.mark.parametrize(
+  ('add', 'names', 'classes'),
+  [
+    (0, {0: 'grass', 1: 'cat', 2: 'dog'}, ('grass', 'cat', 'dog')),
+    (1, {0: 'no', 1: 'grass', 2: 'cat', 3: 'dog', 4: 'cow'}, ('grass', 'cat', 'dog', 'cow')),
+    (1, {0: 'grass', 1: 'cat', 2: 'dog'}, ('grass', 'cat', 'dog')),  # labels are reduced by 1
+    (0, {0: 'grass', 1: 'cat', 2: 'dog', 255: 'none'}, ('grass', 'cat', 'dog')),
+    (0, {0: 'grass', 1: 'cat'}, ('background', 'grass', 'cat')),
+    (0, {0: 'grass'}, THREE),
+    (0, ['grass', 'cat', 'dog'], THREE),
+  ],
+)
+def test_names_of_numbers(tmp_path, place, add, names, classes):
+  source = tmp_path / 'source'
+  write_folder(source, convert=lambda label: label + np.uint8(add))
+  (source / f'{place}id2label.json').write_text(json.dumps(names))
+  files, _ = files_of(source)
+  assert files['classes'] == classes and files.get('first', 0) == add
+
+
+@pytest.mark.parametrize(
+  ('said', 'first', 'classes'),
+  [
+    (Given(void=(0,)), 1, ('class_1', 'class_2')),
+    (Given(1, (0,)), 1, ('class_1', 'class_2')),
+    (Given(first=1), 1, ('class_1', 'class_2')),
+    (Given(first=2), 2, ('class_2',)),
+    (Given(void=(2, 9)), 0, ('background', 'object')),
+  ],
+)
+def test_values_that_are_no_classes_as_the_user_says(tmp_path, said, first, classes):
+  source = tmp_path / 'source'
+  write_folder(source)
+  files = guess('semantic', source / 'images', source / 'masks', given=said).files
+  assert (files.get('first', 0), files['classes']) == (first, classes)
+  assert files.get('void', ()) == said.void
+
+
+def test_colors_that_are_no_classes_as_the_user_says(tmp_path):
+  source = tmp_path / 'source'
+  write_folder(source, convert=lambda label: COLORS[label])
+  said = Given(void=((0, 0, 0),))
+  files = guess('semantic', source / 'images', source / 'masks', given=said).files
+  assert files['colors'] == ((0, 60, 200), (200, 60, 0)) and files['void'] == said.void
+  with pytest.raises(SegjaxError, match='every pixel of the masks in .* has no class by config'):
+    guess(
+      'semantic',
+      source / 'images',
+      source / 'masks',
+      given=Given(void=tuple(map(tuple, COLORS.tolist()))),
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,16 @@ class Options(files.Options):
       if self.colors is None:
         raise SegjaxError(f"{_WHERE}.encoding='color' needs {_WHERE}.colors, one for each class")
       known = self.colors
-    everything = [*known, *self.void]
-    if twice := [value for value in known if everything.count(value) > 1]:
-      raise SegjaxError(f'{_WHERE} has {twice[0]} for two classes, or for one and void')
+    if twice := [value for value in known if known.count(value) > 1]:
+      raise SegjaxError(f'{_WHERE} has {twice[0]} for two classes: give each of them one')
+    for value, name in zip(known, self.classes, strict=True):
+      if value in self.void:
+        indices = self.encoding == 'index' and self.values is None and value == self.first
+        first = f' and set {_WHERE}.first={self.first + 1}' if indices else ''
+        raise SegjaxError(
+          f'{_WHERE} has {value} for the class {name} and for void: take {name} out of '
+          f'{_WHERE}.classes{first}, or {value} out of {_WHERE}.void'
+        )
 
   @property
   def class_values(self) -> tuple[int, ...]:

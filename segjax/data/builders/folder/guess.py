@@ -3,6 +3,7 @@
 import collections
 import csv
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from segjax.data.builders.files import BACKGROUND
 from segjax.data.builders.folder import builder, layout, masks, pairing, patterns
 from segjax.data.builders.folder.pairing import Pair
 from segjax.data.formats import common
-from segjax.data.guess import Guess, Task
+from segjax.data.guess import NOTHING_GIVEN, Given, Guess, Task
 from segjax.types import SegjaxError
 
 # Masks that are looked into; of more, so many that are spread over all.
@@ -34,6 +35,8 @@ _FEW = 8
 _NEAR = 32
 _NAME_FILES = ('classes.txt', 'labels.txt', 'codes.txt', 'class_names.txt')
 _TABLES = ('class_dict.csv', 'labelmap.txt')
+# As Hugging Face data sets have it beside them: the number of a class -> its name.
+_NUMBERED_NAMES = 'id2label.json'
 
 
 class Seen(NamedTuple):
@@ -74,8 +77,14 @@ class Reading(NamedTuple):
   problems: list[str]
 
 
-def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
+def guess(
+  task: Task, images: Path | None, labels: Path | None, *, given: Given = NOTHING_GIVEN
+) -> Guess | None:
   """Images and masks in directories; None where files are others.
+
+  Args:
+    task, images, labels: see `segjax.data.guess.Guesser`.
+    given: what the user says of the values of masks.
 
   Raises:
     SegjaxError: they are images and masks, but these cannot be of classes or objects.
@@ -88,7 +97,7 @@ def guess(task: Task, images: Path | None, labels: Path | None) -> Guess | None:
       _check_files(images, labels)
     return None
   pairs, problems = _pairs_of(found)
-  reading = read_masks(task, found, pairs)
+  reading = read_masks(task, found, pairs, given)
   places = {'images': found.images, 'labels': found.labels}
   places |= {'instances': found.instances} if found.instances else {}
   splits, unused = guessing.find_splits(found.source, [pair.name for pair in pairs])
@@ -169,24 +178,27 @@ def wrong_sizes(pairs: Sequence[Pair]) -> list[str]:
 # --- classes --------------------------------------------------------------------------------------
 
 
-def read_masks(task: Task, found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+def read_masks(
+  task: Task, found: layout.Layout, pairs: Sequence[Pair], given: Given = NOTHING_GIVEN
+) -> Reading:
   """How the masks of images are read, from what they hold.
 
   Args:
     task: of the user.
     found: whether there are masks of classes and of objects, and where names of classes may be.
     pairs: images with their masks.
+    given: what the user says of the values of masks of classes.
 
   Raises:
     SegjaxError: the masks cannot be of classes or objects.
   """
   looked_at = guessing.sample(pairs, _LOOKED_AT)
   if found.instances is None:
-    return _read_classes(found, looked_at)
+    return _read_classes(found, looked_at, given)
   objects = _read_objects(task, found, looked_at)
   if task == 'semantic' or found.labels is None:
     return _with_background(objects) if task == 'semantic' else objects
-  classes = _read_classes(found, looked_at)
+  classes = _read_classes(found, looked_at, given)
   stuff = _stuff(looked_at, classes.files)
   problems = [*classes.problems, *objects.problems]
   if len(stuff) == len(classes.files['classes']):
@@ -228,12 +240,18 @@ def _things_alone(files: Mapping[str, Any], stuff: Sequence[str]) -> dict[str, A
   return {**of_classes, 'void': (*options.void, *rest(values))}
 
 
-def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
+def _read_classes(found: layout.Layout, pairs: Sequence[Pair], given: Given) -> Reading:
   named = _files_of_classes([file for pair in pairs for file in pair.labels])
   if named:
     return named
   paths, where = [pair.labels[0].path for pair in pairs], found.source / found.labels
-  seen, names = _look(paths), _class_names(found.source)
+  seen, names = _without(_look(paths), given), _class_names(found.source)
+  numbered = {} if names else _read_numbered(found)
+  if not seen.values:
+    raise SegjaxError(
+      f'every pixel of the masks in {where} has no class by config.data.files.first and void: set '
+      'them to other values'
+    )
   if len(seen.values) > _FEW and not _is_smooth(seen) and _are_smoothed(paths):
     raise SegjaxError(
       f'the masks in {where} are compressed or smoothed, so that they have {len(seen.values)} '
@@ -241,9 +259,30 @@ def _read_classes(found: layout.Layout, pairs: Sequence[Pair]) -> Reading:
       'as PNG of class indices, without interpolation'
     )
   if seen.several:  # an index is not the same class everywhere, but a color is
-    reading = _of_colors(_look(paths, colors=True), names, where)
-    return reading._replace(found=f'{reading.found}, as each mask has a palette of its own')
-  return _of_colors(seen, names, where) if seen.colors else _of_values(seen, names, where)
+    reading = _of_colors(_without(_look(paths, colors=True), given), names, where)
+    reading = reading._replace(found=f'{reading.found}, as each mask has a palette of its own')
+  elif seen.colors:
+    reading = _of_colors(seen, names, where)
+  else:
+    reading = _of_values(seen, names, where, given.first, len(numbered))
+    reading = _with_numbered(reading, numbered)
+  if not given.void or reading.files.get('encoding') == 'binary':  # which has no void
+    return reading
+  void = (*given.void, *reading.files.get('void', ()))
+  return reading._replace(files={**reading.files, 'void': tuple(dict.fromkeys(void))})
+
+
+def _without(seen: Seen, given: Given) -> Seen:
+  """What masks hold but for what the user calls void, and for values below the first class."""
+  void = {
+    value if isinstance(value, int) else int(masks.pack(value))
+    for value in given.void
+    if seen.colors == isinstance(value, tuple)
+  }
+  low = 0 if seen.colors or given.first is None else given.first
+  out = {value for value in seen.pixels if value in void or 0 <= value < low}
+  pixels = {value: count for value, count in seen.pixels.items() if value not in out}
+  return seen._replace(pixels=pixels, masks=[one - out for one in seen.masks])
 
 
 def _files_of_classes(files: Sequence[patterns.File]) -> Reading | None:
@@ -329,11 +368,21 @@ def _are_numbers_of_objects(seen: Seen) -> bool:
 _BINARY = (BACKGROUND, 'object')
 
 
-def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
-  """How masks of values are read, which are in `where`."""
+def _of_values(
+  seen: Seen, names: Sequence[str], where: Path, first: int | None = None, numbered: int = 0
+) -> Reading:
+  """How masks of values are read.
+
+  Args:
+    seen: what they hold.
+    names: of classes in a file, in their order.
+    where: they are.
+    first: the value of the first class, where the user says it.
+    numbered: how many classes a file names by their number.
+  """
   values = seen.values
   if values[0] == -1 and len(values) > 1:
-    return _with_negative_void(seen, names, where)
+    return _with_negative_void(seen, names, where, first, numbered)
   two = tuple(names) if len(names) == 2 else _BINARY
   if _is_smooth(seen):
     return Reading(
@@ -346,7 +395,7 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
     found = f'two classes, of the values 0 and {values[1]}'
     return Reading({'classes': two, 'values': tuple(values)}, found, [])
   # Names of a file, as many as there are values, are those of classes.
-  if _are_numbers_of_objects(seen) and len(names) < len(values) - 1:
+  if _are_numbers_of_objects(seen) and max(len(names), numbered) < len(values) - 1:
     return Reading(
       {'classes': two, 'encoding': 'binary'},
       'two classes, 0 and more',
@@ -360,14 +409,16 @@ def _of_values(seen: Seen, names: Sequence[str], where: Path) -> Reading:
       f'masks in {where} have {len(values)} different values, which cannot be classes: for numbers '
       'of objects choose --task=instance, else save masks of class indices'
     )
-  return _of_indices(values, void, seen, names)
+  return _of_indices(values, void, seen, names, first)
 
 
-def _with_negative_void(seen: Seen, names: Sequence[str], where: Path) -> Reading:
+def _with_negative_void(
+  seen: Seen, names: Sequence[str], where: Path, first: int | None, numbered: int
+) -> Reading:
   """Masks in which -1 is void, which is no class, index or number of an object."""
   pixels = {value: count for value, count in seen.pixels.items() if value != -1}
   others = seen._replace(pixels=pixels, masks=[one - {-1} for one in seen.masks])
-  reading = _of_values(others, names, where)
+  reading = _of_values(others, names, where, first, numbered)
   if reading.files.get('encoding') == 'binary':  # which has no void
     problem = f'the value -1 is taken as {reading.files["classes"][0]}'
     return reading._replace(problems=[problem, *reading.problems])
@@ -408,13 +459,18 @@ def _are_indices(values: Sequence[int], names: Sequence[str]) -> bool:
 
 
 def _of_indices(
-  values: Sequence[int], void: Sequence[int], seen: Seen, names: Sequence[str]
+  values: Sequence[int],
+  void: Sequence[int],
+  seen: Seen,
+  names: Sequence[str],
+  first: int | None,
 ) -> Reading:
   """Masks of class indices, or of other values, one for each class."""
   problems, low, high = [], values[0], values[-1]
   files: dict[str, Any] = {}
   if _are_indices(values, names):
-    first = 1 if low == 1 else 0 if low <= len(values) + len(names) else low
+    if first is None:
+      first = 1 if low == 1 else 0 if low <= len(values) + len(names) else low
     listed = list(range(first, max(high + 1, first + len(names))))
     files |= {'first': first} if first else {}
     if unused := [value for value in listed if value not in values]:
@@ -515,6 +571,38 @@ def _class_names(source: Path) -> list[str]:
         if (names := [line for line in lines if line]) and len(set(names)) == len(names):
           return names
   return []
+
+
+def _read_numbered(found: layout.Layout) -> dict[int, str]:
+  """Number -> name of a class, of `id2label.json` beside the data or in the directory of masks."""
+  for directory in (found.source, found.source.parent, found.source / patterns.base(found.labels)):
+    if (path := directory / _NUMBERED_NAMES).is_file():
+      try:
+        content = json.loads(path.read_bytes())
+        return {int(key): str(name) for key, name in content.items()}
+      except (AttributeError, ValueError):
+        return {}
+  return {}
+
+
+def _with_numbered(reading: Reading, numbered: Mapping[int, str]) -> Reading:
+  """The names of a file by the values of masks; in their order where these are other numbers."""
+  files = reading.files
+  if not numbered or files.get('encoding', 'index') != 'index':
+    return reading
+  first, classes = files.get('first', 0), files['classes']
+  listed = files.get('values') or range(first, first + len(classes))
+  last = max([listed[-1], *(key for key in numbered if key not in _VOID)])
+  values = files.get('values') or range(first, last + 1)
+  names = tuple(numbered[value] for value in values if value in numbered)
+  if len(names) < len(values):
+    # Such as those of transformers with `do_reduce_labels`, which begin at 0 for the value 1.
+    names = _fitting(listed, [numbered[key] for key in sorted(numbered)])
+  if not names or len(set(names)) < len(names):
+    return reading
+  # Classes that no mask has may have no color.
+  kept = {k: v for k, v in files.items() if k != 'colors' or len(v) == len(names)}
+  return reading._replace(files={**kept, 'classes': names})
 
 
 def _read_table(path: Path) -> Table | None:

@@ -1,6 +1,5 @@
 """Whether users' files are a Hugging Face data set on disk."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,20 @@ _LABELS = (
   *('segmentation_mask', 'semantic', 'semantic_map', 'label_map', 'ground_truth', 'gt'),
 )
 _INSTANCES = ('instances', 'instance', 'instance_map', 'instance_mask')
-# A file that many data sets have beside them: the number of a class -> its name.
-_NAMES = 'id2label.json'
 
 
-def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.Guess | None:
+def guess(
+  task: types.Task,
+  images: Path | None,
+  labels: Path | None,
+  *,
+  given: types.Given = types.NOTHING_GIVEN,
+) -> types.Guess | None:
   """See `segjax.data.guess.Guesser`: the directory of arrow or parquet files.
+
+  Args:
+    task, images, labels: as there.
+    given: what the user says of the values of masks.
 
   Raises:
     SegjaxError: it is such a directory, and pyarrow or a column of masks is missing.
@@ -45,14 +52,13 @@ def guess(task: types.Task, images: Path | None, labels: Path | None) -> types.G
     found = {split: table for split, table in found.items() if split not in empty}
   pairs = [pair for split, table in found.items() for pair in _pairs(source, split, table, columns)]
   layout = Layout(source, columns['images'], columns.get('labels'), columns.get('instances'))
-  reading = folder.read_masks(task, layout, pairs)
+  reading = folder.read_masks(task, layout, pairs, given)
   options = {
     **columns,
     **reading.files,
     'channels': folder.find_channels(pairs),
     **({} if 'labels' in columns else {'labels': None}),
   }
-  options['classes'] = _named(source, options)
   if splits := _splits(list(found), whole=len(found) == len(files)):
     options['splits'] = splits
   lines = [f'{split}: {guessing.count(len(table), "row")}' for split, table in found.items()]
@@ -137,18 +143,3 @@ def _splits(names: Sequence[str], *, whole: bool) -> dict[str, Any] | None:
   if 'val' in known:
     return None
   return {'train': known['train'], 'val': known['test']} if 'test' in known else None
-
-
-def _named(source: Path, options: Mapping[str, Any]) -> tuple[str, ...]:
-  """The classes, with the names in `id2label.json` where there is such a file."""
-  classes, path = options['classes'], source / _NAMES
-  if not path.is_file() or options.get('encoding', 'index') != 'index' or 'instances' in options:
-    return classes
-  try:
-    content = {int(key): str(name) for key, name in json.loads(path.read_bytes()).items()}
-  except (AttributeError, ValueError):
-    return classes
-  first = options.get('first', 0)
-  values = options.get('values') or range(first, max(first + len(classes) - 1, *content) + 1)
-  names = tuple(content[value] for value in values if value in content)
-  return names if len(set(names)) == len(values) else classes

@@ -6,6 +6,7 @@ types and defaults are the schema: there is no second list of keys to keep in st
 
 import ast
 import dataclasses
+import difflib
 import hashlib
 import inspect
 import json
@@ -215,7 +216,7 @@ def complete(
   known, hints = arguments(target, injected=injected), type_hints(target)
   for key in given:
     if key not in known:
-      raise SegjaxError(f'{where}.{key} is not a key{nearest(str(key), known)}')
+      raise unknown_key(where, str(key), known)
   full = {}
   for key, default in known.items():
     value = _over(default, given.get(key, default))
@@ -223,6 +224,33 @@ def complete(
       raise SegjaxError(f'{where}.{key} is missing: {target.__qualname__} needs it')
     full[key] = check_value(value, hints.get(key, Any), f'{where}.{key}')
   return full
+
+
+# Keys as transformers, MMSegmentation and PyTorch call them -> ours.
+_ELSEWHERE = {
+  'lr': ('optim.learning_rate',),
+  'ignore_index': ('data.files.void',),
+  **dict.fromkeys(
+    ('reduce_zero_label', 'reduce_labels', 'do_reduce_labels'),
+    ('data.files.void', 'data.files.first'),
+  ),
+  **dict.fromkeys(('num_labels', 'num_classes'), ('model.classes', 'data.files.classes')),
+  'per_device_train_batch_size': ('batch.size',),
+}
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> SegjaxError:
+  """The error for a key that a group does not have.
+
+  Args:
+    where: the dotted key of the group.
+    key: that is given.
+    known: the keys of the group.
+  """
+  if where.partition('.')[0] == 'config' and key in _ELSEWHERE:
+    ours = ' and '.join(f'config.{name}' for name in _ELSEWHERE[key])
+    return SegjaxError(f'{where}.{key} is not a key: did you mean {ours}?')
+  return SegjaxError(f'{where}.{key} is not a key{nearest(key, known)}')
 
 
 def _over(default: Any, value: Any) -> Any:
@@ -247,14 +275,37 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
   """
   converted = _convert(value, hint, where)
   if isinstance(converted, _Wrong):
-    takes = _spell(hint)
-    given = where.startswith('config.')
-    if given and isinstance(value, int | float) and str in (hint, *typing.get_args(hint)):
-      takes += f': on a command line, write --{where}="\'{value}\'"'
-    raise SegjaxError(
-      converted.sentence or f'{where}={value!r} has the wrong type: it takes {takes}'
-    )
+    raise SegjaxError(converted.sentence or _describe_wrong(value, hint, where))
   return converted
+
+
+def _describe_wrong(value: Any, hint: Any, where: str) -> str:
+  """The sentence on a value that `hint` does not take, with how to write one that it does."""
+  takes = _spell(hint)
+  if choices := [choice for choice in _choices(hint) if type(choice) is type(value)]:
+    lower = {str(choice).lower(): choice for choice in choices}
+    close = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.5)
+    meant = f': did you mean {lower[close[0]]!r}?' if close and isinstance(value, str) else ''
+    return f'{where}={value!r} must be {takes}{meant}'
+  sentence = f'{where}={value!r} has the wrong type: it takes {takes}'
+  if not where.startswith('config.') or not isinstance(value, str | int | float):
+    return sentence
+  if not isinstance(value, str) and str in (hint, *typing.get_args(hint)):
+    return f'{sentence}: on a command line, write --{where}="\'{value}\'"'
+  lists = ((value,) * length for length in (1, 2, 3))
+  fits = next((some for some in lists if not isinstance(_convert(some, hint, where), _Wrong)), None)
+  return f'{sentence}, such as --{where}="{fits}"' if fits else sentence
+
+
+def _choices(hint: Any) -> list[Any]:
+  """The values that a hint lists, if any."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is typing.Literal:
+    return list(args)
+  if origin is typing.Annotated:
+    return _choices(args[0])
+  unions = (typing.Union, types.UnionType)
+  return [choice for one in args for choice in _choices(one)] if origin in unions else []
 
 
 # Integers are 32 bits wide where they meet an array; a key that takes larger ones has a range.

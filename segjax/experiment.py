@@ -177,7 +177,7 @@ def check_keys(given: Mapping[str, Any]) -> None:
   """Raises a SegjaxError where a group is missing, is not known or is not a group."""
   for key, value in given.items():
     if key not in KEYS:
-      raise SegjaxError(f'config.{key} is not a key{nearest(key, KEYS)}')
+      raise config_lib.unknown_key('config', key, KEYS)
     if key != 'task' and value not in NONE and not isinstance(value, Mapping):
       raise SegjaxError(f'config.{key}={value!r} has the wrong type: it takes a group of keys')
   for key in ('task', 'model', 'data'):

@@ -213,7 +213,9 @@ def test_complete_fills_and_converts():
     ({'rate': True}, 'c.rate=True has the wrong type'),
     ({'size': (1, 2, 3)}, r'c.size=\(1, 2, 3\) has the wrong type: it takes \(int, int\) or none'),
     ({'size': 'ab'}, 'c.size'),
-    ({'kind': 'c'}, "c.kind='c' has the wrong type: it takes one of 'a', 'b'"),
+    ({'kind': 'c'}, "c.kind='c' must be one of 'a', 'b'$"),
+    ({'kind': 'B'}, r"c.kind='B' must be one of 'a', 'b': did you mean 'b'\?"),
+    ({'kind': 3}, "c.kind=3 has the wrong type: it takes one of 'a', 'b'"),
     ({'on': 1}, 'c.on=1 has the wrong type: it takes bool'),
     ({'count': 1.5}, 'c.count=1.5'),
     ({'count': True}, 'c.count=True'),
@@ -221,7 +223,7 @@ def test_complete_fills_and_converts():
     ({'part': 3}, 'c.part=3 has the wrong type: it takes a group of keys'),
     ({'part': {'widht': 3}}, 'c.part.widht is not a key: did you mean width'),
     ({'part': {'width': 0}}, 'c.part.width=0 must be 1 or greater'),
-    ({'other': {'norm': 'none'}}, "c.other.norm='none' has the wrong type: it takes one of"),
+    ({'other': {'norm': 'none'}}, "c.other.norm='none' must be one of"),
     ({'other': 3}, 'c.other=3 has the wrong type: it takes a group of keys or none'),
     ({'made': 3}, 'c.made=3 has the wrong type: it takes a group of keys'),
     (3, 'c=3 has the wrong type: it takes a group of keys'),
@@ -239,6 +241,23 @@ def test_text_that_looks_like_a_number_is_quoted_on_a_command_line():
     SegjaxError, match='takes str: on a command line, write --config.a.name="\'7\'"'
   ):
     config.complete(Thing, {'name': 7}, 'config.a')
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'size': 7}, 'it takes (int, int) or none, such as --config.a.size="(7, 7)"'),
+    ({'rates': 0.5}, 'it takes a list of float, such as --config.a.rates="(0.5,)"'),
+    ({'size': 'x'}, 'it takes (int, int) or none'),
+  ],
+)
+def test_a_value_for_a_list_shows_how_one_is_written(given, message):
+  def function(size: tuple[int, int] | None = None, rates: tuple[float, ...] = ()):
+    return size, rates
+
+  with pytest.raises(SegjaxError) as e:
+    config.complete(function, given, 'config.a')
+  assert str(e.value).endswith(f' has the wrong type: {message}')
 
 
 def test_complete_makes_groups():

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import itertools
 import json
 import pkgutil
 import typing
@@ -13,8 +14,10 @@ import pytest
 import segjax.models
 from segjax import config as config_lib
 from segjax import experiment
+from segjax.data.builders.folder.builder import Options as Folder
 from segjax.data.weight_map import border_weight_map
 from segjax.experiment import GROUPS, LINEN, parse, task_module
+from segjax.models.unet import UNet
 from segjax.types import Range, SegjaxError
 
 UNET = {
@@ -277,7 +280,7 @@ BAD = [
   (EOMT, 'eval.overlap', 5, '=5 is not a multiple of config.model.patch=16'),
   (EOMT, 'eval.window', (50, 50), '=50x50 is not a multiple of config.model.patch=16'),
   (EOMT, 'model.queries', 0, 'must be 1 or greater'),
-  (EOMT, 'model.patch', 14, 'it takes one of 4, 8, 16, 32'),
+  (EOMT, 'model.patch', 14, 'must be one of 4, 8, 16, 32'),
   (UNET, 'eval', {'tile': (32, 32), 'window': (32, 32)}, 'config.eval.tile and window'),
   (MERGED, 'model.instance.box_head.samples', 0, 'must be 1 or greater'),
   (MERGED, 'model.semantic.width', 0, 'must be 1 or greater'),
@@ -314,6 +317,8 @@ def put(given, key, value):
     ({'losses': {'dcie': {}}}, 'config.losses: segjax.losses.dense has no dcie: did you mean dice'),
     ({'losses': {'dice': {'class_weights': 'median'}}}, "class_weights='median' is .*rule"),
     ({'init_from': 'runs/c'}, "config.init_from='runs/c' has the wrong type"),
+    ({'ignore_index': 3}, 'config.ignore_index is not a key: did you mean config.data.files.void'),
+    ({'optim': {'lr': 3}}, 'config.optim.lr is not a key: did you mean config.optim.learning_rate'),
     ({'eval': {'tiel': 3}}, 'config.eval.tiel is not a key: did you mean tile'),
     ({'task': 3}, 'config.task=3 has the wrong type'),
     ({'task': 'semantics'}, 'config.task: there is no module semantics: did you mean semantic'),
@@ -323,6 +328,13 @@ def put(given, key, value):
 def test_a_bad_group_is_one_sentence(change, message):
   with pytest.raises(SegjaxError, match=message):
     parse({**UNET, **change})
+
+
+def test_keys_of_other_toolkits_lead_to_keys_that_there_are():
+  groups = {**GROUPS, 'files': Folder, 'model': UNet}
+  for key in itertools.chain(*config_lib._ELSEWHERE.values()):
+    *_, group, name = key.split('.')
+    assert name in config_lib.arguments(groups[group])
 
 
 @pytest.mark.parametrize('key', ['task', 'model', 'data'])

@@ -590,6 +590,7 @@ def start_from(current: state.TrainState, run: Run) -> state.TrainState:
 def _read_start(path: str | None, init_from: weights_lib.InitFrom) -> weights_lib.Pretrained:
   """The arrays of a workdir or a file to start from, downloaded without a `path`."""
   if path is None:
+    weights_lib.check_source(init_from.source)
     path = str(addresses.get(init_from.source, report=notify))
   start = weights_file(storage.as_path(path))
   if not start.exists() and init_from.source and addresses.find(init_from.source):

@@ -17,6 +17,7 @@ from segjax import experiment as experiment_lib
 from segjax import run as run_lib
 from segjax import storage
 from segjax.config_file import Code, printable, render
+from segjax.convert.load import nearest_source
 from segjax.data import datasets, guess, source_reader, statistics
 from segjax.data import images as images_lib
 from segjax.data.config import DataConfig, InputConfig
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--output', type=path, default=output, help='file to write')
   parser.add_argument(
     '--weights',
+    type=_weights,
     choices=WEIGHTS,
     metavar='NAME',
     help='published weights to start from instead of from scratch, by default none: '
@@ -86,6 +88,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument('--data_dir', help='directory to write prepared data sets to')
   parser.add_argument('--force', action='store_true', help='overwrite the file')
+
+
+def _weights(text: str) -> str:
+  """The `type` of --weights, whose errors are shorter than a list of all names."""
+  if text in WEIGHTS:
+    return text
+  if storage.user_path(text).exists():
+    raise argparse.ArgumentTypeError(
+      f'{text} is on this disk: name its network as segjax new --help lists it, --weights=NAME, '
+      f'and set --config.init_from.path={text}'
+    )
+  raise argparse.ArgumentTypeError(f'{text} is unknown{nearest_source(text, WEIGHTS)}')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -137,7 +137,7 @@ def read_pretrained(path: str | Path, source: str | None = None) -> Pretrained:
       f'{path} was not written by segjax convert: set config.init_from.source='
       + (names or 'NAME (no known source has these arrays)')
     )
-  _check_source(name)
+  check_source(name)
   if not noted:
     arrays = convert(arrays, SOURCES, name, str(path))
   known = SOURCES[name]
@@ -163,9 +163,48 @@ def as_parts(parts: Mapping[str, Pretrained]) -> Pretrained:
   return Pretrained(where, arrays, new=(), spare=())
 
 
-def _check_source(name: str) -> None:
+def check_source(name: str) -> None:
+  """Raises a SegjaxError with the nearest name if this is not one in `SOURCES`."""
   if name not in SOURCES:
-    raise SegjaxError(f'unknown source {name}{nearest(name, SOURCES)}')
+    raise SegjaxError(f'unknown source {name}{nearest_source(name, SOURCES)}')
+
+
+def nearest_source(name: str, names: Iterable[str]) -> str:
+  """`': did you mean X?'`, as `nearest`.
+
+  Args:
+    name: one of `names` misspelt or without its framework ('segformer_b0'), or the id of a model on
+      the Hugging Face Hub ('nvidia/segformer-b0-finetuned-ade-512-512'), or its address.
+    names: in `SOURCES`.
+  """
+  names = list(names)
+  if found := _published_as(name, names) or _spelled(name, names):
+    return f': did you mean {" or ".join(found)}?'
+  return nearest(name, names)
+
+
+def _published_as(name: str, names: Iterable[str]) -> list[str]:
+  """The first source that is downloaded from the directory of this name, if any."""
+  model = (name.partition('huggingface.co/')[2] or name).strip('/')
+  remotes = {source: addresses.find(source) for source in names} if '/' in model else {}
+  return [source for source, file in remotes.items() if file and f'/{model}/' in file.url][:1]
+
+
+def _spelled(name: str, names: Iterable[str]) -> list[str]:
+  """The sources of this name without their framework; for a Hub id also what it begins with."""
+  alike = lambda text: text.lower().replace('-', '_')
+  owner, _, wanted = alike(name).rpartition('/')
+  spellings = {}
+  for source in names:
+    framework, _, short = alike(source).partition('/')
+    spellings[source] = (short, f'{framework}_{short}')
+  if found := [source for source, ours in spellings.items() if wanted in ours]:
+    return found
+  if not owner or owner in {alike(source).partition('/')[0] for source in spellings}:
+    return []
+  begins = lambda ours: max(len(text) * wanted.startswith(f'{text}_') for text in ours)
+  longest = max(spellings, key=lambda source: begins(spellings[source]), default=None)
+  return [longest] if longest and begins(spellings[longest]) else []
 
 
 def convert_file(
@@ -188,7 +227,7 @@ def convert_file(
   Raises:
     SegjaxError: see `read_pretrained`; or `output` is not a `.safetensors` file.
   """
-  _check_source(source)
+  check_source(source)
   output = storage.local_path(output, '--output')
   if output.suffix != '.safetensors':
     raise SegjaxError(f'--output={output} must end in .safetensors')

@@ -26,7 +26,7 @@ CLASSES = ('cell', 'dot')
 @pytest.fixture(autouse=True)
 def only_coco(monkeypatch):
   monkeypatch.setattr(
-    guess, '_guessers', lambda **kwargs: [functools.partial(guess_coco, **kwargs)]
+    guess, '_guessers', lambda *, outside, given: [functools.partial(guess_coco, outside=outside)]
   )
 
 
@@ -342,8 +342,13 @@ def test_published_weights(files, tmp_path, data_dir, capsys):
   assert config['train']['steps'] == 1_000  # of a GPU
   message = fails(capsys, *args_of(files, output, data_dir, weights, '--force', task='instance'))
   assert f'{weights} has no network for the task instance' in message
-  with pytest.raises(SystemExit):
-    make(files, output, data_dir, '--weights=torchvision/vgg61', '--force')
+  for wrong, said in {
+    'nvidia/mit-b0': 'nvidia/mit-b0 is unknown: did you mean transformers/mit_b0?',
+    str(output): f'{output} is on this disk: name its network as segjax new --help lists it, ',
+  }.items():
+    with pytest.raises(SystemExit):
+      make(files, output, data_dir, f'--weights={wrong}', '--force')
+    assert said in capsys.readouterr().err
   message = fails(capsys, *args_of(files, output, data_dir, '--gpu_memory=0', '--force'))
   assert '--gpu_memory=0 must be the GiB of a GPU' in message
   other = '--config.model.name=fcn.FCN'

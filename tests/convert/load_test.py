@@ -14,6 +14,7 @@ from segjax.convert.load import (
   convert_file,
   flat_paths,
   load_into,
+  nearest_source,
   read_pretrained,
 )
 from segjax.convert.weights import read_metadata
@@ -181,3 +182,27 @@ def test_paths_are_those_of_the_optimizer_s_patterns():
     'x/batch_stats/a_bn/mean',
   ]
   assert all(row.path.count('/') >= 1 for s in SOURCES.values() for row in s.rows)
+
+
+@pytest.mark.parametrize(
+  ('name', 'found'),
+  [
+    ('nvidia/segformer-b0-finetuned-ade-512-512', 'transformers/segformer_b0'),
+    ('https://huggingface.co/nvidia/mit-b3/', 'transformers/mit_b3'),
+    ('tue-mps/coco_panoptic_eomt_large_640', 'eomt/large'),
+    # Other weights of a network.
+    ('nvidia/segformer-b1-finetuned-cityscapes-1024-1024', 'transformers/segformer_b1'),
+    ('facebook/dinov2-base', 'dinov2/base'),
+    ('SegFormer-B0', 'transformers/segformer_b0'),
+    ('vgg16', 'torchvision/vgg16 or caffe/vgg16'),
+    ('transformers/resnet50', 'torchvision/resnet50'),
+    ('torchvision/vgg61', 'torchvision/vgg16'),
+  ],
+)
+def test_names_of_the_hub_and_without_a_framework(name, found):
+  assert nearest_source(name, SOURCES) == f': did you mean {found}?'
+
+
+@pytest.mark.parametrize('name', ['', '/', 'xyz', 'google/vit-base-patch16'])
+def test_names_that_are_like_none(name):
+  assert nearest_source(name, SOURCES).startswith(': choose from caffe/alexnet, ')

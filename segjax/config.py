@@ -284,7 +284,7 @@ def _describe_wrong(value: Any, hint: Any, where: str) -> str:
   takes = _spell(hint)
   if choices := [choice for choice in _choices(hint) if type(choice) is type(value)]:
     lower = {str(choice).lower(): choice for choice in choices}
-    close = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(value).lower(), lower, n=1)
     meant = f': did you mean {lower[close[0]]!r}?' if close and isinstance(value, str) else ''
     return f'{where}={value!r} must be {takes}{meant}'
   sentence = f'{where}={value!r} has the wrong type: it takes {takes}'

@@ -491,6 +491,7 @@ def assemble(workdir: Workdir, given: Mapping[str, Any], *, write: bool = True) 
   known = None
   # Only what has trained binds: a start that failed may be fixed by another config.
   if not workdir.has_checkpoints():
+    workdir.check_kind()
     check_start(experiment)
   else:
     workdir.check_config(read_experiment(workdir).to_dict(), experiment.to_dict())

@@ -65,15 +65,28 @@ class Workdir:
     if not self.config.is_file():
       raise SegjaxError(f'{self.path} is not the workdir of a run (no config.json): train first')
     config = _read(self.config)
+    self._check_kind(config)
+    if not isinstance(config.get('data'), dict) or not isinstance(config.get('model'), dict):
+      raise SegjaxError(f'{self.config} is corrupt (no data or no model): use another --workdir')
+    return config
+
+  def _check_kind(self, config: Mapping[str, Any]) -> None:
     if _is_of_transformers(config):
       raise SegjaxError(
         f'{self.path} is a model of transformers, not the workdir of a run: start a run from it '
         f'with --config.init_from.path={self.path} and --config.init_from.source=NAME (segjax list '
         'sources; with --config.train.steps=0 it is used as it is)'
       )
-    if not isinstance(config.get('data'), dict) or not isinstance(config.get('model'), dict):
-      raise SegjaxError(f'{self.config} is corrupt (no data or no model): use another --workdir')
-    return config
+
+  def check_kind(self) -> None:
+    """Raises a SegjaxError for a model of transformers, whose config a run would overwrite."""
+    if not self.config.is_file():
+      return
+    try:
+      config = _read(self.config)
+    except SegjaxError:  # of a start that failed: a new one replaces it
+      return
+    self._check_kind(config)
 
   def read_dataset(self) -> dict[str, Any]:
     """The content that `write_dataset` wrote."""

@@ -29,6 +29,7 @@ class Thing:
   other: Part | None = None
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   name: str = ''
+  form: Literal['poly', 'cosine'] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +199,7 @@ def test_complete_fills_and_converts():
     'other': None,
     'made': {},
     'name': '',
+    'form': None,
   }
   assert config.complete(Thing, {'size': 'none'}, 'c')['size'] is None
   pairs = config.complete(Thing, {'pairs': [['bias', 2]]}, 'c')['pairs']
@@ -208,13 +210,15 @@ def test_complete_fills_and_converts():
   ('given', 'message'),
   [
     ({'rats': 1}, 'c.rats is not a key: did you mean rate'),
-    ({'zzz': 1}, 'c.zzz is not a key: .* count, kind'),
+    ({'zzz': 1}, 'c.zzz is not a key: .* count, form, kind'),
     ({'rate': 'fast'}, "c.rate='fast' has the wrong type: it takes float"),
     ({'rate': True}, 'c.rate=True has the wrong type'),
     ({'size': (1, 2, 3)}, r'c.size=\(1, 2, 3\) has the wrong type: it takes \(int, int\) or none'),
     ({'size': 'ab'}, 'c.size'),
     ({'kind': 'c'}, "c.kind='c' must be one of 'a', 'b'$"),
     ({'kind': 'B'}, r"c.kind='B' must be one of 'a', 'b': did you mean 'b'\?"),
+    ({'form': 'linear'}, "c.form='linear' must be one of 'poly', 'cosine' or none$"),
+    ({'form': 'Cosinus'}, r"or none: did you mean 'cosine'\?"),
     ({'kind': 3}, "c.kind=3 has the wrong type: it takes one of 'a', 'b'"),
     ({'on': 1}, 'c.on=1 has the wrong type: it takes bool'),
     ({'count': 1.5}, 'c.count=1.5'),

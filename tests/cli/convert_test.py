@@ -32,3 +32,6 @@ def test_the_directory_of_a_model_of_transformers_stands_for_its_weights(tmp_pat
   args = [f'--config.init_from.{key}={value}' for key, value in keys.items()]
   message = fails(capsys, *train_args(tmp_path / 'run', *args, steps=0))
   assert f'{file} has no array of this network' in message
+  for command in (train_args(model), ['evaluate', f'--workdir={model}']):
+    assert f'{model} is a model of transformers, not the workdir' in fails(capsys, *command)
+  assert (model / 'config.json').read_text() == '{"model_type": "vgg"}'

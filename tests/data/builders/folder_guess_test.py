@@ -229,7 +229,7 @@ def test_names_of_a_file(tmp_path, file, text, classes):
     (1, {0: 'grass', 1: 'cat', 2: 'dog'}, ('grass', 'cat', 'dog')),  # labels are reduced by 1
     (0, {0: 'grass', 1: 'cat', 2: 'dog', 255: 'none'}, ('grass', 'cat', 'dog')),
     (0, {0: 'grass', 1: 'cat'}, ('background', 'grass', 'cat')),
-    (0, {0: 'grass'}, THREE),
+    (0, {0: 'grass', 10**12: 'cat'}, THREE),
     (0, ['grass', 'cat', 'dog'], THREE),
   ],
 )

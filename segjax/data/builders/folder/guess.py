@@ -592,12 +592,14 @@ def _with_numbered(reading: Reading, numbered: Mapping[int, str]) -> Reading:
     return reading
   first, classes = files.get('first', 0), files['classes']
   listed = files.get('values') or range(first, first + len(classes))
-  last = max([listed[-1], *(key for key in numbered if key not in _VOID)])
+  keys = [key for key in sorted(numbered) if key not in _VOID]
+  last = max([listed[-1], *keys])
   values = files.get('values') or range(first, last + 1)
-  names = tuple(numbered[value] for value in values if value in numbered)
+  names = tuple(numbered[value] for value in sorted(numbered) if value in values)
   if len(names) < len(values):
     # Such as those of transformers with `do_reduce_labels`, which begin at 0 for the value 1.
-    names = _fitting(listed, [numbered[key] for key in sorted(numbered)])
+    in_order = keys in (list(range(len(keys))), list(range(1, len(keys) + 1)))
+    names = _fitting(listed, [numbered[key] for key in keys]) if in_order else ()
   if not names or len(set(names)) < len(names):
     return reading
   # Classes that no mask has may have no color.

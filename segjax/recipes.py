@@ -269,7 +269,8 @@ class Published(NamedTuple):
   Attributes:
     titles: what the network of each variant of its encoder is called.
     bytes_per_pixel: of a training step by the variant, about what XLA reports for two images of
-      256 x 256, with the parameters.
+      256 x 256, with the parameters, which do not grow with the images.
+    smallest_side: height and width of an image that it needs.
     key: of `config.model`, that is the variant.
     model: more of its keys.
     optim: learning rate and weight decay, and more keys of `config.optim`.
@@ -282,6 +283,7 @@ class Published(NamedTuple):
   model: dict[str, Any]
   optim: dict[str, Any]
   smallest_batch: int = 1
+  smallest_side: int = 1
 
 
 def _on_resnet(name: str, bytes_per_pixel: dict[str, int], smallest_batch: int = 1) -> Published:
@@ -310,14 +312,16 @@ PUBLISHED = {
   ),
   'segformer.SegFormer': Published(
     titles={f'b{i}': f'SegFormer-B{i}' for i in range(6)},
+    # And 700 for the scores of an attention, which grow with the images (b0 of 512 x 512).
     bytes_per_pixel={
-      'b0': 2_000,
-      'b1': 3_500,
-      'b2': 7_000,
-      'b3': 10_000,
-      'b4': 13_500,
-      'b5': 16_000,
+      'b0': 2_700,
+      'b1': 4_200,
+      'b2': 7_700,
+      'b3': 10_600,
+      'b4': 14_100,
+      'b5': 16_700,
     },
+    smallest_side=29,
     key='size',
     model={},
     # The paper's, of configs/segformer/ade20k.py.
@@ -404,6 +408,8 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
     size = image_sizes(facts, scale)
     batch, why = _batch_size(facts, machine, scale, size)
   batch = max(batch, least)
+  if start and facts.task == 'semantic':
+    _check_sides(_shape(size), PUBLISHED[start.network].smallest_side, weights)
   steps = _steps(facts, scale, batch)
   epochs = steps * batch / facts.examples
   if facts.task != 'semantic':
@@ -433,6 +439,15 @@ def make_recipe(facts: Facts, machine: Machine, weights: str | None = None) -> d
       'best_metric': _best_metric(facts),
     },
   }
+
+
+def _check_sides(shape: Size, smallest: int, weights: str) -> None:
+  if min(shape) < smallest:
+    height, width = shape
+    raise SegjaxError(
+      f'--weights={weights} needs images of {smallest} x {smallest} pixels, and these would be '
+      f'{height} x {width}: leave it out'
+    )
 
 
 # --- image sizes ----------------------------------------------------------------------------------
@@ -562,6 +577,8 @@ def find_weights(name: str, task: str, masks: bool = True) -> Weights:
 
 def _init_from(name: str, weights: Weights) -> Note:
   why = 'Downloaded when the training starts; path names a file of them instead.'
+  if weights.network == 'segformer.SegFormer':
+    why += " NVIDIA's are for research and evaluation only."
   return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
 
 

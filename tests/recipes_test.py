@@ -155,6 +155,13 @@ def test_a_network_that_needs_two_images_in_a_step_gets_smaller_ones():
     make_recipe(facts._replace(examples=1), machine, weights('deeplabv3'))
 
 
+def test_images_that_are_too_small_for_a_network_are_refused():
+  thin, weights = make_facts('semantic', [(100, 1000)]), 'transformers/segformer_b0'
+  with pytest.raises(SegjaxError, match='needs images of 29 x 29 pixels, and these .* 25 x 250'):
+    make_recipe(thin, LAPTOP, weights)
+  assert make_recipe(thin, LAPTOP, 'torchvision/fcn_resnet50')
+
+
 @pytest.mark.parametrize('task', TASKS)
 def test_each_device_takes_as_many_images(task):
   facts = make_facts(task, [(256, 256)] * 3, examples=100)

@@ -8,8 +8,9 @@ mmsegmentation, whose recipe this is (segformer_mit-b*_8xb2-160k_ade20k-512x512)
   mmsegmentation 37.41  40.97  45.58  47.82  48.46  49.13
 
 AdamW with 16 images per step for 160,000 steps, and ten times the learning rate behind the encoder.
-Differences: images are scaled so that their longer side is 256 to 1024 and cropped or padded to 512
-x 512, without a rule for how much of a crop one class may have; colors are changed in other ways;
+Differences: images are scaled so that their longer side is 341 to 1365, which for one of 4:3 makes
+the shorter 256 to 1024, as it is there for all images, and cropped or padded to 512 x 512, without
+a rule for how much of a crop one class may have; colors are changed in other ways;
 images are evaluated with a shorter side of 512, padded to one of a few shapes, and the mean IoU is
 computed at that size, not at the images' own.
 
@@ -53,7 +54,7 @@ def get_config(argument: str = 'b0') -> ml_collections.ConfigDict:
   }
   config.augment = {
     'flip_horizontal': 0.5,
-    'large_scale_jitter': (0.5, 2.0),
+    'large_scale_jitter': (2 / 3, 8 / 3),
     'brightness': 0.125,
     'contrast': 0.5,
     'saturation': 0.5,

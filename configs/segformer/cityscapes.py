@@ -15,6 +15,11 @@ Cost: needs 4 to 8 GPUs; not run yet.
 
   segjax train --config=configs/segformer/cityscapes.py --workdir=runs/segformer_cityscapes \
     --config.data.source=cityscapes/
+
+To evaluate a published network in place of that, such as the file of
+nvidia/segformer-b2-finetuned-cityscapes-1024-1024 with the argument b2, add
+--config.init_from.path=model.safetensors --config.init_from.source=transformers/segformer_b2
+--config.train.steps=0
 """
 
 import ml_collections

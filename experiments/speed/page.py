@@ -28,14 +28,19 @@ python experiments/speed/run.py --page
 **Bound** compares the time with what this machine reaches in a product (2048², on a GPU 8192²) and
 in a copy, measured in the same process: the operations of our program (XLA's count of the program
 as written) or its bytes (of the optimized program), whichever takes longer at that rate, as a
-fraction of the measured time. The body of a loop counts once. It is empty where XLA does not count,
-as on the GPU below.
+fraction of the measured time. The body of a loop counts once. It is empty where XLA does not count
+operations, as on the GPU below.
+
+Targets are of CPUs. A peer is **host-bound** where the processor that starts its kernels on a GPU
+is busy all the time: the sizes are too small for the GPU, and the ratio is not of its work.
 
 The raw results, with command, commit, versions, load, processor time, page faults and every round,
 are in [results.jsonl](results.jsonl). Ideas that were tried, with predicted and measured gain, are
 in [ideas.md](ideas.md).
 """
 
+# Of the wall time: the processor does nothing else.
+_BUSY = 0.95
 _COLUMNS = ('work', 'ours', 'fastest peer', 'ratio', 'target', '', 'bound', 'equal work')
 
 
@@ -65,6 +70,11 @@ def describe(name: str, row: Row, result: Result) -> str:
   return f'{name}: ' + ', '.join(named) + (f' ({cells[""]})' if cells[''] else '')
 
 
+def is_of_cpu(result: Result) -> bool:
+  """By the name of its hardware, see `segjax.provenance.hardware`."""
+  return result['hardware'].endswith(' cores)')
+
+
 def verdict(row: Row, result: Result) -> str:
   """Whether the target is met, or by how much it is missed; '' without target or value."""
   value = result['value']
@@ -83,7 +93,7 @@ def verdict(row: Row, result: Result) -> str:
 def bound(result: Result) -> str:
   """What bounds our program, and which fraction of the measured peak it reaches."""
   cost, peak = result['cost'], result['peak']
-  if not cost or not peak or None in (cost['flops'], cost['bytes']):
+  if not cost or not peak or not cost['flops']:  # not counted
     return ''
   seconds = result['programs']['ours']['wall']
   shares = {
@@ -107,6 +117,9 @@ def _table(rows: Mapping[str, Row], found: Mapping[str, Result]) -> Iterator[str
 def _cells(row: Row, result: Result) -> list[str]:
   peer, programs = result['peer'], result['programs']
   other = f'{_amount(row, programs[peer])} {peer}' if peer else ''
+  on_cpu = is_of_cpu(result)
+  if peer and not on_cpu and programs[peer]['processor'] > _BUSY * programs[peer]['wall']:
+    other += ', host-bound'
   if result['missing']:
     other = f'not installed: {result["missing"]}'
   notes = [f'{key} {value}' for key, value in result['notes'].items()]
@@ -115,8 +128,8 @@ def _cells(row: Row, result: Result) -> list[str]:
     _amount(row, programs['ours']),
     other,
     _ratio(row, result),
-    _target(row),
-    verdict(row, result),
+    _target(row) if on_cpu else '',
+    verdict(row, result) if on_cpu else '',
     bound(result),
     '; '.join([result['same'] or '', *notes]).strip('; '),
   ]

@@ -35,7 +35,8 @@ class Cost(NamedTuple):
   Attributes:
     flops: floating-point operations of the program as written; None where the backend does not
       count, as a GPU's in JAX 0.11.
-    bytes: read and written by the optimized program, caches ignored; None likewise.
+    bytes: read and written by the optimized program, caches ignored; None likewise, if it says
+      nothing.
     temporary: bytes of memory for intermediate results.
   """
 

@@ -12,7 +12,7 @@ EXAMPLE = f"""examples:
   segjax convert --source=torchvision/resnet50 --output=resnet50.safetensors
 
 Sources: {', '.join(load.SOURCES)}.
-Weights are .safetensors, .pth, .pt, .pkl or .caffemodel files; no code in them is executed."""
+Weights are .safetensors, .bin, .pth, .pt, .pkl or .caffemodel files; their code is not executed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from segjax.data import images as images_lib
 from segjax.data.config import DataConfig, InputConfig
 from segjax.data.statistics import Statistics
 from segjax.recipes import (
+  PUBLISHED,
   WEIGHTS,
   WEIGHTS_MEAN,
   WEIGHTS_STD,
@@ -447,6 +448,13 @@ def write_config(
     # The other keys are those of the recipe's network.
     counted = {key: own[key] for key in ('classes', 'stuff') if key in own}
     recipe['model'] = {'name': other, **counted}
+  if weights and own['name'] in PUBLISHED:
+    key = PUBLISHED[own['name']].key
+    if (text := dict(overrides).get(f'model.{key}')) and config_lib.parse_value(text) != own[key]:
+      raise SegjaxError(
+        f'--weights={weights} is for config.model.{key}={own[key]}, not {text}: leave one of them '
+        'out'
+      )
   for key, text in overrides:
     if not key.startswith('data.files.'):  # those are what was looked at
       _set(recipe, key, config_lib.parse_value(text))

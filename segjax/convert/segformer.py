@@ -5,6 +5,7 @@
 `transformers/mit_<size>` one of `SegformerForImageClassification`, of ImageNet.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,13 +28,21 @@ def fused(x: np.ndarray) -> np.ndarray:
   return x[:, :, 0, 0].T.reshape(-1, features, features)[::-1]
 
 
+def patches(x: np.ndarray, width: int) -> np.ndarray:
+  """[D, C, k, k] -> [k, k, C, D] of this D, by which sizes of equal depths differ."""
+  if len(x) != width:
+    raise ValueError('of another size')
+  return oihw_to_hwio(x)
+
+
 def encoder_rows(size: mit.SizeName) -> Iterator[Row]:
   """The Mix Transformer."""
   theirs = 'segformer.encoder'
-  for i, depth in enumerate(mit.SIZES[size].depths):
+  for i, (width, depth) in enumerate(zip(*mit.SIZES[size], strict=True)):
     stage = f'backbone/stage{i + 1}'
     embedding = f'{theirs}.patch_embeddings.{i}'
-    yield from layer_rows(f'{embedding}.proj', f'{stage}_patches', oihw_to_hwio)
+    of_width = functools.partial(patches, width=width)
+    yield from layer_rows(f'{embedding}.proj', f'{stage}_patches', of_width)
     yield from norm_rows(f'{embedding}.layer_norm', f'{stage}_patches_norm')
     for j in range(depth):
       yield from _block_rows(f'{theirs}.block.{i}.{j}', f'{stage}_block{j}', mit.STAGES[i])

@@ -64,7 +64,7 @@ GOOGLENET_BRANCHES = {
   'branch4.1': 'pool_proj',
 }
 
-INPUT = 'RGB, (x / 255 - mean) / std, mean 0.485 0.456 0.406, std 0.229 0.224 0.225'
+INPUT = 'RGB, config.data.mean=(123.675,116.28,103.53), config.data.std=(58.395,57.12,57.375)'
 # Layers after the encoder: FCN's scores and upsampling, SegNet's decoder.
 _BEHIND = (r'^params/(score|upscore)', r'_D(_bn)?/')
 # SegNet's batch normalization, which vgg16 does not have.
@@ -235,7 +235,7 @@ SOURCES = {
     left_out=(r'^fc\.', r'^aux[12]\.', COUNTERS),
     new=(_SCORE,),
     spare=(),
-    input='RGB, (x / 255 - 0.5) / 0.5, config.model.form=torchvision',
+    input='RGB, config.data.mean=(127.5,), config.data.std=(127.5,), config.model.form=torchvision',
   ),
   # ImageNet weights, for any network whose ResNet is named `backbone`.
   **{

@@ -31,9 +31,10 @@ class SegFormer(nn.Module):
   Attributes:
     classes: channels of the output.
     size: of the Mix Transformer, a key of `segjax.nn.mix_transformer.SIZES`.
-    features: F, channels of the decoder; None for `FEATURES`.
+    features: F, channels of the decoder; None for the paper's, 256 of b0 and b1, else 768.
     dropout: rate before the scores.
-    drop_path: see `segjax.nn.mix_transformer.MixTransformer`.
+    drop_path: rate at which the last block is left out for an image in training (stochastic depth,
+      arXiv 1603.09382); rates rise linearly from 0 at the first block.
     bn_momentum: of the running mean and variance of the decoder's normalization.
     remat: computes activations of the blocks again in the backward pass: less memory, more time,
       the same gradients.

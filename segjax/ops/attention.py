@@ -8,7 +8,6 @@ from jax import lax
 
 from segjax.types import Array
 
-
 # Scores of a head and an image; of more, queries take turns.
 _MOST_SCORES = 2**23
 

@@ -89,7 +89,7 @@ def test_sources_say_what_they_take():
   lines = listing.sources()
   assert list(lines) == list(SOURCES)
   assert lines['torchvision/vgg16'].startswith(
-    '30 arrays, downloaded; input: RGB, (x / 255 - mean)'
+    '30 arrays, downloaded; input: RGB, config.data.mean=(123.675,116.28,103.53), '
   )
   assert 'from a file' in lines['caffe/segnet']
 

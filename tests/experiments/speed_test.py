@@ -45,7 +45,7 @@ def result(**more):
   return {
     'row': 'a',
     'dtype': 'float32',
-    'hardware': '1 x CPU',
+    'hardware': '1 x CPU (2 cores)',
     'date': '2026-01-02',
     'commit': '0123456789',
     'dirty': False,
@@ -267,7 +267,8 @@ def test_the_bound_is_what_takes_longer_at_the_peak():
   assert bound(result()) == 'arithmetic, 30%'
   assert bound(result(cost={'flops': 1e9, 'bytes': 8e9})) == 'memory, 80%'
   assert bound(result(cost=None)) == ''
-  assert bound(result(cost={'flops': None, 'bytes': 8e9})) == '', 'not counted'
+  for flops in (None, 0.0):  # not counted
+    assert bound(result(cost={'flops': flops, 'bytes': 8e9})) == ''
 
 
 def test_the_page_has_the_last_result_of_each_row():
@@ -277,7 +278,7 @@ def test_the_page_has_the_last_result_of_each_row():
   old = result(value=7.0)
   alone = result(row='c', peer=None, missing='torch', value=1.0)
   text = render([old, result(), alone], [], kinds)
-  assert '## 1 x CPU, float32' in text
+  assert '## 1 x CPU (2 cores), float32' in text
   assert 'uncommitted' not in text
   line = (
     '| work | 1000 ms | 2000 ms torch NCHW | **0.50** (0.40–0.90) | ≤ 0.6 | '
@@ -287,6 +288,18 @@ def test_the_page_has_the_last_result_of_each_row():
   assert 'Not run: work.' in text
   assert 'not installed: torch' in text
   assert '**7.00**' not in text
+
+
+def test_on_a_gpu_targets_of_cpus_do_not_count_and_busy_hosts_are_named():
+  from speed.page import render
+
+  kinds, programs = {'Kind': {'a': row(target=0.6)}}, result()['programs']
+  on_gpu = {'hardware': '1 x NVIDIA X', 'cost': None}
+  text = render([result(**on_gpu)], [], kinds)
+  assert '| 2,000 ms torch NCHW, host-bound | **0.50** (0.40–0.90) |  |  |  |' in text
+  waiting = {**programs, 'torch NCHW': {**programs['torch NCHW'], 'processor': 1.0}}
+  text = render([result(**on_gpu, programs=waiting)], [], kinds)
+  assert '| 2,000 ms torch NCHW | **0.50**' in text
 
 
 def test_the_readme_is_up_to_date(root):

@@ -106,8 +106,8 @@ def test_parts_of_a_block_are_left_out_for_whole_images():
   values, counts = np.unique((0.75 * added[:, 0, 0, 0]).round(3), return_counts=True)
   np.testing.assert_allclose(values, [0, 1, 10, 11], atol=1e-3)
   # Four standard deviations around 16, 48, 48 and 144.
-  for count, (least, most) in zip(counts, [(1, 31), (24, 72), (24, 72), (112, 176)], strict=True):
-    assert least <= count <= most
+  for found, (least, most) in zip(counts, [(1, 31), (24, 72), (24, 72), (112, 176)], strict=True):
+    assert least <= found <= most
 
 
 def test_mean_of_what_is_left_out():

@@ -167,7 +167,7 @@ class Block(nn.Module):
       )(x)
       others = _norm(self.dtype, 'reduce_norm')(others)
     rows = lambda maps: maps.reshape(maps.shape[0], -1, maps.shape[-1])
-    # Of all work the scores are little, and of all memory of a training step they would be much.
+    # Keys are few, so that scores are cheap to compute again.
     attend = Attention(self.heads, recompute=True, dtype=self.dtype, name='attention')
     return attend(rows(x), others=rows(others)).reshape(x.shape)
 

@@ -78,6 +78,7 @@ FLOATS = {
   'product': lambda x: jnp.einsum('bhwc,bhvc->bvhw', x, jnp.cos(x)) + (x[0, 0] @ x[1, 0].T).sum(),
   'convolution': conv,
   'depthwise': lambda x: segjax_conv(x, KERNEL[:, :, :1, :3], padding=((1, 1), (1, 1))),
+  'computed again': jax.checkpoint(lambda x: jnp.sin(x) @ x[0, 0].T),
   'by platform': lambda x: lax.platform_dependent(x, tpu=lambda x: 2 * x, default=lambda x: 1 + x),
   'dilated': lambda x: conv(x, rhs_dilation=(2, 1), padding=((2, 1), (0, 3))),
   'strided': lambda x: conv(x, window_strides=(2, 2), padding='SAME'),

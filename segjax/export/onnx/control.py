@@ -13,6 +13,7 @@ _CALLS = (
   'closed_call',
   'core_call',
   'remat',
+  'remat2',
   'checkpoint',
   'custom_jvp_call',
   'custom_vjp_call',

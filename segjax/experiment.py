@@ -402,6 +402,7 @@ def check_start(experiment: Experiment) -> None:
   """
   check_eval(experiment)
   _check_weight_map(experiment)
+  _check_normalization(experiment.data)
   if experiment.train.steps:
     _check_training(experiment)
 
@@ -429,6 +430,15 @@ def _check_weight_map(experiment: Experiment) -> None:
     raise SegjaxError(
       f'config.data.weight_map is for losses of pixels: those of {type(experiment.model).__name__} '
       f'on the task {experiment.task} do not read it: set it to none'
+    )
+
+
+def _check_normalization(data: DataConfig) -> None:
+  """Raises a SegjaxError for statistics of pixel values 0 to 1, as other toolkits have them."""
+  if all(0 < mean < 1 for mean in data.mean) or all(std < 1 for std in data.std):
+    raise SegjaxError(
+      f'config.data.mean={data.mean} and config.data.std={data.std} are of pixel values 0 to 1: '
+      'multiply both by 255, as pixel values are 0 to 255'
     )
 
 

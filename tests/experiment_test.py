@@ -357,6 +357,8 @@ def started(given):
     (PANOPTIC, 'data.weight_map', {'w0': 5}, 'those of PanopticFPN on the task panoptic'),
     (UNET, 'model.padding', 'valid', 'eval.overlap=8: .* is 92 pixels, always: set it to 0'),
     (UNET, 'eval.metrics', ('isbi',), 'isbi is for two classes, .*model.classes=9: leave it out'),
+    (UNET, 'data.mean', (0.485, 0.456, 0.406), 'are of pixel values 0 to 1: multiply both by 255'),
+    (UNET, 'data.std', (0.229, 0.224, 0.225), 'are of pixel values 0 to 1: multiply both by 255'),
   ],
 )
 def test_what_a_run_starts_with_does_what_it_says(given, key, value, message):

@@ -135,13 +135,6 @@ class DataConfig:
   segments_key: str | None = 'segments'
   crowd_key: str = 'iscrowd'
 
-  def __post_init__(self):
-    if all(0 < mean < 1 for mean in self.mean) or all(std < 1 for std in self.std):
-      raise SegjaxError(
-        f'config.data.mean={self.mean} and config.data.std={self.std} are of pixel values 0 to 1: '
-        'multiply both by 255, as pixel values are 0 to 255'
-      )
-
 
 @dataclasses.dataclass(frozen=True)
 class Augment:

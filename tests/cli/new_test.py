@@ -351,9 +351,13 @@ def test_published_weights(files, tmp_path, data_dir, capsys):
     assert said in capsys.readouterr().err
   message = fails(capsys, *args_of(files, output, data_dir, '--gpu_memory=0', '--force'))
   assert '--gpu_memory=0 must be the GiB of a GPU' in message
-  other = '--config.model.name=fcn.FCN'
-  assert run(*args_of(files, output, data_dir, weights, other, '--force')) == 2
-  assert 'is for fcn.FCNResNet, not for config.model.name=fcn.FCN' in capsys.readouterr().err
+  for other, said in {
+    'name=fcn.FCN': 'is for fcn.FCNResNet, not for config.model.name=fcn.FCN',
+    'variant=resnet18': 'is for config.model.variant=resnet50, not resnet18',
+  }.items():
+    other = f'--config.model.{other}'
+    assert run(*args_of(files, output, data_dir, weights, other, '--force')) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_gray_images_are_read_as_rgb_for_published_weights(tmp_path):

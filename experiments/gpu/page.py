@@ -58,7 +58,8 @@ trainings go on only where `--out` stays.
 
 _AT_ONCE = """Several runs at once fill a large card, each with an `--out` of its own and
 `XLA_PYTHON_CLIENT_PREALLOCATE=false`; their times are then not those of one run alone, so slots d,
-e and h run by themselves. Start those that compile long, such as Mask R-CNN, before the others.
+e and h run by themselves. Compile Mask R-CNN's steps first, and start the others then: beside them
+XLA waits for memory ([below](#the-second-session)).
 """
 
 # Read off the logs of that session; the results themselves are below and in the tables.

@@ -217,6 +217,7 @@ class Weights(NamedTuple):
     network: of the semantic task, a key of `PUBLISHED`.
     whole: whether they are of all layers, trained on other classes, or of the encoder alone.
     backbone: keys of the ResNet of networks that detect.
+    terms: a sentence on what they may be used for, where that is not everything.
   """
 
   tasks: tuple[str, ...]
@@ -225,6 +226,7 @@ class Weights(NamedTuple):
   network: str = 'fcn.FCNResNet'
   whole: bool = False
   backbone: dict[str, Any] = {}
+  terms: str = ''
 
 
 # By their names in `segjax.convert.load.SOURCES`.
@@ -251,7 +253,12 @@ WEIGHTS = {
   ),
   **{
     f'transformers/{kind}_b{i}': Weights(
-      ('semantic',), f'b{i}', origin, 'segformer.SegFormer', whole
+      ('semantic',),
+      f'b{i}',
+      origin,
+      'segformer.SegFormer',
+      whole,
+      terms="NVIDIA's are for research and evaluation only.",
     )
     for kind, origin, whole in (
       ('mit', 'weights of ImageNet for its encoder', False),
@@ -577,8 +584,8 @@ def find_weights(name: str, task: str, masks: bool = True) -> Weights:
 
 def _init_from(name: str, weights: Weights) -> Note:
   why = 'Downloaded when the training starts; path names a file of them instead.'
-  if weights.network == 'segformer.SegFormer':
-    why += " NVIDIA's are for research and evaluation only."
+  if weights.terms:
+    why += f' {weights.terms}'
   return Note({'source': name, **({'reset': 'heads'} if weights.whole else {})}, why)
 
 

@@ -11,7 +11,8 @@ from segjax import config as config_lib
 from segjax import experiment, recipes, run
 from segjax.convert import load
 from segjax.data import order
-from segjax.recipes import WEIGHTS, Facts, Machine, Note, make_recipe
+from segjax.nn import mix_transformer
+from segjax.recipes import PUBLISHED, WEIGHTS, Facts, Machine, Note, make_recipe
 from segjax.types import SegjaxError
 
 GIB = 2**30
@@ -156,6 +157,7 @@ def test_a_network_that_needs_two_images_in_a_step_gets_smaller_ones():
 
 
 def test_images_that_are_too_small_for_a_network_are_refused():
+  assert PUBLISHED['segformer.SegFormer'].smallest_side == mix_transformer.SMALLEST_IMAGE
   thin, weights = make_facts('semantic', [(100, 1000)]), 'transformers/segformer_b0'
   with pytest.raises(SegjaxError, match='needs images of 29 x 29 pixels, and these .* 25 x 250'):
     make_recipe(thin, LAPTOP, weights)

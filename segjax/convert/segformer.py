@@ -12,7 +12,13 @@ import numpy as np
 
 from segjax.convert.eomt import norm_rows
 from segjax.convert.table import Row, Source
-from segjax.convert.torchvision import COUNTERS, INPUT, layer_rows, oihw_to_hwio, same
+from segjax.convert.torchvision import (
+  COUNTERS,
+  INPUT,
+  batch_norm_rows,
+  layer_rows,
+  oihw_to_hwio,
+)
 from segjax.convert.torchvision_detection import linear
 from segjax.nn import mix_transformer as mit
 
@@ -68,13 +74,7 @@ def decoder_rows() -> Iterator[Row]:
   for i in range(len(mit.STAGES)):
     yield from layer_rows(f'decode_head.linear_c.{i}.proj', f'project{i + 1}', linear)
   yield Row('decode_head.linear_fuse.weight', 'params/fuse', fused)
-  for theirs, ours in (
-    ('weight', 'params/fuse_norm/scale'),
-    ('bias', 'params/fuse_norm/bias'),
-    ('running_mean', 'batch_stats/fuse_norm/mean'),
-    ('running_var', 'batch_stats/fuse_norm/var'),
-  ):
-    yield Row(f'decode_head.batch_norm.{theirs}', ours, same)
+  yield from batch_norm_rows('decode_head.batch_norm', 'fuse_norm')
   yield from layer_rows('decode_head.classifier', 'classifier_score', oihw_to_hwio)
 
 

@@ -102,7 +102,8 @@ def layer_rows(key: str, name: str, kernel: Callable[[np.ndarray], np.ndarray]) 
   yield Row(f'{key}.bias', f'params/{name}/bias', same)
 
 
-def _norm(key: str, name: str) -> Iterator[Row]:
+def batch_norm_rows(key: str, name: str) -> Iterator[Row]:
+  """Batch normalization."""
   yield Row(f'{key}.weight', f'params/{name}/scale', same)
   yield Row(f'{key}.bias', f'params/{name}/bias', same)
   yield Row(f'{key}.running_mean', f'batch_stats/{name}/mean', same)
@@ -113,7 +114,7 @@ def _features(layers: Mapping[int, str], *, norm: bool) -> Iterator[Row]:
   for index, name in layers.items():
     yield from layer_rows(f'features.{index}', name, oihw_to_hwio)
     if norm:
-      yield from _norm(f'features.{index + 1}', f'{name}_bn')
+      yield from batch_norm_rows(f'features.{index + 1}', f'{name}_bn')
 
 
 def _googlenet() -> Iterator[Row]:
@@ -125,7 +126,7 @@ def _googlenet() -> Iterator[Row]:
   }
   for theirs, ours in layers.items():
     yield Row(f'{theirs}.conv.weight', f'params/{ours}/kernel', oihw_to_hwio)
-    yield from _norm(f'{theirs}.bn', f'{ours}_bn')
+    yield from batch_norm_rows(f'{theirs}.bn', f'{ours}_bn')
 
 
 # --- ResNet --------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ COUNTERS = r'\.num_batches_tracked$'
 def conv_norm_rows(conv: str, norm: str, name: str) -> Iterator[Row]:
   """A convolution without bias and its batch normalization, `name`_norm."""
   yield Row(f'{conv}.weight', f'params/{name}/kernel', oihw_to_hwio)
-  yield from _norm(norm, f'{name}_norm')
+  yield from batch_norm_rows(norm, f'{name}_norm')
 
 
 def resnet_rows(variant: resnet.Name, prefix: str = '') -> Iterator[Row]:

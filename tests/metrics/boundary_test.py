@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage, optimize
+from shifted_blobs import example
 
 from segjax.metrics import boundary
 from segjax.metrics.boundary import boundary_f1, boundary_metrics, contour, spread
@@ -8,16 +9,6 @@ from segjax.tasks.semantic import MEASURES, METRICS
 from segjax.types import IGNORE_LABEL
 
 NAMES = ['sky', 'road', 'car']
-
-
-def example(images=2, size=(19, 26)):
-  """Blobs of three classes with an ignored patch, and a slightly shifted prediction."""
-  rng = np.random.default_rng(0)
-  noise = ndimage.gaussian_filter(rng.normal(size=(images, *size, 3)), (0, 3, 3, 0))
-  label = noise.argmax(-1)
-  prediction = (noise + 0.5 * np.roll(noise, 2, axis=2)).argmax(-1)
-  label[:, 4:8, 10:17] = IGNORE_LABEL
-  return prediction, label
 
 
 def evaluate(prediction, label, valid=None, size=None, **kwargs):

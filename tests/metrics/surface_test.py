@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import ndimage
+from shifted_blobs import example
 
 from segjax.metrics.base import add
 from segjax.metrics.surface import MEASURES, surface_distances, surface_metrics
@@ -13,16 +14,6 @@ from segjax.tasks import semantic
 from segjax.types import IGNORE_LABEL
 
 NAMES = ['background', 'liver', 'tumor']
-
-
-def example(images=3, size=(19, 26)):
-  """Blobs of three classes with an ignored patch, and a slightly shifted prediction."""
-  rng = np.random.default_rng(0)
-  noise = ndimage.gaussian_filter(rng.normal(size=(images, *size, 3)), (0, 3, 3, 0))
-  label = noise.argmax(-1)
-  prediction = (noise + 0.5 * np.roll(noise, 2, axis=2)).argmax(-1)
-  label[:, 4:8, 10:17] = IGNORE_LABEL
-  return prediction, label
 
 
 def state_of(prediction, label, valid=None, size=None):
@@ -56,7 +47,7 @@ def brute_force(prediction, truth):
 
 
 def test_equals_all_pairs():
-  prediction, label = example()
+  prediction, label = example(images=3)
   expected = []
   for p, t in zip(prediction, label, strict=True):
     known = t != IGNORE_LABEL
@@ -137,7 +128,7 @@ def test_a_class_in_one_of_both_has_no_distance():
 
 
 def test_padding_and_empty_slots_do_not_count():
-  prediction, label = example()
+  prediction, label = example(images=3)
   pads = [(0, 0), (0, 3), (0, 5)]
   wide = [np.pad(x, pads, constant_values=value) for x, value in ((prediction, 1), (label, 2))]
   whole = scores(prediction[:2], label[:2])
@@ -146,7 +137,7 @@ def test_padding_and_empty_slots_do_not_count():
 
 
 def test_states_of_batches_add_up():
-  prediction, label = example()
+  prediction, label = example(images=3)
   parts = [state_of(prediction[i : i + 1], label[i : i + 1]) for i in range(3)]
   together = surface_metrics(NAMES).compute(add(*parts))
   expected = scores(prediction, label)
